@@ -1,0 +1,212 @@
+//! Messages, and the one interface behind which every model sits: [`ChatModel`].
+//!
+//! A chat model takes requests and gives replies later, so that whoever drives it can batch what is due: `submit`
+//! queues, `poll` advances by one bounded step and hands out what has finished. [`local`] puts an exported model
+//! behind it; remote endpoints and host callbacks fit the same trait.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::SamplingOptions;
+use crate::{Error, Result};
+
+pub mod local;
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions that precede the conversation.
+    System,
+    /// The user, or whoever simulates them.
+    User,
+    /// The policy.
+    Assistant,
+}
+
+impl Role {
+    /// The role's name in chat templates and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// The tokens of a message as the model sampled them.
+///
+/// The text of a reply does not determine its tokens; a conversation that goes on keeps the very tokens that were
+/// sampled, so that the policy is scored on what it really said (and its cache entries stay valid).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampledTokens {
+    /// Name of the model that sampled them; another model re-tokenises the text.
+    pub model: Arc<str>,
+    /// Token ids without the end-of-turn token.
+    pub ids: Arc<[u32]>,
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// The text; never interpreted as control tokens of a chat template.
+    pub content: String,
+    /// The tokens it was sampled as, where known.
+    #[serde(skip)]
+    pub tokens: Option<SampledTokens>,
+}
+
+impl Message {
+    /// A message given as text.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Message { role, content: content.into(), tokens: None }
+    }
+}
+
+/// What is asked of a chat model.
+#[derive(Debug, Clone)]
+pub struct ChatRequest {
+    /// The conversation so far; the model speaks next.
+    pub messages: Vec<Message>,
+    /// What to do with it.
+    pub task: ChatTask,
+    /// Identifies the random stream of this reply: same request and same seed, same reply.
+    pub seed: u64,
+}
+
+/// The two things a chat model can do.
+#[derive(Debug, Clone)]
+pub enum ChatTask {
+    /// Write a reply.
+    Generate {
+        /// Most tokens to sample.
+        max_tokens: usize,
+        /// How to sample.
+        sampling: SamplingOptions,
+        /// Texts that end the reply; they are not part of it.
+        stop: Vec<String>,
+    },
+    /// Read off, from one prefill, how likely each of these answers opens the reply.
+    Choose {
+        /// For each answer, its accepted spellings.
+        answers: Vec<Vec<String>>,
+    },
+}
+
+/// A finished request.
+#[derive(Debug, Clone)]
+pub struct ChatReply {
+    /// What came.
+    pub output: ChatOutput,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// What a reply holds, by task.
+#[derive(Debug, Clone)]
+pub enum ChatOutput {
+    /// For [`ChatTask::Generate`].
+    Text {
+        /// The reply's text, without the stop text.
+        text: String,
+        /// Its tokens, where the model is local.
+        tokens: Option<SampledTokens>,
+        /// Why it ended.
+        finish: Finish,
+        /// Indices of messages in the request whose sampled tokens differ from those of their re-tokenised text.
+        retokenized_differs: Vec<usize>,
+    },
+    /// For [`ChatTask::Choose`].
+    Choice {
+        /// Probability that each answer opens the reply, in the order asked; in [0, 1], summing to at most 1.
+        probabilities: Vec<f64>,
+    },
+}
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended its turn, or a stop text came.
+    Stop,
+    /// The limit on new tokens was reached.
+    Length,
+    /// The model's context is full.
+    Context,
+    /// The deadline passed; what was sampled until then is returned.
+    Deadline,
+    /// The caller cancelled; what was sampled until then is returned.
+    Cancelled,
+}
+
+/// What a request cost. Reused tokens depend on what the cache held before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompts.
+    pub prompt_tokens: u64,
+    /// Of these, how many were not computed because the prefix was already in the cache.
+    pub reused_tokens: u64,
+    /// Tokens sampled.
+    pub generated_tokens: u64,
+    /// Seconds from submission to completion, summed over requests (they overlap).
+    pub seconds: f64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Usage) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.reused_tokens += other.reused_tokens;
+        self.generated_tokens += other.generated_tokens;
+        self.seconds += other.seconds;
+    }
+}
+
+/// Names one submitted request within its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A model that answers chat requests. Not thread-safe by itself: one thread owns and drives it.
+///
+/// # Why `submit` and `poll` rather than one blocking call?
+///
+/// Twelve rollouts share most of their prompts. Only a model that sees all of them at once can compute the shared part
+/// once and decode the rest as a batch.
+pub trait ChatModel {
+    /// The model's name in the configuration.
+    fn name(&self) -> &str;
+
+    /// What identifies its weights in a ranking (a hash or a version), where known.
+    fn weights(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether equal requests with equal seeds give equal replies to the last bit, whatever else is in the batch.
+    fn is_bitwise(&self) -> bool {
+        false
+    }
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// Refuses what can never be answered: a prompt beyond the context, a request beyond the memory budget, a template
+    /// that raises.
+    fn submit(&mut self, request: ChatRequest) -> Result<Ticket>;
+
+    /// Advances by one bounded step and appends what finished. Returns whether requests are still under way.
+    fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool;
+
+    /// Ends a request early; it still comes out of [`ChatModel::poll`], with [`Finish::Cancelled`] or an error.
+    fn cancel(&mut self, ticket: Ticket);
+}
+
+/// Parses a `--messages` file: a JSON list of `{"role","content"}`.
+pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
+    serde_json::from_str(json).map_err(|e| {
+        Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
+            .with_source(e)
+    })
+}

@@ -1,0 +1,10 @@
+//! foreturn
+pub mod chat;
+pub mod decode;
+mod error;
+pub mod export;
+pub mod model;
+pub(crate) mod onnx;
+pub mod rollout;
+pub mod reward;
+pub use error::{Error, ErrorKind, Result};
