@@ -7,4 +7,5 @@ pub mod model;
 pub(crate) mod onnx;
 pub mod rollout;
 pub mod reward;
+pub mod runtime;
 pub use error::{Error, ErrorKind, Result};

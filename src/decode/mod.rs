@@ -1,2 +1,19 @@
+//! Tokens in, tokens out: [`Decoder`] batches sequences over one loaded model.
+//!
+//! [`scheduler`] decides which tokens the next step computes, [`cache`] which blocks hold them, [`executor`] runs the
+//! step in ONNX Runtime with the operator of [`attention`], and a sequence's [`reader`] says what comes after its logits.
+
+pub(crate) mod attention;
+pub(crate) mod cache;
+mod decoder;
+pub(crate) mod executor;
+pub mod reader;
 pub mod sampler;
+pub(crate) mod scheduler;
+pub(crate) mod step;
+pub mod stop;
+
+pub(crate) use decoder::Decoder;
+pub use decoder::{DecodeOptions, DecoderStats};
+pub use reader::GenerateOptions;
 pub use sampler::SamplingOptions;

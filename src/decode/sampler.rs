@@ -1,6 +1,12 @@
 //! From logits to a token.
 
+use std::collections::HashSet;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Result};
 
 /// How to draw the next token from the logits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,12 +20,300 @@ pub struct SamplingOptions {
     pub top_k: usize,
     /// Drops tokens less likely than this share of the likeliest. In [0, 1]; 0 keeps all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens already in the prompt or the reply (CTRL, 2019). 1 is off.
+    /// Divides positive and multiplies negative logits of tokens already in the prompt or the reply (CTRL, 2019). In
+    /// (0, ∞); 1 is off.
     pub repetition_penalty: f32,
 }
 
 impl Default for SamplingOptions {
     fn default() -> Self {
         SamplingOptions { temperature: 1.0, top_p: 1.0, top_k: 0, min_p: 0.0, repetition_penalty: 1.0 }
+    }
+}
+
+impl SamplingOptions {
+    /// Greedy decoding: the likeliest token each time.
+    pub fn greedy() -> Self {
+        SamplingOptions { temperature: 0.0, ..SamplingOptions::default() }
+    }
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// Names the field, its value and its range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |field: &str, value: f32, good: bool, range: &str| match good {
+            true => Ok(()),
+            false => Err(Error::invalid_request(format!("sampling: {field} is {value}; it has to be in {range}"))),
+        };
+        let (t, r) = (self.temperature, self.repetition_penalty);
+        check("temperature", t, t >= 0.0 && t.is_finite(), "[0, ∞)")?;
+        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "(0, 1]")?;
+        check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "[0, 1]")?;
+        check("repetition_penalty", r, r > 0.0 && r.is_finite(), "(0, ∞)")
+    }
+}
+
+/// Draws tokens. The n-th draw depends on the seed, n and the logits alone, not on draws before it.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    options: SamplingOptions,
+    stream: ChaCha8Rng,
+    // Scratch, kept between draws.
+    logits: Vec<f32>,
+    order: Vec<u32>,
+}
+
+/// A token and the logarithm of its probability under the model (before temperature and truncation).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability, at most 0.
+    pub logprob: f32,
+}
+
+impl Sampler {
+    /// A sampler on the random stream that `seed` names.
+    ///
+    /// # Errors
+    /// An option is out of range.
+    pub fn new(options: SamplingOptions, seed: u64) -> Result<Self> {
+        options.validate()?;
+        Ok(Sampler { options, stream: ChaCha8Rng::seed_from_u64(seed), logits: Vec::new(), order: Vec::new() })
+    }
+
+    /// Draws token number `draw` after `history`.
+    ///
+    /// # Errors
+    /// The logits hold NaN, or nothing finite.
+    pub fn sample(&mut self, draw: u64, history: &[u32], logits: &[f32]) -> Result<Sampled> {
+        let normaliser = log_sum_exp(logits)?;
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.penalise(history);
+        let token = match self.options.temperature {
+            0.0 => argmax(&self.logits),
+            _ => self.draw(draw),
+        };
+        Ok(Sampled { token: token as u32, logprob: (f64::from(logits[token]) - normaliser) as f32 })
+    }
+
+    fn penalise(&mut self, history: &[u32]) {
+        let penalty = self.options.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        let seen: HashSet<u32> = history.iter().copied().collect();
+        for token in seen {
+            if let Some(logit) = self.logits.get_mut(token as usize) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+
+    /// Weights by temperature, truncation in the field's usual order (top-k, top-p, min-p), then one uniform number.
+    fn draw(&mut self, draw: u64) -> usize {
+        let max = self.logits[argmax(&self.logits)];
+        let inverse = 1.0 / self.options.temperature;
+        for logit in &mut self.logits {
+            *logit = ((*logit - max) * inverse).exp();
+        }
+        let weights = &self.logits;
+        let uniform = uniform(&mut self.stream, draw);
+        let options = &self.options;
+        if options.top_k == 0 && options.top_p >= 1.0 && options.min_p <= 0.0 {
+            return pick(weights, 0..weights.len(), uniform);
+        }
+        // Likeliest first; equal weights by token id, so that the order is defined.
+        let likelier = |a: &u32, b: &u32| weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b));
+        self.order.clear();
+        self.order.extend(0..weights.len() as u32);
+        if options.top_k > 0 && options.top_k < self.order.len() {
+            self.order.select_nth_unstable_by(options.top_k - 1, likelier);
+            self.order.truncate(options.top_k);
+        }
+        self.order.sort_unstable_by(likelier);
+        truncate_top_p(&mut self.order, weights, options.top_p);
+        // The largest weight is e⁰ = 1.
+        let keep = self.order.iter().take_while(|&&token| weights[token as usize] >= options.min_p).count();
+        self.order.truncate(keep.max(1));
+        pick(weights, self.order.iter().map(|&token| token as usize), uniform)
+    }
+}
+
+/// The n-th number of a stream, uniform in [0, 1).
+fn uniform(stream: &mut ChaCha8Rng, n: u64) -> f64 {
+    stream.set_stream(n);
+    stream.set_word_pos(0);
+    (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Keeps the shortest beginning of `order` whose share of the weight reaches `top_p`.
+fn truncate_top_p(order: &mut Vec<u32>, weights: &[f32], top_p: f32) {
+    if top_p >= 1.0 {
+        return;
+    }
+    let total: f64 = order.iter().map(|&token| f64::from(weights[token as usize])).sum();
+    let goal = f64::from(top_p) * total;
+    let mut sum = 0.0;
+    let reached = order.iter().position(|&token| {
+        sum += f64::from(weights[token as usize]);
+        sum >= goal
+    });
+    if let Some(last) = reached {
+        order.truncate(last + 1);
+    }
+}
+
+/// The candidate on which `uniform` falls when all weights are laid end to end.
+fn pick(weights: &[f32], candidates: impl Iterator<Item = usize> + Clone, uniform: f64) -> usize {
+    let total: f64 = candidates.clone().map(|token| f64::from(weights[token])).sum();
+    let goal = uniform * total;
+    let (mut sum, mut last) = (0.0, 0);
+    for token in candidates {
+        let weight = f64::from(weights[token]);
+        if weight > 0.0 {
+            last = token;
+        }
+        sum += weight;
+        if sum > goal {
+            return token;
+        }
+    }
+    last // rounding left the goal a hair beyond the sum
+}
+
+/// The largest logit's token; the first of equals.
+fn argmax(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = token;
+        }
+    }
+    best
+}
+
+/// ln Σ eˣ over a row of logits.
+///
+/// # Errors
+/// A logit is NaN or +∞, or none is finite.
+pub(crate) fn log_sum_exp(logits: &[f32]) -> Result<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // Sixteen partial sums: a fixed order that the compiler can vectorise.
+    let mut sums = [0.0f32; 16];
+    for chunk in logits.chunks(16) {
+        for (sum, &logit) in sums.iter_mut().zip(chunk) {
+            *sum += (logit - max).exp();
+        }
+    }
+    let sum: f64 = sums.iter().map(|&x| f64::from(x)).sum();
+    let result = f64::from(max) + sum.ln();
+    if result.is_finite() {
+        return Ok(result);
+    }
+    let (index, value) = logits.iter().enumerate().find(|(_, x)| !x.is_finite()).map_or((0, f32::NAN), |(i, x)| (i, *x));
+    Err(Error::new(
+        ErrorKind::ModelOutput,
+        format!("the model's logits can't be used: the logit of token {index} is {value}. The weights may be damaged, or overflow in their precision"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sampler(options: SamplingOptions) -> Sampler {
+        Sampler::new(options, 7).expect("valid options")
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals() {
+        let sampled = sampler(SamplingOptions::greedy()).sample(0, &[], &[1.0, 3.0, 3.0]).expect("finite");
+        assert_eq!(sampled.token, 1);
+        assert!((sampled.logprob - (3.0 - (1f32.exp() + 2.0 * 3f32.exp()).ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let logits = [0.0, 1.0, 2.0, -1.0];
+        let options = SamplingOptions { temperature: 0.7, ..SamplingOptions::default() };
+        let mut sampler = sampler(options);
+        let mut counts = [0.0; 4];
+        let n = 40_000;
+        for draw in 0..n {
+            counts[sampler.sample(draw, &[], &logits).expect("finite").token as usize] += 1.0;
+        }
+        let total: f64 = logits.iter().map(|x: &f32| f64::from(x / 0.7).exp()).sum();
+        for (token, count) in counts.iter().enumerate() {
+            let p = f64::from(logits[token] / 0.7).exp() / total;
+            let sigma = (p * (1.0 - p) / n as f64).sqrt();
+            assert!((count / n as f64 - p).abs() < 4.5 * sigma, "token {token}: {count} of {n}, expected {p}");
+        }
+    }
+
+    #[test]
+    fn truncation_keeps_the_likeliest() {
+        let logits = [2.0f32.ln(), 5.0f32.ln(), 2.0f32.ln(), 1.0f32.ln()]; // 0.2, 0.5, 0.2, 0.1
+        let kept = |options: SamplingOptions| {
+            let mut sampler = sampler(options);
+            let mut tokens: Vec<_> = (0..2000).map(|draw| sampler.sample(draw, &[], &logits).expect("finite").token).collect();
+            tokens.sort_unstable();
+            tokens.dedup();
+            tokens
+        };
+        let base = SamplingOptions::default;
+        assert_eq!(kept(SamplingOptions { top_k: 2, ..base() }), [0, 1], "of equals, the first");
+        assert_eq!(kept(SamplingOptions { top_p: 0.6, ..base() }), [0, 1]);
+        assert_eq!(kept(SamplingOptions { top_p: 0.45, ..base() }), [1]);
+        assert_eq!(kept(SamplingOptions { min_p: 0.3, ..base() }), [0, 1, 2]);
+        assert_eq!(kept(base()), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn repetition_penalty_lowers_seen_tokens_of_either_sign() {
+        let options = SamplingOptions { repetition_penalty: 2.0, ..SamplingOptions::greedy() };
+        assert_eq!(sampler(options.clone()).sample(0, &[0], &[3.0, 2.0]).expect("finite").token, 1);
+        assert_eq!(sampler(options).sample(0, &[0], &[-1.0, -1.5]).expect("finite").token, 1);
+    }
+
+    #[test]
+    fn unusable_logits_are_an_error_that_names_the_token() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let error = sampler(SamplingOptions::greedy()).sample(0, &[], &[0.0, bad]).expect_err("unusable");
+            assert_eq!(error.kind(), ErrorKind::ModelOutput);
+            assert!(error.to_string().contains("token 1"), "{error}");
+        }
+        assert!(sampler(SamplingOptions::greedy()).sample(0, &[], &[f32::NEG_INFINITY; 3]).is_err());
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_by_name() {
+        let base = SamplingOptions::default;
+        for (options, field) in [
+            (SamplingOptions { temperature: -1.0, ..base() }, "temperature"),
+            (SamplingOptions { top_p: 0.0, ..base() }, "top_p"),
+            (SamplingOptions { min_p: f32::NAN, ..base() }, "min_p"),
+            (SamplingOptions { repetition_penalty: 0.0, ..base() }, "repetition_penalty"),
+        ] {
+            assert!(Sampler::new(options, 0).expect_err("out of range").to_string().contains(field));
+        }
+    }
+
+    proptest! {
+        /// A draw depends on its number, not on the draws before it.
+        #[test]
+        fn draws_are_counter_based(logits in prop::collection::vec(-5f32..5.0, 1..50), n in 0u64..20, seed: u64, top_k in 0usize..5, top_p in 0.1f32..1.0) {
+            let options = SamplingOptions { top_k, top_p, ..SamplingOptions::default() };
+            let mut one = Sampler::new(options.clone(), seed).expect("valid");
+            for draw in 0..n {
+                one.sample(draw, &[], &logits).expect("finite");
+            }
+            let mut other = Sampler::new(options, seed).expect("valid");
+            prop_assert_eq!(one.sample(n, &[], &logits).expect("finite"), other.sample(n, &[], &logits).expect("finite"));
+        }
     }
 }

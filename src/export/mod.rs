@@ -1,0 +1,232 @@
+//! Turns a checkpoint into a model folder: ONNX in onnxruntime-genai's GroupQueryAttention layout, and a tokenizer.
+//!
+//! ```text
+//! Hugging Face folder ─ hf ──┐              ┌─ arch ─▶ decoder ─▶ graph ─▶ model.onnx
+//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (linked, or widened and written)
+//! GGUF file ────────── gguf ─┘              └─ genai ─▶ genai_config.json; tokenizer files
+//! ```
+//!
+//! A checkpoint is untrusted: sizes are checked against the bytes that are there, and what this version doesn't know
+//! is refused by name rather than exported as something similar.
+
+mod arch;
+mod checkpoint;
+mod config;
+mod folder;
+mod format;
+mod genai;
+mod gguf;
+mod graph;
+mod hf;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use self::checkpoint::{Checkpoint, Content};
+use self::folder::Staging;
+use crate::onnx::{ModelProto, OperatorSetIdProto, build::MICROSOFT};
+use crate::{Error, Result};
+
+/// What to export, and where to.
+///
+/// ```
+/// use foreturn::export::{ExportOptions, Quantize};
+/// let options = ExportOptions { quantize: Quantize::None, ..ExportOptions::new("SmolLM2-135M", "models/smollm2") };
+/// assert!(!options.overwrite);
+/// ```
+#[derive(Debug, Clone)]
+pub struct ExportOptions {
+    /// A Hugging Face folder (`config.json`, `.safetensors`, tokenizer files) or a `.gguf` file.
+    pub from: PathBuf,
+    /// The folder to make; its parent is made where it is missing.
+    pub to: PathBuf,
+    /// How to store the weights.
+    pub quantize: Quantize,
+    /// Whether an earlier export at `to` may be replaced. Other folders never are.
+    pub overwrite: bool,
+}
+
+impl ExportOptions {
+    /// Float32, nothing overwritten.
+    pub fn new(from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
+        ExportOptions { from: from.into(), to: to.into(), quantize: Quantize::None, overwrite: false }
+    }
+}
+
+/// How an export stores weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Quantize {
+    /// Float32, whatever the checkpoint has.
+    #[default]
+    None,
+    /// 8-bit weights; not available yet.
+    Int8,
+    /// 4-bit weights; not available yet.
+    Int4,
+}
+
+/// How far an export is; one is handed out whenever something was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportProgress {
+    /// Bytes of weights written so far.
+    pub done: u64,
+    /// Bytes of weights to write in all; linked files don't count.
+    pub total: u64,
+}
+
+/// What an export made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExportReport {
+    /// The checkpoint's class, `LlamaForCausalLM` for one.
+    pub architecture: &'static str,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Weights; a tied embedding counts once.
+    pub parameters: u64,
+    /// Size of the folder, linked files included.
+    pub bytes: u64,
+    /// The files of the folder that hold weights.
+    pub weights: Vec<WeightsFile>,
+}
+
+/// A file of weights in the exported folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WeightsFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// How it came there.
+    pub placement: Placement,
+}
+
+/// How a file of weights came into the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// It is the checkpoint's own file under a second name and takes no further space.
+    HardLinked,
+    /// The checkpoint's file, copied because it lies on another file system.
+    Copied,
+    /// Widened to float32 from another form.
+    Written,
+}
+
+const GRAPH: &str = "model.onnx";
+/// What ONNX Runtime 1.20 and later, and onnxruntime-genai, read.
+const IR_VERSION: i64 = 10;
+const OPSET: i64 = 21;
+
+/// Exports a checkpoint.
+///
+/// The folder is made under a temporary name and renamed when it is complete.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where `to` exists or `from` lies in it,
+/// [`InvalidModel`](crate::ErrorKind::InvalidModel) where the checkpoint is damaged or contradicts itself,
+/// [`Unsupported`](crate::ErrorKind::Unsupported) where this version can't export what it says, and
+/// [`Io`](crate::ErrorKind::Io).
+pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress)) -> Result<ExportReport> {
+    if let Quantize::Int8 | Quantize::Int4 = options.quantize {
+        return Err(Error::unsupported(format!(
+            "quantize = {:?}: this version exports float32 only; leave the option out",
+            options.quantize
+        )));
+    }
+    refuse_exporting_onto_the_source(options)?;
+    let checkpoint = read(&options.from)?;
+    let architecture = arch::of(&checkpoint)?;
+    let decoder = (architecture.decoder)(&checkpoint)?;
+    let graph = graph::build(&decoder, &checkpoint)?;
+    let genai = genai::config(&decoder, &checkpoint, GRAPH)?;
+
+    let staging = Staging::create(&options.to, options.overwrite)?;
+    let stored = weights::store(&checkpoint, &graph.weights, staging.path(), &mut |done, total| {
+        progress(ExportProgress { done, total });
+    })?;
+    let mut proto = graph.proto;
+    proto.initializer.extend(stored.initialisers);
+    let positions = decoder.context_length;
+    let tables = weights::store_rotary(&decoder.rope, positions, graph::COS_CACHE, graph::SIN_CACHE, staging.path())?;
+    proto.initializer.extend(tables);
+    staging.write(GRAPH, &model(proto).encode_to_vec())?;
+    write_tokenizer(&checkpoint, &staging)?;
+    let genai = serde_json::to_vec_pretty(&genai).map_err(|error| Error::internal(error.to_string()))?;
+    staging.write(folder::MARK, &genai)?;
+
+    let report = ExportReport {
+        architecture: architecture.name,
+        layers: decoder.layers,
+        parameters: graph.weights.iter().map(|(_, tensor)| tensor.elements() as u64).sum(),
+        bytes: size_of_folder(staging.path())?,
+        weights: stored.files,
+    };
+    staging.finish()?;
+    Ok(report)
+}
+
+/// A folder holds a Hugging Face checkpoint, a file is GGUF.
+fn read(from: &Path) -> Result<Checkpoint> {
+    let metadata = std::fs::metadata(from).map_err(|error| Error::io("read", from, error))?;
+    if metadata.is_dir() {
+        return hf::read(from);
+    }
+    match from.extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors" | "json" | "bin") => Err(Error::invalid_request(format!(
+            "{} is one file of a checkpoint: name the folder it lies in",
+            from.display()
+        ))),
+        _ => gguf::read(from),
+    }
+}
+
+/// Overwriting the folder that is being read would destroy the checkpoint.
+fn refuse_exporting_onto_the_source(options: &ExportOptions) -> Result<()> {
+    let (Ok(from), Ok(to)) = (options.from.canonicalize(), options.to.canonicalize()) else { return Ok(()) };
+    if from.starts_with(&to) {
+        return Err(Error::invalid_request(format!(
+            "cannot export to {}: the checkpoint itself lies there; name another folder",
+            options.to.display()
+        )));
+    }
+    Ok(())
+}
+
+fn model(graph: crate::onnx::GraphProto) -> ModelProto {
+    let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+    ModelProto {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some(env!("CARGO_PKG_NAME").to_owned()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
+}
+
+fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<()> {
+    for file in &checkpoint.tokenizer {
+        match &file.content {
+            Content::Made(content) => staging.write(&file.name, content)?,
+            Content::Copied(from) => {
+                let content = std::fs::read(from).map_err(|error| Error::io("read", from, error))?;
+                staging.write(&file.name, &content)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn size_of_folder(folder: &Path) -> Result<u64> {
+    let failed = |error| Error::io("read", folder, error);
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        bytes += entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+    }
+    Ok(bytes)
+}

@@ -1,6 +1,8 @@
 //! The ONNX file format: the vendored schema (Apache-2.0, from the `onnx` project) compiled by `build.rs`, and the few
 //! helpers that reading and writing graphs share.
 
+pub(crate) mod build;
+
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, rustdoc::all)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));

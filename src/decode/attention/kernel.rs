@@ -1,0 +1,511 @@
+//! Paged attention over packed tokens, in float32.
+//!
+//! Two passes over one call's tokens. [`Call::prepare`] rotates query and key of a token and writes key and value into
+//! the token's cache slot. [`Call::attend`] then computes a tile of queries of one sequence and one key-value head
+//! against the cache, with an online softmax (Milakov and Gimelshein, 2018).
+//!
+//! # Same bits in any batch
+//!
+//! What a query row computes depends on its sequence alone: scores are summed over the head's dimensions in order, one
+//! lane per key; keys are taken in tiles of [`TILE`] that start at absolute positions; sums over keys run in order of
+//! position; lanes are folded by a fixed tree. How rows are grouped, chunked or spread over threads only decides which
+//! of these independent chains run side by side.
+//!
+//! # Layout of the cache
+//!
+//! A block holds [`LANES`] tokens. Per block and key-value head, keys are stored dimension by dimension
+//! (`[head_size][16]`), so that one load brings the same dimension of sixteen keys; values token by token
+//! (`[16][head_size]`). Head sizes are padded with zeros to a multiple of sixteen.
+
+use super::simd::{self, LANE_INDEX, LANES, Simd};
+
+/// Keys per softmax tile: four blocks.
+pub(crate) const TILE: usize = TILE_BLOCKS * LANES;
+const TILE_BLOCKS: usize = 4;
+/// Query rows computed together: as many as leave registers for keys and values.
+const ROWS: usize = 6;
+/// Most query rows (tokens × heads of a group) per work item; their softmax state sits on the stack.
+const MAX_ITEM_ROWS: usize = 48;
+
+/// Head counts and size of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heads {
+    pub(crate) query: usize,
+    pub(crate) kv: usize,
+    pub(crate) size: usize,
+}
+
+impl Heads {
+    /// The head size as stored: a multiple of sixteen.
+    pub(crate) fn stored(self) -> usize {
+        self.size.next_multiple_of(LANES)
+    }
+
+    /// Floats of one block in the key cache, and in the value cache.
+    pub(crate) fn block_floats(self) -> usize {
+        self.kv * self.stored() * LANES
+    }
+
+    fn group(self) -> usize {
+        self.query / self.kv
+    }
+
+    /// Tokens of one sequence per work item.
+    pub(crate) fn tokens_per_item(self) -> usize {
+        (MAX_ITEM_ROWS / self.group()).max(1)
+    }
+}
+
+/// Rotary embedding tables `[positions, half]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rotary<'a> {
+    pub(crate) cos: &'a [f32],
+    pub(crate) sin: &'a [f32],
+    pub(crate) half: usize,
+    pub(crate) interleaved: bool,
+}
+
+/// Where a token's query, key and value lie: `base[token · stride ..]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) offset: usize,
+    pub(crate) stride: usize,
+}
+
+impl<'a> Packed<'a> {
+    fn head(&self, token: usize, head: usize, size: usize) -> &'a [f32] {
+        let start = token * self.stride + self.offset + head * size;
+        &self.data[start..start + size]
+    }
+}
+
+/// One work item of [`Call::attend`]: `count` tokens of one sequence, one key-value head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// First token in the packed batch.
+    pub(crate) token: usize,
+    pub(crate) count: usize,
+    /// Position of the first token in its sequence.
+    pub(crate) position: usize,
+    pub(crate) sequence: usize,
+    pub(crate) kv_head: usize,
+}
+
+/// One layer's attention over one packed batch. All lengths and indices have been validated by the operator.
+pub(crate) struct Call<'a> {
+    pub(crate) heads: Heads,
+    pub(crate) scale: f32,
+    pub(crate) rotary: Option<Rotary<'a>>,
+    pub(crate) query: Packed<'a>,
+    pub(crate) key: Packed<'a>,
+    pub(crate) value: Packed<'a>,
+    /// `[blocks, block_floats]`, written by `prepare`, read by `attend`.
+    pub(crate) key_cache: *mut f32,
+    pub(crate) value_cache: *mut f32,
+    /// `[sequences, table_width]` block numbers.
+    pub(crate) block_table: &'a [i32],
+    pub(crate) table_width: usize,
+    /// Rotated and scaled queries, `[tokens, query heads, stored head size]`.
+    pub(crate) queries: *mut f32,
+    /// `[tokens, query heads, stored head size]`.
+    pub(crate) output: *mut f32,
+}
+
+// SAFETY: `prepare` writes only its own token's slot and query row, `attend` only its own item's output rows; the
+// operator runs all of the first before any of the second.
+unsafe impl Sync for Call<'_> {}
+
+impl Call<'_> {
+    /// Rotates one token's query and key; stores the query, and key and value in cache slot `slot` unless it is `None`.
+    ///
+    /// # Safety
+    /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
+    /// the same token or slot.
+    pub(crate) unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>) {
+        let Heads { query, kv, size } = self.heads;
+        let stored = self.heads.stored();
+        for head in 0..query {
+            // SAFETY: `queries` holds query·stored floats for each token, and this token is ours.
+            let row = unsafe {
+                std::slice::from_raw_parts_mut(self.queries.add((token * query + head) * stored), stored)
+            };
+            self.rotate(self.query.head(token, head, size), position, |d, x| row[d] = x * self.scale);
+            row[size..].fill(0.0);
+        }
+        let Some(slot) = slot else { return };
+        let (block, lane) = (slot / LANES, slot % LANES);
+        for head in 0..kv {
+            let start = block * self.heads.block_floats() + head * stored * LANES;
+            // SAFETY: the slot is inside the cache; only this call writes it. Single lanes are written through the raw
+            // pointer, because other threads write their own lanes of the same block.
+            unsafe {
+                let keys = self.key_cache.add(start + lane);
+                self.rotate(self.key.head(token, head, size), position, |d, x| keys.add(d * LANES).write(x));
+                let values = self.value_cache.add(start + lane * stored);
+                for (d, &x) in self.value.head(token, head, size).iter().enumerate() {
+                    values.add(d).write(x);
+                }
+                for d in size..stored {
+                    keys.add(d * LANES).write(0.0);
+                    values.add(d).write(0.0);
+                }
+            }
+        }
+    }
+
+    /// Gives `put` each dimension of `x`, rotated for `position`.
+    fn rotate(&self, x: &[f32], position: usize, mut put: impl FnMut(usize, f32)) {
+        let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else {
+            return x.iter().enumerate().for_each(|(d, &x)| put(d, x));
+        };
+        let cos = &cos[position * half..][..half];
+        let sin = &sin[position * half..][..half];
+        for i in 0..half {
+            let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+            put(a, x[a] * cos[i] - x[b] * sin[i]);
+            put(b, x[b] * cos[i] + x[a] * sin[i]);
+        }
+        for (d, &x) in x.iter().enumerate().skip(2 * half) {
+            put(d, x);
+        }
+    }
+
+    /// Computes the outputs of one item.
+    ///
+    /// # Safety
+    /// As for [`Call::prepare`]; every token of the batch has been prepared, and no other thread works on this item.
+    /// The processor has what `isa` stands for.
+    pub(crate) unsafe fn attend(&self, item: Item, isa: Isa) {
+        // SAFETY: passed on; the caller vouches for the processor.
+        unsafe {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => attend_avx512(self, item),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => attend_avx2(self, item),
+                Isa::Scalar => attend::<simd::Scalar>(self, item),
+            }
+        }
+    }
+}
+
+/// Which implementation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Scalar,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                return Isa::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Isa::Avx2;
+            }
+        }
+        Isa::Scalar
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn attend_avx512(call: &Call<'_>, item: Item) {
+    // SAFETY: compiled for the features that Avx512 stands for.
+    unsafe { attend::<simd::x86::Avx512>(call, item) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn attend_avx2(call: &Call<'_>, item: Item) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { attend::<simd::x86::Avx2>(call, item) }
+}
+
+/// Softmax state of an item's rows: running maximum, and sixteen partial sums of weights.
+struct State {
+    max: [f32; MAX_ITEM_ROWS],
+    sum: [[f32; LANES]; MAX_ITEM_ROWS],
+}
+
+/// Rows `first .. first + R` of an item, where row = token · group + head.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: usize,
+    group: usize,
+    /// Distances between query (and output) rows of neighbouring tokens, and of neighbouring heads.
+    token_stride: usize,
+    head_stride: usize,
+}
+
+impl Rows {
+    #[inline(always)]
+    fn offset(self, r: usize) -> usize {
+        let row = self.first + r;
+        (row / self.group) * self.token_stride + (row % self.group) * self.head_stride
+    }
+
+    #[inline(always)]
+    fn token(self, r: usize) -> usize {
+        (self.first + r) / self.group
+    }
+}
+
+#[inline(always)]
+unsafe fn attend<S: Simd>(call: &Call<'_>, item: Item) {
+    let stored = call.heads.stored();
+    let group = call.heads.group();
+    let rows = item.count * group;
+    let mut state = State { max: [f32::NEG_INFINITY; MAX_ITEM_ROWS], sum: [[0.0; LANES]; MAX_ITEM_ROWS] };
+    let table = &call.block_table[item.sequence * call.table_width..][..call.table_width];
+    // Rows of this item in `queries` and `output`.
+    let base = (item.token * call.heads.query + item.kv_head * group) * stored;
+    let layout = Rows { first: 0, group, token_stride: call.heads.query * stored, head_stride: stored };
+    // SAFETY: rows of this item are inside both arrays and ours alone; the table was validated up to the last position.
+    unsafe {
+        let query = call.queries.cast_const().add(base);
+        let output = call.output.add(base);
+        for r in 0..rows {
+            std::slice::from_raw_parts_mut(output.add(layout.offset(r)), stored).fill(0.0);
+        }
+        let end = item.position + item.count; // one past the last key of the last row
+        for start in (0..end).step_by(TILE) {
+            let blocks = (end - start).min(TILE).div_ceil(LANES);
+            let mut tile = Tile::<S>::gather(call, table, start, blocks, item.kv_head);
+            for first in (0..rows).step_by(ROWS) {
+                let rows_here = Rows { first, ..layout };
+                match (rows - first).min(ROWS) {
+                    6 => tile.step::<6>(query, output, rows_here, item, &mut state),
+                    5 => tile.step::<5>(query, output, rows_here, item, &mut state),
+                    4 => tile.step::<4>(query, output, rows_here, item, &mut state),
+                    3 => tile.step::<3>(query, output, rows_here, item, &mut state),
+                    2 => tile.step::<2>(query, output, rows_here, item, &mut state),
+                    _ => tile.step::<1>(query, output, rows_here, item, &mut state),
+                }
+            }
+        }
+        for r in 0..rows {
+            let total = simd::sum::<S>(S::load(state.sum[r].as_ptr()));
+            scale_row::<S>(output.add(layout.offset(r)), stored, 1.0 / total);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn scale_row<S: Simd>(row: *mut f32, len: usize, by: f32) {
+    // SAFETY: `row` holds `len` floats, a multiple of sixteen.
+    unsafe {
+        let by = S::splat(by);
+        for d in (0..len).step_by(LANES) {
+            S::store(row.add(d), S::mul(S::load(row.add(d)), by));
+        }
+    }
+}
+
+/// Up to four cache blocks of one key-value head.
+struct Tile<S: Simd> {
+    keys: [*const f32; TILE_BLOCKS],
+    values: [*const f32; TILE_BLOCKS],
+    blocks: usize,
+    /// Position of the first key.
+    start: usize,
+    /// Stored head size.
+    stored: usize,
+    scores: [[f32; TILE]; ROWS],
+    _isa: std::marker::PhantomData<S>,
+}
+
+impl<S: Simd> Tile<S> {
+    #[inline(always)]
+    unsafe fn gather(call: &Call<'_>, table: &[i32], start: usize, blocks: usize, kv_head: usize) -> Self {
+        let stored = call.heads.stored();
+        let mut keys = [std::ptr::null(); TILE_BLOCKS];
+        let mut values = [std::ptr::null(); TILE_BLOCKS];
+        for b in 0..blocks {
+            let block = table[start / LANES + b] as usize;
+            let offset = block * call.heads.block_floats() + kv_head * stored * LANES;
+            // SAFETY: the operator checked that every block number of a sequence is inside the cache.
+            unsafe {
+                keys[b] = call.key_cache.cast_const().add(offset);
+                values[b] = call.value_cache.cast_const().add(offset);
+            }
+        }
+        Tile { keys, values, blocks, start, stored, scores: [[0.0; TILE]; ROWS], _isa: std::marker::PhantomData }
+    }
+
+    /// Adds this tile's keys and values to R rows.
+    #[inline(always)]
+    unsafe fn step<const R: usize>(&mut self, query: *const f32, output: *mut f32, rows: Rows, item: Item, state: &mut State) {
+        // Keys of this tile that each row may see.
+        let mut visible = [0; R];
+        for (r, visible) in visible.iter_mut().enumerate() {
+            let end = item.position + rows.token(r) + 1;
+            *visible = end.saturating_sub(self.start).min(self.blocks * LANES);
+        }
+        if visible[R - 1] == 0 {
+            return; // rows are in order of position: nobody sees this tile
+        }
+        // SAFETY: passed on.
+        unsafe {
+            let q: [*const f32; R] = std::array::from_fn(|r| query.add(rows.offset(r)));
+            let o: [*mut f32; R] = std::array::from_fn(|r| output.add(rows.offset(r)));
+            self.score::<R>(q);
+            for r in 0..R {
+                if visible[r] > 0 {
+                    let max = &mut state.max[rows.first + r];
+                    let sum = &mut state.sum[rows.first + r];
+                    softmax_step::<S>(&mut self.scores[r], visible[r], self.blocks, max, sum, o[r], self.stored);
+                }
+            }
+            // Keys that all rows see are read once for all; the rest (on the diagonal) row by row, in order.
+            let common = visible[0];
+            self.accumulate::<R>(o, [0, 1, 2, 3, 4, 5], 0, common);
+            for r in 0..R {
+                self.accumulate::<1>([o[r]], [r, 0, 0, 0, 0, 0], common, visible[r]);
+            }
+        }
+    }
+
+    /// scores[r][key] = q_r · k_key, four blocks at a time where there are four.
+    #[inline(always)]
+    unsafe fn score<const R: usize>(&mut self, q: [*const f32; R]) {
+        // SAFETY: passed on.
+        unsafe {
+            if self.blocks == TILE_BLOCKS {
+                self.score_blocks::<R, TILE_BLOCKS>(q, 0);
+            } else {
+                for b in 0..self.blocks {
+                    self.score_blocks::<R, 1>(q, b);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn score_blocks<const R: usize, const B: usize>(&mut self, q: [*const f32; R], first: usize) {
+        // SAFETY: q rows and key dimensions run to the stored head size; scores hold TILE floats a row.
+        unsafe {
+            let mut acc = [[S::splat(0.0); B]; R];
+            for d in 0..self.stored {
+                let k: [S::V; B] = std::array::from_fn(|b| S::load(self.keys[first + b].add(d * LANES)));
+                for r in 0..R {
+                    let x = S::splat(*q[r].add(d));
+                    for b in 0..B {
+                        acc[r][b] = S::fma(x, k[b], acc[r][b]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for b in 0..B {
+                    S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), acc[r][b]);
+                }
+            }
+        }
+    }
+
+    /// o_r += Σ scores[row_r][key] · v_key over keys `from..to` of the tile, in order.
+    #[inline(always)]
+    unsafe fn accumulate<const R: usize>(&self, o: [*mut f32; R], row: [usize; ROWS], from: usize, to: usize) {
+        if from >= to {
+            return;
+        }
+        // SAFETY: passed on.
+        unsafe {
+            let mut d = 0;
+            while d + 4 * LANES <= self.stored {
+                self.accumulate_dims::<R, 4>(o, row, from, to, d);
+                d += 4 * LANES;
+            }
+            while d < self.stored {
+                self.accumulate_dims::<R, 1>(o, row, from, to, d);
+                d += LANES;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn accumulate_dims<const R: usize, const D: usize>(
+        &self,
+        o: [*mut f32; R],
+        row: [usize; ROWS],
+        from: usize,
+        to: usize,
+        d: usize,
+    ) {
+        // SAFETY: value rows and outputs run to the stored head size; keys stay below the tile's end.
+        unsafe {
+            let mut acc: [[S::V; D]; R] =
+                std::array::from_fn(|r| std::array::from_fn(|i| S::load(o[r].add(d + i * LANES).cast_const())));
+            for key in from..to {
+                let values = self.values[key / LANES].add((key % LANES) * self.stored + d);
+                let v: [S::V; D] = std::array::from_fn(|i| S::load(values.add(i * LANES)));
+                for r in 0..R {
+                    let p = S::splat(self.scores[row[r]][key]);
+                    for i in 0..D {
+                        acc[r][i] = S::fma(p, v[i], acc[r][i]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for i in 0..D {
+                    S::store(o[r].add(d + i * LANES), acc[r][i]);
+                }
+            }
+        }
+    }
+}
+
+/// Turns one row's scores into weights e^(s − max), updating the running maximum and sum, and rescaling the output so
+/// far where the maximum grew.
+#[inline(always)]
+unsafe fn softmax_step<S: Simd>(
+    scores: &mut [f32; TILE],
+    visible: usize,
+    blocks: usize,
+    max: &mut f32,
+    sum: &mut [f32; LANES],
+    output: *mut f32,
+    stored: usize,
+) {
+    // SAFETY: scores hold `blocks`·16 floats; output holds `stored`.
+    unsafe {
+        let hidden = S::splat(f32::NEG_INFINITY);
+        let lanes = S::load(LANE_INDEX.as_ptr());
+        let mut tile_max = hidden;
+        for b in 0..blocks {
+            let p = scores.as_mut_ptr().add(b * LANES);
+            // Lanes beyond the last visible key hold whatever the block held before.
+            let limit = S::splat(visible as f32 - (b * LANES) as f32);
+            let s = S::select_lt(lanes, limit, S::load(p), hidden);
+            S::store(p, s);
+            tile_max = S::max(tile_max, s);
+        }
+        let old = *max;
+        let new = old.max(simd::max::<S>(tile_max));
+        let mut total = S::load(sum.as_ptr());
+        if new > old {
+            let shrink = S::splat(old - new);
+            let mut factor = [0.0; LANES];
+            S::store(factor.as_mut_ptr(), simd::exp::<S>(shrink));
+            total = S::mul(total, S::splat(factor[0]));
+            scale_row::<S>(output, stored, factor[0]);
+            *max = new;
+        }
+        let new = S::splat(new);
+        for b in 0..blocks {
+            let p = scores.as_mut_ptr().add(b * LANES);
+            let weight = simd::exp::<S>(S::sub(S::load(p), new));
+            S::store(p, weight);
+            total = S::add(total, weight);
+        }
+        S::store(sum.as_mut_ptr(), total);
+    }
+}

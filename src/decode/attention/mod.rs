@@ -1,0 +1,317 @@
+//! Paged attention as an operator of ONNX Runtime on the CPU.
+//!
+//! Takes the inputs of `com.microsoft.PagedAttention`, which has no CPU kernel, under our own domain: packed tokens of
+//! several sequences, a key and a value cache in blocks, a block table. The caches are written in place; nothing else
+//! is an output. (Their inner layout is ours, see [`kernel`]; on the host nobody else reads them.)
+
+pub(crate) mod kernel;
+pub(crate) mod simd;
+
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
+use ort::value::{TensorElementType, ValueRef};
+
+use self::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
+use self::simd::LANES;
+use crate::Result;
+use crate::runtime::ort_error;
+
+/// Domain and name under which the rewritten graph calls the operator.
+pub(crate) const DOMAIN: &str = "foreturn";
+/// See [`DOMAIN`].
+pub(crate) const OPERATOR: &str = "PagedAttention";
+/// Tokens of a cache block.
+pub(crate) const BLOCK_SIZE: usize = LANES;
+
+/// Positions of the operator's inputs.
+mod input {
+    pub(super) const QUERY: usize = 0;
+    pub(super) const KEY: usize = 1;
+    pub(super) const VALUE: usize = 2;
+    pub(super) const KEY_CACHE: usize = 3;
+    pub(super) const VALUE_CACHE: usize = 4;
+    pub(super) const CUMULATIVE_LENGTHS: usize = 5;
+    pub(super) const PAST_LENGTHS: usize = 6;
+    pub(super) const BLOCK_TABLE: usize = 7;
+    pub(super) const COS_CACHE: usize = 8;
+    pub(super) const SIN_CACHE: usize = 9;
+    pub(super) const SLOT_MAPPING: usize = 10;
+}
+
+/// The operators that a paged graph needs.
+pub(crate) fn domain() -> Result<OperatorDomain> {
+    OperatorDomain::new(DOMAIN)
+        .and_then(|domain| domain.add(PagedAttention))
+        .map_err(|e| ort_error("cannot register the attention operator", e))
+}
+
+struct PagedAttention;
+
+impl Operator for PagedAttention {
+    type Kernel<'attr> = PagedAttentionKernel;
+
+    fn name(&self) -> &str {
+        OPERATOR
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        use TensorElementType::{Float32, Int32};
+        [
+            OperatorInput::required(Float32),
+            OperatorInput::optional(Float32),
+            OperatorInput::optional(Float32),
+            OperatorInput::required(Float32),
+            OperatorInput::required(Float32),
+            OperatorInput::required(Int32),
+            OperatorInput::required(Int32),
+            OperatorInput::required(Int32),
+            OperatorInput::optional(Float32),
+            OperatorInput::optional(Float32),
+            OperatorInput::required(Int32),
+        ]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        let positive = |name: &str| match context.get::<i64>(name) {
+            Some(n) if n > 0 && n <= 1 << 16 => Ok(n as usize),
+            other => Err(ort::Error::new(format!("{OPERATOR}: attribute `{name}` is {other:?}, not a positive number"))),
+        };
+        let (query, kv, size) = (positive("num_heads")?, positive("kv_num_heads")?, positive("head_size")?);
+        if query % kv != 0 {
+            return Err(ort::Error::new(format!("{OPERATOR}: {query} query heads are no multiple of {kv} key-value heads")));
+        }
+        let scale = context.get::<f32>("scale").filter(|scale| *scale != 0.0).unwrap_or(1.0 / (size as f32).sqrt());
+        Ok(PagedAttentionKernel {
+            heads: Heads { query, kv, size },
+            scale,
+            rotary: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
+            interleaved: context.get::<i64>("rotary_interleaved").unwrap_or(0) != 0,
+            isa: Isa::detect(),
+            items: Vec::new(),
+            positions: Vec::new(),
+            queries: Vec::new(),
+            padded_output: Vec::new(),
+        })
+    }
+}
+
+struct PagedAttentionKernel {
+    heads: Heads,
+    scale: f32,
+    rotary: bool,
+    interleaved: bool,
+    isa: Isa,
+    // Scratch, kept between calls.
+    items: Vec<Item>,
+    positions: Vec<usize>,
+    queries: Vec<f32>,
+    /// Used where the head size is no multiple of sixteen.
+    padded_output: Vec<f32>,
+}
+
+/// Fails the run with a message that names the operator.
+fn refuse<T>(message: String) -> ort::Result<T> {
+    Err(ort::Error::new(format!("{OPERATOR}: {message}")))
+}
+
+/// The floats of a tensor input.
+fn floats<'v>(value: &'v Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, &'v [f32])> {
+    let Some(value) = value else { return refuse(format!("input `{name}` is missing")) };
+    let (shape, data) = value.try_extract_tensor::<f32>()?;
+    Ok((shape.iter().map(|&d| d as usize).collect(), data))
+}
+
+fn integers<'v>(value: &'v Option<ValueRef<'_>>, name: &str) -> ort::Result<&'v [i32]> {
+    match value {
+        Some(value) => Ok(value.try_extract_tensor::<i32>()?.1),
+        None => refuse(format!("input `{name}` is missing")),
+    }
+}
+
+impl Kernel for PagedAttentionKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let query = context.input(input::QUERY)?;
+        let (shape, query) = floats(&query, "query")?;
+        let (key, value) = (context.input(input::KEY)?, context.input(input::VALUE)?);
+        let (key_cache, value_cache) = (context.input(input::KEY_CACHE)?, context.input(input::VALUE_CACHE)?);
+        let lengths = context.input(input::CUMULATIVE_LENGTHS)?;
+        let past = context.input(input::PAST_LENGTHS)?;
+        let table = context.input(input::BLOCK_TABLE)?;
+        let slots = context.input(input::SLOT_MAPPING)?;
+        let (cos, sin) = (context.input(input::COS_CACHE)?, context.input(input::SIN_CACHE)?);
+
+        let width: usize = shape.last().copied().unwrap_or(0);
+        let tokens = query.len().checked_div(width).unwrap_or(0);
+        let (query, key, value) = self.split(query, width, &key, &value)?;
+        let (cache_shape, key_cache) = floats(&key_cache, "key_cache")?;
+        let (_, value_cache) = floats(&value_cache, "value_cache")?;
+        let blocks = cache_shape.first().copied().unwrap_or(0);
+        if key_cache.len() != blocks * self.heads.block_floats() || value_cache.len() != key_cache.len() {
+            return refuse(format!("the cache of shape {cache_shape:?} does not fit {:?}", self.heads));
+        }
+        let batch = Batch {
+            lengths: integers(&lengths, "cumulative_sequence_length")?,
+            past: integers(&past, "past_seqlens")?,
+            table: integers(&table, "block_table")?,
+            slots: integers(&slots, "slot_mapping")?,
+        };
+        batch.validate(tokens, blocks)?;
+        let rotary = match self.rotary {
+            true => Some(self.rotary(&cos, &sin, batch.longest())?),
+            false => None,
+        };
+
+        let mut output_shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+        if let Some(last) = output_shape.last_mut() {
+            *last = (self.heads.query * self.heads.size) as i64;
+        }
+        let Some(mut output) = context.output(0, output_shape)? else { return refuse("no output".into()) };
+        let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+        let stored = self.heads.stored();
+        let padded = stored != self.heads.size;
+        let row = self.heads.query * stored;
+        self.queries.resize(tokens * row, 0.0);
+        if padded {
+            self.padded_output.resize(tokens * row, 0.0);
+        }
+        self.plan(&batch);
+        let call = Call {
+            heads: self.heads,
+            scale: self.scale,
+            rotary,
+            query,
+            key,
+            value,
+            // The caches are inputs that this operator updates in place, as its contract says; nobody else reads them
+            // during a run.
+            key_cache: key_cache.as_ptr().cast_mut(),
+            value_cache: value_cache.as_ptr().cast_mut(),
+            block_table: batch.table,
+            table_width: batch.table.len() / batch.past.len().max(1),
+            queries: self.queries.as_mut_ptr(),
+            output: if padded { self.padded_output.as_mut_ptr() } else { output.as_mut_ptr() },
+        };
+        let (positions, slots) = (&self.positions, batch.slots);
+        context.par_for(tokens, 0, |token| {
+            // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct.
+            unsafe { call.prepare(token, positions[token], usize::try_from(slots[token]).ok()) };
+        })?;
+        let (items, isa) = (&self.items, self.isa);
+        context.par_for(items.len(), items.len(), |i| {
+            // SAFETY: all tokens are prepared; each item is computed once; `isa` was detected.
+            unsafe { call.attend(items[i], isa) };
+        })?;
+        if padded {
+            let size = self.heads.size;
+            for (to, from) in output.chunks_exact_mut(size).zip(self.padded_output.chunks_exact(stored)) {
+                to.copy_from_slice(&from[..size]);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PagedAttentionKernel {
+    /// Views of query, key and value, which come apart or packed side by side in the query input.
+    fn split<'v>(
+        &self,
+        query: &'v [f32],
+        width: usize,
+        key: &'v Option<ValueRef<'_>>,
+        value: &'v Option<ValueRef<'_>>,
+    ) -> ort::Result<(Packed<'v>, Packed<'v>, Packed<'v>)> {
+        let (q, kv) = (self.heads.query * self.heads.size, self.heads.kv * self.heads.size);
+        if key.is_none() && value.is_none() {
+            if width != q + 2 * kv {
+                return refuse(format!("packed query, key and value have width {width}, not {}", q + 2 * kv));
+            }
+            let part = |offset| Packed { data: query, offset, stride: width };
+            return Ok((part(0), part(q), part(q + kv)));
+        }
+        let (_, key) = floats(key, "key")?;
+        let (_, value) = floats(value, "value")?;
+        let tokens = query.len() / q.max(1);
+        if width != q || key.len() != tokens * kv || value.len() != tokens * kv {
+            return refuse(format!("query width {width}, key {} and value {} floats do not fit {:?}", key.len(), value.len(), self.heads));
+        }
+        let part = |data, stride| Packed { data, offset: 0, stride };
+        Ok((part(query, q), part(key, kv), part(value, kv)))
+    }
+
+    fn rotary<'v>(&self, cos: &'v Option<ValueRef<'_>>, sin: &'v Option<ValueRef<'_>>, longest: usize) -> ort::Result<Rotary<'v>> {
+        let (shape, cos) = floats(cos, "cos_cache")?;
+        let (_, sin) = floats(sin, "sin_cache")?;
+        let (rows, half) = match shape[..] {
+            [rows, half] if half > 0 && 2 * half <= self.heads.size && sin.len() == cos.len() => (rows, half),
+            _ => return refuse(format!("rotary tables of shape {shape:?} do not fit {:?}", self.heads)),
+        };
+        if longest > rows {
+            return refuse(format!("position {} is beyond the {rows} rows of the rotary tables", longest - 1));
+        }
+        Ok(Rotary { cos, sin, half, interleaved: self.interleaved })
+    }
+
+    /// Positions of the tokens, and the work items, heaviest (last in a long sequence) first within a sequence.
+    fn plan(&mut self, batch: &Batch<'_>) {
+        self.items.clear();
+        self.positions.clear();
+        let step = self.heads.tokens_per_item();
+        for (sequence, past) in batch.past.iter().enumerate() {
+            let (first, end) = (batch.lengths[sequence] as usize, batch.lengths[sequence + 1] as usize);
+            self.positions.extend((0..end - first).map(|i| *past as usize + i));
+            for token in (first..end).step_by(step).rev() {
+                let count = step.min(end - token);
+                let position = *past as usize + token - first;
+                self.items.extend((0..self.heads.kv).map(|kv_head| Item { token, count, position, sequence, kv_head }));
+            }
+        }
+    }
+}
+
+/// The batch's integer inputs.
+struct Batch<'a> {
+    lengths: &'a [i32],
+    past: &'a [i32],
+    table: &'a [i32],
+    slots: &'a [i32],
+}
+
+impl Batch<'_> {
+    /// Checks every number that becomes an index.
+    fn validate(&self, tokens: usize, blocks: usize) -> ort::Result<()> {
+        let sequences = self.past.len();
+        let ascending = self.lengths.windows(2).all(|w| w[0] <= w[1]);
+        if self.lengths.len() != sequences + 1
+            || !ascending
+            || self.lengths.first() != Some(&0)
+            || self.lengths.last().is_none_or(|&last| last as usize != tokens)
+        {
+            return refuse(format!("cumulative lengths {:?} do not fit {sequences} sequences of {tokens} tokens", self.lengths));
+        }
+        if self.slots.len() != tokens || self.slots.iter().any(|&slot| slot >= 0 && slot as usize >= blocks * BLOCK_SIZE) {
+            return refuse(format!("slot_mapping does not fit {tokens} tokens and {blocks} blocks"));
+        }
+        let width = self.table.len().checked_div(sequences).unwrap_or(0);
+        for (sequence, past) in self.past.iter().enumerate() {
+            let length = (self.lengths[sequence + 1] - self.lengths[sequence]) as usize;
+            let needed = usize::try_from(*past).map(|past| (past + length).div_ceil(BLOCK_SIZE)).unwrap_or(usize::MAX);
+            let row = &self.table[sequence * width..][..width];
+            if needed > width || row[..needed].iter().any(|&block| block < 0 || block as usize >= blocks) {
+                return refuse(format!("block_table row {sequence} does not hold {needed} blocks below {blocks}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Length of the longest sequence, past included.
+    fn longest(&self) -> usize {
+        let lengths = self.lengths.windows(2).map(|w| (w[1] - w[0]) as usize);
+        self.past.iter().zip(lengths).map(|(&past, length)| past as usize + length).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! Sixteen float32 lanes, on whatever the processor has.
+//!
+//! Every implementation does the same operations on the same lanes in the same order (fused multiply-adds included), so
+//! that all of them give the same bits: the kernel can be tested on one against another, and a fallback changes speed
+//! only.
+
+/// Lanes of a [`Simd::V`], and tokens of a cache block.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen-lane float arithmetic.
+///
+/// # Safety
+/// The implementing type may only be used in functions compiled with the processor features it stands for, on a
+/// processor that has them; pointers must be valid for 16 floats (no alignment is needed).
+pub(crate) unsafe trait Simd: Copy {
+    type V: Copy;
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lanewise `a > b ? a : b`.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// Lanes where `a < b` take `x`, the others `y`.
+    unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// 2ⁿ for the integer n that the addition of 1.5·2²³ left in the low bits of `t`; n in [-126, 127].
+    unsafe fn exp2_from_shifted(t: Self::V) -> Self::V;
+}
+
+/// Lane numbers as floats, for masks.
+pub(crate) const LANE_INDEX: [f32; LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
+/// eˣ for x ≤ 0, within 2 ulp; exactly 0 below -87, exactly 1 at 0.
+#[inline(always)]
+pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
+    // SAFETY: the caller compiled for S.
+    unsafe {
+        let floor = S::splat(-87.0);
+        let clamped = S::max(x, floor);
+        let t = S::fma(clamped, S::splat(std::f32::consts::LOG2_E), S::splat(SHIFT));
+        let n = S::sub(t, S::splat(SHIFT));
+        // x - n·ln 2 in two steps, ln 2 split into a short and a small part.
+        let r = S::fma(n, S::splat(-0.693_145_75), clamped);
+        let r = S::fma(n, S::splat(-1.428_606_8e-6), r);
+        // Taylor's series to the sixth power: |r| ≤ 0.347, so the rest is below 1.3e-7 of the value.
+        let mut p = S::splat(1.0 / 720.0);
+        for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        S::select_lt(x, floor, S::splat(0.0), S::mul(p, S::exp2_from_shifted(t)))
+    }
+}
+
+/// Sum of the lanes, as a balanced tree.
+#[inline(always)]
+pub(crate) unsafe fn sum<S: Simd>(v: S::V) -> f32 {
+    // SAFETY: the caller compiled for S.
+    unsafe { fold::<S>(v, |a, b| a + b) }
+}
+
+/// Largest lane.
+#[inline(always)]
+pub(crate) unsafe fn max<S: Simd>(v: S::V) -> f32 {
+    // SAFETY: the caller compiled for S.
+    unsafe { fold::<S>(v, |a, b| if a > b { a } else { b }) }
+}
+
+#[inline(always)]
+unsafe fn fold<S: Simd>(v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the caller compiled for S; the array holds 16 floats.
+    unsafe { S::store(lanes.as_mut_ptr(), v) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Plain Rust: correct everywhere, slow.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+macro_rules! lanes {
+    (|$i:ident| $e:expr) => {{
+        let mut out = [0.0; LANES];
+        for $i in 0..LANES {
+            out[$i] = $e;
+        }
+        out
+    }};
+}
+
+// SAFETY: uses no processor features; all pointers are used for 16 floats.
+unsafe impl Simd for Scalar {
+    type V = [f32; LANES];
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::V {
+        // SAFETY: valid for 16 floats by contract.
+        unsafe { p.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: Self::V) {
+        // SAFETY: valid for 16 floats by contract.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        lanes!(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        lanes!(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        lanes!(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        lanes!(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+        lanes!(|i| if a[i] < b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
+    unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
+        lanes!(|i| f32::from_bits((t[i].to_bits() << 23).wrapping_add(0x3f80_0000)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, whose need is the trait's contract")]
+pub(crate) mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Simd;
+
+    /// AVX2 and FMA: two registers of eight lanes.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2;
+
+    /// AVX-512F: one register.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512;
+
+    // SAFETY: only used by kernels compiled for avx2 and fma; unaligned loads and stores of 16 floats.
+    unsafe impl Simd for Avx2 {
+        type V = (__m256, __m256);
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::V {
+            unsafe { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::V {
+            unsafe { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::V) {
+            unsafe {
+                _mm256_storeu_ps(p, v.0);
+                _mm256_storeu_ps(p.add(8), v.1);
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { (_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+            unsafe {
+                (
+                    _mm256_blendv_ps(y.0, x.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)),
+                    _mm256_blendv_ps(y.1, x.1, _mm256_cmp_ps::<_CMP_LT_OQ>(a.1, b.1)),
+                )
+            }
+        }
+        #[inline(always)]
+        unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
+            unsafe {
+                let one = _mm256_set1_epi32(0x3f80_0000);
+                let half = |v| _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)), one));
+                (half(t.0), half(t.1))
+            }
+        }
+    }
+
+    // SAFETY: only used by kernels compiled for avx512f; unaligned loads and stores of 16 floats.
+    unsafe impl Simd for Avx512 {
+        type V = __m512;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self::V {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self::V {
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: Self::V) {
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+            unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+        }
+        #[inline(always)]
+        unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
+            unsafe {
+                let one = _mm512_set1_epi32(0x3f80_0000);
+                _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32::<23>(_mm512_castps_si512(t)), one))
+            }
+        }
+    }
+}

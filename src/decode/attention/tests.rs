@@ -1,0 +1,235 @@
+//! The kernel against a float64 reference on random block tables, and against itself: other chunks, other processors,
+//! stale cache contents.
+
+use proptest::prelude::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
+use super::simd::{self, LANES, Simd};
+
+/// One sequence's queries, keys and values, `[length, heads · size]` each.
+struct Sequence {
+    heads: Heads,
+    length: usize,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+fn floats(rng: &mut ChaCha8Rng, n: usize, scale: f32) -> Vec<f32> {
+    (0..n).map(|_| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * scale).collect()
+}
+
+impl Sequence {
+    fn random(heads: Heads, length: usize, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let half = heads.size / 2;
+        let angles: Vec<f32> = (0..length * half)
+            .map(|i| (i / half) as f32 / 100f32.powf((i % half) as f32 / half as f32))
+            .collect();
+        Sequence {
+            heads,
+            length,
+            query: floats(&mut rng, length * heads.query * heads.size, 6.0),
+            key: floats(&mut rng, length * heads.kv * heads.size, 6.0),
+            value: floats(&mut rng, length * heads.kv * heads.size, 2.0),
+            cos: angles.iter().map(|a| a.cos()).collect(),
+            sin: angles.iter().map(|a| a.sin()).collect(),
+        }
+    }
+
+    fn rotary(&self) -> Rotary<'_> {
+        Rotary { cos: &self.cos, sin: &self.sin, half: self.heads.size / 2, interleaved: false }
+    }
+
+    fn rotated(&self, x: &[f32], position: usize) -> Vec<f64> {
+        let half = self.heads.size / 2;
+        let mut out: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        for i in 0..half {
+            let (cos, sin) = (f64::from(self.cos[position * half + i]), f64::from(self.sin[position * half + i]));
+            let (a, b) = (out[i], out[i + half]);
+            (out[i], out[i + half]) = (a * cos - b * sin, b * cos + a * sin);
+        }
+        out
+    }
+
+    /// Attention in float64, `[length, query heads · size]`.
+    fn reference(&self) -> Vec<f64> {
+        let Heads { query, kv, size } = self.heads;
+        let group = query / kv;
+        let mut out = Vec::new();
+        for position in 0..self.length {
+            for head in 0..query {
+                let q = self.rotated(&self.query[(position * query + head) * size..][..size], position);
+                let at = |p: usize| (p * kv + head / group) * size;
+                let scores: Vec<f64> = (0..=position)
+                    .map(|p| {
+                        let k = self.rotated(&self.key[at(p)..][..size], p);
+                        q.iter().zip(&k).map(|(a, b)| a * b).sum::<f64>() / (size as f64).sqrt()
+                    })
+                    .collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                out.extend((0..size).map(|d| {
+                    weights.iter().enumerate().map(|(p, w)| w * f64::from(self.value[at(p) + d])).sum::<f64>() / total
+                }));
+            }
+        }
+        out
+    }
+}
+
+/// A cache with its block table in random order and rubbish in every slot.
+struct Cache {
+    key: Vec<f32>,
+    value: Vec<f32>,
+    table: Vec<i32>,
+}
+
+impl Cache {
+    fn new(heads: Heads, length: usize, seed: u64) -> Self {
+        let blocks = length.div_ceil(LANES);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xb10c);
+        let mut table: Vec<i32> = (0..(blocks as i32) + 3).collect();
+        for i in (1..table.len()).rev() {
+            table.swap(i, rng.next_u32() as usize % (i + 1));
+        }
+        let floats = table.len() * heads.block_floats();
+        table.truncate(blocks);
+        Cache { key: vec![f32::NAN; floats], value: vec![f32::INFINITY; floats], table }
+    }
+
+    /// Runs tokens `from..to` of `sequence` and returns their output rows.
+    fn run(&mut self, sequence: &Sequence, from: usize, to: usize, isa: Isa) -> Vec<f32> {
+        let Heads { query, kv, size } = sequence.heads;
+        let stored = sequence.heads.stored();
+        let tokens = to - from;
+        let mut queries = vec![0.0; tokens * query * stored];
+        let mut output = vec![0.0; tokens * query * stored];
+        let part = |data: &'_ [f32], heads: usize| -> Vec<f32> { data[from * heads * size..to * heads * size].to_vec() };
+        let (q, k, v) = (part(&sequence.query, query), part(&sequence.key, kv), part(&sequence.value, kv));
+        let call = Call {
+            heads: sequence.heads,
+            scale: 1.0 / (size as f32).sqrt(),
+            rotary: Some(sequence.rotary()),
+            query: Packed { data: &q, offset: 0, stride: query * size },
+            key: Packed { data: &k, offset: 0, stride: kv * size },
+            value: Packed { data: &v, offset: 0, stride: kv * size },
+            key_cache: self.key.as_mut_ptr(),
+            value_cache: self.value.as_mut_ptr(),
+            block_table: &self.table,
+            table_width: self.table.len(),
+            queries: queries.as_mut_ptr(),
+            output: output.as_mut_ptr(),
+        };
+        let step = sequence.heads.tokens_per_item();
+        for token in 0..tokens {
+            let position = from + token;
+            let slot = self.table[position / LANES] as usize * LANES + position % LANES;
+            // SAFETY: buffers have the sizes that the call's fields document; one thread.
+            unsafe { call.prepare(token, position, Some(slot)) };
+        }
+        for token in (0..tokens).step_by(step) {
+            for kv_head in 0..kv {
+                let item = Item { token, count: step.min(tokens - token), position: from + token, sequence: 0, kv_head };
+                // SAFETY: as above, and `isa` comes from detection.
+                unsafe { call.attend(item, isa) };
+            }
+        }
+        output.chunks_exact(stored).flat_map(|row| row[..size].to_vec()).collect()
+    }
+}
+
+fn supported() -> Vec<Isa> {
+    let mut isas = vec![Isa::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            isas.push(Isa::Avx2);
+        }
+        if is_x86_feature_detected!("avx512f") {
+            isas.push(Isa::Avx512);
+        }
+    }
+    isas
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+const SHAPES: [Heads; 5] = [
+    Heads { query: 9, kv: 3, size: 64 },
+    Heads { query: 4, kv: 4, size: 8 },
+    Heads { query: 8, kv: 1, size: 80 },
+    Heads { query: 2, kv: 1, size: 128 },
+    Heads { query: 7, kv: 1, size: 96 },
+];
+
+#[test]
+fn agrees_with_float64() {
+    for (i, heads) in SHAPES.into_iter().enumerate() {
+        for length in [1, 15, 16, 17, 64, 65, 150] {
+            let sequence = Sequence::random(heads, length, i as u64);
+            let output = Cache::new(heads, length, 7).run(&sequence, 0, length, Isa::detect());
+            for (got, want) in output.iter().zip(sequence.reference()) {
+                assert!((f64::from(*got) - want).abs() < 2e-5, "{heads:?}, length {length}: {got} is not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_processor_gives_the_same_bits() {
+    for (i, heads) in SHAPES.into_iter().enumerate() {
+        let sequence = Sequence::random(heads, 100, i as u64);
+        let outputs: Vec<_> =
+            supported().into_iter().map(|isa| bits(&Cache::new(heads, 100, 3).run(&sequence, 0, 100, isa))).collect();
+        assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]), "{heads:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Any way of cutting a sequence into chunks, over any block table, gives the same bits.
+    #[test]
+    fn chunks_and_blocks_change_nothing(
+        shape in 0..SHAPES.len(),
+        cuts in prop::collection::vec(1usize..70, 1..8),
+        seed in any::<u64>(),
+    ) {
+        let heads = SHAPES[shape];
+        let length = cuts.iter().sum();
+        let sequence = Sequence::random(heads, length, seed);
+        let whole = bits(&Cache::new(heads, length, seed).run(&sequence, 0, length, Isa::detect()));
+        let mut cache = Cache::new(heads, length, seed.wrapping_add(1));
+        let (mut parts, mut from) = (Vec::new(), 0);
+        for cut in cuts {
+            parts.extend(cache.run(&sequence, from, from + cut, Isa::detect()));
+            from += cut;
+        }
+        prop_assert_eq!(whole, bits(&parts));
+    }
+}
+
+#[test]
+fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
+    let exp = |x: f32| {
+        // SAFETY: Scalar needs no processor features.
+        unsafe { simd::exp::<simd::Scalar>(simd::Scalar::splat(x))[0] }
+    };
+    assert_eq!(exp(0.0), 1.0);
+    assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+    assert_eq!(exp(-88.0), 0.0);
+    for i in 0..200_000 {
+        let x = -(i as f32) * 87.0 / 200_000.0;
+        let want = f64::from(x).exp();
+        let error = (f64::from(exp(x)) - want).abs() / (want * f64::from(f32::EPSILON));
+        assert!(error < 2.0, "exp({x}) is off by {error} ulp");
+    }
+}

@@ -1,0 +1,182 @@
+//! One loaded model and the sequences under way on it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attention::BLOCK_SIZE;
+use super::executor::{PagedExecutor, blocks_within};
+use super::reader::AnyReader;
+use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
+use crate::model::ModelFolder;
+use crate::model::inspect::block_bytes;
+use crate::runtime::{ProviderReport, RuntimeOptions};
+use crate::{Error, ErrorKind, Result};
+
+/// How a model's sequences share memory and time.
+#[derive(Debug, Clone)]
+pub struct DecodeOptions {
+    /// Bytes of the key-value cache. Pages become resident as blocks are used.
+    pub kv_cache: usize,
+    /// What a step may take; sizes the chunks of prompts.
+    pub step_budget: Duration,
+    /// Most sequences in one step.
+    pub max_sequences: usize,
+}
+
+impl Default for DecodeOptions {
+    fn default() -> Self {
+        DecodeOptions { kv_cache: 1 << 30, step_budget: Duration::from_millis(100), max_sequences: 64 }
+    }
+}
+
+/// Counters of one model since it was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct DecoderStats {
+    /// Runs of the model.
+    pub steps: u64,
+    /// Token rows computed, prompts and replies together.
+    pub computed_tokens: u64,
+    /// Sequences sent back to the queue for want of memory.
+    pub preemptions: u64,
+    /// Most cache blocks with contents at once.
+    pub peak_blocks: usize,
+    /// Cache blocks in all.
+    pub blocks: usize,
+}
+
+/// A model with its scheduler.
+pub(crate) struct Decoder {
+    folder: Arc<ModelFolder>,
+    executor: PagedExecutor,
+    scheduler: Scheduler<AnyReader>,
+    pace: Pace,
+}
+
+/// Most rows of logits in one step: 64 rows of a 128k vocabulary are 32 MiB.
+const MAX_LOGIT_ROWS: usize = 64;
+
+impl Decoder {
+    /// Loads `folder`'s model.
+    pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
+        let blocks = blocks_within(&folder, options.kv_cache)?;
+        let executor = PagedExecutor::load(&folder, blocks, runtime)?;
+        let scheduler = Scheduler::new(SchedulerOptions {
+            blocks,
+            max_sequences: options.max_sequences,
+            max_logit_rows: MAX_LOGIT_ROWS,
+            block_bytes: block_bytes(&folder),
+        });
+        Ok(Decoder { folder, executor, scheduler, pace: Pace::new(options.step_budget) })
+    }
+
+    pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
+        &self.folder
+    }
+
+    pub(crate) fn provider(&self) -> &ProviderReport {
+        self.executor.provider()
+    }
+
+    /// Queues a sequence of `tokens` that may grow by `max_new`.
+    ///
+    /// # Errors
+    /// Refuses an empty prompt, one that fills the context, ids beyond the vocabulary, and what doesn't fit the cache.
+    pub(crate) fn submit(&mut self, tokens: Vec<u32>, max_new: usize, reader: AnyReader) -> Result<SequenceId> {
+        check_prompt(&self.folder, &tokens)?;
+        self.scheduler.submit(tokens, max_new, reader)
+    }
+
+    /// Ends a sequence early, giving back its reader.
+    pub(crate) fn cancel(&mut self, id: SequenceId) -> Option<(AnyReader, SequenceCost)> {
+        self.scheduler.cancel(id)
+    }
+
+    /// Keeps the full blocks of a prefix from being evicted.
+    pub(crate) fn pin(&mut self, key: u64, tokens: &[u32]) -> Result<()> {
+        self.scheduler.pin(key, tokens)
+    }
+
+    /// Undoes [`Decoder::pin`].
+    pub(crate) fn unpin(&mut self, key: u64) {
+        self.scheduler.unpin(key);
+    }
+
+    /// Runs one step; returns whether sequences are left.
+    pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
+        let start = Instant::now();
+        let tokens = self.scheduler.step(self.pace.tokens(), &mut self.executor, ended);
+        self.pace.observe(tokens, start.elapsed());
+        !self.scheduler.is_idle()
+    }
+
+    pub(crate) fn stats(&self) -> DecoderStats {
+        let totals = self.scheduler.totals();
+        DecoderStats {
+            steps: totals.steps,
+            computed_tokens: totals.computed,
+            preemptions: totals.preemptions,
+            peak_blocks: totals.peak_blocks,
+            blocks: self.scheduler.cache().total(),
+        }
+    }
+
+    pub(crate) fn terminator(&self) -> crate::runtime::session::Terminator {
+        self.executor.terminator()
+    }
+}
+
+/// Refuses prompts that the model can't take, with the numbers.
+pub(crate) fn check_prompt(folder: &ModelFolder, tokens: &[u32]) -> Result<()> {
+    let (context, vocabulary) = (folder.context_length(), folder.config().model.vocab_size);
+    if tokens.is_empty() {
+        return Err(Error::invalid_request("the prompt is empty; give at least one token"));
+    }
+    if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocabulary) {
+        return Err(Error::invalid_request(format!(
+            "token {id} is beyond the vocabulary of {} ({vocabulary} tokens)",
+            folder.path().display()
+        )));
+    }
+    if tokens.len() > context {
+        return Err(Error::new(
+            ErrorKind::ContextLength,
+            format!(
+                "the prompt has {} tokens, but {} has a context of {context}. Shorten the conversation or use a model with a longer context",
+                tokens.len(),
+                folder.path().display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Sizes prompt chunks so that a step takes about its budget.
+struct Pace {
+    budget: Duration,
+    /// Smoothed tokens per second of steps that are mostly prefill.
+    rate: f64,
+}
+
+impl Pace {
+    /// Below this, a chunk uses the processor poorly.
+    const LEAST: usize = 2 * BLOCK_SIZE;
+    /// Above this, a chunk gains nothing more.
+    const MOST: usize = 512;
+
+    fn new(budget: Duration) -> Self {
+        Pace { budget, rate: 1000.0 }
+    }
+
+    fn tokens(&self) -> usize {
+        ((self.rate * self.budget.as_secs_f64()) as usize).clamp(Self::LEAST, Self::MOST)
+    }
+
+    fn observe(&mut self, tokens: usize, took: Duration) {
+        if tokens >= Self::LEAST && !took.is_zero() {
+            self.rate += 0.3 * (tokens as f64 / took.as_secs_f64() - self.rate);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! What is done with a sequence's logits: write a reply, score given tokens, or compare answers.
+
+use std::sync::Arc;
+
+use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
+use super::scheduler::{Next, Reader};
+use super::stop::StopMatcher;
+use crate::chat::Finish;
+use crate::model::tokenizer::{TextStream, Tokenizer};
+use crate::Result;
+
+/// Receives a reply's text as it is sampled.
+pub type OnText = Box<dyn FnMut(&str) + Send>;
+
+/// What a reply should be like.
+pub struct GenerateOptions {
+    /// Most tokens to sample.
+    pub max_tokens: usize,
+    /// How to sample.
+    pub sampling: SamplingOptions,
+    /// Names the random stream.
+    pub seed: u64,
+    /// Texts that end the reply; they are not part of it.
+    pub stop: Vec<String>,
+    /// Goes on past end-of-turn tokens.
+    pub ignore_eos: bool,
+    /// Called with each piece of text that can't be part of a stop text any more.
+    pub on_text: Option<OnText>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions {
+            max_tokens: 256,
+            sampling: SamplingOptions::default(),
+            seed: 0,
+            stop: Vec::new(),
+            ignore_eos: false,
+            on_text: None,
+        }
+    }
+}
+
+/// Any of the readers, so that one scheduler serves them all.
+pub(crate) enum AnyReader {
+    Generate(Box<Generate>),
+    LogProbs(LogProbs),
+    Choose(Choose),
+}
+
+impl Reader for AnyReader {
+    fn next_position(&self) -> usize {
+        match self {
+            AnyReader::Generate(reader) => reader.next,
+            AnyReader::LogProbs(reader) => reader.next,
+            AnyReader::Choose(reader) => reader.position,
+        }
+    }
+
+    fn read(&mut self, position: usize, tokens: &[u32], logits: &[f32]) -> Result<Next> {
+        match self {
+            AnyReader::Generate(reader) => reader.read(tokens, logits),
+            AnyReader::LogProbs(reader) => reader.read(position, logits),
+            AnyReader::Choose(reader) => reader.read(logits),
+        }
+    }
+}
+
+/// Samples a reply.
+pub(crate) struct Generate {
+    next: usize,
+    prompt: usize,
+    max_tokens: usize,
+    /// Whether `max_tokens` was cut to what the context leaves.
+    cut: bool,
+    sampler: Sampler,
+    stop_tokens: Vec<u32>,
+    stream: TextStream,
+    stops: StopMatcher,
+    on_text: Option<OnText>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) logprobs: Vec<f32>,
+    pub(crate) text: String,
+    pub(crate) finish: Option<Finish>,
+}
+
+impl Generate {
+    /// A reader for a reply to `prompt` tokens in a context of `context`.
+    pub(crate) fn new(
+        options: GenerateOptions,
+        prompt: usize,
+        context: usize,
+        tokenizer: &Arc<Tokenizer>,
+        stop_tokens: &[u32],
+    ) -> Result<Self> {
+        let room = context.saturating_sub(prompt);
+        Ok(Generate {
+            next: prompt - 1,
+            prompt,
+            max_tokens: options.max_tokens.min(room),
+            cut: options.max_tokens > room,
+            sampler: Sampler::new(options.sampling, options.seed)?,
+            stop_tokens: if options.ignore_eos { Vec::new() } else { stop_tokens.to_vec() },
+            stream: TextStream::new(Arc::clone(tokenizer), !options.ignore_eos),
+            stops: StopMatcher::new(&options.stop)?,
+            on_text: options.on_text,
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+            text: String::new(),
+            finish: None,
+        })
+    }
+
+    /// Most tokens it will sample.
+    pub(crate) fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn read(&mut self, tokens: &[u32], logits: &[f32]) -> Result<Next> {
+        self.next += 1;
+        if self.max_tokens == 0 {
+            return self.end(self.limit());
+        }
+        let draw = (tokens.len() - self.prompt) as u64;
+        let sampled = self.sampler.sample(draw, tokens, logits)?;
+        self.tokens.push(sampled.token);
+        self.logprobs.push(sampled.logprob);
+        if self.stop_tokens.contains(&sampled.token) {
+            return self.end(Finish::Stop);
+        }
+        let piece = self.stream.push(sampled.token)?;
+        if self.emit(&piece) {
+            return self.end(Finish::Stop);
+        }
+        if self.tokens.len() == self.max_tokens {
+            return self.end(self.limit());
+        }
+        Ok(Next::Append(sampled.token))
+    }
+
+    fn limit(&self) -> Finish {
+        if self.cut { Finish::Context } else { Finish::Length }
+    }
+
+    /// Passes text on; `true` once a stop text is complete.
+    fn emit(&mut self, piece: &str) -> bool {
+        let step = self.stops.push(piece);
+        self.give(&step.text);
+        step.matched.is_some()
+    }
+
+    fn give(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        self.text.push_str(text);
+        if let Some(on_text) = &mut self.on_text {
+            on_text(text);
+        }
+    }
+
+    /// Ends the reply, giving out text that was held back.
+    pub(crate) fn end(&mut self, finish: Finish) -> Result<Next> {
+        if self.finish.is_none() {
+            let rest = self.stream.finish()?;
+            let finish = if self.emit(&rest) { Finish::Stop } else { finish };
+            let held = self.stops.finish();
+            self.give(&held);
+            self.finish = Some(finish);
+        }
+        Ok(Next::Finish)
+    }
+
+    /// The sampled tokens without the one that ended the turn.
+    pub(crate) fn reply_tokens(&self) -> &[u32] {
+        match self.tokens.split_last() {
+            Some((last, rest)) if self.stop_tokens.contains(last) => rest,
+            _ => &self.tokens,
+        }
+    }
+}
+
+/// Log-probabilities of given tokens.
+pub(crate) struct LogProbs {
+    next: usize,
+    tokens: Arc<[u32]>,
+    /// logprobs[i] is of the token after position `from + i`.
+    pub(crate) logprobs: Vec<f32>,
+}
+
+impl LogProbs {
+    /// Scores `tokens[from + 1..]`, each given the ones before it.
+    pub(crate) fn new(tokens: Arc<[u32]>, from: usize) -> Self {
+        LogProbs { next: from, tokens, logprobs: Vec::new() }
+    }
+
+    fn read(&mut self, position: usize, logits: &[f32]) -> Result<Next> {
+        self.next += 1;
+        let normaliser = log_sum_exp(logits)?;
+        let Some(&token) = self.tokens.get(position + 1) else { return Ok(Next::Finish) };
+        self.logprobs.push((f64::from(logits[token as usize]) - normaliser) as f32);
+        Ok(if position + 2 == self.tokens.len() { Next::Finish } else { Next::Continue })
+    }
+}
+
+/// Probabilities of single-token answers right after the prompt.
+pub(crate) struct Choose {
+    position: usize,
+    answers: Vec<Vec<u32>>,
+    pub(crate) probabilities: Vec<f64>,
+}
+
+impl Choose {
+    /// `answers` holds, for each answer, the tokens that spell it.
+    pub(crate) fn new(prompt: usize, answers: Vec<Vec<u32>>) -> Self {
+        Choose { position: prompt - 1, answers, probabilities: Vec::new() }
+    }
+
+    fn read(&mut self, logits: &[f32]) -> Result<Next> {
+        let normaliser = log_sum_exp(logits)?;
+        let probability = |&token: &u32| (f64::from(logits[token as usize]) - normaliser).exp();
+        self.probabilities = self.answers.iter().map(|tokens| tokens.iter().map(probability).sum()).collect();
+        Ok(Next::Finish)
+    }
+}

@@ -1,0 +1,257 @@
+//! The scheduler over a stand-in model whose cache rows can be recognised: each row must be the hash of the very prefix
+//! that its sequence has there, whatever was shared, copied, evicted or preempted.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const VOCABULARY: usize = 7;
+
+fn mix(state: u64, token: u64) -> u64 {
+    let mut x = (state ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x1234_5678_9abc_def1);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^ (x >> 27)
+}
+
+fn hash(tokens: &[u32]) -> u64 {
+    tokens.iter().fold(1, |state, &token| mix(state, u64::from(token)))
+}
+
+/// The stand-in's greedy continuation of a prefix.
+fn continuation(state: u64) -> u32 {
+    (state % VOCABULARY as u64) as u32
+}
+
+/// Rows are hashes of prefixes; a row depends on the row before it, found through the block table.
+struct Fake {
+    rows: Vec<u64>,
+    /// Most blocks whose rows were ever written.
+    computed: Vec<(i64, i64)>,
+}
+
+impl Executor for Fake {
+    fn vocabulary(&self) -> usize {
+        VOCABULARY
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) {
+        let from = from as usize * BLOCK_SIZE;
+        self.rows.copy_within(from..from + BLOCK_SIZE, to as usize * BLOCK_SIZE);
+    }
+
+    fn run(&mut self, step: &Step, read: &mut dyn FnMut(&[f32])) -> Result<()> {
+        let width = step.block_table.len() / step.sequences();
+        let mut states = vec![0; step.tokens.len()];
+        let mut written = std::collections::HashSet::new();
+        // As in the operator: all rows are written before any is read.
+        for sequence in 0..step.sequences() {
+            let table = &step.block_table[sequence * width..][..width];
+            let at = |position: usize| table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
+            let (first, end) = (step.cumulative[sequence] as usize, step.cumulative[sequence + 1] as usize);
+            let mut state = match step.past[sequence] {
+                0 => 1,
+                past => self.rows[at(past as usize - 1)],
+            };
+            for token in first..end {
+                let position = step.positions[token] as usize;
+                assert_eq!(position, step.past[sequence] as usize + token - first);
+                state = mix(state, step.tokens[token] as u64);
+                states[token] = state;
+                self.computed.push((step.tokens[token], step.positions[token]));
+                match step.slots[token] {
+                    -1 => assert_eq!(self.rows[at(position)], state, "a row that was there already is another's"),
+                    slot => {
+                        assert_eq!(slot as usize, at(position));
+                        assert!(written.insert(slot), "two tokens write one slot");
+                        self.rows[slot as usize] = state;
+                    }
+                }
+            }
+        }
+        let mut logits = vec![0.0; step.logit_rows.len() * VOCABULARY];
+        for (row, &token) in step.logit_rows.iter().enumerate() {
+            logits[row * VOCABULARY + continuation(states[token as usize]) as usize] = 1.0;
+        }
+        read(&logits);
+        Ok(())
+    }
+}
+
+/// Decodes greedily; every row read is checked against the hash of its prefix.
+struct Greedy {
+    next: usize,
+    left: usize,
+    out: Vec<u32>,
+}
+
+impl Reader for Greedy {
+    fn next_position(&self) -> usize {
+        self.next
+    }
+
+    fn read(&mut self, position: usize, tokens: &[u32], logits: &[f32]) -> Result<Next> {
+        assert_eq!(position, self.next, "positions are read once, in order");
+        self.next += 1;
+        let token = logits.iter().position(|&x| x == 1.0).expect("one-hot") as u32;
+        assert_eq!(token, continuation(hash(tokens)));
+        if self.left == 0 {
+            return Ok(Next::Finish);
+        }
+        self.left -= 1;
+        self.out.push(token);
+        Ok(if self.left == 0 { Next::Finish } else { Next::Append(token) })
+    }
+}
+
+fn greedy(prompt: &[u32], new: usize) -> Greedy {
+    Greedy { next: prompt.len() - 1, left: new, out: Vec::new() }
+}
+
+fn expected(prompt: &[u32], new: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..new {
+        tokens.push(continuation(hash(&tokens)));
+    }
+    tokens.split_off(prompt.len())
+}
+
+fn scheduler(blocks: usize) -> (Scheduler<Greedy>, Fake) {
+    let options = SchedulerOptions { blocks, max_sequences: 64, max_logit_rows: 64, block_bytes: 1 };
+    (Scheduler::new(options), Fake { rows: vec![u64::MAX; blocks * BLOCK_SIZE], computed: Vec::new() })
+}
+
+fn run(scheduler: &mut Scheduler<Greedy>, fake: &mut Fake, budget: usize) -> Vec<Ended<Greedy>> {
+    let mut ended = Vec::new();
+    while !scheduler.is_idle() {
+        assert!(scheduler.step(budget, fake, &mut ended) > 0, "a step with work to do makes progress");
+        scheduler.cache.check();
+    }
+    ended
+}
+
+#[test]
+fn twelve_that_start_together_compute_a_shared_prefix_once() {
+    // 4 candidates × 3 samples over 100 shared tokens, then 30 per candidate: nothing is computed twice but each
+    // sequence's last token.
+    let (mut scheduler, mut fake) = scheduler(200);
+    let mut prompts = Vec::new();
+    for candidate in 0..4u32 {
+        for _ in 0..3 {
+            let tail = (0..30).map(|i| 1000 + candidate * 100 + i);
+            prompts.push((0..100).chain(tail).collect::<Vec<u32>>());
+        }
+    }
+    for prompt in &prompts {
+        scheduler.submit(prompt.clone(), 5, greedy(prompt, 5)).expect("fits");
+    }
+    let ended = run(&mut scheduler, &mut fake, 64);
+    let computed: usize = ended.iter().map(|e| e.cost.computed).sum();
+    let reused: usize = ended.iter().map(|e| e.cost.reused()).sum();
+    assert_eq!(computed, 100 + 4 * 30 + 8); // eight twins compute their last token again
+    assert_eq!(computed + reused, 12 * 130);
+    for e in ended {
+        assert_eq!(e.reader.out, expected(&prompts[e.id.0 as usize], 5));
+    }
+}
+
+#[test]
+fn what_cannot_fit_alone_is_refused_with_the_numbers() {
+    let (mut scheduler, _) = scheduler(4);
+    let prompt: Vec<u32> = (0..60).collect();
+    let error = scheduler.submit(prompt.clone(), 10, greedy(&prompt, 10)).expect_err("69 rows need five blocks");
+    assert_eq!(error.kind(), ErrorKind::MemoryBudget);
+    assert!(error.to_string().contains("69 tokens needs 5 cache blocks"), "{error}");
+    scheduler.submit(prompt.clone(), 5, greedy(&prompt, 5)).expect("64 rows fit four blocks");
+}
+
+#[test]
+fn a_pinned_prefix_survives_and_counts_against_the_budget() {
+    let (mut scheduler, mut fake) = scheduler(6);
+    let prefix: Vec<u32> = (0..35).collect();
+    scheduler.pin(1, &prefix).expect("fits");
+    scheduler.submit(prefix.clone(), 1, greedy(&prefix, 1)).expect("fits");
+    run(&mut scheduler, &mut fake, 64);
+    let other: Vec<u32> = (100..160).collect();
+    scheduler.submit(other.clone(), 1, greedy(&other, 1)).expect("four blocks are left");
+    run(&mut scheduler, &mut fake, 64);
+    let prompt: Vec<u32> = prefix.iter().copied().chain([7, 8]).collect();
+    scheduler.submit(prompt.clone(), 1, greedy(&prompt, 1)).expect("fits");
+    let ended = run(&mut scheduler, &mut fake, 64);
+    assert_eq!(ended[0].cost.reused(), 32, "the pinned blocks are still there");
+    let long: Vec<u32> = (0..80).map(|i| i + 500).collect();
+    assert!(scheduler.submit(long.clone(), 1, greedy(&long, 1)).is_err(), "five blocks are not to be had beside the pin");
+    scheduler.unpin(1);
+    scheduler.submit(long.clone(), 1, greedy(&long, 1)).expect("now they are");
+    scheduler.cache.check();
+}
+
+/// What a test does between steps.
+#[derive(Debug, Clone)]
+enum Action {
+    Submit { prompt: Vec<u32>, new: usize },
+    /// Forks the n-th submitted prompt, with its continuation so far unknown to the scheduler.
+    Fork { of: usize, keep: usize, tail: Vec<u32>, new: usize },
+    Cancel { of: usize },
+    Steps { count: usize, budget: usize },
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let tokens = |n| prop::collection::vec(0..3u32, n);
+    prop_oneof![
+        3 => (tokens(1..90), 0..40usize).prop_map(|(prompt, new)| Action::Submit { prompt, new }),
+        4 => (any::<prop::sample::Index>(), 0..90usize, tokens(1..20), 0..40usize)
+            .prop_map(|(of, keep, tail, new)| Action::Fork { of: of.index(64), keep, tail, new }),
+        1 => (0..64usize).prop_map(|of| Action::Cancel { of }),
+        4 => (1..6usize, 1..70usize).prop_map(|(count, budget)| Action::Steps { count, budget }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Under any mix of forks, lengths, cancellations and memory, all sequences end, with what they would give alone,
+    /// and the budget is never exceeded (`Cache::check` and the pool's size see to that).
+    #[test]
+    fn any_schedule_ends_and_changes_nothing(blocks in 9usize..40, actions in prop::collection::vec(action(), 1..40)) {
+        let (mut scheduler, mut fake) = scheduler(blocks);
+        let mut prompts: Vec<(Vec<u32>, usize)> = Vec::new();
+        let mut ended = Vec::new();
+        let mut cancelled = 0;
+        for action in actions {
+            let (prompt, new) = match action {
+                Action::Submit { prompt, new } => (prompt, new),
+                Action::Fork { of, keep, tail, new } => {
+                    let Some((prompt, n)) = prompts.get(of % prompts.len().max(1)) else { continue };
+                    let mut tokens = prompt.clone();
+                    tokens.extend(expected(prompt, *n));
+                    tokens.truncate(keep.max(1));
+                    tokens.extend(tail);
+                    (tokens, new)
+                }
+                Action::Cancel { of } => {
+                    cancelled += usize::from(scheduler.cancel(SequenceId(of as u64)).is_some());
+                    continue;
+                }
+                Action::Steps { count, budget } => {
+                    for _ in 0..count {
+                        scheduler.step(budget, &mut fake, &mut ended);
+                        scheduler.cache.check();
+                    }
+                    continue;
+                }
+            };
+            // Ids count what was accepted.
+            if scheduler.submit(prompt.clone(), new, greedy(&prompt, new)).is_ok() {
+                prompts.push((prompt, new));
+            }
+        }
+        ended.extend(run(&mut scheduler, &mut fake, 17));
+        prop_assert_eq!(ended.len() + cancelled, prompts.len());
+        for e in ended {
+            prop_assert!(e.result.is_ok());
+            let (prompt, new) = &prompts[e.id.0 as usize];
+            prop_assert_eq!(&e.reader.out, &expected(prompt, *new));
+        }
+        prop_assert_eq!(scheduler.cache.available(), blocks, "nothing is held once all have ended");
+    }
+}

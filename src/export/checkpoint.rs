@@ -1,0 +1,198 @@
+//! What every reader produces: hyper-parameters, tensors by their Hugging Face names, tokenizer files, special tokens.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use serde_json::{Map, Value};
+
+use super::config::Config;
+use super::format::{self, Format};
+use crate::{Error, Result};
+
+/// A checkpoint, read but not yet widened or copied.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) config: Config,
+    pub(super) files: Vec<WeightFile>,
+    /// Tensors by the names that transformers gives them.
+    pub(super) tensors: BTreeMap<String, Tensor>,
+    /// Divisors of the rotary frequencies, where the checkpoint stores them as a tensor.
+    pub(super) rope_factors: Option<Vec<f32>>,
+    pub(super) tokenizer: Vec<TokenizerFile>,
+    pub(super) special: SpecialTokens,
+    /// The fields of `generation_config.json`; empty where there is none.
+    pub(super) generation: Map<String, Value>,
+}
+
+/// A mapped file that holds weights.
+#[derive(Debug)]
+pub(super) struct WeightFile {
+    /// The real file, links resolved.
+    pub(super) path: PathBuf,
+    /// Its name in the checkpoint.
+    pub(super) name: String,
+    pub(super) data: Mmap,
+}
+
+impl WeightFile {
+    /// Maps the file at `path`, following links.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
+        let file = File::open(&real).map_err(|error| Error::io("open", path, error))?;
+        // SAFETY: the mapping is read-only and private to this process. Another process that cuts the file off while
+        // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights.
+        let data = unsafe { Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(WeightFile { path: real, name, data })
+    }
+}
+
+/// Where a tensor lies and how it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Tensor {
+    pub(super) format: &'static Format,
+    /// Outermost dimension first.
+    pub(super) shape: Vec<usize>,
+    /// Index into [`Checkpoint::files`].
+    pub(super) file: usize,
+    /// Byte range in that file; the reader has checked that it lies inside and fits format and shape.
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+    /// The name in the file, for messages.
+    pub(super) origin: String,
+    pub(super) rows: RowOrder,
+}
+
+/// The order of a tensor's rows in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// As transformers has them.
+    Standard,
+    /// The two halves of each head's rows interleaved, as llama.cpp wants the query and key projections.
+    InterleavedHeads {
+        /// Rows of one head.
+        head_size: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where row `row` of the standard order is found.
+    pub(super) fn stored_row(self, row: usize) -> usize {
+        match self {
+            RowOrder::Standard => row,
+            RowOrder::InterleavedHeads { head_size } => {
+                let (head, within) = (row / head_size, row % head_size);
+                let (half, pair) = (within / (head_size / 2), within % (head_size / 2));
+                head * head_size + 2 * pair + half
+            }
+        }
+    }
+}
+
+impl Tensor {
+    pub(super) fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the bytes in the file are the float32 weights themselves.
+    pub(super) fn is_plain_float32(&self) -> bool {
+        std::ptr::eq(self.format, &format::F32) && self.rows == RowOrder::Standard
+    }
+
+    /// Writes the float32 values, little endian, rows in standard order. `data` is the whole file.
+    pub(super) fn write_float32(&self, data: &[u8], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        let stored = &data[self.offset..self.offset + self.bytes];
+        match self.rows {
+            RowOrder::Standard => {
+                // Pieces of about 256 KiB: large enough to be quick, small enough for the cache.
+                let piece = (1 << 16) / self.format.block_elements * self.format.block_bytes;
+                stored.chunks(piece).try_for_each(|piece| write_widened(self.format, piece, sink))
+            }
+            RowOrder::InterleavedHeads { .. } => {
+                let rows = self.shape[0];
+                let row_bytes = self.bytes / rows;
+                (0..rows).try_for_each(|row| {
+                    let start = self.rows.stored_row(row) * row_bytes;
+                    write_widened(self.format, &stored[start..start + row_bytes], sink)
+                })
+            }
+        }
+    }
+}
+
+fn write_widened(format: &Format, blocks: &[u8], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
+    let mut values = vec![0.0; blocks.len() / format.block_bytes * format.block_elements];
+    (format.widen)(blocks, &mut values);
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    sink.write_all(&bytes)
+}
+
+/// A file of the exported folder that belongs to the tokenizer.
+#[derive(Debug)]
+pub(super) struct TokenizerFile {
+    pub(super) name: String,
+    pub(super) content: Content,
+}
+
+/// Where such a file comes from.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Copied from the checkpoint.
+    Copied(PathBuf),
+    /// Made from the checkpoint's metadata.
+    Made(Vec<u8>),
+}
+
+/// Token ids that end or start texts.
+#[derive(Debug, Default, Clone)]
+pub(super) struct SpecialTokens {
+    pub(super) bos: Option<u64>,
+    /// Any of these ends a reply; the tokenizer's own first.
+    pub(super) eos: Vec<u64>,
+    pub(super) pad: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_order_undoes_llama_cpps_interleaving() {
+        // llama.cpp: reshape [heads, 2, half, …], swap the two middle axes.
+        let (heads, half) = (3, 4);
+        let mut interleaved = vec![0; heads * 2 * half];
+        for head in 0..heads {
+            for part in 0..2 {
+                for pair in 0..half {
+                    let standard = head * 2 * half + part * half + pair;
+                    interleaved[head * 2 * half + pair * 2 + part] = standard;
+                }
+            }
+        }
+        let order = RowOrder::InterleavedHeads { head_size: 2 * half };
+        let restored: Vec<usize> = (0..heads * 2 * half).map(|row| interleaved[order.stored_row(row)]).collect();
+        assert_eq!(restored, (0..heads * 2 * half).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn interleaved_rows_are_written_in_standard_order() {
+        let data: Vec<u8> = [0f32, 2.0, 1.0, 3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = Tensor {
+            format: &format::F32,
+            shape: vec![4, 1],
+            file: 0,
+            offset: 0,
+            bytes: 16,
+            origin: "q".to_owned(),
+            rows: RowOrder::InterleavedHeads { head_size: 4 },
+        };
+        assert!(!tensor.is_plain_float32());
+        let mut written = Vec::new();
+        tensor.write_float32(&data, &mut written).unwrap();
+        let expected: Vec<u8> = [0f32, 1.0, 2.0, 3.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(written, expected);
+    }
+}

@@ -1,0 +1,191 @@
+//! A checkpoint's hyper-parameters: `config.json`, or the metadata of a GGUF file under the same field names.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Sizes beyond this are a damaged or hostile file: no layer of a model is that wide, none has that many positions.
+const LARGEST_SIZE: u64 = 1 << 24;
+
+/// Named hyper-parameters that remember where each came from, so that a message can say it.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// The file as the user knows it.
+    file: String,
+    fields: Map<String, Value>,
+    /// What a field is called in `file`, where that is not the field's own name.
+    origins: HashMap<String, String>,
+}
+
+impl Config {
+    /// The fields of a `config.json`.
+    pub(crate) fn from_json(file: &str, text: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(text)
+            .map_err(|error| Error::invalid_model(format!("{file} is not valid JSON: {error}")).with_source(error))?;
+        match value {
+            Value::Object(fields) => Ok(Config { file: file.to_owned(), fields, origins: HashMap::new() }),
+            _ => Err(Error::invalid_model(format!("{file} does not hold a JSON object"))),
+        }
+    }
+
+    /// No fields yet; [`Config::set`] adds them.
+    pub(super) fn empty(file: &str) -> Self {
+        Config { file: file.to_owned(), fields: Map::new(), origins: HashMap::new() }
+    }
+
+    /// Sets `field`, which the file calls `origin`.
+    pub(super) fn set(&mut self, field: &str, origin: &str, value: impl Into<Value>) {
+        self.fields.insert(field.to_owned(), value.into());
+        self.origins.insert(field.to_owned(), origin.to_owned());
+    }
+
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The value of `field`; JSON's null counts as absent.
+    pub(super) fn get(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field).filter(|value| !value.is_null())
+    }
+
+    /// The name that the file gives `field`, for messages.
+    pub(super) fn name_of<'a>(&'a self, field: &'a str) -> &'a str {
+        self.origins.get(field).map_or(field, String::as_str)
+    }
+
+    /// "`file`: `field` is `value`, but …": the shape of every complaint about a value.
+    pub(super) fn bad_value(&self, field: &str, complaint: &str) -> Error {
+        Error::invalid_model(self.describe(field, complaint))
+    }
+
+    /// As [`Config::bad_value`], for a value that makes sense but can't be exported.
+    pub(super) fn unsupported(&self, field: &str, complaint: &str) -> Error {
+        Error::unsupported(self.describe(field, complaint))
+    }
+
+    fn describe(&self, field: &str, complaint: &str) -> String {
+        let name = self.name_of(field);
+        match self.get(field) {
+            Some(value) => format!("{}: `{name}` is {}: {complaint}", self.file, shortened(value)),
+            None => format!("{}: `{name}` is missing: {complaint}", self.file),
+        }
+    }
+
+    /// A required size: a positive integer.
+    pub(super) fn size(&self, field: &str) -> Result<usize> {
+        match self.get(field) {
+            Some(Value::Number(number)) => match number.as_u64() {
+                Some(size @ 1..=LARGEST_SIZE) => Ok(size as usize),
+                _ => Err(self.bad_value(field, &format!("expected an integer from 1 to {LARGEST_SIZE}"))),
+            },
+            _ => Err(self.bad_value(field, "expected a positive integer")),
+        }
+    }
+
+    /// A size that `default` stands in for when it is absent.
+    pub(super) fn size_or(&self, field: &str, default: usize) -> Result<usize> {
+        if self.get(field).is_none() { Ok(default) } else { self.size(field) }
+    }
+
+    /// A flag that `default` stands in for when it is absent.
+    pub(super) fn flag_or(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(self.bad_value(field, "expected true or false")),
+        }
+    }
+
+    /// A positive, finite number that `default` stands in for when it is absent.
+    pub(super) fn positive_or(&self, field: &str, default: f64) -> Result<f64> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => match value.as_f64() {
+                Some(number) if number > 0.0 && number.is_finite() => Ok(number),
+                _ => Err(self.bad_value(field, "expected a positive number")),
+            },
+        }
+    }
+
+    /// Refuses `field` unless it is absent or one of `handled`.
+    pub(super) fn require_one_of(&self, field: &str, handled: &[&str]) -> Result<()> {
+        match self.get(field) {
+            None => Ok(()),
+            Some(Value::String(text)) if handled.contains(&text.as_str()) => Ok(()),
+            Some(_) => Err(self.unsupported(field, &format!("this version exports only `{}`", handled.join("`, `")))),
+        }
+    }
+
+    /// The object under `field` as a config of its own, whose messages say `field.inner`.
+    pub(super) fn object(&self, field: &str) -> Result<Option<Config>> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::Object(fields)) => Ok(Some(Config {
+                file: self.file.clone(),
+                fields: fields.clone(),
+                origins: fields.keys().map(|key| (key.clone(), format!("{field}.{key}"))).collect(),
+            })),
+            Some(_) => Err(self.bad_value(field, "expected an object")),
+        }
+    }
+
+    /// The token ids under `field`: an integer or a list of them.
+    pub(super) fn token_ids(&self, field: &str) -> Result<Vec<u64>> {
+        let wrong = || self.bad_value(field, "expected a token id or a list of token ids");
+        match self.get(field) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(ids)) => ids.iter().map(|id| id.as_u64().ok_or_else(wrong)).collect(),
+            Some(id) => Ok(vec![id.as_u64().ok_or_else(wrong)?]),
+        }
+    }
+}
+
+/// A value as a message shows it: a hostile file must not flood the terminal.
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 80 { text } else { text.chars().take(77).chain("...".chars()).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::from_json("config.json", text.as_bytes()).expect("valid JSON")
+    }
+
+    #[test]
+    fn messages_name_file_field_and_value() {
+        let error = config(r#"{"hidden_size": -3}"#).size("hidden_size").unwrap_err();
+        assert_eq!(error.to_string(), "config.json: `hidden_size` is -3: expected an integer from 1 to 16777216");
+        let error = config("{}").size("hidden_size").unwrap_err();
+        assert_eq!(error.to_string(), "config.json: `hidden_size` is missing: expected a positive integer");
+    }
+
+    #[test]
+    fn an_origin_replaces_the_field_in_messages() {
+        let mut config = Config::empty("m.gguf");
+        config.set("hidden_size", "llama.embedding_length", 0);
+        assert!(
+            config.size("hidden_size").unwrap_err().to_string().starts_with("m.gguf: `llama.embedding_length` is 0")
+        );
+    }
+
+    #[test]
+    fn nested_objects_name_the_whole_path() {
+        let scaling = config(r#"{"rope_scaling": {"factor": "x"}}"#).object("rope_scaling").unwrap().unwrap();
+        let error = scaling.positive_or("factor", 1.0).unwrap_err();
+        assert!(error.to_string().contains("`rope_scaling.factor` is \"x\""), "{error}");
+    }
+
+    #[test]
+    fn token_ids_come_alone_or_in_a_list() {
+        let config = config(r#"{"a": 3, "b": [1, 2], "c": null, "d": [1, "x"]}"#);
+        assert_eq!(config.token_ids("a").unwrap(), [3]);
+        assert_eq!(config.token_ids("b").unwrap(), [1, 2]);
+        assert_eq!(config.token_ids("c").unwrap(), Vec::<u64>::new());
+        assert!(config.token_ids("d").is_err());
+    }
+}

@@ -1,0 +1,261 @@
+//! Reads a GGUF file as if it were a Hugging Face checkpoint: metadata under the names of `config.json`, tensors under
+//! the names of transformers, rows in transformers' order.
+
+pub(crate) mod parse;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value as Json};
+
+use self::parse::{Gguf, TensorInfo, Value};
+use super::arch::{self, Architecture, GgufNames};
+use super::checkpoint::{Checkpoint, RowOrder, SpecialTokens, Tensor, WeightFile};
+use super::config::Config;
+use crate::{Error, Result};
+
+/// `config.json` fields and the metadata keys, after the architecture's prefix, that hold them.
+const FIELDS: &[(&str, &str)] = &[
+    ("hidden_size", "embedding_length"),
+    ("intermediate_size", "feed_forward_length"),
+    ("num_hidden_layers", "block_count"),
+    ("num_attention_heads", "attention.head_count"),
+    ("num_key_value_heads", "attention.head_count_kv"),
+    ("max_position_embeddings", "context_length"),
+    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    ("rope_theta", "rope.freq_base"),
+    ("head_dim", "attention.key_length"),
+    ("vocab_size", "vocab_size"),
+];
+
+/// Metadata keys that change what the model computes and that no exported architecture knows.
+const UNHANDLED: &[&str] = &[
+    "attention.causal",
+    "attention.clamp_kqv",
+    "attention.scale",
+    "attention.sliding_window",
+    "attn_logit_softcapping",
+    "embedding_scale",
+    "expert_count",
+    "final_logit_softcapping",
+    "logit_scale",
+    "pooling_type",
+    "residual_scale",
+];
+
+/// Reads the checkpoint in the file at `path`; weights stay mapped, not loaded.
+pub(super) fn read(path: &Path) -> Result<Checkpoint> {
+    let file = WeightFile::open(path)?;
+    let label = path.display().to_string();
+    let gguf = parse::parse(&label, &file.data)?;
+    let (architecture, names) = find_architecture(&label, &gguf)?;
+    let source = Source { label: &label, gguf: &gguf, names };
+
+    let config = source.config(architecture)?;
+    let mut tensors = source.tensors(&config)?;
+    let rope_factors = tensors.remove(ROPE_FACTORS).map(|tensor| widened(&tensor, &file.data));
+    let tokenizer = tokenizer::files(&source)?;
+    let special = source.special_tokens()?;
+    Ok(Checkpoint { config, tensors, rope_factors, tokenizer, special, generation: Map::new(), files: vec![file] })
+}
+
+/// The tensor in which llama.cpp stores what rotary frequencies are divided by.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+fn find_architecture(label: &str, gguf: &Gguf<'_>) -> Result<(&'static Architecture, &'static GgufNames)> {
+    let key = "general.architecture";
+    let name = gguf.metadata.get(key).and_then(|value| value.text()).ok_or_else(|| {
+        Error::invalid_model(format!("{label}: `{key}` is missing: without it the file can't be understood"))
+    })?;
+    arch::by_gguf_name(name).ok_or_else(|| {
+        Error::unsupported(format!(
+            "{label}: `{key}` is `{}`: this version exports {}",
+            name.escape_debug(),
+            arch::gguf_names().join(", ")
+        ))
+    })
+}
+
+fn widened(tensor: &Tensor, data: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.elements()];
+    (tensor.format.widen)(&data[tensor.offset..tensor.offset + tensor.bytes], &mut values);
+    values
+}
+
+/// A parsed file and the vocabulary of its architecture.
+struct Source<'a> {
+    label: &'a str,
+    gguf: &'a Gguf<'a>,
+    names: &'static GgufNames,
+}
+
+impl<'a> Source<'a> {
+    fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.gguf.metadata.get(key).copied()
+    }
+
+    /// The architecture's own metadata `suffix`.
+    fn own(&self, suffix: &str) -> (String, Option<Value<'a>>) {
+        let key = format!("{}.{suffix}", self.names.architecture);
+        let value = self.get(&key);
+        (key, value)
+    }
+
+    fn wrong(&self, key: &str, complaint: &str) -> Error {
+        Error::invalid_model(format!("{}: `{key}`: {complaint}", self.label))
+    }
+
+    fn config(&self, architecture: &Architecture) -> Result<Config> {
+        let mut config = Config::empty(self.label);
+        for (field, suffix) in FIELDS {
+            let (key, value) = self.own(suffix);
+            if let Some(value) = value {
+                config.set(field, &key, json(value));
+            }
+        }
+        if config.get("vocab_size").is_none()
+            && let Some(tokens) = self.get("tokenizer.ggml.tokens").and_then(Value::array)
+        {
+            config.set("vocab_size", "tokenizer.ggml.tokens", tokens.iter().count());
+        }
+        self.refuse_unhandled()?;
+        self.set_rope(&mut config)?;
+        let has = |name: &str| self.gguf.tensors.iter().any(|tensor| tensor.name == name);
+        config.set("architectures", "general.architecture", vec![architecture.name]);
+        config.set("tie_word_embeddings", "output.weight", !has("output.weight"));
+        config.set("attention_bias", "blk.0.attn_q.bias", has("blk.0.attn_q.bias"));
+        config.set("mlp_bias", "blk.0.ffn_up.bias", has("blk.0.ffn_up.bias"));
+        Ok(config)
+    }
+
+    fn refuse_unhandled(&self) -> Result<()> {
+        for suffix in UNHANDLED {
+            let (key, value) = self.own(suffix);
+            // Converters write zeros for "none".
+            if let Some(value) = value.filter(|value| value.unsigned() != Some(0)) {
+                return Err(Error::unsupported(format!(
+                    "{}: `{key}` is {}: this version can't export that",
+                    self.label,
+                    json(value)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_rope(&self, config: &mut Config) -> Result<()> {
+        // The rotary part is the whole head in every architecture handled here.
+        let (key, dimensions) = self.own("rope.dimension_count");
+        if let Some(dimensions) = dimensions {
+            if config.get("head_dim").is_none() {
+                config.set("head_dim", &key, json(dimensions));
+            } else if config.get("head_dim") != Some(&json(dimensions)) {
+                return Err(Error::unsupported(format!(
+                    "{}: `{key}` is {}, not the whole head: partial rotary embedding is not exported yet",
+                    self.label,
+                    json(dimensions)
+                )));
+            }
+        }
+        let (value_key, value_length) = self.own("attention.value_length");
+        if let (Some(length), Some(head)) = (value_length, config.get("head_dim"))
+            && json(length) != *head
+        {
+            return Err(Error::unsupported(format!(
+                "{}: `{value_key}` is {}, but keys have {head}: heads of two sizes are not exported",
+                self.label,
+                json(length)
+            )));
+        }
+        let (key, kind) = self.own("rope.scaling.type");
+        match kind.map(|kind| kind.text().ok_or_else(|| self.wrong(&key, "expected a text"))).transpose()? {
+            None | Some("none") => {}
+            Some(kind) => {
+                let factor = self.own("rope.scaling.factor").1.map_or(Json::Null, json);
+                config.set("rope_scaling", &key, serde_json::json!({"rope_type": kind, "factor": factor}));
+            }
+        }
+        Ok(())
+    }
+
+    fn tensors(&self, config: &Config) -> Result<BTreeMap<String, Tensor>> {
+        let heads = config.size("num_attention_heads")?;
+        let kv_heads = config.size_or("num_key_value_heads", heads)?;
+        let mut tensors = BTreeMap::new();
+        for info in &self.gguf.tensors {
+            let rows = match info.name.rsplit_once('.').map(|(name, _)| name) {
+                Some(name) if self.names.interleaved && name.ends_with(".attn_q") => self.interleaved(info, heads)?,
+                Some(name) if self.names.interleaved && name.ends_with(".attn_k") => {
+                    self.interleaved(info, kv_heads)?
+                }
+                _ => RowOrder::Standard,
+            };
+            let tensor = Tensor {
+                format: info.format,
+                shape: info.shape.clone(),
+                file: 0,
+                offset: info.offset,
+                bytes: info.bytes,
+                origin: info.name.to_owned(),
+                rows,
+            };
+            tensors.insert(self.standard_name(info.name), tensor);
+        }
+        Ok(tensors)
+    }
+
+    fn interleaved(&self, info: &TensorInfo<'_>, heads: usize) -> Result<RowOrder> {
+        let rows = info.shape[0];
+        let head_size = rows / heads;
+        // Rows are moved whole, so none may share a block with the next (a bias in blocks would).
+        let rows_are_whole = info.bytes % rows == 0 && (info.shape.len() > 1 || info.format.block_elements == 1);
+        if rows % heads != 0 || head_size % 2 != 0 || head_size == 0 || !rows_are_whole {
+            return Err(Error::invalid_model(format!(
+                "{}: tensor `{}` has {rows} rows of {}, which {heads} heads of even size can't share",
+                self.label, info.name, info.format.name
+            )));
+        }
+        Ok(RowOrder::InterleavedHeads { head_size })
+    }
+
+    /// The name that transformers gives a tensor; the file's own where there is none, so that it is refused by it.
+    fn standard_name(&self, name: &str) -> String {
+        let Some((stem, kind)) = name.rsplit_once('.') else { return name.to_owned() };
+        let lookup = |stem: &str| self.names.tensors.iter().find(|(ours, _)| *ours == stem).map(|(_, theirs)| *theirs);
+        if let Some((layer, inner)) = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            let number_is_plain = layer.parse::<usize>().is_ok_and(|number| number.to_string() == layer);
+            if let (true, Some(theirs)) = (number_is_plain, lookup(inner)) {
+                return format!("model.layers.{layer}.{theirs}.{kind}");
+            }
+        } else if let Some(theirs) = lookup(stem) {
+            return format!("{theirs}.{kind}");
+        }
+        name.to_owned()
+    }
+
+    fn token_id(&self, name: &str) -> Result<Option<u64>> {
+        let key = format!("tokenizer.ggml.{name}");
+        self.get(&key).map(|value| value.unsigned().ok_or_else(|| self.wrong(&key, "expected a token id"))).transpose()
+    }
+
+    fn special_tokens(&self) -> Result<SpecialTokens> {
+        let mut eos: Vec<u64> = self.token_id("eos_token_id")?.into_iter().collect();
+        eos.extend(self.token_id("eot_token_id")?.filter(|id| !eos.contains(id)));
+        Ok(SpecialTokens { bos: self.token_id("bos_token_id")?, eos, pad: self.token_id("padding_token_id")? })
+    }
+}
+
+/// A value as JSON, for fields and messages. Long arrays lose their ends: no field read here is a list.
+fn json(value: Value<'_>) -> Json {
+    match value {
+        Value::Unsigned(number) => number.into(),
+        Value::Signed(number) => number.into(),
+        Value::Float(number) => number.into(),
+        Value::Bool(flag) => flag.into(),
+        Value::Text(text) => text.into(),
+        Value::Array(array) => Json::Array(array.iter().take(8).map(json).collect()),
+    }
+}

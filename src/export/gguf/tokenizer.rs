@@ -1,0 +1,310 @@
+//! Rebuilds `tokenizer.json` and `tokenizer_config.json` from a GGUF file's metadata.
+//!
+//! GGUF keeps vocabulary and merges, but of the text splitting before them only a name, `tokenizer.ggml.pre`. Each
+//! name known here stands for the splitter that the model's publisher ships; any other is refused, because a wrong
+//! splitter yields plausible tokens that the model never saw.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::Source;
+use super::parse::{Array, Value};
+use crate::export::checkpoint::{Content, TokenizerFile};
+use crate::{Error, Result};
+
+/// How text is split before byte-pair merging.
+struct Splitter {
+    /// The value of `tokenizer.ggml.pre`.
+    pre: &'static str,
+    normalizer: fn() -> Json,
+    pre_tokenizer: fn() -> Json,
+    /// Whether a piece that is itself in the vocabulary skips the merges.
+    ignore_merges: bool,
+    /// Whether a beginning-of-sequence token is added where the file doesn't say.
+    adds_bos: bool,
+}
+
+const SPLITTERS: &[Splitter] = &[
+    Splitter { pre: "gpt-2", normalizer: none, pre_tokenizer: gpt2, ignore_merges: false, adds_bos: false },
+    Splitter { pre: "llama-bpe", normalizer: none, pre_tokenizer: llama3, ignore_merges: true, adds_bos: true },
+    Splitter { pre: "qwen2", normalizer: nfc, pre_tokenizer: qwen2, ignore_merges: false, adds_bos: false },
+    Splitter { pre: "smollm", normalizer: none, pre_tokenizer: smollm, ignore_merges: false, adds_bos: false },
+];
+
+fn none() -> Json {
+    Json::Null
+}
+
+fn nfc() -> Json {
+    json!({"type": "NFC"})
+}
+
+fn byte_level(use_regex: bool) -> Json {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
+}
+
+fn sequence(first: Json, second: Json) -> Json {
+    json!({"type": "Sequence", "pretokenizers": [first, second]})
+}
+
+fn split(pattern: &str) -> Json {
+    json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
+}
+
+fn gpt2() -> Json {
+    byte_level(true)
+}
+
+fn llama3() -> Json {
+    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    sequence(split(pattern), byte_level(false))
+}
+
+fn qwen2() -> Json {
+    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    sequence(split(pattern), byte_level(false))
+}
+
+fn smollm() -> Json {
+    sequence(json!({"type": "Digits", "individual_digits": true}), byte_level(true))
+}
+
+/// llama.cpp's token types: these become added tokens, found in text before it is split.
+const CONTROL: u64 = 3;
+const USER_DEFINED: u64 = 4;
+
+/// The tokenizer's files, checked to load.
+pub(super) fn files(source: &Source<'_>) -> Result<Vec<TokenizerFile>> {
+    let model = required_text(source, "tokenizer.ggml.model")?;
+    if model != "gpt2" {
+        return Err(Error::unsupported(format!(
+            "{}: `tokenizer.ggml.model` is `{}`: this version rebuilds `gpt2` (byte-level BPE) tokenizers; export the \
+             Hugging Face checkpoint instead",
+            source.label,
+            model.escape_debug()
+        )));
+    }
+    let splitter = splitter(source)?;
+    let vocabulary = Vocabulary::read(source)?;
+    let bos = flag(source, "tokenizer.ggml.add_bos_token", splitter.adds_bos)?;
+    let eos = flag(source, "tokenizer.ggml.add_eos_token", false)?;
+
+    let tokenizer = tokenizer_json(source, splitter, &vocabulary, bos, eos)?;
+    let bytes = serde_json::to_vec(&tokenizer).map_err(|error| Error::internal(error.to_string()))?;
+    tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
+        Error::invalid_model(format!(
+            "{}: `tokenizer.ggml.tokens` and `tokenizer.ggml.merges` make no tokenizer: {error}",
+            source.label
+        ))
+    })?;
+    let config = tokenizer_config(source, &vocabulary, bos, eos)?;
+    let config = serde_json::to_vec_pretty(&config).map_err(|error| Error::internal(error.to_string()))?;
+    let made = |name: &str, content| TokenizerFile { name: name.to_owned(), content: Content::Made(content) };
+    Ok(vec![made("tokenizer.json", bytes), made("tokenizer_config.json", config)])
+}
+
+fn splitter(source: &Source<'_>) -> Result<&'static Splitter> {
+    let key = "tokenizer.ggml.pre";
+    let pre = required_text(source, key)?;
+    SPLITTERS.iter().find(|splitter| splitter.pre == pre).ok_or_else(|| {
+        let known: Vec<&str> = SPLITTERS.iter().map(|splitter| splitter.pre).collect();
+        Error::unsupported(format!(
+            "{}: `{key}` is `{}`, whose way of splitting text is not known here; known are `{}`: export the Hugging \
+             Face checkpoint instead, it holds the whole tokenizer",
+            source.label,
+            pre.escape_debug(),
+            known.join("`, `")
+        ))
+    })
+}
+
+fn required_text<'a>(source: &Source<'a>, key: &str) -> Result<&'a str> {
+    source.get(key).and_then(Value::text).ok_or_else(|| source.wrong(key, "is missing or no text"))
+}
+
+fn flag(source: &Source<'_>, key: &str, default: bool) -> Result<bool> {
+    match source.get(key) {
+        None => Ok(default),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(_) => Err(source.wrong(key, "expected true or false")),
+    }
+}
+
+fn required_array<'a>(source: &Source<'a>, key: &str) -> Result<Array<'a>> {
+    source.get(key).and_then(Value::array).ok_or_else(|| source.wrong(key, "is missing or no list"))
+}
+
+/// The tokens by id, and the kind of each.
+struct Vocabulary<'a> {
+    tokens: Vec<&'a str>,
+    kinds: Vec<u64>,
+}
+
+impl<'a> Vocabulary<'a> {
+    fn read(source: &Source<'a>) -> Result<Self> {
+        let key = "tokenizer.ggml.tokens";
+        let tokens: Option<Vec<&str>> = required_array(source, key)?.iter().map(Value::text).collect();
+        let tokens = tokens.ok_or_else(|| source.wrong(key, "expected a list of texts"))?;
+        let mut ids = HashMap::new();
+        for (id, token) in tokens.iter().enumerate() {
+            if let Some(first) = ids.insert(*token, id) {
+                return Err(source.wrong(key, &format!("tokens {first} and {id} are the same text, {token:?}")));
+            }
+        }
+        let key = "tokenizer.ggml.token_type";
+        let kinds: Option<Vec<u64>> = required_array(source, key)?.iter().map(Value::unsigned).collect();
+        let kinds = kinds.ok_or_else(|| source.wrong(key, "expected a list of token types"))?;
+        if kinds.len() != tokens.len() {
+            return Err(source.wrong(key, &format!("{} types for {} tokens", kinds.len(), tokens.len())));
+        }
+        Ok(Vocabulary { tokens, kinds })
+    }
+
+    /// Control tokens are special: decoding may leave them out. User-defined ones are ordinary text in one token.
+    fn added(&self) -> impl Iterator<Item = (usize, Json)> {
+        let kinds = self.tokens.iter().zip(&self.kinds).enumerate();
+        kinds.filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED)).map(|(id, (token, kind))| {
+            let fields = json!({
+                "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": *kind == CONTROL,
+            });
+            (id, fields)
+        })
+    }
+
+    /// The text of the special token whose id is under `tokenizer.ggml.NAME`.
+    fn special(&self, source: &Source<'a>, name: &str) -> Result<Option<&'a str>> {
+        let Some(id) = source.token_id(name)? else { return Ok(None) };
+        let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));
+        token.copied().map(Some).ok_or_else(|| {
+            let complaint = format!("{id} is beyond the vocabulary of {} tokens", self.tokens.len());
+            source.wrong(&format!("tokenizer.ggml.{name}"), &complaint)
+        })
+    }
+}
+
+fn tokenizer_json(
+    source: &Source<'_>,
+    splitter: &Splitter,
+    vocabulary: &Vocabulary<'_>,
+    bos: bool,
+    eos: bool,
+) -> Result<Json> {
+    let added: Vec<Json> = vocabulary
+        .added()
+        .map(|(id, mut token)| {
+            token["id"] = id.into();
+            token
+        })
+        .collect();
+    let vocab: Map<String, Json> =
+        vocabulary.tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect();
+    let key = "tokenizer.ggml.merges";
+    let mut merges = Vec::new();
+    for merge in required_array(source, key)?.iter() {
+        let pair = merge.text().and_then(|merge| merge.split_once(' ')).filter(|(_, second)| !second.contains(' '));
+        let Some((first, second)) = pair else {
+            return Err(source.wrong(key, &format!("merge {} is not two tokens and a space between", merges.len())));
+        };
+        merges.push(format!("{first} {second}"));
+    }
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": (splitter.normalizer)(),
+        "pre_tokenizer": (splitter.pre_tokenizer)(),
+        "post_processor": post_processor(source, vocabulary, bos, eos)?,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": splitter.ignore_merges, "vocab": vocab, "merges": merges,
+        },
+    }))
+}
+
+/// Puts the beginning and end tokens around a text, where the model wants them.
+fn post_processor(source: &Source<'_>, vocabulary: &Vocabulary<'_>, bos: bool, eos: bool) -> Result<Json> {
+    let mut around = [None, None];
+    for (slot, (wanted, name)) in around.iter_mut().zip([(bos, "bos_token_id"), (eos, "eos_token_id")]) {
+        if wanted {
+            let key = format!("tokenizer.ggml.{name}");
+            let token = vocabulary.special(source, name)?;
+            let token = token.ok_or_else(|| source.wrong(&key, "is missing, but the tokenizer is to add it"))?;
+            *slot = source.token_id(name)?.map(|id| (token, id));
+        }
+    }
+    if around == [None, None] {
+        return Ok(Json::Null);
+    }
+    let template = |sequences: &[(&str, u8)]| -> Vec<Json> {
+        let mut parts = Vec::new();
+        for (sequence, kind) in sequences {
+            let special = |token: &(&str, u64)| json!({"SpecialToken": {"id": token.0, "type_id": kind}});
+            parts.extend(around[0].as_ref().map(special));
+            parts.push(json!({"Sequence": {"id": sequence, "type_id": kind}}));
+            parts.extend(around[1].as_ref().map(special));
+        }
+        parts
+    };
+    let special: Map<String, Json> = around
+        .iter()
+        .flatten()
+        .map(|(token, id)| ((*token).to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .collect();
+    Ok(json!({
+        "type": "TemplateProcessing",
+        "single": template(&[("A", 0)]),
+        "pair": template(&[("A", 0), ("B", 1)]),
+        "special_tokens": special,
+    }))
+}
+
+fn tokenizer_config(source: &Source<'_>, vocabulary: &Vocabulary<'_>, bos: bool, eos: bool) -> Result<Json> {
+    let decoder: Map<String, Json> = vocabulary.added().map(|(id, token)| (id.to_string(), token)).collect();
+    let mut config = Map::new();
+    config.insert("add_bos_token".into(), bos.into());
+    config.insert("add_eos_token".into(), eos.into());
+    config.insert("added_tokens_decoder".into(), decoder.into());
+    for (field, name) in [
+        ("bos_token", "bos_token_id"),
+        ("eos_token", "eos_token_id"),
+        ("pad_token", "padding_token_id"),
+        ("unk_token", "unknown_token_id"),
+    ] {
+        if let Some(token) = vocabulary.special(source, name)? {
+            config.insert(field.into(), token.into());
+        }
+    }
+    if let Some(template) = chat_template(source)? {
+        config.insert("chat_template".into(), template);
+    }
+    config.insert("clean_up_tokenization_spaces".into(), false.into());
+    if let (_, Some(Value::Unsigned(length))) = source.own("context_length") {
+        config.insert("model_max_length".into(), length.into());
+    }
+    config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    Ok(config.into())
+}
+
+/// The template, or where there are further, named ones, the list of all that transformers reads.
+fn chat_template(source: &Source<'_>) -> Result<Option<Json>> {
+    let key = "tokenizer.chat_template";
+    let text =
+        |key: &str| source.get(key).map(|value| value.text().ok_or_else(|| source.wrong(key, "expected a text")));
+    let default = text(key).transpose()?;
+    let Some(names) = source.get("tokenizer.chat_templates").and_then(Value::array) else {
+        return Ok(default.map(Json::from));
+    };
+    let mut templates = Vec::new();
+    templates.extend(default.map(|template| json!({"name": "default", "template": template})));
+    for name in names.iter().filter_map(Value::text) {
+        if let Some(template) = text(&format!("{key}.{name}")).transpose()? {
+            templates.push(json!({"name": name, "template": template}));
+        }
+    }
+    Ok(Some(templates.into()))
+}

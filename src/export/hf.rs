@@ -1,0 +1,292 @@
+//! Reads a Hugging Face folder: `config.json`, one or several `.safetensors`, tokenizer files.
+//!
+//! Links are followed everywhere, because the Hugging Face cache is a folder of links.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::checkpoint::{Checkpoint, Content, RowOrder, SpecialTokens, Tensor, TokenizerFile, WeightFile};
+use super::config::Config;
+use super::format::{self, Format};
+use crate::{Error, Result};
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The files that go with the tokenizer, in the order they are copied; all but the first may be absent.
+const TOKENIZER_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "generation_config.json",
+];
+
+/// Reads the checkpoint in `folder`; weights stay mapped, not loaded.
+pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
+    let config_path = folder.join("config.json");
+    let config = Config::from_json(&config_path.display().to_string(), &read_file(&config_path)?)?;
+    let (files, tensors) = read_weights(folder)?;
+    let tokenizer = tokenizer_files(folder)?;
+    let generation = read_generation(folder)?;
+    let special = special_tokens(folder, &config, &generation)?;
+    Ok(Checkpoint { config, files, tensors, rope_factors: None, tokenizer, special, generation: generation.fields })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| Error::io("read", path, error))
+}
+
+fn parse<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+    serde_json::from_slice(&read_file(path)?).map_err(|error| {
+        Error::invalid_model(format!("{} is not the JSON it should be: {error}", path.display())).with_source(error)
+    })
+}
+
+type Weights = (Vec<WeightFile>, BTreeMap<String, Tensor>);
+
+fn read_weights(folder: &Path) -> Result<Weights> {
+    if folder.join(WEIGHTS).exists() {
+        let file = WeightFile::open(&folder.join(WEIGHTS))?;
+        let tensors = read_header(&folder.join(WEIGHTS).display().to_string(), &file.data, 0)?;
+        return Ok((vec![file], tensors));
+    }
+    if folder.join(INDEX).exists() {
+        return read_shards(folder);
+    }
+    let remedy = if folder.join("pytorch_model.bin").exists() || folder.join("pytorch_model.bin.index.json").exists() {
+        "it holds pickled weights: load it with transformers and call save_pretrained, which writes safetensors"
+    } else if has_gguf(folder) {
+        "it holds a GGUF file: name that file instead of the folder"
+    } else {
+        "is the download complete?"
+    };
+    Err(Error::invalid_model(format!("{} holds neither {WEIGHTS} nor {INDEX}: {remedy}", folder.display())))
+}
+
+fn has_gguf(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "gguf"))
+}
+
+/// The part of the index that says which shard holds which tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn read_shards(folder: &Path) -> Result<Weights> {
+    let index_path = folder.join(INDEX);
+    let index: Index = parse(&index_path)?;
+    let mut files = Vec::new();
+    let mut shards: BTreeMap<&str, BTreeMap<String, Tensor>> = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
+    for (name, shard) in &index.weight_map {
+        if !shards.contains_key(shard.as_str()) {
+            // A shard is a file of this very folder: `../x` in an index is an attack, not a layout.
+            if Path::new(shard).file_name().is_none_or(|file| file != shard.as_str()) {
+                return Err(Error::invalid_model(format!(
+                    "{}: `weight_map` puts `{name}` into {shard:?}, which is not a file name",
+                    index_path.display()
+                )));
+            }
+            let path = folder.join(shard);
+            let file = WeightFile::open(&path)?;
+            shards.insert(shard, read_header(&path.display().to_string(), &file.data, files.len())?);
+            files.push(file);
+        }
+        let tensor = shards.get_mut(shard.as_str()).and_then(|tensors| tensors.remove(name)).ok_or_else(|| {
+            Error::invalid_model(format!(
+                "{}: `weight_map` puts `{name}` into {shard}, which lacks it",
+                index_path.display()
+            ))
+        })?;
+        tensors.insert(name.clone(), tensor);
+    }
+    Ok((files, tensors))
+}
+
+/// Reads the header of the safetensors file `label`, whose bytes are `data`. Nothing in the header is trusted: the
+/// ranges returned lie inside `data` and fit their shapes.
+pub(crate) fn read_header(label: &str, data: &[u8], file: usize) -> Result<BTreeMap<String, Tensor>> {
+    let (header, metadata) = SafeTensors::read_metadata(data).map_err(|error| {
+        Error::invalid_model(format!("{label} is not a complete safetensors file ({error}): download or save it again"))
+            .with_source(error)
+    })?;
+    let start = header + size_of::<u64>();
+    let mut tensors = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        let (begin, end) = info.data_offsets;
+        let Some(format) = format_of(info.dtype) else {
+            // Buffers of bookkeeping (masks, counters) may have any type: whoever needs this tensor will miss it.
+            continue;
+        };
+        tensors.insert(
+            name.clone(),
+            Tensor {
+                format,
+                shape: info.shape.clone(),
+                file,
+                offset: start + begin,
+                bytes: end - begin,
+                origin: name,
+                rows: RowOrder::Standard,
+            },
+        );
+    }
+    Ok(tensors)
+}
+
+fn format_of(dtype: Dtype) -> Option<&'static Format> {
+    match dtype {
+        Dtype::F32 => Some(&format::F32),
+        Dtype::F16 => Some(&format::F16),
+        Dtype::BF16 => Some(&format::BF16),
+        _ => None,
+    }
+}
+
+fn tokenizer_files(folder: &Path) -> Result<Vec<TokenizerFile>> {
+    if !folder.join(TOKENIZER_FILES[0]).exists() {
+        let remedy = if ["tokenizer.model", "vocab.json", "vocab.txt"].iter().any(|name| folder.join(name).exists()) {
+            "convert the older files with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
+        } else {
+            "copy the tokenizer files of the model it was trained from"
+        };
+        return Err(Error::invalid_model(format!("{} holds no tokenizer.json: {remedy}", folder.display())));
+    }
+    let present = TOKENIZER_FILES.iter().filter(|name| folder.join(name).exists());
+    Ok(present
+        .map(|&name| TokenizerFile { name: name.to_owned(), content: Content::Copied(folder.join(name)) })
+        .collect())
+}
+
+/// `generation_config.json`, as a config for messages and as plain fields.
+struct Generation {
+    config: Option<Config>,
+    fields: Map<String, Value>,
+}
+
+fn read_generation(folder: &Path) -> Result<Generation> {
+    let path = folder.join("generation_config.json");
+    if !path.exists() {
+        return Ok(Generation { config: None, fields: Map::new() });
+    }
+    let text = read_file(&path)?;
+    let config = Config::from_json(&path.display().to_string(), &text)?;
+    Ok(Generation { config: Some(config), fields: parse(&path)? })
+}
+
+/// `generation_config.json` says what ends a text; `config.json` where that is silent. The tokenizer's end-of-sequence
+/// token joins them, because chat models often name their end of turn only there.
+fn special_tokens(folder: &Path, config: &Config, generation: &Generation) -> Result<SpecialTokens> {
+    let names = TokenNames::read(folder)?;
+    let ids = |field: &str| -> Result<Vec<u64>> {
+        let said = generation.config.as_ref().map_or(Ok(Vec::new()), |generation| generation.token_ids(field))?;
+        if said.is_empty() { config.token_ids(field) } else { Ok(said) }
+    };
+    let mut eos = ids("eos_token_id")?;
+    if let Some(id) = names.id("eos_token")
+        && !eos.contains(&id)
+    {
+        eos.insert(0, id);
+    }
+    let first = |ids: Vec<u64>| ids.first().copied();
+    Ok(SpecialTokens {
+        bos: first(ids("bos_token_id")?).or_else(|| names.id("bos_token")),
+        eos,
+        pad: first(ids("pad_token_id")?).or_else(|| names.id("pad_token")),
+    })
+}
+
+/// The special tokens that `tokenizer_config.json` names and the ids that `tokenizer.json` gives them.
+#[derive(Default)]
+struct TokenNames {
+    config: Map<String, Value>,
+    added: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: u64,
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct AddedTokens {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+impl TokenNames {
+    fn read(folder: &Path) -> Result<Self> {
+        let path = |name: &str| -> PathBuf { folder.join(name) };
+        let tokens: AddedTokens = parse(&path("tokenizer.json"))?;
+        let config = path("tokenizer_config.json");
+        let config = if config.exists() { parse(&config)? } else { Map::new() };
+        Ok(TokenNames { config, added: tokens.added_tokens })
+    }
+
+    /// The token is written as text or as an object with its `content`.
+    fn id(&self, field: &str) -> Option<u64> {
+        let value = self.config.get(field)?;
+        let content = value.as_str().or_else(|| value.get("content")?.as_str())?;
+        self.added.iter().find(|token| token.content == content).map(|token| token.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn safetensors(header: &str, data: usize) -> Vec<u8> {
+        let mut file = (header.len() as u64).to_le_bytes().to_vec();
+        file.extend(header.as_bytes());
+        file.resize(file.len() + data, 0);
+        file
+    }
+
+    const HEADER: &str = r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]},"c":{"dtype":"I64","shape":[1],"data_offsets":[22,30]}}"#;
+
+    #[test]
+    fn ranges_count_from_the_start_of_the_file() {
+        let tensors = read_header("x", &safetensors(HEADER, 30), 3).unwrap();
+        assert_eq!(tensors.len(), 2, "the integer tensor is no weight");
+        let b = &tensors["b"];
+        assert_eq!((b.offset, b.bytes, b.file, b.format.name), (8 + HEADER.len() + 16, 6, 3, "BF16"));
+    }
+
+    #[test]
+    fn damaged_headers_are_refused_by_name() {
+        let whole = safetensors(HEADER, 30);
+        let overlapping = HEADER.replace("[16,22]", "[15,21]");
+        let absurd = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
+        for damaged in [&whole[..whole.len() - 1], &whole[..50], &[], &safetensors(&overlapping, 30), &absurd] {
+            let error = read_header("shard.safetensors", damaged, 0).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidModel);
+            assert!(error.to_string().starts_with("shard.safetensors is not a complete safetensors file"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_headers_never_panic(changes in prop::collection::vec((0usize..200, any::<u8>()), 1..6)) {
+            let mut bytes = safetensors(HEADER, 30);
+            for (at, value) in changes {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            if let Ok(tensors) = read_header("x", &bytes, 0) {
+                for tensor in tensors.values() {
+                    prop_assert!(tensor.offset + tensor.bytes <= bytes.len());
+                    tensor.write_float32(&bytes, &mut std::io::sink()).unwrap();
+                }
+            }
+        }
+    }
+}

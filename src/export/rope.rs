@@ -1,0 +1,174 @@
+//! Rotary position embedding: the frequencies of each scaling scheme, and the tables of cosines and sines.
+//!
+//! transformers computes frequencies and angles in float32. At position 8,000 its rounding moves an angle by up to
+//! 5e-4, so the same roundings are made here, in the same order; only the powers, cosines and sines themselves are
+//! computed in float64.
+
+use std::f32::consts::PI;
+use std::io::{self, Write};
+
+use super::checkpoint::Checkpoint;
+use super::config::Config;
+use crate::{Error, Result};
+
+/// The rotary embedding of one model.
+#[derive(Debug)]
+pub(super) struct Rope {
+    /// Radians per position, one for each pair of a head's elements.
+    frequencies: Vec<f32>,
+}
+
+impl Rope {
+    /// Reads `rope_theta` and `rope_scaling` (or `rope_parameters`, as newer transformers call them together).
+    pub(super) fn read(checkpoint: &Checkpoint, head_size: usize) -> Result<Self> {
+        let config = &checkpoint.config;
+        let parameters = config.object("rope_parameters")?;
+        let theta = match &parameters {
+            Some(parameters) if parameters.get("rope_theta").is_some() => parameters.positive_or("rope_theta", 1e4)?,
+            _ => config.positive_or("rope_theta", 1e4)?,
+        };
+        for config in parameters.iter().chain([config]) {
+            if config.positive_or("partial_rotary_factor", 1.0)? != 1.0 {
+                return Err(config.unsupported("partial_rotary_factor", "partial rotary embedding is not exported yet"));
+            }
+        }
+        let mut frequencies = base_frequencies(theta, head_size);
+        let scaling = if parameters.is_some() { parameters } else { config.object("rope_scaling")? };
+        if let Some(scaling) = scaling {
+            scale(&mut frequencies, &scaling)?;
+        }
+        if let Some(factors) = &checkpoint.rope_factors {
+            divide(&mut frequencies, factors, config)?;
+        }
+        Ok(Rope { frequencies })
+    }
+
+    /// Columns of a table.
+    pub(super) fn width(&self) -> usize {
+        self.frequencies.len()
+    }
+
+    /// Writes `positions` rows of `function` (cosine or sine) of each angle, as little-endian float32.
+    pub(super) fn write_table(
+        &self,
+        positions: usize,
+        function: fn(f64) -> f64,
+        sink: &mut (impl Write + ?Sized),
+    ) -> io::Result<()> {
+        for position in 0..positions {
+            let row = self.frequencies.iter().map(|frequency| function(f64::from(position as f32 * frequency)) as f32);
+            let bytes: Vec<u8> = row.flat_map(f32::to_le_bytes).collect();
+            sink.write_all(&bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn base_frequencies(theta: f64, head_size: usize) -> Vec<f32> {
+    let power = |pair: usize| theta.powf(f64::from(2.0 * pair as f32 / head_size as f32)) as f32;
+    (0..head_size / 2).map(|pair| 1.0 / power(pair)).collect()
+}
+
+fn scale(frequencies: &mut [f32], scaling: &Config) -> Result<()> {
+    // Older files say `type`.
+    let field = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
+    match scaling.get(field).and_then(|kind| kind.as_str()) {
+        Some("default") => Ok(()),
+        Some("linear") => {
+            let factor = required(scaling, "factor")?;
+            frequencies.iter_mut().for_each(|frequency| *frequency /= factor);
+            Ok(())
+        }
+        Some("llama3") => scale_llama3(frequencies, scaling),
+        _ => Err(scaling.unsupported(field, "this version exports `default`, `linear` and `llama3`")),
+    }
+}
+
+fn required(scaling: &Config, field: &str) -> Result<f32> {
+    if scaling.get(field).is_none() {
+        return Err(scaling.bad_value(field, "the scaling needs it"));
+    }
+    Ok(scaling.positive_or(field, 1.0)? as f32)
+}
+
+/// Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+fn scale_llama3(frequencies: &mut [f32], scaling: &Config) -> Result<()> {
+    let factor = required(scaling, "factor")?;
+    let low = required(scaling, "low_freq_factor")?;
+    let high = required(scaling, "high_freq_factor")?;
+    let original = required(scaling, "original_max_position_embeddings")?;
+    if high <= low {
+        return Err(scaling.bad_value("high_freq_factor", &format!("must be more than low_freq_factor, {low}")));
+    }
+    for frequency in frequencies {
+        let wavelength = 2.0 * PI / *frequency;
+        if wavelength > original / low {
+            *frequency /= factor;
+        } else if wavelength >= original / high {
+            let smooth = (original / wavelength - low) / (high - low);
+            *frequency = (1.0 - smooth) * *frequency / factor + smooth * *frequency;
+        }
+    }
+    Ok(())
+}
+
+fn divide(frequencies: &mut [f32], factors: &[f32], config: &Config) -> Result<()> {
+    let sound = factors.iter().all(|factor| factor.is_finite() && *factor > 0.0);
+    if !sound || factors.len() != frequencies.len() {
+        return Err(Error::invalid_model(format!(
+            "{}: tensor `rope_freqs.weight` must hold {} positive numbers, one for each pair of a head",
+            config.file(),
+            frequencies.len()
+        )));
+    }
+    frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= factor);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scaled(text: &str, head_size: usize) -> Result<Vec<f32>> {
+        let mut frequencies = base_frequencies(10_000.0, head_size);
+        scale(&mut frequencies, &Config::from_json("config.json", text.as_bytes())?)?;
+        Ok(frequencies)
+    }
+
+    #[test]
+    fn frequencies_fall_from_one_by_powers_of_theta() {
+        assert_eq!(base_frequencies(10_000.0, 8), [1.0, 0.1, 0.01, 0.001]);
+        assert_eq!(scaled(r#"{"type": "linear", "factor": 4.0}"#, 4).unwrap(), [0.25, 0.0025]);
+    }
+
+    #[test]
+    fn llama3_keeps_short_waves_and_stretches_long_ones() {
+        let text = r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                       "original_max_position_embeddings": 8192}"#;
+        let scaled = scaled(text, 128).unwrap();
+        let base = base_frequencies(10_000.0, 128);
+        assert_eq!(scaled[0], base[0]);
+        assert_eq!(scaled[63], base[63] / 8.0);
+        let between = (0..64).filter(|&pair| scaled[pair] < base[pair] && scaled[pair] > base[pair] / 8.0).count();
+        assert!(between > 0);
+    }
+
+    #[test]
+    fn unknown_scaling_is_refused_by_name() {
+        let error = scaled(r#"{"rope_type": "yarn", "factor": 8.0}"#, 4).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("`rope_type` is \"yarn\""), "{error}");
+        assert!(scaled(r#"{"rope_type": "linear"}"#, 4).unwrap_err().to_string().contains("`factor` is missing"));
+    }
+
+    #[test]
+    fn tables_hold_a_row_per_position() {
+        let rope = Rope { frequencies: vec![1.0, 0.5] };
+        let mut table = Vec::new();
+        rope.write_table(3, f64::cos, &mut table).unwrap();
+        let values: Vec<f32> =
+            table.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let expected = [1.0, 1.0, 1f64.cos() as f32, 0.5f64.cos() as f32, 2f64.cos() as f32, 1f64.cos() as f32];
+        assert_eq!(values, expected);
+    }
+}

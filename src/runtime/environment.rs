@@ -1,0 +1,141 @@
+//! The one ONNX Runtime environment of the process.
+//!
+//! A process can load one ONNX Runtime and build one environment; once dropped, no other can be built. So it is made on
+//! first use, kept for good, and a request for a different library is an error instead of being ignored.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ort::environment::{Environment as OrtEnvironment, GlobalThreadPoolOptions};
+use ort::logging::LogLevel;
+use serde::Serialize;
+
+use super::locate::{self, Found, Source};
+use super::{RuntimeOptions, ort_error};
+use crate::{Error, ErrorKind, Result};
+
+/// What is known of the loaded ONNX Runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuntimeInfo {
+    /// Path of the library, or the name that the system's loader resolved.
+    pub library: PathBuf,
+    /// What led to it.
+    pub source: Source,
+    /// ONNX Runtime's version.
+    pub version: String,
+    /// Execution providers compiled in, by ONNX Runtime's names.
+    pub providers: Vec<String>,
+    /// Threads of the shared pool.
+    pub threads: usize,
+}
+
+/// The loaded runtime.
+pub(crate) struct Environment {
+    pub(crate) ort: OrtEnvironment,
+    library: Found,
+    /// Threads of the global pool; sessions that want another count get a pool of their own.
+    pub(crate) threads: usize,
+}
+
+static CURRENT: Mutex<Option<Arc<Environment>>> = Mutex::new(None);
+
+fn current() -> MutexGuard<'static, Option<Arc<Environment>>> {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The process's environment, made on first use.
+pub(crate) fn get(options: &RuntimeOptions) -> Result<Arc<Environment>> {
+    let mut current = current();
+    if let Some(environment) = current.as_ref() {
+        environment.check_same_library(options.library.as_deref())?;
+        return Ok(Arc::clone(environment));
+    }
+    let environment = Arc::new(build(options)?);
+    *current = Some(Arc::clone(&environment));
+    Ok(environment)
+}
+
+impl Environment {
+    fn check_same_library(&self, wanted: Option<&Path>) -> Result<()> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let canonical = wanted.canonicalize().unwrap_or_else(|_| wanted.to_path_buf());
+        if canonical == self.library.path || self.library.path.parent() == Some(&canonical) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Runtime,
+            format!(
+                "runtime.library: this process already runs ONNX Runtime from {}; it cannot also load {}. Use one path in all engines, or separate processes",
+                self.library.path.display(),
+                wanted.display()
+            ),
+        ))
+    }
+
+    pub(crate) fn info(&self) -> RuntimeInfo {
+        RuntimeInfo {
+            library: self.library.path.clone(),
+            source: self.library.source,
+            version: version(),
+            providers: super::providers::compiled_in(),
+            threads: self.threads,
+        }
+    }
+}
+
+fn version() -> String {
+    // SAFETY: OrtGetApiBase-style call through the loaded API table; the string is static in the library.
+    let text = unsafe { std::ffi::CStr::from_ptr((ort::api().GetBuildInfoString)()) };
+    let info = text.to_string_lossy();
+    // "ORT Build Info: git-branch=rel-1.32.0, …"
+    let branch = info.split("git-branch=").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or("unknown");
+    branch.trim_start_matches("rel-").to_owned()
+}
+
+#[cfg(feature = "load-dynamic")]
+fn build(options: &RuntimeOptions) -> Result<Environment> {
+    let mut search = locate::search(options.library.as_deref(), options.places);
+    for found in std::mem::take(&mut search.found) {
+        match ort::init_from(&found.path) {
+            Ok(builder) => return finish(builder, found, options),
+            Err(e) => search.misses.push(format!("{}: {e}", found.path.display())),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Runtime,
+        format!(
+            "ONNX Runtime was not found. Tried:\n  - {}\nInstall it with `python3 -m pip install onnxruntime` and point ORT_DYLIB_PATH (or `library` under [runtime]) at its libonnxruntime.so.*, or run `make demo` in foreturn's repository, which fetches it",
+            search.misses.join("\n  - ")
+        ),
+    ))
+}
+
+#[cfg(not(feature = "load-dynamic"))]
+fn build(options: &RuntimeOptions) -> Result<Environment> {
+    if let Some(path) = &options.library {
+        return Err(Error::invalid_config(format!(
+            "runtime.library: {} cannot be loaded, because this build links ONNX Runtime; build with the feature `load-dynamic`",
+            path.display()
+        )));
+    }
+    finish(ort::init(), Found { source: Source::Linked, path: PathBuf::from("linked") }, options)
+}
+
+fn finish(builder: ort::environment::EnvironmentBuilder, library: Found, options: &RuntimeOptions) -> Result<Environment> {
+    let threads = options.effective_threads();
+    // Spinning is allowed here and stopped at the end of each run by a session setting: threads are awake during a
+    // step and asleep between steps.
+    let pool = GlobalThreadPoolOptions::default()
+        .with_intra_threads(threads)
+        .and_then(|pool| pool.with_inter_threads(1))
+        .and_then(|pool| pool.with_spin_control(true))
+        .map_err(|e| ort_error("cannot set up ONNX Runtime's thread pool", e))?;
+    let ort = builder
+        .with_name("foreturn")
+        .with_telemetry(false)
+        .with_global_thread_pool(pool)
+        .build()
+        .map_err(|e| ort_error("cannot create ONNX Runtime's environment", e))?;
+    ort.set_log_level(LogLevel::Error);
+    Ok(Environment { ort, library, threads })
+}

@@ -1,0 +1,201 @@
+//! Where ONNX Runtime may be, in order: an explicit path, `ORT_DYLIB_PATH`, beside this program, the `onnxruntime`
+//! package of the Python on the PATH, the system loader. Never the working directory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which places are searched when no explicit path is given.
+///
+/// The command line searches all of them; a library inside somebody else's process should not look at Python.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Places {
+    /// `ORT_DYLIB_PATH`, unless the process runs with raised privileges.
+    pub environment: bool,
+    /// `../onnxruntime/lib` seen from the executable's folder, then the executable's own folder.
+    pub beside_program: bool,
+    /// The `onnxruntime` package of the `python3` on the PATH.
+    pub python_package: bool,
+    /// The system's dynamic loader.
+    pub system: bool,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Places { environment: true, beside_program: true, python_package: false, system: true }
+    }
+}
+
+/// What led to a library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Named by the caller or the configuration.
+    Explicit,
+    /// Named by `ORT_DYLIB_PATH`.
+    Environment,
+    /// Found in a folder relative to the program.
+    BesideProgram,
+    /// Found in a Python package.
+    PythonPackage,
+    /// Left to the system's loader.
+    System,
+    /// Linked at build time (feature `download-ort`).
+    Linked,
+}
+
+/// A library that may be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What led to it.
+    pub source: Source,
+    /// Its absolute path, or a bare name for the system's loader.
+    pub path: PathBuf,
+}
+
+/// File name for the system's loader.
+const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
+
+/// Libraries to try, best first, and a line for each place where none was.
+#[derive(Debug, Default)]
+pub(crate) struct Search {
+    pub(crate) found: Vec<Found>,
+    pub(crate) misses: Vec<String>,
+}
+
+/// Looks in every place asked for; loads nothing.
+pub(crate) fn search(explicit: Option<&Path>, places: Places) -> Search {
+    let mut search = Search::default();
+    if let Some(path) = explicit {
+        // An explicit path is the caller's decision: nothing else is tried after it.
+        search.file(Source::Explicit, path.to_path_buf(), "the configured path");
+        return search;
+    }
+    if places.environment {
+        search.environment();
+    }
+    if places.beside_program {
+        search.beside_program();
+    }
+    if places.python_package {
+        search.python_package();
+    }
+    if places.system {
+        search.found.push(Found { source: Source::System, path: PathBuf::from(LIBRARY) });
+    }
+    search
+}
+
+impl Search {
+    fn file(&mut self, source: Source, path: PathBuf, what: &str) {
+        let absolute = match path.canonicalize() {
+            Ok(absolute) => absolute,
+            Err(e) => return self.misses.push(format!("{what}: {}: {e}", path.display())),
+        };
+        if absolute.is_dir() {
+            self.folder(source, &absolute, what);
+        } else {
+            self.found.push(Found { source, path: absolute });
+        }
+    }
+
+    fn folder(&mut self, source: Source, folder: &Path, what: &str) {
+        match library_in(folder) {
+            Some(path) => self.found.push(Found { source, path }),
+            None => self.misses.push(format!("{what}: no {LIBRARY}* in {}", folder.display())),
+        }
+    }
+
+    fn environment(&mut self) {
+        match std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()) {
+            None => self.misses.push("ORT_DYLIB_PATH: not set".into()),
+            Some(_) if has_raised_privileges() => {
+                self.misses.push("ORT_DYLIB_PATH: ignored, because this process runs with raised privileges".into());
+            }
+            Some(value) => self.file(Source::Environment, value.into(), "ORT_DYLIB_PATH"),
+        }
+    }
+
+    fn beside_program(&mut self) {
+        let Some(folder) = std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok()?.parent().map(Path::to_path_buf))
+        else {
+            return self.misses.push("beside the program: the executable's path is unknown".into());
+        };
+        if let Some(up) = folder.parent() {
+            self.folder(Source::BesideProgram, &up.join("onnxruntime/lib"), "beside the program");
+        }
+        self.folder(Source::BesideProgram, &folder, "beside the program");
+    }
+
+    fn python_package(&mut self) {
+        // find_spec reads no package code of onnxruntime itself; -I keeps the working directory off sys.path.
+        const PROGRAM: &str = "import importlib.util as u, os\nspec = u.find_spec('onnxruntime')\n\
+            print(os.path.join(os.path.dirname(spec.origin), 'capi') if spec and spec.origin else '')";
+        let what = "the Python package onnxruntime";
+        match Command::new("python3").args(["-I", "-c", PROGRAM]).output() {
+            Err(e) => self.misses.push(format!("{what}: cannot run python3: {e}")),
+            Ok(output) => match String::from_utf8_lossy(&output.stdout).trim() {
+                "" => self.misses.push(format!("{what}: not installed for the python3 on the PATH")),
+                folder => self.folder(Source::PythonPackage, Path::new(folder), what),
+            },
+        }
+    }
+}
+
+/// The library in `folder`: `libonnxruntime.so`, else the versioned name that wheels carry.
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let plain = folder.join(LIBRARY);
+    if plain.is_file() {
+        return Some(plain);
+    }
+    let versioned = |name: &str| {
+        if cfg!(target_os = "macos") {
+            name.starts_with("libonnxruntime.") && name.ends_with(".dylib")
+        } else {
+            name.starts_with("libonnxruntime.so.")
+        }
+    };
+    let mut names: Vec<_> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| versioned(name))
+        .collect();
+    names.sort();
+    names.pop().map(|name| folder.join(name))
+}
+
+/// Whether the environment may come from somebody with fewer rights than this process has.
+fn has_raised_privileges() -> bool {
+    // SAFETY: these calls take no arguments and only report the process's own ids.
+    unsafe { libc::getuid() != libc::geteuid() || libc::getgid() != libc::getegid() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn explicit_path_excludes_every_other_place() {
+        let search = search(Some(Path::new("/nowhere/libonnxruntime.so")), Places { python_package: true, ..Places::default() });
+        assert!(search.found.is_empty());
+        assert_eq!(search.misses.len(), 1);
+        assert!(search.misses[0].contains("/nowhere/libonnxruntime.so"), "{:?}", search.misses);
+    }
+
+    #[test]
+    fn wheels_versioned_name_is_found_and_the_plain_one_preferred() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        assert_eq!(library_in(folder.path()), None);
+        std::fs::write(folder.path().join("libonnxruntime.so.1.32.0"), b"").expect("write");
+        std::fs::write(folder.path().join("libonnxruntime_providers_shared.so"), b"").expect("write");
+        assert_eq!(library_in(folder.path()), Some(folder.path().join("libonnxruntime.so.1.32.0")));
+        std::fs::write(folder.path().join("libonnxruntime.so"), b"").expect("write");
+        assert_eq!(library_in(folder.path()), Some(folder.path().join("libonnxruntime.so")));
+    }
+
+    #[test]
+    fn nothing_is_looked_for_in_the_working_directory() {
+        let search = search(None, Places { environment: false, beside_program: false, python_package: false, system: true });
+        // A bare name goes to the system loader, which does not look in the working directory.
+        assert_eq!(search.found, [Found { source: Source::System, path: LIBRARY.into() }]);
+    }
+}

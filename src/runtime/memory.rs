@@ -1,0 +1,73 @@
+//! Memory that models read and write in place: the one place that knows where it lives.
+//!
+//! Today that is the host. A device buffer will be another variant here; schedulers and caches speak of blocks and
+//! never touch the bytes.
+
+use std::ptr::NonNull;
+
+use memmap2::{MmapMut, MmapOptions};
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::value::{DynTensorValueType, Value};
+
+use super::ort_error;
+use crate::{Error, ErrorKind, Result};
+
+/// A zeroed region of reserved address space. Pages become resident when they are first written.
+pub(crate) struct Buffer {
+    map: MmapMut,
+}
+
+impl Buffer {
+    /// Reserves `bytes` (at least 1).
+    pub(crate) fn reserve(bytes: usize) -> Result<Self> {
+        let map = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon().map_err(|e| {
+            Error::new(ErrorKind::MemoryBudget, format!("cannot reserve {bytes} bytes of address space for the key-value cache: {e}"))
+                .with_source(e)
+        })?;
+        Ok(Buffer { map })
+    }
+
+    /// A float32 tensor over `[offset, offset + 4·∏shape)` bytes of this buffer, for binding to a session.
+    ///
+    /// The tensor does not keep the buffer alive: whoever binds it owns both and drops the session first.
+    pub(crate) fn tensor_f32(&self, offset: usize, shape: &[i64]) -> Result<Value<DynTensorValueType>> {
+        let elements: i64 = shape.iter().product();
+        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(size_of::<f32>()));
+        let Some(bytes) = bytes.filter(|bytes| offset.checked_add(*bytes).is_some_and(|end| end <= self.map.len())) else {
+            return Err(Error::internal(format!("a tensor of shape {shape:?} at {offset} leaves a buffer of {} bytes", self.map.len())));
+        };
+        let info = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
+            .map_err(|e| ort_error("cannot describe host memory", e))?;
+        let mut value = std::ptr::null_mut();
+        // SAFETY: the range was checked to lie inside the mapping, which never moves; ONNX Runtime borrows it and does
+        // not free it. The element type has no invalid bit patterns.
+        let status = unsafe {
+            use ort::AsPointer;
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                info.ptr(),
+                self.map.as_ptr().add(offset).cast_mut().cast(),
+                bytes,
+                shape.as_ptr(),
+                shape.len(),
+                ort::sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+                &mut value,
+            )
+        };
+        // SAFETY: `status` comes straight from the call above.
+        unsafe { ort::Error::result_from_status(status) }.map_err(|e| ort_error("cannot wrap the key-value cache", e))?;
+        let value = NonNull::new(value).ok_or_else(|| Error::internal("ONNX Runtime returned no value"))?;
+        // SAFETY: a valid tensor value that nobody else owns; releasing it does not release the borrowed memory.
+        Ok(unsafe { Value::from_ptr(value, Some(&Allocator::default())) })
+    }
+
+    /// Copies `bytes` inside the buffer from `from` to `to` (they do not overlap).
+    pub(crate) fn copy_within(&mut self, from: usize, to: usize, bytes: usize) {
+        self.map.copy_within(from..from + bytes, to);
+    }
+
+    /// Overwrites the whole region, so that a test can show that stale contents never matter.
+    #[cfg(test)]
+    pub(crate) fn fill(&mut self, byte: u8) {
+        self.map.fill(byte);
+    }
+}

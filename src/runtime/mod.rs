@@ -1,0 +1,69 @@
+//! ONNX Runtime: finding it, the one environment a process can have, execution providers, sessions.
+//!
+//! Everything that touches the `ort` crate is here and in `decode::attention`, so that its next change is one folder's
+//! work. Data flows: [`locate`] names a library → [`environment`] loads it once per process → [`session`] runs graphs
+//! over memory that [`memory`] reserves.
+
+pub(crate) mod environment;
+pub mod locate;
+pub(crate) mod memory;
+pub mod providers;
+pub(crate) mod session;
+
+use std::path::PathBuf;
+
+pub use environment::RuntimeInfo;
+pub use locate::{Found, Places, Source};
+pub use providers::{OnUnavailable, Provider, ProviderReport};
+
+use crate::Result;
+
+/// How ONNX Runtime is found and set up.
+#[derive(Debug, Clone)]
+pub struct RuntimeOptions {
+    /// Path of the ONNX Runtime library; `None` searches the [`Places`] in their order.
+    pub library: Option<PathBuf>,
+    /// Which places to search when no path is given.
+    pub places: Places,
+    /// Threads of the pool that all models share; 0 is one per core.
+    pub threads: usize,
+    /// Execution providers in order of preference.
+    pub providers: Vec<Provider>,
+    /// What to do when a provider can't be had.
+    pub on_unavailable: OnUnavailable,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        RuntimeOptions {
+            library: None,
+            places: Places::default(),
+            threads: 0,
+            providers: vec![Provider::Cpu],
+            on_unavailable: OnUnavailable::Error,
+        }
+    }
+}
+
+impl RuntimeOptions {
+    /// The thread count meant by [`RuntimeOptions::threads`], at least 1.
+    pub fn effective_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+}
+
+/// Loads ONNX Runtime, if this process hasn't yet, and says what was found.
+///
+/// # Errors
+/// No library was found (the message lists every place tried), or this process already runs another one.
+pub fn load(options: &RuntimeOptions) -> Result<RuntimeInfo> {
+    environment::get(options).map(|environment| environment.info())
+}
+
+/// Wraps a failure of ONNX Runtime, keeping its message.
+pub(crate) fn ort_error(action: &str, error: impl std::fmt::Display) -> crate::Error {
+    crate::Error::runtime(format!("{action}: {error}"))
+}

