@@ -8,4 +8,6 @@ pub(crate) mod onnx;
 pub mod rollout;
 pub mod reward;
 pub mod runtime;
+#[cfg(test)]
+pub(crate) mod testing;
 pub use error::{Error, ErrorKind, Result};

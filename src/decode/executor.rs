@@ -35,7 +35,7 @@ impl PagedExecutor {
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
         let name = folder.path().display().to_string();
         let graph = Graph { bytes: &folder.paged().bytes, folder: &folder.file().data_folder, name: &name };
-        let mut session = Session::open(&graph, attention::domain()?, options)?;
+        let mut session = Session::open(&graph, attention::domain, options)?;
 
         let block = heads.block_floats() * size_of::<f32>();
         let cache = block * blocks;

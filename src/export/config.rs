@@ -125,20 +125,22 @@ impl Config {
             Some(Value::Object(fields)) => Ok(Some(Config {
                 file: self.file.clone(),
                 fields: fields.clone(),
-                origins: fields.keys().map(|key| (key.clone(), format!("{field}.{key}"))).collect(),
+                origins: fields.keys().map(|key| (key.clone(), format!("{}.{key}", self.name_of(field)))).collect(),
             })),
             Some(_) => Err(self.bad_value(field, "expected an object")),
         }
     }
 
-    /// The token ids under `field`: an integer or a list of them.
+    /// The token ids under `field`: an integer or a list of them. Old files write -1 for "none".
     pub(super) fn token_ids(&self, field: &str) -> Result<Vec<u64>> {
+        let ids = match self.get(field) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(ids)) => ids.as_slice(),
+            Some(id) => std::slice::from_ref(id),
+        };
         let wrong = || self.bad_value(field, "expected a token id or a list of token ids");
-        match self.get(field) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(ids)) => ids.iter().map(|id| id.as_u64().ok_or_else(wrong)).collect(),
-            Some(id) => Ok(vec![id.as_u64().ok_or_else(wrong)?]),
-        }
+        let ids: Vec<i64> = ids.iter().map(|id| id.as_i64().ok_or_else(wrong)).collect::<Result<_>>()?;
+        Ok(ids.into_iter().filter_map(|id| u64::try_from(id).ok()).collect())
     }
 }
 
@@ -182,10 +184,11 @@ mod tests {
 
     #[test]
     fn token_ids_come_alone_or_in_a_list() {
-        let config = config(r#"{"a": 3, "b": [1, 2], "c": null, "d": [1, "x"]}"#);
+        let config = config(r#"{"a": 3, "b": [1, 2], "c": null, "d": [1, "x"], "e": -1}"#);
         assert_eq!(config.token_ids("a").unwrap(), [3]);
         assert_eq!(config.token_ids("b").unwrap(), [1, 2]);
         assert_eq!(config.token_ids("c").unwrap(), Vec::<u64>::new());
         assert!(config.token_ids("d").is_err());
+        assert_eq!(config.token_ids("e").unwrap(), Vec::<u64>::new());
     }
 }

@@ -1,6 +1,7 @@
 //! A folder that appears whole or not at all: it is filled under a temporary name beside its final one, then renamed.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, ErrorKind, Result};
@@ -38,7 +39,9 @@ impl Staging {
     /// Writes a whole file of the folder.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        fs::write(&path, content).map_err(|error| Error::io("write", &path, error))
+        // Only ever a new file: writing into a linked one would write into the checkpoint.
+        let file = fs::File::create_new(&path).and_then(|mut file| file.write_all(content));
+        file.map_err(|error| Error::io("write", &path, error))
     }
 
     /// Gives the folder its name.

@@ -78,7 +78,7 @@ pub(super) fn from_ggml(number: u32) -> Result<&'static Format, String> {
 impl Format {
     /// The bytes that `elements` take; none where they don't fill whole blocks or overflow.
     pub(super) fn bytes(&self, elements: u64) -> Option<u64> {
-        if elements % self.block_elements as u64 != 0 {
+        if !elements.is_multiple_of(self.block_elements as u64) {
             return None;
         }
         (elements / self.block_elements as u64).checked_mul(self.block_bytes as u64)

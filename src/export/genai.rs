@@ -70,7 +70,6 @@ fn check(special: &SpecialTokens, decoder: &Decoder, file: &str) -> Result<()> {
             "{file}: no `eos_token_id` anywhere, so a reply would never end: add it to generation_config.json"
         )));
     }
-    // -1 and the like stand for "none" in some files' padding; unsigned ids rule them out already.
     let named = special.eos.iter().map(|id| ("eos", id)).chain(special.bos.iter().map(|id| ("bos", id)));
     for (name, id) in named.chain(special.pad.iter().map(|id| ("pad", id))) {
         if *id >= decoder.vocab_size as u64 {

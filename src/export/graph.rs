@@ -3,7 +3,7 @@
 //! Tensor and node names are onnxruntime-genai's where it has them; weights keep the names of the checkpoint, so that
 //! a later checkpoint can be put in their place.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::arch::Decoder;
 use super::checkpoint::{Checkpoint, Tensor};
@@ -34,12 +34,13 @@ pub(super) fn build<'a>(decoder: &Decoder, checkpoint: &'a Checkpoint) -> Result
         sizes: Sizes::of(decoder),
         proto: GraphProto { name: Some("main_graph".to_owned()), ..GraphProto::default() },
         weights: Vec::new(),
-        seen: BTreeMap::new(),
+        seen: BTreeSet::new(),
     };
-    builder.declare();
     builder.attention_mask();
+    // Ends at the first layer without weights, so an absurd number of layers costs nothing; only then are they declared.
     builder.body()?;
     builder.refuse_unused()?;
+    builder.declare();
     Ok(Graph { proto: builder.proto, weights: builder.weights })
 }
 
@@ -82,7 +83,7 @@ struct Builder<'d, 'a> {
     sizes: Sizes,
     proto: GraphProto,
     weights: Vec<(String, &'a Tensor)>,
-    seen: BTreeMap<&'a str, ()>,
+    seen: BTreeSet<&'a str>,
 }
 
 impl<'a> Builder<'_, 'a> {
@@ -282,7 +283,7 @@ impl<'a> Builder<'_, 'a> {
                 fields.join(", ")
             )));
         }
-        if self.seen.insert(name, ()).is_none() {
+        if self.seen.insert(name) {
             self.weights.push((name.clone(), tensor));
         }
         Ok(name.clone())
@@ -295,7 +296,7 @@ impl<'a> Builder<'_, 'a> {
             name.ends_with(".rotary_emb.inv_freq") || (self.decoder.tied && name == "lm_head.weight")
         };
         let mut names = self.checkpoint.tensors.keys().map(String::as_str);
-        match names.find(|name| !self.seen.contains_key(name) && !harmless(name)) {
+        match names.find(|name| !self.seen.contains(name) && !harmless(name)) {
             None => Ok(()),
             Some(name) => {
                 let tensor = &self.checkpoint.tensors[name];

@@ -122,7 +122,13 @@ pub(crate) fn read_header(label: &str, data: &[u8], file: usize) -> Result<BTree
     for (name, info) in metadata.tensors() {
         let (begin, end) = info.data_offsets;
         let Some(format) = format_of(info.dtype) else {
-            // Buffers of bookkeeping (masks, counters) may have any type: whoever needs this tensor will miss it.
+            if name.ends_with(".weight") || name.ends_with(".bias") {
+                return Err(Error::unsupported(format!(
+                    "{label}: tensor `{name}` is stored as {:?}; this version reads F32, F16 and BF16",
+                    info.dtype
+                )));
+            }
+            // Old checkpoints keep masks and counters as tensors.
             continue;
         };
         tensors.insert(

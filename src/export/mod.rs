@@ -20,6 +20,8 @@ mod graph;
 mod hf;
 mod rope;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod weights;
 
@@ -73,6 +75,7 @@ pub enum Quantize {
 
 /// How far an export is; one is handed out whenever something was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExportProgress {
     /// Bytes of weights written so far.
     pub done: u64,

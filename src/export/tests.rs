@@ -1,1 +1,299 @@
+//! Whole exports of tiny checkpoints.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use prost::Message;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+use super::testing::{HIDDEN, LAYERS, VOCAB, config, element, shapes, tiny_gguf, write_checkpoint, write_weights};
+use super::{ExportOptions, Placement, Quantize, export};
+use crate::onnx::{GraphProto, ModelProto, TensorProto};
+use crate::{ErrorKind, Result};
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn graph(folder: &Path) -> GraphProto {
+    ModelProto::decode(fs::read(folder.join("model.onnx")).unwrap().as_slice()).unwrap().graph.unwrap()
+}
+
+fn genai(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(folder.join("genai_config.json")).unwrap()).unwrap()
+}
+
+/// The float32 values of an initialiser, read from the file that it names.
+fn values(folder: &Path, tensor: &TensorProto) -> Vec<f32> {
+    let entries: BTreeMap<&str, &str> = tensor.external_data.iter().map(|entry| (entry.key(), entry.value())).collect();
+    let file = fs::read(folder.join(entries["location"])).unwrap();
+    let (offset, length): (usize, usize) = (entries["offset"].parse().unwrap(), entries["length"].parse().unwrap());
+    file[offset..offset + length].chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+fn initialiser<'a>(graph: &'a GraphProto, name: &str) -> &'a TensorProto {
+    graph.initializer.iter().find(|tensor| tensor.name() == name).unwrap()
+}
+
+/// Exports `source` in `root` to `out`, with `change` made to the options.
+fn run(root: &Path, change: impl FnOnce(&mut ExportOptions)) -> Result<super::ExportReport> {
+    let mut options = ExportOptions::new(root.join("source"), root.join("out"));
+    change(&mut options);
+    export(&options, &mut |_| {})
+}
+
+/// A checkpoint folder in a fresh temporary folder.
+fn checkpoint(config: &Value, dtype: Dtype) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    write_checkpoint(&root.path().join("source"), config, dtype);
+    root
+}
+
+#[test]
+fn float32_weights_are_linked_and_referenced_in_place() {
+    let root = checkpoint(&config(), Dtype::F32);
+    let report = run(root.path(), |_| {}).unwrap();
+    let out = root.path().join("out");
+    assert_eq!(names(root.path()), ["out", "source"], "no temporary folder is left");
+    assert_eq!(
+        names(&out),
+        [
+            "genai_config.json",
+            "model.onnx",
+            "model.safetensors",
+            "rotary.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
+    assert_eq!((report.architecture, report.layers), ("LlamaForCausalLM", LAYERS));
+    assert_eq!(report.parameters, shapes().values().map(|shape| shape.iter().product::<usize>() as u64).sum::<u64>());
+    assert_eq!(report.weights[0].placement, Placement::HardLinked);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let inode = |folder: &Path| fs::metadata(folder.join("model.safetensors")).unwrap().ino();
+        assert_eq!(inode(&out), inode(&root.path().join("source")));
+    }
+
+    let graph = graph(&out);
+    for (seed, (name, shape)) in shapes().iter().enumerate() {
+        let tensor = initialiser(&graph, name);
+        assert!(tensor.dims.iter().map(|&dim| dim as usize).eq(shape.iter().copied()), "{name}");
+        let values = values(&out, tensor);
+        assert!(values.iter().enumerate().all(|(index, value)| *value == element(seed, index)), "{name}");
+    }
+    assert_eq!(initialiser(&graph, "cos_cache").dims, [64, 8]);
+    assert_eq!(values(&out, initialiser(&graph, "sin_cache"))[8], 1f64.sin() as f32);
+}
+
+#[test]
+fn the_graph_is_the_group_query_attention_layout() {
+    let root = checkpoint(&config(), Dtype::F32);
+    run(root.path(), |_| {}).unwrap();
+    let graph = graph(&root.path().join("out"));
+    let count = |op: &str| graph.node.iter().filter(|node| node.op_type() == op).count();
+    assert_eq!(count("GroupQueryAttention"), LAYERS);
+    assert_eq!(count("FusedMatMul"), 7 * LAYERS + 1);
+    assert_eq!(count("SimplifiedLayerNormalization"), 1);
+    assert_eq!(count("SkipSimplifiedLayerNormalization"), 2 * LAYERS);
+    assert_eq!((count("Sigmoid"), count("Mul"), count("ReduceSum")), (LAYERS, 2 * LAYERS, 1));
+    let inputs: Vec<&str> = graph.input.iter().map(|input| input.name()).collect();
+    assert_eq!(inputs[..4], ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"]);
+    assert_eq!(graph.output.len(), 1 + 2 * LAYERS);
+
+    // Every input of a node is an initialiser, an input, or the output of a node before it.
+    let mut known: Vec<&str> = inputs;
+    known.extend(graph.initializer.iter().map(|tensor| tensor.name()));
+    for node in &graph.node {
+        assert!(node.input.iter().all(|input| known.contains(&input.as_str())), "{}", node.name());
+        known.extend(node.output.iter().map(String::as_str));
+    }
+    assert!(graph.output.iter().all(|output| known.contains(&output.name())));
+    let head = graph.node.last().unwrap();
+    assert_eq!(head.input[1], "model.embed_tokens.weight", "the tied embedding is the head");
+}
+
+#[test]
+fn end_tokens_come_from_every_place_that_names_them() {
+    let root = checkpoint(&config(), Dtype::F32);
+    run(root.path(), |_| {}).unwrap();
+    // The tokenizer's <turn> joins config.json's 1.
+    assert_eq!(genai(&root.path().join("out"))["model"]["eos_token_id"], json!([5, 1]));
+
+    let generation = json!({"eos_token_id": [5, 3], "temperature": 0.6, "do_sample": true});
+    fs::write(root.path().join("source/generation_config.json"), generation.to_string()).unwrap();
+    run(root.path(), |options| options.overwrite = true).unwrap();
+    let genai = genai(&root.path().join("out"));
+    assert_eq!(genai["model"]["eos_token_id"], json!([5, 3]));
+    assert_eq!((&genai["search"]["temperature"], &genai["search"]["do_sample"]), (&json!(0.6), &json!(true)));
+    assert_eq!(genai["model"]["decoder"]["inputs"]["past_key_names"], "past_key_values.%d.key");
+}
+
+#[test]
+fn bfloat16_weights_are_widened_exactly() {
+    let root = checkpoint(&config(), Dtype::BF16);
+    let mut seen = Vec::new();
+    let options = ExportOptions::new(root.path().join("source"), root.path().join("out"));
+    let report = export(&options, &mut |progress| seen.push((progress.done, progress.total))).unwrap();
+    assert_eq!(report.weights[0].placement, Placement::Written);
+    assert_eq!(seen.last().map(|(done, total)| done == total), Some(true));
+    assert_eq!(seen.len(), shapes().len());
+
+    let out = root.path().join("out");
+    let graph = graph(&out);
+    for (seed, name) in shapes().keys().enumerate() {
+        let truncated = |index| f32::from_bits(element(seed, index).to_bits() & 0xffff_0000);
+        let values = values(&out, initialiser(&graph, name));
+        assert!(values.iter().enumerate().all(|(index, value)| *value == truncated(index)), "{name}");
+    }
+    let written = fs::read(out.join("model.safetensors")).unwrap();
+    assert_eq!(SafeTensors::deserialize(&written).unwrap().len(), shapes().len(), "other readers understand the file");
+}
+
+#[test]
+fn shards_and_links_are_followed() {
+    let root = tempfile::tempdir().unwrap();
+    let (source, blobs) = (root.path().join("source"), root.path().join("blobs"));
+    write_checkpoint(&source, &config(), Dtype::F32);
+    fs::create_dir(&blobs).unwrap();
+    fs::remove_file(source.join("model.safetensors")).unwrap();
+    let mut weight_map = BTreeMap::new();
+    for (shard, wanted) in [("model-1.safetensors", true), ("model-2.safetensors", false)] {
+        let part: BTreeMap<_, _> = shapes().into_iter().filter(|(name, _)| name.contains("mlp") == wanted).collect();
+        write_weights(&blobs.join(shard), &part, Dtype::F32);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(Path::new("../blobs").join(shard), source.join(shard)).unwrap();
+        #[cfg(not(unix))]
+        fs::copy(blobs.join(shard), source.join(shard)).unwrap();
+        weight_map.extend(part.into_keys().map(|name| (name, shard.to_owned())));
+    }
+    let index = source.join("model.safetensors.index.json");
+    fs::write(&index, json!({"weight_map": weight_map}).to_string()).unwrap();
+    let report = run(root.path(), |_| {}).unwrap();
+    assert_eq!(report.weights.len(), 2);
+    let copy = root.path().join("out/model-1.safetensors");
+    assert!(fs::symlink_metadata(copy).unwrap().is_file(), "ONNX Runtime refuses links that leave the folder");
+
+    weight_map.insert("model.norm.weight".to_owned(), "../blobs/model-2.safetensors".to_owned());
+    fs::write(&index, json!({"weight_map": weight_map}).to_string()).unwrap();
+    let error = run(root.path(), |options| options.overwrite = true).unwrap_err();
+    assert!(error.to_string().contains("which is not a file name"), "{error}");
+}
+
+#[test]
+fn a_gguf_file_is_widened_and_put_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("source"), tiny_gguf().build()).unwrap();
+    run(root.path(), |_| {}).unwrap();
+    let out = root.path().join("out");
+    let graph = graph(&out);
+    let query = values(&out, initialiser(&graph, "model.layers.1.self_attn.q_proj.weight"));
+    // Row 1 of a head's first half is stored third: 0 of the first half, 0 of the second, 1 of the first.
+    assert_eq!(query[HIDDEN], element(99, 2 * HIDDEN));
+    let model = &genai(&out)["model"];
+    assert_eq!((&model["vocab_size"], &model["eos_token_id"]), (&json!(VOCAB), &json!(1)));
+    assert!(tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).is_ok());
+}
+
+#[test]
+fn scaling_in_a_gguf_file_is_read_or_refused_by_its_key() {
+    let root = tempfile::tempdir().unwrap();
+    let mut gguf = tiny_gguf();
+    gguf.text("llama.rope.scaling.type", "linear").raw("llama.rope.scaling.factor", 6, &2f32.to_le_bytes());
+    fs::write(root.path().join("source"), gguf.build()).unwrap();
+    run(root.path(), |_| {}).unwrap();
+    let out = root.path().join("out");
+    let sines = values(&out, initialiser(&graph(&out), "sin_cache"));
+    assert_eq!(sines[8], 0.5f64.sin() as f32);
+
+    // Llama 3.1's factors come as a tensor.
+    gguf.remove("llama.rope.scaling.type").tensor("rope_freqs.weight", &[8], 0, 4f32.to_le_bytes().repeat(8));
+    fs::write(root.path().join("source"), gguf.build()).unwrap();
+    run(root.path(), |options| options.overwrite = true).unwrap();
+    let sines = values(&out, initialiser(&graph(&out), "sin_cache"));
+    assert_eq!(sines[8], 0.25f64.sin() as f32);
+
+    gguf.text("llama.rope.scaling.type", "yarn");
+    fs::write(root.path().join("source"), gguf.build()).unwrap();
+    let error = run(root.path(), |options| options.overwrite = true).unwrap_err();
+    assert!(error.to_string().contains("`llama.rope.scaling.type` is \"yarn\""), "{error}");
+}
+
+#[test]
+fn contradictions_are_refused_naming_file_and_field() {
+    let cases = [
+        ("hidden_size", json!(64), "makes it [6, 64] (vocab_size, hidden_size)"),
+        ("vocab_size", json!(7), "has shape [6, 32]"),
+        ("num_key_value_heads", json!(2), "num_key_value_heads × head_dim"),
+        ("num_hidden_layers", json!(3), "lack `model.layers.2.input_layernorm.weight`"),
+        ("num_hidden_layers", json!(1), "`model.layers.1.input_layernorm.weight` has no place"),
+        ("tie_word_embeddings", json!(false), "lack `lm_head.weight`"),
+        ("attention_bias", json!(true), "lack `model.layers.0.self_attn.q_proj.bias`"),
+        ("architectures", json!(["MambaForCausalLM"]), "`architectures` is [\"MambaForCausalLM\"]"),
+        ("architectures", json!(null), "`architectures` is missing"),
+        ("hidden_act", json!("gelu"), "`hidden_act` is \"gelu\""),
+        ("head_dim", json!(24), "multiples of 16"),
+        ("rope_scaling", json!({"rope_type": "yarn"}), "`rope_scaling.rope_type` is \"yarn\""),
+        ("quantization_config", json!({"quant_method": "gptq"}), "`quantization_config` is {"),
+        ("max_position_embeddings", json!(1 << 23), "at most 4194304 positions"),
+        ("partial_rotary_factor", json!(0.5), "`partial_rotary_factor` is 0.5"),
+        ("rms_norm_eps", json!("x"), "`rms_norm_eps` is \"x\""),
+        ("max_position_embeddings", json!(1u64 << 60), "`max_position_embeddings` is 1152921504606846976"),
+        ("eos_token_id", json!(6), "eos token id 6 is beyond the vocabulary of 6"),
+        ("bos_token_id", json!("x"), "`bos_token_id` is \"x\""),
+    ];
+    for (field, value, expected) in cases {
+        let mut config = config();
+        config[field] = value;
+        let root = checkpoint(&config, Dtype::F32);
+        let error = run(root.path(), |_| {}).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidModel | ErrorKind::Unsupported), "{error}");
+        assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
+        assert!(error.to_string().contains("source/"), "no file in {error}");
+        assert_eq!(names(root.path()), ["source"], "nothing is left behind");
+    }
+}
+
+#[test]
+fn incomplete_folders_get_a_remedy() {
+    let cases = [
+        ("tokenizer.json", None, "copy the tokenizer files"),
+        ("tokenizer.json", Some("tokenizer.model"), "save_pretrained"),
+        ("model.safetensors", None, "is the download complete"),
+        ("model.safetensors", Some("pytorch_model.bin"), "pickled"),
+        ("model.safetensors", Some("model-q8.gguf"), "name that file"),
+        ("config.json", None, "cannot read"),
+    ];
+    for (missing, instead, expected) in cases {
+        let root = checkpoint(&config(), Dtype::F32);
+        let source = root.path().join("source");
+        fs::remove_file(source.join(missing)).unwrap();
+        if let Some(name) = instead {
+            fs::write(source.join(name), "").unwrap();
+        }
+        let error = run(root.path(), |_| {}).unwrap_err();
+        assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[test]
+fn targets_and_options_that_make_no_sense_are_refused() {
+    let root = checkpoint(&config(), Dtype::F32);
+    for quantize in [Quantize::Int8, Quantize::Int4] {
+        assert_eq!(run(root.path(), |options| options.quantize = quantize).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+    let error = run(root.path(), |options| options.to = root.path().to_owned()).unwrap_err();
+    assert!(error.to_string().contains("the checkpoint itself lies there"), "{error}");
+    let error = run(root.path(), |options| options.from = root.path().join("source/model.safetensors")).unwrap_err();
+    assert!(error.to_string().contains("name the folder"), "{error}");
+    run(root.path(), |_| {}).unwrap();
+    let error = run(root.path(), |_| {}).unwrap_err();
+    assert!(error.to_string().contains("exists already"), "{error}");
+    run(root.path(), |options| options.overwrite = true).unwrap();
+}

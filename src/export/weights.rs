@@ -84,12 +84,12 @@ pub(super) fn store_rotary(
     folder: &Path,
 ) -> Result<Vec<TensorProto>> {
     let shape = vec![positions, rope.width()];
-    let tables: [(&str, fn(f64) -> f64); 2] = [(cos, f64::cos), (sin, f64::sin)];
-    let tables = tables.map(|(name, function)| Float32 {
+    let table = |name, function: fn(f64) -> f64| Float32 {
         name,
         shape: shape.clone(),
-        write: Box::new(move |mut sink| rope.write_table(positions, function, &mut sink)),
-    });
+        write: Box::new(move |sink| rope.write_table(positions, function, sink)),
+    };
+    let tables = [table(cos, f64::cos), table(sin, f64::sin)];
     let offsets = write_safetensors(&folder.join(ROTARY), &tables, &mut |_, _| {})?;
     let length = 4 * (positions * rope.width()) as u64;
     Ok(offsets
@@ -108,11 +108,14 @@ fn link(file: &WeightFile, folder: &Path) -> Result<Placement> {
     Ok(Placement::Copied)
 }
 
+/// Writes the values of one tensor, little endian.
+type WriteValues<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'a;
+
 /// A float32 tensor to be written.
 struct Float32<'a> {
     name: &'a str,
     shape: Vec<usize>,
-    write: Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>,
+    write: Box<WriteValues<'a>>,
 }
 
 impl Float32<'_> {

@@ -48,9 +48,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Loads `graph` with the custom operators of `domain`.
-    pub(crate) fn open(graph: &Graph<'_>, domain: OperatorDomain, options: &RuntimeOptions) -> Result<Self> {
+    /// Loads `graph` with custom operators, which are made once ONNX Runtime is there.
+    pub(crate) fn open(
+        graph: &Graph<'_>,
+        operators: impl FnOnce() -> Result<OperatorDomain>,
+        options: &RuntimeOptions,
+    ) -> Result<Self> {
         let environment = environment::get(options)?;
+        let domain = operators()?;
         let failed = |e: String| Error::invalid_model(format!("{}: ONNX Runtime cannot load the model: {e}", graph.name));
         let threads = options.effective_threads();
         let folder = graph.folder.to_str().ok_or_else(|| {

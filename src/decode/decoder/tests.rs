@@ -1,0 +1,153 @@
+//! The real model: against transformers' tokens, and bit for bit against itself.
+
+use super::*;
+use crate::decode::SamplingOptions;
+use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
+use crate::testing::{fixture, runtime, smollm2};
+
+fn decoder(threads: usize, kv_cache: usize, step_budget: Duration) -> Decoder {
+    let options = DecodeOptions { kv_cache, step_budget, ..DecodeOptions::default() };
+    let mut decoder = Decoder::load(smollm2(), &options, &runtime(threads)).expect("the model loads");
+    decoder.executor.poison();
+    decoder
+}
+
+const AMPLE: usize = 256 << 20;
+const SHORT: Duration = Duration::from_millis(30);
+const LONG: Duration = Duration::from_secs(1);
+
+fn tokens(value: &serde_json::Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).expect("a list of token ids")
+}
+
+/// Queues a reply.
+fn generate(decoder: &mut Decoder, prompt: &[u32], options: GenerateOptions) -> SequenceId {
+    let folder = Arc::clone(decoder.folder());
+    let reader =
+        Generate::new(options, prompt.len(), folder.context_length(), folder.tokenizer(), &folder.stop_tokens()).expect("options");
+    let max = reader.max_tokens();
+    decoder.submit(prompt.to_vec(), max, AnyReader::Generate(Box::new(reader))).expect("accepted")
+}
+
+/// Runs until nothing is left; results in order of submission.
+fn finish(decoder: &mut Decoder) -> Vec<Ended<AnyReader>> {
+    let mut ended = Vec::new();
+    while decoder.step(&mut ended) {}
+    ended.sort_by_key(|e| e.id);
+    ended
+}
+
+/// Tokens and the bits of their log-probabilities.
+fn reply(ended: Ended<AnyReader>) -> (Vec<u32>, Vec<u32>) {
+    ended.result.expect("no error");
+    match ended.reader {
+        AnyReader::Generate(reader) => (reader.tokens, reader.logprobs.iter().map(|x| x.to_bits()).collect()),
+        _ => panic!("not a reply"),
+    }
+}
+
+fn sampled(seed: u64, max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens, seed, sampling: SamplingOptions::default(), ..GenerateOptions::default() }
+}
+
+#[test]
+fn greedy_tokens_are_those_of_transformers() {
+    let cases = fixture("smollm2/greedy.json")["cases"].as_array().expect("cases").clone();
+    for ignore_eos in [false, true] {
+        let mut decoder = decoder(2, AMPLE, LONG);
+        for case in &cases {
+            let sampling = SamplingOptions::greedy();
+            let options = GenerateOptions { max_tokens: 64, sampling, ignore_eos, ..GenerateOptions::default() };
+            generate(&mut decoder, &tokens(&case["prompt_tokens"]), options);
+        }
+        for (ended, case) in finish(&mut decoder).into_iter().zip(&cases) {
+            let wanted = &case[if ignore_eos { "tokens_past_eos" } else { "tokens" }];
+            assert_eq!(reply(ended).0, tokens(wanted), "{}", case["name"]);
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_transformers() {
+    let mut decoder = decoder(2, AMPLE, LONG);
+    let cases = fixture("smollm2/logprobs.json")["cases"].as_array().expect("cases").clone();
+    for case in &cases {
+        let tokens = tokens(&case["tokens"]);
+        let reader = AnyReader::LogProbs(LogProbs::new(tokens.clone().into(), 0));
+        decoder.submit(tokens, 0, reader).expect("accepted");
+    }
+    for (ended, case) in finish(&mut decoder).into_iter().zip(&cases) {
+        let AnyReader::LogProbs(reader) = ended.reader else { panic!("not log-probabilities") };
+        let wanted: Vec<f32> = serde_json::from_value(case["logprobs"].clone()).expect("numbers");
+        assert_eq!(reader.logprobs.len(), wanted.len());
+        for (got, want) in reader.logprobs.iter().zip(wanted) {
+            assert!((got - want).abs() < 1e-3, "{}: {got} is not {want}", case["name"]);
+        }
+    }
+}
+
+#[test]
+fn batching_changes_nothing_to_the_last_bit() {
+    let cases = fixture("smollm2/greedy.json")["cases"].as_array().expect("cases").clone();
+    let prompts: Vec<_> = (0..12)
+        .map(|i| {
+            let prompt = tokens(&cases[i % cases.len()]["prompt_tokens"]);
+            prompt[..prompt.len().min(400)].to_vec()
+        })
+        .collect();
+    // One at a time, whole prompts in one chunk, two threads.
+    let alone: Vec<_> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| {
+            let mut decoder = decoder(2, AMPLE, LONG);
+            generate(&mut decoder, prompt, sampled(i as u64, 24));
+            finish(&mut decoder).into_iter().map(reply).next().expect("one reply")
+        })
+        .collect();
+    // All at once, in small chunks; then again from the prefix cache; with one thread; with next to no memory.
+    let small = 40 * block_bytes(&smollm2());
+    for (threads, kv_cache, step) in [(2, AMPLE, SHORT), (1, AMPLE, LONG), (2, small, SHORT)] {
+        let mut decoder = decoder(threads, kv_cache, step);
+        for round in 0..2 {
+            for (i, prompt) in prompts.iter().enumerate() {
+                generate(&mut decoder, prompt, sampled(i as u64, 24));
+            }
+            let together: Vec<_> = finish(&mut decoder).into_iter().map(reply).collect();
+            assert_eq!(together, alone, "{threads} threads, {kv_cache} bytes, round {round}");
+        }
+        assert_eq!(decoder.stats().preemptions > 0, kv_cache == small);
+        assert!(decoder.stats().peak_blocks <= decoder.stats().blocks);
+    }
+}
+
+#[test]
+fn a_fork_continues_as_if_decoded_from_scratch() {
+    let case = &fixture("smollm2/greedy.json")["cases"][3];
+    let prompt = tokens(&case["prompt_tokens"]);
+    let mut decoder = decoder(2, AMPLE, LONG);
+    generate(&mut decoder, &prompt, sampled(5, 20));
+    let (first, _) = reply(finish(&mut decoder).remove(0));
+    let mut forked = prompt.clone();
+    forked.extend(&first[..11]);
+    generate(&mut decoder, &forked, sampled(6, 16));
+    let ended = finish(&mut decoder).remove(0);
+    assert_eq!(ended.cost.computed, 1, "the fork computes nothing but its last token");
+    let fork = reply(ended);
+
+    let mut fresh = self::decoder(1, AMPLE, SHORT);
+    generate(&mut fresh, &forked, sampled(6, 16));
+    assert_eq!(fork, reply(finish(&mut fresh).remove(0)));
+}
+
+#[test]
+fn prompts_that_cannot_be_taken_are_refused_with_the_numbers() {
+    let mut decoder = decoder(2, AMPLE, LONG);
+    let mut refuse = |prompt: Vec<u32>| {
+        let reader = AnyReader::LogProbs(LogProbs::new(prompt.clone().into(), 0));
+        decoder.submit(prompt, 0, reader).expect_err("refused").to_string()
+    };
+    assert!(refuse(vec![]).contains("empty"));
+    assert!(refuse(vec![1, 49_152]).contains("token 49152 is beyond the vocabulary"));
+    assert!(refuse(vec![1; 8193]).contains("8193 tokens"));
+}

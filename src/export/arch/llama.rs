@@ -1,6 +1,6 @@
 //! Llama 2 and 3, SmolLM 1 and 2, and the many models that share `LlamaForCausalLM`.
 
-use super::{Architecture, Decoder, GgufNames, heads};
+use super::{Architecture, Decoder, GgufNames, heads, positions};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::rope::Rope;
@@ -28,7 +28,7 @@ pub(super) const TENSORS: &[(&str, &str)] = &[
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;
-    config.require_one_of("hidden_act", &["silu"])?;
+    config.require_one_of("hidden_act", &["silu", "swish"])?;
     let (heads, kv_heads, head_size) = heads(checkpoint)?;
     let attention_bias = config.flag_or("attention_bias", false)?;
     Ok(Decoder {
@@ -40,7 +40,7 @@ fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
         heads,
         kv_heads,
         head_size,
-        context_length: config.size("max_position_embeddings")?,
+        context_length: positions(checkpoint)?,
         norm_epsilon: config.positive_or("rms_norm_eps", 1e-6)? as f32,
         rope: Rope::read(checkpoint, head_size)?,
         tied: config.flag_or("tie_word_embeddings", false)?,

@@ -59,6 +59,10 @@ pub(super) struct Decoder {
 /// The architecture that the checkpoint's configuration names.
 pub(super) fn of(checkpoint: &Checkpoint) -> Result<&'static Architecture> {
     let config = &checkpoint.config;
+    if config.get("quantization_config").is_some() {
+        let complaint = "quantised checkpoints are not read: export the original, or a GGUF of it";
+        return Err(config.unsupported("quantization_config", complaint));
+    }
     let known = || ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", ");
     let names = config.get("architectures").and_then(|value| value.as_array()).filter(|names| !names.is_empty());
     let names = names.ok_or_else(|| {
@@ -81,6 +85,17 @@ pub(super) fn by_gguf_name(name: &str) -> Option<(&'static Architecture, &'stati
 /// What llama.cpp calls the architectures known here.
 pub(super) fn gguf_names() -> Vec<&'static str> {
     ARCHITECTURES.iter().filter_map(|architecture| Some(architecture.gguf.as_ref()?.architecture)).collect()
+}
+
+/// The longest context. Its rotary tables are written out, so a number of nonsense would fill the disk.
+pub(super) fn positions(checkpoint: &Checkpoint) -> Result<usize> {
+    const MOST: usize = 1 << 22;
+    let field = "max_position_embeddings";
+    let positions = checkpoint.config.size(field)?;
+    if positions > MOST {
+        return Err(checkpoint.config.unsupported(field, &format!("at most {MOST} positions are exported")));
+    }
+    Ok(positions)
 }
 
 /// The sizes of attention heads, checked against each other: (heads, key-value heads, head size).

@@ -1,7 +1,7 @@
 //! Reads a GGUF file as if it were a Hugging Face checkpoint: metadata under the names of `config.json`, tensors under
 //! the names of transformers, rows in transformers' order.
 
-pub(crate) mod parse;
+mod parse;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -44,22 +44,29 @@ const UNHANDLED: &[&str] = &[
     "logit_scale",
     "pooling_type",
     "residual_scale",
+    "rope.scale_linear",
 ];
 
 /// Reads the checkpoint in the file at `path`; weights stay mapped, not loaded.
 pub(super) fn read(path: &Path) -> Result<Checkpoint> {
     let file = WeightFile::open(path)?;
-    let label = path.display().to_string();
-    let gguf = parse::parse(&label, &file.data)?;
-    let (architecture, names) = find_architecture(&label, &gguf)?;
-    let source = Source { label: &label, gguf: &gguf, names };
+    let mut checkpoint = interpret(&path.display().to_string(), &file.data)?;
+    checkpoint.files.push(file);
+    Ok(checkpoint)
+}
+
+/// Reads the file `label`, whose bytes are `data`, into a checkpoint whose one file is still to be added.
+pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
+    let gguf = parse::parse(label, data)?;
+    let (architecture, names) = find_architecture(label, &gguf)?;
+    let source = Source { label, gguf: &gguf, names };
 
     let config = source.config(architecture)?;
     let mut tensors = source.tensors(&config)?;
-    let rope_factors = tensors.remove(ROPE_FACTORS).map(|tensor| widened(&tensor, &file.data));
+    let rope_factors = tensors.remove(ROPE_FACTORS).map(|tensor| widened(&tensor, data));
     let tokenizer = tokenizer::files(&source)?;
     let special = source.special_tokens()?;
-    Ok(Checkpoint { config, tensors, rope_factors, tokenizer, special, generation: Map::new(), files: vec![file] })
+    Ok(Checkpoint { config, tensors, rope_factors, tokenizer, special, generation: Map::new(), files: Vec::new() })
 }
 
 /// The tensor in which llama.cpp stores what rotary frequencies are divided by.
@@ -134,8 +141,11 @@ impl<'a> Source<'a> {
     fn refuse_unhandled(&self) -> Result<()> {
         for suffix in UNHANDLED {
             let (key, value) = self.own(suffix);
-            // Converters write zeros for "none".
-            if let Some(value) = value.filter(|value| value.unsigned() != Some(0)) {
+            // Converters write zeros for "none", and some say of a decoder that it is causal.
+            let is_neutral = |value: &Value<'_>| {
+                matches!(value, Value::Unsigned(0) | Value::Signed(0) | Value::Float(0.0) | Value::Bool(true))
+            };
+            if let Some(value) = value.filter(|value| !is_neutral(value)) {
                 return Err(Error::unsupported(format!(
                     "{}: `{key}` is {}: this version can't export that",
                     self.label,
@@ -175,7 +185,8 @@ impl<'a> Source<'a> {
             None | Some("none") => {}
             Some(kind) => {
                 let factor = self.own("rope.scaling.factor").1.map_or(Json::Null, json);
-                config.set("rope_scaling", &key, serde_json::json!({"rope_type": kind, "factor": factor}));
+                let (prefix, _) = self.own("rope.scaling");
+                config.set("rope_scaling", &prefix, serde_json::json!({"type": kind, "factor": factor}));
             }
         }
         Ok(())
@@ -211,8 +222,9 @@ impl<'a> Source<'a> {
         let rows = info.shape[0];
         let head_size = rows / heads;
         // Rows are moved whole, so none may share a block with the next (a bias in blocks would).
-        let rows_are_whole = info.bytes % rows == 0 && (info.shape.len() > 1 || info.format.block_elements == 1);
-        if rows % heads != 0 || head_size % 2 != 0 || head_size == 0 || !rows_are_whole {
+        let rows_are_whole =
+            info.bytes.is_multiple_of(rows) && (info.shape.len() > 1 || info.format.block_elements == 1);
+        if !rows.is_multiple_of(heads) || !head_size.is_multiple_of(2) || head_size == 0 || !rows_are_whole {
             return Err(Error::invalid_model(format!(
                 "{}: tensor `{}` has {rows} rows of {}, which {heads} heads of even size can't share",
                 self.label, info.name, info.format.name

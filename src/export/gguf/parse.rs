@@ -103,7 +103,7 @@ fn parse_inner(data: &[u8]) -> Result<Gguf<'_>, Complaint> {
     }
     match reader.u32()? {
         2 | 3 => {}
-        version if version.swap_bytes() <= 3 => {
+        version if matches!(version.swap_bytes(), 1..=3) => {
             return Err(Complaint::Unsupported("it is big-endian; convert it again on a little-endian machine".into()));
         }
         version => {

@@ -1,1 +1,220 @@
+//! GGUF files as they should be, damaged, and hostile.
 
+use proptest::prelude::*;
+
+use super::interpret;
+use super::parse::{Value, parse};
+use crate::ErrorKind;
+use crate::export::checkpoint::{Content, RowOrder};
+use crate::export::testing::{GgufBuilder, HIDDEN, VOCAB, tiny_gguf};
+
+fn made(name: &str, builder: &GgufBuilder) -> serde_json::Value {
+    let checkpoint = interpret("m.gguf", &builder.build()).unwrap();
+    let file = checkpoint.tokenizer.iter().find(|file| file.name == name).unwrap();
+    let Content::Made(content) = &file.content else { panic!("{name} comes from the metadata") };
+    serde_json::from_slice(content).unwrap()
+}
+
+type Change = fn(&mut GgufBuilder) -> &mut GgufBuilder;
+
+fn refusal(builder: &GgufBuilder) -> (ErrorKind, String) {
+    let error = interpret("m.gguf", &builder.build()).unwrap_err();
+    assert!(error.to_string().starts_with("m.gguf"), "{error}");
+    (error.kind(), error.to_string())
+}
+
+#[test]
+fn metadata_of_every_type_is_read() {
+    let mut builder = GgufBuilder::default();
+    builder.raw("i8", 1, &[0xff]).raw("u16", 2, &[1, 2]).raw("u64", 10, &u64::MAX.to_le_bytes());
+    builder.raw("f64", 12, &0.5f64.to_le_bytes()).flag("flag", true).texts("texts", &["x", "", "yz"]);
+    let file = builder.build();
+    let gguf = parse("m.gguf", &file).unwrap();
+    assert!(matches!(gguf.metadata["i8"], Value::Signed(-1)));
+    assert!(matches!(gguf.metadata["u16"], Value::Unsigned(513)));
+    assert!(matches!(gguf.metadata["u64"], Value::Unsigned(u64::MAX)));
+    assert!(matches!(gguf.metadata["f64"], Value::Float(0.5)));
+    assert!(matches!(gguf.metadata["flag"], Value::Bool(true)));
+    let texts: Vec<_> = gguf.metadata["texts"].array().unwrap().iter().filter_map(Value::text).collect();
+    assert_eq!(texts, ["x", "", "yz"]);
+}
+
+#[test]
+fn a_checkpoint_gets_transformers_names_and_shapes() {
+    let checkpoint = interpret("m.gguf", &tiny_gguf().build()).unwrap();
+    let embedding = &checkpoint.tensors["model.embed_tokens.weight"];
+    assert_eq!(embedding.shape, [VOCAB, HIDDEN]);
+    let query = &checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"];
+    assert_eq!((query.format.name, query.rows), ("Q4_0", RowOrder::InterleavedHeads { head_size: 16 }));
+    assert_eq!(checkpoint.tensors["model.layers.1.self_attn.v_proj.weight"].rows, RowOrder::Standard);
+    assert_eq!(checkpoint.config.size("vocab_size").unwrap(), VOCAB);
+    assert!(checkpoint.config.flag_or("tie_word_embeddings", false).unwrap());
+    assert_eq!((checkpoint.special.bos, checkpoint.special.eos), (Some(0), vec![1]));
+}
+
+#[test]
+fn the_tokenizer_is_rebuilt() {
+    let tokenizer = made("tokenizer.json", &tiny_gguf());
+    let loaded = tokenizers::Tokenizer::from_bytes(tokenizer.to_string()).unwrap();
+    let encoding = loaded.encode("ab<tool>b</s>", true).unwrap();
+    assert_eq!(encoding.get_ids(), [4, 5, 3, 1], "no BOS is added, added tokens stay whole");
+    assert_eq!(
+        loaded.decode(&[4, 5, 1], true).unwrap(),
+        "ab<tool>",
+        "control tokens are special, user-defined ones not"
+    );
+    assert_eq!(tokenizer["pre_tokenizer"]["pretokenizers"][0]["type"], "Digits");
+
+    let config = made("tokenizer_config.json", &tiny_gguf());
+    assert_eq!(config["bos_token"], "<s>");
+    assert_eq!(config["chat_template"], "{{ messages[0].content }}");
+    assert_eq!(config["added_tokens_decoder"]["5"]["special"], false);
+}
+
+#[test]
+fn bos_and_eos_are_added_where_the_file_says() {
+    let mut builder = tiny_gguf();
+    builder.flag("tokenizer.ggml.add_bos_token", true).flag("tokenizer.ggml.add_eos_token", true);
+    let loaded = tokenizers::Tokenizer::from_bytes(made("tokenizer.json", &builder).to_string()).unwrap();
+    assert_eq!(loaded.encode("a", true).unwrap().get_ids(), [0, 2, 1]);
+    assert_eq!(loaded.encode("a", false).unwrap().get_ids(), [2]);
+}
+
+#[test]
+fn llama_bpe_adds_a_bos_unless_told_otherwise() {
+    let mut builder = tiny_gguf();
+    builder.text("tokenizer.ggml.pre", "llama-bpe");
+    let loaded = tokenizers::Tokenizer::from_bytes(made("tokenizer.json", &builder).to_string()).unwrap();
+    assert_eq!(loaded.encode("ab", true).unwrap().get_ids(), [0, 4]);
+}
+
+#[test]
+fn named_templates_become_a_list() {
+    let mut builder = tiny_gguf();
+    builder.texts("tokenizer.chat_templates", &["tool_use"]).text("tokenizer.chat_template.tool_use", "T");
+    let templates = &made("tokenizer_config.json", &builder)["chat_template"];
+    assert_eq!(templates[0]["name"], "default");
+    assert_eq!(templates[1], serde_json::json!({"name": "tool_use", "template": "T"}));
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    let cases: &[(&str, Change)] = &[
+        ("`general.architecture` is `mamba`", |b| b.text("general.architecture", "mamba")),
+        ("`tokenizer.ggml.pre` is `x-pre`", |b| b.text("tokenizer.ggml.pre", "x-pre")),
+        ("`gpt-2`, `llama-bpe`, `qwen2`, `smollm`", |b| b.text("tokenizer.ggml.pre", "x-pre")),
+        ("`tokenizer.ggml.model` is `llama`", |b| b.text("tokenizer.ggml.model", "llama")),
+        ("`llama.expert_count` is 8", |b| b.uint("llama.expert_count", 8)),
+        ("tensor `x` is stored as Q6_K", |b| b.tensor("x", &[256], 14, vec![0; 210])),
+        ("tensor `x` is stored as number 77", |b| b.tensor("x", &[256], 77, vec![0; 210])),
+        ("partial rotary", |b| b.uint("llama.attention.key_length", 16).uint("llama.rope.dimension_count", 8)),
+        ("heads of two sizes", |b| b.uint("llama.attention.key_length", 16).uint("llama.attention.value_length", 8)),
+    ];
+    for (expected, change) in cases {
+        let mut builder = tiny_gguf();
+        change(&mut builder);
+        let (kind, message) = refusal(&builder);
+        assert_eq!(kind, ErrorKind::Unsupported, "{message}");
+        assert!(message.contains(expected), "{expected:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_key() {
+    let cases: &[(&str, Change)] = &[
+        ("`general.architecture` is missing", |b| b.remove("general.architecture")),
+        ("`tokenizer.ggml.merges`: merge 0 is not two tokens", |b| b.texts("tokenizer.ggml.merges", &["ab"])),
+        ("make no tokenizer", |b| b.texts("tokenizer.ggml.merges", &["a z"])),
+        ("tokens 0 and 2 are the same", |b| b.texts("tokenizer.ggml.tokens", &["a", "b", "a"])),
+        ("2 types for 6 tokens", |b| b.ints("tokenizer.ggml.token_type", &[1, 1])),
+        ("7 is beyond the vocabulary of 6", |b| b.uint("tokenizer.ggml.eos_token_id", 7)),
+        ("`llama.attention.head_count` is 0", |b| b.uint("llama.attention.head_count", 0)),
+        ("has 32 rows of Q4_0, which 3 heads", |b| b.uint("llama.attention.head_count", 3)),
+        ("`general.alignment`", |b| b.uint("general.alignment", 24)),
+        ("nested more than", |b| {
+            b.raw("x", 9, &[9u32.to_le_bytes().as_slice(), &1u64.to_le_bytes()].concat().repeat(99))
+        }),
+        ("values of type 13 do not exist", |b| b.raw("x", 13, &[])),
+        ("is not UTF-8", |b| b.raw("x", 8, &[1, 0, 0, 0, 0, 0, 0, 0, 0xff])),
+        ("tensor `x` has 0 dimensions", |b| b.tensor("x", &[], 0, vec![])),
+        ("tensor `x` has a dimension of 0", |b| b.tensor("x", &[0], 0, vec![])),
+        ("has a dimension of 4294967296", |b| b.tensor("x", &[1 << 32, 1 << 32], 0, vec![])),
+        ("rows of 33 elements do not fill Q8_0 blocks", |b| b.tensor("x", &[33, 32], 8, vec![0; 34 * 33])),
+        ("beyond the file's", |b| b.tensor("x", &[1 << 40], 0, vec![])),
+        ("tensor `output_norm.weight` is there twice", |b| b.tensor("output_norm.weight", &[8], 0, vec![0; 32])),
+    ];
+    for (expected, change) in cases {
+        let mut builder = tiny_gguf();
+        change(&mut builder);
+        let (kind, message) = refusal(&builder);
+        assert_eq!(kind, ErrorKind::InvalidModel, "{message}");
+        assert!(message.contains(expected), "{expected:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn overlapping_and_misaligned_tensors_are_refused() {
+    // The last tensor's offset is the last field before the padding and the data; both tensors take 32 bytes.
+    let mut builder = GgufBuilder::default();
+    builder.tensor("a", &[8], 0, vec![1; 32]).tensor("b", &[8], 0, vec![2; 32]);
+    let file = builder.build();
+    let offset = file.windows(8).rposition(|bytes| bytes == 32u64.to_le_bytes()).unwrap();
+    for (value, expected) in
+        [(0u64, "tensors `a` and `b` overlap"), (1, "not a multiple of 32"), (u64::MAX - 31, "beyond")]
+    {
+        let mut damaged = file.clone();
+        damaged[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
+        let message = parse("m.gguf", &damaged).unwrap_err().to_string();
+        assert!(message.contains(expected), "{expected:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn versions_and_byte_orders_that_are_not_read_are_refused() {
+    let file = tiny_gguf().build();
+    for (version, expected) in [(1u32, "GGUF version 1"), (4, "GGUF version 4"), (3u32.swap_bytes(), "big-endian")] {
+        let mut other = file.clone();
+        other[4..8].copy_from_slice(&version.to_le_bytes());
+        let error = parse("m.gguf", &other).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    assert!(parse("m.gguf", b"PK\x03\x04 not a model").unwrap_err().to_string().contains("does not start with `GGUF`"));
+}
+
+#[test]
+fn a_file_cut_off_anywhere_is_refused() {
+    let file = tiny_gguf().build();
+    // Every length of the header, then samples of the data.
+    for len in (0..1500).chain((1500..file.len()).step_by(997)) {
+        assert!(parse("m.gguf", &file[..len]).is_err(), "cut to {len} bytes");
+    }
+}
+
+#[test]
+fn counts_are_not_believed() {
+    let file = tiny_gguf().build();
+    for at in [8, 16] {
+        let mut hostile = file.clone();
+        hostile[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(parse("m.gguf", &hostile).is_err());
+    }
+    let mut builder = tiny_gguf();
+    builder.raw("x", 9, &[10u32.to_le_bytes().as_slice(), &(u64::MAX / 4).to_le_bytes()].concat());
+    assert!(refusal(&builder).1.contains("metadata `x`"));
+}
+
+proptest! {
+    #[test]
+    fn mutated_files_never_panic(changes in prop::collection::vec((0usize..2600, any::<u8>()), 1..8)) {
+        let mut file = tiny_gguf().build();
+        for (at, value) in changes {
+            file[at] = value;
+        }
+        if let Ok(checkpoint) = interpret("m.gguf", &file) {
+            for tensor in checkpoint.tensors.values() {
+                tensor.write_float32(&file, &mut std::io::sink()).unwrap();
+            }
+        }
+    }
+}

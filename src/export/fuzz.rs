@@ -1,0 +1,40 @@
+//! What the fuzzers in `fuzz/` call: each parser of foreign bytes, without the file system around it.
+
+use super::{checkpoint, config, gguf, hf};
+
+/// A whole GGUF file: container, metadata, tokenizer; every tensor is widened.
+pub fn gguf(data: &[u8]) {
+    if let Ok(checkpoint) = gguf::interpret("fuzz.gguf", data) {
+        for tensor in checkpoint.tensors.values() {
+            // A sink can't fail.
+            let _ = tensor.write_float32(data, &mut std::io::sink());
+        }
+        let _ = super::arch::of(&checkpoint).and_then(|architecture| (architecture.decoder)(&checkpoint));
+    }
+}
+
+/// A `.safetensors` file.
+pub fn safetensors(data: &[u8]) {
+    if let Ok(tensors) = hf::read_header("fuzz.safetensors", data, 0) {
+        for tensor in tensors.values() {
+            let _ = tensor.write_float32(data, &mut std::io::sink());
+        }
+    }
+}
+
+/// A `config.json`, read as the architecture that it names.
+pub fn config(data: &[u8]) {
+    let Ok(config) = config::Config::from_json("config.json", data) else { return };
+    let checkpoint = checkpoint::Checkpoint {
+        config,
+        files: Vec::new(),
+        tensors: Default::default(),
+        rope_factors: None,
+        tokenizer: Vec::new(),
+        special: Default::default(),
+        generation: Default::default(),
+    };
+    if let Ok(decoder) = super::arch::of(&checkpoint).and_then(|architecture| (architecture.decoder)(&checkpoint)) {
+        let _ = super::graph::build(&decoder, &checkpoint);
+    }
+}
