@@ -1,0 +1,285 @@
+//! An exported model as a chat model.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, SampledTokens, Ticket, Usage};
+use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
+use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
+use crate::decode::{DecodeOptions, Decoder, DecoderStats};
+use crate::model::ModelFolder;
+use crate::model::tokenizer::{EncodedChat, RenderOptions};
+use crate::runtime::RuntimeOptions;
+use crate::{Error, ErrorKind, Result};
+
+/// A model in this process, with its tokenizer and chat template.
+pub(crate) struct LocalChat {
+    name: Arc<str>,
+    decoder: Decoder,
+    render: RenderOptions,
+    bitwise: bool,
+    next: u64,
+    under_way: HashMap<SequenceId, UnderWay>,
+    sequences: HashMap<Ticket, SequenceId>,
+    /// Ended without a step: cancelled requests.
+    ready: Vec<(Ticket, Result<ChatReply>)>,
+    ended: Vec<Ended<AnyReader>>,
+}
+
+struct UnderWay {
+    ticket: Ticket,
+    start: Instant,
+    /// See [`ChatOutput::Text`].
+    retokenized_differs: Vec<usize>,
+    /// Takes the whole result instead of the chat reply.
+    direct: Option<OnCompletion>,
+}
+
+/// Receives the result of a request that is not a chat.
+pub(crate) type OnCompletion = Box<dyn FnOnce(Result<Completion>) + Send>;
+
+/// A finished request with everything that is known of its tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct Completion {
+    /// Sampled tokens, the end-of-turn token included; empty for scored tokens.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) finish: Finish,
+    /// Of the sampled tokens, or of the scored ones.
+    pub(crate) logprobs: Vec<f32>,
+    pub(crate) usage: Usage,
+}
+
+impl LocalChat {
+    /// Loads `folder`'s model under `name`.
+    pub(crate) fn load(
+        name: Arc<str>,
+        folder: Arc<ModelFolder>,
+        decode: &DecodeOptions,
+        runtime: &RuntimeOptions,
+    ) -> Result<Self> {
+        let bitwise = folder.inspect().bitwise;
+        let render = RenderOptions { model: Some(Arc::clone(&name)), ..RenderOptions::default() };
+        let decoder = Decoder::load(folder, decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
+        Ok(LocalChat {
+            name,
+            decoder,
+            render,
+            bitwise,
+            next: 0,
+            under_way: HashMap::new(),
+            sequences: HashMap::new(),
+            ready: Vec::new(),
+            ended: Vec::new(),
+        })
+    }
+
+    pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
+        self.decoder.folder()
+    }
+
+    pub(crate) fn stats(&self) -> DecoderStats {
+        self.decoder.stats()
+    }
+
+    /// Samples a reply to these very tokens. `done` gets a refusal too; then there is no ticket.
+    pub(crate) fn generate(&mut self, tokens: Vec<u32>, options: GenerateOptions, done: OnCompletion) -> Option<Ticket> {
+        match self.generate_reader(options, tokens.len()) {
+            Ok(reader) => {
+                let max_new = reader.max_tokens();
+                self.queue_direct(tokens, max_new, AnyReader::Generate(Box::new(reader)), done)
+            }
+            Err(error) => refuse(done, error),
+        }
+    }
+
+    /// Scores each token of `tokens` after the first, given the ones before it. `done` as for [`LocalChat::generate`].
+    pub(crate) fn logprobs(&mut self, tokens: Vec<u32>, done: OnCompletion) -> Option<Ticket> {
+        let reader = AnyReader::LogProbs(LogProbs::new(tokens.clone().into(), 0));
+        self.queue_direct(tokens, 0, reader, done)
+    }
+
+    /// Keeps a prefix's full blocks in the cache, and computes those that are not there. `done` as for
+    /// [`LocalChat::generate`].
+    pub(crate) fn warm(&mut self, key: u64, tokens: Vec<u32>, done: OnCompletion) -> Option<Ticket> {
+        if let Err(error) = self.decoder.pin(key, &tokens) {
+            return refuse(done, error);
+        }
+        let reader = AnyReader::Choose(Choose::new(tokens.len(), Vec::new()));
+        let queued = self.queue_direct(tokens, 0, reader, done);
+        if queued.is_none() {
+            self.decoder.unpin(key);
+        }
+        queued
+    }
+
+    /// Undoes [`LocalChat::warm`].
+    pub(crate) fn unpin(&mut self, key: u64) {
+        self.decoder.unpin(key);
+    }
+
+    /// Ends a request early, for the reason that `finish` gives. What was sampled until now is a reply, cut short.
+    pub(crate) fn end(&mut self, ticket: Ticket, finish: Finish) {
+        let Some(&id) = self.sequences.get(&ticket) else { return };
+        let Some((mut reader, cost)) = self.decoder.cancel(id) else { return };
+        let result = match (&mut reader, finish) {
+            (AnyReader::Generate(reader), _) => reader.end(finish).map(|_| ()),
+            (_, Finish::Deadline) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the result was there")),
+            _ => Err(Error::new(ErrorKind::Cancelled, "the request was cancelled")),
+        };
+        self.complete(id, reader, cost, result);
+    }
+
+    fn generate_reader(&self, options: GenerateOptions, prompt: usize) -> Result<Generate> {
+        let folder = self.decoder.folder();
+        if prompt == 0 {
+            return Err(Error::invalid_request("the prompt is empty; give at least one token"));
+        }
+        Generate::new(options, prompt, folder.context_length(), folder.tokenizer(), &folder.stop_tokens())
+    }
+
+    fn queue_direct(
+        &mut self,
+        tokens: Vec<u32>,
+        max_new: usize,
+        reader: AnyReader,
+        done: OnCompletion,
+    ) -> Option<Ticket> {
+        match self.decoder.submit(tokens, max_new, reader) {
+            Ok(id) => Some(self.track(id, Vec::new(), Some(done))),
+            Err(error) => refuse(done, error),
+        }
+    }
+
+    fn queue_chat(
+        &mut self,
+        prompt: EncodedChat,
+        max_new: usize,
+        reader: AnyReader,
+    ) -> Result<Ticket> {
+        let id = self.decoder.submit(prompt.tokens, max_new, reader)?;
+        Ok(self.track(id, prompt.retokenized_differs, None))
+    }
+
+    fn track(&mut self, id: SequenceId, retokenized_differs: Vec<usize>, direct: Option<OnCompletion>) -> Ticket {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        self.sequences.insert(ticket, id);
+        self.under_way.insert(id, UnderWay { ticket, start: Instant::now(), retokenized_differs, direct });
+        ticket
+    }
+
+    /// Turns an ended sequence into whatever was asked for.
+    fn complete(&mut self, id: SequenceId, reader: AnyReader, cost: SequenceCost, result: Result<()>) {
+        let Some(under_way) = self.under_way.remove(&id) else { return };
+        self.sequences.remove(&under_way.ticket);
+        let usage = Usage {
+            prompt_tokens: cost.prompt as u64,
+            reused_tokens: cost.reused() as u64,
+            generated_tokens: match &reader {
+                AnyReader::Generate(reader) => reader.tokens.len() as u64,
+                _ => 0,
+            },
+            seconds: under_way.start.elapsed().as_secs_f64(),
+        };
+        match under_way.direct {
+            Some(done) => done(result.map(|()| completion(reader, usage))),
+            None => {
+                let reply = result.map(|()| ChatReply { output: self.output(reader, under_way.retokenized_differs), usage });
+                self.ready.push((under_way.ticket, reply));
+            }
+        }
+    }
+
+    fn output(&self, reader: AnyReader, retokenized_differs: Vec<usize>) -> ChatOutput {
+        match reader {
+            AnyReader::Generate(reader) => {
+                // A stop text is cut from the text, so the tokens no longer spell it.
+                let spelled = self.spells(&reader);
+                let ids = spelled.then(|| SampledTokens { model: Arc::clone(&self.name), ids: reader.reply_tokens().into() });
+                let finish = reader.finish.unwrap_or(Finish::Cancelled);
+                ChatOutput::Text { text: reader.text, tokens: ids, finish, retokenized_differs }
+            }
+            AnyReader::Choose(reader) => ChatOutput::Choice { probabilities: reader.probabilities },
+            AnyReader::LogProbs(_) => ChatOutput::Choice { probabilities: Vec::new() },
+        }
+    }
+
+    fn spells(&self, reader: &Generate) -> bool {
+        let tokenizer = self.decoder.folder().tokenizer();
+        tokenizer.decode(reader.reply_tokens(), true).is_ok_and(|text| text == reader.text)
+    }
+}
+
+fn refuse(done: OnCompletion, error: Error) -> Option<Ticket> {
+    done(Err(error));
+    None
+}
+
+fn completion(reader: AnyReader, usage: Usage) -> Completion {
+    let empty = Completion { tokens: Vec::new(), text: String::new(), finish: Finish::Stop, logprobs: Vec::new(), usage };
+    match reader {
+        AnyReader::Generate(reader) => Completion {
+            tokens: reader.tokens,
+            text: reader.text,
+            finish: reader.finish.unwrap_or(Finish::Cancelled),
+            logprobs: reader.logprobs,
+            usage,
+        },
+        AnyReader::LogProbs(reader) => Completion { logprobs: reader.logprobs, ..empty },
+        AnyReader::Choose(_) => empty,
+    }
+}
+
+impl ChatModel for LocalChat {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn weights(&self) -> Option<String> {
+        Some(self.folder().fingerprint().to_owned())
+    }
+
+    fn is_bitwise(&self) -> bool {
+        self.bitwise
+    }
+
+    fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
+        let folder = Arc::clone(self.decoder.folder());
+        let prompt = folder.tokenizer().encode_chat(&request.messages, &self.render)?;
+        let length = prompt.tokens.len();
+        match request.task {
+            ChatTask::Generate { max_tokens, sampling, stop } => {
+                let options = GenerateOptions { max_tokens, sampling, seed: request.seed, stop, ..GenerateOptions::default() };
+                let reader = self.generate_reader(options, length)?;
+                let max_new = reader.max_tokens();
+                self.queue_chat(prompt, max_new, AnyReader::Generate(Box::new(reader)))
+            }
+            ChatTask::Choose { answers } => {
+                let answers = answers.iter().map(|spellings| folder.tokenizer().answer_tokens(spellings)).collect::<Result<_>>()?;
+                let reader = AnyReader::Choose(Choose::new(length.max(1), answers));
+                self.queue_chat(prompt, 0, reader)
+            }
+        }
+    }
+
+    fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
+        let mut ended = std::mem::take(&mut self.ended);
+        self.decoder.step(&mut ended);
+        for Ended { id, reader, cost, result } in ended.drain(..) {
+            self.complete(id, reader, cost, result);
+        }
+        self.ended = ended;
+        finished.append(&mut self.ready);
+        !self.under_way.is_empty()
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        self.end(ticket, Finish::Cancelled);
+    }
+
+    fn as_local(&mut self) -> Option<&mut LocalChat> {
+        Some(self)
+    }
+}

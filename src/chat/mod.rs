@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::decode::SamplingOptions;
 use crate::{Error, Result};
 
-pub mod local;
+pub(crate) mod local;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -201,6 +201,13 @@ pub trait ChatModel {
 
     /// Ends a request early; it still comes out of [`ChatModel::poll`], with [`Finish::Cancelled`] or an error.
     fn cancel(&mut self, ticket: Ticket);
+
+    /// The model itself where it runs in this process; what only such a model can do goes through it.
+    #[doc(hidden)]
+    #[allow(private_interfaces, reason = "for the engine; nobody else can name the type")]
+    fn as_local(&mut self) -> Option<&mut local::LocalChat> {
+        None
+    }
 }
 
 /// Parses a `--messages` file: a JSON list of `{"role","content"}`.

@@ -13,7 +13,7 @@ pub(crate) mod scheduler;
 pub(crate) mod step;
 pub mod stop;
 
-pub(crate) use decoder::Decoder;
+pub(crate) use decoder::{Decoder, check_prompt};
 pub use decoder::{DecodeOptions, DecoderStats};
 pub use reader::GenerateOptions;
 pub use sampler::SamplingOptions;

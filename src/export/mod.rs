@@ -14,6 +14,8 @@ mod checkpoint;
 mod config;
 mod folder;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod genai;
 mod gguf;
 mod graph;

@@ -1,0 +1,31 @@
+//! From conversations to rewards.
+//!
+//! ```text
+//! conversation ─▶ questions ─▶ answers ─▶ metric values ─▶ weighted sum ─▶ mean over futures
+//!                 (Metric)    (models)    (Metric)         Eq. 2           Eq. 1
+//! ```
+//!
+//! A [`Metric`] gives a conversation a number; it may ask models about it first. The reward of one conversation is the
+//! weighted sum of its metrics (Eq. 2 to 4 of CollabLLM, arXiv 2502.00640); the multiturn-aware reward of a response is
+//! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]).
+//!
+//! - [`Metric`]: the trait; `metrics/` holds one file for each kind.
+//! - [`Rubric`]: questions with weighed answers, as data files; `rubrics/` holds those that come with the library.
+//! - `preset`: the constants of published setups.
+
+mod evaluation;
+mod judge;
+mod metric;
+mod metrics;
+mod preset;
+mod rubric;
+mod stats;
+
+pub(crate) use evaluation::{Evaluation, Pending};
+pub use judge::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
+pub use metric::{Metric, MetricInput, MetricValue, Question, Scored, TokenCounter, WeightedMetric};
+pub use metrics::{build as build_metric, kinds as metric_kinds};
+pub(crate) use preset::PresetValues;
+pub use preset::{Preset, Task};
+pub use rubric::{Answer, GoalField, Rubric, RubricQuestion};
+pub use stats::Estimate;

@@ -1,0 +1,212 @@
+//! What may be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+/// Multiturn-aware rewards: scores a response by where it leads the conversation.
+#[derive(Debug, Parser)]
+#[command(name = "foreturn", version, about, propagate_version = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Say which ONNX Runtime is found, with its providers and threads
+    Doctor(DoctorArgs),
+    /// Turn a checkpoint into a model folder
+    Export(ExportArgs),
+    /// Say what a model folder holds and how it will run
+    Inspect(InspectArgs),
+    /// Print the prompt that a conversation becomes
+    Render(RenderArgs),
+    /// Sample a reply
+    Generate(GenerateArgs),
+    /// Score tokens, each given the ones before it
+    Logprobs(LogprobsArgs),
+    /// Rank candidate responses by the conversations they lead to
+    Rank(RankArgs),
+    /// Measure prefill and decoding
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Hugging Face folder, or .gguf file
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(super) from: PathBuf,
+    /// Model folder to make
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: PathBuf,
+    /// How to store the weights
+    #[arg(long, value_enum, default_value_t = QuantizeArg::None)]
+    pub(super) quantize: QuantizeArg,
+}
+
+/// See [`foreturn::export::Quantize`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum QuantizeArg {
+    /// Float32
+    None,
+    /// 8-bit weights (not available in this version)
+    Int8,
+    /// 4-bit weights (not available in this version)
+    Int4,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// Model folder
+    pub(super) model: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RenderArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: PathBuf,
+    /// JSON list of {"role", "content"}; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(super) messages: PathBuf,
+    /// End after the last message, without the header of a reply
+    #[arg(long)]
+    pub(super) no_generation_prompt: bool,
+}
+
+/// A prompt: messages or tokens.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("prompt").required(true).args(["messages", "tokens"])))]
+pub(super) struct PromptArgs {
+    /// JSON list of {"role", "content"}; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(super) messages: Option<PathBuf>,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(super) tokens: Option<Vec<u32>>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) prompt: PromptArgs,
+    /// Most tokens to sample
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(super) max_new_tokens: usize,
+    /// Go on past end-of-sequence tokens
+    #[arg(long)]
+    pub(super) ignore_eos: bool,
+    /// Divides the logits; 0 is greedy
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub(super) temperature: f32,
+    /// Keep the likeliest tokens that reach this probability together
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(super) top_p: f32,
+    /// Keep this many of the likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(super) top_k: usize,
+    /// Names the random stream
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogprobsArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: PathBuf,
+    #[command(flatten)]
+    pub(super) prompt: PromptArgs,
+    /// Print JSON (the only form there is)
+    #[arg(long, required = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RankArgs {
+    /// foreturn.toml
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// The request as JSON; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(super) request: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Rank what is finished after this time (150ms, 2s, 1m)
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) deadline: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Model folder
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: PathBuf,
+    /// Tokens of the prompt that all sequences share
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(super) prompt_tokens: usize,
+    /// Tokens that each sequence samples
+    #[arg(long, value_name = "M", default_value_t = 64)]
+    pub(super) new_tokens: usize,
+    /// Sequences decoded together
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    pub(super) batch: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Reads a time with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        _ => return Err("give a number with ms, s or m, as in 150ms or 2s".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("150ms"), Ok(Duration::from_millis(150)));
+        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        for bad in ["2", "s", "-1s", "1h", "1e400s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

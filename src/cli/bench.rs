@@ -1,0 +1,73 @@
+//! Prefill and decode speed of a model folder.
+
+use std::time::Instant;
+
+use foreturn::decode::{GenerateOptions, SamplingOptions};
+use foreturn::engine::{Limits, Prompt};
+use foreturn::{Engine, Error, ErrorKind, Result};
+use serde_json::json;
+
+use super::args::BenchArgs;
+use super::models::{MODEL, engine};
+use super::output;
+
+pub(super) fn bench(args: &BenchArgs) -> Result<()> {
+    for (flag, value) in [("--prompt-tokens", args.prompt_tokens), ("--new-tokens", args.new_tokens), ("--batch", args.batch)] {
+        if value == 0 {
+            return Err(Error::new(ErrorKind::InvalidRequest, format!("{flag} is 0; give at least 1")));
+        }
+    }
+    let start = Instant::now();
+    let engine = engine(&args.model)?;
+    let load = start.elapsed().as_secs_f64();
+    // Once outside the measurement: threads start, buffers grow.
+    run(&engine, &prompt(args.prompt_tokens.min(32), 1), 2, 1)?;
+
+    let prompt = prompt(args.prompt_tokens, 2);
+    let prefill = run(&engine, &prompt, 1, 1)?;
+    // The prompt is cached now, so each step computes one token of each sequence.
+    let decode = run(&engine, &prompt, args.new_tokens, args.batch)?;
+    let result = json!({
+        "prefill_tokens_per_second": args.prompt_tokens as f64 / prefill,
+        "decode_tokens_per_second": (args.batch * args.new_tokens) as f64 / decode,
+        "load_seconds": load,
+        "peak_rss_bytes": peak_rss_bytes(),
+    });
+    if args.json {
+        return output::json(&result);
+    }
+    for (field, value) in result.as_object().into_iter().flatten() {
+        output::line(format!("{field:28}{value:.2}"))?;
+    }
+    Ok(())
+}
+
+/// Seconds for `batch` replies of exactly `new` tokens to one prompt.
+fn run(engine: &Engine, prompt: &[u32], new: usize, batch: usize) -> Result<f64> {
+    let start = Instant::now();
+    let options = |seed| GenerateOptions {
+        max_tokens: new,
+        sampling: SamplingOptions::default(),
+        seed,
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let submit = |seed| engine.submit_generate(MODEL, Prompt::Tokens(prompt.to_vec()), options(seed), Limits::default());
+    let pending = (0..batch as u64).map(submit).collect::<Result<Vec<_>>>()?;
+    for reply in pending {
+        reply.wait()?;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Ordinary tokens without meaning; different salts share no prefix.
+fn prompt(tokens: usize, salt: u32) -> Vec<u32> {
+    (0..tokens as u32).map(|i| 1000 + (i * 7919 + salt * 104_729) % 10_000).collect()
+}
+
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

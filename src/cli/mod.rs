@@ -1,0 +1,40 @@
+//! Arguments in, one JSON document or a table out. Logs and progress go to standard error.
+//!
+//! Exit status: 0; 2 for a usage error; 1 otherwise, with one clear message.
+
+mod args;
+mod bench;
+mod models;
+mod output;
+mod rank;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use foreturn::Result;
+
+use self::args::{Cli, Command};
+
+/// Runs the command line of this process.
+pub(crate) fn run() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Doctor(args) => models::doctor(&args),
+        Command::Export(args) => models::export(&args),
+        Command::Inspect(args) => models::inspect(&args),
+        Command::Render(args) => models::render(&args),
+        Command::Generate(args) => models::generate(&args),
+        Command::Logprobs(args) => models::logprobs(&args),
+        Command::Rank(args) => rank::rank(&args),
+        Command::Bench(args) => bench::bench(&args),
+    }
+}

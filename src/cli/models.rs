@@ -1,0 +1,150 @@
+//! Commands on the runtime and on single models.
+
+use std::path::Path;
+use std::time::Instant;
+
+use foreturn::chat::parse_messages;
+use foreturn::config::RuntimeConfig;
+use foreturn::decode::{GenerateOptions, SamplingOptions};
+use foreturn::engine::{Limits, Prompt};
+use foreturn::export::{self, ExportOptions, Quantize};
+use foreturn::model::ModelFolder;
+use foreturn::runtime::{self, Places, RuntimeOptions};
+use foreturn::{Engine, Result};
+use serde_json::json;
+
+use super::args::{
+    DoctorArgs, ExportArgs, GenerateArgs, InspectArgs, LogprobsArgs, PromptArgs, QuantizeArg, RenderArgs,
+};
+use super::output;
+
+/// The name that an engine of one model gives it.
+pub(super) const MODEL: &str = "model";
+
+/// Where the command line looks for ONNX Runtime.
+pub(super) fn places() -> Places {
+    Places { python_package: true, ..Places::default() }
+}
+
+/// An engine with one model and the default settings.
+pub(super) fn engine(path: &Path) -> Result<Engine> {
+    Engine::with_model(path, RuntimeConfig::default(), places())
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
+    let info = runtime::load(&RuntimeOptions { places: places(), ..RuntimeOptions::default() })?;
+    if args.json {
+        return output::json(&info);
+    }
+    output::line(format!("ONNX Runtime  {}", info.version))?;
+    output::line(format!("library       {} ({:?})", info.library.display(), info.source))?;
+    output::line(format!("providers     {}", info.providers.join(", ")))?;
+    output::line(format!("threads       {}", info.threads))
+}
+
+pub(super) fn export(args: &ExportArgs) -> Result<()> {
+    let quantize = match args.quantize {
+        QuantizeArg::None => Quantize::None,
+        QuantizeArg::Int8 => Quantize::Int8,
+        QuantizeArg::Int4 => Quantize::Int4,
+    };
+    let options = ExportOptions { quantize, ..ExportOptions::new(&args.from, &args.to) };
+    let bar = output::progress(0, "writing weights {bar:30} {bytes}/{total_bytes}");
+    let report = export::export(&options, &mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    output::line(format!(
+        "{}: {} with {} layers, {:.1}M parameters, {:.1} MiB",
+        args.to.display(),
+        report.architecture,
+        report.layers,
+        report.parameters as f64 / 1e6,
+        report.bytes as f64 / f64::from(1 << 20)
+    ))
+}
+
+pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
+    let inspection = ModelFolder::open(&args.model)?.inspect();
+    if args.json {
+        return output::json(&inspection);
+    }
+    let value = serde_json::to_value(&inspection).unwrap_or_default();
+    for (field, value) in value.as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        output::line(format!("{field:20}{text}"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn render(args: &RenderArgs) -> Result<()> {
+    let folder = ModelFolder::open(&args.model)?;
+    let (text, origin) = output::read(&args.messages)?;
+    let messages = parse_messages(&text, &origin)?;
+    let options = foreturn::model::tokenizer::RenderOptions {
+        add_generation_prompt: !args.no_generation_prompt,
+        ..Default::default()
+    };
+    // Exactly the prompt: no line end of ours.
+    output::write(&folder.tokenizer().render(&messages, &options)?)
+}
+
+fn prompt(args: &PromptArgs) -> Result<Prompt> {
+    match (&args.messages, &args.tokens) {
+        (Some(path), _) => {
+            let (text, origin) = output::read(path)?;
+            Ok(Prompt::Messages(parse_messages(&text, &origin)?, true))
+        }
+        (None, tokens) => Ok(Prompt::Tokens(tokens.clone().unwrap_or_default())),
+    }
+}
+
+pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
+    let engine = engine(&args.model)?;
+    let prompt = prompt(&args.prompt)?;
+    let sampling = SamplingOptions {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        ..SamplingOptions::default()
+    };
+    let stream: Option<foreturn::decode::reader::OnText> = match args.json {
+        true => None,
+        // A failure to write shows when the line is ended below.
+        false => Some(Box::new(|text| drop(output::write(text)))),
+    };
+    let options = GenerateOptions {
+        max_tokens: args.max_new_tokens,
+        sampling,
+        seed: args.seed,
+        ignore_eos: args.ignore_eos,
+        on_text: stream,
+        ..GenerateOptions::default()
+    };
+    let start = Instant::now();
+    let reply = engine.generate(MODEL, prompt, options, Limits::default())?;
+    if !args.json {
+        return output::line("");
+    }
+    output::json(&json!({
+        "prompt_tokens": reply.prompt_tokens,
+        "tokens": reply.tokens,
+        "text": reply.text,
+        "finish": reply.finish,
+        "logprobs": reply.logprobs,
+        "seconds": start.elapsed().as_secs_f64(),
+    }))
+}
+
+pub(super) fn logprobs(args: &LogprobsArgs) -> Result<()> {
+    let engine = engine(&args.model)?;
+    // Messages are scored as a finished conversation, without the header of a reply.
+    let prompt = match prompt(&args.prompt)? {
+        Prompt::Messages(messages, _) => Prompt::Messages(messages, false),
+        tokens => tokens,
+    };
+    let (tokens, logprobs) = engine.logprobs(MODEL, prompt, Limits::default())?;
+    output::json(&json!({"tokens": tokens, "logprobs": logprobs}))
+}

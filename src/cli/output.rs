@@ -1,0 +1,65 @@
+//! The only file that writes to the terminal.
+
+use std::error::Error as _;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use foreturn::{Error, ErrorKind, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+/// Writes a line to standard output. A reader that has gone away is the end of the program, not a failure.
+pub(super) fn line(text: impl AsRef<str>) -> Result<()> {
+    write(text.as_ref())?;
+    write("\n")
+}
+
+/// Writes text to standard output as it stands.
+pub(super) fn write(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(|e| Error::io("write to", Path::new("standard output"), e)),
+    }
+}
+
+/// Writes one JSON document.
+pub(super) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("the result can't be written as JSON: {e}")))?;
+    line(text)
+}
+
+/// Reports a failure on standard error, with what caused it where that says more.
+#[allow(clippy::print_stderr, reason = "this is where errors are reported")]
+pub(super) fn error(error: &Error) {
+    eprintln!("foreturn: {error}");
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        // Messages usually quote their cause already.
+        if !error.to_string().contains(&source.to_string()) {
+            eprintln!("  caused by: {source}");
+        }
+        cause = source.source();
+    }
+}
+
+/// A progress bar on standard error; invisible where that is no terminal.
+pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
+    let target = match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), target).with_style(style)
+}
+
+/// The contents of a file, or of standard input for `-`, with a name for messages.
+pub(super) fn read(path: &Path) -> Result<(String, String)> {
+    if path == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin()).map_err(|e| Error::io("read", Path::new("standard input"), e))?;
+        return Ok((text, "standard input".into()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    Ok((text, path.display().to_string()))
+}

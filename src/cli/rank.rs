@@ -1,0 +1,87 @@
+//! `foreturn rank`, and the table it prints.
+
+use comfy_table::{Table, presets};
+use foreturn::config::Config;
+use foreturn::engine::{Engine, Limits};
+use foreturn::rank::{RankedCandidate, Ranking};
+use foreturn::{RankOptions, RankRequest, Result};
+
+use super::args::RankArgs;
+use super::models::places;
+use super::output;
+
+pub(super) fn rank(args: &RankArgs) -> Result<()> {
+    // Cheap mistakes first: the models load only for a request and a configuration that make sense.
+    let config = Config::from_file(&args.config)?;
+    let (text, origin) = output::read(&args.request)?;
+    let request = RankRequest::from_json(&text, &origin)?;
+
+    let engine = Engine::builder(config).places(places()).build()?;
+    let bar = output::progress(0, "rollouts {bar:30} {pos}/{len} [{elapsed}]");
+    let shown = bar.clone();
+    let options = RankOptions {
+        limits: Limits { timeout: args.deadline, cancel: None },
+        on_progress: Some(Box::new(move |progress| {
+            shown.set_length(progress.total as u64);
+            shown.set_position(progress.finished as u64);
+        })),
+    };
+    let ranking = engine.rank(request, options);
+    bar.finish_and_clear();
+    let ranking = ranking?;
+    if args.json { output::json(&ranking) } else { print(&ranking) }
+}
+
+fn print(ranking: &Ranking) -> Result<()> {
+    let metrics: Vec<String> = ranking.ranking.first().map(|c| c.metrics.keys().cloned().collect()).unwrap_or_default();
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY);
+    let mut header = vec!["candidate".to_owned(), "reward".to_owned(), "95% interval".to_owned()];
+    header.extend(metrics.iter().cloned());
+    header.extend(["rollouts", "generated", "reused", "response"].map(String::from));
+    table.set_header(header);
+    for candidate in &ranking.ranking {
+        table.add_row(row(candidate, &metrics));
+    }
+    output::line(table.to_string())?;
+    let total = ranking.cost.roles.total();
+    output::line(format!(
+        "{:.1} s; {} prompt tokens, {} of them reused, {} generated{}{}",
+        ranking.cost.seconds,
+        total.prompt_tokens,
+        total.reused_tokens,
+        total.generated_tokens,
+        if ranking.bitwise { "; reproducible to the last bit" } else { "" },
+        if ranking.complete { "" } else { "; INCOMPLETE: stopped before all rollouts had ended" },
+    ))
+}
+
+fn row(candidate: &RankedCandidate, metrics: &[String]) -> Vec<String> {
+    let number = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), |x| format!("{x:.3}"));
+    let with_error = |mean: Option<f64>, error: Option<f64>| match error {
+        Some(error) => format!("{} ± {error:.3}", number(mean)),
+        None => number(mean),
+    };
+    let mut row = vec![
+        candidate.candidate.to_string(),
+        with_error(candidate.reward, candidate.std_error),
+        candidate.interval.map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.3}, {high:.3}]")),
+    ];
+    row.extend(metrics.iter().map(|name| match candidate.metrics.get(name) {
+        Some(metric) => with_error(metric.mean, metric.std_error),
+        None => "–".to_owned(),
+    }));
+    let total = candidate.cost.total();
+    row.push(format!("{}", candidate.rollouts.len()));
+    row.push(total.generated_tokens.to_string());
+    row.push(total.reused_tokens.to_string());
+    row.push(shorten(candidate.response.as_deref().unwrap_or("–")));
+    row
+}
+
+/// The beginning of a response, on one line, without control characters.
+fn shorten(text: &str) -> String {
+    const WIDTH: usize = 32;
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() <= WIDTH { line } else { line.chars().take(WIDTH - 1).chain(['…']).collect() }
+}

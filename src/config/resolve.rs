@@ -1,0 +1,124 @@
+//! From what the file says to what holds: file before preset before default.
+
+use std::sync::Arc;
+
+use super::{Config, MetricConfig};
+use crate::rank::{RankPlan, Roles};
+use crate::reward::{PresetValues, TokenCounter, WeightedMetric, build_metric, metric_kinds};
+use crate::rollout::{
+    DEFAULT_POLICY_TOKENS, DEFAULT_USER_TOKENS, Generation, InstructedUser, ModelRole, RolloutSettings,
+};
+use crate::{Error, Result};
+
+impl Config {
+    /// Resolves the configuration for rankings. `count_tokens` counts a text's tokens, by the policy's tokenizer.
+    ///
+    /// # Errors
+    /// As [`Config::validate`].
+    pub fn plan(&self, count_tokens: TokenCounter) -> Result<RankPlan> {
+        self.validate()?;
+        let preset = self.preset_values()?;
+        let default = RankPlan::new(count_tokens);
+        let rollout = &self.rollout;
+        let roles = self.resolve_roles()?;
+        Ok(RankPlan {
+            window: rollout.window.or(preset.as_ref().map(|preset| preset.window)).unwrap_or(default.window),
+            samples: rollout.samples.or(preset.as_ref().map(|preset| preset.samples)).unwrap_or(default.samples),
+            seed: self.seed.unwrap_or(default.seed),
+            rollout: RolloutSettings {
+                policy: self.generation(&roles, ModelRole::Policy, rollout.max_policy_tokens, DEFAULT_POLICY_TOKENS),
+                user: self.generation(&roles, ModelRole::User, rollout.max_user_tokens, DEFAULT_USER_TOKENS),
+                common_random_numbers: rollout.common_random_numbers.unwrap_or(default.rollout.common_random_numbers),
+            },
+            simulator: Arc::new(InstructedUser {
+                persona: rollout.persona.clone(),
+                style: rollout.style.clone(),
+                stop_signal: rollout.stop_signal.clone().unwrap_or_else(|| InstructedUser::default().stop_signal),
+            }),
+            metrics: self.resolve_metrics()?,
+            on_metric_failure: self.on_metric_failure,
+            on_rollout_failure: rollout.on_failure,
+            roles,
+            ..default
+        })
+    }
+
+    fn generation(&self, roles: &Roles, role: ModelRole, limit: Option<usize>, default: usize) -> Generation {
+        let model = roles.resolve(role).and_then(|(_, name)| self.models.get(name));
+        Generation {
+            max_tokens: limit.or(model.and_then(|model| model.max_tokens)).unwrap_or(default),
+            sampling: model.map(|model| model.sampling()).unwrap_or_default(),
+        }
+    }
+
+    fn preset_values(&self) -> Result<Option<PresetValues>> {
+        self.preset.map(|preset| preset.values(self.task)).transpose()
+    }
+
+    /// The policy's model: the one named, or the only one there is.
+    pub(crate) fn policy_model(&self) -> Option<String> {
+        self.resolve_roles().ok()?.resolve(ModelRole::Policy).map(|(_, name)| name.to_owned())
+    }
+
+    /// Role by role: the model named, or the only one there is. The extractor is never filled in: the judge extracts.
+    pub(super) fn resolve_roles(&self) -> Result<Roles> {
+        let mut names = self.models.keys().chain(&self.host_models);
+        let only = names.next().filter(|_| names.next().is_none());
+        let mut roles = Roles::default();
+        for (role, named, fallback) in [
+            (ModelRole::Policy, &self.roles.policy, only),
+            (ModelRole::User, &self.roles.user, only),
+            (ModelRole::Judge, &self.roles.judge, only),
+            (ModelRole::Extractor, &self.roles.extractor, None),
+        ] {
+            if let Some(name) = named
+                && !self.models.contains_key(name)
+                && !self.host_models.contains(name)
+            {
+                let known: Vec<&str> = self.models.keys().chain(&self.host_models).map(String::as_str).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Error::invalid_config(format!(
+                    "roles.{} = \"{name}\": there is no [models.{name}]. Models: {known}",
+                    role.as_str()
+                )));
+            }
+            if let Some(name) = named.as_ref().or(fallback) {
+                roles.models.insert(role, name.clone());
+            }
+        }
+        Ok(roles)
+    }
+
+    /// The listed metrics, or the preset's. Empty where there is neither: a configuration without metrics can still
+    /// generate, and rankings refuse it.
+    pub(super) fn resolve_metrics(&self) -> Result<Vec<WeightedMetric>> {
+        let preset = self.preset_values()?;
+        if let Some(listed) = &self.metrics {
+            let of = |(at, config)| build(config, preset.as_ref()).map_err(|e| e.context(format!("metrics[{at}]")));
+            let metrics = listed.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
+            WeightedMetric::check_all(&metrics)?;
+            return Ok(metrics);
+        }
+        let Some(preset) = preset else { return Ok(Vec::new()) };
+        let of_kind = |&kind: &&str| {
+            if !metric_kinds().any(|known| known == kind) {
+                return Err(Error::unsupported(format!(
+                    "the preset scores this task by metric `{kind}`, which this version doesn't have: list the metrics to use under [[metrics]]"
+                )));
+            }
+            build(&MetricConfig { kind: kind.to_owned(), ..MetricConfig::default() }, Some(&preset))
+        };
+        preset.kinds.iter().map(of_kind).collect()
+    }
+}
+
+/// One metric, its own settings before the preset's for its kind.
+fn build(config: &MetricConfig, preset: Option<&PresetValues>) -> Result<WeightedMetric> {
+    let mut settings = preset.map(|preset| preset.settings(&config.kind)).unwrap_or_default();
+    settings.extend(config.settings.clone());
+    let metric = WeightedMetric::new(build_metric(&config.kind, settings)?, config.weight.unwrap_or(1.0));
+    Ok(match &config.name {
+        Some(name) => WeightedMetric { name: name.clone(), ..metric },
+        None => metric,
+    })
+}

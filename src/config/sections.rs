@@ -1,0 +1,268 @@
+//! The sections of a configuration.
+
+use std::path::PathBuf;
+
+use serde::de::{Deserializer, Error as _};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
+
+use crate::decode::SamplingOptions;
+use crate::rank::FailurePolicy;
+use crate::runtime::{OnUnavailable, Provider};
+use crate::{Error, Result};
+
+/// `[runtime]`: ONNX Runtime and memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// ONNX Runtime's library; searched for where absent. Relative to the file.
+    pub library: Option<PathBuf>,
+    /// Threads shared by all models; as many as physical cores where absent. At least 1.
+    pub threads: Option<usize>,
+    /// Execution providers, the preferred one first. At least one.
+    pub providers: Vec<Provider>,
+    /// What happens when the preferred provider is not there.
+    pub on_unavailable: OnUnavailable,
+    /// Budget of each model's key-value cache; chosen by the engine where absent.
+    pub kv_cache: Option<ByteSize>,
+    /// Time that one step may take, in milliseconds; sizes prompt chunks, and bounds how long a cancellation takes. At
+    /// least 1.
+    pub step_budget_ms: u64,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        RuntimeConfig {
+            library: None,
+            threads: None,
+            providers: vec![Provider::Cpu],
+            on_unavailable: OnUnavailable::default(),
+            kv_cache: None,
+            step_budget_ms: 100,
+        }
+    }
+}
+
+impl RuntimeConfig {
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.threads == Some(0) {
+            return Err(Error::invalid_config(
+                "threads = 0: at least 1 is needed; leave it out to use all physical cores",
+            ));
+        }
+        if self.providers.is_empty() {
+            return Err(Error::invalid_config(
+                "providers is empty: name at least one of \"cpu\", \"cuda\", \"tensorrt\"",
+            ));
+        }
+        if self.step_budget_ms == 0 {
+            return Err(Error::invalid_config("step_budget_ms = 0: a step needs at least 1 ms; the default is 100"));
+        }
+        if self.kv_cache == Some(ByteSize(0)) {
+            return Err(Error::invalid_config("kv_cache = 0: give a size such as \"512MiB\", or leave it out"));
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes: a whole number, or text with a unit ("512MiB", "1.5 GB").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl std::str::FromStr for ByteSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            "kib" => 1 << 10,
+            "mib" => 1 << 20,
+            "gib" => 1 << 30,
+            "tib" => 1 << 40,
+            _ => return Err(not_a_size(text)),
+        };
+        let bytes = number.parse::<f64>().map_err(|_| not_a_size(text))? * factor as f64;
+        // Beyond 2⁵³ the product is no longer exact, and no machine has it.
+        if bytes.is_finite() && bytes < (1_u64 << 53) as f64 {
+            Ok(ByteSize(bytes as u64))
+        } else {
+            Err(not_a_size(text))
+        }
+    }
+}
+
+fn not_a_size(text: &str) -> Error {
+    Error::invalid_config(format!(
+        "{text:?} is not a size in bytes: write a number with B, kB, MB, GB, KiB, MiB or GiB, as in \"512MiB\""
+    ))
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::Integer(bytes) => {
+                u64::try_from(bytes).map(ByteSize).map_err(|_| D::Error::custom(not_a_size(&bytes.to_string())))
+            }
+            toml::Value::String(text) => text.parse().map_err(D::Error::custom),
+            other => Err(D::Error::custom(not_a_size(&other.to_string()))),
+        }
+    }
+}
+
+/// `[models.NAME]`: where a model is, and how it samples.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// An exported model's folder; relative to the file.
+    pub path: Option<PathBuf>,
+    /// Address of a remote endpoint. Not available in this version.
+    pub base_url: Option<String>,
+    /// The model's name at a remote endpoint. Not available in this version.
+    pub model: Option<String>,
+    /// Environment variable with a remote endpoint's key. Not available in this version.
+    pub api_key_env: Option<String>,
+    /// Divides the logits; 0 is greedy. In [0, ∞); 1 if absent.
+    pub temperature: Option<f32>,
+    /// Nucleus sampling. In (0, 1]; 1 (off) if absent.
+    pub top_p: Option<f32>,
+    /// Keeps this many of the likeliest tokens; 0 (off) if absent.
+    pub top_k: Option<usize>,
+    /// Drops tokens less likely than this share of the likeliest. In [0, 1]; 0 (off) if absent.
+    pub min_p: Option<f32>,
+    /// Discourages tokens that are there already. In (0, ∞); 1 (off) if absent.
+    pub repetition_penalty: Option<f32>,
+    /// Most tokens of a message, for roles without a limit of their own in `[rollout]`. At least 1.
+    pub max_tokens: Option<usize>,
+}
+
+impl ModelConfig {
+    /// How the model samples.
+    pub fn sampling(&self) -> SamplingOptions {
+        let default = SamplingOptions::default();
+        SamplingOptions {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.base_url.is_some() || self.model.is_some() || self.api_key_env.is_some() {
+            return Err(Error::unsupported(
+                "base_url, model and api_key_env: remote models are not available in this version. Give the path of an exported model",
+            ));
+        }
+        if self.path.is_none() {
+            return Err(Error::invalid_config("path is missing: give the folder of an exported model"));
+        }
+        let sampling = self.sampling();
+        let out_of_range = |key: &str, value: f32, range: &str| {
+            Err(Error::invalid_config(format!("{key} = {value} is not in {range}")))
+        };
+        if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
+            return out_of_range("temperature", sampling.temperature, "[0, ∞)");
+        }
+        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
+            return out_of_range("top_p", sampling.top_p, "(0, 1]");
+        }
+        if !(0.0..=1.0).contains(&sampling.min_p) {
+            return out_of_range("min_p", sampling.min_p, "[0, 1]");
+        }
+        if !(sampling.repetition_penalty > 0.0 && sampling.repetition_penalty.is_finite()) {
+            return out_of_range("repetition_penalty", sampling.repetition_penalty, "(0, ∞)");
+        }
+        at_least_one("max_tokens", self.max_tokens)
+    }
+}
+
+/// `[roles]`: which model plays which role, by name. Where there is a single model, it plays those left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolesConfig {
+    /// The assistant under test.
+    pub policy: Option<String>,
+    /// The user simulator.
+    pub user: Option<String>,
+    /// The judge.
+    pub judge: Option<String>,
+    /// Extracts artefacts; the judge does where absent.
+    pub extractor: Option<String>,
+}
+
+/// `[rollout]`: how futures are sampled.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutConfig {
+    /// Turns sampled ahead, w; the preset's, else 2.
+    pub window: Option<usize>,
+    /// Futures for each candidate, S; the preset's, else 3.
+    pub samples: Option<usize>,
+    /// The words by which the simulated user ends the conversation; `[[TERMINATE CHAT]]` if absent.
+    pub stop_signal: Option<String>,
+    /// Who the simulated user is.
+    pub persona: Option<String>,
+    /// How the simulated user writes.
+    pub style: Option<String>,
+    /// Whether sample k of every candidate shares its random stream; yes if absent.
+    pub common_random_numbers: Option<bool>,
+    /// Most tokens of a simulated user's message; the model's `max_tokens`, else 128.
+    pub max_user_tokens: Option<usize>,
+    /// Most tokens of a policy reply; the model's `max_tokens`, else 512.
+    pub max_policy_tokens: Option<usize>,
+    /// What happens when a rollout fails: "drop" (the default) or "error".
+    pub on_failure: FailurePolicy,
+}
+
+impl RolloutConfig {
+    pub(super) fn validate(&self) -> Result<()> {
+        let as_config = |error: Error| Error::invalid_config(error.to_string());
+        crate::rank::validate_window(self.window).map_err(as_config)?;
+        crate::rank::validate_samples(self.samples).map_err(as_config)?;
+        at_least_one("max_user_tokens", self.max_user_tokens)?;
+        at_least_one("max_policy_tokens", self.max_policy_tokens)?;
+        for (key, text) in [("stop_signal", &self.stop_signal), ("persona", &self.persona), ("style", &self.style)] {
+            if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+                return Err(Error::invalid_config(format!("{key} is empty: give a text, or leave it out")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn at_least_one(key: &str, value: Option<usize>) -> Result<()> {
+    match value {
+        Some(0) => Err(Error::invalid_config(format!("{key} = 0: at least 1 is needed"))),
+        _ => Ok(()),
+    }
+}
+
+/// `[[metrics]]`: one metric.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricConfig {
+    /// Which metric; see [`metric_kinds`](crate::reward::metric_kinds).
+    pub kind: String,
+    /// Its name in rankings; the kind if absent.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its factor in the reward; 1 if absent.
+    #[serde(default)]
+    pub weight: Option<f64>,
+    /// The kind's own settings; each goes before the preset's.
+    #[serde(flatten)]
+    pub settings: toml::Table,
+}

@@ -1,0 +1,144 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::ErrorKind;
+use crate::rank::ModelRole;
+
+const MODELS: &str = "\n[models.one]\npath = \"m\"\ntemperature = 0.5\nmax_tokens = 64\n[models.two]\npath = \"/n\"\n";
+
+fn parse(text: &str) -> Result<Config> {
+    Config::from_toml(text, Path::new("/base"))
+}
+
+fn plan(text: &str) -> crate::rank::RankPlan {
+    parse(text).unwrap().plan(Arc::new(|text: &str| text.len())).unwrap()
+}
+
+#[test]
+fn file_goes_before_preset_before_default() {
+    let empty = plan("");
+    assert_eq!((empty.window, empty.samples, empty.seed, empty.metrics.len()), (2, 3, 0, 0));
+    assert!(empty.rollout.common_random_numbers);
+
+    let text = format!(
+        "preset = \"paper\"\ntask = \"math\"\nseed = 9\n[roles]\npolicy = \"one\"\nuser = \"two\"\njudge = \"two\"\n\
+         [rollout]\nwindow = 1\nmax_user_tokens = 8\ncommon_random_numbers = false\n{MODELS}"
+    );
+    let math = plan(&text);
+    assert_eq!((math.window, math.samples, math.seed), (1, 3, 9));
+    assert!(!math.rollout.common_random_numbers);
+    assert_eq!((math.rollout.policy.max_tokens, math.rollout.user.max_tokens), (64, 8));
+    assert_eq!((math.rollout.policy.sampling.temperature, math.rollout.user.sampling.temperature), (0.5, 1.0));
+    let names: Vec<&str> = math.metrics.iter().map(|weighted| weighted.name.as_str()).collect();
+    assert_eq!(names, ["accuracy", "token_amount", "interactivity"]);
+    assert!(math.metrics.iter().all(|weighted| weighted.weight == 1.0));
+    assert_eq!(math.roles.resolve(ModelRole::Extractor), Some((ModelRole::Judge, "two")));
+}
+
+#[test]
+fn listed_metrics_replace_the_list_and_keep_the_presets_settings() {
+    let preset = Preset::Paper.values(Some(Task::Document)).unwrap();
+    assert_eq!(preset.settings("token_amount")["lambda"].as_float(), Some(1e-4));
+    let text = "preset = \"paper\"\ntask = \"document\"\n[[metrics]]\nkind = \"token_amount\"\nname = \"cost\"\nweight = 2\n\
+                [[metrics]]\nkind = \"token_amount\"\nlambda = 0.5\n";
+    let listed = plan(text);
+    let names: Vec<(&str, f64)> =
+        listed.metrics.iter().map(|weighted| (weighted.name.as_str(), weighted.weight)).collect();
+    assert_eq!(names, [("cost", 2.0), ("token_amount", 1.0)]);
+    let values: Vec<f64> = listed.metrics.iter().map(|weighted| value_of_100_tokens(&*weighted.metric)).collect();
+    assert_eq!(values, [-0.01, -1.0]);
+}
+
+fn value_of_100_tokens(metric: &dyn crate::reward::Metric) -> f64 {
+    let response = crate::chat::Message::new(crate::chat::Role::Assistant, "x".repeat(100));
+    let goal = crate::rollout::Goal::default();
+    let input = crate::reward::MetricInput {
+        history: &[],
+        response: &response,
+        future: &[],
+        goal: &goal,
+        ended: crate::rollout::Ended::Window,
+        count_tokens: &|text| text.len(),
+    };
+    metric.score(&[crate::reward::Scored { input, answers: &[] }]).pop().unwrap().unwrap().value
+}
+
+#[test]
+fn a_single_model_plays_every_role_but_the_extractor() {
+    let roles = plan("[models.only]\npath = \"m\"").roles;
+    assert_eq!(roles.models.len(), 3);
+    assert_eq!(roles.resolve(ModelRole::User), Some((ModelRole::User, "only")));
+    assert_eq!(plan(MODELS).roles.models.len(), 0, "which of two is for the user to say");
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let config = parse(&format!("[runtime]\nlibrary = \"lib/ort.so\"\nkv_cache = \"1.5MiB\"{MODELS}")).unwrap();
+    assert_eq!(config.models["one"].path.as_deref(), Some(Path::new("/base/m")));
+    assert_eq!(config.models["two"].path.as_deref(), Some(Path::new("/n")));
+    assert_eq!(config.runtime.library.as_deref(), Some(Path::new("/base/lib/ort.so")));
+    assert_eq!(config.runtime.kv_cache, Some(ByteSize(1_572_864)));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("foreturn.toml");
+    let missing = Config::from_file(&path).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::Io);
+    std::fs::write(&path, "[roles]\nuser = \"nobody\"").unwrap();
+    let message = Config::from_file(&path).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        format!("{}: roles.user = \"nobody\": there is no [models.nobody]. Models: none", path.display())
+    );
+}
+
+#[test]
+fn nonsense_is_refused_by_key() {
+    for (text, part) in [
+        ("sed = 1", "unknown field `sed`"),
+        ("seed = -1", "seed = -1"),
+        ("[rollout]\nwindows = 1", "unknown field `windows`"),
+        ("[rollout]\nwindow = 99", "[rollout]: window is 99"),
+        ("[rollout]\nsamples = 0", "[rollout]: samples is 0"),
+        ("[rollout]\nstop_signal = \"\"", "[rollout]: stop_signal is empty"),
+        ("[runtime]\nthreads = 0", "[runtime]: threads = 0"),
+        ("[runtime]\nproviders = []", "[runtime]: providers is empty"),
+        ("[runtime]\nproviders = [\"gpu\"]", "unknown variant `gpu`"),
+        ("[runtime]\nkv_cache = \"many\"", "\"many\" is not a size"),
+        ("[runtime]\nkv_cache = -1", "is not a size"),
+        ("[models.m]", "[models.m]: path is missing"),
+        ("[models.m]\npath = \"m\"\ntop_p = 0.0", "[models.m]: top_p = 0 is not in (0, 1]"),
+        ("[models.m]\npath = \"m\"\ntemperature = nan", "temperature = NaN is not in"),
+        ("[models.m]\nbase_url = \"http://x\"", "remote models are not available in this version"),
+        ("task = \"math\"", "task is set without a preset"),
+        ("preset = \"paper\"", "needs task"),
+        ("preset = \"verl\"", "preset = \"verl\" is not available in this version"),
+        ("preset = \"paper\"\ntask = \"code\"", "metric `pass_rate`, which this version doesn't have"),
+        ("[[metrics]]\nkind = \"blue\"", "metrics[0]: there is no metric `blue`"),
+        (
+            "[[metrics]]\nkind = \"token_amount\"\nlamda = 1.0",
+            "metrics[0]: metric `token_amount`: unknown field `lamda`",
+        ),
+        ("[[metrics]]\nkind = \"token_amount\"\nlambda = -1.0", "lambda = -1 is not"),
+        ("[[metrics]]\nkind = \"accuracy\"\nmin_mass = 2.0", "min_mass = 2 is not in [0, 1]"),
+        ("[[metrics]]\nkind = \"accuracy\"\nweight = inf", "metrics[0] (`accuracy`): weight = inf"),
+        (
+            "[[metrics]]\nkind = \"accuracy\"\n[[metrics]]\nkind = \"accuracy\"",
+            "metrics[1]: there are two metrics named `accuracy`",
+        ),
+    ] {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(message.contains(part), "{text}: {message}");
+    }
+}
+
+#[test]
+fn sizes() {
+    for (text, bytes) in [("512MiB", 512 << 20), ("1.5 GB", 1_500_000_000), ("7", 7), ("2kib", 2048)] {
+        assert_eq!(text.parse::<ByteSize>().unwrap(), ByteSize(bytes), "{text}");
+    }
+    for text in ["", "MiB", "1..2MB", "-1", "1e9", "99999999999TB", "5 apples"] {
+        assert!(text.parse::<ByteSize>().is_err(), "{text}");
+    }
+    assert_eq!(parse("[runtime]\nkv_cache = 4096").unwrap().runtime.kv_cache, Some(ByteSize(4096)));
+}

@@ -1,0 +1,42 @@
+//! How long a request may take, and who may end it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Deadline and cancellation of a request; both act between steps of the model.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// Time from submission; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// Cancels the request from outside.
+    pub cancel: Option<CancelToken>,
+}
+
+impl Limits {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        // A timeout beyond the clock's range is no limit.
+        self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+    }
+}
+
+/// Cancels requests; clones cancel the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that nobody has cancelled.
+    pub fn new() -> Self {
+        CancelToken::default()
+    }
+
+    /// Cancels every request that carries this token, within about one step of the model.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,409 @@
+//! The engine: loaded models behind a handle that any thread may use.
+//!
+//! ```text
+//! rank(), generate(), … ──command──▶ owner thread ⇄ models (one step at a time) ──▶ result
+//! ```
+//!
+//! One thread owns the models of an engine and drives everything that is under way on them: it takes commands, lets
+//! each model advance by one bounded step, hands replies to the rankings that wait for them, and looks at deadlines and
+//! cancellations in between. So rankings that arrive together share batches and prefixes, and nothing needs a lock.
+
+mod limits;
+mod owner;
+mod pending;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use self::limits::{CancelToken, Limits};
+use self::owner::{Command, Direct, Owner, RankRun, Task};
+pub use self::pending::Pending;
+use crate::chat::local::{Completion, OnCompletion};
+use crate::chat::{ChatModel, Finish, Message, Usage};
+use crate::config::{Config, RuntimeConfig};
+use crate::decode::{DecodeOptions, DecoderStats, GenerateOptions};
+use crate::model::ModelFolder;
+use crate::model::tokenizer::RenderOptions;
+use crate::rank::{Progress, RankJob, RankPlan, RankRequest, Ranking};
+use crate::runtime::{Places, RuntimeOptions};
+use crate::{Error, Result};
+
+/// Makes a chat model on the engine's own thread.
+pub type ChatModelFactory = Box<dyn FnOnce() -> Result<Box<dyn ChatModel>> + Send>;
+
+/// Models, loaded and ready. Cheap to share: clone it, or use it from several threads at once.
+///
+/// ```no_run
+/// use foreturn::{Config, Engine, RankOptions, RankRequest};
+///
+/// let engine = Engine::new(Config::from_file("examples/foreturn.toml".as_ref())?)?;
+/// let request = RankRequest::from_json(r#"{
+///     "conversation": [{"role": "user", "content": "Write a poem."}],
+///     "candidates": ["What should it be about?", "Roses are red."],
+///     "goal": {"task": "write a poem", "prompt": "A poem about my late dog, who loved the sea."}
+/// }"#, "the request")?;
+/// let ranking = engine.rank(request, RankOptions::default())?;
+/// println!("best: candidate {}", ranking.ranking[0].candidate);
+/// # Ok::<(), foreturn::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    commands: Sender<Command>,
+    thread: Option<JoinHandle<()>>,
+    plan: Option<Arc<RankPlan>>,
+    /// Why there is no plan, where there is none.
+    no_plan: Option<Error>,
+    names: Vec<String>,
+    folders: BTreeMap<String, Arc<ModelFolder>>,
+    pins: AtomicU64,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The thread may be gone already; then there is nobody to tell.
+        drop(self.commands.send(Command::Shutdown));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// How a ranking is run, beside what the request says.
+#[derive(Default)]
+pub struct RankOptions {
+    /// Deadline and cancellation. At the deadline, what is finished is ranked, and the ranking says it is incomplete.
+    pub limits: Limits,
+    /// Called on the engine's thread whenever a rollout has ended; must return quickly and not call the engine.
+    pub on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
+}
+
+/// What a model is to continue or score.
+#[derive(Debug, Clone)]
+pub enum Prompt {
+    /// A conversation, rendered with the model's chat template. The flag says whether the header of a reply follows.
+    Messages(Vec<Message>, bool),
+    /// These very tokens.
+    Tokens(Vec<u32>),
+}
+
+/// A sampled reply.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// The prompt as the model saw it.
+    pub prompt_tokens: Vec<u32>,
+    /// The sampled tokens, with the one that ended the turn.
+    pub tokens: Vec<u32>,
+    /// Their text, without special tokens and stop text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Log-probability of each sampled token under the model, before temperature and truncation.
+    pub logprobs: Vec<f32>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// A prefix that stays in a model's cache; dropping it lets the prefix go.
+pub struct Pin {
+    engine: Engine,
+    model: usize,
+    key: u64,
+    /// Tokens of the prefix.
+    pub tokens: usize,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // An engine that has ended has let go of everything.
+        drop(self.engine.inner.commands.send(Command::Unpin { model: self.model, key: self.key }));
+    }
+}
+
+/// Collects what an engine is made of.
+pub struct EngineBuilder {
+    config: Config,
+    places: Places,
+    custom: Vec<(String, ChatModelFactory)>,
+}
+
+impl EngineBuilder {
+    /// Where ONNX Runtime is looked for when the configuration names no path.
+    #[must_use]
+    pub fn places(mut self, places: Places) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// Adds a model of your own under `name`; roles may then name it. It is made, driven and dropped on the engine's
+    /// thread.
+    #[must_use]
+    pub fn chat_model(mut self, name: impl Into<String>, factory: ChatModelFactory) -> Self {
+        self.custom.push((name.into(), factory));
+        self
+    }
+
+    /// Loads the models and starts the engine.
+    ///
+    /// # Errors
+    /// The configuration is wrong, ONNX Runtime is not found, or a model can't be loaded.
+    pub fn build(self) -> Result<Engine> {
+        let EngineBuilder { mut config, places, custom } = self;
+        config.host_models.extend(custom.iter().map(|(name, _)| name.clone()));
+        let runtime = runtime_options(&config.runtime, places);
+        let decode = decode_options(&config.runtime);
+        let mut folders = BTreeMap::new();
+        let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
+        for (name, model) in &config.models {
+            let Some(path) = &model.path else { continue };
+            let folder = Arc::new(ModelFolder::open(path).map_err(|e| e.context(format!("model `{name}`")))?);
+            folders.insert(name.clone(), Arc::clone(&folder));
+            factories.push((name.clone(), owner::local_factory(name, folder, decode.clone(), runtime.clone())));
+        }
+        factories.extend(custom);
+        let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
+        let (plan, no_plan) = match plan(&config, &folders) {
+            Ok(plan) => (Some(Arc::new(plan)), None),
+            Err(error) => (None, Some(error)),
+        };
+        let (commands, thread) = Owner::start(factories)?;
+        let pins = AtomicU64::new(0);
+        Ok(Engine { inner: Arc::new(Inner { commands, thread: Some(thread), plan, no_plan, names, folders, pins }) })
+    }
+}
+
+/// The plan for rankings; metrics count tokens with the policy's tokenizer, or words where it is not ours.
+fn plan(config: &Config, folders: &BTreeMap<String, Arc<ModelFolder>>) -> Result<RankPlan> {
+    let policy = config.policy_model();
+    let tokenizer = policy.and_then(|name| folders.get(&name)).map(|folder| Arc::clone(folder.tokenizer()));
+    config.plan(Arc::new(move |text: &str| match &tokenizer {
+        Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
+        None => text.split_whitespace().count(),
+    }))
+}
+
+fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
+    RuntimeOptions {
+        library: config.library.clone(),
+        places,
+        threads: config.threads.unwrap_or(0),
+        providers: config.providers.clone(),
+        on_unavailable: config.on_unavailable,
+    }
+}
+
+fn decode_options(config: &RuntimeConfig) -> DecodeOptions {
+    let default = DecodeOptions::default();
+    DecodeOptions {
+        kv_cache: config.kv_cache.map_or(default.kv_cache, |size| size.0 as usize),
+        step_budget: Duration::from_millis(config.step_budget_ms),
+        ..default
+    }
+}
+
+impl Engine {
+    /// Loads the models of `config`.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn new(config: Config) -> Result<Engine> {
+        Engine::builder(config).build()
+    }
+
+    /// For settings beyond the configuration.
+    pub fn builder(config: Config) -> EngineBuilder {
+        EngineBuilder { config, places: Places::default(), custom: Vec::new() }
+    }
+
+    /// An engine with the one model in `path`, named `model`.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn with_model(path: &Path, runtime: RuntimeConfig, places: Places) -> Result<Engine> {
+        let mut config = Config { runtime, ..Config::default() };
+        let model = crate::config::ModelConfig { path: Some(path.to_path_buf()), ..Default::default() };
+        config.models.insert("model".into(), model);
+        Engine::builder(config).places(places).build()
+    }
+
+    /// Names of the models.
+    pub fn models(&self) -> &[String] {
+        &self.inner.names
+    }
+
+    /// The folder of a local model.
+    pub fn folder(&self, model: &str) -> Option<&Arc<ModelFolder>> {
+        self.inner.folders.get(model)
+    }
+
+    /// Ranks a request's candidates.
+    ///
+    /// # Errors
+    /// The request or the configuration is wrong, the queue is full, a failure that the configuration does not forgive,
+    /// or nothing was left to rank.
+    pub fn rank(&self, request: RankRequest, options: RankOptions) -> Result<Ranking> {
+        self.submit_rank(request, options)?.wait()
+    }
+
+    /// Queues a ranking.
+    ///
+    /// # Errors
+    /// The request or the configuration is wrong. A full queue shows when the result is asked for.
+    pub fn submit_rank(&self, request: RankRequest, options: RankOptions) -> Result<Pending<Ranking>> {
+        let start = Instant::now();
+        let plan = match (&self.inner.plan, &self.inner.no_plan) {
+            (Some(plan), _) => Arc::clone(plan),
+            (None, Some(error)) => return Err(error.duplicate()),
+            (None, None) => return Err(Error::internal("an engine without a plan")),
+        };
+        self.check_roles(&plan)?;
+        let roles = plan.roles.clone();
+        let job = RankJob::new(request, plan)?;
+        let (pending, respond) = pending::pair(options.limits.cancel.clone());
+        let run = RankRun::new(job, roles, start, options, pending.token(), respond);
+        self.send(Command::Rank(Box::new(run)))?;
+        Ok(pending)
+    }
+
+    fn check_roles(&self, plan: &RankPlan) -> Result<()> {
+        for (role, model) in &plan.roles.models {
+            self.index(model).map_err(|e| e.context(format!("roles.{}", role.as_str())))?;
+        }
+        Ok(())
+    }
+
+    /// Samples a reply.
+    ///
+    /// # Errors
+    /// There is no such local model, the prompt can't be taken, or the model failed.
+    pub fn generate(&self, model: &str, prompt: Prompt, options: GenerateOptions, limits: Limits) -> Result<Generation> {
+        self.submit_generate(model, prompt, options, limits)?.wait()
+    }
+
+    /// Queues a reply.
+    ///
+    /// # Errors
+    /// There is no such local model, or the prompt can't be taken.
+    pub fn submit_generate(
+        &self,
+        model: &str,
+        prompt: Prompt,
+        options: GenerateOptions,
+        limits: Limits,
+    ) -> Result<Pending<Generation>> {
+        let tokens = self.encode(model, prompt)?;
+        let prompt_tokens = tokens.clone();
+        let (pending, respond) = pending::pair(limits.cancel.clone());
+        let done = move |result: Result<Completion>| {
+            respond.send(result.map(|completion| {
+                let Completion { tokens, text, finish, logprobs, usage } = completion;
+                Generation { prompt_tokens, tokens, text, finish, logprobs, usage }
+            }));
+        };
+        self.direct(model, Task::Generate(tokens, options), limits.deadline(), pending.token(), Box::new(done))?;
+        Ok(pending)
+    }
+
+    /// The tokens of `prompt`, and the log-probability of each after the first given the ones before it.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`]; a single token has nothing to score.
+    pub fn logprobs(&self, model: &str, prompt: Prompt, limits: Limits) -> Result<(Vec<u32>, Vec<f32>)> {
+        let tokens = self.encode(model, prompt)?;
+        if tokens.len() < 2 {
+            return Err(Error::invalid_request("log-probabilities need at least two tokens: one to condition on, one to score"));
+        }
+        let completion = self.wait_for(model, Task::LogProbs(tokens.clone()), limits)?;
+        Ok((tokens, completion.logprobs))
+    }
+
+    /// Computes a prefix ahead of its use and keeps it in the cache until the pin is dropped.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`]; the memory budget has no room for it.
+    pub fn warm(&self, model: &str, prompt: Prompt) -> Result<Pin> {
+        let tokens = self.encode(model, prompt)?;
+        let key = self.inner.pins.fetch_add(1, Ordering::Relaxed);
+        let length = tokens.len();
+        self.wait_for(model, Task::Warm(key, tokens), Limits::default())?;
+        Ok(Pin { engine: self.clone(), model: self.index(model)?, key, tokens: length })
+    }
+
+    /// The text that `messages` become for `model`.
+    ///
+    /// # Errors
+    /// There is no such local model, or its template raises.
+    pub fn render(&self, model: &str, messages: &[Message], generation_prompt: bool) -> Result<String> {
+        self.local(model)?.tokenizer().render(messages, &render_options(generation_prompt))
+    }
+
+    /// Counters of a model since it was loaded.
+    ///
+    /// # Errors
+    /// There is no such local model.
+    pub fn stats(&self, model: &str) -> Result<DecoderStats> {
+        let (pending, respond) = pending::pair(None);
+        self.send(Command::Stats { model: self.index(model)?, respond })?;
+        pending.wait()
+    }
+
+    fn wait_for(&self, model: &str, task: Task, limits: Limits) -> Result<Completion> {
+        let (pending, respond) = pending::pair(limits.cancel.clone());
+        let done = Box::new(move |result| respond.send(result));
+        self.direct(model, task, limits.deadline(), pending.token(), done)?;
+        pending.wait()
+    }
+
+    fn direct(
+        &self,
+        model: &str,
+        task: Task,
+        deadline: Option<Instant>,
+        cancel: CancelToken,
+        done: OnCompletion,
+    ) -> Result<()> {
+        let model = self.index(model)?;
+        self.send(Command::Direct(Box::new(Direct { model, task, deadline, cancel, done })))
+    }
+
+    fn encode(&self, model: &str, prompt: Prompt) -> Result<Vec<u32>> {
+        let folder = self.local(model)?;
+        let tokens = match prompt {
+            Prompt::Tokens(tokens) => tokens,
+            Prompt::Messages(messages, generation_prompt) => {
+                folder.tokenizer().encode_chat(&messages, &render_options(generation_prompt))?.tokens
+            }
+        };
+        crate::decode::check_prompt(folder, &tokens)?;
+        Ok(tokens)
+    }
+
+    fn local(&self, model: &str) -> Result<&Arc<ModelFolder>> {
+        self.index(model)?;
+        self.inner.folders.get(model).ok_or_else(|| {
+            Error::invalid_request(format!("model `{model}` is not a local model, so its tokens can't be had"))
+        })
+    }
+
+    fn index(&self, model: &str) -> Result<usize> {
+        self.inner.names.iter().position(|name| name == model).ok_or_else(|| {
+            Error::invalid_request(format!("there is no model `{model}`; this engine has {}", self.inner.names.join(", ")))
+        })
+    }
+
+    fn send(&self, command: Command) -> Result<()> {
+        self.inner.commands.send(command).map_err(|_| Error::internal("the engine's thread has ended"))
+    }
+}
+
+fn render_options(add_generation_prompt: bool) -> RenderOptions {
+    RenderOptions { add_generation_prompt, ..RenderOptions::default() }
+}

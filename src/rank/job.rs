@@ -1,0 +1,424 @@
+//! One ranking, as a state machine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::assemble;
+use super::plan::{FailurePolicy, RankPlan};
+use super::ranking::{ModelsInfo, Ranking, RoleCosts};
+use super::request::{Candidates, RankRequest};
+use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
+use crate::reward::{Evaluation, MetricInput, Pending};
+use crate::rollout::seed::{candidate_seed, question_seed, rollout_seed};
+use crate::rollout::{Ended, Generation, ModelRole, Rollout, Scene};
+use crate::{Error, ErrorKind, Result};
+
+/// Names one request of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AskId(pub u64);
+
+/// A request that a job wants answered.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Give it back with the reply.
+    pub id: AskId,
+    /// Whose model answers.
+    pub role: ModelRole,
+    /// The request.
+    pub request: ChatRequest,
+}
+
+/// Why a job is stopped from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StopReason {
+    /// Its deadline passed.
+    Deadline,
+    /// The caller no longer wants it.
+    Cancelled,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Rollouts that have ended and are judged.
+    pub finished: usize,
+    /// Rollouts in all.
+    pub total: usize,
+}
+
+/// One ranking in the making. See the [module](super) for how it is driven.
+///
+/// Replies may come in any order, the result is the same: every request carries its own seed, and every sum is taken in
+/// the order of candidates and samples.
+pub struct RankJob {
+    pub(super) plan: Arc<RankPlan>,
+    pub(super) scene: Arc<Scene>,
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) cost: RoleCosts,
+    samples: usize,
+    seed: u64,
+    /// The requests that are out, and what waits for them.
+    waiting: BTreeMap<AskId, (ModelRole, Waiting)>,
+    asked: u64,
+    started: bool,
+    stopped: Option<StopReason>,
+    failure: Option<Error>,
+}
+
+/// A response and its futures.
+pub(super) struct Candidate {
+    /// `None` until it is sampled.
+    pub(super) response: Option<Message>,
+    pub(super) futures: Vec<Future>,
+    /// How many futures there are to be.
+    pub(super) samples: usize,
+    /// Why the policy stopped writing it, if it was sampled.
+    pub(super) finish: Option<Finish>,
+    pub(super) failure: Option<Error>,
+    pub(super) cost: RoleCosts,
+}
+
+/// A rollout and its judging.
+pub(super) struct Future {
+    pub(super) rollout: Rollout,
+    pub(super) evaluation: Evaluation,
+}
+
+impl Future {
+    fn is_finished(&self) -> bool {
+        self.rollout.ended().is_some() && self.evaluation.is_answered()
+    }
+}
+
+/// A future's place.
+#[derive(Clone, Copy)]
+struct Place {
+    candidate: usize,
+    sample: usize,
+}
+
+/// What a reply is for.
+enum Waiting {
+    Candidate(usize),
+    Rollout(Place),
+    Metric { place: Place, metric: usize, number: usize },
+}
+
+impl RankJob {
+    /// A job for `request`. Nothing is asked before [`RankJob::start`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`] for a request that makes no sense or lacks what a metric needs,
+    /// [`ErrorKind::InvalidConfig`] for a plan that lacks metrics or a model.
+    pub fn new(request: RankRequest, plan: Arc<RankPlan>) -> Result<Self> {
+        request.validate()?;
+        let (window, samples) = (plan.window(&request), plan.samples(&request));
+        let mut needs = Vec::new();
+        if window > 0 {
+            needs.extend([ModelRole::Policy, ModelRole::User]);
+        } else if matches!(request.candidates, Candidates::Sample(_)) {
+            needs.push(ModelRole::Policy);
+        }
+        plan.check(needs, &request.goal)?;
+        let new = |response: Option<String>| Candidate {
+            response: response.map(|text| Message::new(Role::Assistant, text)),
+            futures: Vec::new(),
+            samples,
+            finish: None,
+            failure: None,
+            cost: RoleCosts::default(),
+        };
+        let candidates = match request.candidates {
+            Candidates::Given(texts) => texts.into_iter().map(|text| new(Some(text))).collect(),
+            Candidates::Sample(count) => (0..count).map(|_| new(None)).collect(),
+        };
+        let scene = Scene {
+            history: request.conversation,
+            goal: request.goal,
+            simulator: plan.simulator.clone(),
+            settings: plan.rollout.clone(),
+            window,
+        };
+        Ok(RankJob {
+            scene: Arc::new(scene),
+            candidates,
+            cost: RoleCosts::default(),
+            samples,
+            seed: request.seed.unwrap_or(plan.seed),
+            plan,
+            waiting: BTreeMap::new(),
+            asked: 0,
+            started: false,
+            stopped: None,
+            failure: None,
+        })
+    }
+
+    /// The first requests. Does nothing when called again.
+    pub fn start(&mut self, asks: &mut Vec<Ask>) {
+        if std::mem::replace(&mut self.started, true) {
+            return;
+        }
+        let before = asks.len();
+        for candidate in 0..self.candidates.len() {
+            match self.candidates[candidate].response.clone() {
+                Some(response) => self.plan_futures(candidate, &response),
+                None => self.ask_for_candidate(candidate, asks),
+            }
+        }
+        // Sample k of every candidate before k + 1: a deadline then finds complete rounds.
+        for sample in 0..self.samples {
+            for candidate in 0..self.candidates.len() {
+                if sample < self.candidates[candidate].futures.len() {
+                    self.start_future(Place { candidate, sample }, asks);
+                }
+            }
+        }
+        self.withdraw_if_failed(asks, before);
+    }
+
+    /// Takes the reply to one request, or the error with which it was refused, and appends the requests that follow from it.
+    /// Only the rollout that waited for it goes on. After [`RankJob::stop`] or a failure replies add to the cost, nothing else.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] for a reply that nobody waits for.
+    pub fn on_reply(&mut self, id: AskId, reply: Result<ChatReply>, asks: &mut Vec<Ask>) -> Result<()> {
+        let Some((role, waiting)) = self.waiting.remove(&id) else {
+            return Err(Error::internal(format!(
+                "request {} of this ranking is unknown, or was answered before",
+                id.0
+            )));
+        };
+        let candidate = match waiting {
+            Waiting::Candidate(candidate) => candidate,
+            Waiting::Rollout(place) | Waiting::Metric { place, .. } => place.candidate,
+        };
+        if let Ok(reply) = &reply {
+            self.cost.add(role, reply.usage);
+            self.candidates[candidate].cost.add(role, reply.usage);
+        }
+        if self.stopped.is_some() || self.failure.is_some() {
+            return Ok(());
+        }
+        let before = asks.len();
+        match waiting {
+            Waiting::Candidate(candidate) => self.on_candidate(candidate, reply, asks),
+            Waiting::Rollout(place) => {
+                let next = self.future(place).rollout.on_reply(reply);
+                self.advance(place, next, asks);
+            }
+            Waiting::Metric { place, metric, number } => {
+                let answer = reply.map(|reply| reply.output);
+                let (plan, scene) = (self.plan.clone(), self.scene.clone());
+                let Future { rollout, evaluation } = self.future(place);
+                let messages = future_messages(rollout);
+                let input = metric_input(&plan, &scene, rollout, &messages);
+                let pending = evaluation.on_answer(&plan.metrics, &input, (metric, number), answer);
+                self.ask_questions(place, pending, asks);
+            }
+        }
+        self.withdraw_if_failed(asks, before);
+        Ok(())
+    }
+
+    /// Ends the ranking early. What is finished by now is ranked, as far as it can be compared; the rest is reported as
+    /// excluded. Does nothing to a job that is done.
+    pub fn stop(&mut self, why: StopReason) {
+        if self.is_done() {
+            return;
+        }
+        self.stopped = Some(why);
+        let ended = match why {
+            StopReason::Deadline => Ended::Deadline,
+            StopReason::Cancelled => Ended::Cancelled,
+        };
+        for future in self.candidates.iter_mut().flat_map(|candidate| &mut candidate.futures) {
+            future.rollout.end(ended);
+        }
+    }
+
+    /// Whether no reply can change the result any more.
+    pub fn is_done(&self) -> bool {
+        self.failure.is_some() || self.stopped.is_some() || (self.started && self.waiting.is_empty())
+    }
+
+    /// The requests that are out. Those of a job that is done can be cancelled.
+    pub fn outstanding(&self) -> impl Iterator<Item = AskId> + '_ {
+        self.waiting.keys().copied()
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let futures = self.candidates.iter().flat_map(|candidate| &candidate.futures);
+        let total = self.candidates.iter().map(|candidate| candidate.samples).sum();
+        Progress { finished: futures.filter(|future| future.is_finished()).count(), total }
+    }
+
+    /// The result, once the job is done. Metrics score here, so it takes as long as they do.
+    ///
+    /// # Errors
+    /// The failure that ended it, where the plan says so; [`ErrorKind::ModelOutput`] where rollouts failed and none is left
+    /// to count; [`ErrorKind::Internal`] where it isn't done.
+    pub fn finish(mut self, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
+        if !self.is_done() {
+            return Err(Error::internal("this ranking still waits for replies"));
+        }
+        match self.failure.take() {
+            Some(failure) => Err(failure),
+            None => assemble::ranking(&self, models, seconds),
+        }
+    }
+
+    /// Whether the job was stopped from outside.
+    pub(super) fn stopped(&self) -> Option<StopReason> {
+        self.stopped
+    }
+
+    fn future(&mut self, place: Place) -> &mut Future {
+        &mut self.candidates[place.candidate].futures[place.sample]
+    }
+
+    fn ask(&mut self, role: ModelRole, request: ChatRequest, waiting: Waiting, asks: &mut Vec<Ask>) {
+        // An extractor may be played by the judge; then the judge it is, in costs as well.
+        let role = self.plan.roles.resolve(role).map_or(role, |(role, _)| role);
+        let id = AskId(self.asked);
+        self.asked += 1;
+        self.waiting.insert(id, (role, waiting));
+        asks.push(Ask { id, role, request });
+    }
+
+    fn ask_for_candidate(&mut self, candidate: usize, asks: &mut Vec<Ask>) {
+        let Generation { max_tokens, sampling } = self.scene.settings.policy.clone();
+        let request = ChatRequest {
+            messages: self.scene.history.clone(),
+            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new() },
+            seed: candidate_seed(self.seed, candidate),
+        };
+        self.ask(ModelRole::Policy, request, Waiting::Candidate(candidate), asks);
+    }
+
+    fn on_candidate(&mut self, candidate: usize, reply: Result<ChatReply>, asks: &mut Vec<Ask>) {
+        match sampled_candidate(reply) {
+            Ok((response, finish)) => {
+                self.plan_futures(candidate, &response);
+                self.candidates[candidate].response = Some(response);
+                self.candidates[candidate].finish = Some(finish);
+                for sample in 0..self.samples {
+                    self.start_future(Place { candidate, sample }, asks);
+                }
+            }
+            Err(error) => {
+                let error = error.context("sampling it from the policy");
+                self.fail_if(self.plan.on_rollout_failure, &error, format!("candidate {candidate}"));
+                self.candidates[candidate].failure = Some(error);
+            }
+        }
+    }
+
+    fn plan_futures(&mut self, candidate: usize, response: &Message) {
+        let common = self.scene.settings.common_random_numbers;
+        let futures = (0..self.samples).map(|sample| {
+            let seed = rollout_seed(self.seed, candidate, sample, common);
+            let rollout = Rollout::new(self.scene.clone(), response.clone(), seed);
+            Future { rollout, evaluation: Evaluation::default() }
+        });
+        self.candidates[candidate].futures = futures.collect();
+    }
+
+    fn start_future(&mut self, place: Place, asks: &mut Vec<Ask>) {
+        let next = self.future(place).rollout.start();
+        self.advance(place, next, asks);
+    }
+
+    /// Sends a rollout's next request; one that has ended is judged at once.
+    fn advance(&mut self, place: Place, next: Option<(ModelRole, ChatRequest)>, asks: &mut Vec<Ask>) {
+        if let Some((role, request)) = next {
+            return self.ask(role, request, Waiting::Rollout(place), asks);
+        }
+        let (plan, scene) = (self.plan.clone(), self.scene.clone());
+        let Future { rollout, evaluation } = self.future(place);
+        if let Some(failure) = rollout.failure().map(Error::duplicate) {
+            self.fail_if(plan.on_rollout_failure, &failure, place);
+        } else if rollout.ended().is_some_and(Ended::is_scored) {
+            let messages = future_messages(rollout);
+            let pending = evaluation.start(&plan.metrics, &metric_input(&plan, &scene, rollout, &messages));
+            self.ask_questions(place, pending, asks);
+        }
+    }
+
+    fn ask_questions(&mut self, place: Place, pending: Vec<Pending>, asks: &mut Vec<Ask>) {
+        for Pending { metric, number, question } in pending {
+            let seed = question_seed(self.future(place).rollout.seed(), metric, number, question.role);
+            let request = ChatRequest { messages: question.messages, task: question.task, seed };
+            self.ask(question.role, request, Waiting::Metric { place, metric, number }, asks);
+        }
+        if let Some(failure) = self.future(place).evaluation.failure().map(Error::duplicate) {
+            self.fail_if(self.plan.on_metric_failure, &failure, place);
+        }
+    }
+
+    /// A job that has failed asks nothing more, not even what it appended since `before`.
+    fn withdraw_if_failed(&mut self, asks: &mut Vec<Ask>, before: usize) {
+        if self.failure.is_some() {
+            for ask in asks.drain(before..) {
+                self.waiting.remove(&ask.id);
+            }
+        }
+    }
+
+    /// Fails the whole ranking where the policy says so. Being interrupted is no failure.
+    fn fail_if(&mut self, policy: FailurePolicy, error: &Error, place: impl std::fmt::Display) {
+        if policy == FailurePolicy::Error && !is_interruption(error) && self.failure.is_none() {
+            self.failure = Some(error.duplicate().context(place));
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "candidate {}, sample {}", self.candidate, self.sample)
+    }
+}
+
+/// Whether an error says that the clock or the caller ended a request.
+pub(super) fn is_interruption(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Cancelled)
+}
+
+/// A rollout's future without its notes.
+pub(super) fn future_messages(rollout: &Rollout) -> Vec<&Message> {
+    rollout.future().iter().map(|said| &said.message).collect()
+}
+
+/// What a metric sees of a rollout whose messages are `future`.
+pub(super) fn metric_input<'a>(
+    plan: &'a RankPlan,
+    scene: &'a Scene,
+    rollout: &'a Rollout,
+    future: &'a [&'a Message],
+) -> MetricInput<'a> {
+    MetricInput {
+        history: &scene.history,
+        response: rollout.response(),
+        future,
+        goal: &scene.goal,
+        ended: rollout.ended().unwrap_or(Ended::Window),
+        count_tokens: &*plan.count_tokens,
+    }
+}
+
+/// The response in the policy's reply. An empty one is what the policy had to say, and is scored like any other.
+fn sampled_candidate(reply: Result<ChatReply>) -> Result<(Message, Finish)> {
+    match reply?.output {
+        ChatOutput::Text { finish: Finish::Deadline, .. } => {
+            Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed"))
+        }
+        ChatOutput::Text { finish: Finish::Cancelled, .. } => Err(Error::new(ErrorKind::Cancelled, "it was cancelled")),
+        ChatOutput::Text { text, tokens, finish, .. } => {
+            Ok((Message { role: Role::Assistant, content: text, tokens }, finish))
+        }
+        ChatOutput::Choice { .. } => {
+            Err(Error::internal("the policy gave probabilities where a response was asked for"))
+        }
+    }
+}

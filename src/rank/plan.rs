@@ -1,0 +1,124 @@
+//! A configuration, resolved: everything a ranking needs to know but the request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::request::RankRequest;
+use crate::reward::{TokenCounter, WeightedMetric};
+use crate::rollout::{Goal, InstructedUser, ModelRole, RolloutSettings, Simulator};
+use crate::{Error, Result};
+
+/// What happens to a ranking in which something failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailurePolicy {
+    /// The ranking fails with the first failure.
+    Error,
+    /// The rollout is left out and reported. With common random numbers, so is the same sample of the other candidates,
+    /// for a comparison on unequal luck would favour one of them.
+    #[default]
+    Drop,
+}
+
+/// Which model plays which role, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Model name by role. Without an extractor, the judge extracts.
+    pub models: BTreeMap<ModelRole, String>,
+}
+
+impl Roles {
+    /// The role that stands in for `role`, and the name of its model.
+    pub fn resolve(&self, role: ModelRole) -> Option<(ModelRole, &str)> {
+        match (self.models.get(&role), role) {
+            (Some(model), _) => Some((role, model)),
+            (None, ModelRole::Extractor) => {
+                self.models.get(&ModelRole::Judge).map(|model| (ModelRole::Judge, model.as_str()))
+            }
+            (None, _) => None,
+        }
+    }
+}
+
+/// How rankings are made. Built from a [`Config`](crate::config::Config), or by hand.
+#[derive(Clone)]
+pub struct RankPlan {
+    /// Which model plays which role.
+    pub roles: Roles,
+    /// Turns sampled ahead, where the request doesn't say.
+    pub window: usize,
+    /// Futures for each candidate, where the request doesn't say.
+    pub samples: usize,
+    /// Seed, where the request doesn't say.
+    pub seed: u64,
+    /// How futures are sampled.
+    pub rollout: RolloutSettings,
+    /// Plays the user.
+    pub simulator: Arc<dyn Simulator>,
+    /// The metrics and their weights; at least one.
+    pub metrics: Vec<WeightedMetric>,
+    /// What happens when a metric has no value for a rollout.
+    pub on_metric_failure: FailurePolicy,
+    /// What happens when a rollout fails.
+    pub on_rollout_failure: FailurePolicy,
+    /// Counts tokens for metrics; the policy's tokenizer.
+    pub count_tokens: TokenCounter,
+}
+
+impl RankPlan {
+    /// A plan with the paper's window and samples (2 and 3), no models, and no metrics yet.
+    pub fn new(count_tokens: TokenCounter) -> Self {
+        RankPlan {
+            roles: Roles::default(),
+            window: 2,
+            samples: 3,
+            seed: 0,
+            rollout: RolloutSettings::default(),
+            simulator: Arc::new(InstructedUser::default()),
+            metrics: Vec::new(),
+            on_metric_failure: FailurePolicy::default(),
+            on_rollout_failure: FailurePolicy::default(),
+            count_tokens,
+        }
+    }
+
+    /// The window in force for `request`.
+    pub(super) fn window(&self, request: &RankRequest) -> usize {
+        request.window.unwrap_or(self.window)
+    }
+
+    /// The number of futures in force for `request`. With nothing to sample there is one evaluation.
+    pub(super) fn samples(&self, request: &RankRequest) -> usize {
+        if self.window(request) == 0 { 1 } else { request.samples.unwrap_or(self.samples) }
+    }
+
+    /// Refuses plans and goals under which a ranking could not be finished.
+    pub(super) fn check(&self, needs: impl IntoIterator<Item = ModelRole>, goal: &Goal) -> Result<()> {
+        if self.metrics.is_empty() {
+            return Err(Error::invalid_config("there are no metrics: choose a preset, or list [[metrics]]"));
+        }
+        for role in needs {
+            self.check_role(role, "sampling futures or candidates")?;
+        }
+        WeightedMetric::check_all(&self.metrics)?;
+        for weighted in &self.metrics {
+            weighted.metric.check(goal)?;
+            for &role in weighted.metric.roles() {
+                self.check_role(role, &format!("metric `{}`", weighted.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_role(&self, role: ModelRole, who: &str) -> Result<()> {
+        let name = role.as_str();
+        match self.roles.resolve(role) {
+            Some(_) => Ok(()),
+            None => Err(Error::invalid_config(format!(
+                "roles.{name} is missing, and {who} needs it: name one of [models] there"
+            ))),
+        }
+    }
+}

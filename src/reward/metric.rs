@@ -1,0 +1,166 @@
+//! What a metric is.
+
+use std::sync::Arc;
+
+use crate::chat::{ChatOutput, ChatTask, Message};
+use crate::rollout::{Ended, Goal, ModelRole};
+use crate::{Error, Result};
+
+/// Counts the tokens of a text. The policy's tokenizer, usually.
+pub type TokenCounter = Arc<dyn Fn(&str) -> usize + Send + Sync>;
+
+/// One conversation to be scored: t_{1:j} ∪ t_j^f in the paper's terms.
+#[derive(Clone, Copy)]
+pub struct MetricInput<'a> {
+    /// The conversation before the response.
+    pub history: &'a [Message],
+    /// The response under test.
+    pub response: &'a Message,
+    /// What was sampled after it; empty where the window is 0.
+    pub future: &'a [&'a Message],
+    /// What the user is after.
+    pub goal: &'a Goal,
+    /// Why the future ended.
+    pub ended: Ended,
+    /// Counts tokens.
+    pub count_tokens: &'a (dyn Fn(&str) -> usize + Send + Sync),
+}
+
+impl<'a> MetricInput<'a> {
+    /// The whole conversation: history, response, future.
+    pub fn messages(&self) -> impl Iterator<Item = &'a Message> + use<'a> {
+        self.history.iter().chain(std::iter::once(self.response)).chain(self.future.iter().copied())
+    }
+}
+
+/// Something a metric asks a model before it can score.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Who is asked: the judge or the extractor.
+    pub role: ModelRole,
+    /// The prompt. What all questions on a conversation share comes first, for the sake of prefix reuse.
+    pub messages: Vec<Message>,
+    /// Whether a text or the probabilities of given answers are wanted.
+    pub task: ChatTask,
+}
+
+/// A conversation with the answers to all of a metric's questions about it, in the order they were asked.
+#[derive(Clone, Copy)]
+pub struct Scored<'a> {
+    /// The conversation.
+    pub input: MetricInput<'a>,
+    /// The answers; none where the metric asked nothing.
+    pub answers: &'a [ChatOutput],
+}
+
+/// A metric's value for one conversation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MetricValue {
+    /// The value; finite. Its range and unit are the metric's.
+    pub value: f64,
+    /// For metrics with a clamp: whether it took effect, so that the value no longer tells conversations apart.
+    pub saturated: Option<bool>,
+    /// For judged metrics: the smallest probability mass that fell on the answers of one of its questions, in [0, 1].
+    pub mass: Option<f64>,
+}
+
+impl From<f64> for MetricValue {
+    fn from(value: f64) -> Self {
+        MetricValue { value, saturated: None, mass: None }
+    }
+}
+
+/// Gives conversations numbers.
+///
+/// Scoring goes in two steps, so that whoever drives the models can batch: first the metric names its
+/// [`questions`](Metric::questions) about each conversation, then it [`scores`](Metric::score) many at once. A metric
+/// without questions, and one that is somebody else's callback or program, implements `score` alone.
+///
+/// ```
+/// use foreturn::reward::{Metric, MetricValue, Scored};
+///
+/// /// Messages the user has to read, as a cost.
+/// struct Replies;
+///
+/// impl Metric for Replies {
+///     fn kind(&self) -> &str {
+///         "replies"
+///     }
+///     fn score(&self, batch: &[Scored<'_>]) -> Vec<foreturn::Result<MetricValue>> {
+///         batch.iter().map(|scored| Ok(MetricValue::from(-(scored.input.messages().count() as f64)))).collect()
+///     }
+/// }
+/// ```
+pub trait Metric: Send + Sync {
+    /// The metric's kind, as in `[[metrics]] kind = "…"`.
+    fn kind(&self) -> &str;
+
+    /// The models it asks. A ranking whose configuration lacks one of them is refused before it starts.
+    fn roles(&self) -> &[ModelRole] {
+        &[]
+    }
+
+    /// Refuses a request whose goal lacks what the metric compares with.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidRequest`], naming the missing field.
+    fn check(&self, goal: &Goal) -> Result<()> {
+        let _ = goal;
+        Ok(())
+    }
+
+    /// What to ask next about a conversation, given the answers so far. Called with no answers first, then each time all
+    /// questions of the last call are answered, until it returns none: so an extraction can come before the question
+    /// about what was extracted.
+    ///
+    /// # Errors
+    /// An error leaves the conversation without a value for this metric.
+    fn questions(&self, input: &MetricInput<'_>, answers: &[ChatOutput]) -> Result<Vec<Question>> {
+        let _ = (input, answers);
+        Ok(Vec::new())
+    }
+
+    /// Scores a batch; one result for each conversation, in order. May block: it is called by whoever finishes the
+    /// ranking, not by the thread that drives the models.
+    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>>;
+}
+
+/// A metric's place in the reward.
+#[derive(Clone)]
+pub struct WeightedMetric {
+    /// Its name in rankings; the kind, unless two metrics of one kind are told apart by name.
+    pub name: String,
+    /// Factor in the sum; finite.
+    pub weight: f64,
+    /// The metric.
+    pub metric: Arc<dyn Metric>,
+}
+
+impl WeightedMetric {
+    /// `metric` under the name of its kind.
+    pub fn new(metric: Arc<dyn Metric>, weight: f64) -> Self {
+        WeightedMetric { name: metric.kind().to_owned(), weight, metric }
+    }
+
+    /// Refuses weights that are not finite, and names that don't tell metrics apart.
+    pub(crate) fn check_all(metrics: &[WeightedMetric]) -> Result<()> {
+        for (at, WeightedMetric { name, weight, .. }) in metrics.iter().enumerate() {
+            if !weight.is_finite() {
+                return Err(Error::invalid_config(format!(
+                    "metrics[{at}] (`{name}`): weight = {weight} is not a finite number"
+                )));
+            }
+            if name.trim().is_empty() {
+                return Err(Error::invalid_config(format!(
+                    "metrics[{at}]: name is empty: give a text, or leave it out"
+                )));
+            }
+            if metrics[..at].iter().any(|other| other.name == *name) {
+                return Err(Error::invalid_config(format!(
+                    "metrics[{at}]: there are two metrics named `{name}`: tell them apart with name = \"…\""
+                )));
+            }
+        }
+        Ok(())
+    }
+}

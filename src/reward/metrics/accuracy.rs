@@ -1,0 +1,22 @@
+//! `accuracy`: whether the conversation reached the reference answer, by the judge (MATH-Chat's extrinsic reward, R_ext of
+//! Eq. 3 with the comparison left to the judge).
+//!
+//! Range [0, 1]; hard judging gives 0 or 1. Needs `goal.reference`.
+//!
+//! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1] (see [`JudgeSettings`]).
+
+use std::sync::Arc;
+
+use super::settings;
+use crate::Result;
+use crate::reward::judge::{JudgeMetric, JudgeSettings};
+use crate::reward::metric::Metric;
+use crate::reward::rubric::Rubric;
+
+const RUBRIC: &str = include_str!("../rubrics/accuracy.toml");
+
+pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+    let settings: JudgeSettings = settings(table)?;
+    let rubric = Rubric::parse(RUBRIC, "rubrics/accuracy.toml")?;
+    Ok(Arc::new(JudgeMetric::new("accuracy", rubric, settings)?))
+}

@@ -1,0 +1,21 @@
+//! `helpfulness`: whether the assistant moved the user on, by the judge (the ablation's intrinsic reward).
+//!
+//! Range [0, 1]: the mean over the questions of its rubric.
+//!
+//! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1] (see [`JudgeSettings`]).
+
+use std::sync::Arc;
+
+use super::settings;
+use crate::Result;
+use crate::reward::judge::{JudgeMetric, JudgeSettings};
+use crate::reward::metric::Metric;
+use crate::reward::rubric::Rubric;
+
+const RUBRIC: &str = include_str!("../rubrics/helpfulness.toml");
+
+pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+    let settings: JudgeSettings = settings(table)?;
+    let rubric = Rubric::parse(RUBRIC, "rubrics/helpfulness.toml")?;
+    Ok(Arc::new(JudgeMetric::new("helpfulness", rubric, settings)?))
+}

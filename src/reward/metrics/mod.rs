@@ -1,0 +1,54 @@
+//! The kinds of metrics: one file each, one line each in the list below.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::metric::Metric;
+use crate::{Error, Result};
+
+/// Declares the modules and registers each under its name. A module has a function
+/// `build(settings: toml::Table) -> Result<Arc<dyn Metric>>`, which takes what stands in `[[metrics]]` beside `kind`,
+/// `name` and `weight`.
+macro_rules! kinds {
+    ($($kind:ident,)*) => {
+        $(mod $kind;)*
+        const KINDS: &[(&str, Build)] = &[$((stringify!($kind), $kind::build),)*];
+    };
+}
+
+type Build = fn(toml::Table) -> Result<Arc<dyn Metric>>;
+
+kinds! {
+    accuracy,
+    helpfulness,
+    interactivity,
+    token_amount,
+}
+
+/// The kinds that can be configured.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(kind, _)| *kind)
+}
+
+/// Builds a metric of `kind` from its settings.
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidConfig`] for an unknown kind or settings that it doesn't take.
+pub fn build(kind: &str, settings: toml::Table) -> Result<Arc<dyn Metric>> {
+    match KINDS.iter().find(|(name, _)| *name == kind) {
+        Some((_, build)) => build(settings).map_err(|e| e.context(format!("metric `{kind}`"))),
+        None => {
+            let known: Vec<&str> = kinds().collect();
+            Err(Error::invalid_config(format!(
+                "there is no metric `{kind}` in this version; there are {}",
+                known.join(", ")
+            )))
+        }
+    }
+}
+
+/// A metric's settings from their table.
+fn settings<T: DeserializeOwned>(table: toml::Table) -> Result<T> {
+    T::deserialize(toml::Value::Table(table)).map_err(|e| Error::invalid_config(e.message().to_owned()).with_source(e))
+}

@@ -1,0 +1,342 @@
+//! One rollout, as a state machine.
+
+use std::sync::Arc;
+
+use super::seed::turn_seed;
+use super::{Ended, Generation, Goal, ModelRole, RolloutSettings, Simulator, UserTurn};
+use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
+use crate::{Error, ErrorKind, Result};
+
+/// What all rollouts of a ranking share.
+pub struct Scene {
+    /// The conversation before the response; its last message is the user's.
+    pub history: Vec<Message>,
+    /// What the user is after.
+    pub goal: Goal,
+    /// Plays the user.
+    pub simulator: Arc<dyn Simulator>,
+    /// How futures are sampled.
+    pub settings: RolloutSettings,
+    /// Turns to sample; 0 samples nothing.
+    pub window: usize,
+}
+
+/// A message of a sampled future.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutMessage {
+    /// Who said what.
+    pub message: Message,
+    /// Why the model stopped writing; [`Finish::Length`] where the message was cut off.
+    pub finish: Finish,
+    /// Whether its text, tokenised again, gives other tokens than those that were sampled. Known only once a later prompt
+    /// has included it.
+    pub retokenized_differs: bool,
+}
+
+/// One sampled future of one response.
+pub struct Rollout {
+    scene: Arc<Scene>,
+    response: Message,
+    seed: u64,
+    future: Vec<RolloutMessage>,
+    /// Turns completed.
+    turn: usize,
+    speaker: ModelRole,
+    ended: Option<Ended>,
+    failure: Option<Error>,
+    response_retokenized_differs: bool,
+}
+
+impl Rollout {
+    /// A future of `response`, drawn from the random stream `seed`. Nothing happens before [`Rollout::start`].
+    pub fn new(scene: Arc<Scene>, response: Message, seed: u64) -> Self {
+        Rollout {
+            scene,
+            response,
+            seed,
+            future: Vec::new(),
+            turn: 0,
+            speaker: ModelRole::User,
+            ended: None,
+            failure: None,
+            response_retokenized_differs: false,
+        }
+    }
+
+    /// The first request; none where the window is 0, and then the rollout has ended.
+    pub fn start(&mut self) -> Option<(ModelRole, ChatRequest)> {
+        self.next_request()
+    }
+
+    /// Takes the reply to the last request. Returns the next request, or none once the rollout has ended. A rollout that
+    /// has ended ignores replies.
+    pub fn on_reply(&mut self, reply: Result<ChatReply>) -> Option<(ModelRole, ChatRequest)> {
+        if self.ended.is_some() {
+            return None;
+        }
+        if let Err(error) = self.take(reply) {
+            self.fail(error);
+        }
+        self.next_request()
+    }
+
+    /// Ends the rollout from outside.
+    pub fn end(&mut self, why: Ended) {
+        self.ended.get_or_insert(why);
+    }
+
+    /// Why it ended; `None` while it goes on.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended
+    }
+
+    /// What made it fail, where it [`Ended::Failed`].
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// The seed of its random stream.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The response whose future this is.
+    pub fn response(&self) -> &Message {
+        &self.response
+    }
+
+    /// What was sampled so far.
+    pub fn future(&self) -> &[RolloutMessage] {
+        &self.future
+    }
+
+    /// Whether the response's text, tokenised again, gives other tokens than those it was sampled as.
+    pub fn response_retokenized_differs(&self) -> bool {
+        self.response_retokenized_differs
+    }
+
+    fn next_request(&mut self) -> Option<(ModelRole, ChatRequest)> {
+        if self.ended.is_none() && self.turn == self.scene.window {
+            let cut_off = self.future.last().is_some_and(|last| last.finish == Finish::Length);
+            self.ended = Some(if cut_off { Ended::Length } else { Ended::Window });
+        }
+        if self.ended.is_some() {
+            return None;
+        }
+        let conversation: Vec<&Message> = self.conversation().collect();
+        let settings = &self.scene.settings;
+        let request = match self.speaker {
+            ModelRole::User => {
+                let prompt = self.scene.simulator.prompt(&self.scene.goal, &conversation);
+                self.request(prompt, &settings.user, self.scene.simulator.stop_texts())
+            }
+            // The policy sees the conversation and nothing else: no goal, no instructions of ours.
+            _ => self.request(conversation.into_iter().cloned().collect(), &settings.policy, Vec::new()),
+        };
+        Some((self.speaker, request))
+    }
+
+    fn request(&self, messages: Vec<Message>, generation: &Generation, stop: Vec<String>) -> ChatRequest {
+        let Generation { max_tokens, sampling } = generation.clone();
+        let seed = turn_seed(self.seed, self.turn, self.speaker);
+        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop }, seed }
+    }
+
+    fn conversation(&self) -> impl Iterator<Item = &Message> {
+        let future = self.future.iter().map(|said| &said.message);
+        self.scene.history.iter().chain(std::iter::once(&self.response)).chain(future)
+    }
+
+    fn take(&mut self, reply: Result<ChatReply>) -> Result<()> {
+        let ChatOutput::Text { text, tokens, finish, retokenized_differs } = reply?.output else {
+            return Err(Error::internal(format!(
+                "the {} model gave probabilities where a message was asked for",
+                self.speaker.as_str()
+            )));
+        };
+        if let Some(why) = interruption(finish) {
+            // Half a message is not what the model would have said.
+            self.end(why);
+            return Ok(());
+        }
+        if self.speaker == ModelRole::User {
+            self.take_user(&text, finish)
+        } else {
+            self.note_retokenized(&retokenized_differs);
+            self.push(Message { role: Role::Assistant, content: text, tokens }, finish);
+            self.turn += 1;
+            self.speaker = ModelRole::User;
+            Ok(())
+        }
+    }
+
+    fn take_user(&mut self, reply: &str, finish: Finish) -> Result<()> {
+        let turn = match self.scene.simulator.read(reply) {
+            // A full context can leave no room for a single word.
+            Err(_) if finish == Finish::Context => UserTurn::Says(String::new()),
+            turn => turn?,
+        };
+        // The tokens of a cleaned text are not those that were sampled, and the policy re-tokenises anyway.
+        match turn {
+            UserTurn::Says(words) => {
+                self.push(Message::new(Role::User, words), finish);
+                self.speaker = ModelRole::Policy;
+            }
+            UserTurn::Leaves(words) => {
+                if let Some(words) = words {
+                    self.push(Message::new(Role::User, words), Finish::Stop);
+                }
+                self.end(Ended::StopSignal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a message. A full context ends the rollout after it; an empty message is then no message.
+    fn push(&mut self, message: Message, finish: Finish) {
+        let full = finish == Finish::Context;
+        if !(full && message.content.is_empty()) {
+            self.future.push(RolloutMessage { message, finish, retokenized_differs: false });
+        }
+        if full {
+            self.end(Ended::Context);
+        }
+    }
+
+    /// The policy's prompt is history, response, future; the indices count along it.
+    fn note_retokenized(&mut self, indices: &[usize]) {
+        let response_at = self.scene.history.len();
+        for &index in indices {
+            if index == response_at {
+                self.response_retokenized_differs = true;
+            } else if let Some(said) = index.checked_sub(response_at + 1).and_then(|at| self.future.get_mut(at)) {
+                said.retokenized_differs = true;
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.end(match error.kind() {
+            ErrorKind::ContextLength => Ended::Context,
+            ErrorKind::DeadlineExceeded => Ended::Deadline,
+            ErrorKind::Cancelled => Ended::Cancelled,
+            _ => Ended::Failed,
+        });
+        if self.ended == Some(Ended::Failed) {
+            self.failure = Some(error);
+        }
+    }
+}
+
+/// How a reply that was interrupted ends its rollout.
+pub(crate) fn interruption(finish: Finish) -> Option<Ended> {
+    match finish {
+        Finish::Deadline => Some(Ended::Deadline),
+        Finish::Cancelled => Some(Ended::Cancelled),
+        Finish::Stop | Finish::Length | Finish::Context => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::InstructedUser;
+    use super::*;
+    use crate::chat::{SampledTokens, Usage};
+
+    fn rollout(window: usize) -> Rollout {
+        let scene = Scene {
+            history: vec![Message::new(Role::User, "hello")],
+            goal: Goal { prompt: Some("SECRET".into()), ..Goal::default() },
+            simulator: Arc::new(InstructedUser::default()),
+            settings: RolloutSettings::default(),
+            window,
+        };
+        Rollout::new(Arc::new(scene), Message::new(Role::Assistant, "I say [[TERMINATE CHAT]]"), 17)
+    }
+
+    fn reply(text: &str, finish: Finish) -> Result<ChatReply> {
+        let output = ChatOutput::Text { text: text.into(), tokens: None, finish, retokenized_differs: vec![] };
+        Ok(ChatReply { output, usage: Usage::default() })
+    }
+
+    #[test]
+    fn turns_alternate_until_the_window_is_full() {
+        let mut rollout = rollout(1);
+        let (role, request) = rollout.start().unwrap();
+        assert_eq!((role, request.seed), (ModelRole::User, turn_seed(17, 0, ModelRole::User)));
+        let (role, request) = rollout.on_reply(reply("and?", Finish::Stop)).unwrap();
+        assert_eq!((role, request.seed), (ModelRole::Policy, turn_seed(17, 0, ModelRole::Policy)));
+        assert_eq!(request.messages.len(), 3);
+        assert!(request.messages.iter().all(|m| !m.content.contains("SECRET")), "the policy never sees the goal");
+        assert!(rollout.on_reply(reply("so.", Finish::Stop)).is_none());
+        assert_eq!(rollout.ended(), Some(Ended::Window));
+        assert_eq!(rollout.future().len(), 2);
+    }
+
+    #[test]
+    fn window_zero_ends_at_once() {
+        let mut rollout = rollout(0);
+        assert!(rollout.start().is_none());
+        assert_eq!(rollout.ended(), Some(Ended::Window));
+    }
+
+    #[test]
+    fn cut_off_replies_go_on_and_the_last_one_ends_as_length() {
+        let mut rollout = rollout(1);
+        rollout.start();
+        assert!(rollout.on_reply(reply("cut", Finish::Length)).is_some());
+        assert!(rollout.on_reply(reply("cut too", Finish::Length)).is_none());
+        assert_eq!(rollout.ended(), Some(Ended::Length));
+    }
+
+    #[test]
+    fn a_full_context_keeps_what_was_said() {
+        let mut rollout = rollout(2);
+        rollout.start();
+        rollout.on_reply(reply("more", Finish::Stop));
+        assert!(rollout.on_reply(reply("as I was say", Finish::Context)).is_none());
+        assert_eq!((rollout.ended(), rollout.future().len()), (Some(Ended::Context), 2));
+
+        let mut refused = super::tests::rollout(2);
+        refused.start();
+        refused.on_reply(Err(Error::new(ErrorKind::ContextLength, "too long")));
+        assert_eq!((refused.ended(), refused.future().len()), (Some(Ended::Context), 0));
+    }
+
+    #[test]
+    fn silence_and_errors_fail_with_a_reason() {
+        let mut silent = rollout(1);
+        silent.start();
+        assert!(silent.on_reply(reply(" ", Finish::Stop)).is_none());
+        assert_eq!(silent.ended(), Some(Ended::Failed));
+        assert!(silent.failure().unwrap().to_string().contains("wrote nothing"));
+
+        let mut broken = rollout(1);
+        broken.start();
+        broken.on_reply(Err(Error::runtime("boom")));
+        assert_eq!(broken.failure().unwrap().kind(), ErrorKind::Runtime);
+    }
+
+    #[test]
+    fn sampled_tokens_travel_on_and_differences_are_noted() {
+        let mut rollout = rollout(2);
+        rollout.start();
+        rollout.on_reply(reply("q", Finish::Stop));
+        let tokens = SampledTokens { model: "policy".into(), ids: Arc::from([1, 2, 3]) };
+        let output = ChatOutput::Text {
+            text: "a".into(),
+            tokens: Some(tokens.clone()),
+            finish: Finish::Stop,
+            retokenized_differs: vec![1],
+        };
+        rollout.on_reply(Ok(ChatReply { output, usage: Usage::default() }));
+        assert!(rollout.response_retokenized_differs());
+        let (_, request) = rollout.on_reply(reply("q2", Finish::Stop)).unwrap();
+        assert_eq!(request.messages[3].tokens.as_ref(), Some(&tokens));
+        let output =
+            ChatOutput::Text { text: "b".into(), tokens: None, finish: Finish::Stop, retokenized_differs: vec![3, 99] };
+        rollout.on_reply(Ok(ChatReply { output, usage: Usage::default() }));
+        let flags: Vec<bool> = rollout.future().iter().map(|m| m.retokenized_differs).collect();
+        assert_eq!(flags, [false, true, false, false]);
+    }
+}

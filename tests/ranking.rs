@@ -1,0 +1,458 @@
+//! Rankings driven by scripted models: reward arithmetic, endings, exclusions, independence of the order of replies.
+//!
+//! The cases are data: `fixtures/ranking/*.json` holds whole rankings (a configuration, a request, what the models say, and
+//! what must come out, with numbers worked out by hand), `fixtures/ranking/metrics/*.json` holds single metrics. A new case
+//! is a new file, or a new entry in one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use foreturn::chat::{ChatOutput, ChatReply, Finish, Message, Role, Usage};
+use foreturn::config::Config;
+use foreturn::rank::{
+    Ask, Ended, FailurePolicy, Goal, ModelInfo, ModelRole, ModelsInfo, RankJob, RankPlan, RankRequest, Ranking,
+    StopReason,
+};
+use foreturn::reward::{Metric, MetricInput, MetricValue, Scored, TokenCounter, WeightedMetric, build_metric};
+use foreturn::rollout::seed;
+use foreturn::{Error, ErrorKind, Result};
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::Value;
+
+// ---- scripted models ----
+
+/// What a scripted model says to requests that contain certain texts.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    role: ModelRole,
+    /// All of these must be in the prompt.
+    #[serde(default)]
+    when: Vec<String>,
+    /// A reply, or a list of replies by sample (by candidate where candidates are sampled).
+    say: Value,
+}
+
+struct Script {
+    lines: Vec<Line>,
+    seed: u64,
+    common: bool,
+}
+
+impl Script {
+    fn reply(&self, ask: &Ask) -> Result<ChatReply> {
+        let prompt: Vec<&str> = ask.request.messages.iter().map(|m| m.content.as_str()).collect();
+        let prompt = prompt.join("\n");
+        let fits = |line: &&Line| line.role == ask.role && line.when.iter().all(|text| prompt.contains(text.as_str()));
+        let line =
+            self.lines.iter().find(fits).unwrap_or_else(|| panic!("nothing is scripted for {:?}: {prompt}", ask.role));
+        match &line.say {
+            Value::Array(by_sample) if !by_sample.iter().all(Value::is_number) => said(&by_sample[self.number(ask)]),
+            say => said(say),
+        }
+    }
+
+    /// Which sample (or sampled candidate) a request belongs to, known by its seed.
+    fn number(&self, ask: &Ask) -> usize {
+        let belongs = |number: &usize| {
+            seed::candidate_seed(self.seed, *number) == ask.request.seed
+                || (0..4).any(|candidate| {
+                    let rollout = seed::rollout_seed(self.seed, candidate, *number, self.common);
+                    let turns = (0..4).map(|turn| seed::turn_seed(rollout, turn, ask.role));
+                    let questions = (0..16).map(|q| seed::question_seed(rollout, q / 4, q % 4, ask.role));
+                    turns.chain(questions).any(|seed| seed == ask.request.seed)
+                })
+        };
+        (0..8).find(belongs).unwrap_or_else(|| panic!("seed {} is of no known place", ask.request.seed))
+    }
+}
+
+/// `"text"`, `{"text", "finish"}`, `[probabilities]` or `{"error": kind}`.
+fn said(say: &Value) -> Result<ChatReply> {
+    let usage = Usage { prompt_tokens: 10, reused_tokens: 4, generated_tokens: 2, seconds: 0.5 };
+    let text = |text: &Value, finish| ChatOutput::Text {
+        text: text.as_str().expect("a text").to_owned(),
+        tokens: None,
+        finish,
+        retokenized_differs: vec![],
+    };
+    let output = match say {
+        Value::String(_) => text(say, Finish::Stop),
+        Value::Array(p) => {
+            ChatOutput::Choice { probabilities: p.iter().map(|p| p.as_f64().expect("a number")).collect() }
+        }
+        Value::Object(fields) => match fields.get("error").and_then(Value::as_str) {
+            Some("context_length") => return Err(Error::new(ErrorKind::ContextLength, "the prompt is too long")),
+            Some("model_output") => return Err(Error::new(ErrorKind::ModelOutput, "the logits hold NaN")),
+            Some(other) => panic!("unknown error {other}"),
+            None => text(&fields["text"], serde_json::from_value(fields["finish"].clone()).expect("a finish")),
+        },
+        other => panic!("cannot say {other}"),
+    };
+    Ok(ChatReply { output, usage })
+}
+
+fn words() -> TokenCounter {
+    Arc::new(|text: &str| text.split_whitespace().count())
+}
+
+fn models() -> ModelsInfo {
+    let model = |role| (role, ModelInfo { name: "scripted".into(), weights: Some("v1".into()) });
+    let models = [ModelRole::Policy, ModelRole::User, ModelRole::Judge].map(model);
+    ModelsInfo { models: models.into(), bitwise: true }
+}
+
+/// Drives a job to its end; `pick` chooses which of the waiting requests is answered next.
+fn drive(
+    mut job: RankJob,
+    reply: impl Fn(&Ask) -> Result<ChatReply>,
+    mut pick: impl FnMut(usize) -> usize,
+) -> Result<Ranking> {
+    let mut asks = Vec::new();
+    job.start(&mut asks);
+    while !job.is_done() {
+        let ask = asks.swap_remove(pick(asks.len()));
+        job.on_reply(ask.id, reply(&ask), &mut asks)?;
+    }
+    job.finish(models(), 1.0)
+}
+
+// ---- whole rankings ----
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    about: String,
+    config: Vec<String>,
+    request: Value,
+    script: Vec<Line>,
+    /// The error's text contains this.
+    #[serde(default)]
+    error: Option<String>,
+    /// The ranking's JSON contains this: objects may have more fields, numbers agree to 1e-12.
+    #[serde(default)]
+    ranking: Option<Value>,
+}
+
+const MODEL: &str = "\n[models.scripted]\npath = \"unused\"\n";
+
+/// The plan, job and script of a case. The job may be refused.
+fn prepare(text: &str) -> (Case, Result<(RankJob, Script)>) {
+    let mut case: Case = serde_json::from_str(text).expect("a case");
+    let config = Config::from_toml(&(case.config.join("\n") + MODEL), Path::new("/")).expect("a configuration");
+    let plan = config.plan(words()).expect("a plan");
+    let lines = std::mem::take(&mut case.script);
+    let ready = RankRequest::from_json(&case.request.to_string(), "request").and_then(|request| {
+        let script =
+            Script { lines, seed: request.seed.unwrap_or(plan.seed), common: plan.rollout.common_random_numbers };
+        Ok((RankJob::new(request, Arc::new(plan))?, script))
+    });
+    (case, ready)
+}
+
+fn run(text: &str, pick: impl FnMut(usize) -> usize) -> (Case, Result<Ranking>) {
+    let (case, ready) = prepare(text);
+    (case, ready.and_then(|(job, script)| drive(job, |ask| script.reply(ask), pick)))
+}
+
+/// Whether `found` has everything that `expected` has.
+fn assert_contains(expected: &Value, found: &Value, at: &str) {
+    match (expected, found) {
+        (Value::Object(expected), Value::Object(found)) => {
+            for (key, value) in expected {
+                assert_contains(value, found.get(key).unwrap_or(&Value::Null), &format!("{at}.{key}"));
+            }
+        }
+        (Value::Array(expected), Value::Array(found)) => {
+            assert_eq!(expected.len(), found.len(), "{at}: {found:?}");
+            for (i, (expected, found)) in expected.iter().zip(found).enumerate() {
+                assert_contains(expected, found, &format!("{at}[{i}]"));
+            }
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().expect("a float"), b.as_f64().expect("a float"));
+            assert!((a - b).abs() <= 1e-12, "{at}: expected {a}, found {b}");
+        }
+        _ => assert_eq!(expected, found, "{at}"),
+    }
+}
+
+fn fixtures(folder: &str) -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(&folder).expect("fixtures").map(|entry| entry.expect("an entry").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    assert!(!paths.is_empty(), "no cases in {}", folder.display());
+    paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(&path).expect("a readable case"))).collect()
+}
+
+#[test]
+fn whole_rankings_come_out_as_worked_out_by_hand() {
+    for (path, text) in fixtures("ranking") {
+        let (case, result) = run(&text, |_| 0);
+        let at = format!("{} ({})", path.display(), case.about);
+        match (case.error, case.ranking, result) {
+            (Some(part), None, Err(error)) => assert!(error.to_string().contains(&part), "{at}: {error}"),
+            (None, Some(expected), Ok(ranking)) => {
+                assert_contains(&expected, &serde_json::to_value(&ranking).expect("JSON"), &at);
+            }
+            (_, _, result) => panic!("{at}: {result:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whichever reply comes first, the ranking is the same.
+    #[test]
+    fn the_order_of_replies_changes_nothing(picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
+        for (_, text) in fixtures("ranking") {
+            let Ok(in_order) = run(&text, |_| 0).1 else { continue };
+            let mut picks = picks.iter().cycle();
+            let shuffled = run(&text, |waiting| picks.next().expect("endless").index(waiting)).1.expect("a ranking");
+            prop_assert_eq!(&in_order, &shuffled);
+        }
+    }
+}
+
+// ---- single metrics ----
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricCases {
+    kind: String,
+    #[serde(default)]
+    settings: toml::Table,
+    cases: Vec<MetricCase>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricCase {
+    about: String,
+    history: Vec<Message>,
+    response: String,
+    #[serde(default)]
+    future: Vec<Message>,
+    #[serde(default)]
+    goal: Goal,
+    /// Probabilities of the answers to each of its questions.
+    #[serde(default)]
+    answers: Vec<Vec<f64>>,
+    /// The value; absent where the metric has to fail.
+    value: Option<f64>,
+    saturated: Option<bool>,
+    mass: Option<f64>,
+}
+
+#[test]
+fn metrics_give_the_values_in_their_data_files() {
+    for (path, text) in fixtures("ranking/metrics") {
+        let file: MetricCases = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let metric = build_metric(&file.kind, file.settings).expect("a metric");
+        for case in file.cases {
+            let at = format!("{} ({})", path.display(), case.about);
+            let response = Message::new(Role::Assistant, case.response);
+            let future: Vec<&Message> = case.future.iter().collect();
+            let count_tokens = words();
+            let input = MetricInput {
+                history: &case.history,
+                response: &response,
+                future: &future,
+                goal: &case.goal,
+                ended: Ended::Window,
+                count_tokens: &*count_tokens,
+            };
+            metric.check(&case.goal).unwrap_or_else(|e| panic!("{at}: {e}"));
+            let questions = metric.questions(&input, &[]).expect("questions");
+            assert_eq!(questions.len(), case.answers.len(), "{at}: questions");
+            let answers: Vec<ChatOutput> =
+                case.answers.into_iter().map(|probabilities| ChatOutput::Choice { probabilities }).collect();
+            let score = metric.score(&[Scored { input, answers: &answers }]).pop().expect("one result");
+            match (case.value, score) {
+                (Some(value), Ok(score)) => {
+                    assert!((score.value - value).abs() <= 1e-12, "{at}: {} for {value}", score.value);
+                    assert_eq!(score.saturated, case.saturated, "{at}");
+                    assert_eq!(score.mass.is_some(), case.mass.is_some(), "{at}");
+                    assert!(
+                        (score.mass.unwrap_or(0.0) - case.mass.unwrap_or(0.0)).abs() <= 1e-12,
+                        "{at}: mass {:?}",
+                        score.mass
+                    );
+                }
+                (None, Err(error)) => assert_eq!(error.kind(), ErrorKind::ModelOutput, "{at}: {error}"),
+                (value, score) => panic!("{at}: {score:?} for {value:?}"),
+            }
+        }
+    }
+}
+
+// ---- what no data file can say ----
+
+/// A custom metric: its value is the number of messages.
+struct Messages {
+    value: fn(usize) -> f64,
+}
+
+impl Metric for Messages {
+    fn kind(&self) -> &str {
+        "messages"
+    }
+    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+        batch.iter().map(|scored| Ok((self.value)(scored.input.messages().count()).into())).collect()
+    }
+}
+
+fn plan_with(value: fn(usize) -> f64) -> RankPlan {
+    let mut plan = RankPlan::new(words());
+    for role in [ModelRole::Policy, ModelRole::User] {
+        plan.roles.models.insert(role, "scripted".into());
+    }
+    plan.metrics.push(WeightedMetric::new(Arc::new(Messages { value }), 1.0));
+    plan
+}
+
+fn request(rest: &str) -> RankRequest {
+    let json = format!(
+        r#"{{"conversation": [{{"role": "user", "content": "hi"}}], "candidates": ["a", "b"], "goal": {{"prompt": "SECRET"}}{rest}}}"#
+    );
+    RankRequest::from_json(&json, "request").expect("a request")
+}
+
+fn text_reply(text: &str) -> Result<ChatReply> {
+    said(&Value::String(text.to_owned()))
+}
+
+#[test]
+fn the_policy_never_sees_the_goal_and_the_user_does() {
+    let job = RankJob::new(request(r#", "window": 2"#), Arc::new(plan_with(|n| n as f64))).expect("a job");
+    let ranking = drive(
+        job,
+        |ask| {
+            let prompt: String = ask.request.messages.iter().map(|m| m.content.as_str()).collect();
+            assert_eq!(prompt.contains("SECRET"), ask.role == ModelRole::User);
+            text_reply("words")
+        },
+        |_| 0,
+    )
+    .expect("a ranking");
+    assert_eq!(ranking.ranking[0].reward, Some(6.0));
+    assert_eq!(ranking.ranking[0].std_error, Some(0.0));
+}
+
+#[test]
+fn a_deadline_ranks_complete_rounds_and_reports_the_rest() {
+    let mut job =
+        RankJob::new(request(r#", "window": 1, "samples": 2"#), Arc::new(plan_with(|n| n as f64))).expect("a job");
+    let mut asks = Vec::new();
+    job.start(&mut asks);
+    assert_eq!(asks.len(), 4);
+    // Sample 0 of both candidates goes first; sample 1 of the second ends as well, of the first it doesn't.
+    let late = asks.remove(2);
+    while let Some(ask) = asks.pop() {
+        job.on_reply(ask.id, text_reply("words"), &mut asks).expect("a known request");
+    }
+    assert_eq!((job.progress().finished, job.progress().total), (3, 4));
+    assert!(!job.is_done());
+    job.stop(StopReason::Deadline);
+    assert!(job.is_done());
+    assert_eq!(job.outstanding().collect::<Vec<_>>(), [late.id]);
+    // What still comes counts as cost and changes nothing else.
+    job.on_reply(late.id, text_reply("late"), &mut asks).expect("a known request");
+    assert!(asks.is_empty());
+
+    let ranking = job.finish(models(), 1.0).expect("a ranking");
+    assert!(!ranking.complete && !ranking.bitwise);
+    let [first, second] = &ranking.ranking[..] else { panic!("two candidates") };
+    assert_eq!((first.reward, first.excluded, first.rollouts[1].ended), (Some(4.0), 1, Ended::Deadline));
+    assert_eq!((second.reward, second.excluded, second.rollouts[1].ended), (Some(4.0), 1, Ended::Window));
+    assert_eq!(second.rollouts[1].reward, Some(4.0), "known, though it does not count");
+    assert_eq!(second.rollouts[1].reason.as_deref(), Some("sample 1 was not finished for candidate 0"));
+    assert_eq!(ranking.cost.roles.total().generated_tokens, 2 * 7);
+}
+
+#[test]
+fn values_that_are_not_numbers_never_come_out() {
+    let ends = |value: fn(usize) -> f64, policy| {
+        let plan = RankPlan { on_metric_failure: policy, ..plan_with(value) };
+        drive(RankJob::new(request(r#", "window": 1"#), Arc::new(plan)).expect("a job"), |_| text_reply("words"), |_| 0)
+    };
+    for value in [(|_| f64::NAN) as fn(usize) -> f64, |_| f64::INFINITY] {
+        for policy in [FailurePolicy::Drop, FailurePolicy::Error] {
+            let error = ends(value, policy).expect_err("no ranking");
+            assert_eq!(error.kind(), ErrorKind::ModelOutput);
+            assert!(error.to_string().contains("not a finite number"), "{error}");
+        }
+    }
+    let huge = ends(|_| 1e300, FailurePolicy::Drop).expect("a ranking");
+    assert!(!serde_json::to_string(&huge).expect("JSON").contains("inf"));
+}
+
+#[test]
+fn a_job_that_fails_asks_nothing_more() {
+    let plan = RankPlan { on_rollout_failure: FailurePolicy::Error, ..plan_with(|n| n as f64) };
+    let mut job = RankJob::new(request(""), Arc::new(plan)).expect("a job");
+    let mut asks = Vec::new();
+    job.start(&mut asks);
+    let waiting = asks.len();
+    let ask = asks.remove(0);
+    job.on_reply(ask.id, said(&serde_json::json!({"error": "model_output"})), &mut asks).expect("a known request");
+    assert!(job.is_done());
+    assert_eq!((asks.len(), job.outstanding().count()), (waiting - 1, waiting - 1));
+    let unknown = job.on_reply(ask.id, text_reply("again"), &mut asks).expect_err("answered before");
+    assert_eq!(unknown.kind(), ErrorKind::Internal);
+    let error = job.finish(models(), 1.0).expect_err("failed");
+    assert_eq!(error.to_string(), "candidate 0, sample 0: the logits hold NaN");
+}
+
+#[test]
+fn missing_models_and_metrics_are_named() {
+    let refused = |plan: RankPlan, rest: &str| match RankJob::new(request(rest), Arc::new(plan)) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => error.to_string(),
+    };
+    let mut plan = plan_with(|n| n as f64);
+    plan.roles.models.remove(&ModelRole::User);
+    assert!(refused(plan.clone(), "").starts_with("roles.user is missing"));
+    assert!(RankJob::new(request(r#", "window": 0"#), Arc::new(plan)).is_ok(), "nobody is simulated");
+    assert!(refused(RankPlan::new(words()), r#", "window": 0"#).starts_with("there are no metrics"));
+    let mut twice = plan_with(|n| n as f64);
+    twice.metrics.push(twice.metrics[0].clone());
+    assert!(refused(twice, "").contains("two metrics named `messages`"));
+    let mut judged = plan_with(|n| n as f64);
+    judged.metrics = vec![WeightedMetric::new(build_metric("helpfulness", toml::Table::new()).expect("a metric"), 1.0)];
+    assert!(refused(judged, "").starts_with("roles.judge is missing, and metric `helpfulness` needs it"));
+}
+
+/// A job is driven by one thread and finished by another.
+#[test]
+fn jobs_can_be_sent_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<RankJob>();
+    is_send::<Ranking>();
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let plan = |file: &str| {
+        let config = Config::from_file(&root.join("examples").join(file)).expect("the example configuration");
+        Arc::new(config.plan(words()).expect("a plan"))
+    };
+    let math = std::fs::read_to_string(root.join("examples/requests/train.json")).expect("the mathematical example");
+    RankJob::new(RankRequest::from_json(&math, "train").expect("a request"), plan("math.toml")).expect("a job");
+    let plan = plan("foreturn.toml");
+    let mut examples = 0;
+    for entry in std::fs::read_dir(root.join("examples/requests")).expect("the examples") {
+        let path = entry.expect("an entry").path();
+        let text = std::fs::read_to_string(&path).expect("a readable request");
+        let request = RankRequest::from_json(&text, &path.display().to_string()).expect("a request");
+        assert!(request.candidates.len() >= 3);
+        RankJob::new(request, plan.clone()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        examples += 1;
+    }
+    assert!(examples >= 2);
+}
