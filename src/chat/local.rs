@@ -10,7 +10,7 @@ use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::{DecodeOptions, Decoder, DecoderStats};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::{EncodedChat, RenderOptions};
-use crate::runtime::RuntimeOptions;
+use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// A model in this process, with its tokenizer and chat template.
@@ -25,6 +25,15 @@ pub(crate) struct LocalChat {
     /// Ended without a step: cancelled requests.
     ready: Vec<(Ticket, Result<ChatReply>)>,
     ended: Vec<Ended<AnyReader>>,
+}
+
+/// How a local model runs, and what it has done.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ModelStatus {
+    /// Which execution provider runs it, and which preferred ones could not be had.
+    pub provider: ProviderReport,
+    /// Counters since it was loaded.
+    pub stats: DecoderStats,
 }
 
 struct UnderWay {
@@ -79,8 +88,8 @@ impl LocalChat {
         self.decoder.folder()
     }
 
-    pub(crate) fn stats(&self) -> DecoderStats {
-        self.decoder.stats()
+    pub(crate) fn status(&self) -> ModelStatus {
+        ModelStatus { provider: self.decoder.provider().clone(), stats: self.decoder.stats() }
     }
 
     /// Samples a reply to these very tokens. `done` gets a refusal too; then there is no ticket.

@@ -31,6 +31,17 @@ pub(super) fn engine(path: &Path) -> Result<Engine> {
     Engine::with_model(path, RuntimeConfig::default(), places())
 }
 
+/// Says on standard error where a model runs on another provider than the one preferred.
+pub(super) fn report_providers(engine: &Engine) -> Result<()> {
+    for name in engine.models() {
+        let provider = engine.status(name)?.provider;
+        for (wanted, reason) in &provider.unavailable {
+            output::warning(&format!("model `{name}` runs on {:?}, not on {wanted:?}: {reason}", provider.used));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
     let info = runtime::load(&RuntimeOptions { places: places(), ..RuntimeOptions::default() })?;
     if args.json {

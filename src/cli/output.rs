@@ -44,6 +44,12 @@ pub(super) fn error(error: &Error) {
     }
 }
 
+/// Says on standard error what a user should know although the command goes on.
+#[allow(clippy::print_stderr, reason = "this is where warnings are shown")]
+pub(super) fn warning(text: &str) {
+    eprintln!("foreturn: warning: {text}");
+}
+
 /// A progress bar on standard error; invisible where that is no terminal.
 pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
     let target = match std::io::stderr().is_terminal() {

@@ -7,7 +7,7 @@ use foreturn::rank::{RankedCandidate, Ranking};
 use foreturn::{RankOptions, RankRequest, Result};
 
 use super::args::RankArgs;
-use super::models::places;
+use super::models::{places, report_providers};
 use super::output;
 
 pub(super) fn rank(args: &RankArgs) -> Result<()> {
@@ -17,6 +17,7 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
     let request = RankRequest::from_json(&text, &origin)?;
 
     let engine = Engine::builder(config).places(places()).build()?;
+    report_providers(&engine)?;
     let bar = output::progress(0, "rollouts {bar:30} {pos}/{len} [{elapsed}]");
     let shown = bar.clone();
     let options = RankOptions {

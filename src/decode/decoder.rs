@@ -119,10 +119,6 @@ impl Decoder {
             blocks: self.scheduler.cache().total(),
         }
     }
-
-    pub(crate) fn terminator(&self) -> crate::runtime::session::Terminator {
-        self.executor.terminator()
-    }
 }
 
 /// Refuses prompts that the model can't take, with the numbers.

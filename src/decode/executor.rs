@@ -7,7 +7,7 @@ use crate::model::ModelFolder;
 use crate::model::inspect::block_bytes;
 use crate::model::rewrite::names;
 use crate::runtime::memory::Buffer;
-use crate::runtime::session::{Graph, Session, Terminator};
+use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
@@ -61,10 +61,6 @@ impl PagedExecutor {
 
     pub(crate) fn provider(&self) -> &ProviderReport {
         self.session.provider()
-    }
-
-    pub(crate) fn terminator(&self) -> Terminator {
-        self.session.terminator()
     }
 
     /// Overwrites the cache with NaN, so that a test can show that nothing stale is ever used.

@@ -75,7 +75,7 @@ pub(crate) struct Generate {
     cut: bool,
     sampler: Sampler,
     stop_tokens: Vec<u32>,
-    stream: TextStream<Arc<Tokenizer>>,
+    stream: TextStream,
     stops: StopMatcher,
     on_text: Option<OnText>,
     pub(crate) tokens: Vec<u32>,

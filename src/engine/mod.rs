@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 pub use self::limits::{CancelToken, Limits};
 use self::owner::{Command, Direct, Owner, RankRun, Task};
 pub use self::pending::Pending;
+pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
 use crate::chat::{ChatModel, Finish, Message, Usage};
 use crate::config::{Config, RuntimeConfig};
-use crate::decode::{DecodeOptions, DecoderStats, GenerateOptions};
+use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
 use crate::rank::{Progress, RankJob, RankPlan, RankRequest, Ranking};
@@ -345,13 +346,13 @@ impl Engine {
         self.local(model)?.tokenizer().render(messages, &render_options(generation_prompt))
     }
 
-    /// Counters of a model since it was loaded.
+    /// How a model runs, and its counters since it was loaded.
     ///
     /// # Errors
     /// There is no such local model.
-    pub fn stats(&self, model: &str) -> Result<DecoderStats> {
+    pub fn status(&self, model: &str) -> Result<ModelStatus> {
         let (pending, respond) = pending::pair(None);
-        self.send(Command::Stats { model: self.index(model)?, respond })?;
+        self.send(Command::Status { model: self.index(model)?, respond })?;
         pending.wait()
     }
 

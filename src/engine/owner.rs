@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use super::pending::Responder;
 use super::{CancelToken, ChatModelFactory, RankOptions};
-use crate::chat::local::{LocalChat, OnCompletion};
+use crate::chat::local::{LocalChat, ModelStatus, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
-use crate::decode::{DecodeOptions, DecoderStats, GenerateOptions};
+use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::rank::{Ask, AskId, ModelInfo, ModelsInfo, Progress, RankJob, Ranking, Roles, StopReason};
 use crate::runtime::RuntimeOptions;
@@ -26,7 +26,7 @@ pub(super) enum Command {
     Rank(Box<RankRun>),
     Direct(Box<Direct>),
     Unpin { model: usize, key: u64 },
-    Stats { model: usize, respond: Responder<DecoderStats> },
+    Status { model: usize, respond: Responder<ModelStatus> },
     Shutdown,
 }
 
@@ -215,7 +215,7 @@ impl Owner {
                     local.unpin(key);
                 }
             }
-            Command::Stats { model, respond } => respond.send(self.local(model).map(|local| local.stats())),
+            Command::Status { model, respond } => respond.send(self.local(model).map(|local| local.status())),
         }
         true
     }

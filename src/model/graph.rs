@@ -14,8 +14,6 @@ pub(crate) struct GraphFile {
     pub(crate) model: ModelProto,
     /// Real folder of the external data; the locations in `model` are names in it.
     pub(crate) data_folder: PathBuf,
-    /// Real paths of the external data files.
-    pub(crate) data_files: Vec<PathBuf>,
     /// Identifies graph and weights.
     pub(crate) fingerprint: String,
 }
@@ -30,7 +28,7 @@ impl GraphFile {
         let graph = model.graph.as_mut().ok_or_else(|| Error::invalid_model(format!("{}: holds no graph", path.display())))?;
         let (data_folder, data_files) = resolve_external_data(path, graph)?;
         let fingerprint = fingerprint(&bytes, &data_files)?;
-        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, data_files, fingerprint })
+        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, fingerprint })
     }
 
     pub(crate) fn graph(&self) -> &GraphProto {

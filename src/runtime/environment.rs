@@ -3,6 +3,9 @@
 //! A process can load one ONNX Runtime and build one environment; once dropped, no other can be built. So it is made on
 //! first use, kept for good, and a request for a different library is an error instead of being ignored.
 
+use std::ffi::{CStr, OsStr, c_void};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +20,7 @@ use crate::{Error, ErrorKind, Result};
 /// What is known of the loaded ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuntimeInfo {
-    /// Path of the library, or the name that the system's loader resolved.
+    /// Path of the library.
     pub library: PathBuf,
     /// What led to it.
     pub source: Source,
@@ -73,23 +76,42 @@ impl Environment {
     }
 
     pub(crate) fn info(&self) -> RuntimeInfo {
+        let (path, version) = loaded_library();
         RuntimeInfo {
-            library: self.library.path.clone(),
+            library: path.unwrap_or_else(|| self.library.path.clone()),
             source: self.library.source,
-            version: version(),
+            version,
             providers: super::providers::compiled_in(),
             threads: self.threads,
         }
     }
 }
 
-fn version() -> String {
-    // SAFETY: OrtGetApiBase-style call through the loaded API table; the string is static in the library.
-    let text = unsafe { std::ffi::CStr::from_ptr((ort::api().GetBuildInfoString)()) };
-    let info = text.to_string_lossy();
-    // "ORT Build Info: git-branch=rel-1.32.0, …"
-    let branch = info.split("git-branch=").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or("unknown");
-    branch.trim_start_matches("rel-").to_owned()
+/// The version and, as far as the loader knows it, the path of the library that is in use.
+fn loaded_library() -> (Option<PathBuf>, String) {
+    let function = ort::api().GetBuildInfoString as *const c_void;
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr only looks the address up; on success it fills `info`, whose path is a NUL-terminated string that
+    // lives as long as the library, which is never unloaded. Asking for the library again with RTLD_NOLOAD loads
+    // nothing, and OrtGetApiBase has the type that ONNX Runtime's header gives it.
+    unsafe {
+        if libc::dladdr(function, info.as_mut_ptr()) == 0 || (*info.as_ptr()).dli_fname.is_null() {
+            return (None, "unknown".into());
+        }
+        let name = (*info.as_ptr()).dli_fname;
+        let path = PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
+        let handle = libc::dlopen(name, libc::RTLD_NOLOAD | libc::RTLD_LAZY);
+        if handle.is_null() {
+            return (Some(path), "unknown".into());
+        }
+        let symbol = libc::dlsym(handle, c"OrtGetApiBase".as_ptr());
+        let version = (!symbol.is_null()).then(|| {
+            let base: unsafe extern "C" fn() -> *const ort::sys::OrtApiBase = std::mem::transmute(symbol);
+            CStr::from_ptr(((*base()).GetVersionString)()).to_string_lossy().into_owned()
+        });
+        libc::dlclose(handle);
+        (Some(path), version.unwrap_or_else(|| "unknown".into()))
+    }
 }
 
 #[cfg(feature = "load-dynamic")]

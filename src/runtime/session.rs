@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::operator::OperatorDomain;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session as OrtSession};
+use ort::session::{IoBinding, Session as OrtSession};
 use ort::value::{DynTensorValueType, Tensor, Value};
 
 use super::environment::{self, Environment};
@@ -24,24 +24,11 @@ pub(crate) struct Graph<'a> {
     pub(crate) name: &'a str,
 }
 
-/// Ends a run from another thread, as the last resort against a graph that does not return.
-#[derive(Clone)]
-pub(crate) struct Terminator(Arc<RunOptions<NoSelectedOutputs>>);
-
-impl Terminator {
-    /// Makes the run under way fail soon.
-    pub(crate) fn terminate(&self) {
-        // A failure to set the flag leaves the run to end by itself; there is nothing better to do.
-        drop(self.0.terminate());
-    }
-}
-
 /// A loaded session with its bindings.
 pub(crate) struct Session {
     // Declared before the environment: the binding and the session go first.
     binding: IoBinding,
     session: OrtSession,
-    options: Arc<RunOptions<NoSelectedOutputs>>,
     host: MemoryInfo<'static>,
     _environment: Arc<Environment>,
     provider: ProviderReport,
@@ -83,18 +70,12 @@ impl Session {
         let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
             .map_err(|e| failed(e.to_string()))?;
-        let run = RunOptions::new().map_err(|e| failed(e.to_string()))?;
-        Ok(Session { binding, session, options: Arc::new(run), host, _environment: environment, provider })
+        Ok(Session { binding, session, host, _environment: environment, provider })
     }
 
     /// Which provider runs it.
     pub(crate) fn provider(&self) -> &ProviderReport {
         &self.provider
-    }
-
-    /// A handle that can end the run under way.
-    pub(crate) fn terminator(&self) -> Terminator {
-        Terminator(Arc::clone(&self.options))
     }
 
     /// Binds `value` to the input `name` for all runs to come.
@@ -117,7 +98,7 @@ impl Session {
         self.binding.bind_output_to_device(output, &self.host).map_err(|e| ort_error("cannot bind the output", e))?;
         let outputs = self
             .session
-            .run_binding_with_options(&self.binding, &self.options)
+            .run_binding(&self.binding)
             .map_err(|e| ort_error("ONNX Runtime failed while running the model", e))?;
         let value = outputs.get(output).ok_or_else(|| Error::internal(format!("the model gave no output `{output}`")))?;
         let (_, data) = value.try_extract_tensor::<f32>().map_err(|e| ort_error(&format!("output `{output}`"), e))?;

@@ -4,10 +4,10 @@
 //! messages ──template──▶ text of the prompt ──vocabulary──▶ tokens ──stream──▶ text of the reply
 //! ```
 //!
-//! The files of the model folder are read by [`files`]; [`template`] renders chat templates as transformers does, with
-//! the Python it needs in [`python`] and [`date`]; [`vocabulary`] holds the tokenizer twice, once as it is and once deaf
-//! to control tokens in text; [`prompt`] brings them together so that what a message says is never taken for structure,
-//! with the help of [`disguise`].
+//! The files of the model folder are read by `files`; `template` renders chat templates as transformers does, with the
+//! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
+//! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
+//! taken for structure, with the help of `disguise`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +19,7 @@ use crate::{Error, ErrorKind, Result};
 mod date;
 mod disguise;
 mod files;
+mod guard;
 mod prompt;
 mod python;
 mod stream;
@@ -90,7 +91,9 @@ impl Tokenizer {
     /// Fails where the tokenizer does.
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
         if self.vocabulary.has_marker(text) {
-            return Err(Error::invalid_request("the text contains this process's private marker; it cannot be encoded"));
+            return Err(Error::invalid_request(
+                "the text contains this process's private marker; it cannot be encoded",
+            ));
         }
         self.vocabulary.encode_marked(text)
     }

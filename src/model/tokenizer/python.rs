@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
-use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use minijinja_contrib::pycompat;
+
+use super::guard;
 
 /// Makes a template environment behave like Python's.
 pub(super) fn install(env: &mut Environment<'_>) {
@@ -14,7 +16,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
     env.add_filter("trim", |text: String, chars: Option<String>| {
         text.trim_matches(|c| is_stripped(c, chars.as_deref())).to_owned()
     });
-    env.add_filter("string", |value: &Value| str_of(value));
+    env.add_filter("string", |state: &State<'_, '_>, value: &Value| str_of(state, value));
 }
 
 /// What `str.strip` removes: the characters given, or Python's white space, which has four separators more than
@@ -75,6 +77,10 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) 
             parts.reverse();
             Ok(parts.into_iter().map(Value::from).collect())
         }
+        // The padding of `{:>1000000000}` would be made before it's paid for.
+        "format" if text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.len() > 4) => {
+            Err(Error::new(ErrorKind::InvalidOperation, "format: a width or precision has more than four digits"))
+        }
         _ => pycompat::unknown_method_callback(state, value, name, args),
     }
 }
@@ -96,47 +102,47 @@ fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
 }
 
 /// What `{{ value }}` prints.
-fn format(out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if let Some(text) = value.as_str() { out.write_str(text) } else { out.write_str(&str_of(value)) }
+fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if let Some(text) = value.as_str() { out.write_str(text) } else { out.write_str(&str_of(state, value)?) }
         .map_err(|e| Error::new(ErrorKind::WriteFailure, "the rendered text could not be written").with_source(e))
 }
 
 /// Python's `str(value)`.
-fn str_of(value: &Value) -> String {
-    match value.kind() {
-        ValueKind::Seq | ValueKind::Map => {
-            let mut out = String::new();
-            write_repr(&mut out, value);
-            out
-        }
-        _ => value.to_string(),
+fn str_of(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    match value.as_str() {
+        Some(text) => out.push_str(text),
+        None => write_repr(&mut out, state, value, 0)?,
     }
+    Ok(out)
 }
 
 /// Python's `repr(value)`, for what can occur in messages and arguments.
-fn write_repr(out: &mut String, value: &Value) {
+fn write_repr(out: &mut String, state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
+    guard::charge(state, depth)?;
     match value.kind() {
         ValueKind::String => write_string_repr(out, value.as_str().unwrap_or_default()),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
-            for (index, item) in value.try_iter().into_iter().flatten().enumerate() {
+            for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                write_repr(out, &item);
+                write_repr(out, state, &item, depth + 1)?;
             }
             out.push(']');
         }
         ValueKind::Map => {
             out.push('{');
-            for (index, key) in value.try_iter().into_iter().flatten().enumerate() {
+            for (index, key) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
-                write_repr(out, &key);
+                write_repr(out, state, &key, depth + 1)?;
                 out.push_str(": ");
-                write_repr(out, &value.get_item(&key).unwrap_or_default());
+                write_repr(out, state, &value.get_item(&key)?, depth + 1)?;
             }
             out.push('}');
         }
         _ => out.push_str(&value.to_string()),
     }
+    Ok(())
 }
 
 fn write_string_repr(out: &mut String, text: &str) {
@@ -173,77 +179,95 @@ fn is_printable(c: char) -> bool {
 }
 
 /// `json.dumps` with the options that transformers passes on. Jinja's own filter would escape HTML.
-fn tojson(value: &Value, _: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let mut json = serde_json::to_value(value)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, "cannot be written as JSON").with_source(e))?;
-    let indent: Option<Value> = kwargs.get("indent")?;
-    let indent = match indent.filter(|indent| !indent.is_none()) {
+fn tojson(state: &State<'_, '_>, value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
+    let invalid = |message: &'static str| Error::new(ErrorKind::InvalidOperation, message);
+    let indent = match kwargs.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
         None => None,
         Some(indent) => match (indent.as_str(), indent.as_usize()) {
-            (Some(text), _) => Some(text.to_owned()),
+            (Some(text), _) if text.len() <= 64 => Some(text.to_owned()),
             (None, Some(width)) if width <= 64 => Some(" ".repeat(width)),
-            _ => {
-                return Err(Error::new(ErrorKind::InvalidOperation, "tojson: indent is neither a string nor in 0..=64"));
-            }
+            _ => return Err(invalid("tojson: indent is neither a short string nor in 0..=64")),
         },
     };
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let separators = match separators.as_deref() {
         None => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
         Some([item, key]) => [item.clone(), key.clone()],
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators are not a pair")),
+        Some(_) => return Err(invalid("tojson: separators are not a pair")),
     };
     let ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    if kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false) {
-        json.sort_all_objects();
-    }
+    let sorted = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
-    let mut writer = JsonWriter { out: String::new(), indent, separators, ascii };
-    writer.value(&json, 0);
+    let mut writer = JsonWriter { out: String::new(), state, indent, separators, ascii, sorted };
+    writer.value(value, 0)?;
     Ok(Value::from(writer.out))
 }
 
-struct JsonWriter {
+struct JsonWriter<'a, 'vm, 'env> {
     out: String,
+    state: &'a State<'vm, 'env>,
     indent: Option<String>,
     /// Between items, and between key and value.
     separators: [String; 2],
     ascii: bool,
+    sorted: bool,
 }
 
-impl JsonWriter {
-    fn value(&mut self, value: &serde_json::Value, depth: usize) {
-        match value {
-            serde_json::Value::String(text) => self.string(text),
-            serde_json::Value::Array(items) if !items.is_empty() => {
+impl JsonWriter<'_, '_, '_> {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        guard::charge(self.state, depth)?;
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.out.push_str(&value.to_string()),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::Seq | ValueKind::Iterable => {
                 self.out.push('[');
-                for (index, item) in items.iter().enumerate() {
-                    self.item(index, depth + 1);
-                    self.value(item, depth + 1);
+                let mut empty = true;
+                for item in value.try_iter()? {
+                    self.item(empty, depth + 1);
+                    self.value(&item, depth + 1)?;
+                    empty = false;
                 }
-                self.line(depth);
-                self.out.push(']');
+                self.close(empty, depth, ']');
             }
-            serde_json::Value::Object(entries) if !entries.is_empty() => {
+            ValueKind::Map => {
                 self.out.push('{');
-                for (index, (key, item)) in entries.iter().enumerate() {
-                    self.item(index, depth + 1);
-                    self.string(key);
-                    self.out.push_str(&self.separators[1]);
-                    self.value(item, depth + 1);
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sorted {
+                    keys.sort();
                 }
-                self.line(depth);
-                self.out.push('}');
+                for (index, key) in keys.iter().enumerate() {
+                    self.item(index == 0, depth + 1);
+                    match key.as_str() {
+                        Some(key) => self.string(key),
+                        None => self.string(&key.to_string()),
+                    }
+                    self.out.push_str(&self.separators[1]);
+                    self.value(&value.get_item(key)?, depth + 1)?;
+                }
+                self.close(keys.is_empty(), depth, '}');
             }
-            other => self.out.push_str(&other.to_string()),
+            kind => {
+                let message = format!("a value of kind {kind} cannot be written as JSON");
+                return Err(Error::new(ErrorKind::BadSerialization, message));
+            }
         }
+        Ok(())
     }
 
-    fn item(&mut self, index: usize, depth: usize) {
-        if index > 0 {
+    fn item(&mut self, first: bool, depth: usize) {
+        if !first {
             self.out.push_str(&self.separators[0]);
         }
         self.line(depth);
+    }
+
+    fn close(&mut self, empty: bool, depth: usize, bracket: char) {
+        if !empty {
+            self.line(depth);
+        }
+        self.out.push(bracket);
     }
 
     fn line(&mut self, depth: usize) {
@@ -254,9 +278,9 @@ impl JsonWriter {
     }
 
     fn string(&mut self, text: &str) {
+        // Python's and serde_json's escapes are the same ones.
         let plain = serde_json::Value::from(text).to_string();
         if !self.ascii {
-            // Python writes DEL as it stands, and so does serde_json.
             self.out.push_str(&plain);
             return;
         }

@@ -1,6 +1,6 @@
 //! Tokens into text, one at a time.
 
-use std::ops::Deref;
+use std::sync::Arc;
 
 use super::Tokenizer;
 use crate::Result;
@@ -18,8 +18,8 @@ const MAX_PENDING: usize = 8;
 /// precedes it (a leading space, a run of bytes). So each step decodes a window of recent tokens with and without the
 /// new ones and gives out the difference, once it doesn't end within a character.
 #[derive(Debug, Clone)]
-pub struct TextStream<T> {
-    tokenizer: T,
+pub struct TextStream {
+    tokenizer: Arc<Tokenizer>,
     skip_special: bool,
     /// The window: tokens already given out, for context, then pending ones.
     tokens: Vec<u32>,
@@ -27,9 +27,9 @@ pub struct TextStream<T> {
     given: usize,
 }
 
-impl<T: Deref<Target = Tokenizer>> TextStream<T> {
+impl TextStream {
     /// A stream at the beginning of a text. With `skip_special`, special tokens give no text.
-    pub fn new(tokenizer: T, skip_special: bool) -> Self {
+    pub fn new(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
         TextStream { tokenizer, skip_special, tokens: Vec::new(), given: 0 }
     }
 

@@ -11,11 +11,12 @@ use minijinja::{Environment, ErrorKind as JinjaErrorKind};
 use serde_json::Map;
 
 use super::date::DateTime;
-use super::python;
+use super::{guard, python};
 use crate::{Error, ErrorKind, Result};
 
-/// Steps that a template may take (see minijinja's fuel). A real one takes some hundreds per message.
-const FUEL: u64 = 50_000_000;
+/// Steps that a template may take, or 64 bytes it may handle (see minijinja's fuel). A real one takes some hundreds per
+/// message.
+const FUEL: u64 = 5_000_000;
 
 /// Bytes that a template may write.
 const MAX_OUTPUT: usize = 64 << 20;
@@ -44,14 +45,16 @@ pub(super) struct View<'a> {
 
 impl ChatTemplate {
     pub(super) fn compile(source: &str, origin: String) -> Result<Self> {
-        // Jinja reads every kind of line end as `\n`.
-        let source = strip_generation(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        let source = guard::prepare(source, &origin)?;
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|e| Error::internal(format!("the template syntax is refused: {e}")))?);
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_fuel(Some(FUEL));
+        // Errors of debug mode hold on to the values at hand, which can be big.
+        env.set_debug(false);
         python::install(&mut env);
+        guard::install(&mut env);
         env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(JinjaErrorKind::InvalidOperation, "raised").with_source(Raised(message)))
         });
@@ -175,28 +178,4 @@ impl io::Write for Bounded {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// `{% generation %}…{% endgeneration %}` only marks the model's words for training: a block without effect takes its
-/// place, so that the white space around the tags is treated the same.
-fn strip_generation(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start + 2);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let name = tag[..end].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        match name {
-            "generation" => out.push_str(&tag[..end].replace("generation", "with")),
-            "endgeneration" => out.push_str(&tag[..end].replace("endgeneration", "endwith")),
-            _ => out.push_str(&tag[..end]),
-        }
-        rest = &tag[end..];
-    }
-    out.push_str(rest);
-    out
 }

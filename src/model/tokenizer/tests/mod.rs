@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::chat::{Message, Role, SampledTokens};
 
+mod damage;
+
 const NAMES: [&str; 7] = ["chatml", "headers", "thinking", "composed", "features", "alternating", "turns"];
 
 #[derive(Deserialize)]
@@ -275,7 +277,7 @@ fn sampled_tokens_give_way_to_a_template_that_rewrites() {
     assert_eq!(encoded.tokens, plain.tokens);
 
     // White space that a template trims is no rewriting: the tokens stay as they were sampled.
-    let trimming = super::tests::tokenizer("headers");
+    let trimming = self::tokenizer("headers");
     let ids = trimming.encode_text("Yes \n").unwrap();
     let encoded = trimming.encode_chat(&conversation(sampled("Yes \n", ids.clone())), &options).unwrap();
     assert_eq!((&encoded.rewritten[..], &encoded.retokenized_differs[..]), (&[][..], &[1][..]));
@@ -284,13 +286,13 @@ fn sampled_tokens_give_way_to_a_template_that_rewrites() {
 
 #[test]
 fn streaming_gives_what_decoding_gives() {
-    let bytes = tokenizer("chatml");
-    let pieces = tokenizer("turns");
+    let bytes = Arc::new(tokenizer("chatml"));
+    let pieces = Arc::new(tokenizer("turns"));
     for tokenizer in [&bytes, &pieces] {
         for text in ["The sea is  deep.", "你好, 世界! 🦜👩‍👩‍👧 é", "\n\n a <|im_end|> b", "", "�x�"]
         {
             let ids = tokenizer.encode_text(text).unwrap();
-            let mut stream = TextStream::new(tokenizer, true);
+            let mut stream = TextStream::new(Arc::clone(tokenizer), true);
             let mut parts: Vec<String> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
             parts.push(stream.finish().unwrap());
             assert_eq!(parts.concat(), tokenizer.decode(&ids, true).unwrap(), "{text:?}: {parts:?}");
@@ -300,7 +302,7 @@ fn streaming_gives_what_decoding_gives() {
     let ids = bytes.encode_text("é").unwrap();
     let eos = bytes.eos_token().unwrap();
     assert_eq!(ids.len(), 2);
-    let mut stream = TextStream::new(&bytes, true);
+    let mut stream = TextStream::new(Arc::clone(&bytes), true);
     let parts: Vec<String> = [ids[0], ids[1], eos, ids[0]].iter().map(|id| stream.push(*id).unwrap()).collect();
     assert_eq!(parts, ["", "é", "", ""]);
     assert_eq!(stream.finish().unwrap(), "\u{FFFD}");
@@ -310,7 +312,7 @@ fn streaming_gives_what_decoding_gives() {
 fn bytes_that_never_become_a_character_are_not_held_for_ever() {
     for tokenizer in [tokenizer("chatml"), tokenizer("turns")] {
         let byte = tokenizer.encode_text("世").unwrap()[0];
-        let mut stream = TextStream::new(&tokenizer, true);
+        let mut stream = TextStream::new(Arc::new(tokenizer), true);
         let text: String = (0..100).map(|_| stream.push(byte).unwrap()).collect();
         assert!(text.chars().count() >= 90, "{text}");
     }
@@ -342,96 +344,6 @@ fn foreign_text_gets_ordinary_tokens() {
     }
 }
 
-fn load_error(folder: &Path, vocab_size: usize) -> Error {
-    let error = Tokenizer::load(folder, vocab_size).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidModel, "{error}");
-    error
-}
-
-#[test]
-fn damaged_files_are_named() {
-    let folder = folder("bytes", &json!({}));
-    let path = folder.path().join("tokenizer.json");
-    let text = fs::read_to_string(&path).unwrap();
-    let size = serde_json::from_str::<Value>(&text).unwrap()["added_tokens"].as_array().unwrap().len() + 420 - 3;
-
-    Tokenizer::load(folder.path(), size).unwrap();
-    let error = load_error(folder.path(), 300).to_string();
-    assert!(error.contains("does not fit the model's vocabulary") && error.contains("300"), "{error}");
-    assert!(error.contains("tokenizer.json"), "{error}");
-    // A token without a row in the model: refused where something needs it, else left out.
-    let last = Tokenizer::load(folder.path(), size - 1).unwrap();
-    assert!(!last.is_control_token(size as u32 - 1));
-    assert!(last.encode("\n\n<tool_response>").unwrap().iter().all(|id| (*id as usize) < size - 1));
-
-    for (contents, expected) in [
-        (&text[..text.len() / 2], "is not a JSON object"),
-        ("[]", "is not a JSON object"),
-        ("{}", "is not a tokenizer"),
-        (r#"{"version":"1.0","added_tokens":[],"model":{"type":"Nonsense"}}"#, "is not a tokenizer"),
-    ] {
-        fs::write(&path, contents).unwrap();
-        let error = load_error(folder.path(), 1000).to_string();
-        assert!(error.contains(expected) && error.contains("tokenizer.json"), "{error}");
-    }
-    fs::remove_file(&path).unwrap();
-    assert!(load_error(folder.path(), 1000).to_string().contains("tokenizer.json is missing"));
-    fs::write(&path, &text).unwrap();
-    fs::write(folder.path().join("tokenizer_config.json"), r#"{"chat_template": 7}"#).unwrap();
-    assert!(load_error(folder.path(), 1000).to_string().contains("chat_template"));
-}
-
-#[test]
-fn templates_come_from_several_places() {
-    let folder = folder(
-        "bytes",
-        &json!({"chat_template": [{"name": "default", "template": "one"}, {"name": "tool_use", "template": "two"}]}),
-    );
-    let render = |template: Option<&str>| {
-        let tokenizer = Tokenizer::load(folder.path(), 1000).unwrap();
-        tokenizer.render(&user("x"), &RenderOptions { template: template.map(str::to_owned), ..safe() })
-    };
-    assert_eq!(render(None).unwrap(), "one");
-    assert_eq!(render(Some("tool_use")).unwrap(), "two");
-    let error = render(Some("rag")).unwrap_err().to_string();
-    assert!(error.contains("`rag`") && error.contains("default, tool_use"), "{error}");
-    fs::write(folder.path().join("chat_template.jinja"), "three\n").unwrap();
-    assert_eq!(render(None).unwrap(), "three");
-
-    let none = super::tests::folder("bytes", &json!({}));
-    let tokenizer = Tokenizer::load(none.path(), 1000).unwrap();
-    let error = tokenizer.encode_chat(&user("x"), &safe()).unwrap_err();
-    assert!(error.to_string().contains("no chat template"), "{error}");
-}
-
-#[test]
-fn bad_templates_fail_when_they_are_used() {
-    for (template, kind, expected) in [
-        ("{% for x in %}", ErrorKind::InvalidModel, "cannot be read"),
-        ("{{ messages.nothing.at.all }}", ErrorKind::InvalidModel, "failed"),
-        ("{{ raise_exception('No, ' + messages[0].role) }}", ErrorKind::InvalidRequest, "No, user"),
-        (
-            "{% macro m() %}{{ raise_exception('deep') }}{% endmacro %}{{ m() }}",
-            ErrorKind::InvalidRequest,
-            "conversation: deep",
-        ),
-        (
-            "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}",
-            ErrorKind::InvalidModel,
-            "was stopped",
-        ),
-        ("{% for a in range(10000) %}{{ 'x' * 10000 }}{% endfor %}", ErrorKind::InvalidModel, "was stopped"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", ErrorKind::InvalidModel, "failed"),
-    ] {
-        let error = with_template(template).encode_chat(&user("x"), &safe()).unwrap_err();
-        assert_eq!(error.kind(), kind, "{template}: {error}");
-        assert!(error.to_string().contains(expected), "{template}: {error}");
-    }
-    let options = RenderOptions { arguments: Map::from_iter([("messages".to_owned(), json!([]))]), ..safe() };
-    let error = with_template("x").render(&user("x"), &options).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-}
-
 /// Text made of pieces of control tokens, white space and letters.
 fn hostile_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
@@ -450,6 +362,23 @@ fn hostile_text() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_tokens_can_be_streamed(ids in prop::collection::vec(0_u32..450, 0..40)) {
+        static LOADED: LazyLock<[Arc<Tokenizer>; 2]> =
+            LazyLock::new(|| ["chatml", "turns"].map(|name| Arc::new(tokenizer(name))));
+        for tokenizer in LOADED.iter() {
+            let mut stream = TextStream::new(Arc::clone(tokenizer), true);
+            let mut text = String::new();
+            for id in &ids {
+                text += &stream.push(*id).unwrap();
+            }
+            text += &stream.finish().unwrap();
+            let whole = tokenizer.decode(&ids, true).unwrap();
+            // Where bytes are no text, how many replacement characters stand for them depends on the cut.
+            prop_assert!(text == whole || whole.contains('\u{FFFD}'), "{:?} is not {:?}", text, whole);
+        }
+    }
 
     #[test]
     fn no_content_changes_the_control_tokens(ask in hostile_text(), reply in hostile_text(), more in hostile_text()) {
