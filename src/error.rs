@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn context_keeps_the_kind_and_source_is_reachable() {
-        let error = Error::io("read", Path::new("/nowhere/x"), std::io::Error::from(std::io::ErrorKind::NotFound)).context("model `policy`");
+        let error = Error::io("read", Path::new("/nowhere/x"), std::io::Error::from(std::io::ErrorKind::NotFound))
+            .context("model `policy`");
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().starts_with("model `policy`: cannot read /nowhere/x: "));
         // The source sits in the box, reachable through the trait.

@@ -1,4 +1,25 @@
-//! foreturn
+//! Scores a language model's response by where it leads the conversation.
+//!
+//! For every candidate response foreturn samples short futures of the conversation between the policy and a simulated
+//! user, judges them, and averages: the multiturn-aware reward of CollabLLM (Wu et al., ICML 2025), with its error and
+//! its cost. Models run in this process on ONNX Runtime; futures that share a prefix compute it once.
+//!
+//! ```no_run
+//! use foreturn::{Config, Engine, RankOptions, RankRequest};
+//!
+//! let engine = Engine::new(Config::from_file("examples/foreturn.toml".as_ref())?)?;
+//! let request = std::fs::read_to_string("examples/requests/poem.json").expect("a readable file");
+//! let ranking = engine.rank(RankRequest::from_json(&request, "poem.json")?, RankOptions::default())?;
+//! for candidate in &ranking.ranking {
+//!     println!("{}: {:?} ± {:?}", candidate.candidate, candidate.reward, candidate.std_error);
+//! }
+//! # Ok::<(), foreturn::Error>(())
+//! ```
+//!
+//! A request's way through the modules: [`export`] made the model folder that [`model`] reads; [`decode`] turns tokens
+//! into tokens, [`chat`] messages into messages; [`rollout`] samples futures, [`reward`] scores them, [`rank`] brings
+//! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
+
 pub mod chat;
 pub mod config;
 pub mod decode;
@@ -8,12 +29,16 @@ pub mod export;
 pub mod model;
 pub(crate) mod onnx;
 pub mod rank;
-pub mod rollout;
 pub mod reward;
+pub mod rollout;
 pub mod runtime;
 #[cfg(test)]
 pub(crate) mod testing;
+
+pub use chat::ChatModel;
 pub use config::Config;
 pub use engine::{Engine, RankOptions};
 pub use error::{Error, ErrorKind, Result};
+pub use export::{ExportOptions, export};
 pub use rank::{RankRequest, Ranking};
+pub use reward::Metric;

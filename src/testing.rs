@@ -8,7 +8,11 @@ use crate::runtime::RuntimeOptions;
 
 fn target(path: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target").join(path);
-    assert!(path.exists(), "{} is missing; run `make test`, which fetches and exports what the tests need", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; run `make test`, which fetches and exports what the tests need",
+        path.display()
+    );
     path
 }
 

@@ -93,7 +93,12 @@ impl LocalChat {
     }
 
     /// Samples a reply to these very tokens. `done` gets a refusal too; then there is no ticket.
-    pub(crate) fn generate(&mut self, tokens: Vec<u32>, options: GenerateOptions, done: OnCompletion) -> Option<Ticket> {
+    pub(crate) fn generate(
+        &mut self,
+        tokens: Vec<u32>,
+        options: GenerateOptions,
+        done: OnCompletion,
+    ) -> Option<Ticket> {
         match self.generate_reader(options, tokens.len()) {
             Ok(reader) => {
                 let max_new = reader.max_tokens();
@@ -134,7 +139,9 @@ impl LocalChat {
         let Some((mut reader, cost)) = self.decoder.cancel(id) else { return };
         let result = match (&mut reader, finish) {
             (AnyReader::Generate(reader), _) => reader.end(finish).map(|_| ()),
-            (_, Finish::Deadline) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the result was there")),
+            (_, Finish::Deadline) => {
+                Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed before the result was there"))
+            }
             _ => Err(Error::new(ErrorKind::Cancelled, "the request was cancelled")),
         };
         self.complete(id, reader, cost, result);
@@ -161,12 +168,7 @@ impl LocalChat {
         }
     }
 
-    fn queue_chat(
-        &mut self,
-        prompt: EncodedChat,
-        max_new: usize,
-        reader: AnyReader,
-    ) -> Result<Ticket> {
+    fn queue_chat(&mut self, prompt: EncodedChat, max_new: usize, reader: AnyReader) -> Result<Ticket> {
         let id = self.decoder.submit(prompt.tokens, max_new, reader)?;
         Ok(self.track(id, prompt.retokenized_differs, None))
     }
@@ -195,7 +197,8 @@ impl LocalChat {
         match under_way.direct {
             Some(done) => done(result.map(|()| completion(reader, usage))),
             None => {
-                let reply = result.map(|()| ChatReply { output: self.output(reader, under_way.retokenized_differs), usage });
+                let reply =
+                    result.map(|()| ChatReply { output: self.output(reader, under_way.retokenized_differs), usage });
                 self.ready.push((under_way.ticket, reply));
             }
         }
@@ -206,7 +209,8 @@ impl LocalChat {
             AnyReader::Generate(reader) => {
                 // A stop text is cut from the text, so the tokens no longer spell it.
                 let spelled = self.spells(&reader);
-                let ids = spelled.then(|| SampledTokens { model: Arc::clone(&self.name), ids: reader.reply_tokens().into() });
+                let ids =
+                    spelled.then(|| SampledTokens { model: Arc::clone(&self.name), ids: reader.reply_tokens().into() });
                 let finish = reader.finish.unwrap_or(Finish::Cancelled);
                 ChatOutput::Text { text: reader.text, tokens: ids, finish, retokenized_differs }
             }
@@ -227,7 +231,8 @@ fn refuse(done: OnCompletion, error: Error) -> Option<Ticket> {
 }
 
 fn completion(reader: AnyReader, usage: Usage) -> Completion {
-    let empty = Completion { tokens: Vec::new(), text: String::new(), finish: Finish::Stop, logprobs: Vec::new(), usage };
+    let empty =
+        Completion { tokens: Vec::new(), text: String::new(), finish: Finish::Stop, logprobs: Vec::new(), usage };
     match reader {
         AnyReader::Generate(reader) => Completion {
             tokens: reader.tokens,
@@ -260,13 +265,17 @@ impl ChatModel for LocalChat {
         let length = prompt.tokens.len();
         match request.task {
             ChatTask::Generate { max_tokens, sampling, stop } => {
-                let options = GenerateOptions { max_tokens, sampling, seed: request.seed, stop, ..GenerateOptions::default() };
+                let options =
+                    GenerateOptions { max_tokens, sampling, seed: request.seed, stop, ..GenerateOptions::default() };
                 let reader = self.generate_reader(options, length)?;
                 let max_new = reader.max_tokens();
                 self.queue_chat(prompt, max_new, AnyReader::Generate(Box::new(reader)))
             }
             ChatTask::Choose { answers } => {
-                let answers = answers.iter().map(|spellings| folder.tokenizer().answer_tokens(spellings)).collect::<Result<_>>()?;
+                let answers = answers
+                    .iter()
+                    .map(|spellings| folder.tokenizer().answer_tokens(spellings))
+                    .collect::<Result<_>>()?;
                 let reader = AnyReader::Choose(Choose::new(length.max(1), answers));
                 self.queue_chat(prompt, 0, reader)
             }

@@ -1,7 +1,7 @@
 //! Messages, and the one interface behind which every model sits: [`ChatModel`].
 //!
 //! A chat model takes requests and gives replies later, so that whoever drives it can batch what is due: `submit`
-//! queues, `poll` advances by one bounded step and hands out what has finished. [`local`] puts an exported model
+//! queues, `poll` advances by one bounded step and hands out what has finished. `local` puts an exported model
 //! behind it; remote endpoints and host callbacks fit the same trait.
 
 use std::sync::Arc;

@@ -12,7 +12,9 @@ use super::models::{MODEL, engine};
 use super::output;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
-    for (flag, value) in [("--prompt-tokens", args.prompt_tokens), ("--new-tokens", args.new_tokens), ("--batch", args.batch)] {
+    for (flag, value) in
+        [("--prompt-tokens", args.prompt_tokens), ("--new-tokens", args.new_tokens), ("--batch", args.batch)]
+    {
         if value == 0 {
             return Err(Error::new(ErrorKind::InvalidRequest, format!("{flag} is 0; give at least 1")));
         }
@@ -52,7 +54,8 @@ fn run(engine: &Engine, prompt: &[u32], new: usize, batch: usize) -> Result<f64>
         ignore_eos: true,
         ..GenerateOptions::default()
     };
-    let submit = |seed| engine.submit_generate(MODEL, Prompt::Tokens(prompt.to_vec()), options(seed), Limits::default());
+    let submit =
+        |seed| engine.submit_generate(MODEL, Prompt::Tokens(prompt.to_vec()), options(seed), Limits::default());
     let pending = (0..batch as u64).map(submit).collect::<Result<Vec<_>>>()?;
     for reply in pending {
         reply.wait()?;

@@ -63,7 +63,8 @@ pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
 /// The contents of a file, or of standard input for `-`, with a name for messages.
 pub(super) fn read(path: &Path) -> Result<(String, String)> {
     if path == Path::new("-") {
-        let text = std::io::read_to_string(std::io::stdin()).map_err(|e| Error::io("read", Path::new("standard input"), e))?;
+        let text =
+            std::io::read_to_string(std::io::stdin()).map_err(|e| Error::io("read", Path::new("standard input"), e))?;
         return Ok((text, "standard input".into()));
     }
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;

@@ -338,7 +338,7 @@ impl Cache {
         assert_eq!(self.held, live().filter(|(_, n)| n.users > 0 && n.block.is_some()).count());
         for (id, node) in live() {
             assert!(node.filled <= node.tokens.len() && node.tokens.len() <= BLOCK_SIZE && !node.tokens.is_empty());
-            assert_eq!(node.filled > 0 && node.block.is_none(), false, "rows need a block");
+            assert!(node.filled == 0 || node.block.is_some(), "rows need a block");
             assert_eq!(node.children as usize, live().filter(|(_, n)| n.parent == Some(id)).count());
             assert!(node.children == 0 || node.tokens.len() == BLOCK_SIZE, "only full nodes have children");
             let leaf = node.users == 0 && node.children == 0;

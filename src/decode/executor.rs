@@ -79,7 +79,10 @@ pub(crate) fn blocks_within(folder: &ModelFolder, bytes: usize) -> Result<usize>
     match bytes / block {
         0 => Err(Error::new(
             ErrorKind::MemoryBudget,
-            format!("runtime.kv_cache: {bytes} bytes don't hold one block of {block} bytes ({BLOCK_SIZE} tokens) of {}", folder.path().display()),
+            format!(
+                "runtime.kv_cache: {bytes} bytes don't hold one block of {block} bytes ({BLOCK_SIZE} tokens) of {}",
+                folder.path().display()
+            ),
         )),
         blocks => Ok(blocks),
     }

@@ -1,7 +1,7 @@
-//! Tokens in, tokens out: [`Decoder`] batches sequences over one loaded model.
+//! Tokens in, tokens out: `Decoder` batches sequences over one loaded model.
 //!
-//! [`scheduler`] decides which tokens the next step computes, [`cache`] which blocks hold them, [`executor`] runs the
-//! step in ONNX Runtime with the operator of [`attention`], and a sequence's [`reader`] says what comes after its logits.
+//! `scheduler` decides which tokens the next step computes, `cache` which blocks hold them, `executor` runs the
+//! step in ONNX Runtime with the operator of `attention`, and a sequence's `reader` says what comes after its logits.
 
 pub(crate) mod attention;
 pub(crate) mod cache;
@@ -13,7 +13,7 @@ pub(crate) mod scheduler;
 pub(crate) mod step;
 pub mod stop;
 
-pub(crate) use decoder::{Decoder, check_prompt};
 pub use decoder::{DecodeOptions, DecoderStats};
+pub(crate) use decoder::{Decoder, check_prompt};
 pub use reader::GenerateOptions;
 pub use sampler::SamplingOptions;

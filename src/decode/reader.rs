@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
 use super::scheduler::{Next, Reader};
 use super::stop::StopMatcher;
+use crate::Result;
 use crate::chat::Finish;
 use crate::model::tokenizer::{TextStream, Tokenizer};
-use crate::Result;
 
 /// Receives a reply's text as it is sampled.
 pub type OnText = Box<dyn FnMut(&str) + Send>;

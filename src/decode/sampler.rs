@@ -213,10 +213,13 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> Result<f64> {
     if result.is_finite() {
         return Ok(result);
     }
-    let (index, value) = logits.iter().enumerate().find(|(_, x)| !x.is_finite()).map_or((0, f32::NAN), |(i, x)| (i, *x));
+    let (index, value) =
+        logits.iter().enumerate().find(|(_, x)| !x.is_finite()).map_or((0, f32::NAN), |(i, x)| (i, *x));
     Err(Error::new(
         ErrorKind::ModelOutput,
-        format!("the model's logits can't be used: the logit of token {index} is {value}. The weights may be damaged, or overflow in their precision"),
+        format!(
+            "the model's logits can't be used: the logit of token {index} is {value}. The weights may be damaged, or overflow in their precision"
+        ),
     ))
 }
 
@@ -260,7 +263,8 @@ mod tests {
         let logits = [2.0f32.ln(), 5.0f32.ln(), 2.0f32.ln(), 1.0f32.ln()]; // 0.2, 0.5, 0.2, 0.1
         let kept = |options: SamplingOptions| {
             let mut sampler = sampler(options);
-            let mut tokens: Vec<_> = (0..2000).map(|draw| sampler.sample(draw, &[], &logits).expect("finite").token).collect();
+            let mut tokens: Vec<_> =
+                (0..2000).map(|draw| sampler.sample(draw, &[], &logits).expect("finite").token).collect();
             tokens.sort_unstable();
             tokens.dedup();
             tokens

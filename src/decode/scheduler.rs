@@ -205,7 +205,10 @@ impl<R: Reader> Scheduler<R> {
         if blocks > free {
             return Err(Error::new(
                 ErrorKind::MemoryBudget,
-                format!("pinning {} tokens needs {blocks} cache blocks, but the sequences under way leave {free}. Raise `kv_cache` under [runtime] or unpin another prefix", tokens.len()),
+                format!(
+                    "pinning {} tokens needs {blocks} cache blocks, but the sequences under way leave {free}. Raise `kv_cache` under [runtime] or unpin another prefix",
+                    tokens.len()
+                ),
             ));
         }
         let path = self.cache.attach(tokens);
@@ -416,7 +419,9 @@ impl<R: Reader> Scheduler<R> {
             let Some((own_logits, rest)) = logits.split_at_checked(share.logits * width) else { return };
             logits = rest;
             let Some(mut sequence) = self.running.remove(&share.id) else { continue };
-            for (i, &node) in sequence.path.iter().enumerate().take(share.to.div_ceil(BLOCK_SIZE)).skip(share.from / BLOCK_SIZE) {
+            for (i, &node) in
+                sequence.path.iter().enumerate().take(share.to.div_ceil(BLOCK_SIZE)).skip(share.from / BLOCK_SIZE)
+            {
                 self.cache.fill(node, (share.to - i * BLOCK_SIZE).min(BLOCK_SIZE));
             }
             let own = share.to.min(sequence.prompt).saturating_sub(share.from);

@@ -285,7 +285,13 @@ impl Engine {
     ///
     /// # Errors
     /// There is no such local model, the prompt can't be taken, or the model failed.
-    pub fn generate(&self, model: &str, prompt: Prompt, options: GenerateOptions, limits: Limits) -> Result<Generation> {
+    pub fn generate(
+        &self,
+        model: &str,
+        prompt: Prompt,
+        options: GenerateOptions,
+        limits: Limits,
+    ) -> Result<Generation> {
         self.submit_generate(model, prompt, options, limits)?.wait()
     }
 
@@ -320,7 +326,9 @@ impl Engine {
     pub fn logprobs(&self, model: &str, prompt: Prompt, limits: Limits) -> Result<(Vec<u32>, Vec<f32>)> {
         let tokens = self.encode(model, prompt)?;
         if tokens.len() < 2 {
-            return Err(Error::invalid_request("log-probabilities need at least two tokens: one to condition on, one to score"));
+            return Err(Error::invalid_request(
+                "log-probabilities need at least two tokens: one to condition on, one to score",
+            ));
         }
         let completion = self.wait_for(model, Task::LogProbs(tokens.clone()), limits)?;
         Ok((tokens, completion.logprobs))
@@ -396,7 +404,10 @@ impl Engine {
 
     fn index(&self, model: &str) -> Result<usize> {
         self.inner.names.iter().position(|name| name == model).ok_or_else(|| {
-            Error::invalid_request(format!("there is no model `{model}`; this engine has {}", self.inner.names.join(", ")))
+            Error::invalid_request(format!(
+                "there is no model `{model}`; this engine has {}",
+                self.inner.names.join(", ")
+            ))
         })
     }
 

@@ -132,9 +132,10 @@ impl Owner {
                 Err(error) => drop(loaded.send(Err(error))),
             }
         };
-        let thread = std::thread::Builder::new().name("foreturn".into()).spawn(run).map_err(|e| {
-            Error::new(ErrorKind::Io, format!("cannot start the engine's thread: {e}")).with_source(e)
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("foreturn".into())
+            .spawn(run)
+            .map_err(|e| Error::new(ErrorKind::Io, format!("cannot start the engine's thread: {e}")).with_source(e))?;
         match wait.recv() {
             Ok(Ok(())) => Ok((commands, thread)),
             Ok(Err(error)) => Err(error),
@@ -164,7 +165,8 @@ impl Owner {
         }
         let runs = std::mem::take(&mut self.active).into_values().chain(std::mem::take(&mut self.queued).into_values());
         for run in runs {
-            run.respond.send(Err(Error::new(ErrorKind::Cancelled, "the engine was closed while the request was under way")));
+            run.respond
+                .send(Err(Error::new(ErrorKind::Cancelled, "the engine was closed while the request was under way")));
         }
     }
 

@@ -105,10 +105,15 @@ impl GenaiConfig {
         let positive = [("vocab_size", config.model.vocab_size), ("context_length", config.model.context_length)];
         for (field, value) in positive {
             if value == 0 || value > i32::MAX as usize {
-                return Err(Error::invalid_model(format!("{}: model.{field} is {value}; it has to be a positive number", path.display())));
+                return Err(Error::invalid_model(format!(
+                    "{}: model.{field} is {value}; it has to be a positive number",
+                    path.display()
+                )));
             }
         }
-        if let Some(id) = config.model.eos_token_id.to_vec().into_iter().find(|&id| id as usize >= config.model.vocab_size) {
+        if let Some(id) =
+            config.model.eos_token_id.to_vec().into_iter().find(|&id| id as usize >= config.model.vocab_size)
+        {
             return Err(Error::invalid_model(format!(
                 "{}: model.eos_token_id holds {id}, but model.vocab_size is {}",
                 path.display(),

@@ -23,9 +23,13 @@ impl GraphFile {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
         let mut model = ModelProto::decode(bytes.as_slice()).map_err(|e| {
-            Error::invalid_model(format!("{}: not an ONNX model, or cut off: {e}. Export or copy it again", path.display()))
+            Error::invalid_model(format!(
+                "{}: not an ONNX model, or cut off: {e}. Export or copy it again",
+                path.display()
+            ))
         })?;
-        let graph = model.graph.as_mut().ok_or_else(|| Error::invalid_model(format!("{}: holds no graph", path.display())))?;
+        let graph =
+            model.graph.as_mut().ok_or_else(|| Error::invalid_model(format!("{}: holds no graph", path.display())))?;
         let (data_folder, data_files) = resolve_external_data(path, graph)?;
         let fingerprint = fingerprint(&bytes, &data_files)?;
         Ok(GraphFile { path: path.to_path_buf(), model, data_folder, fingerprint })
@@ -59,14 +63,18 @@ fn resolve_external_data(path: &Path, graph: &mut GraphProto) -> Result<(PathBuf
     for tensor in graph.initializer.iter_mut().filter(|tensor| external(tensor)) {
         let name = tensor.name().to_owned();
         let refuse = |why: String| Error::invalid_model(format!("{}: initializer `{name}`: {why}", path.display()));
-        let location = entry(tensor, "location").ok_or_else(|| refuse("external data without a location".into()))?.to_owned();
+        let location =
+            entry(tensor, "location").ok_or_else(|| refuse("external data without a location".into()))?.to_owned();
         if !Path::new(&location).components().all(|part| matches!(part, Component::Normal(_))) {
             return Err(refuse(format!("external data at `{location}` leaves the model's folder")));
         }
         let file = folder.join(&location);
         let real = file.canonicalize().map_err(|e| Error::io("open the weights", &file, e))?;
         if !homes.contains(&real.parent()) {
-            return Err(refuse(format!("external data at `{location}` leads to {}, outside the model's folder", real.display())));
+            return Err(refuse(format!(
+                "external data at `{location}` leads to {}, outside the model's folder",
+                real.display()
+            )));
         }
         check_range(tensor, &real, &refuse)?;
         let Some(real_name) = real.file_name().and_then(|name| name.to_str()) else {
@@ -95,7 +103,9 @@ fn resolve_external_data(path: &Path, graph: &mut GraphProto) -> Result<(PathBuf
 fn check_range(tensor: &TensorProto, file: &Path, refuse: &dyn Fn(String) -> Error) -> Result<()> {
     let number = |key: &str| match entry(tensor, key) {
         None => Ok(None),
-        Some(text) => text.parse::<u64>().map(Some).map_err(|_| refuse(format!("`{key}` of its external data is `{text}`"))),
+        Some(text) => {
+            text.parse::<u64>().map(Some).map_err(|_| refuse(format!("`{key}` of its external data is `{text}`")))
+        }
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(0));
     let size = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?.len();

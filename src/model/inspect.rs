@@ -96,10 +96,35 @@ fn weights(graph: &GraphProto) -> BTreeMap<String, u64> {
 /// element by element or row by row are fine by construction.
 fn bitwise_exceptions(graph: &GraphProto) -> Vec<String> {
     const ROW_BY_ROW: &[&str] = &[
-        "Add", "Cast", "Constant", "Div", "FusedMatMul", "Gather", "GatherBlockQuantized", "Gelu", "Gemm",
-        "GroupQueryAttention", "Identity", "LayerNormalization", "MatMul", "Mul", "ReduceSum", "Reshape", "RotaryEmbedding",
-        "Shape", "Sigmoid", "SimplifiedLayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
-        "Slice", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
+        "Add",
+        "Cast",
+        "Constant",
+        "Div",
+        "FusedMatMul",
+        "Gather",
+        "GatherBlockQuantized",
+        "Gelu",
+        "Gemm",
+        "GroupQueryAttention",
+        "Identity",
+        "LayerNormalization",
+        "MatMul",
+        "Mul",
+        "ReduceSum",
+        "Reshape",
+        "RotaryEmbedding",
+        "Shape",
+        "Sigmoid",
+        "SimplifiedLayerNormalization",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
     ];
     let mut exceptions: Vec<String> = Vec::new();
     for node in &graph.node {
@@ -121,5 +146,7 @@ fn quantised_exception(node: &NodeProto) -> Option<String> {
     let (bits, block) = (attribute("bits").unwrap_or(4), attribute("block_size").unwrap_or(0));
     let level = attribute("accuracy_level").unwrap_or(0);
     let probed = level == 4 && matches!((bits, block), (4, 32) | (8, 32) | (8, 64));
-    (!probed).then(|| format!("MatMulNBits with {bits} bits, block {block}, accuracy level {level}: rows depend on the batch"))
+    (!probed).then(|| {
+        format!("MatMulNBits with {bits} bits, block {block}, accuracy level {level}: rows depend on the batch")
+    })
 }

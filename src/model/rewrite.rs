@@ -132,7 +132,10 @@ fn replace_attention(graph: &mut GraphProto) -> Result<AttentionShape, String> {
         check_features(node)?;
         let here = layer_shape(node, &pasts, &tables)?;
         if *shape.get_or_insert(here) != here {
-            return Err(format!("node `{}` has {here:?}, another layer {shape:?}; foreturn needs equal layers", node.name()));
+            return Err(format!(
+                "node `{}` has {here:?}, another layer {shape:?}; foreturn needs equal layers",
+                node.name()
+            ));
         }
         nodes.push(paged(node, layers, here));
         layers += 1;
@@ -147,7 +150,8 @@ fn replace_attention(graph: &mut GraphProto) -> Result<AttentionShape, String> {
 /// Refuses what paged attention would silently do differently.
 fn check_features(node: &NodeProto) -> Result<(), String> {
     let attributes = Attributes(node);
-    let refuse = |what: &str| Err(format!("attention node `{}` uses {what}, which this version cannot run", node.name()));
+    let refuse =
+        |what: &str| Err(format!("attention node `{}` uses {what}, which this version cannot run", node.name()));
     if attributes.int("local_window_size") > 0 {
         return refuse("a sliding window (local_window_size)");
     }
@@ -180,7 +184,10 @@ fn layer_shape(
     match element_type(past) {
         Some(tensor_proto::DataType::Float) => {}
         other => {
-            return refuse(format!("its cache `{}` has element type {other:?}; this version runs float32 caches", past.name()));
+            return refuse(format!(
+                "its cache `{}` has element type {other:?}; this version runs float32 caches",
+                past.name()
+            ));
         }
     }
     let head_size = match past.r#type.as_ref().and_then(|t| t.value.as_ref()) {
@@ -202,7 +209,13 @@ fn layer_shape(
             _ => return refuse("its rotary tables are not initializers".into()),
         },
     };
-    Ok(AttentionShape { layers: 0, query_heads: query_heads as usize, kv_heads: kv_heads as usize, head_size, positions })
+    Ok(AttentionShape {
+        layers: 0,
+        query_heads: query_heads as usize,
+        kv_heads: kv_heads as usize,
+        head_size,
+        positions,
+    })
 }
 
 fn paged(node: &NodeProto, layer: usize, shape: AttentionShape) -> NodeProto {
@@ -301,7 +314,12 @@ fn remove_unused(graph: &mut GraphProto, logits: &str) -> HashSet<String> {
     used
 }
 
-fn inputs(graph: &GraphProto, config: &ModelConfig, shape: AttentionShape, used: &HashSet<String>) -> Vec<ValueInfoProto> {
+fn inputs(
+    graph: &GraphProto,
+    config: &ModelConfig,
+    shape: AttentionShape,
+    used: &HashSet<String>,
+) -> Vec<ValueInfoProto> {
     use tensor_proto::DataType::{Float, Int32, Int64};
     let own = |name: &str, kind, dims: &[Option<i64>]| ValueInfoProto {
         name: Some(name.to_owned()),

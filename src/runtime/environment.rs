@@ -143,7 +143,11 @@ fn build(options: &RuntimeOptions) -> Result<Environment> {
     finish(ort::init(), Found { source: Source::Linked, path: PathBuf::from("linked") }, options)
 }
 
-fn finish(builder: ort::environment::EnvironmentBuilder, library: Found, options: &RuntimeOptions) -> Result<Environment> {
+fn finish(
+    builder: ort::environment::EnvironmentBuilder,
+    library: Found,
+    options: &RuntimeOptions,
+) -> Result<Environment> {
     let threads = options.effective_threads();
     // Spinning is allowed here and stopped at the end of each run by a session setting: threads are awake during a
     // step and asleep between steps.

@@ -116,7 +116,8 @@ impl Search {
     }
 
     fn beside_program(&mut self) {
-        let Some(folder) = std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok()?.parent().map(Path::to_path_buf))
+        let Some(folder) =
+            std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok()?.parent().map(Path::to_path_buf))
         else {
             return self.misses.push("beside the program: the executable's path is unknown".into());
         };
@@ -175,7 +176,8 @@ mod tests {
 
     #[test]
     fn explicit_path_excludes_every_other_place() {
-        let search = search(Some(Path::new("/nowhere/libonnxruntime.so")), Places { python_package: true, ..Places::default() });
+        let search =
+            search(Some(Path::new("/nowhere/libonnxruntime.so")), Places { python_package: true, ..Places::default() });
         assert!(search.found.is_empty());
         assert_eq!(search.misses.len(), 1);
         assert!(search.misses[0].contains("/nowhere/libonnxruntime.so"), "{:?}", search.misses);
@@ -194,7 +196,8 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_for_in_the_working_directory() {
-        let search = search(None, Places { environment: false, beside_program: false, python_package: false, system: true });
+        let search =
+            search(None, Places { environment: false, beside_program: false, python_package: false, system: true });
         // A bare name goes to the system loader, which does not look in the working directory.
         assert_eq!(search.found, [Found { source: Source::System, path: LIBRARY.into() }]);
     }

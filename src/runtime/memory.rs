@@ -21,8 +21,11 @@ impl Buffer {
     /// Reserves `bytes` (at least 1).
     pub(crate) fn reserve(bytes: usize) -> Result<Self> {
         let map = MmapOptions::new().len(bytes.max(1)).no_reserve_swap().map_anon().map_err(|e| {
-            Error::new(ErrorKind::MemoryBudget, format!("cannot reserve {bytes} bytes of address space for the key-value cache: {e}"))
-                .with_source(e)
+            Error::new(
+                ErrorKind::MemoryBudget,
+                format!("cannot reserve {bytes} bytes of address space for the key-value cache: {e}"),
+            )
+            .with_source(e)
         })?;
         Ok(Buffer { map })
     }
@@ -33,8 +36,12 @@ impl Buffer {
     pub(crate) fn tensor_f32(&self, offset: usize, shape: &[i64]) -> Result<Value<DynTensorValueType>> {
         let elements: i64 = shape.iter().product();
         let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(size_of::<f32>()));
-        let Some(bytes) = bytes.filter(|bytes| offset.checked_add(*bytes).is_some_and(|end| end <= self.map.len())) else {
-            return Err(Error::internal(format!("a tensor of shape {shape:?} at {offset} leaves a buffer of {} bytes", self.map.len())));
+        let Some(bytes) = bytes.filter(|bytes| offset.checked_add(*bytes).is_some_and(|end| end <= self.map.len()))
+        else {
+            return Err(Error::internal(format!(
+                "a tensor of shape {shape:?} at {offset} leaves a buffer of {} bytes",
+                self.map.len()
+            )));
         };
         let info = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
             .map_err(|e| ort_error("cannot describe host memory", e))?;
@@ -54,7 +61,8 @@ impl Buffer {
             )
         };
         // SAFETY: `status` comes straight from the call above.
-        unsafe { ort::Error::result_from_status(status) }.map_err(|e| ort_error("cannot wrap the key-value cache", e))?;
+        unsafe { ort::Error::result_from_status(status) }
+            .map_err(|e| ort_error("cannot wrap the key-value cache", e))?;
         let value = NonNull::new(value).ok_or_else(|| Error::internal("ONNX Runtime returned no value"))?;
         // SAFETY: a valid tensor value that nobody else owns; releasing it does not release the borrowed memory.
         Ok(unsafe { Value::from_ptr(value, Some(&Allocator::default())) })

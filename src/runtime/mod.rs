@@ -1,8 +1,8 @@
 //! ONNX Runtime: finding it, the one environment a process can have, execution providers, sessions.
 //!
 //! Everything that touches the `ort` crate is here and in `decode::attention`, so that its next change is one folder's
-//! work. Data flows: [`locate`] names a library → [`environment`] loads it once per process → [`session`] runs graphs
-//! over memory that [`memory`] reserves.
+//! work. Data flows: `locate` names a library → `environment` loads it once per process → `session` runs graphs
+//! over memory that `memory` reserves.
 
 pub(crate) mod environment;
 pub mod locate;

@@ -85,10 +85,14 @@ pub(crate) fn register(
         }
         unavailable.push((provider, reason));
     }
-    let tried: Vec<_> = unavailable.iter().map(|(provider, reason)| format!("`{}`: {reason}", provider.as_str())).collect();
+    let tried: Vec<_> =
+        unavailable.iter().map(|(provider, reason)| format!("`{}`: {reason}", provider.as_str())).collect();
     Err(Error::new(
         ErrorKind::Runtime,
-        format!("runtime.providers: none of the listed providers is available ({}). Add \"cpu\" to the list", tried.join("; ")),
+        format!(
+            "runtime.providers: none of the listed providers is available ({}). Add \"cpu\" to the list",
+            tried.join("; ")
+        ),
     ))
 }
 
@@ -115,7 +119,8 @@ pub(crate) fn compiled_in() -> Vec<String> {
         if ort::Error::result_from_status(status).is_err() || names.is_null() {
             return Vec::new();
         }
-        let copied = (0..count as usize).map(|i| CStr::from_ptr(*names.add(i)).to_string_lossy().into_owned()).collect();
+        let copied =
+            (0..count as usize).map(|i| CStr::from_ptr(*names.add(i)).to_string_lossy().into_owned()).collect();
         let status = (api.ReleaseAvailableProviders)(names, count);
         drop(ort::Error::result_from_status(status));
         copied

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::operator::OperatorDomain;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{IoBinding, Session as OrtSession};
 use ort::value::{DynTensorValueType, Tensor, Value};
 
@@ -34,6 +34,27 @@ pub(crate) struct Session {
     provider: ProviderReport,
 }
 
+/// A session builder with everything set but the execution providers.
+fn configure(
+    environment: &Environment,
+    folder: &str,
+    domain: OperatorDomain,
+    threads: usize,
+) -> ort::Result<SessionBuilder> {
+    let builder = OrtSession::builder(&environment.ort)?
+        .with_optimization_level(GraphOptimizationLevel::Level3)?
+        .with_config_entry("session.model_external_initializers_file_folder_path", folder)?
+        // Threads spin while a run is under way and sleep once it has ended.
+        .with_config_entry("session.force_spinning_stop", "1")?
+        // Shapes change every step: planned memory patterns would only be thrown away.
+        .with_memory_pattern(false)?
+        .with_operators(domain)?;
+    if threads == environment.threads {
+        return Ok(builder);
+    }
+    Ok(builder.with_independent_thread_pool()?.with_intra_threads(threads)?)
+}
+
 impl Session {
     /// Loads `graph` with custom operators, which are made once ONNX Runtime is there.
     pub(crate) fn open(
@@ -43,28 +64,17 @@ impl Session {
     ) -> Result<Self> {
         let environment = environment::get(options)?;
         let domain = operators()?;
-        let failed = |e: String| Error::invalid_model(format!("{}: ONNX Runtime cannot load the model: {e}", graph.name));
+        let failed =
+            |e: String| Error::invalid_model(format!("{}: ONNX Runtime cannot load the model: {e}", graph.name));
         let threads = options.effective_threads();
         let folder = graph.folder.to_str().ok_or_else(|| {
-            Error::invalid_model(format!("{}: the folder's path is not UTF-8; move the model elsewhere", graph.folder.display()))
+            Error::invalid_model(format!(
+                "{}: the folder's path is not UTF-8; move the model elsewhere",
+                graph.folder.display()
+            ))
         })?;
 
-        let builder = OrtSession::builder(&environment.ort).map_err(|e| failed(e.to_string()))?;
-        let mut builder = builder
-            .with_optimization_level(GraphOptimizationLevel::Level3)
-            .and_then(|b| b.with_config_entry("session.model_external_initializers_file_folder_path", folder))
-            // Threads spin while a run is under way and sleep once it has ended.
-            .and_then(|b| b.with_config_entry("session.force_spinning_stop", "1"))
-            // Shapes change every step: planned memory patterns would only be thrown away.
-            .and_then(|b| b.with_memory_pattern(false))
-            .and_then(|b| b.with_operators(domain))
-            .map_err(|e| failed(e.to_string()))?;
-        if threads != environment.threads {
-            builder = builder
-                .with_independent_thread_pool()
-                .and_then(|b| b.with_intra_threads(threads))
-                .map_err(|e| failed(e.to_string()))?;
-        }
+        let builder = configure(&environment, folder, domain, threads).map_err(|e| failed(e.to_string()))?;
         let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
         let session = builder.commit_from_memory(graph.bytes).map_err(|e| failed(e.to_string()))?;
         let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;
@@ -88,7 +98,8 @@ impl Session {
     where
         T: ort::value::PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
     {
-        let tensor = Tensor::from_array((shape.to_vec(), data)).map_err(|e| ort_error(&format!("input `{name}`"), e))?;
+        let tensor =
+            Tensor::from_array((shape.to_vec(), data)).map_err(|e| ort_error(&format!("input `{name}`"), e))?;
         self.binding.bind_input(name, &tensor).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
     }
 
@@ -100,7 +111,8 @@ impl Session {
             .session
             .run_binding(&self.binding)
             .map_err(|e| ort_error("ONNX Runtime failed while running the model", e))?;
-        let value = outputs.get(output).ok_or_else(|| Error::internal(format!("the model gave no output `{output}`")))?;
+        let value =
+            outputs.get(output).ok_or_else(|| Error::internal(format!("the model gave no output `{output}`")))?;
         let (_, data) = value.try_extract_tensor::<f32>().map_err(|e| ort_error(&format!("output `{output}`"), e))?;
         Ok(read(data))
     }

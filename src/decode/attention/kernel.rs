@@ -127,9 +127,8 @@ impl Call<'_> {
         let stored = self.heads.stored();
         for head in 0..query {
             // SAFETY: `queries` holds query·stored floats for each token, and this token is ours.
-            let row = unsafe {
-                std::slice::from_raw_parts_mut(self.queries.add((token * query + head) * stored), stored)
-            };
+            let row =
+                unsafe { std::slice::from_raw_parts_mut(self.queries.add((token * query + head) * stored), stored) };
             self.rotate(self.query.head(token, head, size), position, |d, x| row[d] = x * self.scale);
             row[size..].fill(0.0);
         }
@@ -343,7 +342,14 @@ impl<S: Simd> Tile<S> {
 
     /// Adds this tile's keys and values to R rows.
     #[inline(always)]
-    unsafe fn step<const R: usize>(&mut self, query: *const f32, output: *mut f32, rows: Rows, item: Item, state: &mut State) {
+    unsafe fn step<const R: usize>(
+        &mut self,
+        query: *const f32,
+        output: *mut f32,
+        rows: Rows,
+        item: Item,
+        state: &mut State,
+    ) {
         // Keys of this tile that each row may see.
         let mut visible = [0; R];
         for (r, visible) in visible.iter_mut().enumerate() {
@@ -403,9 +409,9 @@ impl<S: Simd> Tile<S> {
                     }
                 }
             }
-            for r in 0..R {
-                for b in 0..B {
-                    S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), acc[r][b]);
+            for (scores, acc) in self.scores.iter_mut().zip(acc) {
+                for (b, sums) in acc.into_iter().enumerate() {
+                    S::store(scores.as_mut_ptr().add((first + b) * LANES), sums);
                 }
             }
         }
@@ -454,9 +460,9 @@ impl<S: Simd> Tile<S> {
                     }
                 }
             }
-            for r in 0..R {
-                for i in 0..D {
-                    S::store(o[r].add(d + i * LANES), acc[r][i]);
+            for (o, acc) in o.into_iter().zip(acc) {
+                for (i, sums) in acc.into_iter().enumerate() {
+                    S::store(o.add(d + i * LANES), sums);
                 }
             }
         }

@@ -77,11 +77,15 @@ impl Operator for PagedAttention {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
         let positive = |name: &str| match context.get::<i64>(name) {
             Some(n) if n > 0 && n <= 1 << 16 => Ok(n as usize),
-            other => Err(ort::Error::new(format!("{OPERATOR}: attribute `{name}` is {other:?}, not a positive number"))),
+            other => {
+                Err(ort::Error::new(format!("{OPERATOR}: attribute `{name}` is {other:?}, not a positive number")))
+            }
         };
         let (query, kv, size) = (positive("num_heads")?, positive("kv_num_heads")?, positive("head_size")?);
         if query % kv != 0 {
-            return Err(ort::Error::new(format!("{OPERATOR}: {query} query heads are no multiple of {kv} key-value heads")));
+            return Err(ort::Error::new(format!(
+                "{OPERATOR}: {query} query heads are no multiple of {kv} key-value heads"
+            )));
         }
         let scale = context.get::<f32>("scale").filter(|scale| *scale != 0.0).unwrap_or(1.0 / (size as f32).sqrt());
         Ok(PagedAttentionKernel {
@@ -235,13 +239,23 @@ impl PagedAttentionKernel {
         let (_, value) = floats(value, "value")?;
         let tokens = query.len() / q.max(1);
         if width != q || key.len() != tokens * kv || value.len() != tokens * kv {
-            return refuse(format!("query width {width}, key {} and value {} floats do not fit {:?}", key.len(), value.len(), self.heads));
+            return refuse(format!(
+                "query width {width}, key {} and value {} floats do not fit {:?}",
+                key.len(),
+                value.len(),
+                self.heads
+            ));
         }
         let part = |data, stride| Packed { data, offset: 0, stride };
         Ok((part(query, q), part(key, kv), part(value, kv)))
     }
 
-    fn rotary<'v>(&self, cos: &'v Option<ValueRef<'_>>, sin: &'v Option<ValueRef<'_>>, longest: usize) -> ort::Result<Rotary<'v>> {
+    fn rotary<'v>(
+        &self,
+        cos: &'v Option<ValueRef<'_>>,
+        sin: &'v Option<ValueRef<'_>>,
+        longest: usize,
+    ) -> ort::Result<Rotary<'v>> {
         let (shape, cos) = floats(cos, "cos_cache")?;
         let (_, sin) = floats(sin, "sin_cache")?;
         let (rows, half) = match shape[..] {
@@ -289,9 +303,14 @@ impl Batch<'_> {
             || self.lengths.first() != Some(&0)
             || self.lengths.last().is_none_or(|&last| last as usize != tokens)
         {
-            return refuse(format!("cumulative lengths {:?} do not fit {sequences} sequences of {tokens} tokens", self.lengths));
+            return refuse(format!(
+                "cumulative lengths {:?} do not fit {sequences} sequences of {tokens} tokens",
+                self.lengths
+            ));
         }
-        if self.slots.len() != tokens || self.slots.iter().any(|&slot| slot >= 0 && slot as usize >= blocks * BLOCK_SIZE) {
+        if self.slots.len() != tokens
+            || self.slots.iter().any(|&slot| slot >= 0 && slot as usize >= blocks * BLOCK_SIZE)
+        {
             return refuse(format!("slot_mapping does not fit {tokens} tokens and {blocks} blocks"));
         }
         let width = self.table.len().checked_div(sequences).unwrap_or(0);

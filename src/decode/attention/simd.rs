@@ -212,7 +212,8 @@ pub(crate) mod x86 {
         unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
             unsafe {
                 let one = _mm256_set1_epi32(0x3f80_0000);
-                let half = |v| _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)), one));
+                let half =
+                    |v| _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)), one));
                 (half(t.0), half(t.1))
             }
         }

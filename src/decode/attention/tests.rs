@@ -27,9 +27,8 @@ impl Sequence {
     fn random(heads: Heads, length: usize, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let half = heads.size / 2;
-        let angles: Vec<f32> = (0..length * half)
-            .map(|i| (i / half) as f32 / 100f32.powf((i % half) as f32 / half as f32))
-            .collect();
+        let angles: Vec<f32> =
+            (0..length * half).map(|i| (i / half) as f32 / 100f32.powf((i % half) as f32 / half as f32)).collect();
         Sequence {
             heads,
             length,
@@ -110,7 +109,8 @@ impl Cache {
         let tokens = to - from;
         let mut queries = vec![0.0; tokens * query * stored];
         let mut output = vec![0.0; tokens * query * stored];
-        let part = |data: &'_ [f32], heads: usize| -> Vec<f32> { data[from * heads * size..to * heads * size].to_vec() };
+        let part =
+            |data: &'_ [f32], heads: usize| -> Vec<f32> { data[from * heads * size..to * heads * size].to_vec() };
         let (q, k, v) = (part(&sequence.query, query), part(&sequence.key, kv), part(&sequence.value, kv));
         let call = Call {
             heads: sequence.heads,
@@ -135,7 +135,8 @@ impl Cache {
         }
         for token in (0..tokens).step_by(step) {
             for kv_head in 0..kv {
-                let item = Item { token, count: step.min(tokens - token), position: from + token, sequence: 0, kv_head };
+                let item =
+                    Item { token, count: step.min(tokens - token), position: from + token, sequence: 0, kv_head };
                 // SAFETY: as above, and `isa` comes from detection.
                 unsafe { call.attend(item, isa) };
             }

@@ -24,7 +24,8 @@ fn tokens(value: &serde_json::Value) -> Vec<u32> {
 fn generate(decoder: &mut Decoder, prompt: &[u32], options: GenerateOptions) -> SequenceId {
     let folder = Arc::clone(decoder.folder());
     let reader =
-        Generate::new(options, prompt.len(), folder.context_length(), folder.tokenizer(), &folder.stop_tokens()).expect("options");
+        Generate::new(options, prompt.len(), folder.context_length(), folder.tokenizer(), &folder.stop_tokens())
+            .expect("options");
     let max = reader.max_tokens();
     decoder.submit(prompt.to_vec(), max, AnyReader::Generate(Box::new(reader))).expect("accepted")
 }

@@ -52,11 +52,11 @@ impl Executor for Fake {
                 0 => 1,
                 past => self.rows[at(past as usize - 1)],
             };
-            for token in first..end {
+            for (token, computed) in states.iter_mut().enumerate().take(end).skip(first) {
                 let position = step.positions[token] as usize;
                 assert_eq!(position, step.past[sequence] as usize + token - first);
                 state = mix(state, step.tokens[token] as u64);
-                states[token] = state;
+                *computed = state;
                 self.computed.push((step.tokens[token], step.positions[token]));
                 match step.slots[token] {
                     -1 => assert_eq!(self.rows[at(position)], state, "a row that was there already is another's"),
@@ -179,7 +179,10 @@ fn a_pinned_prefix_survives_and_counts_against_the_budget() {
     let ended = run(&mut scheduler, &mut fake, 64);
     assert_eq!(ended[0].cost.reused(), 32, "the pinned blocks are still there");
     let long: Vec<u32> = (0..80).map(|i| i + 500).collect();
-    assert!(scheduler.submit(long.clone(), 1, greedy(&long, 1)).is_err(), "five blocks are not to be had beside the pin");
+    assert!(
+        scheduler.submit(long.clone(), 1, greedy(&long, 1)).is_err(),
+        "five blocks are not to be had beside the pin"
+    );
     scheduler.unpin(1);
     scheduler.submit(long.clone(), 1, greedy(&long, 1)).expect("now they are");
     scheduler.cache.check();
@@ -188,11 +191,24 @@ fn a_pinned_prefix_survives_and_counts_against_the_budget() {
 /// What a test does between steps.
 #[derive(Debug, Clone)]
 enum Action {
-    Submit { prompt: Vec<u32>, new: usize },
+    Submit {
+        prompt: Vec<u32>,
+        new: usize,
+    },
     /// Forks the n-th submitted prompt, with its continuation so far unknown to the scheduler.
-    Fork { of: usize, keep: usize, tail: Vec<u32>, new: usize },
-    Cancel { of: usize },
-    Steps { count: usize, budget: usize },
+    Fork {
+        of: usize,
+        keep: usize,
+        tail: Vec<u32>,
+        new: usize,
+    },
+    Cancel {
+        of: usize,
+    },
+    Steps {
+        count: usize,
+        budget: usize,
+    },
 }
 
 fn action() -> impl Strategy<Value = Action> {
