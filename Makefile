@@ -48,6 +48,7 @@ demo: model ## Rank the responses of examples/requests/ on a real model
 test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 test: model ## Run all tests, those on the real model included
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
+	$(CARGO) run --release $(CARGO_FLAGS) --example rank
 
 lint: deny ## Check formatting, clippy (default and bare library), docs, licences, Python
 	$(CARGO) fmt --all --check
@@ -64,13 +65,12 @@ endif
 	$(CARGO_DENY) $(CARGO_FLAGS) check --hide-inclusion-graph licenses bans sources
 
 bench: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-bench: model ## Measure: criterion benches, then prefill, decode and a whole ranking on the real model
+bench: model ## Measure: criterion benches, then prefill and decoding on the real model
 	$(CARGO) bench --workspace $(CARGO_FLAGS)
 	@set -e; for batch in 1 4 12; do \
 	  echo "== prefix of 512 tokens, batch $$batch"; \
 	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \
 	done
-	@echo "== a whole ranking"; $(FORETURN) bench --model $(MODEL) --job
 
 references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew with transformers (installs torch)
 	@$(PYTHON) tools/fetch.py model

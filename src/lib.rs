@@ -39,6 +39,6 @@ pub use chat::ChatModel;
 pub use config::Config;
 pub use engine::{Engine, RankOptions};
 pub use error::{Error, ErrorKind, Result};
-pub use export::{ExportOptions, export};
+pub use export::ExportOptions;
 pub use rank::{RankRequest, Ranking};
 pub use reward::Metric;

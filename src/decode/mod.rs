@@ -10,6 +10,7 @@ pub(crate) mod executor;
 pub mod reader;
 pub mod sampler;
 pub(crate) mod scheduler;
+mod softmax;
 pub(crate) mod step;
 pub mod stop;
 

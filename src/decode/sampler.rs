@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::softmax::exp_row;
 use crate::{Error, ErrorKind, Result};
 
 /// How to draw the next token from the logits.
@@ -59,8 +60,8 @@ impl SamplingOptions {
 pub struct Sampler {
     options: SamplingOptions,
     stream: ChaCha8Rng,
-    // Scratch, kept between draws.
-    logits: Vec<f32>,
+    // Scratch, kept between draws. A row of logits becomes one of weights, the largest of which is 1.
+    weights: Vec<f32>,
     order: Vec<u32>,
 }
 
@@ -80,7 +81,7 @@ impl Sampler {
     /// An option is out of range.
     pub fn new(options: SamplingOptions, seed: u64) -> Result<Self> {
         options.validate()?;
-        Ok(Sampler { options, stream: ChaCha8Rng::seed_from_u64(seed), logits: Vec::new(), order: Vec::new() })
+        Ok(Sampler { options, stream: ChaCha8Rng::seed_from_u64(seed), weights: Vec::new(), order: Vec::new() })
     }
 
     /// Draws token number `draw` after `history`.
@@ -88,15 +89,26 @@ impl Sampler {
     /// # Errors
     /// The logits hold NaN, or nothing finite.
     pub fn sample(&mut self, draw: u64, history: &[u32], logits: &[f32]) -> Result<Sampled> {
-        let normaliser = log_sum_exp(logits)?;
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-        self.penalise(history);
-        let token = match self.options.temperature {
-            0.0 => argmax(&self.logits),
-            _ => self.draw(draw),
+        let normaliser = log_sum_exp(logits, &mut self.weights)?;
+        let token = if self.options.temperature == 0.0 {
+            self.load(logits, history);
+            argmax(&self.weights)
+        } else {
+            if self.options.temperature != 1.0 || self.options.repetition_penalty != 1.0 {
+                self.load(logits, history);
+                let max = max(&self.weights);
+                exp_row(&mut self.weights, max, 1.0 / self.options.temperature);
+            }
+            self.draw(draw)
         };
         Ok(Sampled { token: token as u32, logprob: (f64::from(logits[token]) - normaliser) as f32 })
+    }
+
+    /// Copies the logits to the scratch row and applies the repetition penalty there.
+    fn load(&mut self, logits: &[f32], history: &[u32]) {
+        self.weights.clear();
+        self.weights.extend_from_slice(logits);
+        self.penalise(history);
     }
 
     fn penalise(&mut self, history: &[u32]) {
@@ -106,24 +118,19 @@ impl Sampler {
         }
         let seen: HashSet<u32> = history.iter().copied().collect();
         for token in seen {
-            if let Some(logit) = self.logits.get_mut(token as usize) {
+            if let Some(logit) = self.weights.get_mut(token as usize) {
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
         }
     }
 
-    /// Weights by temperature, truncation in the field's usual order (top-k, top-p, min-p), then one uniform number.
+    /// Truncation in the field's usual order (top-k, top-p, min-p) of the weights, then one uniform number.
     fn draw(&mut self, draw: u64) -> usize {
-        let max = self.logits[argmax(&self.logits)];
-        let inverse = 1.0 / self.options.temperature;
-        for logit in &mut self.logits {
-            *logit = ((*logit - max) * inverse).exp();
-        }
-        let weights = &self.logits;
+        let weights = &self.weights;
         let uniform = uniform(&mut self.stream, draw);
         let options = &self.options;
         if options.top_k == 0 && options.top_p >= 1.0 && options.min_p <= 0.0 {
-            return pick(weights, 0..weights.len(), uniform);
+            return pick_from_row(weights, uniform);
         }
         // Likeliest first; equal weights by token id, so that the order is defined.
         let likelier = |a: &u32, b: &u32| weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b));
@@ -184,6 +191,35 @@ fn pick(weights: &[f32], candidates: impl Iterator<Item = usize> + Clone, unifor
     last // rounding left the goal a hair beyond the sum
 }
 
+/// [`pick`] from a whole row: first the chunk on which `uniform` falls, then the token in it.
+fn pick_from_row(weights: &[f32], uniform: f64) -> usize {
+    const CHUNK: usize = 256;
+    // Eight running sums, so that the compiler can vectorise them; their order is fixed.
+    let sum = |chunk: &[f32]| {
+        let mut sums = [0.0f32; 8];
+        for part in chunk.chunks(8) {
+            for (sum, weight) in sums.iter_mut().zip(part) {
+                *sum += weight;
+            }
+        }
+        sums.iter().map(|&x| f64::from(x)).sum::<f64>()
+    };
+    let total: f64 = weights.chunks(CHUNK).map(sum).sum();
+    let goal = uniform * total;
+    let (mut before, mut last) = (0.0, 0..0);
+    for (index, chunk) in weights.chunks(CHUNK).enumerate() {
+        let here = sum(chunk);
+        if here > 0.0 {
+            last = index * CHUNK..index * CHUNK + chunk.len();
+            if before + here > goal {
+                return pick(weights, last, (goal - before) / here);
+            }
+        }
+        before += here;
+    }
+    pick(weights, last, 1.0) // rounding left the goal a hair beyond the sum
+}
+
 /// The largest logit's token; the first of equals.
 fn argmax(logits: &[f32]) -> usize {
     let mut best = 0;
@@ -195,26 +231,28 @@ fn argmax(logits: &[f32]) -> usize {
     best
 }
 
-/// ln Σ eˣ over a row of logits.
+/// The largest of a row.
+fn max(row: &[f32]) -> f32 {
+    row.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// ln Σ eˣ over a row of logits; leaves e^(x − max) in `weights`.
 ///
 /// # Errors
 /// A logit is NaN or +∞, or none is finite.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> Result<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // Sixteen partial sums: a fixed order that the compiler can vectorise.
-    let mut sums = [0.0f32; 16];
-    for chunk in logits.chunks(16) {
-        for (sum, &logit) in sums.iter_mut().zip(chunk) {
-            *sum += (logit - max).exp();
-        }
+pub(crate) fn log_sum_exp(logits: &[f32], weights: &mut Vec<f32>) -> Result<f64> {
+    let max = max(logits);
+    // A maximum skips NaN, so it is looked for by itself.
+    let usable = logits.iter().fold(true, |usable, x| usable & (*x < f32::INFINITY));
+    if usable && max.is_finite() {
+        weights.clear();
+        weights.extend_from_slice(logits);
+        let sum = exp_row(weights, max, 1.0);
+        return Ok(f64::from(max) + f64::from(sum).ln());
     }
-    let sum: f64 = sums.iter().map(|&x| f64::from(x)).sum();
-    let result = f64::from(max) + sum.ln();
-    if result.is_finite() {
-        return Ok(result);
-    }
+    let bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
     let (index, value) =
-        logits.iter().enumerate().find(|(_, x)| !x.is_finite()).map_or((0, f32::NAN), |(i, x)| (i, *x));
+        logits.iter().enumerate().find(|(_, x)| bad(x)).map_or((0, f32::NEG_INFINITY), |(i, x)| (i, *x));
     Err(Error::new(
         ErrorKind::ModelOutput,
         format!(
