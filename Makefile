@@ -52,6 +52,8 @@ test: model ## Run all tests, those on the real model included
 
 lint: deny ## Check formatting, clippy (default and bare library), docs, licences, Python
 	$(CARGO) fmt --all --check
+	@# The list of metrics is a macro, whose modules cargo fmt does not see.
+	rustfmt --edition 2024 --check src/reward/metrics/*.rs
 	$(CARGO) clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)

@@ -29,7 +29,7 @@ pub(super) enum Command {
     Logprobs(LogprobsArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
-    /// Measure prefill and decoding
+    /// Measure prefill and decoding, or a whole ranking job
     Bench(BenchArgs),
 }
 
@@ -170,9 +170,33 @@ pub(super) struct BenchArgs {
     /// Sequences decoded together
     #[arg(long, value_name = "B", default_value_t = 1)]
     pub(super) batch: usize,
+    /// Measure a whole ranking with fixed token counts on a cold cache
+    #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch"])]
+    pub(super) job: bool,
+    /// Where the prompts of user and judge have their fixed text
+    #[arg(long, value_enum, default_value_t = PromptOrder::Reference, requires = "job")]
+    pub(super) prompt_order: PromptOrder,
+    /// Candidates of the job
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "job")]
+    pub(super) candidates: usize,
+    /// Futures for each candidate of the job
+    #[arg(long, value_name = "S", default_value_t = 3, requires = "job")]
+    pub(super) samples: usize,
+    /// Turns of each future of the job
+    #[arg(long, value_name = "W", default_value_t = 1, requires = "job")]
+    pub(super) window: usize,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Where prompts have the text that never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PromptOrder {
+    /// Around the conversation, as the reference implementation has it
+    Reference,
+    /// Before the conversation, so that prompts share more
+    FixedFirst,
 }
 
 /// Reads a time with its unit.

@@ -72,7 +72,8 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The thread may be gone already; then there is nobody to tell.
         drop(self.commands.send(Command::Shutdown));
-        if let Some(thread) = self.thread.take() {
+        // A callback on the engine's thread may hold the last handle; the thread can't wait for itself.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
             drop(thread.join());
         }
     }

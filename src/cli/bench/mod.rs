@@ -1,17 +1,30 @@
-//! Prefill and decode speed of a model folder.
+//! Speed of a model folder: prefill and decoding, or a whole ranking job.
+
+mod job;
 
 use std::time::Instant;
 
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::{Engine, Error, ErrorKind, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::BenchArgs;
 use super::models::{MODEL, engine};
 use super::output;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
+    let result = if args.job { job::run(args)? } else { prefill_and_decode(args)? };
+    if args.json {
+        return output::json(&result);
+    }
+    for (field, value) in result.as_object().into_iter().flatten() {
+        output::line(format!("{field:28}{value:.2}"))?;
+    }
+    Ok(())
+}
+
+fn prefill_and_decode(args: &BenchArgs) -> Result<Value> {
     for (flag, value) in
         [("--prompt-tokens", args.prompt_tokens), ("--new-tokens", args.new_tokens), ("--batch", args.batch)]
     {
@@ -29,38 +42,35 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     let prefill = run(&engine, &prompt, 1, 1)?;
     // The prompt is cached now, so each step computes one token of each sequence.
     let decode = run(&engine, &prompt, args.new_tokens, args.batch)?;
-    let result = json!({
+    Ok(json!({
         "prefill_tokens_per_second": args.prompt_tokens as f64 / prefill,
         "decode_tokens_per_second": (args.batch * args.new_tokens) as f64 / decode,
         "load_seconds": load,
         "peak_rss_bytes": peak_rss_bytes(),
-    });
-    if args.json {
-        return output::json(&result);
-    }
-    for (field, value) in result.as_object().into_iter().flatten() {
-        output::line(format!("{field:28}{value:.2}"))?;
-    }
-    Ok(())
+    }))
 }
 
 /// Seconds for `batch` replies of exactly `new` tokens to one prompt.
 fn run(engine: &Engine, prompt: &[u32], new: usize, batch: usize) -> Result<f64> {
     let start = Instant::now();
-    let options = |seed| GenerateOptions {
-        max_tokens: new,
-        sampling: SamplingOptions::default(),
-        seed,
-        ignore_eos: true,
-        ..GenerateOptions::default()
-    };
     let submit =
-        |seed| engine.submit_generate(MODEL, Prompt::Tokens(prompt.to_vec()), options(seed), Limits::default());
+        |seed| engine.submit_generate(MODEL, Prompt::Tokens(prompt.to_vec()), exactly(new, seed), Limits::default());
     let pending = (0..batch as u64).map(submit).collect::<Result<Vec<_>>>()?;
     for reply in pending {
         reply.wait()?;
     }
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// Exactly `new` tokens, whatever they are.
+fn exactly(new: usize, seed: u64) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens: new,
+        sampling: SamplingOptions::default(),
+        seed,
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    }
 }
 
 /// Ordinary tokens without meaning; different salts share no prefix.

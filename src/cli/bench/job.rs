@@ -1,0 +1,137 @@
+//! A ranking job with fixed token counts: what an engine has to compute for one ranking, without what models make of it.
+//!
+//! Every future takes `window` turns, each a simulated user message and a reply, and one judge token. By default the
+//! prompts have 1,439 (user), 537 (policy) and 992 (judge) tokens, 35,616 in all, of which 11,299 differ in the order of
+//! the reference implementation and 5,525 with the fixed text first.
+
+use std::time::{Duration, Instant};
+
+use foreturn::chat::Usage;
+use foreturn::engine::{Generation, Limits, Pending, Prompt};
+use foreturn::{Engine, Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use super::super::args::{BenchArgs, PromptOrder};
+use super::super::models::{MODEL, engine};
+use super::{exactly, peak_rss_bytes, prompt};
+
+const USER_TOKENS: usize = 48;
+const POLICY_TOKENS: usize = 64;
+const JUDGE_TOKENS: usize = 1;
+
+/// Tokens of the conversation that all candidates share, and of one candidate.
+const HISTORY: usize = 380;
+const CANDIDATE: usize = 80;
+/// Tokens that a chat template puts before the policy's conversation and after it.
+const POLICY_FRAME: [usize; 2] = [22, 7];
+/// Instructions before and after the conversation in the reference's prompts.
+const USER_FRAME: [usize; 2] = [279, 700];
+const JUDGE_FRAME: [usize; 2] = [86, 334];
+
+/// Runs the job on a model that has computed nothing else yet but a few tokens.
+pub(super) fn run(args: &BenchArgs) -> Result<Value> {
+    for (flag, value) in [("--candidates", args.candidates), ("--samples", args.samples)] {
+        if value == 0 {
+            return Err(Error::new(ErrorKind::InvalidRequest, format!("{flag} is 0; give at least 1")));
+        }
+    }
+    let engine = engine(&args.model)?;
+    super::run(&engine, &prompt(32, 1), 2, 1)?;
+    let start = Instant::now();
+    let mut futures = Vec::new();
+    for candidate in 0..args.candidates {
+        for sample in 0..args.samples {
+            futures.push(Future::new(args, candidate, sample));
+        }
+    }
+    for future in &mut futures {
+        future.ask(&engine)?;
+    }
+    // Each future goes on as soon as its own reply is there.
+    while futures.iter().any(|future| future.pending.is_some()) {
+        let mut advanced = false;
+        for future in &mut futures {
+            advanced |= future.advance(&engine)?;
+        }
+        if !advanced {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let mut usage = Usage::default();
+    futures.iter().for_each(|future| usage += future.usage);
+    Ok(json!({
+        "seconds": seconds,
+        "prompt_tokens": usage.prompt_tokens,
+        "computed_tokens": usage.prompt_tokens - usage.reused_tokens,
+        "generated_tokens": usage.generated_tokens,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }))
+}
+
+/// One future of one candidate.
+struct Future {
+    /// History, candidate, and what was sampled since.
+    conversation: Vec<u32>,
+    order: PromptOrder,
+    /// Which request is out: user and policy in turn, then, as the last, the judge.
+    step: usize,
+    last: usize,
+    seed: u64,
+    pending: Option<Pending<Generation>>,
+    usage: Usage,
+}
+
+impl Future {
+    fn new(args: &BenchArgs, candidate: usize, sample: usize) -> Self {
+        let mut conversation = prompt(HISTORY, 2);
+        conversation.extend(prompt(CANDIDATE, 100 + candidate as u32));
+        Future {
+            conversation,
+            order: args.prompt_order,
+            step: 0,
+            last: 2 * args.window,
+            seed: (candidate * args.samples + sample) as u64,
+            pending: None,
+            usage: Usage::default(),
+        }
+    }
+
+    /// Sends the next request: a user message, a reply, or in the end the judge's question.
+    fn ask(&mut self, engine: &Engine) -> Result<()> {
+        let (tokens, new) = if self.step == self.last {
+            (self.framed(JUDGE_FRAME, 3, self.order), JUDGE_TOKENS)
+        } else if self.step % 2 == 0 {
+            (self.framed(USER_FRAME, 5, self.order), USER_TOKENS)
+        } else {
+            // Chat templates decide where the policy's frame is.
+            (self.framed(POLICY_FRAME, 4, PromptOrder::Reference), POLICY_TOKENS)
+        };
+        let options = exactly(new, self.seed * 1000 + self.step as u64);
+        self.pending = Some(engine.submit_generate(MODEL, Prompt::Tokens(tokens), options, Limits::default())?);
+        Ok(())
+    }
+
+    fn framed(&self, [before, after]: [usize; 2], salt: u32, order: PromptOrder) -> Vec<u32> {
+        let fixed = prompt(before + after, salt);
+        let (head, tail) = match order {
+            PromptOrder::Reference => fixed.split_at(before),
+            PromptOrder::FixedFirst => fixed.split_at(before + after),
+        };
+        [head, &self.conversation, tail].concat()
+    }
+
+    /// Takes the reply, if it is there, and asks what follows from it.
+    fn advance(&mut self, engine: &Engine) -> Result<bool> {
+        let Some(reply) = self.pending.as_ref().and_then(Pending::poll) else { return Ok(false) };
+        self.pending = None;
+        let reply = reply?;
+        self.usage += reply.usage;
+        if self.step < self.last {
+            self.conversation.extend(reply.tokens);
+            self.step += 1;
+            self.ask(engine)?;
+        }
+        Ok(true)
+    }
+}
