@@ -50,11 +50,11 @@ test: model ## Run all tests, those on the real model included
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
 
-lint: deny ## Check formatting, clippy (default and bare library), docs, licences, Python
+lint: deny ## Check formatting, clippy (all targets and bare library), docs, licences, Python
 	$(CARGO) fmt --all --check
 	@# The list of metrics is a macro, whose modules cargo fmt does not see.
 	rustfmt --edition 2024 --check src/reward/metrics/*.rs
-	$(CARGO) clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features internals $(CARGO_FLAGS) -- -D warnings
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
 	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
@@ -68,7 +68,7 @@ endif
 
 bench: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 bench: model ## Measure: criterion benches, then prefill and decoding on the real model
-	$(CARGO) bench --workspace $(CARGO_FLAGS)
+	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
 	@set -e; for batch in 1 4 12; do \
 	  echo "== prefix of 512 tokens, batch $$batch"; \
 	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \

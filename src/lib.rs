@@ -26,6 +26,9 @@ pub mod decode;
 pub mod engine;
 mod error;
 pub mod export;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 pub mod model;
 pub(crate) mod onnx;
 pub mod rank;

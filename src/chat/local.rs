@@ -147,6 +147,15 @@ impl LocalChat {
         self.complete(id, reader, cost, result);
     }
 
+    /// Answers every request that is not a chat with `error`, because nobody will drive this model any more.
+    pub(crate) fn close(&mut self, error: &Error) {
+        for (_, under_way) in self.under_way.drain() {
+            if let Some(done) = under_way.direct {
+                done(Err(error.duplicate()));
+            }
+        }
+    }
+
     fn generate_reader(&self, options: GenerateOptions, prompt: usize) -> Result<Generate> {
         let folder = self.decoder.folder();
         if prompt == 0 {

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct RuntimeConfig {
     /// ONNX Runtime's library; searched for where absent. Relative to the file.
     pub library: Option<PathBuf>,
-    /// Threads shared by all models; as many as physical cores where absent. At least 1.
+    /// Threads shared by all models; one per core where absent. At least 1.
     pub threads: Option<usize>,
     /// Execution providers, the preferred one first. At least one.
     pub providers: Vec<Provider>,
@@ -46,9 +46,7 @@ impl Default for RuntimeConfig {
 impl RuntimeConfig {
     pub(super) fn validate(&self) -> Result<()> {
         if self.threads == Some(0) {
-            return Err(Error::invalid_config(
-                "threads = 0: at least 1 is needed; leave it out to use all physical cores",
-            ));
+            return Err(Error::invalid_config("threads = 0: at least 1 is needed; leave it out to use all cores"));
         }
         if self.providers.is_empty() {
             return Err(Error::invalid_config(

@@ -1,5 +1,7 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
+use ndarray::{ArrayView2, s};
+
 use super::attention::kernel::Heads;
 use super::attention::{self, BLOCK_SIZE};
 use super::step::{Executor, Step};
@@ -89,10 +91,6 @@ pub(crate) fn blocks_within(folder: &ModelFolder, bytes: usize) -> Result<usize>
 }
 
 impl Executor for PagedExecutor {
-    fn vocabulary(&self) -> usize {
-        self.vocabulary
-    }
-
     fn copy_block(&mut self, from: u32, to: u32) {
         for cache in 0..self.caches {
             let at = |block: u32| cache * self.cache + block as usize * self.block;
@@ -100,7 +98,7 @@ impl Executor for PagedExecutor {
         }
     }
 
-    fn run(&mut self, step: &Step, read: &mut dyn FnMut(&[f32])) -> Result<()> {
+    fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
         let (tokens, sequences, rows) = (step.tokens.len(), step.sequences(), step.logit_rows.len());
         let session = &mut self.session;
         session.set(&self.token_input, &[1, tokens], step.tokens.clone())?;
@@ -113,19 +111,25 @@ impl Executor for PagedExecutor {
         session.set(names::SLOTS, &[tokens], step.slots.clone())?;
         // An empty Gather is not worth relying on: one row more is computed and not read.
         let wanted = if rows == 0 { vec![0] } else { step.logit_rows.clone() };
-        session.set(names::LOGIT_ROWS, &[wanted.len()], wanted)?;
-        let expected = rows * self.vocabulary;
-        let checked = session.run(&self.logits, |logits| match logits.get(..expected) {
-            Some(logits) => {
-                read(logits);
-                Ok(())
+        let computed = wanted.len();
+        session.set(names::LOGIT_ROWS, &[computed], wanted)?;
+        let vocabulary = self.vocabulary;
+        let checked = session.run(&self.logits, |logits| {
+            let width = logits.shape().last().copied().unwrap_or(0);
+            // More logits than expected would be read at the wrong places, so they are as wrong as fewer.
+            match logits.into_shape_with_order((computed, vocabulary)) {
+                Ok(logits) => {
+                    read(logits.slice_move(s![..rows, ..]));
+                    Ok(())
+                }
+                Err(_) => Err(width),
             }
-            None => Err(logits.len()),
         })?;
-        checked.map_err(|got| {
+        checked.map_err(|width| {
             Error::invalid_model(format!(
-                "the model gave {got} logits for {rows} rows; model.vocab_size in genai_config.json says {} a row",
-                self.vocabulary
+                "the model gave {width} logits a row; model.vocab_size in its genai_config.json says {}. Correct it, or export \
+                 the model again",
+                vocabulary
             ))
         })
     }

@@ -97,7 +97,8 @@ impl Sampler {
             if self.options.temperature != 1.0 || self.options.repetition_penalty != 1.0 {
                 self.load(logits, history);
                 let max = max(&self.weights);
-                exp_row(&mut self.weights, max, 1.0 / self.options.temperature);
+                // A temperature next to 0 has no finite inverse.
+                exp_row(&mut self.weights, max, (1.0 / self.options.temperature).min(f32::MAX));
             }
             self.draw(draw)
         };
@@ -276,6 +277,13 @@ mod tests {
         let sampled = sampler(SamplingOptions::greedy()).sample(0, &[], &[1.0, 3.0, 3.0]).expect("finite");
         assert_eq!(sampled.token, 1);
         assert!((sampled.logprob - (3.0 - (1f32.exp() + 2.0 * 3f32.exp()).ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_temperature_next_to_zero_is_greedy() {
+        let options = SamplingOptions { temperature: 1e-40, ..SamplingOptions::default() };
+        let sampled = sampler(options).sample(0, &[], &[1.0, 3.0, 2.0, f32::NEG_INFINITY]).expect("finite");
+        assert_eq!(sampled.token, 1);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ndarray::{ArrayView2, s};
+
 use super::attention::BLOCK_SIZE;
 use super::cache::{Cache, CopyState, NodeId, Path};
 use super::step::{Executor, Step};
@@ -259,8 +261,7 @@ impl<R: Reader> Scheduler<R> {
         self.totals.steps += 1;
         self.totals.computed += step.tokens.len() as u64;
         self.totals.peak_blocks = self.totals.peak_blocks.max(self.cache.occupied());
-        let width = executor.vocabulary();
-        let outcome = executor.run(&step, &mut |logits| self.read(&plan, logits, width, ended));
+        let outcome = executor.run(&step, &mut |logits| self.read(&plan, logits, ended));
         if let Err(error) = outcome {
             self.fail(&plan, &error, ended);
         }
@@ -413,11 +414,11 @@ impl<R: Reader> Scheduler<R> {
     }
 
     /// Hands each sequence its rows of logits and moves it on.
-    fn read(&mut self, plan: &Plan, logits: &[f32], width: usize, ended: &mut Vec<Ended<R>>) {
-        let mut logits = logits;
+    fn read(&mut self, plan: &Plan, logits: ArrayView2<'_, f32>, ended: &mut Vec<Ended<R>>) {
+        let mut first = 0;
         for share in &plan.shares {
-            let Some((own_logits, rest)) = logits.split_at_checked(share.logits * width) else { return };
-            logits = rest;
+            let own_logits = logits.slice(s![first..first + share.logits, ..]);
+            first += share.logits;
             let Some(mut sequence) = self.running.remove(&share.id) else { continue };
             for (i, &node) in
                 sequence.path.iter().enumerate().take(share.to.div_ceil(BLOCK_SIZE)).skip(share.from / BLOCK_SIZE)
@@ -427,7 +428,7 @@ impl<R: Reader> Scheduler<R> {
             let own = share.to.min(sequence.prompt).saturating_sub(share.from);
             sequence.cost.computed += own;
             sequence.cursor = share.to;
-            let result = self.read_rows(share, &mut sequence, own_logits.chunks_exact(width));
+            let result = self.read_rows(share, &mut sequence, own_logits);
             match result {
                 Ok(false) => {
                     self.running.insert(share.id, sequence);
@@ -442,13 +443,9 @@ impl<R: Reader> Scheduler<R> {
     }
 
     /// Whether the sequence is complete after its rows.
-    fn read_rows<'l>(
-        &mut self,
-        share: &Share,
-        sequence: &mut Sequence<R>,
-        rows: impl Iterator<Item = &'l [f32]>,
-    ) -> Result<bool> {
-        for (position, row) in (share.to - share.logits..share.to).zip(rows) {
+    fn read_rows(&mut self, share: &Share, sequence: &mut Sequence<R>, logits: ArrayView2<'_, f32>) -> Result<bool> {
+        for (position, row) in (share.to - share.logits..share.to).zip(logits.rows()) {
+            let row = row.to_slice().ok_or_else(|| Error::internal("logits that are not in standard order"))?;
             match sequence.reader.read(position, &sequence.tokens[..=position], row)? {
                 Next::Continue => {}
                 Next::Finish => return Ok(true),

@@ -1,5 +1,7 @@
 //! One step's inputs, and who runs it.
 
+use ndarray::ArrayView2;
+
 use crate::Result;
 
 /// The packed inputs of one run of the model: T tokens of B sequences, R rows of logits.
@@ -64,12 +66,9 @@ impl Step {
 
 /// Runs steps: a model in ONNX Runtime, or a stand-in in tests of the scheduler.
 pub(crate) trait Executor {
-    /// Width of a row of logits.
-    fn vocabulary(&self) -> usize;
-
     /// Copies a block's contents in every layer.
     fn copy_block(&mut self, from: u32, to: u32);
 
-    /// Runs the step and hands its logits, `[R, vocabulary]`, to `read`, once.
-    fn run(&mut self, step: &Step, read: &mut dyn FnMut(&[f32])) -> Result<()>;
+    /// Runs the step and hands its logits, `[R, vocabulary]` in standard order, to `read`, once.
+    fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()>;
 }

@@ -163,10 +163,13 @@ impl Owner {
             self.advance();
             self.settle();
         }
+        let closed = Error::new(ErrorKind::Cancelled, "the engine was closed while the request was under way");
+        for local in self.models.iter_mut().filter_map(|(_, model)| model.as_local()) {
+            local.close(&closed);
+        }
         let runs = std::mem::take(&mut self.active).into_values().chain(std::mem::take(&mut self.queued).into_values());
         for run in runs {
-            run.respond
-                .send(Err(Error::new(ErrorKind::Cancelled, "the engine was closed while the request was under way")));
+            run.respond.send(Err(closed.duplicate()));
         }
     }
 

@@ -137,10 +137,14 @@ const OPSET: i64 = 21;
 /// [`Unsupported`](crate::ErrorKind::Unsupported) where this version can't export what it says, and
 /// [`Io`](crate::ErrorKind::Io).
 pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress)) -> Result<ExportReport> {
-    if let Quantize::Int8 | Quantize::Int4 = options.quantize {
+    let unavailable = match options.quantize {
+        Quantize::None => None,
+        Quantize::Int8 => Some("int8"),
+        Quantize::Int4 => Some("int4"),
+    };
+    if let Some(name) = unavailable {
         return Err(Error::unsupported(format!(
-            "quantize = {:?}: this version exports float32 only; leave the option out",
-            options.quantize
+            "quantize = {name}: this version exports float32 only; leave the option out"
         )));
     }
     refuse_exporting_onto_the_source(options)?;

@@ -100,8 +100,10 @@ impl GenaiConfig {
             )),
             _ => Error::io("read", &path, e),
         })?;
-        let config: GenaiConfig = serde_json::from_str(&text)
-            .map_err(|e| Error::invalid_model(format!("{}: {e}", path.display())).with_source(e))?;
+        let config: GenaiConfig = serde_json::from_str(&text).map_err(|e| {
+            let message = format!("{}: {e}. Correct it, or export the model again", path.display());
+            Error::invalid_model(message).with_source(e)
+        })?;
         let positive = [("vocab_size", config.model.vocab_size), ("context_length", config.model.context_length)];
         for (field, value) in positive {
             if value == 0 || value > i32::MAX as usize {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use ndarray::ArrayViewD;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::operator::OperatorDomain;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -104,7 +105,7 @@ impl Session {
     }
 
     /// Runs the graph and hands the float32 values of `output` to `read`.
-    pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(ArrayViewD<'_, f32>) -> R) -> Result<R> {
         // Bound anew each time, because a bound output keeps the shape of its first run.
         self.binding.bind_output_to_device(output, &self.host).map_err(|e| ort_error("cannot bind the output", e))?;
         let outputs = self
@@ -113,7 +114,7 @@ impl Session {
             .map_err(|e| ort_error("ONNX Runtime failed while running the model", e))?;
         let value =
             outputs.get(output).ok_or_else(|| Error::internal(format!("the model gave no output `{output}`")))?;
-        let (_, data) = value.try_extract_tensor::<f32>().map_err(|e| ort_error(&format!("output `{output}`"), e))?;
+        let data = value.try_extract_array::<f32>().map_err(|e| ort_error(&format!("output `{output}`"), e))?;
         Ok(read(data))
     }
 }

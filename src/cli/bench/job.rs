@@ -101,7 +101,7 @@ impl Future {
     fn ask(&mut self, engine: &Engine) -> Result<()> {
         let (tokens, new) = if self.step == self.last {
             (self.framed(JUDGE_FRAME, 3, self.order), JUDGE_TOKENS)
-        } else if self.step % 2 == 0 {
+        } else if self.step.is_multiple_of(2) {
             (self.framed(USER_FRAME, 5, self.order), USER_TOKENS)
         } else {
             // Chat templates decide where the policy's frame is.

@@ -22,7 +22,7 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a · b + c`, rounded once.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// Lanewise `a > b ? a : b`.
+    /// Lanewise `a > b ? a : b`, so `b` where one of them is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// Lanes where `a < b` take `x`, the others `y`.
     unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
@@ -34,14 +34,15 @@ pub(crate) unsafe trait Simd: Copy {
 pub(crate) const LANE_INDEX: [f32; LANES] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
-/// eˣ for x ≤ 0, within 2 ulp; exactly 0 below -87, exactly 1 at 0.
+/// eˣ for x ≤ 0, within 2 ulp; exactly 0 below -87, exactly 1 at 0, NaN for NaN.
 #[inline(always)]
 pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
     // SAFETY: the caller compiled for S.
     unsafe {
         let floor = S::splat(-87.0);
-        let clamped = S::max(x, floor);
+        // In this order: of a NaN and a number, `max` gives the second.
+        let clamped = S::max(floor, x);
         let t = S::fma(clamped, S::splat(std::f32::consts::LOG2_E), S::splat(SHIFT));
         let n = S::sub(t, S::splat(SHIFT));
         // x - n·ln 2 in two steps, ln 2 split into a short and a small part.

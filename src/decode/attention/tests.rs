@@ -218,6 +218,28 @@ proptest! {
     }
 }
 
+/// Whether a query, key or value is NaN, whoever sees it gives NaN, and nobody else does: damaged weights must show.
+#[test]
+fn what_is_not_a_number_shows_in_every_row_that_sees_it() {
+    let (heads, length, at) = (Heads { query: 2, kv: 1, size: 64 }, 100, 37);
+    for isa in supported() {
+        for part in 0..3 {
+            let mut sequence = Sequence::random(heads, length, 1);
+            let (data, width) = match part {
+                0 => (&mut sequence.query, heads.query * heads.size),
+                1 => (&mut sequence.key, heads.size),
+                _ => (&mut sequence.value, heads.size),
+            };
+            data[at * width..(at + 1) * width].fill(f32::NAN);
+            let output = Cache::new(heads, length, 2).run(&sequence, 0, length, isa);
+            for (position, row) in output.chunks_exact(heads.query * heads.size).enumerate() {
+                let sees_it = if part == 0 { position == at } else { position >= at };
+                assert!(row.iter().all(|x| x.is_nan() == sees_it), "{isa:?}, part {part}, position {position}");
+            }
+        }
+    }
+}
+
 #[test]
 fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
     let exp = |x: f32| {
@@ -227,6 +249,7 @@ fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
     assert_eq!(exp(0.0), 1.0);
     assert_eq!(exp(f32::NEG_INFINITY), 0.0);
     assert_eq!(exp(-88.0), 0.0);
+    assert!(exp(f32::NAN).is_nan());
     for i in 0..200_000 {
         let x = -(i as f32) * 87.0 / 200_000.0;
         let want = f64::from(x).exp();

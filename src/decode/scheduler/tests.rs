@@ -1,6 +1,7 @@
 //! The scheduler over a stand-in model whose cache rows can be recognised: each row must be the hash of the very prefix
 //! that its sequence has there, whatever was shared, copied, evicted or preempted.
 
+use ndarray::Array2;
 use proptest::prelude::*;
 
 use super::*;
@@ -30,16 +31,12 @@ struct Fake {
 }
 
 impl Executor for Fake {
-    fn vocabulary(&self) -> usize {
-        VOCABULARY
-    }
-
     fn copy_block(&mut self, from: u32, to: u32) {
         let from = from as usize * BLOCK_SIZE;
         self.rows.copy_within(from..from + BLOCK_SIZE, to as usize * BLOCK_SIZE);
     }
 
-    fn run(&mut self, step: &Step, read: &mut dyn FnMut(&[f32])) -> Result<()> {
+    fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
         let width = step.block_table.len() / step.sequences();
         let mut states = vec![0; step.tokens.len()];
         let mut written = std::collections::HashSet::new();
@@ -68,11 +65,11 @@ impl Executor for Fake {
                 }
             }
         }
-        let mut logits = vec![0.0; step.logit_rows.len() * VOCABULARY];
+        let mut logits = Array2::zeros((step.logit_rows.len(), VOCABULARY));
         for (row, &token) in step.logit_rows.iter().enumerate() {
-            logits[row * VOCABULARY + continuation(states[token as usize]) as usize] = 1.0;
+            logits[[row, continuation(states[token as usize]) as usize]] = 1.0;
         }
-        read(&logits);
+        read(logits.view());
         Ok(())
     }
 }

@@ -1,0 +1,56 @@
+//! What lies below the public interface: the prefix tree, the scheduler, the attention kernel. Nothing here needs a model.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use foreturn::internals::{Attention, Schedule, Tree};
+
+/// 4 candidates × 3 samples: 512 tokens that all share, then 64 that a candidate's samples share.
+fn prompts() -> Vec<Vec<u32>> {
+    let prompt = |candidate: u32| (0..512).chain((0..64).map(move |i| 1000 + candidate * 100 + i)).collect();
+    (0..12).map(|i| prompt(i / 3)).collect()
+}
+
+/// Attaching to what is there, and making room: the tree holds two of the three prompts.
+fn tree(c: &mut Criterion) {
+    let prompts: Vec<Vec<u32>> = (0..3u32).map(|salt| (0..1024).map(|i| salt * 10_000 + i).collect()).collect();
+    let mut group = c.benchmark_group("prefix tree, 1024 tokens");
+    group.throughput(Throughput::Elements(1024));
+    let mut warm = Tree::new(64);
+    warm.pass(&prompts[0]);
+    group.bench_function("cached", |b| b.iter(|| warm.pass(black_box(&prompts[0]))));
+    let mut full = Tree::new(128);
+    let mut turn = 0;
+    group.bench_function("evicting", |b| {
+        b.iter(|| {
+            turn = (turn + 1) % 3;
+            full.pass(black_box(&prompts[turn]))
+        });
+    });
+}
+
+/// All that the scheduler does for twelve rollouts of 64 tokens over a model that computes nothing.
+fn scheduler(c: &mut Criterion) {
+    let prompts = prompts();
+    let mut group = c.benchmark_group("scheduler, 12 rollouts of 64 tokens");
+    for (name, blocks) in [("ample memory", 1000), ("preempting", 60)] {
+        let schedule = Schedule { blocks, step_tokens: 256, new_tokens: 64 };
+        group.bench_function(name, |b| b.iter(|| schedule.run(black_box(&prompts))));
+    }
+}
+
+/// One layer of SmolLM2-135M on one thread.
+fn attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attention, 9 heads over 3, size 64");
+    for context in [128, 512, 2048] {
+        let mut decode = Attention::new(context, 1);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new("one token after", context), |b| b.iter(|| decode.run()));
+    }
+    let mut prefill = Attention::new(0, 512);
+    group.throughput(Throughput::Elements(512));
+    group.bench_function("512 tokens after none", |b| b.iter(|| prefill.run()));
+}
+
+criterion_group!(benches, tree, scheduler, attention);
+criterion_main!(benches);

@@ -1,0 +1,166 @@
+//! Thin doors for `benches/internals.rs` to what is not public, behind the feature `internals`. Anything here may change
+//! at any time.
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::Result;
+use crate::decode::attention::BLOCK_SIZE;
+use crate::decode::attention::kernel::{Call, Heads, Isa, Item, Packed};
+use crate::decode::cache::Cache;
+use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
+use crate::decode::step::{Executor, Step};
+
+/// The prefix tree.
+pub struct Tree(Cache);
+
+impl Tree {
+    /// A tree over `blocks` blocks.
+    pub fn new(blocks: usize) -> Self {
+        Tree(Cache::new(blocks))
+    }
+
+    /// Takes a sequence's blocks, as if its rows were computed at once, and lets go of them. Returns how many rows were
+    /// there already.
+    pub fn pass(&mut self, tokens: &[u32]) -> usize {
+        let path = self.0.attach(tokens);
+        let mut there = 0;
+        for (at, &node) in path.iter().enumerate() {
+            there += self.0.filled(node);
+            assert!(self.0.ensure_block(node), "the sequence fits");
+            self.0.fill(node, (tokens.len() - at * BLOCK_SIZE).min(BLOCK_SIZE));
+        }
+        self.0.release(path);
+        there
+    }
+}
+
+/// The scheduler over a model that computes nothing.
+pub struct Schedule {
+    /// Blocks of the cache.
+    pub blocks: usize,
+    /// Prompt tokens a step.
+    pub step_tokens: usize,
+    /// Tokens that each sequence samples.
+    pub new_tokens: usize,
+}
+
+impl Schedule {
+    /// Runs sequences that start together to their end; returns the number of steps.
+    pub fn run(&self, prompts: &[Vec<u32>]) -> usize {
+        let options = SchedulerOptions { blocks: self.blocks, max_sequences: 64, max_logit_rows: 64, block_bytes: 1 };
+        let mut scheduler = Scheduler::new(options);
+        for prompt in prompts {
+            let reader = Counter { next: prompt.len() - 1, left: self.new_tokens };
+            scheduler.submit(prompt.clone(), self.new_tokens, reader).expect("the sequence fits");
+        }
+        let (mut steps, mut ended) = (0, Vec::new());
+        while !scheduler.is_idle() {
+            scheduler.step(self.step_tokens, &mut Nothing, &mut ended);
+            steps += 1;
+        }
+        steps
+    }
+}
+
+/// Samples token 0 until it has enough of them.
+struct Counter {
+    next: usize,
+    left: usize,
+}
+
+impl Reader for Counter {
+    fn next_position(&self) -> usize {
+        self.next
+    }
+
+    fn read(&mut self, _: usize, _: &[u32], _: &[f32]) -> Result<Next> {
+        self.next += 1;
+        self.left -= 1;
+        Ok(if self.left == 0 { Next::Finish } else { Next::Append(0) })
+    }
+}
+
+struct Nothing;
+
+impl Executor for Nothing {
+    fn copy_block(&mut self, _: u32, _: u32) {}
+
+    fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
+        read(Array2::zeros((step.logit_rows.len(), 1)).view());
+        Ok(())
+    }
+}
+
+/// One sequence's attention in one layer of SmolLM2-135M, without rotary embedding, on one thread.
+pub struct Attention {
+    past: usize,
+    tokens: usize,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    key_cache: Vec<f32>,
+    value_cache: Vec<f32>,
+    table: Vec<i32>,
+    queries: Vec<f32>,
+    output: Vec<f32>,
+}
+
+impl Attention {
+    const HEADS: Heads = Heads { query: 9, kv: 3, size: 64 };
+
+    /// `tokens` new tokens after `past` that are in the cache.
+    pub fn new(past: usize, tokens: usize) -> Self {
+        let Heads { query, kv, size } = Self::HEADS;
+        let blocks = (past + tokens).div_ceil(BLOCK_SIZE);
+        // Anything finite and not all alike.
+        let floats = |n: usize| (0..n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect::<Vec<f32>>();
+        Attention {
+            past,
+            tokens,
+            query: floats(tokens * query * size),
+            key: floats(tokens * kv * size),
+            value: floats(tokens * kv * size),
+            key_cache: floats(blocks * Self::HEADS.block_floats()),
+            value_cache: floats(blocks * Self::HEADS.block_floats()),
+            table: (0..blocks as i32).rev().collect(),
+            queries: vec![0.0; tokens * query * size],
+            output: vec![0.0; tokens * query * size],
+        }
+    }
+
+    /// Writes the new tokens' keys and values, and computes their outputs; returns one of them.
+    pub fn run(&mut self) -> f32 {
+        let Heads { query, kv, size } = Self::HEADS;
+        let call = Call {
+            heads: Self::HEADS,
+            scale: 1.0 / (size as f32).sqrt(),
+            rotary: None,
+            query: Packed { data: &self.query, offset: 0, stride: query * size },
+            key: Packed { data: &self.key, offset: 0, stride: kv * size },
+            value: Packed { data: &self.value, offset: 0, stride: kv * size },
+            key_cache: self.key_cache.as_mut_ptr(),
+            value_cache: self.value_cache.as_mut_ptr(),
+            block_table: &self.table,
+            table_width: self.table.len(),
+            queries: self.queries.as_mut_ptr(),
+            output: self.output.as_mut_ptr(),
+        };
+        let (isa, step) = (Isa::detect(), Self::HEADS.tokens_per_item());
+        for token in 0..self.tokens {
+            let position = self.past + token;
+            let slot = self.table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
+            // SAFETY: the head size is a multiple of sixteen, so the buffers have the sizes that the call's fields
+            // document; one thread; every slot is inside the cache.
+            unsafe { call.prepare(token, position, Some(slot)) };
+        }
+        for token in (0..self.tokens).step_by(step) {
+            for kv_head in 0..kv {
+                let count = step.min(self.tokens - token);
+                let item = Item { token, count, position: self.past + token, sequence: 0, kv_head };
+                // SAFETY: as above; all tokens are prepared, and `isa` was detected.
+                unsafe { call.attend(item, isa) };
+            }
+        }
+        self.output[0]
+    }
+}

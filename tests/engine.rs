@@ -1,0 +1,539 @@
+//! The engine on the real model: equal results whatever else is under way, what is shared and what is refused, and the
+//! ways in which a request ends early.
+
+mod common;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Fresh, MODEL, ModelCopy, config, config_with, folder, fresh, tokens_to_compute, turn, user};
+use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, Ticket, Usage};
+use foreturn::config::{ByteSize, RolesConfig};
+use foreturn::decode::GenerateOptions;
+use foreturn::engine::{CancelToken, Generation, Limits, Prompt};
+use foreturn::model::inspect::Inspection;
+use foreturn::model::tokenizer::RenderOptions;
+use foreturn::rank::{Ended, Goal};
+use foreturn::reward::{MetricInput, build_metric};
+use foreturn::rollout::{InstructedUser, Simulator};
+use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
+use serde_json::{Value, json};
+
+// ---- what the tests ask ----
+
+/// Tokens of a cache block.
+const BLOCK: usize = 16;
+
+const CANDIDATES: [&str; 4] = [
+    "What should it be about?",
+    "Roses are red, violets are blue.",
+    "Which occasion is it for, and how long may it be?",
+    "No.",
+];
+
+const SETTINGS: &str = r#"
+[rollout]
+window = 1
+samples = 3
+max_user_tokens = 12
+max_policy_tokens = 12
+[[metrics]]
+kind = "token_amount"
+[[metrics]]
+kind = "helpfulness"
+min_mass = 0.0
+"#;
+
+fn history() -> Vec<Message> {
+    vec![user("Write me a poem.")]
+}
+
+fn goal() -> Goal {
+    Goal { task: Some("writing".into()), prompt: Some("A poem about my late dog.".into()), ..Goal::default() }
+}
+
+/// A request for these candidates; `rest` are further fields.
+fn request(candidates: &[&str], rest: Value) -> RankRequest {
+    let mut request = json!({"conversation": history(), "candidates": candidates, "goal": goal(), "seed": 7});
+    for (field, value) in rest.as_object().expect("fields") {
+        request[field] = value.clone();
+    }
+    RankRequest::from_json(&request.to_string(), "request").expect("a request")
+}
+
+fn rank(engine: &Engine, request: RankRequest) -> Ranking {
+    engine.rank(request, RankOptions::default()).expect("a ranking")
+}
+
+/// Twelve rollouts: four candidates, three samples.
+fn rank_twelve(engine: &Engine) -> Ranking {
+    rank(engine, request(&CANDIDATES, json!({})))
+}
+
+/// The twelve rollouts on an engine that nobody has used.
+fn reference() -> &'static Ranking {
+    static REFERENCE: OnceLock<Ranking> = OnceLock::new();
+    REFERENCE.get_or_init(|| {
+        let ranking = rank_twelve(&fresh(with_threads(2)).engine);
+        assert!(ranking.complete && ranking.bitwise);
+        assert!(ranking.ranking.iter().all(|candidate| candidate.reward.is_some()), "{ranking:?}");
+        ranking
+    })
+}
+
+fn with_threads(threads: usize) -> Config {
+    let mut config = config(SETTINGS);
+    config.runtime.threads = Some(threads);
+    config
+}
+
+/// A cache of this many blocks, and no more.
+fn with_blocks(mut config: Config, blocks: usize) -> Config {
+    let Inspection { kv_bytes_per_token, .. } = folder().inspect();
+    config.runtime.kv_cache = Some(ByteSize((kv_bytes_per_token * BLOCK * blocks) as u64));
+    config
+}
+
+/// A ranking as JSON without `fields`, wherever they are.
+fn without(ranking: &Ranking, fields: &[&str]) -> Value {
+    fn strip(value: &mut Value, fields: &[&str]) {
+        match value {
+            Value::Object(object) => {
+                object.retain(|key, _| !fields.contains(&key.as_str()));
+                object.values_mut().for_each(|value| strip(value, fields));
+            }
+            Value::Array(list) => list.iter_mut().for_each(|value| strip(value, fields)),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(ranking).expect("JSON");
+    strip(&mut value, fields);
+    value
+}
+
+/// Everything that the promise of equal bits covers.
+fn promised(ranking: &Ranking) -> Value {
+    without(ranking, &["seconds", "reused_tokens"])
+}
+
+fn prompt_tokens(messages: &[Message]) -> Vec<u32> {
+    folder().tokenizer().encode_chat(messages, &RenderOptions::default()).expect("tokens").tokens
+}
+
+/// A prompt of `tokens` ordinary tokens; different salts share no prefix.
+fn filler(tokens: usize, salt: u32) -> Vec<u32> {
+    (0..tokens as u32).map(|i| 1000 + (i * 7919 + salt * 104_729) % 10_000).collect()
+}
+
+fn sampled(seed: u64, max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { seed, max_tokens, ignore_eos: true, ..GenerateOptions::default() }
+}
+
+fn generate(engine: &Engine, prompt: &[u32], options: GenerateOptions) -> Result<Generation> {
+    engine.generate(MODEL, Prompt::Tokens(prompt.to_vec()), options, Limits::default())
+}
+
+/// What was sampled, to the bit.
+fn bits(reply: &Generation) -> (Vec<u32>, Vec<u32>, String) {
+    (reply.tokens.clone(), reply.logprobs.iter().map(|p| p.to_bits()).collect(), reply.text.clone())
+}
+
+fn blocks(engine: &Engine) -> (usize, usize, u64) {
+    let stats = engine.status(MODEL).expect("a local model").stats;
+    (stats.peak_blocks, stats.blocks, stats.preemptions)
+}
+
+// ---- same inputs, same seed: same result ----
+
+#[test]
+fn the_same_seed_gives_the_same_ranking() {
+    let expected = reference();
+    let Fresh { engine, .. } = &fresh(with_threads(2));
+    let again = rank_twelve(engine);
+    assert_eq!(promised(expected), promised(&again), "on another engine");
+    let total = |ranking: &Ranking| ranking.cost.roles.total();
+    assert_eq!(total(expected).reused_tokens, total(&again).reused_tokens, "a cold cache has the same to reuse");
+
+    let warm = rank_twelve(engine);
+    assert_eq!(promised(expected), promised(&warm), "on a warm cache");
+    assert!(total(&warm).reused_tokens > total(expected).reused_tokens);
+
+    let other = rank(engine, request(&CANDIDATES, json!({"seed": 8})));
+    assert_ne!(texts(expected, 0), texts(&other, 0), "another seed");
+}
+
+#[test]
+fn one_thread_gives_what_two_give() {
+    assert_eq!(promised(reference()), promised(&rank_twelve(&fresh(with_threads(1)).engine)));
+}
+
+/// What was said in a candidate's futures.
+fn texts(ranking: &Ranking, candidate: usize) -> Value {
+    let candidate = ranking.ranking.iter().find(|ranked| ranked.candidate == candidate).expect("the candidate");
+    let futures: Vec<_> = candidate.rollouts.iter().map(|rollout| (rollout.seed, &rollout.messages)).collect();
+    serde_json::to_value(futures).expect("JSON")
+}
+
+/// With common random numbers a candidate's futures do not depend on who else is ranked, so each can be ranked alone.
+#[test]
+fn a_candidate_alone_has_the_futures_that_it_has_among_others() {
+    let expected = reference();
+    let Fresh { engine, .. } = &fresh(with_threads(2));
+    for (number, candidate) in CANDIDATES.iter().enumerate() {
+        let alone = rank(engine, request(&[candidate], json!({})));
+        assert_eq!(texts(expected, number), texts(&alone, 0), "{candidate}");
+        let rewards = |ranking: &Ranking, number| {
+            ranking.ranking.iter().find(|ranked| ranked.candidate == number).and_then(|ranked| ranked.reward)
+        };
+        assert_eq!(rewards(expected, number), rewards(&alone, 0), "{candidate}");
+    }
+}
+
+#[test]
+fn twelve_replies_at_once_are_those_drawn_one_at_a_time() {
+    let prompts = simulator_prompts(&CANDIDATES);
+    let each = || prompts.iter().flat_map(|prompt| (0..3).map(move |seed| (prompt.clone(), sampled(seed, 16))));
+    // One at a time, all but the first find their prefix in the cache; all at once, on a cold one, they wait for it.
+    let one_at_a_time = |Fresh { engine, .. }: Fresh| -> Vec<_> {
+        each().map(|(prompt, options)| bits(&generate(&engine, &prompt, options).expect("a reply"))).collect()
+    };
+    let all_at_once = |Fresh { engine, .. }: Fresh| -> Vec<_> {
+        let pending: Vec<_> = each().map(|(prompt, options)| submit(&engine, prompt, options)).collect();
+        pending.into_iter().map(|reply| bits(&reply.wait().expect("a reply"))).collect()
+    };
+    let alone = one_at_a_time(fresh(config("")));
+    assert_eq!(alone, all_at_once(fresh(config(""))));
+    assert_ne!(alone[0].0, alone[1].0, "other seeds draw other tokens");
+}
+
+#[test]
+fn threads_that_share_an_engine_get_what_they_would_get_alone() {
+    let Fresh { engine, .. } = &fresh(config(""));
+    let ask = |salt: u32| bits(&generate(engine, &filler(40, salt), sampled(u64::from(salt), 12)).expect("a reply"));
+    let serial: Vec<_> = (0..8).map(ask).collect();
+    let parallel: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|salt| scope.spawn(move || ask(salt))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert_eq!(serial, parallel);
+}
+
+// ---- memory ----
+
+#[test]
+fn with_far_too_little_memory_the_same_ranking_comes_out() {
+    let expected = reference();
+    let longest = simulator_prompts(&CANDIDATES).iter().map(Vec::len).max().expect("prompts") + 12;
+    // Room for the longest prompt and its reply, and one block more: of twelve rollouts, one.
+    let budget = longest.div_ceil(BLOCK) + 1;
+    let Fresh { engine, .. } = &fresh(with_blocks(with_threads(2), budget));
+    assert_eq!(promised(expected), promised(&rank_twelve(engine)));
+    let (peak, blocks, preemptions) = blocks(engine);
+    assert_eq!(blocks, budget);
+    assert!(peak <= blocks, "{peak} of {blocks} blocks");
+    assert!(preemptions > 0, "nobody had to give way, so the cache was not too small");
+}
+
+#[test]
+fn what_cannot_fit_alone_is_refused_at_once_with_the_numbers() {
+    let Fresh { engine, .. } = &fresh(with_blocks(with_threads(2), 8));
+    let start = Instant::now();
+    let error = generate(engine, &filler(100, 0), sampled(0, 60)).expect_err("ten blocks do not fit into eight");
+    assert_eq!(error.kind(), ErrorKind::MemoryBudget);
+    for part in ["159 tokens needs 10 cache blocks", "the key-value cache has 8", "kv_cache"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let error = engine.rank(request(&CANDIDATES, json!({})), RankOptions::default()).expect_err("no rollout fits");
+    assert!(error.to_string().contains("the key-value cache has 8"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5), "refused only after {:?}", start.elapsed());
+    assert_eq!(blocks(engine).0, 0, "nothing was computed");
+    assert!(generate(engine, &filler(100, 0), sampled(0, 20)).is_ok(), "what fits is still served");
+}
+
+#[test]
+fn a_budget_below_one_block_is_refused_when_the_engine_is_made() {
+    let mut config = config("");
+    config.runtime.kv_cache = Some(ByteSize(1000));
+    let _turn = turn();
+    let error = Engine::new(config).err().expect("no engine");
+    assert_eq!(error.kind(), ErrorKind::MemoryBudget);
+    assert!(error.to_string().contains("runtime.kv_cache: 1000 bytes"), "{error}");
+}
+
+// ---- what is shared is computed once ----
+
+fn submit(engine: &Engine, prompt: Vec<u32>, options: GenerateOptions) -> foreturn::engine::Pending<Generation> {
+    engine.submit_generate(MODEL, Prompt::Tokens(prompt), options, Limits::default()).expect("queued")
+}
+
+/// The prompt with which the user is simulated, for each candidate.
+fn simulator_prompts(candidates: &[&str]) -> Vec<Vec<u32>> {
+    let prompt = |candidate: &&str| {
+        let conversation = [history(), vec![Message::new(Role::Assistant, *candidate)]].concat();
+        let conversation: Vec<&Message> = conversation.iter().collect();
+        prompt_tokens(&InstructedUser::default().prompt(&goal(), &conversation))
+    };
+    candidates.iter().map(prompt).collect()
+}
+
+/// All prompts of the judge about responses as they stand.
+fn judge_prompts(kinds: &[&str]) -> Vec<Vec<u32>> {
+    let mut prompts = Vec::new();
+    for candidate in CANDIDATES {
+        let (history, goal, response) = (history(), goal(), Message::new(Role::Assistant, candidate));
+        let input = MetricInput {
+            history: &history,
+            response: &response,
+            future: &[],
+            goal: &goal,
+            ended: Ended::Window,
+            count_tokens: &|_| 0,
+        };
+        for kind in kinds {
+            let metric = build_metric(kind, toml::Table::new()).expect("a metric");
+            let questions = metric.questions(&input, &[]).expect("questions");
+            prompts.extend(questions.iter().map(|question| prompt_tokens(&question.messages)));
+        }
+    }
+    prompts
+}
+
+#[test]
+fn twelve_requests_on_a_cold_engine_compute_each_shared_prefix_once() {
+    let (shared, tails) = (filler(200, 1), [filler(37, 2), filler(50, 3), filler(1, 4), filler(16, 5)]);
+    let mut prompts: Vec<Vec<u32>> = tails.iter().map(|tail| [shared.clone(), tail.clone()].concat()).collect();
+    prompts = [prompts.clone(), prompts.clone(), prompts].concat();
+    let Fresh { engine, .. } = &fresh(config(""));
+    let pending: Vec<_> = prompts.iter().map(|prompt| submit(engine, prompt.clone(), sampled(0, 4))).collect();
+    let mut usage = Usage::default();
+    for reply in pending {
+        usage += reply.wait().expect("a reply").usage;
+    }
+    // The shared 200, the four tails, and for each of the eight repetitions its last token.
+    let expected = 200 + (37 + 50 + 1 + 16) + 8;
+    assert_eq!(tokens_to_compute(&prompts), expected);
+    assert_eq!(usage.prompt_tokens, 3 * (4 * 200 + 104));
+    assert_eq!(usage.prompt_tokens - usage.reused_tokens, expected);
+    assert_eq!(usage.generated_tokens, 12 * 4);
+    // The last token that is sampled is never read.
+    assert_eq!(engine.status(MODEL).expect("a local model").stats.computed_tokens, expected + 12 * 3);
+}
+
+#[test]
+fn twelve_rollouts_on_a_cold_engine_compute_each_shared_prefix_once() {
+    // The user speaks first in all twelve, so nothing else has been computed before.
+    let prompts = simulator_prompts(&CANDIDATES);
+    let rounds = [prompts.clone(), prompts.clone(), prompts].concat();
+    let user = reference().cost.roles.user;
+    assert_eq!(user.prompt_tokens, rounds.iter().map(|prompt| prompt.len() as u64).sum::<u64>());
+    assert_eq!(user.prompt_tokens - user.reused_tokens, tokens_to_compute(&rounds));
+}
+
+#[test]
+fn questions_about_one_conversation_share_it() {
+    let settings =
+        "[[metrics]]\nkind = \"interactivity\"\nmin_mass = 0.0\n[[metrics]]\nkind = \"helpfulness\"\nmin_mass = 0.0";
+    let Fresh { engine, .. } = &fresh(config(settings));
+    let ranking = rank(engine, request(&CANDIDATES, json!({"window": 0})));
+    let prompts = judge_prompts(&["interactivity", "helpfulness"]);
+    assert_eq!(prompts.len(), 4 * (3 + 2));
+    let judge = ranking.cost.roles.judge;
+    assert_eq!(judge.prompt_tokens, prompts.iter().map(|prompt| prompt.len() as u64).sum::<u64>());
+    assert_eq!(judge.prompt_tokens - judge.reused_tokens, tokens_to_compute(&prompts));
+    assert_eq!(judge.generated_tokens, 0, "answers are read from the logits");
+}
+
+#[test]
+fn a_pinned_prefix_stays_and_later_prompts_reuse_it() {
+    let Fresh { engine, .. } = &fresh(with_blocks(config(""), 24));
+    let prefix = filler(10 * BLOCK, 1);
+    let with_prefix = |salt| [prefix.clone(), filler(20, salt)].concat();
+    let pin = engine.warm(MODEL, Prompt::Tokens(prefix.clone())).expect("room for the prefix");
+    assert_eq!(pin.tokens, prefix.len());
+    let overwrite = || {
+        for salt in 10..13 {
+            generate(engine, &filler(13 * BLOCK, salt), sampled(0, 1)).expect("room beside the pin");
+        }
+    };
+    overwrite();
+    let reused = |salt| generate(engine, &with_prefix(salt), sampled(0, 1)).expect("a reply").usage.reused_tokens;
+    assert_eq!(reused(2), prefix.len() as u64);
+
+    let error = generate(engine, &filler(15 * BLOCK, 14), sampled(0, 1)).expect_err("the pin is in the way");
+    assert!(error.to_string().contains("10 of them pinned"), "{error}");
+    drop(pin);
+    overwrite();
+    assert_eq!(reused(3), 0, "without the pin it was overwritten");
+}
+
+// ---- ways to end early ----
+
+#[test]
+fn a_deadline_gives_an_incomplete_ranking() {
+    let Fresh { engine, .. } = &fresh(config(SETTINGS));
+    let limits = Limits { timeout: Some(Duration::from_millis(5)), cancel: None };
+    let start = Instant::now();
+    let options = RankOptions { limits: limits.clone(), on_progress: None };
+    let ranking = engine.rank(request(&CANDIDATES, json!({"window": 4})), options).expect("what there is");
+    assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
+    assert!(!ranking.complete && !ranking.bitwise);
+    assert_eq!(ranking.ranking.len(), 4);
+    for candidate in &ranking.ranking {
+        assert_eq!((candidate.reward, candidate.excluded), (None, 3), "{candidate:?}");
+        assert!(candidate.rollouts.iter().all(|rollout| rollout.ended == Ended::Deadline && !rollout.counted));
+    }
+
+    let reply = engine.generate(MODEL, Prompt::Tokens(filler(20, 0)), sampled(0, 4000), limits).expect("what there is");
+    assert_eq!(reply.finish, Finish::Deadline);
+    assert!(reply.tokens.len() < 4000);
+}
+
+#[test]
+fn a_cancelled_request_ends_within_a_second() {
+    let Fresh { engine, .. } = &fresh(config(SETTINGS));
+    let cancel = CancelToken::new();
+    let limits = Limits { timeout: None, cancel: Some(cancel.clone()) };
+    let options = RankOptions { limits: limits.clone(), on_progress: None };
+    let ranking = engine.submit_rank(request(&CANDIDATES, json!({"window": 8})), options).expect("queued");
+    let reply =
+        engine.submit_generate(MODEL, Prompt::Tokens(filler(20, 0)), sampled(0, 4000), limits.clone()).expect("queued");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(ranking.poll().is_none() && reply.poll().is_none(), "both take longer than that");
+
+    let start = Instant::now();
+    cancel.cancel();
+    let ranking = ranking.wait().expect("what there is");
+    let reply = reply.wait().expect("what there is");
+    assert!(start.elapsed() < Duration::from_secs(1), "it took {:?}", start.elapsed());
+    assert!(!ranking.complete);
+    let mut rollouts = ranking.ranking.iter().flat_map(|candidate| &candidate.rollouts);
+    assert!(rollouts.any(|rollout| rollout.ended == Ended::Cancelled));
+    assert_eq!(reply.finish, Finish::Cancelled);
+
+    let error = engine.logprobs(MODEL, Prompt::Tokens(filler(2000, 1)), limits).expect_err("cancelled before it began");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn closing_an_engine_ends_what_waits_with_a_clear_error() {
+    let Fresh { engine, _turn } = fresh(config(SETTINGS));
+    let ranking =
+        engine.submit_rank(request(&CANDIDATES, json!({"window": 8})), RankOptions::default()).expect("queued");
+    let reply = submit(&engine, filler(20, 0), sampled(0, 4000));
+    drop(engine);
+    for error in [ranking.wait().expect_err("closed"), reply.wait().expect_err("closed")] {
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        assert!(error.to_string().contains("the engine was closed"), "{error}");
+    }
+}
+
+#[test]
+fn a_context_that_fills_up_ends_its_rollout_as_context() {
+    let model = ModelCopy::new();
+    // The judge's and the first user prompt fit; after a few replies the simulated user's no longer does.
+    let longest = simulator_prompts(&CANDIDATES).iter().map(Vec::len).max().expect("prompts");
+    model.edit("genai_config.json", |config| config["model"]["context_length"] = json!(longest + 24));
+    let Fresh { engine, .. } = &fresh(config_with(model.path(), SETTINGS));
+    let ranking = rank(engine, request(&CANDIDATES, json!({"window": 6, "samples": 1})));
+    assert!(ranking.complete, "a full context is an end like any other");
+    for candidate in &ranking.ranking {
+        let [rollout] = &candidate.rollouts[..] else { panic!("one sample") };
+        assert_eq!(rollout.ended, Ended::Context, "{rollout:?}");
+        assert!(rollout.messages.len() < 12 && rollout.counted, "{rollout:?}");
+    }
+    let error = generate(engine, &filler(longest + 25, 0), sampled(0, 1)).expect_err("a prompt beyond the context");
+    assert_eq!(error.kind(), ErrorKind::ContextLength);
+    assert!(error.to_string().contains(&format!("{} tokens", longest + 25)), "{error}");
+    let reply = generate(engine, &filler(longest + 20, 0), sampled(0, 10)).expect("room for four");
+    assert_eq!((reply.finish, reply.tokens.len()), (Finish::Context, 4));
+}
+
+// ---- models of the host's own ----
+
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Leaves after its first message as the user, and says Yes to everything as the judge.
+struct Scripted {
+    waiting: Vec<(Ticket, ChatReply)>,
+}
+
+impl ChatModel for Scripted {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    fn is_bitwise(&self) -> bool {
+        true
+    }
+
+    fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
+        let ticket = Ticket(ASKED.fetch_add(1, Ordering::Relaxed) as u64);
+        let output = match request.task {
+            ChatTask::Choose { answers } => ChatOutput::Choice {
+                probabilities: answers.iter().map(|a| if a[0] == "Yes" { 0.9 } else { 0.1 }).collect(),
+            },
+            ChatTask::Generate { .. } => ChatOutput::Text {
+                text: if request.messages[1].content.contains("A short one.") {
+                    "[[TERMINATE CHAT]]".into()
+                } else {
+                    "A short one.".into()
+                },
+                tokens: None,
+                finish: Finish::Stop,
+                retokenized_differs: Vec::new(),
+            },
+        };
+        self.waiting.push((ticket, ChatReply { output, usage: Usage::default() }));
+        Ok(ticket)
+    }
+
+    fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
+        finished.extend(self.waiting.drain(..).map(|(ticket, reply)| (ticket, Ok(reply))));
+        false
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        self.waiting.retain(|(other, _)| *other != ticket);
+    }
+}
+
+#[test]
+fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
+    let mut config = config(SETTINGS);
+    let role = |name: &str| Some(name.to_owned());
+    config.roles =
+        RolesConfig { policy: role(MODEL), user: role("scripted"), judge: role("scripted"), extractor: None };
+    let _turn = turn();
+    let scripted = Box::new(|| Ok(Box::new(Scripted { waiting: Vec::new() }) as Box<dyn ChatModel>));
+    let engine = Engine::builder(config).chat_model("scripted", scripted).build().expect("an engine");
+    assert_eq!(engine.models(), [MODEL, "scripted"]);
+    let ranking = rank(&engine, request(&CANDIDATES[..2], json!({"window": 3, "samples": 2})));
+    assert!(ranking.complete && ranking.bitwise);
+    for candidate in &ranking.ranking {
+        assert_eq!(candidate.metrics["helpfulness"].mean, Some(0.9));
+        for rollout in &candidate.rollouts {
+            assert_eq!(rollout.ended, Ended::StopSignal);
+            let [user, policy] = &rollout.messages[..] else { panic!("{rollout:?}") };
+            assert_eq!((user.role, user.content.as_str()), (Role::User, "A short one."));
+            assert!(policy.role == Role::Assistant && !policy.content.is_empty());
+        }
+    }
+    assert!(ranking.cost.roles.policy.generated_tokens > 0);
+    // Two user turns a rollout, two questions.
+    assert_eq!(ASKED.load(Ordering::Relaxed), 4 * (2 + 2));
+
+    let models = serde_json::to_value(&ranking.models).expect("JSON");
+    assert_eq!((&models["user"]["name"], &models["user"]["weights"]), (&json!("scripted"), &Value::Null));
+    let error =
+        engine.generate("scripted", Prompt::Tokens(vec![1]), sampled(0, 1), Limits::default()).expect_err("remote");
+    assert!(error.to_string().contains("`scripted` is not a local model"), "{error}");
+}
+
+#[test]
+fn an_engine_whose_model_cannot_be_made_says_so() {
+    let _turn = turn();
+    let broken = Box::new(|| Err(foreturn::Error::new(ErrorKind::Runtime, "no such endpoint")));
+    let error = Engine::builder(Config::default()).chat_model("mine", broken).build().err().expect("no engine");
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Runtime, "no such endpoint"));
+}
