@@ -45,6 +45,16 @@ fn print(ranking: &Ranking) -> Result<()> {
         table.add_row(row(candidate, &metrics));
     }
     output::line(table.to_string())?;
+    for candidate in &ranking.ranking {
+        for rollout in &candidate.rollouts {
+            if let Some(reason) = &rollout.reason {
+                output::line(format!(
+                    "left out: candidate {}, sample {}: {reason}",
+                    candidate.candidate, rollout.sample
+                ))?;
+            }
+        }
+    }
     let total = ranking.cost.roles.total();
     output::line(format!(
         "{:.1} s; {} prompt tokens, {} of them reused, {} generated{}{}",
@@ -73,7 +83,8 @@ fn row(candidate: &RankedCandidate, metrics: &[String]) -> Vec<String> {
         None => "–".to_owned(),
     }));
     let total = candidate.cost.total();
-    row.push(format!("{}", candidate.rollouts.len()));
+    let counted = candidate.rollouts.iter().filter(|rollout| rollout.counted).count();
+    row.push(format!("{counted} of {}", candidate.rollouts.len()));
     row.push(total.generated_tokens.to_string());
     row.push(total.reused_tokens.to_string());
     row.push(shorten(candidate.response.as_deref().unwrap_or("–")));
