@@ -3,14 +3,14 @@
 
 mod common;
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::{Fresh, MODEL, ModelCopy, config, config_with, folder, fresh, tokens_to_compute, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, Ticket, Usage};
 use foreturn::config::{ByteSize, RolesConfig};
-use foreturn::decode::GenerateOptions;
+use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{CancelToken, Generation, Limits, Prompt};
 use foreturn::model::inspect::Inspection;
 use foreturn::model::tokenizer::RenderOptions;
@@ -77,6 +77,8 @@ fn reference() -> &'static Ranking {
     REFERENCE.get_or_init(|| {
         let ranking = rank_twelve(&fresh(with_threads(2)).engine);
         assert!(ranking.complete && ranking.bitwise);
+        let weights = ranking.models.values().map(|model| model.weights.as_deref());
+        assert!(weights.eq([Some(folder().fingerprint()); 3]), "{:?}", ranking.models);
         assert!(ranking.ranking.iter().all(|candidate| candidate.reward.is_some()), "{ranking:?}");
         ranking
     })
@@ -217,6 +219,58 @@ fn threads_that_share_an_engine_get_what_they_would_get_alone() {
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert_eq!(serial, parallel);
+}
+
+#[test]
+fn engines_of_one_process_work_side_by_side() {
+    let Fresh { engine: one, .. } = &fresh(with_threads(1));
+    let two = &Engine::new(with_threads(2)).expect("a second engine");
+    let on = |engine: &Engine| submit(engine, filler(40, 1), sampled(1, 12));
+    let pending = [on(one), on(two)];
+    let [first, second] = pending.map(|reply| bits(&reply.wait().expect("a reply")));
+    assert_eq!(first, second);
+}
+
+#[test]
+fn scoring_gives_what_sampling_gave() {
+    let Fresh { engine, .. } = &fresh(config(""));
+    let reply = generate(engine, &filler(40, 1), sampled(3, 20)).expect("a reply");
+    let whole = [reply.prompt_tokens.clone(), reply.tokens.clone()].concat();
+    let (tokens, logprobs) = engine.logprobs(MODEL, Prompt::Tokens(whole.clone()), Limits::default()).expect("scores");
+    assert_eq!((&tokens, logprobs.len()), (&whole, whole.len() - 1));
+    let scored: Vec<_> = logprobs[39..].iter().map(|logprob| logprob.to_bits()).collect();
+    assert_eq!(scored, bits(&reply).1, "prefilled or decoded");
+}
+
+#[test]
+fn candidates_can_be_sampled_from_the_policy() {
+    let Fresh { engine, .. } = &fresh(config(SETTINGS));
+    let ask = || rank(engine, request(&[], json!({"candidates": 2, "window": 0})));
+    let (ranking, again) = (ask(), ask());
+    assert_eq!(promised(&ranking), promised(&again));
+    let responses: Vec<_> = ranking.ranking.iter().filter_map(|candidate| candidate.response.as_deref()).collect();
+    assert!(responses.len() == 2 && responses[0] != responses[1], "{responses:?}");
+    assert!(ranking.cost.roles.policy.generated_tokens > 2);
+}
+
+// ---- replies ----
+
+#[test]
+fn a_reply_stops_before_a_stop_text_and_streams_what_it_says() {
+    let Fresh { engine, .. } = &fresh(config(""));
+    let (said, hear) = std::sync::mpsc::channel();
+    let options = GenerateOptions {
+        sampling: SamplingOptions::greedy(),
+        stop: vec![" Paris".into()],
+        on_text: Some(Box::new(move |text| said.send(text.to_owned()).expect("somebody listens"))),
+        ..GenerateOptions::default()
+    };
+    let prompt = Prompt::Messages(vec![user("What is the capital of France?")], true);
+    let reply = engine.generate(MODEL, prompt, options, Limits::default()).expect("a reply");
+    assert_eq!((reply.text.as_str(), reply.finish), ("The capital of France is", Finish::Stop));
+    let pieces: Vec<String> = hear.try_iter().collect();
+    assert!(pieces.len() > 1, "{pieces:?}");
+    assert_eq!(pieces.concat(), reply.text);
 }
 
 // ---- memory ----
@@ -451,11 +505,12 @@ fn a_context_that_fills_up_ends_its_rollout_as_context() {
 
 // ---- models of the host's own ----
 
-static ASKED: AtomicUsize = AtomicUsize::new(0);
+static TICKETS: AtomicU64 = AtomicU64::new(0);
 
 /// Leaves after its first message as the user, and says Yes to everything as the judge.
 struct Scripted {
     waiting: Vec<(Ticket, ChatReply)>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl ChatModel for Scripted {
@@ -468,7 +523,7 @@ impl ChatModel for Scripted {
     }
 
     fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
-        let ticket = Ticket(ASKED.fetch_add(1, Ordering::Relaxed) as u64);
+        let ticket = Ticket(TICKETS.fetch_add(1, Ordering::Relaxed));
         let output = match request.task {
             ChatTask::Choose { answers } => ChatOutput::Choice {
                 probabilities: answers.iter().map(|a| if a[0] == "Yes" { 0.9 } else { 0.1 }).collect(),
@@ -484,6 +539,7 @@ impl ChatModel for Scripted {
                 retokenized_differs: Vec::new(),
             },
         };
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.waiting.push((ticket, ChatReply { output, usage: Usage::default() }));
         Ok(ticket)
     }
@@ -505,7 +561,9 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
     config.roles =
         RolesConfig { policy: role(MODEL), user: role("scripted"), judge: role("scripted"), extractor: None };
     let _turn = turn();
-    let scripted = Box::new(|| Ok(Box::new(Scripted { waiting: Vec::new() }) as Box<dyn ChatModel>));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let model = Scripted { waiting: Vec::new(), asked: Arc::clone(&asked) };
+    let scripted = Box::new(|| Ok(Box::new(model) as Box<dyn ChatModel>));
     let engine = Engine::builder(config).chat_model("scripted", scripted).build().expect("an engine");
     assert_eq!(engine.models(), [MODEL, "scripted"]);
     let ranking = rank(&engine, request(&CANDIDATES[..2], json!({"window": 3, "samples": 2})));
@@ -521,13 +579,73 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
     }
     assert!(ranking.cost.roles.policy.generated_tokens > 0);
     // Two user turns a rollout, two questions.
-    assert_eq!(ASKED.load(Ordering::Relaxed), 4 * (2 + 2));
+    assert_eq!(asked.load(Ordering::Relaxed), 4 * (2 + 2));
 
     let models = serde_json::to_value(&ranking.models).expect("JSON");
     assert_eq!((&models["user"]["name"], &models["user"]["weights"]), (&json!("scripted"), &Value::Null));
     let error =
         engine.generate("scripted", Prompt::Tokens(vec![1]), sampled(0, 1), Limits::default()).expect_err("remote");
     assert!(error.to_string().contains("`scripted` is not a local model"), "{error}");
+}
+
+/// A model that never answers.
+struct Silent;
+
+impl ChatModel for Silent {
+    fn name(&self) -> &str {
+        "silent"
+    }
+
+    fn submit(&mut self, _: ChatRequest) -> Result<Ticket> {
+        Ok(Ticket(TICKETS.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn poll(&mut self, _: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
+        true
+    }
+
+    fn cancel(&mut self, _: Ticket) {}
+}
+
+/// An engine without ONNX Runtime, on which rankings wait for ever.
+fn silent() -> Engine {
+    let silent = Box::new(|| Ok(Box::new(Silent) as Box<dyn ChatModel>));
+    let config = Config::from_toml(SETTINGS, "/".as_ref()).expect("settings");
+    Engine::builder(config).chat_model("silent", silent).build().expect("an engine")
+}
+
+#[test]
+fn a_model_that_never_answers_does_not_outlast_the_deadline() {
+    let limits = Limits { timeout: Some(Duration::from_millis(100)), cancel: None };
+    let ranking = silent().rank(request(&["a"], json!({})), RankOptions { limits, on_progress: None }).expect("nulls");
+    assert!(!ranking.complete && !ranking.bitwise);
+    assert_eq!(ranking.ranking[0].reward, None);
+}
+
+#[test]
+fn a_full_queue_refuses_and_says_so() {
+    let engine = silent();
+    let submit = || engine.submit_rank(request(&["a"], json!({})), RankOptions::default()).expect("sent");
+    let pending: Vec<_> = (0..400).map(|_| submit()).collect();
+    let last = pending.into_iter().next_back().expect("many");
+    let error = last.wait().expect_err("too many");
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    assert!(error.to_string().contains("256 rankings are waiting already"), "{error}");
+}
+
+#[test]
+fn the_last_handle_may_go_with_a_callback() {
+    let engine = silent();
+    let (held, cancel) = (engine.clone(), CancelToken::new());
+    let on_progress = Box::new(move |_| assert_eq!(held.models(), ["silent"]));
+    let limits = Limits { timeout: None, cancel: Some(cancel.clone()) };
+    let options = RankOptions { limits, on_progress: Some(on_progress) };
+    let ranking = engine.submit_rank(request(&["a"], json!({})), options).expect("queued");
+    drop(engine);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(ranking.poll().is_none(), "the callback keeps the engine");
+    cancel.cancel();
+    assert!(!ranking.wait().expect("nulls").complete);
 }
 
 #[test]

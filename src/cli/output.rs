@@ -33,12 +33,15 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
 /// Reports a failure on standard error, with what caused it where that says more.
 #[allow(clippy::print_stderr, reason = "this is where errors are reported")]
 pub(super) fn error(error: &Error) {
-    eprintln!("foreturn: {error}");
+    // Parsers end their messages with a line end.
+    let message = error.to_string();
+    eprintln!("foreturn: {}", message.trim_end());
     let mut cause = error.source();
     while let Some(source) = cause {
+        let text = source.to_string();
         // Messages usually quote their cause already.
-        if !error.to_string().contains(&source.to_string()) {
-            eprintln!("  caused by: {source}");
+        if !message.contains(text.trim_end()) {
+            eprintln!("  caused by: {}", text.trim_end());
         }
         cause = source.source();
     }

@@ -24,6 +24,8 @@ pub(crate) struct PagedExecutor {
     cache: usize,
     caches: usize,
     vocabulary: usize,
+    /// The model's folder, for messages.
+    name: String,
     token_input: String,
     position_input: Option<String>,
     logits: String,
@@ -55,6 +57,7 @@ impl PagedExecutor {
             cache,
             caches: 2 * shape.layers,
             vocabulary: config.vocab_size,
+            name,
             token_input: inputs.input_ids.clone(),
             position_input: folder.paged().takes_positions.then(|| inputs.position_ids.clone()),
             logits: config.decoder.outputs.logits.clone(),
@@ -127,9 +130,9 @@ impl Executor for PagedExecutor {
         })?;
         checked.map_err(|width| {
             Error::invalid_model(format!(
-                "the model gave {width} logits a row; model.vocab_size in its genai_config.json says {}. Correct it, or export \
-                 the model again",
-                vocabulary
+                "{}/genai_config.json: model.vocab_size is {vocabulary}, but the model gave {width} logits a row. Correct \
+                 it, or export the model again",
+                self.name
             ))
         })
     }

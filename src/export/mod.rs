@@ -183,6 +183,13 @@ pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress))
 fn read(from: &Path) -> Result<Checkpoint> {
     let metadata = std::fs::metadata(from).map_err(|error| Error::io("read", from, error))?;
     if metadata.is_dir() {
+        if !from.join("config.json").exists() {
+            return Err(Error::invalid_model(format!(
+                "{} has no config.json, so it is no Hugging Face checkpoint: name the folder that holds config.json and \
+                 the .safetensors files, or a .gguf file",
+                from.display()
+            )));
+        }
         return hf::read(from);
     }
     match from.extension().and_then(|extension| extension.to_str()) {

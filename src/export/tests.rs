@@ -268,7 +268,7 @@ fn incomplete_folders_get_a_remedy() {
         ("model.safetensors", None, "is the download complete"),
         ("model.safetensors", Some("pytorch_model.bin"), "pickled"),
         ("model.safetensors", Some("model-q8.gguf"), "name that file"),
-        ("config.json", None, "cannot read"),
+        ("config.json", None, "name the folder that holds config.json"),
     ];
     for (missing, instead, expected) in cases {
         let root = checkpoint(&config(), Dtype::F32);

@@ -1,6 +1,6 @@
 //! `genai_config.json`: what the folder says about its model.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::Deserialize;
 
@@ -104,6 +104,13 @@ impl GenaiConfig {
             let message = format!("{}: {e}. Correct it, or export the model again", path.display());
             Error::invalid_model(message).with_source(e)
         })?;
+        let filename = &config.model.decoder.filename;
+        if !Path::new(filename).components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Error::invalid_model(format!(
+                "{}: model.decoder.filename is `{filename}`, which leaves the model's folder; put the graph into it",
+                path.display()
+            )));
+        }
         let positive = [("vocab_size", config.model.vocab_size), ("context_length", config.model.context_length)];
         for (field, value) in positive {
             if value == 0 || value > i32::MAX as usize {

@@ -21,15 +21,16 @@ pub(crate) struct GraphFile {
 impl GraphFile {
     /// Reads the graph at `path` and checks that its external data is there.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+        let bytes = std::fs::read(path).map_err(|e| unreadable("read", path, e))?;
         let mut model = ModelProto::decode(bytes.as_slice()).map_err(|e| {
             Error::invalid_model(format!(
                 "{}: not an ONNX model, or cut off: {e}. Export or copy it again",
                 path.display()
             ))
         })?;
-        let graph =
-            model.graph.as_mut().ok_or_else(|| Error::invalid_model(format!("{}: holds no graph", path.display())))?;
+        let graph = model.graph.as_mut().ok_or_else(|| {
+            Error::invalid_model(format!("{}: holds no graph. Export or copy it again", path.display()))
+        })?;
         let (data_folder, data_files) = resolve_external_data(path, graph)?;
         let fingerprint = fingerprint(&bytes, &data_files)?;
         Ok(GraphFile { path: path.to_path_buf(), model, data_folder, fingerprint })
@@ -39,6 +40,15 @@ impl GraphFile {
         // Checked when it was read.
         self.model.graph.as_ref().expect("a graph")
     }
+}
+
+/// A file of the model that can't be had; one that is missing has a remedy.
+fn unreadable(action: &str, path: &Path, error: std::io::Error) -> Error {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return Error::io(action, path, error);
+    }
+    Error::invalid_model(format!("cannot {action} {}: {error}. Export or copy the model again", path.display()))
+        .with_source(error)
 }
 
 fn external(tensor: &TensorProto) -> bool {
@@ -69,7 +79,7 @@ fn resolve_external_data(path: &Path, graph: &mut GraphProto) -> Result<(PathBuf
             return Err(refuse(format!("external data at `{location}` leaves the model's folder")));
         }
         let file = folder.join(&location);
-        let real = file.canonicalize().map_err(|e| Error::io("open the weights", &file, e))?;
+        let real = file.canonicalize().map_err(|e| unreadable("open the weights", &file, e))?;
         if !homes.contains(&real.parent()) {
             return Err(refuse(format!(
                 "external data at `{location}` leads to {}, outside the model's folder",
