@@ -133,6 +133,11 @@ impl LocalChat {
         self.decoder.unpin(key);
     }
 
+    /// Whether a request has not ended yet.
+    pub(crate) fn is_under_way(&self, ticket: Ticket) -> bool {
+        self.sequences.contains_key(&ticket)
+    }
+
     /// Ends a request early, for the reason that `finish` gives. What was sampled until now is a reply, cut short.
     pub(crate) fn end(&mut self, ticket: Ticket, finish: Finish) {
         let Some(&id) = self.sequences.get(&ticket) else { return };

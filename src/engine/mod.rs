@@ -343,8 +343,11 @@ impl Engine {
         let tokens = self.encode(model, prompt)?;
         let key = self.inner.pins.fetch_add(1, Ordering::Relaxed);
         let length = tokens.len();
+        let model_index = self.index(model)?;
+        // Made first, so that a failure lets go of what was pinned by then.
+        let pin = Pin { engine: self.clone(), model: model_index, key, tokens: length };
         self.wait_for(model, Task::Warm(key, tokens), Limits::default())?;
-        Ok(Pin { engine: self.clone(), model: self.index(model)?, key, tokens: length })
+        Ok(pin)
     }
 
     /// The text that `messages` become for `model`.

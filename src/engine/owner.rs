@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pending::Responder;
 use super::{CancelToken, ChatModelFactory, RankOptions};
@@ -20,6 +20,9 @@ use crate::{Error, ErrorKind, Result};
 const MAX_ACTIVE: usize = 16;
 /// Rankings that wait for a place.
 const MAX_QUEUED: usize = 256;
+
+/// How long to leave models outside of this process alone before asking them again.
+const OUTSIDE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What the handle asks of the thread.
 pub(super) enum Command {
@@ -160,8 +163,12 @@ impl Owner {
         while self.receive() {
             self.interrupt();
             self.admit();
-            self.advance();
+            let advanced = self.advance();
             self.settle();
+            if !advanced && !self.is_idle() {
+                // Only models outside of this process have work; they need no processor of ours.
+                std::thread::sleep(OUTSIDE_PAUSE);
+            }
         }
         let closed = Error::new(ErrorKind::Cancelled, "the engine was closed while the request was under way");
         for local in self.models.iter_mut().filter_map(|(_, model)| model.as_local()) {
@@ -205,15 +212,7 @@ impl Owner {
     fn obey(&mut self, command: Command) -> bool {
         match command {
             Command::Shutdown => return false,
-            Command::Rank(run) if self.queued.len() >= MAX_QUEUED => run.respond.send(Err(Error::new(
-                ErrorKind::Overloaded,
-                format!("{MAX_QUEUED} rankings are waiting already; try again later, or spread them over more engines"),
-            ))),
-            Command::Rank(run) => {
-                let id = self.next;
-                self.next += 1;
-                self.queued.insert((run.deadline.is_none(), run.deadline, id), run);
-            }
+            Command::Rank(run) => self.enqueue(run),
             Command::Direct(direct) => self.begin(*direct),
             Command::Unpin { model, key } => {
                 if let Ok(local) = self.local(model) {
@@ -223,6 +222,20 @@ impl Owner {
             Command::Status { model, respond } => respond.send(self.local(model).map(|local| local.status())),
         }
         true
+    }
+
+    fn enqueue(&mut self, run: Box<RankRun>) {
+        // Places may be free that nobody has taken yet.
+        self.admit();
+        if self.queued.len() >= MAX_QUEUED {
+            return run.respond.send(Err(Error::new(
+                ErrorKind::Overloaded,
+                format!("{MAX_QUEUED} rankings are waiting already; try again later, or spread them over more engines"),
+            )));
+        }
+        let id = self.next;
+        self.next += 1;
+        self.queued.insert((run.deadline.is_none(), run.deadline, id), run);
     }
 
     fn local(&mut self, model: usize) -> Result<&mut LocalChat> {
@@ -300,11 +313,17 @@ impl Owner {
         }
     }
 
-    /// One step of each model.
-    fn advance(&mut self) {
+    /// One step of each model. Returns whether anything came of it, or a model of this process is at work.
+    fn advance(&mut self) -> bool {
+        let mut advanced = false;
         for model in 0..self.models.len() {
             let mut finished = std::mem::take(&mut self.finished);
             let busy = self.models[model].1.poll(&mut finished);
+            advanced |= !finished.is_empty();
+            if let Some(local) = self.models[model].1.as_local() {
+                advanced |= busy;
+                self.direct.retain(|(other, ticket, ..)| *other != model || local.is_under_way(*ticket));
+            }
             for (ticket, reply) in finished.drain(..) {
                 let Some((id, ask)) = self.asked.remove(&(model, ticket)) else { continue };
                 let Some(run) = self.active.get_mut(&id) else { continue };
@@ -314,11 +333,8 @@ impl Owner {
                 self.submit(id, asks);
             }
             self.finished = finished;
-            if !busy {
-                // Whatever was asked of this model directly has been answered.
-                self.direct.retain(|(other, ..)| *other != model);
-            }
         }
+        advanced
     }
 
     /// Hands out rankings that are done.

@@ -1,7 +1,7 @@
 //! One graph in ONNX Runtime, with everything bound in place.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::ArrayViewD;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
@@ -24,6 +24,9 @@ pub(crate) struct Graph<'a> {
     /// What to call it in messages.
     pub(crate) name: &'a str,
 }
+
+/// Held while a session is made.
+static LOADING: Mutex<()> = Mutex::new(());
 
 /// A loaded session with its bindings.
 pub(crate) struct Session {
@@ -75,6 +78,9 @@ impl Session {
             ))
         })?;
 
+        // ONNX Runtime registers the domains of custom operators process-wide, and not atomically: of two sessions that
+        // are made at once, one can fail because the other has just added the domain.
+        let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let builder = configure(&environment, folder, domain, threads).map_err(|e| failed(e.to_string()))?;
         let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
         let session = builder.commit_from_memory(graph.bytes).map_err(|e| failed(e.to_string()))?;
