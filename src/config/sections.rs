@@ -168,21 +168,8 @@ impl ModelConfig {
         if self.path.is_none() {
             return Err(Error::invalid_config("path is missing: give the folder of an exported model"));
         }
-        let sampling = self.sampling();
-        let out_of_range = |key: &str, value: f32, range: &str| {
-            Err(Error::invalid_config(format!("{key} = {value} is not in {range}")))
-        };
-        if !(sampling.temperature >= 0.0 && sampling.temperature.is_finite()) {
-            return out_of_range("temperature", sampling.temperature, "[0, ∞)");
-        }
-        if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
-            return out_of_range("top_p", sampling.top_p, "(0, 1]");
-        }
-        if !(0.0..=1.0).contains(&sampling.min_p) {
-            return out_of_range("min_p", sampling.min_p, "[0, 1]");
-        }
-        if !(sampling.repetition_penalty > 0.0 && sampling.repetition_penalty.is_finite()) {
-            return out_of_range("repetition_penalty", sampling.repetition_penalty, "(0, ∞)");
+        if let Some((key, value, range)) = self.sampling().out_of_range() {
+            return Err(Error::invalid_config(format!("{key} = {value} is not in {range}")));
         }
         at_least_one("max_tokens", self.max_tokens)
     }

@@ -43,15 +43,25 @@ impl SamplingOptions {
     /// # Errors
     /// Names the field, its value and its range.
     pub fn validate(&self) -> Result<()> {
-        let check = |field: &str, value: f32, good: bool, range: &str| match good {
-            true => Ok(()),
-            false => Err(Error::invalid_request(format!("sampling: {field} is {value}; it has to be in {range}"))),
-        };
-        let (t, r) = (self.temperature, self.repetition_penalty);
-        check("temperature", t, t >= 0.0 && t.is_finite(), "[0, ∞)")?;
-        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "(0, 1]")?;
-        check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "[0, 1]")?;
-        check("repetition_penalty", r, r > 0.0 && r.is_finite(), "(0, ∞)")
+        match self.out_of_range() {
+            None => Ok(()),
+            Some((field, value, range)) => {
+                Err(Error::invalid_request(format!("sampling: {field} is {value}; it has to be in {range}")))
+            }
+        }
+    }
+
+    /// The first field that is out of its range, with its value and the range.
+    pub(crate) fn out_of_range(&self) -> Option<(&'static str, f32, &'static str)> {
+        let (t, p, m, r) = (self.temperature, self.top_p, self.min_p, self.repetition_penalty);
+        [
+            ("temperature", t, t >= 0.0 && t.is_finite(), "[0, ∞)"),
+            ("top_p", p, p > 0.0 && p <= 1.0, "(0, 1]"),
+            ("min_p", m, (0.0..=1.0).contains(&m), "[0, 1]"),
+            ("repetition_penalty", r, r > 0.0 && r.is_finite(), "(0, ∞)"),
+        ]
+        .into_iter()
+        .find_map(|(field, value, good, range)| (!good).then_some((field, value, range)))
     }
 }
 
