@@ -109,15 +109,6 @@ impl Config {
         }
     }
 
-    /// Refuses `field` unless it is absent or one of `handled`.
-    pub(super) fn require_one_of(&self, field: &str, handled: &[&str]) -> Result<()> {
-        match self.get(field) {
-            None => Ok(()),
-            Some(Value::String(text)) if handled.contains(&text.as_str()) => Ok(()),
-            Some(_) => Err(self.unsupported(field, &format!("this version exports only `{}`", handled.join("`, `")))),
-        }
-    }
-
     /// The object under `field` as a config of its own, whose messages say `field.inner`.
     pub(super) fn object(&self, field: &str) -> Result<Option<Config>> {
         match self.get(field) {

@@ -23,7 +23,7 @@ pub(super) fn config(decoder: &Decoder, checkpoint: &Checkpoint, filename: &str)
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": filename,
-                "head_size": decoder.head_size,
+                "head_size": decoder.attention.head_size,
                 "hidden_size": decoder.hidden_size,
                 "inputs": {
                     "input_ids": "input_ids",
@@ -36,9 +36,9 @@ pub(super) fn config(decoder: &Decoder, checkpoint: &Checkpoint, filename: &str)
                     "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
                 },
-                "num_attention_heads": decoder.heads,
-                "num_hidden_layers": decoder.layers,
-                "num_key_value_heads": decoder.kv_heads,
+                "num_attention_heads": decoder.attention.heads,
+                "num_hidden_layers": decoder.layers.len(),
+                "num_key_value_heads": decoder.attention.kv_heads,
             },
             "eos_token_id": eos,
             "pad_token_id": special.pad.unwrap_or(first_eos),

@@ -160,9 +160,8 @@ pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress))
     })?;
     let mut proto = graph.proto;
     proto.initializer.extend(stored.initialisers);
-    let positions = decoder.context_length;
-    let tables = weights::store_rotary(&decoder.rope, positions, graph::COS_CACHE, graph::SIN_CACHE, staging.path())?;
-    proto.initializer.extend(tables);
+    let tables: Vec<_> = decoder.ropes.iter().flat_map(|rope| rope.tables(decoder.context_length)).collect();
+    proto.initializer.extend(weights::store_rotary(&tables, staging.path())?);
     staging.write(GRAPH, &model(proto).encode_to_vec())?;
     write_tokenizer(&checkpoint, &staging)?;
     let genai = serde_json::to_vec_pretty(&genai).map_err(|error| Error::internal(error.to_string()))?;
@@ -170,7 +169,7 @@ pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress))
 
     let report = ExportReport {
         architecture: architecture.name,
-        layers: decoder.layers,
+        layers: decoder.layers.len(),
         parameters: graph.weights.iter().map(|(_, tensor)| tensor.elements() as u64).sum(),
         bytes: size_of_folder(staging.path())?,
         weights: stored.files,

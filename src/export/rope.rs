@@ -11,28 +11,56 @@ use super::checkpoint::Checkpoint;
 use super::config::Config;
 use crate::{Error, Result};
 
-/// The rotary embedding of one model.
+/// A rotary embedding. Most models have one; some have another for layers with a window.
 #[derive(Debug)]
 pub(super) struct Rope {
+    /// What tells its tables from those of the model's other embeddings; empty where there is one alone.
+    name: &'static str,
     /// Radians per position, one for each pair of a head's elements.
     frequencies: Vec<f32>,
+    /// Others for long sequences.
+    long: Option<Long>,
+    /// What cosines and sines are multiplied by.
+    magnitude: f32,
+}
+
+/// Frequencies that take the place of the others where a sequence has more than `after` tokens.
+#[derive(Debug)]
+struct Long {
+    after: usize,
+    frequencies: Vec<f32>,
+}
+
+/// Cosines and sines of every angle, both [positions, half the rotated elements of a head].
+pub(super) struct Table<'a> {
+    /// Names of the initialisers.
+    pub(super) cos: String,
+    pub(super) sin: String,
+    pub(super) positions: usize,
+    frequencies: &'a [f32],
+    magnitude: f32,
 }
 
 impl Rope {
     /// Reads `rope_theta` and `rope_scaling` (or `rope_parameters`, as newer transformers call them together).
-    pub(super) fn read(checkpoint: &Checkpoint, head_size: usize) -> Result<Self> {
+    ///
+    /// Heads of `size` elements are rotated whole.
+    pub(super) fn read(checkpoint: &Checkpoint, size: usize, default_theta: f64) -> Result<Self> {
         let config = &checkpoint.config;
         let parameters = config.object("rope_parameters")?;
         let theta = match &parameters {
-            Some(parameters) if parameters.get("rope_theta").is_some() => parameters.positive_or("rope_theta", 1e4)?,
-            _ => config.positive_or("rope_theta", 1e4)?,
+            Some(parameters) if parameters.get("rope_theta").is_some() => {
+                parameters.positive_or("rope_theta", default_theta)?
+            }
+            _ => config.positive_or("rope_theta", default_theta)?,
         };
         for config in parameters.iter().chain([config]) {
             if config.positive_or("partial_rotary_factor", 1.0)? != 1.0 {
-                return Err(config.unsupported("partial_rotary_factor", "partial rotary embedding is not exported yet"));
+                let complaint = "transformers rotates this architecture's heads whole";
+                return Err(config.unsupported("partial_rotary_factor", complaint));
             }
         }
-        let mut frequencies = base_frequencies(theta, head_size);
+        let mut frequencies = base_frequencies(theta, size);
         let scaling = if parameters.is_some() { parameters } else { config.object("rope_scaling")? };
         if let Some(scaling) = scaling {
             scale(&mut frequencies, &scaling)?;
@@ -40,23 +68,52 @@ impl Rope {
         if let Some(factors) = &checkpoint.rope_factors {
             divide(&mut frequencies, factors, config)?;
         }
-        Ok(Rope { frequencies })
+        Ok(Rope { name: "", frequencies, long: None, magnitude: 1.0 })
     }
 
-    /// Columns of a table.
+    /// The names of the tables that attention takes, cosines first.
+    pub(super) fn names(&self) -> (String, String) {
+        self.names_of("")
+    }
+
+    /// The length above which the second of two [`Rope::tables`] holds.
+    pub(super) fn switch(&self) -> Option<usize> {
+        self.long.as_ref().map(|long| long.after)
+    }
+
+    /// The tables for sequences of up to `positions` tokens. Where there are two, [`Rope::names`] are still to be given
+    /// to the one that a sequence's length asks for.
+    pub(super) fn tables(&self, positions: usize) -> Vec<Table<'_>> {
+        let table = |kind, positions, frequencies| {
+            let (cos, sin) = self.names_of(kind);
+            Table { cos, sin, positions, frequencies, magnitude: self.magnitude }
+        };
+        match &self.long {
+            None => vec![table("", positions, &self.frequencies)],
+            Some(long) => {
+                vec![table("small", long.after, &self.frequencies), table("large", positions, &long.frequencies)]
+            }
+        }
+    }
+
+    fn names_of(&self, kind: &str) -> (String, String) {
+        let suffix: String =
+            [self.name, kind].iter().filter(|part| !part.is_empty()).flat_map(|part| ["_", part]).collect();
+        (format!("cos_cache{suffix}"), format!("sin_cache{suffix}"))
+    }
+}
+
+impl Table<'_> {
+    /// Columns.
     pub(super) fn width(&self) -> usize {
         self.frequencies.len()
     }
 
-    /// Writes `positions` rows of `function` (cosine or sine) of each angle, as little-endian float32.
-    pub(super) fn write_table(
-        &self,
-        positions: usize,
-        function: fn(f64) -> f64,
-        sink: &mut (impl Write + ?Sized),
-    ) -> io::Result<()> {
-        for position in 0..positions {
-            let row = self.frequencies.iter().map(|frequency| function(f64::from(position as f32 * frequency)) as f32);
+    /// Writes the rows of `function` (cosine or sine) of each angle, as little-endian float32.
+    pub(super) fn write(&self, function: fn(f64) -> f64, sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        for position in 0..self.positions {
+            let angles = self.frequencies.iter().map(|frequency| f64::from(position as f32 * frequency));
+            let row = angles.map(|angle| function(angle) as f32 * self.magnitude);
             let bytes: Vec<u8> = row.flat_map(f32::to_le_bytes).collect();
             sink.write_all(&bytes)?;
         }
@@ -163,11 +220,12 @@ mod tests {
 
     #[test]
     fn tables_hold_a_row_per_position() {
-        let rope = Rope { frequencies: vec![1.0, 0.5] };
-        let mut table = Vec::new();
-        rope.write_table(3, f64::cos, &mut table).unwrap();
+        let rope = Rope { name: "", frequencies: vec![1.0, 0.5], long: None, magnitude: 1.0 };
+        let tables = rope.tables(3);
+        let mut bytes = Vec::new();
+        tables[0].write(f64::cos, &mut bytes).unwrap();
         let values: Vec<f32> =
-            table.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+            bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
         let expected = [1.0, 1.0, 1f64.cos() as f32, 0.5f64.cos() as f32, 2f64.cos() as f32, 1f64.cos() as f32];
         assert_eq!(values, expected);
     }

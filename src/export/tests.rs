@@ -230,7 +230,7 @@ fn contradictions_are_refused_naming_file_and_field() {
     let cases = [
         ("hidden_size", json!(64), "makes it [6, 64] (vocab_size, hidden_size)"),
         ("vocab_size", json!(7), "has shape [6, 32]"),
-        ("num_key_value_heads", json!(2), "num_key_value_heads × head_dim"),
+        ("num_key_value_heads", json!(2), "num_key_value_heads and head_dim"),
         ("num_hidden_layers", json!(3), "lack `model.layers.2.input_layernorm.weight`"),
         ("num_hidden_layers", json!(1), "`model.layers.1.input_layernorm.weight` has no place"),
         ("tie_word_embeddings", json!(false), "lack `lm_head.weight`"),

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Checkpoint, Tensor, WeightFile};
-use super::rope::Rope;
+use super::rope::Table;
 use super::{Placement, WeightsFile};
 use crate::onnx::TensorProto;
 use crate::onnx::build::external_tensor;
@@ -75,27 +75,24 @@ pub(super) fn store(
     Ok(stored)
 }
 
-/// Writes the rotary tables for `positions` positions; their initialisers are named `cos` and `sin`.
-pub(super) fn store_rotary(
-    rope: &Rope,
-    positions: usize,
-    cos: &str,
-    sin: &str,
-    folder: &Path,
-) -> Result<Vec<TensorProto>> {
-    let shape = vec![positions, rope.width()];
-    let table = |name, function: fn(f64) -> f64| Float32 {
-        name,
-        shape: shape.clone(),
-        write: Box::new(move |sink| rope.write_table(positions, function, sink)),
+/// Writes the rotary `tables`; gives their initialisers.
+pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<TensorProto>> {
+    type Function = fn(f64) -> f64;
+    let functions: [Function; 2] = [f64::cos, f64::sin];
+    let written: Vec<Float32<'_>> = tables
+        .iter()
+        .flat_map(|table| [&table.cos, &table.sin].into_iter().zip(functions).map(move |named| (table, named)))
+        .map(|(table, (name, function))| Float32 {
+            name,
+            shape: vec![table.positions, table.width()],
+            write: Box::new(move |sink| table.write(function, sink)),
+        })
+        .collect();
+    let offsets = write_safetensors(&folder.join(ROTARY), &written, &mut |_, _| {})?;
+    let initialiser = |table: &Float32<'_>| {
+        external_tensor(table.name, DataType::Float, &table.shape, ROTARY, offsets[table.name], table.bytes())
     };
-    let tables = [table(cos, f64::cos), table(sin, f64::sin)];
-    let offsets = write_safetensors(&folder.join(ROTARY), &tables, &mut |_, _| {})?;
-    let length = 4 * (positions * rope.width()) as u64;
-    Ok(offsets
-        .into_iter()
-        .map(|(name, offset)| external_tensor(name, DataType::Float, &shape, ROTARY, offset, length))
-        .collect())
+    Ok(written.iter().map(initialiser).collect())
 }
 
 /// A hard link where the file system can, so that nothing is stored twice; else a copy.

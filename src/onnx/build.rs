@@ -2,8 +2,8 @@
 
 use super::tensor_proto::{DataLocation, DataType};
 use super::{
-    AttributeProto, NodeProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    attribute_proto::AttributeType, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attribute_proto::AttributeType, tensor_shape_proto, type_proto,
 };
 
 /// The operator domain of ONNX Runtime's own operators.
@@ -55,6 +55,38 @@ pub(crate) fn float(name: &str, value: f32) -> AttributeProto {
         r#type: Some(AttributeType::Float as i32),
         f: Some(value),
         ..AttributeProto::default()
+    }
+}
+
+/// A text attribute.
+pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::String as i32),
+        s: Some(value.as_bytes().to_vec().into()),
+        ..AttributeProto::default()
+    }
+}
+
+/// A graph as an attribute, for nodes that choose what to run.
+pub(crate) fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Graph as i32),
+        g: Some(graph),
+        ..AttributeProto::default()
+    }
+}
+
+/// An initialiser of float32 values stored in the graph itself; `dims` is empty for a scalar.
+pub(crate) fn float_tensor(name: &str, dims: &[usize], values: &[f32]) -> TensorProto {
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    TensorProto {
+        name: Some(name.to_owned()),
+        data_type: Some(DataType::Float as i32),
+        dims: dims.iter().map(|&dim| dim as i64).collect(),
+        raw_data: Some(raw.into()),
+        ..TensorProto::default()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Llama 2 and 3, SmolLM 1 and 2, and the many models that share `LlamaForCausalLM`.
 
-use super::{Architecture, Decoder, GgufNames, heads, positions};
+use super::read::{Defaults, plain};
+use super::{Architecture, Attention, Decoder, FeedForward, GgufNames};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
-use crate::export::rope::Rope;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     name: "LlamaForCausalLM",
@@ -28,24 +28,11 @@ pub(super) const TENSORS: &[(&str, &str)] = &[
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;
-    config.require_one_of("hidden_act", &["silu", "swish"])?;
-    let (heads, kv_heads, head_size) = heads(checkpoint)?;
-    let attention_bias = config.flag_or("attention_bias", false)?;
+    let plain = plain(checkpoint, &Defaults::of("llama"))?;
+    let bias = config.flag_or("attention_bias", false)?;
     Ok(Decoder {
-        genai_type: "llama",
-        vocab_size: config.size("vocab_size")?,
-        hidden_size: config.size("hidden_size")?,
-        intermediate_size: config.size("intermediate_size")?,
-        layers: config.size("num_hidden_layers")?,
-        heads,
-        kv_heads,
-        head_size,
-        context_length: positions(checkpoint)?,
-        norm_epsilon: config.positive_or("rms_norm_eps", 1e-6)? as f32,
-        rope: Rope::read(checkpoint, head_size)?,
-        tied: config.flag_or("tie_word_embeddings", false)?,
-        qkv_bias: attention_bias,
-        output_bias: attention_bias,
-        mlp_bias: config.flag_or("mlp_bias", false)?,
+        attention: Attention { qkv_bias: bias, output_bias: bias, ..plain.attention },
+        feed_forward: FeedForward { bias: config.flag_or("mlp_bias", false)?, ..plain.feed_forward },
+        ..plain
     })
 }

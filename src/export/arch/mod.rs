@@ -2,11 +2,13 @@
 //!
 //! To add one: write a file that reads its configuration into a [`Decoder`], and put a row into [`ARCHITECTURES`].
 
+mod decoder;
 mod llama;
+mod read;
 
+pub(super) use self::decoder::{Activation, Attention, Decoder, FeedForward, Head, Layer, Norm};
 use super::checkpoint::Checkpoint;
-use super::rope::Rope;
-use crate::{Error, Result};
+use crate::Result;
 
 const ARCHITECTURES: &[Architecture] = &[llama::ARCHITECTURE];
 
@@ -28,32 +30,6 @@ pub(super) struct GgufNames {
     pub(super) tensors: &'static [(&'static str, &'static str)],
     /// Whether the rows of the query and key projections are interleaved for llama.cpp's rotary embedding.
     pub(super) interleaved: bool,
-}
-
-/// Everything that decides a decoder's graph. Sizes count elements.
-#[derive(Debug)]
-pub(super) struct Decoder {
-    /// The `type` of `genai_config.json`.
-    pub(super) genai_type: &'static str,
-    pub(super) vocab_size: usize,
-    pub(super) hidden_size: usize,
-    pub(super) intermediate_size: usize,
-    pub(super) layers: usize,
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) head_size: usize,
-    /// The most positions; the rotary tables have as many rows.
-    pub(super) context_length: usize,
-    pub(super) norm_epsilon: f32,
-    pub(super) rope: Rope,
-    /// Whether the embedding is also the language-model head.
-    pub(super) tied: bool,
-    /// Biases of the query, key and value projections.
-    pub(super) qkv_bias: bool,
-    /// Bias of the attention's output projection.
-    pub(super) output_bias: bool,
-    /// Biases of the three projections of the feed-forward network.
-    pub(super) mlp_bias: bool,
 }
 
 /// The architecture that the checkpoint's configuration names.
@@ -85,39 +61,4 @@ pub(super) fn by_gguf_name(name: &str) -> Option<(&'static Architecture, &'stati
 /// What llama.cpp calls the architectures known here.
 pub(super) fn gguf_names() -> Vec<&'static str> {
     ARCHITECTURES.iter().filter_map(|architecture| Some(architecture.gguf.as_ref()?.architecture)).collect()
-}
-
-/// The longest context. Its rotary tables are written out, so a number of nonsense would fill the disk.
-pub(super) fn positions(checkpoint: &Checkpoint) -> Result<usize> {
-    const MOST: usize = 1 << 22;
-    let field = "max_position_embeddings";
-    let positions = checkpoint.config.size(field)?;
-    if positions > MOST {
-        return Err(checkpoint.config.unsupported(field, &format!("at most {MOST} positions are exported")));
-    }
-    Ok(positions)
-}
-
-/// The sizes of attention heads, checked against each other: (heads, key-value heads, head size).
-pub(super) fn heads(checkpoint: &Checkpoint) -> Result<(usize, usize, usize)> {
-    let config = &checkpoint.config;
-    let heads = config.size("num_attention_heads")?;
-    let kv_heads = config.size_or("num_key_value_heads", heads)?;
-    let hidden = config.size("hidden_size")?;
-    if heads % kv_heads != 0 {
-        return Err(config.bad_value("num_key_value_heads", &format!("does not divide the {heads} attention heads")));
-    }
-    if config.get("head_dim").is_none() && hidden % heads != 0 {
-        let complaint = format!("does not divide the hidden size {hidden}, and no head_dim is given");
-        return Err(config.bad_value("num_attention_heads", &complaint));
-    }
-    let head_size = config.size_or("head_dim", hidden / heads)?;
-    // ONNX Runtime's attention rotates 16 elements at a time.
-    if head_size % 16 != 0 {
-        return Err(Error::unsupported(format!(
-            "{}: heads of {head_size} elements: ONNX Runtime's GroupQueryAttention takes multiples of 16",
-            config.file()
-        )));
-    }
-    Ok((heads, kv_heads, head_size))
 }

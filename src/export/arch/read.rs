@@ -1,0 +1,123 @@
+//! What the configurations of several architectures have in common.
+
+use super::{Activation, Attention, Decoder, FeedForward, Head, Layer, Norm};
+use crate::export::checkpoint::Checkpoint;
+use crate::export::config::Config;
+use crate::export::rope::Rope;
+use crate::{Error, Result};
+
+/// What transformers assumes where `config.json` says nothing, which differs from class to class.
+pub(super) struct Defaults {
+    pub(super) genai_type: &'static str,
+    pub(super) rms_norm_eps: f64,
+    pub(super) rope_theta: f64,
+    pub(super) tied: bool,
+    /// Where absent, the hidden size is shared out among the heads.
+    pub(super) head_size: Option<usize>,
+    /// The field that names the activation; `silu` where it is absent.
+    pub(super) activation: &'static str,
+}
+
+impl Defaults {
+    /// Those of Llama, which most classes share.
+    pub(super) const fn of(genai_type: &'static str) -> Self {
+        Defaults {
+            genai_type,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e4,
+            tied: false,
+            head_size: None,
+            activation: "hidden_act",
+        }
+    }
+}
+
+/// Reads a decoder built like Llama without biases: one rotary embedding for whole heads, no windows, two norms a layer.
+/// Architectures change what they do differently.
+pub(super) fn plain(checkpoint: &Checkpoint, defaults: &Defaults) -> Result<Decoder> {
+    let config = &checkpoint.config;
+    let attention = attention(config, defaults)?;
+    let activation = activation(config, defaults.activation, Activation::Silu)?;
+    Ok(Decoder {
+        genai_type: defaults.genai_type,
+        vocab_size: config.size("vocab_size")?,
+        hidden_size: config.size("hidden_size")?,
+        context_length: positions(config)?,
+        embedding_scale: None,
+        norm: Norm {
+            epsilon: config.positive_or("rms_norm_eps", defaults.rms_norm_eps)? as f32,
+            plus_one: false,
+            branches: false,
+        },
+        attention,
+        feed_forward: FeedForward { size: config.size("intermediate_size")?, activation, fused: false, bias: false },
+        ropes: vec![Rope::read(checkpoint, attention.head_size, defaults.rope_theta)?],
+        layers: vec![Layer { window: None, rope: Some(0) }; layers(config)?],
+        head: Head { tied: config.flag_or("tie_word_embeddings", defaults.tied)?, softcap: None },
+    })
+}
+
+/// The longest context. Its rotary tables are written out, so a number of nonsense would fill the disk.
+fn positions(config: &Config) -> Result<usize> {
+    const MOST: usize = 1 << 22;
+    let field = "max_position_embeddings";
+    let positions = config.size(field)?;
+    if positions > MOST {
+        return Err(config.unsupported(field, &format!("at most {MOST} positions are exported")));
+    }
+    Ok(positions)
+}
+
+/// The number of layers. Each is described before its weights are looked for, so a number of nonsense would fill memory.
+fn layers(config: &Config) -> Result<usize> {
+    const MOST: usize = 1 << 12;
+    let field = "num_hidden_layers";
+    let layers = config.size(field)?;
+    if layers > MOST {
+        return Err(config.unsupported(field, &format!("at most {MOST} layers are exported")));
+    }
+    Ok(layers)
+}
+
+/// The activation that `field` names.
+fn activation(config: &Config, field: &str, default: Activation) -> Result<Activation> {
+    match config.get(field).map(|value| value.as_str()) {
+        None => Ok(default),
+        Some(Some("silu" | "swish")) => Ok(Activation::Silu),
+        Some(Some("gelu_pytorch_tanh")) => Ok(Activation::GeluTanh),
+        Some(_) => Err(config.unsupported(field, "this version exports `silu`, `swish` and `gelu_pytorch_tanh`")),
+    }
+}
+
+/// Plain attention, its sizes checked against each other.
+fn attention(config: &Config, defaults: &Defaults) -> Result<Attention> {
+    let heads = config.size("num_attention_heads")?;
+    let kv_heads = config.size_or("num_key_value_heads", heads)?;
+    let hidden = config.size("hidden_size")?;
+    if heads % kv_heads != 0 {
+        return Err(config.bad_value("num_key_value_heads", &format!("does not divide the {heads} attention heads")));
+    }
+    if config.get("head_dim").is_none() && defaults.head_size.is_none() && hidden % heads != 0 {
+        let complaint = format!("does not divide the hidden size {hidden}, and no head_dim is given");
+        return Err(config.bad_value("num_attention_heads", &complaint));
+    }
+    let head_size = config.size_or("head_dim", defaults.head_size.unwrap_or(hidden / heads))?;
+    // ONNX Runtime's attention rotates 16 elements at a time.
+    if head_size % 16 != 0 {
+        return Err(Error::unsupported(format!(
+            "{}: heads of {head_size} elements: ONNX Runtime's GroupQueryAttention takes multiples of 16",
+            config.file()
+        )));
+    }
+    Ok(Attention {
+        heads,
+        kv_heads,
+        head_size,
+        scale: (head_size as f64).sqrt().recip() as f32,
+        softcap: None,
+        fused: false,
+        qk_norm: false,
+        qkv_bias: false,
+        output_bias: false,
+    })
+}

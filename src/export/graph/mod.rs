@@ -1,0 +1,11 @@
+//! Writes a decoder's graph in the GroupQueryAttention layout of onnxruntime-genai.
+//!
+//! Tensor and node names are onnxruntime-genai's where it has them; weights keep the names of the checkpoint, so that
+//! a later checkpoint can be put in their place.
+
+mod attention;
+mod builder;
+mod decoder;
+
+pub(super) use self::builder::{Builder, Graph, Linear, Size};
+pub(super) use self::decoder::build;
