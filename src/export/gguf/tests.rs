@@ -6,6 +6,7 @@ use super::interpret;
 use super::parse::{Value, parse};
 use crate::ErrorKind;
 use crate::export::checkpoint::{Content, RowOrder};
+use crate::export::format::GGUF_FORMATS;
 use crate::export::testing::{GgufBuilder, HIDDEN, VOCAB, tiny_gguf};
 
 fn made(name: &str, builder: &GgufBuilder) -> serde_json::Value {
@@ -105,7 +106,7 @@ fn what_is_not_known_is_refused_by_name() {
         ("`gpt-2`, `llama-bpe`, `qwen2`, `smollm`", |b| b.text("tokenizer.ggml.pre", "x-pre")),
         ("`tokenizer.ggml.model` is `llama`", |b| b.text("tokenizer.ggml.model", "llama")),
         ("`llama.expert_count` is 8", |b| b.uint("llama.expert_count", 8)),
-        ("tensor `x` is stored as Q6_K", |b| b.tensor("x", &[256], 14, vec![0; 210])),
+        ("tensor `x` is stored as Q8_K", |b| b.tensor("x", &[256], 15, vec![0; 292])),
         ("tensor `x` is stored as number 77", |b| b.tensor("x", &[256], 77, vec![0; 210])),
         ("partial rotary", |b| b.uint("llama.attention.key_length", 16).uint("llama.rope.dimension_count", 8)),
         ("heads of two sizes", |b| b.uint("llama.attention.key_length", 16).uint("llama.attention.value_length", 8)),
@@ -202,6 +203,27 @@ fn counts_are_not_believed() {
     let mut builder = tiny_gguf();
     builder.raw("x", 9, &[10u32.to_le_bytes().as_slice(), &(u64::MAX / 4).to_le_bytes()].concat());
     assert!(refusal(&builder).1.contains("metadata `x`"));
+}
+
+/// `tests/reference/make_gguf_blocks.py` writes random blocks of each form, and beside them what gguf-py widens them to.
+#[test]
+fn every_form_widens_to_ggmls_values_bit_for_bit() {
+    let file = include_bytes!("../../../tests/fixtures/gguf/blocks.gguf");
+    let parsed = parse("blocks.gguf", file).unwrap();
+    let widened = |name: &str| {
+        let tensor = parsed.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        (tensor.format.widen)(&file[tensor.offset..tensor.offset + tensor.bytes], &mut values);
+        (tensor.format.name, values)
+    };
+    for format in GGUF_FORMATS.into_iter().filter(|format| format.block_elements > 1) {
+        let (stored_as, values) = widened(format.name);
+        let (_, expected) = widened(&format!("{}.values", format.name));
+        assert_eq!((stored_as, values.len()), (format.name, expected.len()));
+        for (index, (value, expected)) in values.iter().zip(&expected).enumerate() {
+            assert_eq!(value.to_bits(), expected.to_bits(), "{} {index}: {value} {expected}", format.name);
+        }
+    }
 }
 
 proptest! {
