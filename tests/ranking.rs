@@ -98,7 +98,7 @@ fn words() -> TokenCounter {
 }
 
 fn models() -> ModelsInfo {
-    let model = |role| (role, ModelInfo { name: "scripted".into(), weights: Some("v1".into()) });
+    let model = |role| (role, ModelInfo { name: "scripted".into(), weights: Some("v1".into()), date: None });
     let models = [ModelRole::Policy, ModelRole::User, ModelRole::Judge].map(model);
     ModelsInfo { models: models.into(), bitwise: true }
 }

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, SampledTokens, Ticket, Usage};
+use super::{
+    ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, SampledTokens, Ticket, Usage,
+    reasoning,
+};
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::{DecodeOptions, Decoder, DecoderStats};
@@ -18,6 +21,8 @@ pub(crate) struct LocalChat {
     name: Arc<str>,
     decoder: Decoder,
     render: RenderOptions,
+    /// Whether the chat template takes no system message, so that one goes in front of the first message instead.
+    folds_system: bool,
     bitwise: bool,
     next: u64,
     under_way: HashMap<SequenceId, UnderWay>,
@@ -41,6 +46,8 @@ struct UnderWay {
     start: Instant,
     /// See [`ChatOutput::Text`].
     retokenized_differs: Vec<usize>,
+    /// Whether the prompt ended in the middle of reasoning.
+    opens_reasoning: bool,
     /// Takes the whole result instead of the chat reply.
     direct: Option<OnCompletion>,
 }
@@ -61,20 +68,23 @@ pub(crate) struct Completion {
 }
 
 impl LocalChat {
-    /// Loads `folder`'s model under `name`.
+    /// Loads `folder`'s model under `name`; `render` says how conversations become its prompts.
     pub(crate) fn load(
         name: Arc<str>,
         folder: Arc<ModelFolder>,
+        render: RenderOptions,
         decode: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
         let bitwise = folder.inspect().bitwise;
-        let render = RenderOptions { model: Some(Arc::clone(&name)), ..RenderOptions::default() };
+        let render = RenderOptions { model: Some(Arc::clone(&name)), ..render };
+        let folds_system = folder.tokenizer().refuses_system(&render);
         let decoder = Decoder::load(folder, decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
         Ok(LocalChat {
             name,
             decoder,
             render,
+            folds_system,
             bitwise,
             next: 0,
             under_way: HashMap::new(),
@@ -177,21 +187,23 @@ impl LocalChat {
         done: OnCompletion,
     ) -> Option<Ticket> {
         match self.decoder.submit(tokens, max_new, reader) {
-            Ok(id) => Some(self.track(id, Vec::new(), Some(done))),
+            Ok(id) => Some(self.track(id, EncodedChat::default(), Some(done))),
             Err(error) => refuse(done, error),
         }
     }
 
-    fn queue_chat(&mut self, prompt: EncodedChat, max_new: usize, reader: AnyReader) -> Result<Ticket> {
-        let id = self.decoder.submit(prompt.tokens, max_new, reader)?;
-        Ok(self.track(id, prompt.retokenized_differs, None))
+    fn queue_chat(&mut self, mut prompt: EncodedChat, max_new: usize, reader: AnyReader) -> Result<Ticket> {
+        let id = self.decoder.submit(std::mem::take(&mut prompt.tokens), max_new, reader)?;
+        Ok(self.track(id, prompt, None))
     }
 
-    fn track(&mut self, id: SequenceId, retokenized_differs: Vec<usize>, direct: Option<OnCompletion>) -> Ticket {
+    fn track(&mut self, id: SequenceId, prompt: EncodedChat, direct: Option<OnCompletion>) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
         self.sequences.insert(ticket, id);
-        self.under_way.insert(id, UnderWay { ticket, start: Instant::now(), retokenized_differs, direct });
+        let EncodedChat { retokenized_differs, opens_reasoning, .. } = prompt;
+        let start = Instant::now();
+        self.under_way.insert(id, UnderWay { ticket, start, retokenized_differs, opens_reasoning, direct });
         ticket
     }
 
@@ -208,21 +220,25 @@ impl LocalChat {
             },
             seconds: under_way.start.elapsed().as_secs_f64(),
         };
-        match under_way.direct {
+        let mut under_way = under_way;
+        match under_way.direct.take() {
             Some(done) => done(result.map(|()| completion(reader, usage))),
             None => {
-                let reply =
-                    result.map(|()| ChatReply { output: self.output(reader, under_way.retokenized_differs), usage });
+                let reply = result.map(|()| ChatReply { output: self.output(reader, &under_way), usage });
                 self.ready.push((under_way.ticket, reply));
             }
         }
     }
 
-    fn output(&self, reader: AnyReader, retokenized_differs: Vec<usize>) -> ChatOutput {
+    fn output(&self, reader: AnyReader, under_way: &UnderWay) -> ChatOutput {
         match reader {
-            AnyReader::Generate(reader) => {
+            AnyReader::Generate(mut reader) => {
+                if under_way.opens_reasoning {
+                    reader.text = reasoning::with_opening(std::mem::take(&mut reader.text));
+                }
                 // A stop text is cut from the text, so the tokens no longer spell it.
                 let spelled = self.spells(&reader);
+                let retokenized_differs = under_way.retokenized_differs.clone();
                 let ids =
                     spelled.then(|| SampledTokens { model: Arc::clone(&self.name), ids: reader.reply_tokens().into() });
                 let finish = reader.finish.unwrap_or(Finish::Cancelled);
@@ -237,6 +253,18 @@ impl LocalChat {
         let tokenizer = self.decoder.folder().tokenizer();
         tokenizer.decode(reader.reply_tokens(), true).is_ok_and(|text| text == reader.text)
     }
+}
+
+/// The conversation with its system message in front of the first message after it.
+fn folded(mut messages: Vec<Message>) -> Vec<Message> {
+    if messages.len() > 1 && messages[0].role == Role::System {
+        let system = messages.remove(0);
+        let first = &mut messages[0];
+        first.content = format!("{}\n\n{}", system.content, first.content);
+        // The tokens it was sampled as, if it was, no longer spell it.
+        first.tokens = None;
+    }
+    messages
 }
 
 fn refuse(done: OnCompletion, error: Error) -> Option<Ticket> {
@@ -269,13 +297,19 @@ impl ChatModel for LocalChat {
         Some(self.folder().fingerprint().to_owned())
     }
 
+    fn prompt_date(&self) -> Option<String> {
+        let date = self.render.date?;
+        self.folder().tokenizer().shows_date(&self.render).then(|| date.to_string())
+    }
+
     fn is_bitwise(&self) -> bool {
         self.bitwise
     }
 
     fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
         let folder = Arc::clone(self.decoder.folder());
-        let prompt = folder.tokenizer().encode_chat(&request.messages, &self.render)?;
+        let messages = if self.folds_system { folded(request.messages) } else { request.messages };
+        let prompt = folder.tokenizer().encode_chat(&messages, &self.render)?;
         let length = prompt.tokens.len();
         match request.task {
             ChatTask::Generate { max_tokens, sampling, stop } => {

@@ -12,6 +12,7 @@ use crate::decode::SamplingOptions;
 use crate::{Error, Result};
 
 pub(crate) mod local;
+pub(crate) mod reasoning;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -181,6 +182,11 @@ pub trait ChatModel {
 
     /// What identifies its weights in a ranking (a hash or a version), where known.
     fn weights(&self) -> Option<String> {
+        None
+    }
+
+    /// The date that its prompts show, where its chat template prints one.
+    fn prompt_date(&self) -> Option<String> {
         None
     }
 

@@ -84,6 +84,22 @@ pub(super) struct RenderArgs {
     /// End after the last message, without the header of a reply
     #[arg(long)]
     pub(super) no_generation_prompt: bool,
+    #[command(flatten)]
+    pub(super) template: TemplateArgs,
+}
+
+/// How messages become a prompt.
+#[derive(Debug, Args)]
+pub(super) struct TemplateArgs {
+    /// Which of the model's named chat templates
+    #[arg(long, value_name = "NAME")]
+    pub(super) template: Option<String>,
+    /// An argument of the chat template, as enable_thinking=false; the value is TOML, else text
+    #[arg(long = "template-argument", value_name = "KEY=VALUE", value_parser = template_argument)]
+    pub(super) arguments: Vec<(String, toml::Value)>,
+    /// The date that the chat template prints, as 2024-07-26; today's if absent
+    #[arg(long, value_name = "DATE")]
+    pub(super) date: Option<String>,
 }
 
 /// A prompt: messages or tokens.
@@ -96,6 +112,8 @@ pub(super) struct PromptArgs {
     /// Token ids, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',')]
     pub(super) tokens: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub(super) template: TemplateArgs,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +217,13 @@ pub(super) enum PromptOrder {
     FixedFirst,
 }
 
+/// Reads KEY=VALUE; a value that is no TOML is a text.
+fn template_argument(text: &str) -> Result<(String, toml::Value), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()).ok_or("give it as KEY=VALUE")?;
+    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    Ok((key.trim().to_owned(), parsed.unwrap_or_else(|| value.into())))
+}
+
 /// Reads a time with its unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -222,6 +247,14 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn template_arguments_are_toml_or_text() {
+        assert_eq!(template_argument("enable_thinking=false"), Ok(("enable_thinking".into(), false.into())));
+        assert_eq!(template_argument("n = 3"), Ok(("n".into(), 3.into())));
+        assert_eq!(template_argument("date_string=26 Jul 2024"), Ok(("date_string".into(), "26 Jul 2024".into())));
+        assert!(template_argument("enable_thinking").is_err() && template_argument("=1").is_err());
     }
 
     #[test]

@@ -4,17 +4,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use foreturn::chat::parse_messages;
-use foreturn::config::RuntimeConfig;
+use foreturn::config::{Config, ModelConfig, RuntimeConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{self, ExportOptions, Quantize};
 use foreturn::model::ModelFolder;
+use foreturn::model::tokenizer::RenderOptions;
 use foreturn::runtime::{self, Places, RuntimeOptions};
 use foreturn::{Engine, Result};
 use serde_json::json;
 
 use super::args::{
-    DoctorArgs, ExportArgs, GenerateArgs, InspectArgs, LogprobsArgs, PromptArgs, QuantizeArg, RenderArgs,
+    DoctorArgs, ExportArgs, GenerateArgs, InspectArgs, LogprobsArgs, PromptArgs, QuantizeArg, RenderArgs, TemplateArgs,
 };
 use super::output;
 
@@ -29,6 +30,22 @@ pub(super) fn places() -> Places {
 /// An engine with one model and the default settings.
 pub(super) fn engine(path: &Path) -> Result<Engine> {
     Engine::with_model(path, RuntimeConfig::default(), places())
+}
+
+/// An engine with one model whose chat template is used as `template` says.
+fn engine_with(path: &Path, template: &TemplateArgs) -> Result<Engine> {
+    let mut config = Config::default();
+    config.models.insert(MODEL.into(), ModelConfig { path: Some(path.to_path_buf()), ..model_config(template) });
+    Engine::builder(config).places(places()).build()
+}
+
+fn model_config(template: &TemplateArgs) -> ModelConfig {
+    ModelConfig {
+        template: template.template.clone(),
+        template_arguments: template.arguments.iter().cloned().collect(),
+        date: template.date.clone(),
+        ..ModelConfig::default()
+    }
 }
 
 /// Says on standard error where a model runs on another provider than the one preferred.
@@ -94,9 +111,9 @@ pub(super) fn render(args: &RenderArgs) -> Result<()> {
     let folder = ModelFolder::open(&args.model)?;
     let (text, origin) = output::read(&args.messages)?;
     let messages = parse_messages(&text, &origin)?;
-    let options = foreturn::model::tokenizer::RenderOptions {
+    let options = RenderOptions {
         add_generation_prompt: !args.no_generation_prompt,
-        ..Default::default()
+        ..model_config(&args.template).render_options()?
     };
     // Exactly the prompt: no line end of ours.
     output::write(&folder.tokenizer().render(&messages, &options)?)
@@ -113,7 +130,7 @@ fn prompt(args: &PromptArgs) -> Result<Prompt> {
 }
 
 pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
-    let engine = engine(&args.model)?;
+    let engine = engine_with(&args.model, &args.prompt.template)?;
     let prompt = prompt(&args.prompt)?;
     let sampling = SamplingOptions {
         temperature: args.temperature,
@@ -150,7 +167,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
 }
 
 pub(super) fn logprobs(args: &LogprobsArgs) -> Result<()> {
-    let engine = engine(&args.model)?;
+    let engine = engine_with(&args.model, &args.prompt.template)?;
     // Messages are scored as a finished conversation, without the header of a reply.
     let prompt = match prompt(&args.prompt)? {
         Prompt::Messages(messages, _) => Prompt::Messages(messages, false),

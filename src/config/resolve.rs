@@ -33,6 +33,7 @@ impl Config {
             simulator: Arc::new(InstructedUser {
                 persona: rollout.persona.clone(),
                 style: rollout.style.clone(),
+                show_reasoning: rollout.show_reasoning.unwrap_or_default(),
                 stop_signal: rollout.stop_signal.clone().unwrap_or_else(|| InstructedUser::default().stop_signal),
             }),
             metrics: self.resolve_metrics()?,

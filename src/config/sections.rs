@@ -7,6 +7,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
+use crate::model::tokenizer::{Compat, DateTime, RenderOptions};
 use crate::rank::FailurePolicy;
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
@@ -144,6 +145,15 @@ pub struct ModelConfig {
     pub repetition_penalty: Option<f32>,
     /// Most tokens of a message, for roles without a limit of their own in `[rollout]`. At least 1.
     pub max_tokens: Option<usize>,
+    /// Which of the model's named chat templates; `default` if absent.
+    pub template: Option<String>,
+    /// Further arguments of the chat template, such as `enable_thinking = false`.
+    pub template_arguments: toml::Table,
+    /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00; the day the engine started, in UTC,
+    /// if absent. Scores drift from day to day without it, if the template prints a date.
+    pub date: Option<String>,
+    /// Whether message content may act as control tokens: "safe" (the default) or "transformers".
+    pub compat: Compat,
 }
 
 impl ModelConfig {
@@ -159,7 +169,28 @@ impl ModelConfig {
         }
     }
 
+    /// How conversations become the model's prompts.
+    ///
+    /// # Errors
+    /// The date is none, or a template argument has no counterpart in JSON.
+    pub fn render_options(&self) -> Result<RenderOptions> {
+        let date = match &self.date {
+            Some(date) => date.parse().map_err(|e: Error| e.context("date"))?,
+            None => DateTime::now(),
+        };
+        let arguments = serde_json::to_value(&self.template_arguments)
+            .map_err(|e| Error::invalid_config(format!("template_arguments: {e}")).with_source(e))?;
+        Ok(RenderOptions {
+            compat: self.compat,
+            arguments: arguments.as_object().cloned().unwrap_or_default(),
+            date: Some(date),
+            template: self.template.clone(),
+            ..RenderOptions::default()
+        })
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
+        self.render_options()?;
         if self.base_url.is_some() || self.model.is_some() || self.api_key_env.is_some() {
             return Err(Error::unsupported(
                 "base_url, model and api_key_env: remote models are not available in this version. Give the path of an exported model",
@@ -203,6 +234,8 @@ pub struct RolloutConfig {
     pub persona: Option<String>,
     /// How the simulated user writes.
     pub style: Option<String>,
+    /// Whether the simulated user sees what the policy reasoned before its replies; no if absent.
+    pub show_reasoning: Option<bool>,
     /// Whether sample k of every candidate shares its random stream; yes if absent.
     pub common_random_numbers: Option<bool>,
     /// Most tokens of a simulated user's message; the model's `max_tokens`, else 128.

@@ -64,8 +64,20 @@ struct Inner {
     /// Why there is no plan, where there is none.
     no_plan: Option<Error>,
     names: Vec<String>,
-    folders: BTreeMap<String, Arc<ModelFolder>>,
+    locals: BTreeMap<String, Local>,
     pins: AtomicU64,
+}
+
+/// What the handle itself has to know of a model of this process.
+struct Local {
+    folder: Arc<ModelFolder>,
+    render: RenderOptions,
+}
+
+impl Local {
+    fn render_options(&self, add_generation_prompt: bool) -> RenderOptions {
+        RenderOptions { add_generation_prompt, ..self.render.clone() }
+    }
 }
 
 impl Drop for Inner {
@@ -162,30 +174,32 @@ impl EngineBuilder {
         config.host_models.extend(custom.iter().map(|(name, _)| name.clone()));
         let runtime = runtime_options(&config.runtime, places);
         let decode = decode_options(&config.runtime);
-        let mut folders = BTreeMap::new();
+        let mut locals = BTreeMap::new();
         let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
         for (name, model) in &config.models {
             let Some(path) = &model.path else { continue };
             let folder = Arc::new(ModelFolder::open(path).map_err(|e| e.context(format!("model `{name}`")))?);
-            folders.insert(name.clone(), Arc::clone(&folder));
-            factories.push((name.clone(), owner::local_factory(name, folder, decode.clone(), runtime.clone())));
+            let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
+            locals.insert(name.clone(), Local { folder: Arc::clone(&folder), render: render.clone() });
+            let factory = owner::local_factory(name, folder, render, decode.clone(), runtime.clone());
+            factories.push((name.clone(), factory));
         }
         factories.extend(custom);
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
-        let (plan, no_plan) = match plan(&config, &folders) {
+        let (plan, no_plan) = match plan(&config, &locals) {
             Ok(plan) => (Some(Arc::new(plan)), None),
             Err(error) => (None, Some(error)),
         };
         let (commands, thread) = Owner::start(factories)?;
         let pins = AtomicU64::new(0);
-        Ok(Engine { inner: Arc::new(Inner { commands, thread: Some(thread), plan, no_plan, names, folders, pins }) })
+        Ok(Engine { inner: Arc::new(Inner { commands, thread: Some(thread), plan, no_plan, names, locals, pins }) })
     }
 }
 
 /// The plan for rankings; metrics count tokens with the policy's tokenizer, or words where it is not ours.
-fn plan(config: &Config, folders: &BTreeMap<String, Arc<ModelFolder>>) -> Result<RankPlan> {
+fn plan(config: &Config, locals: &BTreeMap<String, Local>) -> Result<RankPlan> {
     let policy = config.policy_model();
-    let tokenizer = policy.and_then(|name| folders.get(&name)).map(|folder| Arc::clone(folder.tokenizer()));
+    let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
     config.plan(Arc::new(move |text: &str| match &tokenizer {
         Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
         None => text.split_whitespace().count(),
@@ -243,7 +257,7 @@ impl Engine {
 
     /// The folder of a local model.
     pub fn folder(&self, model: &str) -> Option<&Arc<ModelFolder>> {
-        self.inner.folders.get(model)
+        self.inner.locals.get(model).map(|local| &local.folder)
     }
 
     /// Ranks a request's candidates.
@@ -355,7 +369,8 @@ impl Engine {
     /// # Errors
     /// There is no such local model, or its template raises.
     pub fn render(&self, model: &str, messages: &[Message], generation_prompt: bool) -> Result<String> {
-        self.local(model)?.tokenizer().render(messages, &render_options(generation_prompt))
+        let local = self.local(model)?;
+        local.folder.tokenizer().render(messages, &local.render_options(generation_prompt))
     }
 
     /// How a model runs, and its counters since it was loaded.
@@ -388,20 +403,20 @@ impl Engine {
     }
 
     fn encode(&self, model: &str, prompt: Prompt) -> Result<Vec<u32>> {
-        let folder = self.local(model)?;
+        let local = self.local(model)?;
         let tokens = match prompt {
             Prompt::Tokens(tokens) => tokens,
             Prompt::Messages(messages, generation_prompt) => {
-                folder.tokenizer().encode_chat(&messages, &render_options(generation_prompt))?.tokens
+                local.folder.tokenizer().encode_chat(&messages, &local.render_options(generation_prompt))?.tokens
             }
         };
-        crate::decode::check_prompt(folder, &tokens)?;
+        crate::decode::check_prompt(&local.folder, &tokens)?;
         Ok(tokens)
     }
 
-    fn local(&self, model: &str) -> Result<&Arc<ModelFolder>> {
+    fn local(&self, model: &str) -> Result<&Local> {
         self.index(model)?;
-        self.inner.folders.get(model).ok_or_else(|| {
+        self.inner.locals.get(model).ok_or_else(|| {
             Error::invalid_request(format!("model `{model}` is not a local model, so its tokens can't be had"))
         })
     }
@@ -418,8 +433,4 @@ impl Engine {
     fn send(&self, command: Command) -> Result<()> {
         self.inner.commands.send(command).map_err(|_| Error::internal("the engine's thread has ended"))
     }
-}
-
-fn render_options(add_generation_prompt: bool) -> RenderOptions {
-    RenderOptions { add_generation_prompt, ..RenderOptions::default() }
 }

@@ -12,6 +12,7 @@ use crate::chat::local::{LocalChat, ModelStatus, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
+use crate::model::tokenizer::RenderOptions;
 use crate::rank::{Ask, AskId, ModelInfo, ModelsInfo, Progress, RankJob, Ranking, Roles, StopReason};
 use crate::runtime::RuntimeOptions;
 use crate::{Error, ErrorKind, Result};
@@ -95,11 +96,12 @@ impl RankRun {
 pub(super) fn local_factory(
     name: &str,
     folder: Arc<ModelFolder>,
+    render: RenderOptions,
     decode: DecodeOptions,
     runtime: RuntimeOptions,
 ) -> ChatModelFactory {
     let name: Arc<str> = name.into();
-    Box::new(move || Ok(Box::new(LocalChat::load(name, folder, &decode, &runtime)?)))
+    Box::new(move || Ok(Box::new(LocalChat::load(name, folder, render, &decode, &runtime)?)))
 }
 
 /// A ranking's number, by arrival.
@@ -359,7 +361,8 @@ impl Owner {
         let find = |name: &String| self.models.iter().find(|(other, _)| other == name).map(|(_, model)| model);
         let models = roles.models.iter().map(|(role, name)| {
             let weights = find(name).and_then(|model| model.weights());
-            (*role, ModelInfo { name: name.clone(), weights })
+            let date = find(name).and_then(|model| model.prompt_date());
+            (*role, ModelInfo { name: name.clone(), weights, date })
         });
         let bitwise = roles.models.values().all(|name| find(name).is_some_and(|model| model.is_bitwise()));
         ModelsInfo { models: models.collect(), bitwise }

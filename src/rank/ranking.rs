@@ -161,6 +161,9 @@ pub struct ModelInfo {
     pub name: String,
     /// A hash or version of its weights, where known.
     pub weights: Option<String>,
+    /// The date that its chat template printed, where it prints one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
 }
 
 /// What the driver of a job knows about the models.

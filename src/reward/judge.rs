@@ -41,11 +41,13 @@ pub struct JudgeSettings {
     pub judging: Judging,
     /// Least probability that must fall on a question's answers together, in [0, 1].
     pub min_mass: f64,
+    /// Whether the judge sees what the assistant reasoned before it replied.
+    pub show_reasoning: bool,
 }
 
 impl Default for JudgeSettings {
     fn default() -> Self {
-        JudgeSettings { judging: Judging::default(), min_mass: DEFAULT_MIN_MASS }
+        JudgeSettings { judging: Judging::default(), min_mass: DEFAULT_MIN_MASS, show_reasoning: false }
     }
 }
 
@@ -77,7 +79,7 @@ impl JudgeMetric {
 
     fn prompt(&self, input: &MetricInput<'_>, question: &RubricQuestion) -> Vec<Message> {
         let mut text = String::new();
-        push_conversation(&mut text, input.messages());
+        push_conversation(&mut text, input.messages(), self.settings.show_reasoning);
         for field in &self.rubric.shows {
             if let Some(shown) = field.of(input.goal) {
                 push_fenced(&mut text, field.tag(), shown);

@@ -7,6 +7,7 @@
 
 use super::transcript::{push_conversation, push_fenced};
 use super::{Goal, ModelRole};
+use crate::chat::reasoning::visible;
 use crate::chat::{Message, Role};
 use crate::{Error, Result};
 
@@ -53,11 +54,18 @@ pub struct InstructedUser {
     pub style: Option<String>,
     /// The words that end the conversation; not empty.
     pub stop_signal: String,
+    /// Whether the user sees what the assistant reasoned before it replied.
+    pub show_reasoning: bool,
 }
 
 impl Default for InstructedUser {
     fn default() -> Self {
-        InstructedUser { persona: None, style: None, stop_signal: DEFAULT_STOP_SIGNAL.to_owned() }
+        InstructedUser {
+            persona: None,
+            style: None,
+            stop_signal: DEFAULT_STOP_SIGNAL.to_owned(),
+            show_reasoning: false,
+        }
     }
 }
 
@@ -110,7 +118,7 @@ impl Simulator for InstructedUser {
         if let Some(wanted) = goal.prompt.as_ref().or(goal.reference.as_ref()) {
             push_fenced(&mut text, "goal", wanted);
         }
-        push_conversation(&mut text, conversation.iter().copied());
+        push_conversation(&mut text, conversation.iter().copied(), self.show_reasoning);
         text.push_str(CUE);
         vec![Message::new(Role::System, self.instructions()), Message::new(Role::User, text)]
     }
@@ -121,9 +129,11 @@ impl Simulator for InstructedUser {
     }
 
     fn read(&self, reply: &str) -> Result<UserTurn> {
-        let (words, leaves) = match reply.find(&self.stop_signal) {
-            Some(at) => (&reply[..at], true),
-            None => (reply, false),
+        // What the user's model reasoned is not what the user says.
+        let said = visible(reply);
+        let (words, leaves) = match said.find(&self.stop_signal) {
+            Some(at) => (&said[..at], true),
+            None => (said, false),
         };
         let words = clean(words);
         match (words.is_empty(), leaves) {
@@ -194,6 +204,7 @@ mod tests {
             ("\"yes\" or \"no\"?", "\"yes\" or \"no\"?"),
             ("users: two", "users: two"),
             ("it's John's", "it's John's"),
+            ("<think>\nThey write [[TERMINATE CHAT]]?\n</think>\n\nmake it shorter", "make it shorter"),
         ] {
             assert_eq!(user.read(reply).unwrap(), says(words), "{reply:?}");
         }

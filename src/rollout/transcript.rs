@@ -23,15 +23,21 @@ pub(crate) fn push_fenced(out: &mut String, tag: &str, text: &str) {
     out.push_str(">\n");
 }
 
-/// Appends what user and assistant said, oldest first. System messages are not part of what was said.
+/// Appends what user and assistant said, oldest first. System messages are not part of what was said, and reasoning
+/// only with `show_reasoning`.
 ///
 /// The text of a longer conversation begins with the text of a shorter one, up to the closing tag: prefix caches
 /// depend on that.
-pub(crate) fn push_conversation<'a>(out: &mut String, messages: impl IntoIterator<Item = &'a Message>) {
+pub(crate) fn push_conversation<'a>(
+    out: &mut String,
+    messages: impl IntoIterator<Item = &'a Message>,
+    show_reasoning: bool,
+) {
     out.push_str("<conversation>\n");
     for message in messages {
         if message.role != Role::System {
-            push_fenced(out, message.role.as_str(), &message.content);
+            let text = if show_reasoning { &message.content } else { message.visible() };
+            push_fenced(out, message.role.as_str(), text);
         }
     }
     out.push_str("</conversation>\n");
@@ -80,9 +86,14 @@ mod tests {
         let messages =
             [Message::new(Role::System, "hidden"), Message::new(Role::User, "hi"), Message::new(Role::Assistant, "ho")];
         let (mut short, mut long) = (String::new(), String::new());
-        push_conversation(&mut short, &messages[..2]);
-        push_conversation(&mut long, &messages);
+        push_conversation(&mut short, &messages[..2], false);
+        push_conversation(&mut long, &messages, false);
         assert_eq!(long, "<conversation>\n<user>\nhi\n</user>\n<assistant>\nho\n</assistant>\n</conversation>\n");
+        let reasoned = [Message::new(Role::Assistant, "<think>hm</think>ho")];
+        let (mut hidden, mut shown) = (String::new(), String::new());
+        push_conversation(&mut hidden, &reasoned, false);
+        push_conversation(&mut shown, &reasoned, true);
+        assert!(!hidden.contains("hm") && shown.contains("<think>hm</think>ho"));
         let shared = short.strip_suffix("</conversation>\n").unwrap();
         assert!(long.starts_with(shared));
     }

@@ -26,7 +26,8 @@ use super::disguise::{PrivateChars, StandIns};
 use super::template::{ChatTemplate, View};
 use super::vocabulary::Vocabulary;
 use super::{DateTime, Tokenizer};
-use crate::chat::Message;
+use crate::chat::reasoning::opens_reasoning;
+use crate::chat::{Message, Role};
 use crate::{Error, Result};
 
 /// Whether message content may act as control tokens.
@@ -86,6 +87,8 @@ pub struct EncodedChat {
     /// Messages whose sampled tokens could not be kept, because the template rewrote the message (dropped its
     /// reasoning, say); their rewritten text was tokenised.
     pub rewritten: Vec<usize>,
+    /// Whether the template ended the prompt with the opening of the model's reasoning.
+    pub opens_reasoning: bool,
 }
 
 impl Tokenizer {
@@ -96,6 +99,17 @@ impl Tokenizer {
     /// end.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         Prompt::new(self, messages, options)?.render(&[])
+    }
+
+    /// Whether the chat template takes conversations, but none that begin with a system message (Gemma 2's, for one).
+    pub fn refuses_system(&self, options: &RenderOptions) -> bool {
+        let [system, user] = [Role::System, Role::User].map(|role| Message::new(role, "Hello"));
+        self.render(std::slice::from_ref(&user), options).is_ok() && self.render(&[system, user], options).is_err()
+    }
+
+    /// Whether the chat template may print the date.
+    pub fn shows_date(&self, options: &RenderOptions) -> bool {
+        self.template(options.template.as_deref()).is_ok_and(|template| template.source().contains("strftime_now"))
     }
 
     /// The tokens of a prompt.
@@ -187,6 +201,7 @@ impl<'a> Prompt<'a> {
                 "a message contains this process's private marker; it cannot be encoded",
             ));
         }
+        let opens_reasoning = options.add_generation_prompt && opens_reasoning(&raw);
         let mut private = PrivateChars::unused_in(&raw, self.messages);
         let spliced = self.splice(raw, &mut private)?;
         let pieces = match options.compat {
@@ -197,7 +212,7 @@ impl<'a> Prompt<'a> {
             Compat::Safe => &|text| self.vocabulary.encode_marked(text),
             Compat::Transformers => &|text| self.vocabulary.encode_real(text),
         };
-        self.fill(&pieces, spliced, encode)
+        Ok(EncodedChat { opens_reasoning, ..self.fill(&pieces, spliced, encode)? })
     }
 
     /// Finds the messages whose sampled tokens can be put in: where the template writes their content once, as it

@@ -1,18 +1,18 @@
 //! `token_amount`: what the conversation costs the user in reading and writing, −min(λ · TokenCount(t), 1) of Eq. 4.
 //!
 //! TokenCount is over all user and assistant messages of the conversation: history, response and future. System messages
-//! are not the user's to read. Range [−1, 0]. Once λ · TokenCount reaches 1 the penalty is saturated and no longer tells
+//! and what the assistant reasoned before a reply are not the user's to read. Range [−1, 0]. Once λ · TokenCount reaches 1 the penalty is saturated and no longer tells
 //! conversations apart; rankings say how often that was so.
 //!
 //! Settings: `lambda` per token, finite and ≥ 0 (default 5e-4, the paper's for MATH-Chat); `unit = "tokens" | "words"`:
-//! tokens of the policy, or whitespace-separated words.
+//! tokens of the policy, or whitespace-separated words; `count_reasoning = true` counts reasoning too.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::settings;
-use crate::chat::Role;
+use crate::chat::{Message, Role};
 use crate::reward::metric::{Metric, MetricInput, MetricValue, Scored};
 use crate::{Error, Result};
 
@@ -21,6 +21,7 @@ use crate::{Error, Result};
 struct TokenAmount {
     lambda: f64,
     unit: Unit,
+    count_reasoning: bool,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -32,7 +33,7 @@ enum Unit {
 
 impl Default for TokenAmount {
     fn default() -> Self {
-        TokenAmount { lambda: 5e-4, unit: Unit::Tokens }
+        TokenAmount { lambda: 5e-4, unit: Unit::Tokens, count_reasoning: false }
     }
 }
 
@@ -51,7 +52,10 @@ impl TokenAmount {
             Unit::Tokens => (input.count_tokens)(text),
             Unit::Words => text.split_whitespace().count(),
         };
-        read_or_written.map(|message| count(&message.content)).sum()
+        let text = |message: &'_ Message| {
+            if self.count_reasoning { count(&message.content) } else { count(message.visible()) }
+        };
+        read_or_written.map(text).sum()
     }
 }
 
