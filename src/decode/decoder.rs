@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::attention::BLOCK_SIZE;
 use super::executor::{PagedExecutor, blocks_within};
+use super::padded::PaddedExecutor;
 use super::reader::AnyReader;
 use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
+use super::step::Executor;
 use crate::model::ModelFolder;
-use crate::model::inspect::block_bytes;
+use crate::model::layout::Runner;
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
@@ -47,7 +49,8 @@ pub struct DecoderStats {
 /// A model with its scheduler.
 pub(crate) struct Decoder {
     folder: Arc<ModelFolder>,
-    executor: PagedExecutor,
+    executor: Box<dyn Executor>,
+    provider: ProviderReport,
     scheduler: Scheduler<AnyReader>,
     pace: Pace,
 }
@@ -59,14 +62,26 @@ impl Decoder {
     /// Loads `folder`'s model.
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
-        let executor = PagedExecutor::load(&folder, blocks, runtime)?;
+        let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
+            Runner::Paged(paged) => {
+                let executor = PagedExecutor::load(&folder, paged, blocks, runtime)?;
+                let provider = executor.provider().clone();
+                (Box::new(executor), provider)
+            }
+            Runner::Padded(padded) => {
+                let executor = PaddedExecutor::load(&folder, padded, blocks, runtime)?;
+                let provider = executor.provider().clone();
+                (Box::new(executor), provider)
+            }
+            Runner::Classifier(_) => return Err(folder.not_a("a language model")),
+        };
         let scheduler = Scheduler::new(SchedulerOptions {
             blocks,
             max_sequences: options.max_sequences,
             max_logit_rows: MAX_LOGIT_ROWS,
-            block_bytes: block_bytes(&folder),
+            block_bytes: folder.block_bytes(),
         });
-        Ok(Decoder { folder, executor, scheduler, pace: Pace::new(options.step_budget) })
+        Ok(Decoder { folder, executor, provider, scheduler, pace: Pace::new(options.step_budget) })
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
@@ -74,7 +89,7 @@ impl Decoder {
     }
 
     pub(crate) fn provider(&self) -> &ProviderReport {
-        self.executor.provider()
+        &self.provider
     }
 
     /// Queues a sequence of `tokens` that may grow by `max_new`.
@@ -104,7 +119,7 @@ impl Decoder {
     /// Runs one step; returns whether sequences are left.
     pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
         let start = Instant::now();
-        let tokens = self.scheduler.step(self.pace.tokens(), &mut self.executor, ended);
+        let tokens = self.scheduler.step(self.pace.tokens(), &mut *self.executor, ended);
         self.pace.observe(tokens, start.elapsed());
         !self.scheduler.is_idle()
     }

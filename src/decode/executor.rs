@@ -6,9 +6,8 @@ use super::attention::kernel::Heads;
 use super::attention::{self, BLOCK_SIZE};
 use super::step::{Executor, Step};
 use crate::model::ModelFolder;
-use crate::model::inspect::block_bytes;
-use crate::model::rewrite::names;
-use crate::runtime::memory::Buffer;
+use crate::model::rewrite::{PagedGraph, names};
+use crate::runtime::memory::{Buffer, Element};
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
@@ -23,22 +22,29 @@ pub(crate) struct PagedExecutor {
     /// Bytes of one cache of one layer.
     cache: usize,
     caches: usize,
-    vocabulary: usize,
-    /// The model's folder, for messages.
+    /// Logits a row.
+    width: usize,
+    /// The model's folder and the file that says `width`, for messages.
     name: String,
+    width_from: &'static str,
     token_input: String,
     position_input: Option<String>,
     logits: String,
 }
 
 impl PagedExecutor {
-    /// Loads the model with a cache of `blocks` blocks.
-    pub(crate) fn load(folder: &ModelFolder, blocks: usize, options: &RuntimeOptions) -> Result<Self> {
+    /// Loads the model, of which `paged` is the graph, with a cache of `blocks` blocks.
+    pub(crate) fn load(
+        folder: &ModelFolder,
+        paged: &PagedGraph,
+        blocks: usize,
+        options: &RuntimeOptions,
+    ) -> Result<Self> {
         let config = &folder.config().model;
-        let shape = folder.shape();
+        let shape = paged.shape;
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
         let name = folder.path().display().to_string();
-        let graph = Graph { bytes: &folder.paged().bytes, folder: &folder.file().data_folder, name: &name };
+        let graph = Graph { bytes: &paged.bytes, folder: &folder.file().data_folder, name: &name };
         let mut session = Session::open(&graph, attention::domain, options)?;
 
         let block = heads.block_floats() * size_of::<f32>();
@@ -46,8 +52,9 @@ impl PagedExecutor {
         let pool = Buffer::reserve(cache * 2 * shape.layers)?;
         let dims = [blocks, BLOCK_SIZE, heads.kv, heads.stored()].map(|n| n as i64);
         for layer in 0..shape.layers {
-            session.bind(&names::key_cache(layer), &pool.tensor_f32(cache * 2 * layer, &dims)?)?;
-            session.bind(&names::value_cache(layer), &pool.tensor_f32(cache * (2 * layer + 1), &dims)?)?;
+            session.bind(&names::key_cache(layer), &pool.tensor(Element::Float32, cache * 2 * layer, &dims)?)?;
+            session
+                .bind(&names::value_cache(layer), &pool.tensor(Element::Float32, cache * (2 * layer + 1), &dims)?)?;
         }
         let inputs = &config.decoder.inputs;
         Ok(PagedExecutor {
@@ -56,22 +63,17 @@ impl PagedExecutor {
             block,
             cache,
             caches: 2 * shape.layers,
-            vocabulary: config.vocab_size,
+            width: folder.row_width(),
             name,
+            width_from: folder.width_source(),
             token_input: inputs.input_ids.clone(),
-            position_input: folder.paged().takes_positions.then(|| inputs.position_ids.clone()),
+            position_input: paged.takes_positions.then(|| inputs.position_ids.clone()),
             logits: config.decoder.outputs.logits.clone(),
         })
     }
 
     pub(crate) fn provider(&self) -> &ProviderReport {
         self.session.provider()
-    }
-
-    /// Overwrites the cache with NaN, so that a test can show that nothing stale is ever used.
-    #[cfg(test)]
-    pub(crate) fn poison(&mut self) {
-        self.pool.fill(0xff);
     }
 }
 
@@ -80,7 +82,7 @@ impl PagedExecutor {
 /// # Errors
 /// Not even one does.
 pub(crate) fn blocks_within(folder: &ModelFolder, bytes: usize) -> Result<usize> {
-    let block = block_bytes(folder);
+    let block = folder.block_bytes();
     match bytes / block {
         0 => Err(Error::new(
             ErrorKind::MemoryBudget,
@@ -116,11 +118,11 @@ impl Executor for PagedExecutor {
         let wanted = if rows == 0 { vec![0] } else { step.logit_rows.clone() };
         let computed = wanted.len();
         session.set(names::LOGIT_ROWS, &[computed], wanted)?;
-        let vocabulary = self.vocabulary;
+        let expected = self.width;
         let checked = session.run(&self.logits, |logits| {
             let width = logits.shape().last().copied().unwrap_or(0);
             // More logits than expected would be read at the wrong places, so they are as wrong as fewer.
-            match logits.into_shape_with_order((computed, vocabulary)) {
+            match logits.into_shape_with_order((computed, expected)) {
                 Ok(logits) => {
                     read(logits.slice_move(s![..rows, ..]));
                     Ok(())
@@ -128,12 +130,18 @@ impl Executor for PagedExecutor {
                 Err(_) => Err(width),
             }
         })?;
-        checked.map_err(|width| {
-            Error::invalid_model(format!(
-                "{}/genai_config.json: model.vocab_size is {vocabulary}, but the model gave {width} logits a row. Correct \
-                 it, or export the model again",
-                self.name
-            ))
-        })
+        checked.map_err(|width| wrong_width(&self.name, self.width_from, expected, width))
     }
+
+    #[cfg(test)]
+    fn poison(&mut self) {
+        self.pool.fill(0xff);
+    }
+}
+
+/// The model gave other rows than its folder says.
+pub(super) fn wrong_width(folder: &str, source: &str, expected: usize, width: usize) -> Error {
+    Error::invalid_model(format!(
+        "{folder}/{source} is {expected}, but the model gave {width} logits a row. Correct it, or export the model again"
+    ))
 }

@@ -7,6 +7,7 @@ pub(crate) mod attention;
 pub(crate) mod cache;
 mod decoder;
 pub(crate) mod executor;
+mod padded;
 pub mod reader;
 pub mod sampler;
 pub(crate) mod scheduler;

@@ -58,6 +58,12 @@ impl Step {
         }
     }
 
+    /// The blocks of one sequence, once the table is laid out.
+    pub(crate) fn table(&self, sequence: usize) -> &[i32] {
+        let width = self.block_table.len() / self.sequences();
+        &self.block_table[sequence * width..][..width]
+    }
+
     /// Sequences in the step.
     pub(crate) fn sequences(&self) -> usize {
         self.past.len()
@@ -68,6 +74,10 @@ impl Step {
 pub(crate) trait Executor {
     /// Copies a block's contents in every layer.
     fn copy_block(&mut self, from: u32, to: u32);
+
+    /// Overwrites the cache with NaN, so that a test can show that nothing stale is ever used.
+    #[cfg(test)]
+    fn poison(&mut self) {}
 
     /// Runs the step and hands its logits, `[R, vocabulary]` in standard order, to `read`, once.
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()>;

@@ -5,7 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 
-use crate::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto};
+use crate::onnx::tensor_proto::DataType;
+use crate::onnx::tensor_shape_proto::dimension::Value::DimValue;
+use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_proto, type_proto};
 use crate::{Error, Result};
 
 /// A graph with its external data files resolved.
@@ -36,10 +38,41 @@ impl GraphFile {
         Ok(GraphFile { path: path.to_path_buf(), model, data_folder, fingerprint })
     }
 
+    /// The graph as ONNX Runtime reads it, with external data in [`GraphFile::data_folder`].
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        self.model.encode_to_vec()
+    }
+
     pub(crate) fn graph(&self) -> &GraphProto {
         // Checked when it was read.
         self.model.graph.as_ref().expect("a graph")
     }
+}
+
+fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
+    match value.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+/// Element type of an input or output that is a tensor.
+pub(crate) fn element_type(value: &ValueInfoProto) -> Option<DataType> {
+    DataType::try_from(tensor_type(value)?.elem_type()).ok()
+}
+
+/// Dimensions of an input or output, where it says them; those that are not fixed numbers are `None`.
+pub(crate) fn dims(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
+    let fixed = |dim: &crate::onnx::tensor_shape_proto::Dimension| match dim.value {
+        Some(DimValue(size)) => Some(size),
+        _ => None,
+    };
+    Some(tensor_type(value)?.shape.as_ref()?.dim.iter().map(fixed).collect())
+}
+
+/// The last dimension, where it is a fixed number.
+pub(crate) fn last_dim(value: &ValueInfoProto) -> Option<usize> {
+    dims(value)?.last().copied().flatten().and_then(|size| usize::try_from(size).ok())
 }
 
 /// A file of the model that can't be had; one that is missing has a remedy.

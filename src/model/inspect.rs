@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ModelFolder;
+use super::layout::Runner;
+use super::{Head, ModelFolder};
 use crate::decode::attention::BLOCK_SIZE;
-use crate::decode::attention::kernel::Heads;
+use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, tensor_proto};
 
 /// The result of `foreturn inspect`.
@@ -16,17 +17,23 @@ pub struct Inspection {
     pub layout: &'static str,
     /// Which path of the engine runs it.
     pub path: &'static str,
+    /// Why that path.
+    pub reason: String,
+    /// What its output means, where that is not a language model's logits.
+    pub head: Option<Head>,
     /// Architecture named by the folder's configuration.
     pub architecture: String,
-    /// Transformer layers.
-    pub layers: usize,
-    /// Query heads a layer.
-    pub query_heads: usize,
-    /// Key-value heads a layer.
-    pub kv_heads: usize,
-    /// Dimensions of a head.
-    pub head_size: usize,
-    /// Width of the logits.
+    /// Transformer layers, where known.
+    pub layers: Option<usize>,
+    /// Query heads a layer, where known.
+    pub query_heads: Option<usize>,
+    /// Key-value heads a layer, where there is a cache.
+    pub kv_heads: Option<usize>,
+    /// Dimensions of a head, where there is a cache.
+    pub head_size: Option<usize>,
+    /// Element type of the cache, where there is one.
+    pub kv_type: Option<String>,
+    /// Tokens of the vocabulary.
     pub vocab_size: usize,
     /// Most tokens of a sequence.
     pub context_length: usize,
@@ -45,32 +52,46 @@ pub struct Inspection {
 }
 
 pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
-    let shape = folder.shape();
-    let exceptions = bitwise_exceptions(folder.file().graph());
+    let config = folder.config();
+    let layout = folder.layout();
+    let (path, attention, exceptions) = match &layout.runner {
+        Runner::Paged(paged) => {
+            let shape = paged.shape;
+            let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, DataType::Float);
+            ("paged", Some(attention), bitwise_exceptions(folder.file().graph()))
+        }
+        Runner::Padded(padded) => {
+            let exception = "the padded path: rows depend on the lengths and the number of sequences in a run";
+            let attention = padded.caches.first().map(|cache| {
+                (padded.caches.len() / 2, config.number("num_attention_heads"), cache.heads, cache.size, cache.element)
+            });
+            ("padded", attention, vec![exception.to_owned()])
+        }
+        Runner::Classifier(_) => {
+            let exception = "the classifier path: rows depend on the lengths and the number of texts in a run";
+            ("classifier", None, vec![exception.to_owned()])
+        }
+    };
     Inspection {
-        layout: "onnxruntime-genai (GroupQueryAttention)",
-        path: "paged",
-        architecture: folder.config().model.kind.clone(),
-        layers: shape.layers,
-        query_heads: shape.query_heads,
-        kv_heads: shape.kv_heads,
-        head_size: shape.head_size,
-        vocab_size: folder.config().model.vocab_size,
+        layout: layout.name,
+        path,
+        reason: layout.why.clone(),
+        head: folder.head().cloned(),
+        architecture: config.model.kind.clone(),
+        layers: attention.map(|(layers, ..)| layers).or_else(|| config.layers()),
+        query_heads: attention.map_or_else(|| config.number("num_attention_heads"), |(_, query, ..)| query),
+        kv_heads: attention.map(|(_, _, kv, ..)| kv),
+        head_size: attention.map(|(_, _, _, size, _)| size),
+        kv_type: attention.map(|(.., kind)| kind.as_str_name().to_lowercase()),
+        vocab_size: config.model.vocab_size,
         context_length: folder.context_length(),
         stop_tokens: folder.stop_tokens(),
-        kv_bytes_per_token: block_bytes(folder) / BLOCK_SIZE,
+        kv_bytes_per_token: folder.block_bytes() / BLOCK_SIZE,
         weights: weights(folder.file().graph()),
         fingerprint: folder.fingerprint().to_owned(),
         bitwise: exceptions.is_empty(),
         bitwise_exceptions: exceptions,
     }
-}
-
-/// Bytes of one cache block over all layers, keys and values.
-pub(crate) fn block_bytes(folder: &ModelFolder) -> usize {
-    let shape = folder.shape();
-    let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
-    shape.layers * 2 * heads.block_floats() * size_of::<f32>()
 }
 
 fn weights(graph: &GraphProto) -> BTreeMap<String, u64> {

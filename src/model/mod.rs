@@ -4,48 +4,83 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) mod config;
+mod find;
 pub(crate) mod graph;
+pub mod head;
 pub mod inspect;
+pub(crate) mod layout;
 pub(crate) mod rewrite;
 pub mod tokenizer;
 
+pub use head::{Head, HeadKind, Pooling};
 pub use inspect::Inspection;
+pub use layout::{Batching, ModelKind};
 
-use self::config::GenaiConfig;
+use self::config::FolderConfig;
+use self::find::Place;
 use self::graph::GraphFile;
-use self::rewrite::{AttentionShape, PagedGraph};
+use self::layout::{Layout, Runner};
 use self::tokenizer::Tokenizer;
+use crate::decode::attention::kernel::Heads;
 use crate::{Error, Result};
 
-/// A model folder, read and checked, with its graph rewritten; nothing is loaded into ONNX Runtime yet.
+/// A model folder, read and checked, its graph ready for the path that runs it; nothing is loaded into ONNX Runtime yet.
 pub struct ModelFolder {
     path: PathBuf,
-    config: GenaiConfig,
+    config: FolderConfig,
     file: GraphFile,
-    paged: PagedGraph,
+    layout: Layout,
     tokenizer: Arc<Tokenizer>,
 }
 
 impl ModelFolder {
-    /// Reads the folder at `path`.
+    /// Reads the folder at `path`, or the folder of the graph at `path`.
     ///
     /// # Errors
     /// [`InvalidModel`](crate::ErrorKind::InvalidModel) when files are missing, cut off or don't fit together;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the graph uses what the paged engine can't run.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the graph uses what no path of the engine can run.
     pub fn open(path: &Path) -> Result<Self> {
-        if !path.is_dir() {
-            let what = if path.exists() { "is not a folder" } else { "does not exist" };
-            return Err(Error::invalid_model(format!(
-                "model folder {} {what}. Give a folder written by `foreturn export`",
-                path.display()
-            )));
-        }
-        let config = GenaiConfig::read(path)?;
-        let graph = path.join(&config.model.decoder.filename);
+        Self::open_with(path, Batching::default())
+    }
+
+    /// As [`ModelFolder::open`], choosing how a decoder's sequences are batched.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn open_with(path: &Path, batching: Batching) -> Result<Self> {
+        let Place { folder, graph, config } = find::find(path)?;
         let file = GraphFile::read(&graph)?;
-        let paged = rewrite::rewrite(&file, &config.model)?;
-        let tokenizer = Tokenizer::load(path, config.model.vocab_size)?;
-        Ok(ModelFolder { path: path.to_path_buf(), config, file, paged, tokenizer: Arc::new(tokenizer) })
+        let layout = layout::detect(&file, &config, batching)?;
+        let tokenizer = Tokenizer::load(&folder, config.model.vocab_size)?;
+        Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })
+    }
+
+    /// Which path of the engine runs it.
+    pub fn kind(&self) -> ModelKind {
+        match self.layout.runner {
+            Runner::Paged(_) => ModelKind::PagedDecoder,
+            Runner::Padded(_) => ModelKind::PaddedDecoder,
+            Runner::Classifier(_) => ModelKind::Classifier,
+        }
+    }
+
+    /// What a row of its output means; `None` for language models, whose rows are logits over the vocabulary.
+    pub fn head(&self) -> Option<&Head> {
+        self.layout.head.as_ref()
+    }
+
+    /// Numbers in a row of its output.
+    pub(crate) fn row_width(&self) -> usize {
+        self.head().map_or(self.config.model.vocab_size, |head| head.size)
+    }
+
+    /// The file and field that say [`ModelFolder::row_width`], for messages.
+    pub(crate) fn width_source(&self) -> &'static str {
+        match (self.head(), self.config.file) {
+            (Some(_), _) => "foreturn.json: head.size",
+            (None, config::GENAI) => "genai_config.json: model.vocab_size",
+            (None, _) => "config.json: vocab_size",
+        }
     }
 
     /// The folder.
@@ -58,10 +93,28 @@ impl ModelFolder {
         &self.tokenizer
     }
 
-    /// Most tokens of a sequence: the configured context, or the rotary tables' rows where they are fewer.
+    /// Most tokens of a sequence: the configured context, or the rotary tables' rows where they are fewer, or what the
+    /// head's checkpoint allows.
     pub fn context_length(&self) -> usize {
-        let configured = self.config.model.context_length;
-        self.paged.shape.positions.map_or(configured, |rows| rows.min(configured))
+        let positions = match &self.layout.runner {
+            Runner::Paged(paged) => paged.shape.positions,
+            Runner::Padded(_) | Runner::Classifier(_) => None,
+        };
+        let bounds = [positions, self.head().and_then(|head| head.max_length)];
+        bounds.into_iter().flatten().fold(self.config.model.context_length, usize::min)
+    }
+
+    /// Bytes of key-value cache that a block of tokens takes over all layers; 0 for classifiers.
+    pub(crate) fn block_bytes(&self) -> usize {
+        match &self.layout.runner {
+            Runner::Paged(paged) => {
+                let shape = paged.shape;
+                let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
+                shape.layers * 2 * heads.block_floats() * size_of::<f32>()
+            }
+            Runner::Padded(padded) => padded.block_bytes(),
+            Runner::Classifier(_) => 0,
+        }
     }
 
     /// Tokens that end a turn.
@@ -83,7 +136,7 @@ impl ModelFolder {
         inspect::inspect(self)
     }
 
-    pub(crate) fn config(&self) -> &GenaiConfig {
+    pub(crate) fn config(&self) -> &FolderConfig {
         &self.config
     }
 
@@ -91,11 +144,20 @@ impl ModelFolder {
         &self.file
     }
 
-    pub(crate) fn paged(&self) -> &PagedGraph {
-        &self.paged
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
-    pub(crate) fn shape(&self) -> AttentionShape {
-        self.paged.shape
+    pub(crate) fn runner(&self) -> &Runner {
+        &self.layout.runner
+    }
+
+    /// An error that says what the folder is not.
+    pub(crate) fn not_a(&self, wanted: &str) -> Error {
+        Error::invalid_request(format!(
+            "{} holds a {} graph, not {wanted}. Give another model, or ask it for what it gives",
+            self.path.display(),
+            self.layout.name
+        ))
     }
 }

@@ -12,6 +12,29 @@ use ort::value::{DynTensorValueType, Value};
 use super::ort_error;
 use crate::{Error, ErrorKind, Result};
 
+/// What kind of number a tensor holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    Float32,
+    Float16,
+    Bfloat16,
+}
+
+impl Element {
+    pub(crate) fn bytes(self) -> usize {
+        if self == Element::Float32 { 4 } else { 2 }
+    }
+
+    fn ort(self) -> ort::sys::ONNXTensorElementDataType {
+        use ort::sys::ONNXTensorElementDataType as Kind;
+        match self {
+            Element::Float32 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+            Element::Float16 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+            Element::Bfloat16 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+        }
+    }
+}
+
 /// A zeroed region of reserved address space. Pages become resident when they are first written.
 pub(crate) struct Buffer {
     map: MmapMut,
@@ -30,12 +53,25 @@ impl Buffer {
         Ok(Buffer { map })
     }
 
-    /// A float32 tensor over `[offset, offset + 4·∏shape)` bytes of this buffer, for binding to a session.
+    /// Its bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+
+    /// A tensor of `shape` that begins at byte `offset` of this buffer, for binding to a session.
     ///
     /// The tensor does not keep the buffer alive: whoever binds it owns both and drops the session first.
-    pub(crate) fn tensor_f32(&self, offset: usize, shape: &[i64]) -> Result<Value<DynTensorValueType>> {
+    pub(crate) fn tensor(&self, element: Element, offset: usize, shape: &[i64]) -> Result<Value<DynTensorValueType>> {
         let elements: i64 = shape.iter().product();
-        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(size_of::<f32>()));
+        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(element.bytes()));
         let Some(bytes) = bytes.filter(|bytes| offset.checked_add(*bytes).is_some_and(|end| end <= self.map.len()))
         else {
             return Err(Error::internal(format!(
@@ -56,7 +92,7 @@ impl Buffer {
                 bytes,
                 shape.as_ptr(),
                 shape.len(),
-                ort::sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+                element.ort(),
                 &mut value,
             )
         };

@@ -3,14 +3,17 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::ArrayViewD;
+use ndarray::{ArrayViewD, CowArray, IxDyn};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::operator::OperatorDomain;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{IoBinding, Session as OrtSession};
-use ort::value::{DynTensorValueType, Tensor, Value};
+use ort::session::{IoBinding, Session as OrtSession, SessionOutputs};
+use ort::value::{
+    DynTensorValueType, DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, Value, ValueType,
+};
 
 use super::environment::{self, Environment};
+use super::memory::Element;
 use super::providers::{self, ProviderReport};
 use super::{RuntimeOptions, ort_error};
 use crate::{Error, Result};
@@ -42,7 +45,7 @@ pub(crate) struct Session {
 fn configure(
     environment: &Environment,
     folder: &str,
-    domain: OperatorDomain,
+    operators: Option<OperatorDomain>,
     threads: usize,
 ) -> ort::Result<SessionBuilder> {
     let builder = OrtSession::builder(&environment.ort)?
@@ -51,8 +54,11 @@ fn configure(
         // Threads spin while a run is under way and sleep once it has ended.
         .with_config_entry("session.force_spinning_stop", "1")?
         // Shapes change every step: planned memory patterns would only be thrown away.
-        .with_memory_pattern(false)?
-        .with_operators(domain)?;
+        .with_memory_pattern(false)?;
+    let builder = match operators {
+        Some(operators) => builder.with_operators(operators)?,
+        None => builder,
+    };
     if threads == environment.threads {
         return Ok(builder);
     }
@@ -67,7 +73,20 @@ impl Session {
         options: &RuntimeOptions,
     ) -> Result<Self> {
         let environment = environment::get(options)?;
-        let domain = operators()?;
+        Self::load(graph, environment, Some(operators()?), options)
+    }
+
+    /// Loads `graph`, which needs no operators of ours.
+    pub(crate) fn open_plain(graph: &Graph<'_>, options: &RuntimeOptions) -> Result<Self> {
+        Self::load(graph, environment::get(options)?, None, options)
+    }
+
+    fn load(
+        graph: &Graph<'_>,
+        environment: Arc<Environment>,
+        operators: Option<OperatorDomain>,
+        options: &RuntimeOptions,
+    ) -> Result<Self> {
         let failed =
             |e: String| Error::invalid_model(format!("{}: ONNX Runtime cannot load the model: {e}", graph.name));
         let threads = options.effective_threads();
@@ -81,7 +100,7 @@ impl Session {
         // ONNX Runtime registers the domains of custom operators process-wide, and not atomically: of two sessions that
         // are made at once, one can fail because the other has just added the domain.
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-        let builder = configure(&environment, folder, domain, threads).map_err(|e| failed(e.to_string()))?;
+        let builder = configure(&environment, folder, operators, threads).map_err(|e| failed(e.to_string()))?;
         let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
         let session = builder.commit_from_memory(graph.bytes).map_err(|e| failed(e.to_string()))?;
         let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;
@@ -103,7 +122,7 @@ impl Session {
     /// Sets an input for the next run.
     pub(crate) fn set<T>(&mut self, name: &str, shape: &[usize], data: Vec<T>) -> Result<()>
     where
-        T: ort::value::PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
+        T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
     {
         let tensor =
             Tensor::from_array((shape.to_vec(), data)).map_err(|e| ort_error(&format!("input `{name}`"), e))?;
@@ -112,15 +131,78 @@ impl Session {
 
     /// Runs the graph and hands the float32 values of `output` to `read`.
     pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(ArrayViewD<'_, f32>) -> R) -> Result<R> {
-        // Bound anew each time, because a bound output keeps the shape of its first run.
-        self.binding.bind_output_to_device(output, &self.host).map_err(|e| ort_error("cannot bind the output", e))?;
+        self.run_all(&[output], |given| Ok(read(given.floats(output)?.view())))
+    }
+
+    /// Runs the graph and hands these outputs to `read`.
+    pub(crate) fn run_all<R>(&mut self, outputs: &[&str], read: impl FnOnce(&Outputs<'_>) -> Result<R>) -> Result<R> {
+        for &output in outputs {
+            // Bound anew each time, because a bound output keeps the shape of its first run.
+            self.binding
+                .bind_output_to_device(output, &self.host)
+                .map_err(|e| ort_error("cannot bind the output", e))?;
+        }
         let outputs = self
             .session
             .run_binding(&self.binding)
             .map_err(|e| ort_error("ONNX Runtime failed while running the model", e))?;
-        let value =
-            outputs.get(output).ok_or_else(|| Error::internal(format!("the model gave no output `{output}`")))?;
-        let data = value.try_extract_array::<f32>().map_err(|e| ort_error(&format!("output `{output}`"), e))?;
-        Ok(read(data))
+        read(&Outputs(outputs))
     }
+}
+
+/// What a run gave.
+pub(crate) struct Outputs<'r>(SessionOutputs<'r>);
+
+/// One tensor of it.
+pub(crate) struct Output<'r> {
+    /// What its numbers are; `None` for a kind that no cache has.
+    pub(crate) element: Option<Element>,
+    pub(crate) shape: Vec<usize>,
+    /// Its numbers in standard order; empty where `element` is `None`.
+    pub(crate) bytes: &'r [u8],
+}
+
+impl Outputs<'_> {
+    fn value(&self, name: &str) -> Result<&DynValue> {
+        self.0.get(name).ok_or_else(|| Error::internal(format!("the model gave no output `{name}`")))
+    }
+
+    /// An output's numbers, widened to float32 where they are not.
+    pub(crate) fn floats(&self, name: &str) -> Result<CowArray<'_, f32, IxDyn>> {
+        let value = self.value(name)?;
+        let failed = |e: ort::Error| ort_error(&format!("output `{name}`"), e);
+        match self.tensor(name)?.element {
+            Some(Element::Float16) => {
+                Ok(value.try_extract_array::<half::f16>().map_err(failed)?.mapv(half::f16::to_f32).into())
+            }
+            Some(Element::Bfloat16) => {
+                Ok(value.try_extract_array::<half::bf16>().map_err(failed)?.mapv(half::bf16::to_f32).into())
+            }
+            _ => Ok(value.try_extract_array::<f32>().map_err(failed)?.into()),
+        }
+    }
+
+    /// An output as it is.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Output<'_>> {
+        let value = self.value(name)?;
+        let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+            return Err(Error::invalid_model(format!("output `{name}` is not a tensor")));
+        };
+        let (element, bytes) = match ty {
+            TensorElementType::Float32 => (Some(Element::Float32), plain::<f32>(value)),
+            TensorElementType::Float16 => (Some(Element::Float16), plain::<half::f16>(value)),
+            TensorElementType::Bfloat16 => (Some(Element::Bfloat16), plain::<half::bf16>(value)),
+            _ => (None, Ok(&[][..])),
+        };
+        let bytes = bytes.map_err(|e| ort_error(&format!("output `{name}`"), e))?;
+        let shape = shape.iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
+        Ok(Output { element, shape, bytes })
+    }
+}
+
+/// A tensor's numbers as bytes.
+fn plain<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result<&[u8]> {
+    let (_, numbers) = value.try_extract_tensor::<T>()?;
+    // SAFETY: the same memory, read as bytes: the types that this is called with are plain numbers without padding.
+    Ok(unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast::<u8>(), size_of_val(numbers)) })
 }

@@ -107,7 +107,7 @@ fn batching_changes_nothing_to_the_last_bit() {
         })
         .collect();
     // All at once, in small chunks; then again from the prefix cache; with one thread; with next to no memory.
-    let small = 40 * block_bytes(&smollm2());
+    let small = 40 * smollm2().block_bytes();
     for (threads, kv_cache, step) in [(2, AMPLE, SHORT), (1, AMPLE, LONG), (2, small, SHORT)] {
         let mut decoder = decoder(threads, kv_cache, step);
         for round in 0..2 {

@@ -1,0 +1,140 @@
+//! What a model gives beside the next token: `foreturn.json`, written by exports with a head.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// File name in a model folder.
+pub(crate) const FILE: &str = "foreturn.json";
+
+/// What a head's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HeadKind {
+    /// One score a label for the whole text.
+    SequenceClassification,
+    /// One score a label for each token.
+    TokenClassification,
+    /// A vector for the whole text.
+    Embedding,
+}
+
+/// Which rows of the graph's output make up the result. Where the graph pools already, its output has one row a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Pooling {
+    /// The last token's row that is not padding.
+    Last,
+    /// The first token's row.
+    First,
+    /// The mean over all tokens that are not padding.
+    Mean,
+    /// None: every row counts, or the graph pools.
+    #[default]
+    None,
+}
+
+/// A model's head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// What its numbers are.
+    pub kind: HeadKind,
+    /// Names of the scores, in their order; empty for embeddings.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Which rows of the output make up the result.
+    #[serde(default)]
+    pub pooling: Pooling,
+    /// Whether vectors are to have length 1.
+    #[serde(default)]
+    pub normalize: bool,
+    /// Numbers in a row of the output: one a label, or an embedding's dimensions.
+    pub size: usize,
+    /// Most tokens of a text, special tokens included, where the checkpoint sets a bound of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// Trailing tokens of this id are padding to the pooling of decoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<u32>,
+}
+
+/// The whole file.
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    head: Head,
+}
+
+impl Head {
+    /// Reads `folder`'s head, if the folder names one.
+    ///
+    /// # Errors
+    /// The file can't be read, or contradicts itself.
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("read", &path, e)),
+        };
+        let Contents { head } = serde_json::from_str(&text).map_err(|e| {
+            let message = format!("{}: {e}. Correct it, or export the model again", path.display());
+            Error::invalid_model(message).with_source(e)
+        })?;
+        head.check().map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
+        Ok(Some(head))
+    }
+
+    /// The file's contents.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string_pretty(&Contents { head: self.clone() }).unwrap_or_default()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.size == 0 || self.size > 1 << 20 {
+            return Err(format!("head.size is {}; it has to be a positive number below a million", self.size));
+        }
+        if self.kind != HeadKind::Embedding && self.labels.len() != self.size {
+            return Err(format!("head.labels has {} names, but head.size is {}", self.labels.len(), self.size));
+        }
+        if self.max_length == Some(0) {
+            return Err("head.max_length is 0; no text would fit".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_as_it_was_written_and_contradictions_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(Head::read(folder.path()).expect("nothing there"), None);
+        let head = Head {
+            kind: HeadKind::SequenceClassification,
+            labels: vec!["bad".into(), "good".into()],
+            pooling: Pooling::Last,
+            normalize: false,
+            size: 2,
+            max_length: None,
+            pad_token_id: Some(7),
+        };
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, head.to_json()).expect("written");
+        assert_eq!(Head::read(folder.path()).expect("read"), Some(head.clone()));
+        for (wrong, why) in [
+            (Head { size: 3, ..head.clone() }, "head.labels has 2 names"),
+            (Head { size: 0, labels: Vec::new(), ..head.clone() }, "head.size is 0"),
+            (Head { max_length: Some(0), ..head.clone() }, "head.max_length is 0"),
+        ] {
+            std::fs::write(&path, wrong.to_json()).expect("written");
+            let message = Head::read(folder.path()).expect_err("refused").to_string();
+            assert!(message.contains(why), "{message}");
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! What a graph is and which path of the engine runs it, by what the graph holds.
+//!
+//! ```text
+//! past_key_values + GroupQueryAttention ──▶ paged, or padded where the rewrite refuses
+//! com.microsoft.PagedAttention          ──▶ paged
+//! past_key_values, attention decomposed ──▶ padded
+//! neither, logits or an embedding       ──▶ classifier
+//! ```
+
+use std::collections::HashSet;
+
+use super::config::FolderConfig;
+use super::graph::{self, GraphFile};
+use super::head::{Head, HeadKind, Pooling};
+use super::rewrite::{self, PagedGraph};
+use crate::decode::attention::BLOCK_SIZE;
+use crate::onnx::tensor_proto::DataType;
+use crate::onnx::{GraphProto, ValueInfoProto, build::MICROSOFT};
+use crate::{Error, ErrorKind, Result};
+
+/// How a decoder's sequences are brought into one run of the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Batching {
+    /// Packed where the graph can be rewritten for it, else padded.
+    #[default]
+    Auto,
+    /// The graph as it is in ONNX Runtime: slower, and without the promise of equal bits.
+    Padded,
+}
+
+/// What a model folder can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ModelKind {
+    /// A decoder, rewritten to packed steps over the paged cache. A language model, or one with a [`Head`].
+    PagedDecoder,
+    /// A decoder whose graph runs as it is, with keys and values handed in and out. As above.
+    PaddedDecoder,
+    /// A graph without a cache that scores or embeds whole texts.
+    Classifier,
+}
+
+/// A graph, ready for its path.
+pub(crate) enum Runner {
+    Paged(PagedGraph),
+    Padded(PaddedGraph),
+    Classifier(ClassifierGraph),
+}
+
+/// What was found.
+pub(crate) struct Layout {
+    /// For people.
+    pub(crate) name: &'static str,
+    pub(crate) runner: Runner,
+    /// Why it runs that way.
+    pub(crate) why: String,
+    /// What the rows of logits mean, where they are not over the vocabulary.
+    pub(crate) head: Option<Head>,
+}
+
+/// A decoder graph that is run as it is.
+#[derive(Debug)]
+pub(crate) struct PaddedGraph {
+    /// Input `[batch, past + new]`.
+    pub(crate) attention_mask: Option<String>,
+    /// Input `[batch, new]`.
+    pub(crate) position_ids: Option<String>,
+    /// Bool input `[1]` of merged graphs: whether there is a past.
+    pub(crate) use_cache_branch: Option<String>,
+    /// Scalar input: how many rows of logits, counted from the end.
+    pub(crate) logits_to_keep: Option<Keep>,
+    /// Keys and values, layer by layer.
+    pub(crate) caches: Vec<CacheTensor>,
+    /// GroupQueryAttention takes several new tokens after a past for one sequence only, and no left padding.
+    pub(crate) grouped: bool,
+}
+
+/// The input that says how many rows of logits are wanted.
+#[derive(Debug, Clone)]
+pub(crate) struct Keep {
+    pub(crate) name: String,
+    /// `[1]` instead of a scalar.
+    pub(crate) vector: bool,
+}
+
+/// One of a layer's two caches: input `[batch, heads, past, size]`, output `[batch, heads, past + new, size]`.
+#[derive(Debug, Clone)]
+pub(crate) struct CacheTensor {
+    pub(crate) past: String,
+    pub(crate) present: String,
+    pub(crate) heads: usize,
+    pub(crate) size: usize,
+    pub(crate) element: DataType,
+}
+
+impl CacheTensor {
+    /// Bytes of one number.
+    pub(crate) fn element_bytes(&self) -> usize {
+        if self.element == DataType::Float { 4 } else { 2 }
+    }
+}
+
+impl PaddedGraph {
+    /// Bytes of one block of tokens over all caches.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.caches.iter().map(|cache| cache.heads * cache.size * cache.element_bytes() * BLOCK_SIZE).sum()
+    }
+}
+
+/// A graph without a cache.
+#[derive(Debug)]
+pub(crate) struct ClassifierGraph {
+    /// Int64 inputs `[batch, sequence]`; an absent name is not an input of the graph.
+    pub(crate) input_ids: String,
+    pub(crate) attention_mask: Option<String>,
+    pub(crate) token_type_ids: Option<String>,
+    pub(crate) position_ids: Option<String>,
+    /// The output that is read: `[batch, size]`, or `[batch, sequence, size]` where `per_token`.
+    pub(crate) output: String,
+    pub(crate) per_token: bool,
+}
+
+/// Finds out what `file` holds.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] with the reason, or [`ErrorKind::InvalidModel`] where graph and configuration contradict
+/// each other.
+pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<Layout> {
+    let graph = file.graph();
+    let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
+    let contradiction = |why: String| Error::invalid_model(format!("{}: {why}", file.path.display()));
+    let has = |op: &str| graph.node.iter().any(|node| node.domain() == MICROSOFT && node.op_type() == op);
+    check_token_input(graph, config).map_err(refuse)?;
+    if has("PagedAttention") {
+        let paged = rewrite::rewrite(file, &config.model)?;
+        let why = "PagedAttention is there already".into();
+        let name = "onnxruntime-genai, paged (PagedAttention)";
+        return Ok(Layout { name, runner: Runner::Paged(paged), why, head: config.head.clone() });
+    }
+    let caches = caches(graph, config).map_err(refuse)?;
+    if caches.is_empty() {
+        return classifier(graph, config).map_err(refuse);
+    }
+    let padded = padded(graph, config, caches, has("GroupQueryAttention")).map_err(refuse)?;
+    check_sizes(graph, config, &padded).map_err(contradiction)?;
+    let name = if padded.grouped {
+        "onnxruntime-genai (GroupQueryAttention)"
+    } else if padded.use_cache_branch.is_some() {
+        "Optimum, merged (use_cache_branch)"
+    } else if padded.logits_to_keep.is_some() {
+        "Transformers.js (num_logits_to_keep)"
+    } else {
+        "Optimum (past_key_values)"
+    };
+    let (runner, why) = match (padded.grouped, batching) {
+        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model) {
+            Ok(paged) => (Runner::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into()),
+            Err(e) if e.kind() == ErrorKind::Unsupported => (Runner::Padded(padded), format!("not rewritten: {e}")),
+            Err(e) => return Err(e),
+        },
+        (true, Batching::Padded) => (Runner::Padded(padded), "asked for by batching = \"padded\"".into()),
+        (false, _) => {
+            let why = "attention is decomposed into plain operators, which can't be rewritten to paged attention";
+            (Runner::Padded(padded), why.into())
+        }
+    };
+    Ok(Layout { name, runner, why, head: config.head.clone() })
+}
+
+fn check_token_input(graph: &GraphProto, config: &FolderConfig) -> Result<(), String> {
+    let name = &config.model.decoder.inputs.input_ids;
+    let Some(input) = graph.input.iter().find(|input| input.name() == name) else {
+        let foreign = graph.input.iter().find_map(|input| unsupported_input(input.name()));
+        let foreign = foreign.map_or_else(|| "foreturn runs graphs that take token ids".into(), |why| why.to_owned());
+        return Err(format!("the graph has no input `{name}`; {foreign}"));
+    };
+    check_element(input, DataType::Int64)
+}
+
+fn check_element(input: &ValueInfoProto, wanted: DataType) -> Result<(), String> {
+    match graph::element_type(input) {
+        Some(found) if found == wanted => Ok(()),
+        found => Err(format!(
+            "input `{}` has element type {}; foreturn feeds {}",
+            input.name(),
+            found.map_or("unknown", |kind| kind.as_str_name()).to_lowercase(),
+            wanted.as_str_name().to_lowercase()
+        )),
+    }
+}
+
+/// What an input stands for that no path can feed.
+fn unsupported_input(name: &str) -> Option<&'static str> {
+    let lower = name.to_lowercase();
+    let has = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
+    if has(&["encoder_hidden_states", "encoder_attention_mask", "decoder_input_ids", "encoder_outputs"]) {
+        Some("encoder-decoder models are not supported")
+    } else if has(&["pixel", "image", "vision"]) {
+        Some("models that take images are not supported")
+    } else if has(&["input_features", "input_values", "audio"]) {
+        Some("models that take audio are not supported")
+    } else if has(&["inputs_embeds"]) {
+        Some("graphs that take embeddings instead of token ids (parts of multimodal models) are not supported")
+    } else if has(&["lora"]) {
+        Some("LoRA adapters as inputs are not supported; merge the adapter before the export")
+    } else if has(&["conv", "ssm", "recurrent", "state"]) {
+        Some("models with recurrent state beside keys and values are not supported")
+    } else {
+        None
+    }
+}
+
+/// Pairs the inputs that hold keys and values with the outputs that bring the new ones.
+fn caches(graph: &GraphProto, config: &FolderConfig) -> Result<Vec<CacheTensor>, String> {
+    let (inputs, outputs) = (&config.model.decoder.inputs, &config.model.decoder.outputs);
+    let patterns = [
+        (inputs.past_key_names.as_str(), outputs.present_key_names.as_str()),
+        (inputs.past_value_names.as_str(), outputs.present_value_names.as_str()),
+        ("past_key_values.%d.key", "present.%d.key"),
+        ("past_key_values.%d.value", "present.%d.value"),
+        ("past_key_values.%d.key", "present_key_values.%d.key"),
+        ("past_key_values.%d.value", "present_key_values.%d.value"),
+    ];
+    let given: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
+    let mut found = Vec::new();
+    for input in &graph.input {
+        let layers = patterns.iter().filter_map(|(past, present)| Some((layer(input.name(), past)?, present)));
+        let Some((first, _)) = layers.clone().next() else { continue };
+        let Some((_, present)) =
+            layers.map(|(n, present)| (n, present.replace("%d", n))).find(|(_, name)| given.contains(name.as_str()))
+        else {
+            return Err(format!("input `{}` (layer {first}) has no output that brings its new rows", input.name()));
+        };
+        found.push(cache(input, present)?);
+    }
+    Ok(found)
+}
+
+/// The layer's number in `name`, where it is `pattern` with a number for `%d`.
+fn layer<'a>(name: &'a str, pattern: &str) -> Option<&'a str> {
+    let (before, after) = pattern.split_once("%d")?;
+    let number = name.strip_prefix(before)?.strip_suffix(after)?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
+}
+
+fn cache(input: &ValueInfoProto, present: String) -> Result<CacheTensor, String> {
+    /// Beyond these, sizes are nonsense, and their products would overflow.
+    const MOST: i64 = 1 << 16;
+    let name = input.name();
+    let element = match graph::element_type(input) {
+        Some(element @ (DataType::Float | DataType::Float16 | DataType::Bfloat16)) => element,
+        Some(other) => {
+            return Err(format!(
+                "the cache `{name}` has element type {}: quantised caches are not supported",
+                other.as_str_name().to_lowercase()
+            ));
+        }
+        None => return Err(format!("the cache `{name}` has no element type")),
+    };
+    let fixed = |size: Option<i64>| size.filter(|n| (1..=MOST).contains(n)).map(|n| n as usize);
+    let dims = graph::dims(input).unwrap_or_default();
+    match dims[..] {
+        [_, heads, _, size] => match (fixed(heads), fixed(size)) {
+            (Some(heads), Some(size)) => Ok(CacheTensor { past: name.to_owned(), present, heads, size, element }),
+            _ => Err(format!("the cache `{name}` has {heads:?} heads of size {size:?}; both have to be fixed numbers")),
+        },
+        _ => Err(format!(
+            "the cache `{name}` has {} dimensions; foreturn expects [batch, heads, tokens, size]",
+            dims.len()
+        )),
+    }
+}
+
+/// Sorts out the inputs of a decoder.
+fn padded(
+    graph: &GraphProto,
+    config: &FolderConfig,
+    caches: Vec<CacheTensor>,
+    grouped: bool,
+) -> Result<PaddedGraph, String> {
+    let names = &config.model.decoder.inputs;
+    let pasts: HashSet<&str> = caches.iter().map(|cache| cache.past.as_str()).collect();
+    let defaults: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    let mut found = PaddedGraph {
+        attention_mask: None,
+        position_ids: None,
+        use_cache_branch: None,
+        logits_to_keep: None,
+        caches: Vec::new(),
+        grouped,
+    };
+    for input in &graph.input {
+        let name = input.name();
+        if name == names.input_ids || pasts.contains(name) || defaults.contains(name) {
+            continue;
+        }
+        let own = || Some(name.to_owned());
+        if name == names.attention_mask {
+            check_element(input, DataType::Int64)?;
+            found.attention_mask = own();
+        } else if name == names.position_ids {
+            check_element(input, DataType::Int64)?;
+            if graph::dims(input).is_some_and(|dims| dims.len() != 2) {
+                return Err(format!("input `{name}` is not [batch, tokens]; such position ids are not supported"));
+            }
+            found.position_ids = own();
+        } else if name == "use_cache_branch" {
+            check_element(input, DataType::Bool)?;
+            found.use_cache_branch = own();
+        } else if matches!(name, "num_logits_to_keep" | "logits_to_keep") {
+            check_element(input, DataType::Int64)?;
+            let vector = graph::dims(input).is_some_and(|dims| dims.len() == 1);
+            found.logits_to_keep = Some(Keep { name: name.to_owned(), vector });
+        } else {
+            let why = unsupported_input(name).unwrap_or("foreturn doesn't know what to feed it");
+            return Err(format!("input `{name}`: {why}"));
+        }
+    }
+    output(graph, &config.model.decoder.outputs.logits)
+        .ok_or_else(|| format!("the graph has no output `{}`", config.model.decoder.outputs.logits))?;
+    found.caches = caches;
+    Ok(found)
+}
+
+fn output<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a ValueInfoProto> {
+    graph.output.iter().find(|output| output.name() == name)
+}
+
+/// Refuses configurations that say something else than the graph.
+fn check_sizes(graph: &GraphProto, config: &FolderConfig, padded: &PaddedGraph) -> Result<(), String> {
+    let file = config.file;
+    let width = output(graph, &config.model.decoder.outputs.logits).and_then(graph::last_dim);
+    if let Some(width) = width.filter(|&width| width != config.row_width()) {
+        let said = match &config.head {
+            Some(head) => format!("{}: head.size is {}", super::head::FILE, head.size),
+            None => format!("{file}: vocab_size is {}", config.model.vocab_size),
+        };
+        return Err(format!("{said}, but the graph gives {width} logits a row"));
+    }
+    let layers = padded.caches.len() / 2;
+    let shared = config.number("num_kv_shared_layers").unwrap_or(0);
+    if let Some(said) = config.layers().filter(|said| said.saturating_sub(shared) != layers) {
+        return Err(format!("{file}: num_hidden_layers is {said}, but the graph has caches for {layers}"));
+    }
+    let odd = |said: usize| padded.caches.iter().find(|cache| cache.heads != said);
+    if let Some((said, cache)) = config.kv_heads().and_then(|said| Some((said, odd(said)?))) {
+        return Err(format!(
+            "{file}: num_key_value_heads is {said}, but the cache `{}` has {}",
+            cache.past, cache.heads
+        ));
+    }
+    Ok(())
+}
+
+fn classifier(graph: &GraphProto, config: &FolderConfig) -> Result<Layout, String> {
+    let names = &config.model.decoder.inputs;
+    let defaults: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    if let Some(present) = graph.output.iter().find(|output| output.name().starts_with("present")) {
+        return Err(format!(
+            "output `{}` has no past among the inputs: the graph only begins texts. Export the model again with the task text-generation-with-past, as one graph",
+            present.name()
+        ));
+    }
+    for input in graph.input.iter().filter(|input| !defaults.contains(input.name())) {
+        let name = input.name();
+        let known = [names.input_ids.as_str(), &names.attention_mask, &names.position_ids, "token_type_ids"];
+        if !known.contains(&name) {
+            let why = unsupported_input(name).unwrap_or("foreturn doesn't know what to feed it");
+            return Err(format!("input `{name}`: {why}"));
+        }
+        check_element(input, DataType::Int64)?;
+    }
+    let takes = |name: &str| graph.input.iter().any(|input| input.name() == name).then(|| name.to_owned());
+    let (output, head) = classifier_head(graph, config)?;
+    let per_token = head.kind == HeadKind::TokenClassification || head.pooling != Pooling::None;
+    let runner = Runner::Classifier(ClassifierGraph {
+        input_ids: names.input_ids.clone(),
+        attention_mask: takes(&names.attention_mask),
+        token_type_ids: takes("token_type_ids"),
+        position_ids: takes(&names.position_ids),
+        output: output.name().to_owned(),
+        per_token,
+    });
+    let name = match head.kind {
+        HeadKind::SequenceClassification => "sequence classification",
+        HeadKind::TokenClassification => "token classification",
+        HeadKind::Embedding => "sentence embedding",
+    };
+    let why = format!("the graph keeps no keys and values and gives `{}`", output.name());
+    Ok(Layout { name, runner, why, head: Some(head) })
+}
+
+/// The output that is read, and what its numbers mean.
+fn classifier_head<'a>(graph: &'a GraphProto, config: &FolderConfig) -> Result<(&'a ValueInfoProto, Head), String> {
+    let find = |names: &[&str]| names.iter().find_map(|name| output(graph, name));
+    let logits = find(&[&config.model.decoder.outputs.logits, "logits"]);
+    let embedding = find(&["sentence_embedding"]);
+    let states = find(&["last_hidden_state", "token_embeddings"]);
+    let Some(output) = logits.or(embedding).or(states) else {
+        let names: Vec<&str> = graph.output.iter().map(|output| output.name()).collect();
+        return Err(format!("none of its outputs ({}) are logits or an embedding", names.join(", ")));
+    };
+    let (rank, width) = (graph::dims(output).map(|dims| dims.len()), graph::last_dim(output));
+    let head = match (&config.head, logits.is_some()) {
+        (Some(head), _) => head.clone(),
+        (None, true) => {
+            let rank = rank.ok_or_else(|| format!("output `{}` has no shape", output.name()))?;
+            if rank == 3 && config.is_language_model() {
+                return Err(
+                    "a language model exported without keys and values; export it with the task text-generation-with-past"
+                        .into(),
+                );
+            }
+            config.classification_head(rank == 3, width)?
+        }
+        (None, false) => {
+            let size = width.ok_or_else(|| format!("the size of output `{}` is not a fixed number", output.name()))?;
+            let (pooling, normalize) = match embedding {
+                Some(_) => (Pooling::None, false),
+                None => config.sentence_pooling()?,
+            };
+            let labels = Vec::new();
+            Head { kind: HeadKind::Embedding, labels, pooling, normalize, size, max_length: None, pad_token_id: None }
+        }
+    };
+    let per_token = head.kind == HeadKind::TokenClassification || (logits.is_none() && embedding.is_none());
+    let wanted = if per_token { 3 } else { 2 };
+    if rank.is_some_and(|rank| rank != wanted) {
+        return Err(format!("output `{}` has {} dimensions, not {wanted}", output.name(), rank.unwrap_or(0)));
+    }
+    match width {
+        Some(width) if width != head.size => {
+            Err(format!("head.size is {}, but output `{}` has {width} numbers a row", head.size, output.name()))
+        }
+        _ => Ok((output, head)),
+    }
+}
