@@ -50,7 +50,11 @@ pub struct SampledTokens {
 }
 
 /// One message of a conversation.
+///
+/// Fields that this library doesn't know (tool calls, images, reasoning kept apart) are refused: leaving them out would
+/// change the conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
