@@ -89,6 +89,33 @@ impl Config {
         if self.get(field).is_none() { Ok(default) } else { self.size(field) }
     }
 
+    /// A count, which unlike a size may be zero, that `default` stands in for when it is absent.
+    pub(super) fn count_or(&self, field: &str, default: usize) -> Result<usize> {
+        match self.get(field).map(Value::as_u64) {
+            None => Ok(default),
+            Some(Some(count @ 0..=LARGEST_SIZE)) => Ok(count as usize),
+            Some(_) => Err(self.bad_value(field, &format!("expected an integer from 0 to {LARGEST_SIZE}"))),
+        }
+    }
+
+    /// A size that `default` stands in for when it is absent; an explicit null means none.
+    pub(super) fn size_unless_null(&self, field: &str, default: Option<usize>) -> Result<Option<usize>> {
+        match self.fields.get(field) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.size(field).map(Some),
+        }
+    }
+
+    /// As [`Config::size_unless_null`], for a positive, finite number.
+    pub(super) fn positive_unless_null(&self, field: &str, default: Option<f64>) -> Result<Option<f64>> {
+        match self.fields.get(field) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.positive_or(field, 1.0).map(Some),
+        }
+    }
+
     /// A flag that `default` stands in for when it is absent.
     pub(super) fn flag_or(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {

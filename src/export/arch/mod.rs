@@ -3,14 +3,30 @@
 //! To add one: write a file that reads its configuration into a [`Decoder`], and put a row into [`ARCHITECTURES`].
 
 mod decoder;
+mod gemma2;
+mod gemma3;
 mod llama;
+mod mistral;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod read;
+mod smollm3;
 
 pub(super) use self::decoder::{Activation, Attention, Decoder, FeedForward, Head, Layer, Norm};
 use super::checkpoint::Checkpoint;
 use crate::Result;
 
-const ARCHITECTURES: &[Architecture] = &[llama::ARCHITECTURE];
+const ARCHITECTURES: &[Architecture] = &[
+    gemma2::ARCHITECTURE,
+    gemma3::ARCHITECTURE,
+    llama::ARCHITECTURE,
+    mistral::ARCHITECTURE,
+    phi3::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    smollm3::ARCHITECTURE,
+];
 
 /// What the exporter has to know about an architecture.
 pub(super) struct Architecture {

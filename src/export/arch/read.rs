@@ -1,33 +1,37 @@
 //! What the configurations of several architectures have in common.
 
+use serde_json::Value;
+
 use super::{Activation, Attention, Decoder, FeedForward, Head, Layer, Norm};
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::rope::Rope;
 use crate::{Error, Result};
 
-/// What transformers assumes where `config.json` says nothing, which differs from class to class.
+/// What a class of transformers does in its own way before anything else is read, and what it assumes where
+/// `config.json` says nothing.
 pub(super) struct Defaults {
     pub(super) genai_type: &'static str,
     pub(super) rms_norm_eps: f64,
-    pub(super) rope_theta: f64,
     pub(super) tied: bool,
     /// Where absent, the hidden size is shared out among the heads.
     pub(super) head_size: Option<usize>,
-    /// The field that names the activation; `silu` where it is absent.
-    pub(super) activation: &'static str,
+    /// The field that names the activation, and the activation where it is absent.
+    pub(super) activation: (&'static str, Activation),
+    /// Reads the rotary embeddings for heads of a size.
+    pub(super) ropes: fn(&Checkpoint, usize) -> Result<Vec<Rope>>,
 }
 
 impl Defaults {
     /// Those of Llama, which most classes share.
-    pub(super) const fn of(genai_type: &'static str) -> Self {
+    pub(super) fn of(genai_type: &'static str) -> Self {
         Defaults {
             genai_type,
             rms_norm_eps: 1e-6,
-            rope_theta: 1e4,
             tied: false,
             head_size: None,
-            activation: "hidden_act",
+            activation: ("hidden_act", Activation::Silu),
+            ropes: |checkpoint, head_size| Ok(vec![Rope::read(checkpoint, head_size, 1e4)?]),
         }
     }
 }
@@ -37,7 +41,7 @@ impl Defaults {
 pub(super) fn plain(checkpoint: &Checkpoint, defaults: &Defaults) -> Result<Decoder> {
     let config = &checkpoint.config;
     let attention = attention(config, defaults)?;
-    let activation = activation(config, defaults.activation, Activation::Silu)?;
+    let activation = activation(config, defaults.activation)?;
     Ok(Decoder {
         genai_type: defaults.genai_type,
         vocab_size: config.size("vocab_size")?,
@@ -51,14 +55,14 @@ pub(super) fn plain(checkpoint: &Checkpoint, defaults: &Defaults) -> Result<Deco
         },
         attention,
         feed_forward: FeedForward { size: config.size("intermediate_size")?, activation, fused: false, bias: false },
-        ropes: vec![Rope::read(checkpoint, attention.head_size, defaults.rope_theta)?],
+        ropes: (defaults.ropes)(checkpoint, attention.head_size)?,
         layers: vec![Layer { window: None, rope: Some(0) }; layers(config)?],
         head: Head { tied: config.flag_or("tie_word_embeddings", defaults.tied)?, softcap: None },
     })
 }
 
 /// The longest context. Its rotary tables are written out, so a number of nonsense would fill the disk.
-fn positions(config: &Config) -> Result<usize> {
+pub(super) fn positions(config: &Config) -> Result<usize> {
     const MOST: usize = 1 << 22;
     let field = "max_position_embeddings";
     let positions = config.size(field)?;
@@ -79,8 +83,38 @@ fn layers(config: &Config) -> Result<usize> {
     Ok(layers)
 }
 
+/// The window of each layer: `window` where `layer_types` calls the layer sliding or, without that field, `slides` does.
+pub(super) fn windows(
+    config: &Config,
+    decoder: &Decoder,
+    window: Option<usize>,
+    slides: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>> {
+    let layers = decoder.layers.len();
+    let sliding = layer_types(config, layers)?.unwrap_or_else(|| (0..layers).map(slides).collect());
+    if window.is_none() && sliding.contains(&true) {
+        return Err(config.bad_value("sliding_window", "some layers have a window, so its size is needed"));
+    }
+    Ok(sliding.into_iter().map(|slides| window.filter(|_| slides)).collect())
+}
+
+/// Which layers `layer_types` calls sliding.
+fn layer_types(config: &Config, layers: usize) -> Result<Option<Vec<bool>>> {
+    let field = "layer_types";
+    let Some(value) = config.get(field) else { return Ok(None) };
+    let kinds = value.as_array().filter(|kinds| kinds.len() == layers);
+    let kinds =
+        kinds.ok_or_else(|| config.bad_value(field, &format!("expected a list of {layers}, one for each layer")))?;
+    let sliding = |kind: &Value| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(config.unsupported(field, "this version exports `full_attention` and `sliding_attention`")),
+    };
+    kinds.iter().map(sliding).collect::<Result<_>>().map(Some)
+}
+
 /// The activation that `field` names.
-fn activation(config: &Config, field: &str, default: Activation) -> Result<Activation> {
+fn activation(config: &Config, (field, default): (&str, Activation)) -> Result<Activation> {
     match config.get(field).map(|value| value.as_str()) {
         None => Ok(default),
         Some(Some("silu" | "swish")) => Ok(Activation::Silu),

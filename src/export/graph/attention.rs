@@ -77,7 +77,8 @@ impl Writer<'_, '_> {
         }
         let outputs = [output.as_str(), &cache("present", "key"), &cache("present", "value")];
         let attention = &self.decoder.attention;
-        let window = self.decoder.layers[layer].window;
+        // A window that no sequence can outgrow is none.
+        let window = self.decoder.layers[layer].window.filter(|&window| window < self.decoder.context_length);
         let attributes = vec![
             int("num_heads", attention.heads as i64),
             int("kv_num_heads", attention.kv_heads as i64),

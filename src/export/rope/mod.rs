@@ -4,6 +4,8 @@
 //! 5e-4, so the same roundings are made here, in the same order; only the powers, cosines and sines themselves are
 //! computed in float64.
 
+mod long;
+
 use std::f32::consts::PI;
 use std::io::{self, Write};
 
@@ -47,28 +49,39 @@ impl Rope {
     /// Heads of `size` elements are rotated whole.
     pub(super) fn read(checkpoint: &Checkpoint, size: usize, default_theta: f64) -> Result<Self> {
         let config = &checkpoint.config;
-        let parameters = config.object("rope_parameters")?;
-        let theta = match &parameters {
-            Some(parameters) if parameters.get("rope_theta").is_some() => {
-                parameters.positive_or("rope_theta", default_theta)?
-            }
-            _ => config.positive_or("rope_theta", default_theta)?,
+        let theta = config.positive_or("rope_theta", default_theta)?;
+        refuse_partial(config)?;
+        let mut rope = match (config.object("rope_parameters")?, config.object("rope_scaling")?) {
+            (Some(parameters), _) => Rope::of(&parameters, size, theta)?,
+            (None, Some(scaling)) => Rope::scaled(size, theta, &scaling)?,
+            (None, None) => Rope::unscaled(size, theta),
         };
-        for config in parameters.iter().chain([config]) {
-            if config.positive_or("partial_rotary_factor", 1.0)? != 1.0 {
-                let complaint = "transformers rotates this architecture's heads whole";
-                return Err(config.unsupported("partial_rotary_factor", complaint));
-            }
-        }
-        let mut frequencies = base_frequencies(theta, size);
-        let scaling = if parameters.is_some() { parameters } else { config.object("rope_scaling")? };
-        if let Some(scaling) = scaling {
-            scale(&mut frequencies, &scaling)?;
-        }
         if let Some(factors) = &checkpoint.rope_factors {
-            divide(&mut frequencies, factors, config)?;
+            divide(&mut rope.frequencies, factors, config)?;
         }
-        Ok(Rope { name: "", frequencies, long: None, magnitude: 1.0 })
+        Ok(rope)
+    }
+
+    /// The embedding that one object describes whole: `rope_theta`, `rope_type`, and what this takes.
+    pub(super) fn of(parameters: &Config, size: usize, default_theta: f64) -> Result<Self> {
+        refuse_partial(parameters)?;
+        Rope::scaled(size, parameters.positive_or("rope_theta", default_theta)?, parameters)
+    }
+
+    /// The embedding as it was first published, for heads of `size` elements.
+    pub(super) fn unscaled(size: usize, theta: f64) -> Self {
+        Rope { name: "", frequencies: base_frequencies(theta, size), long: None, magnitude: 1.0 }
+    }
+
+    fn scaled(size: usize, theta: f64, scaling: &Config) -> Result<Self> {
+        let mut rope = Rope::unscaled(size, theta);
+        scale(&mut rope.frequencies, scaling)?;
+        Ok(rope)
+    }
+
+    /// The same with a name of its own, for models that have several.
+    pub(super) fn named(self, name: &'static str) -> Self {
+        Rope { name, ..self }
     }
 
     /// The names of the tables that attention takes, cosines first.
@@ -121,9 +134,20 @@ impl Table<'_> {
     }
 }
 
-fn base_frequencies(theta: f64, head_size: usize) -> Vec<f32> {
-    let power = |pair: usize| theta.powf(f64::from(2.0 * pair as f32 / head_size as f32)) as f32;
-    (0..head_size / 2).map(|pair| 1.0 / power(pair)).collect()
+fn refuse_partial(config: &Config) -> Result<()> {
+    match config.positive_or("partial_rotary_factor", 1.0)? {
+        1.0 => Ok(()),
+        _ => Err(config.unsupported("partial_rotary_factor", "transformers rotates this architecture's heads whole")),
+    }
+}
+
+/// Powers of `theta`, by which the wavelengths of `size` elements' pairs grow.
+fn base_powers(theta: f64, size: usize) -> impl Iterator<Item = f32> {
+    (0..size / 2).map(move |pair| theta.powf(f64::from(2.0 * pair as f32 / size as f32)) as f32)
+}
+
+fn base_frequencies(theta: f64, size: usize) -> Vec<f32> {
+    base_powers(theta, size).map(|power| 1.0 / power).collect()
 }
 
 fn scale(frequencies: &mut [f32], scaling: &Config) -> Result<()> {
