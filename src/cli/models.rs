@@ -9,6 +9,7 @@ use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{self, ExportOptions, Quantize};
 use foreturn::model::ModelFolder;
+use foreturn::model::head::HeadKind;
 use foreturn::model::tokenizer::RenderOptions;
 use foreturn::runtime::{self, Places, RuntimeOptions};
 use foreturn::{Engine, Result};
@@ -91,7 +92,16 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
         report.layers,
         report.parameters as f64 / 1e6,
         report.bytes as f64 / f64::from(1 << 20)
-    ))
+    ))?;
+    let Some(head) = report.head else { return Ok(()) };
+    let what = match head.kind {
+        HeadKind::SequenceClassification => "scores for a text",
+        HeadKind::TokenClassification => "scores for each token",
+        HeadKind::Embedding => "embeddings of a text",
+        _ => "numbers",
+    };
+    let labels = if head.labels.is_empty() { String::new() } else { format!(": {}", head.labels.join(", ")) };
+    output::line(format!("gives {what}, {} numbers{labels}", head.size))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {

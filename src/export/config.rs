@@ -50,6 +50,11 @@ impl Config {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether the file says anything about `field`, be it null.
+    pub(super) fn names(&self, field: &str) -> bool {
+        self.fields.contains_key(field)
+    }
+
     /// The name that the file gives `field`, for messages.
     pub(super) fn name_of<'a>(&'a self, field: &'a str) -> &'a str {
         self.origins.get(field).map_or(field, String::as_str)

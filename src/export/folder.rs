@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, ErrorKind, Result};
 
-/// The file that marks a finished export; only folders that hold it are ever replaced.
-pub(super) const MARK: &str = "genai_config.json";
+/// The files that mark a finished export; only folders that hold one of them are ever replaced.
+const MARKS: [&str; 2] = [super::genai::FILE, super::HEAD];
 
 /// A folder being filled. Dropped without [`Staging::finish`], it is removed.
 #[derive(Debug)]
@@ -86,8 +86,9 @@ fn refuse_existing(target: &Path, overwrite: bool) -> Result<()> {
         return refuse("it exists already: remove it, name another, or ask to overwrite it");
     }
     let is_empty = fs::read_dir(target).map_err(|error| Error::io("read", target, error))?.next().is_none();
-    if !is_empty && !target.join(MARK).exists() {
-        return refuse(&format!("it holds files but no {MARK}, so it is no earlier export: name another folder"));
+    if !is_empty && !MARKS.iter().any(|mark| target.join(mark).exists()) {
+        let marks = MARKS.join(" or ");
+        return refuse(&format!("it holds files but no {marks}, so it is no earlier export: name another folder"));
     }
     Ok(())
 }
@@ -131,7 +132,7 @@ mod tests {
         let error = Staging::create(&target, true).unwrap_err();
         assert!(error.to_string().contains("no earlier export"), "{error}");
 
-        fs::write(target.join(MARK), "").unwrap();
+        fs::write(target.join(MARKS[0]), "").unwrap();
         let staging = Staging::create(&target, true).unwrap();
         staging.write("new", b"").unwrap();
         staging.finish().unwrap();

@@ -6,11 +6,15 @@ use super::arch::Decoder;
 use super::checkpoint::{Checkpoint, SpecialTokens};
 use crate::{Error, Result};
 
-/// The configuration that names the graph `filename`.
-pub(super) fn config(decoder: &Decoder, checkpoint: &Checkpoint, filename: &str) -> Result<Value> {
+/// Its name in the folder.
+pub(super) const FILE: &str = "genai_config.json";
+
+/// The configuration that names the graph `filename`. A model that `scores` writes no replies, so it needs no token
+/// that ends them.
+pub(super) fn config(decoder: &Decoder, scores: bool, checkpoint: &Checkpoint, filename: &str) -> Result<Value> {
     let special = &checkpoint.special;
-    check(special, decoder, checkpoint.config.file())?;
-    let first_eos = special.eos[0];
+    check(special, scores, decoder, checkpoint.config.file())?;
+    let first_eos = special.eos.first().copied().unwrap_or(0);
     let eos = if special.eos.len() == 1 { json!(first_eos) } else { json!(special.eos) };
     let default = |field: &str, default: Value| match checkpoint.generation.get(field) {
         None | Some(Value::Null) => default,
@@ -64,8 +68,8 @@ pub(super) fn config(decoder: &Decoder, checkpoint: &Checkpoint, filename: &str)
     }))
 }
 
-fn check(special: &SpecialTokens, decoder: &Decoder, file: &str) -> Result<()> {
-    if special.eos.is_empty() {
+fn check(special: &SpecialTokens, scores: bool, decoder: &Decoder, file: &str) -> Result<()> {
+    if special.eos.is_empty() && !scores {
         return Err(Error::invalid_model(format!(
             "{file}: no `eos_token_id` anywhere, so a reply would never end: add it to generation_config.json"
         )));

@@ -11,6 +11,7 @@
 
 mod arch;
 mod checkpoint;
+mod class;
 mod config;
 mod folder;
 mod format;
@@ -19,6 +20,7 @@ pub mod fuzz;
 mod genai;
 mod gguf;
 mod graph;
+mod head;
 mod hf;
 mod rope;
 #[cfg(test)]
@@ -32,7 +34,9 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use self::checkpoint::{Checkpoint, Content};
+use self::class::Class;
 use self::folder::Staging;
+use crate::model::head::Head;
 use crate::onnx::{ModelProto, OperatorSetIdProto, build::MICROSOFT};
 use crate::{Error, Result};
 
@@ -99,6 +103,8 @@ pub struct ExportReport {
     pub bytes: u64,
     /// The files of the folder that hold weights.
     pub weights: Vec<WeightsFile>,
+    /// What the model gives, where that isn't the next token.
+    pub head: Option<Head>,
 }
 
 /// A file of weights in the exported folder.
@@ -123,6 +129,7 @@ pub enum Placement {
 }
 
 const GRAPH: &str = "model.onnx";
+pub(crate) use crate::model::head::FILE as HEAD;
 /// What ONNX Runtime 1.20 and later, and onnxruntime-genai, read.
 const IR_VERSION: i64 = 10;
 const OPSET: i64 = 21;
@@ -149,30 +156,33 @@ pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress))
     }
     refuse_exporting_onto_the_source(options)?;
     let checkpoint = read(&options.from)?;
-    let architecture = arch::of(&checkpoint)?;
-    let decoder = (architecture.decoder)(&checkpoint)?;
-    let graph = graph::build(&decoder, &checkpoint)?;
-    let genai = genai::config(&decoder, &checkpoint, GRAPH)?;
+    let class = Class::of(&checkpoint)?;
+    let plan = class.plan(&checkpoint)?;
 
     let staging = Staging::create(&options.to, options.overwrite)?;
-    let stored = weights::store(&checkpoint, &graph.weights, staging.path(), &mut |done, total| {
+    let stored = weights::store(&checkpoint, &plan.graph.weights, staging.path(), &mut |done, total| {
         progress(ExportProgress { done, total });
     })?;
-    let mut proto = graph.proto;
+    let mut proto = plan.graph.proto;
     proto.initializer.extend(stored.initialisers);
-    let tables: Vec<_> = decoder.ropes.iter().flat_map(|rope| rope.tables(decoder.context_length)).collect();
+    let tables: Vec<_> = plan.ropes.iter().flat_map(|rope| rope.tables(plan.positions)).collect();
     proto.initializer.extend(weights::store_rotary(&tables, staging.path())?);
     staging.write(GRAPH, &model(proto).encode_to_vec())?;
     write_tokenizer(&checkpoint, &staging)?;
-    let genai = serde_json::to_vec_pretty(&genai).map_err(|error| Error::internal(error.to_string()))?;
-    staging.write(folder::MARK, &genai)?;
+    for (name, content) in &plan.files {
+        staging.write(name, content)?;
+    }
+    if let Some(head) = &plan.head {
+        staging.write(HEAD, head.to_json().as_bytes())?;
+    }
 
     let report = ExportReport {
-        architecture: architecture.name,
-        layers: decoder.layers.len(),
-        parameters: graph.weights.iter().map(|(_, tensor)| tensor.elements() as u64).sum(),
+        architecture: class.name(),
+        layers: plan.layers,
+        parameters: plan.graph.weights.iter().map(|(_, tensor)| tensor.elements() as u64).sum(),
         bytes: size_of_folder(staging.path())?,
         weights: stored.files,
+        head: plan.head,
     };
     staging.finish()?;
     Ok(report)

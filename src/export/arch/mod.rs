@@ -48,22 +48,14 @@ pub(super) struct GgufNames {
     pub(super) interleaved: bool,
 }
 
-/// The architecture that the checkpoint's configuration names.
-pub(super) fn of(checkpoint: &Checkpoint) -> Result<&'static Architecture> {
-    let config = &checkpoint.config;
-    if config.get("quantization_config").is_some() {
-        let complaint = "quantised checkpoints are not read: export the original, or a GGUF of it";
-        return Err(config.unsupported("quantization_config", complaint));
-    }
-    let known = || ARCHITECTURES.iter().map(|architecture| architecture.name).collect::<Vec<_>>().join(", ");
-    let names = config.get("architectures").and_then(|value| value.as_array()).filter(|names| !names.is_empty());
-    let names = names.ok_or_else(|| {
-        config.bad_value("architectures", &format!("expected a list with the model's class, one of: {}", known()))
-    })?;
-    names
-        .iter()
-        .find_map(|name| ARCHITECTURES.iter().find(|architecture| name.as_str() == Some(architecture.name)))
-        .ok_or_else(|| config.unsupported("architectures", &format!("this version exports {}", known())))
+/// The architecture of the class `name`, such as `LlamaForCausalLM`.
+pub(super) fn by_name(name: &str) -> Option<&'static Architecture> {
+    ARCHITECTURES.iter().find(|architecture| architecture.name == name)
+}
+
+/// The classes of all architectures.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
 /// The architecture that llama.cpp calls `name`.

@@ -2,21 +2,29 @@
 
 use super::super::arch::{Activation, Decoder};
 use super::super::checkpoint::Checkpoint;
+use super::super::head::Scores;
 use super::{Builder, Graph, Linear, Size};
 use crate::Result;
 use crate::onnx::build::{Dim, MICROSOFT, float, int, node, text, value_info};
 use crate::onnx::tensor_proto::DataType;
 
-/// Builds the graph, checking every tensor it names against the configuration.
-pub(in crate::export) fn build<'a>(decoder: &Decoder, checkpoint: &'a Checkpoint) -> Result<Graph<'a>> {
-    let mut writer = Writer { decoder, sizes: Sizes::of(decoder), builder: Builder::new(checkpoint) };
+/// Builds the graph, which ends in `scores` where there are some and else in the language model's head, checking every
+/// tensor it names against the configuration.
+pub(in crate::export) fn build<'a>(
+    decoder: &Decoder,
+    scores: Option<&Scores>,
+    checkpoint: &'a Checkpoint,
+) -> Result<Graph<'a>> {
+    let mut writer = Writer { decoder, scores, sizes: Sizes::of(decoder), builder: Builder::new(checkpoint) };
     writer.attention_mask();
     writer.rotary_switches();
     writer.body()?;
     writer.declare();
     writer.builder.finish(|name| {
-        // Old checkpoints store the rotary frequencies; tied ones sometimes store the embedding twice.
-        name.ends_with(".rotary_emb.inv_freq") || (decoder.head.tied && name == "lm_head.weight")
+        // Old checkpoints store the rotary frequencies; tied ones sometimes store the embedding twice; those with scores
+        // keep the head they had before.
+        let has_no_head = decoder.head.tied || scores.is_some();
+        name.ends_with(".rotary_emb.inv_freq") || (has_no_head && name == "lm_head.weight")
     })
 }
 
@@ -51,6 +59,7 @@ impl Sizes {
 
 pub(super) struct Writer<'d, 'a> {
     pub(super) decoder: &'d Decoder,
+    scores: Option<&'d Scores>,
     pub(super) sizes: Sizes,
     pub(super) builder: Builder<'a>,
 }
@@ -70,7 +79,8 @@ impl Writer<'_, '_> {
         let graph = &mut self.builder.proto;
         graph.input.push(value_info("input_ids", DataType::Int64, &[batch, sequence]));
         graph.input.push(value_info("attention_mask", DataType::Int64, &[batch, total]));
-        let logits = [batch, sequence, Dim::Size(self.decoder.vocab_size)];
+        let width = self.scores.map_or(self.decoder.vocab_size, |scores| scores.head.size);
+        let logits = [batch, sequence, Dim::Size(width)];
         graph.output.push(value_info("logits", DataType::Float, &logits));
         for layer in 0..self.decoder.layers.len() {
             for kind in ["key", "value"] {
@@ -115,6 +125,11 @@ impl Writer<'_, '_> {
 
     /// The graph's output, from the normalised last hidden states.
     fn head(&mut self, hidden: &str) -> Result<()> {
+        if let Some(scores) = self.scores {
+            let logits = scores.write(&mut self.builder, hidden, self.sizes.hidden)?;
+            self.builder.rename(&logits, "logits");
+            return Ok(());
+        }
         let head = self.decoder.head;
         let linear = Linear {
             module: if head.tied { EMBEDDING } else { "lm_head" },

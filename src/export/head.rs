@@ -1,0 +1,165 @@
+//! Decoders that give scores instead of the next token: reward models and process reward models.
+//!
+//! The body is that of the language model. Where that has its head, `score` turns the hidden state of every token into
+//! one number a label; the graph's `logits` are [batch, sequence, labels]. Which rows count is left to who reads them:
+//!
+//! - `…ForSequenceClassification`: the last token's. transformers takes the rightmost token that is not `pad_token_id`,
+//!   whatever the attention mask says; so a text that itself ends in that token is read one token earlier.
+//! - `…ForTokenClassification` and process reward models: those of the tokens that somebody marked.
+
+use super::checkpoint::Checkpoint;
+use super::config::Config;
+use super::graph::{Builder, Linear, Size};
+use crate::Result;
+use crate::model::head::{Head, HeadKind, Pooling};
+
+/// A class of transformers that puts such a head onto a decoder.
+pub(super) struct Class {
+    pub(super) name: &'static str,
+    /// The language model with the same body.
+    pub(super) body: &'static str,
+    score: Score,
+    /// The `pad_token_id` that transformers assumes where `config.json` has none.
+    pad: Option<u32>,
+}
+
+/// What `score` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Score {
+    /// A product without bias, for the last token.
+    LastToken,
+    /// A product with bias, for every token.
+    EveryToken,
+    /// Two layers with ReLU between them, for every token, as Qwen2.5-Math-PRM has it.
+    Process,
+}
+
+pub(super) const CLASSES: &[Class] = &[
+    Class::of("LlamaForSequenceClassification", "LlamaForCausalLM", Score::LastToken),
+    Class::of("LlamaForTokenClassification", "LlamaForCausalLM", Score::EveryToken),
+    Class::of("MistralForSequenceClassification", "MistralForCausalLM", Score::LastToken),
+    Class::of("MistralForTokenClassification", "MistralForCausalLM", Score::EveryToken),
+    Class::of("Qwen2ForSequenceClassification", "Qwen2ForCausalLM", Score::LastToken),
+    Class::of("Qwen2ForTokenClassification", "Qwen2ForCausalLM", Score::EveryToken),
+    Class::of("Qwen2ForProcessRewardModel", "Qwen2ForCausalLM", Score::Process),
+    Class::of("Qwen3ForSequenceClassification", "Qwen3ForCausalLM", Score::LastToken),
+    Class::of("Qwen3ForTokenClassification", "Qwen3ForCausalLM", Score::EveryToken),
+    Class::of("Gemma2ForSequenceClassification", "Gemma2ForCausalLM", Score::LastToken).padded(0),
+    Class::of("Gemma2ForTokenClassification", "Gemma2ForCausalLM", Score::EveryToken),
+    Class::of("Gemma3TextForSequenceClassification", "Gemma3ForCausalLM", Score::LastToken).padded(0),
+];
+
+/// A head, read.
+pub(super) struct Scores {
+    pub(super) head: Head,
+    score: Score,
+}
+
+impl Class {
+    const fn of(name: &'static str, body: &'static str, score: Score) -> Self {
+        Class { name, body, score, pad: None }
+    }
+
+    const fn padded(self, pad: u32) -> Self {
+        Class { pad: Some(pad), ..self }
+    }
+
+    pub(super) fn read(&self, checkpoint: &Checkpoint) -> Result<Scores> {
+        let config = &checkpoint.config;
+        let labels = labels(config)?;
+        let mut head = Head {
+            kind: HeadKind::TokenClassification,
+            size: labels.len(),
+            labels,
+            pooling: Pooling::None,
+            normalize: false,
+            max_length: None,
+            pad_token_id: None,
+        };
+        if self.score == Score::LastToken {
+            head.kind = HeadKind::SequenceClassification;
+            head.pooling = Pooling::Last;
+            head.pad_token_id = self.pad_token_id(config)?;
+        }
+        Ok(Scores { head, score: self.score })
+    }
+
+    fn pad_token_id(&self, config: &Config) -> Result<Option<u32>> {
+        if config.names("pad_token_id") {
+            let ids = config.token_ids("pad_token_id")?;
+            let id = ids.first().map(|&id| u32::try_from(id)).transpose();
+            return id.map_err(|_| config.bad_value("pad_token_id", "expected a token id"));
+        }
+        Ok(self.pad)
+    }
+}
+
+impl Scores {
+    /// Writes what makes scores of normalised `hidden` states of width `size`.
+    pub(super) fn write(&self, builder: &mut Builder<'_>, hidden: &str, size: Size) -> Result<String> {
+        let labels = Size::new(self.head.size, LABEL_FIELDS);
+        let layer = |module, path, out, bias| Linear { module, path, out, inner: size, bias };
+        match self.score {
+            Score::LastToken => builder.linear(&layer("score", "/score", labels, false), hidden),
+            Score::EveryToken => builder.linear(&layer("score", "/score", labels, true), hidden),
+            Score::Process => {
+                let first = builder.linear(&layer("score.0", "/score.0", size, true), hidden)?;
+                let kept = builder.op("", "Relu", "/score.1/Relu", &[&first], vec![]);
+                builder.linear(&layer("score.2", "/score.2", labels, true), &kept)
+            }
+        }
+    }
+}
+
+/// The fields that say how many labels there are, for messages.
+pub(super) const LABEL_FIELDS: &[&str] = &["id2label"];
+
+/// Names of the labels, in the order of the scores.
+///
+/// transformers writes `id2label` unless it is what it assumes: two labels.
+pub(super) fn labels(config: &Config) -> Result<Vec<String>> {
+    const MOST: usize = 1 << 16;
+    if let Some(named) = config.get("id2label") {
+        let wrong = || config.bad_value("id2label", "expected names under \"0\", \"1\" and so on, without a gap");
+        let names = named.as_object().filter(|names| !names.is_empty()).ok_or_else(wrong)?;
+        let name = |id: usize| names.get(&id.to_string()).and_then(|name| name.as_str()).map(str::to_owned);
+        return (0..names.len()).map(name).collect::<Option<_>>().ok_or_else(wrong);
+    }
+    let count = config.size_or("num_labels", 2)?;
+    if count > MOST {
+        return Err(config.unsupported("num_labels", &format!("at most {MOST} labels are exported")));
+    }
+    Ok((0..count).map(|id| format!("LABEL_{id}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::from_json("config.json", text.as_bytes()).expect("valid JSON")
+    }
+
+    #[test]
+    fn labels_are_named_counted_or_two() {
+        assert_eq!(labels(&config(r#"{"id2label": {"1": "good", "0": "bad"}}"#)).unwrap(), ["bad", "good"]);
+        assert_eq!(labels(&config(r#"{"num_labels": 1}"#)).unwrap(), ["LABEL_0"]);
+        assert_eq!(labels(&config("{}")).unwrap(), ["LABEL_0", "LABEL_1"]);
+        for gap in [r#"{"0": "a", "2": "c"}"#, "{}", r#"{"0": 1}"#, r#"{"first": "a"}"#] {
+            let error = labels(&config(&format!(r#"{{"id2label": {gap}}}"#))).unwrap_err();
+            assert!(error.to_string().contains("without a gap"), "{error}");
+        }
+        assert!(labels(&config(r#"{"num_labels": 1000000}"#)).unwrap_err().to_string().contains("at most 65536"));
+    }
+
+    #[test]
+    fn padding_is_what_the_configuration_or_else_the_class_says() {
+        let gemma = CLASSES.iter().find(|class| class.name == "Gemma2ForSequenceClassification").unwrap();
+        let llama = CLASSES.iter().find(|class| class.name == "LlamaForSequenceClassification").unwrap();
+        assert_eq!(gemma.pad_token_id(&config("{}")).unwrap(), Some(0));
+        assert_eq!(gemma.pad_token_id(&config(r#"{"pad_token_id": null}"#)).unwrap(), None);
+        assert_eq!(llama.pad_token_id(&config("{}")).unwrap(), None);
+        assert_eq!(llama.pad_token_id(&config(r#"{"pad_token_id": 7}"#)).unwrap(), Some(7));
+        assert!(llama.pad_token_id(&config(r#"{"pad_token_id": "x"}"#)).is_err());
+    }
+}
