@@ -15,6 +15,7 @@ MODEL := target/models/smollm2-135m-instruct
 ORT_LIBRARY := $(CURDIR)/target/onnxruntime/lib/libonnxruntime.so
 REQUESTS := $(sort $(wildcard examples/requests/*.json))
 REFERENCE_VENV := target/reference-venv
+FIXTURES_VENV := target/fixtures-venv
 GENAI_VENV := target/genai-venv
 
 # The command finds what was fetched relative to itself, so it has to be built beside it.
@@ -22,7 +23,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model demo test lint deny bench references check-genai clean-models
+.PHONY: help fetch build model demo test lint deny bench references fixtures check-genai clean-models
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,7 +60,7 @@ lint: deny ## Check formatting, clippy (all targets and bare library), docs, lic
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
 	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
-	  tools/*.py tests/reference/*.py
+	  tools/*.py tests/reference/*.py tests/reference/tiny/*.py
 
 deny: ## Check licences and banned dependencies (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)
@@ -79,10 +80,14 @@ references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew w
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
 
+fixtures: $(FIXTURES_VENV)/.installed ## Make tests/fixtures/models anew with transformers (installs torch)
+	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py
+
 check-genai: model $(GENAI_VENV)/.installed ## Check that onnxruntime-genai reads our export and agrees
 	$(GENAI_VENV)/bin/python tests/reference/check_genai.py $(MODEL)
 
 $(REFERENCE_VENV)/.installed: tests/reference/requirements.txt
+$(FIXTURES_VENV)/.installed: tests/reference/requirements-fixtures.txt
 $(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
 target/%-venv/.installed:
 	$(PYTHON) -m venv --clear $(@D)
