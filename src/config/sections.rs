@@ -7,6 +7,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
+use crate::model::Batching;
 use crate::model::tokenizer::{Compat, DateTime, RenderOptions};
 use crate::rank::FailurePolicy;
 use crate::runtime::{OnUnavailable, Provider};
@@ -127,6 +128,9 @@ impl<'de> Deserialize<'de> for ByteSize {
 pub struct ModelConfig {
     /// An exported model's folder; relative to the file.
     pub path: Option<PathBuf>,
+    /// How its sequences are batched: "auto" (the default), or "padded" for the graph as it is in ONNX Runtime, which is
+    /// slower.
+    pub batching: Batching,
     /// Address of a remote endpoint. Not available in this version.
     pub base_url: Option<String>,
     /// The model's name at a remote endpoint. Not available in this version.

@@ -178,7 +178,9 @@ impl EngineBuilder {
         let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
         for (name, model) in &config.models {
             let Some(path) = &model.path else { continue };
-            let folder = Arc::new(ModelFolder::open(path).map_err(|e| e.context(format!("model `{name}`")))?);
+            let folder =
+                ModelFolder::open_with(path, model.batching).map_err(|e| e.context(format!("model `{name}`")))?;
+            let folder = Arc::new(folder);
             let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             locals.insert(name.clone(), Local { folder: Arc::clone(&folder), render: render.clone() });
             let factory = owner::local_factory(name, folder, render, decode.clone(), runtime.clone());

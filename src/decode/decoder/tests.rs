@@ -3,6 +3,7 @@
 use super::*;
 use crate::decode::SamplingOptions;
 use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
+use crate::model::{Batching, ModelKind};
 use crate::testing::{fixture, runtime, smollm2};
 
 fn decoder(threads: usize, kv_cache: usize, step_budget: Duration) -> Decoder {
@@ -139,6 +140,28 @@ fn a_fork_continues_as_if_decoded_from_scratch() {
     let mut fresh = self::decoder(1, AMPLE, SHORT);
     generate(&mut fresh, &forked, sampled(6, 16));
     assert_eq!(fork, reply(finish(&mut fresh).remove(0)));
+}
+
+#[test]
+fn the_padded_path_gives_the_same_tokens() {
+    let folder = Arc::new(ModelFolder::open_with(smollm2().path(), Batching::Padded).expect("the model opens"));
+    assert_eq!(folder.kind(), ModelKind::PaddedDecoder);
+    let options = DecodeOptions { kv_cache: AMPLE, step_budget: SHORT, ..DecodeOptions::default() };
+    let mut decoder = Decoder::load(folder, &options, &runtime(2)).expect("the model loads");
+    decoder.executor.poison();
+    let cases = fixture("smollm2/greedy.json")["cases"].as_array().expect("cases").clone();
+    for case in &cases {
+        let sampling = SamplingOptions::greedy();
+        generate(
+            &mut decoder,
+            &tokens(&case["prompt_tokens"]),
+            GenerateOptions { max_tokens: 16, sampling, ..GenerateOptions::default() },
+        );
+    }
+    for (ended, case) in finish(&mut decoder).into_iter().zip(&cases) {
+        let wanted = tokens(&case["tokens"]);
+        assert_eq!(reply(ended).0, wanted[..wanted.len().min(16)], "{}", case["name"]);
+    }
 }
 
 #[test]
