@@ -65,7 +65,7 @@ impl PagedExecutor {
             caches: 2 * shape.layers,
             width: folder.row_width(),
             name,
-            width_from: folder.width_source(),
+            width_from: folder.config().width_source(),
             token_input: inputs.input_ids.clone(),
             position_input: paged.takes_positions.then(|| inputs.position_ids.clone()),
             logits: config.decoder.outputs.logits.clone(),

@@ -107,7 +107,7 @@ impl PaddedExecutor {
             outputs: std::iter::once(logits).chain(padded.caches.iter().map(|cache| cache.present.clone())).collect(),
             width,
             name,
-            width_from: folder.width_source(),
+            width_from: folder.config().width_source(),
         })
     }
 

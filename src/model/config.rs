@@ -158,6 +158,15 @@ impl FolderConfig {
         self.head.as_ref().map_or(self.model.vocab_size, |head| head.size)
     }
 
+    /// The file and field that say [`FolderConfig::row_width`], for messages.
+    pub(crate) fn width_source(&self) -> &'static str {
+        match (&self.head, self.file) {
+            (Some(_), _) => "foreturn.json: head.size",
+            (None, GENAI) => "genai_config.json: model.vocab_size",
+            (None, _) => "config.json: vocab_size",
+        }
+    }
+
     /// A whole number of `config.json`.
     pub(crate) fn number(&self, key: &str) -> Option<usize> {
         number(&self.checkpoint, key)

@@ -334,11 +334,8 @@ fn check_sizes(graph: &GraphProto, config: &FolderConfig, padded: &PaddedGraph) 
     let file = config.file;
     let width = output(graph, &config.model.decoder.outputs.logits).and_then(graph::last_dim);
     if let Some(width) = width.filter(|&width| width != config.row_width()) {
-        let said = match &config.head {
-            Some(head) => format!("{}: head.size is {}", super::head::FILE, head.size),
-            None => format!("{file}: vocab_size is {}", config.model.vocab_size),
-        };
-        return Err(format!("{said}, but the graph gives {width} logits a row"));
+        let (source, said) = (config.width_source(), config.row_width());
+        return Err(format!("{source} is {said}, but the graph gives {width} logits a row"));
     }
     let layers = padded.caches.len() / 2;
     let shared = config.number("num_kv_shared_layers").unwrap_or(0);

@@ -74,15 +74,6 @@ impl ModelFolder {
         self.head().map_or(self.config.model.vocab_size, |head| head.size)
     }
 
-    /// The file and field that say [`ModelFolder::row_width`], for messages.
-    pub(crate) fn width_source(&self) -> &'static str {
-        match (self.head(), self.config.file) {
-            (Some(_), _) => "foreturn.json: head.size",
-            (None, config::GENAI) => "genai_config.json: model.vocab_size",
-            (None, _) => "config.json: vocab_size",
-        }
-    }
-
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
