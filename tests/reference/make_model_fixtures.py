@@ -14,9 +14,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-from tiny import decoders, tokenizers
+from tiny import decoders, encoders, heads, tokenizers
 
-PARTS = {"tokenizers": tokenizers.make, "decoders": decoders.make}
+PARTS = {"tokenizers": tokenizers.make, "decoders": decoders.make, "heads": heads.make, "encoders": encoders.make}
 
 
 def main():
