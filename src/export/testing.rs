@@ -63,6 +63,12 @@ impl GgufBuilder {
         self.raw(key, 9, &bytes)
     }
 
+    pub(super) fn floats(&mut self, key: &str, numbers: &[f32]) -> &mut Self {
+        let mut bytes = [6u32.to_le_bytes().as_slice(), &(numbers.len() as u64).to_le_bytes()].concat();
+        bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        self.raw(key, 9, &bytes)
+    }
+
     /// Adds a tensor; `dimensions` innermost first, as in the file.
     pub(super) fn tensor(&mut self, name: &str, dimensions: &[u64], kind: u32, data: Vec<u8>) -> &mut Self {
         self.tensors.push((name.to_owned(), dimensions.to_vec(), kind, data));

@@ -1,9 +1,13 @@
 //! Rebuilds `tokenizer.json` and `tokenizer_config.json` from a GGUF file's metadata.
 //!
-//! GGUF keeps vocabulary and merges, but of the text splitting before them only a name, `tokenizer.ggml.pre`. Each
-//! name known here stands for the splitter that the model's publisher ships; any other is refused, because a wrong
-//! splitter yields plausible tokens that the model never saw.
+//! Two kinds of tokenizer are rebuilt, each by its own file; what they share, special tokens and templates, is here.
 
+mod byte_level;
+mod sentencepiece;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json, json};
@@ -13,110 +17,56 @@ use super::parse::{Array, Value};
 use crate::export::checkpoint::{Content, TokenizerFile};
 use crate::{Error, Result};
 
-/// How text is split before byte-pair merging.
-struct Splitter {
-    /// The value of `tokenizer.ggml.pre`.
-    pre: &'static str,
-    normalizer: fn() -> Json,
-    pre_tokenizer: fn() -> Json,
-    /// Whether a piece that is itself in the vocabulary skips the merges.
-    ignore_merges: bool,
+/// llama.cpp's token types: these become added tokens, found in text before it is split.
+const UNKNOWN: u64 = 2;
+const CONTROL: u64 = 3;
+const USER_DEFINED: u64 = 4;
+
+/// The sections of `tokenizer.json` that differ between the kinds of tokenizer.
+struct Parts {
+    normalizer: Json,
+    pre_tokenizer: Json,
+    decoder: Json,
+    model: Json,
     /// Whether a beginning-of-sequence token is added where the file doesn't say.
     adds_bos: bool,
 }
 
-const SPLITTERS: &[Splitter] = &[
-    Splitter { pre: "gpt-2", normalizer: none, pre_tokenizer: gpt2, ignore_merges: false, adds_bos: false },
-    Splitter { pre: "llama-bpe", normalizer: none, pre_tokenizer: llama3, ignore_merges: true, adds_bos: true },
-    Splitter { pre: "qwen2", normalizer: nfc, pre_tokenizer: qwen2, ignore_merges: false, adds_bos: false },
-    Splitter { pre: "smollm", normalizer: none, pre_tokenizer: smollm, ignore_merges: false, adds_bos: false },
-];
-
-fn none() -> Json {
-    Json::Null
-}
-
-fn nfc() -> Json {
-    json!({"type": "NFC"})
-}
-
-fn byte_level(use_regex: bool) -> Json {
-    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-}
-
-fn sequence(first: Json, second: Json) -> Json {
-    json!({"type": "Sequence", "pretokenizers": [first, second]})
-}
-
-fn split(pattern: &str) -> Json {
-    json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
-}
-
-fn gpt2() -> Json {
-    byte_level(true)
-}
-
-fn llama3() -> Json {
-    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    sequence(split(pattern), byte_level(false))
-}
-
-fn qwen2() -> Json {
-    let pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-    sequence(split(pattern), byte_level(false))
-}
-
-fn smollm() -> Json {
-    sequence(json!({"type": "Digits", "individual_digits": true}), byte_level(true))
-}
-
-/// llama.cpp's token types: these become added tokens, found in text before it is split.
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-
 /// The tokenizer's files, checked to load.
 pub(super) fn files(source: &Source<'_>) -> Result<Vec<TokenizerFile>> {
     let model = required_text(source, "tokenizer.ggml.model")?;
-    if model != "gpt2" {
-        return Err(Error::unsupported(format!(
-            "{}: `tokenizer.ggml.model` is `{}`: this version rebuilds `gpt2` (byte-level BPE) tokenizers; export the \
-             Hugging Face checkpoint instead",
-            source.label,
-            model.escape_debug()
-        )));
-    }
-    let splitter = splitter(source)?;
-    let vocabulary = Vocabulary::read(source)?;
-    let bos = flag(source, "tokenizer.ggml.add_bos_token", splitter.adds_bos)?;
+    let (vocabulary, parts) = match model {
+        "gpt2" => {
+            let vocabulary = Vocabulary::read(source, |token, _| Cow::Borrowed(token))?;
+            let parts = byte_level::parts(source, &vocabulary)?;
+            (vocabulary, parts)
+        }
+        "llama" => {
+            let vocabulary = Vocabulary::read(source, sentencepiece::spelling)?;
+            let parts = sentencepiece::parts(source, &vocabulary)?;
+            (vocabulary, parts)
+        }
+        _ => {
+            return Err(Error::unsupported(format!(
+                "{}: `tokenizer.ggml.model` is `{}`: this version rebuilds `gpt2` (byte-level BPE) and `llama` \
+                 (SentencePiece) tokenizers; export the Hugging Face checkpoint instead",
+                source.label,
+                model.escape_debug()
+            )));
+        }
+    };
+    let bos = flag(source, "tokenizer.ggml.add_bos_token", parts.adds_bos)?;
     let eos = flag(source, "tokenizer.ggml.add_eos_token", false)?;
 
-    let tokenizer = tokenizer_json(source, splitter, &vocabulary, bos, eos)?;
+    let tokenizer = tokenizer_json(source, parts, &vocabulary, bos, eos)?;
     let bytes = serde_json::to_vec(&tokenizer).map_err(|error| Error::internal(error.to_string()))?;
     tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
-        Error::invalid_model(format!(
-            "{}: `tokenizer.ggml.tokens` and `tokenizer.ggml.merges` make no tokenizer: {error}",
-            source.label
-        ))
+        Error::invalid_model(format!("{}: its `tokenizer.ggml.tokens` make no tokenizer: {error}", source.label))
     })?;
     let config = tokenizer_config(source, &vocabulary, bos, eos)?;
     let config = serde_json::to_vec_pretty(&config).map_err(|error| Error::internal(error.to_string()))?;
     let made = |name: &str, content| TokenizerFile { name: name.to_owned(), content: Content::Made(content) };
     Ok(vec![made("tokenizer.json", bytes), made("tokenizer_config.json", config)])
-}
-
-fn splitter(source: &Source<'_>) -> Result<&'static Splitter> {
-    let key = "tokenizer.ggml.pre";
-    let pre = required_text(source, key)?;
-    SPLITTERS.iter().find(|splitter| splitter.pre == pre).ok_or_else(|| {
-        let known: Vec<&str> = SPLITTERS.iter().map(|splitter| splitter.pre).collect();
-        Error::unsupported(format!(
-            "{}: `{key}` is `{}`, whose way of splitting text is not known here; known are `{}`: export the Hugging \
-             Face checkpoint instead, it holds the whole tokenizer",
-            source.label,
-            pre.escape_debug(),
-            known.join("`, `")
-        ))
-    })
 }
 
 fn required_text<'a>(source: &Source<'a>, key: &str) -> Result<&'a str> {
@@ -137,47 +87,57 @@ fn required_array<'a>(source: &Source<'a>, key: &str) -> Result<Array<'a>> {
 
 /// The tokens by id, and the kind of each.
 struct Vocabulary<'a> {
-    tokens: Vec<&'a str>,
+    tokens: Vec<Cow<'a, str>>,
     kinds: Vec<u64>,
 }
 
 impl<'a> Vocabulary<'a> {
-    fn read(source: &Source<'a>) -> Result<Self> {
+    /// `spelling` makes the token that `tokenizer.json` has of the file's, given its type.
+    fn read(source: &Source<'a>, spelling: fn(&'a str, u64) -> Cow<'a, str>) -> Result<Self> {
         let key = "tokenizer.ggml.tokens";
         let tokens: Option<Vec<&str>> = required_array(source, key)?.iter().map(Value::text).collect();
         let tokens = tokens.ok_or_else(|| source.wrong(key, "expected a list of texts"))?;
-        let mut ids = HashMap::new();
-        for (id, token) in tokens.iter().enumerate() {
-            if let Some(first) = ids.insert(*token, id) {
-                return Err(source.wrong(key, &format!("tokens {first} and {id} are the same text, {token:?}")));
-            }
-        }
         let key = "tokenizer.ggml.token_type";
         let kinds: Option<Vec<u64>> = required_array(source, key)?.iter().map(Value::unsigned).collect();
         let kinds = kinds.ok_or_else(|| source.wrong(key, "expected a list of token types"))?;
         if kinds.len() != tokens.len() {
             return Err(source.wrong(key, &format!("{} types for {} tokens", kinds.len(), tokens.len())));
         }
+        let key = "tokenizer.ggml.tokens";
+        let tokens = tokens.into_iter().zip(&kinds);
+        let tokens: Vec<Cow<'_, str>> = tokens.map(|(token, kind)| spelling(token, *kind)).collect();
+        let mut ids = HashMap::new();
+        for (id, token) in tokens.iter().enumerate() {
+            if let Some(first) = ids.insert(token, id) {
+                let complaint = format!("tokens {first} and {id} are the same text, {token:?}");
+                return Err(source.wrong(key, &complaint));
+            }
+        }
         Ok(Vocabulary { tokens, kinds })
+    }
+
+    /// The ids by token, as `tokenizer.json` lists them.
+    fn json(&self) -> Map<String, Json> {
+        self.tokens.iter().enumerate().map(|(id, token)| (token.to_string(), id.into())).collect()
     }
 
     /// Control tokens are special: decoding may leave them out. User-defined ones are ordinary text in one token.
     fn added(&self) -> impl Iterator<Item = (usize, Json)> {
         let kinds = self.tokens.iter().zip(&self.kinds).enumerate();
-        kinds.filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED)).map(|(id, (token, kind))| {
+        kinds.filter(|(_, (_, kind))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED)).map(|(id, (token, kind))| {
             let fields = json!({
                 "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                "special": *kind == CONTROL,
+                "special": *kind != USER_DEFINED,
             });
             (id, fields)
         })
     }
 
     /// The text of the special token whose id is under `tokenizer.ggml.NAME`.
-    fn special(&self, source: &Source<'a>, name: &str) -> Result<Option<&'a str>> {
+    fn special(&self, source: &Source<'_>, name: &str) -> Result<Option<&str>> {
         let Some(id) = source.token_id(name)? else { return Ok(None) };
         let token = usize::try_from(id).ok().and_then(|id| self.tokens.get(id));
-        token.copied().map(Some).ok_or_else(|| {
+        token.map(|token| Some(&**token)).ok_or_else(|| {
             let complaint = format!("{id} is beyond the vocabulary of {} tokens", self.tokens.len());
             source.wrong(&format!("tokenizer.ggml.{name}"), &complaint)
         })
@@ -186,7 +146,7 @@ impl<'a> Vocabulary<'a> {
 
 fn tokenizer_json(
     source: &Source<'_>,
-    splitter: &Splitter,
+    parts: Parts,
     vocabulary: &Vocabulary<'_>,
     bos: bool,
     eos: bool,
@@ -198,31 +158,16 @@ fn tokenizer_json(
             token
         })
         .collect();
-    let vocab: Map<String, Json> =
-        vocabulary.tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect();
-    let key = "tokenizer.ggml.merges";
-    let mut merges = Vec::new();
-    for merge in required_array(source, key)?.iter() {
-        let pair = merge.text().and_then(|merge| merge.split_once(' ')).filter(|(_, second)| !second.contains(' '));
-        let Some((first, second)) = pair else {
-            return Err(source.wrong(key, &format!("merge {} is not two tokens and a space between", merges.len())));
-        };
-        merges.push(format!("{first} {second}"));
-    }
     Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": added,
-        "normalizer": (splitter.normalizer)(),
-        "pre_tokenizer": (splitter.pre_tokenizer)(),
+        "normalizer": parts.normalizer,
+        "pre_tokenizer": parts.pre_tokenizer,
         "post_processor": post_processor(source, vocabulary, bos, eos)?,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": splitter.ignore_merges, "vocab": vocab, "merges": merges,
-        },
+        "decoder": parts.decoder,
+        "model": parts.model,
     }))
 }
 
