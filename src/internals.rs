@@ -9,6 +9,7 @@ use crate::decode::attention::kernel::{Call, Heads, Isa, Item, Packed};
 use crate::decode::cache::Cache;
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::step::{Executor, Step};
+use crate::decode::variant::{Variant, Variants};
 
 /// The prefix tree.
 pub struct Tree(Cache);
@@ -22,7 +23,7 @@ impl Tree {
     /// Takes a sequence's blocks, as if its rows were computed at once, and lets go of them. Returns how many rows were
     /// there already.
     pub fn pass(&mut self, tokens: &[u32]) -> usize {
-        let path = self.0.attach(tokens);
+        let path = self.0.attach(Variant::Short, tokens);
         let mut there = 0;
         for (at, &node) in path.iter().enumerate() {
             there += self.0.filled(node);
@@ -47,7 +48,13 @@ pub struct Schedule {
 impl Schedule {
     /// Runs sequences that start together to their end; returns the number of steps.
     pub fn run(&self, prompts: &[Vec<u32>]) -> usize {
-        let options = SchedulerOptions { blocks: self.blocks, max_sequences: 64, max_logit_rows: 64, block_bytes: 1 };
+        let options = SchedulerOptions {
+            blocks: self.blocks,
+            max_sequences: 64,
+            max_logit_rows: 64,
+            block_bytes: 1,
+            variants: Variants::default(),
+        };
         let mut scheduler = Scheduler::new(options);
         for prompt in prompts {
             let reader = Counter { next: prompt.len() - 1, left: self.new_tokens };
@@ -134,6 +141,8 @@ impl Attention {
         let call = Call {
             heads: Self::HEADS,
             scale: 1.0 / (size as f32).sqrt(),
+            softcap: 0.0,
+            window: usize::MAX,
             rotary: None,
             query: Packed { data: &self.query, offset: 0, stride: query * size },
             key: Packed { data: &self.key, offset: 0, stride: kv * size },

@@ -5,6 +5,8 @@
 //! (`filled` says how many are there), and whoever gets to it first computes it. Nodes that nobody uses stay as a
 //! cache until their block is needed; the least recently used leaf goes first.
 //!
+//! There is one tree for each [`Variant`]: rows computed with other rotary tables are other rows.
+//!
 //! Only full nodes are shared. A sequence that leaves a node half-way gets a node of its own, which takes the common
 //! rows over by copying them once they are there (copy on write), so sharing is exact to the token.
 //!
@@ -14,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use super::attention::BLOCK_SIZE;
+use super::variant::Variant;
 
 /// A node of the tree. Valid while somebody uses the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,9 +28,16 @@ pub(crate) type Block = u32;
 /// Nodes from the root that hold a sequence's tokens in order; all full but for the last.
 pub(crate) type Path = Vec<NodeId>;
 
+/// What a node hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Parent {
+    Root(Variant),
+    Node(NodeId),
+}
+
 #[derive(Debug)]
 struct Node {
-    parent: Option<NodeId>,
+    parent: Parent,
     tokens: Vec<u32>,
     /// Rows that have been computed.
     filled: usize,
@@ -56,7 +66,7 @@ pub(crate) struct Cache {
     nodes: Vec<Option<Node>>,
     vacant: Vec<u32>,
     /// Children by parent and first token.
-    children: HashMap<(Option<NodeId>, u32), Vec<NodeId>>,
+    children: HashMap<(Parent, u32), Vec<NodeId>>,
     /// Lowest first, so that the resident part of the pool stays compact.
     free: BinaryHeap<Reverse<Block>>,
     /// Unused leaves with a block, least recently used first.
@@ -97,29 +107,28 @@ impl Cache {
         self.total - self.free.len()
     }
 
-    /// Takes the nodes that hold `tokens` into use, creating those that are missing.
-    pub(crate) fn attach(&mut self, tokens: &[u32]) -> Path {
+    /// Takes the nodes that hold `tokens` in the variant's tree into use, creating those that are missing.
+    pub(crate) fn attach(&mut self, variant: Variant, tokens: &[u32]) -> Path {
         let mut path = Path::with_capacity(tokens.len().div_ceil(BLOCK_SIZE));
-        let mut parent = None;
+        let mut parent = Parent::Root(variant);
         for chunk in tokens.chunks(BLOCK_SIZE) {
             let node = self.find(parent, chunk).unwrap_or_else(|| self.adopt_or_create(parent, chunk));
             self.take(node);
             path.push(node);
-            parent = Some(node);
+            parent = Parent::Node(node);
         }
         path
     }
 
-    /// Adds `token` at the end of a path that its sequence alone uses beyond the last full node.
+    /// Adds `token` at the end of a path (not an empty one) that its sequence alone uses beyond the last full node.
     pub(crate) fn append(&mut self, path: &mut Path, token: u32) {
-        if let Some(&tail) = path.last() {
-            let node = self.node_mut(tail);
-            if node.tokens.len() < BLOCK_SIZE {
-                node.tokens.push(token);
-                return;
-            }
+        let Some(&tail) = path.last() else { return };
+        let node = self.node_mut(tail);
+        if node.tokens.len() < BLOCK_SIZE {
+            node.tokens.push(token);
+            return;
         }
-        let node = self.create(path.last().copied(), &[token]);
+        let node = self.create(Parent::Node(tail), &[token]);
         self.take(node);
         path.push(node);
     }
@@ -199,12 +208,12 @@ impl Cache {
         self.nodes[id.0 as usize].as_mut().expect("a node in use exists")
     }
 
-    fn siblings(&self, parent: Option<NodeId>, first: u32) -> &[NodeId] {
+    fn siblings(&self, parent: Parent, first: u32) -> &[NodeId] {
         self.children.get(&(parent, first)).map_or(&[], Vec::as_slice)
     }
 
     /// The child of `parent` that holds exactly this full chunk; the one with most rows where there are twins.
-    fn find(&self, parent: Option<NodeId>, chunk: &[u32]) -> Option<NodeId> {
+    fn find(&self, parent: Parent, chunk: &[u32]) -> Option<NodeId> {
         if chunk.len() < BLOCK_SIZE {
             return None;
         }
@@ -214,7 +223,7 @@ impl Cache {
 
     /// A node for `chunk` that nobody else uses yet: an unused partial one that it continues, or a new one, which takes
     /// over the rows it has in common with a sibling.
-    fn adopt_or_create(&mut self, parent: Option<NodeId>, chunk: &[u32]) -> NodeId {
+    fn adopt_or_create(&mut self, parent: Parent, chunk: &[u32]) -> NodeId {
         let common = |tokens: &[u32]| tokens.iter().zip(chunk).take_while(|(a, b)| a == b).count();
         let best = self.siblings(parent, chunk[0]).iter().copied().max_by_key(|&id| {
             let node = self.node(id);
@@ -234,7 +243,7 @@ impl Cache {
         id
     }
 
-    fn create(&mut self, parent: Option<NodeId>, tokens: &[u32]) -> NodeId {
+    fn create(&mut self, parent: Parent, tokens: &[u32]) -> NodeId {
         let node = Node {
             parent,
             tokens: tokens.to_vec(),
@@ -255,7 +264,7 @@ impl Cache {
                 NodeId(self.nodes.len() as u32 - 1)
             }
         };
-        if let Some(parent) = parent {
+        if let Parent::Node(parent) = parent {
             self.node_mut(parent).children += 1;
         }
         self.children.entry((parent, tokens[0])).or_default().push(id);
@@ -322,7 +331,7 @@ impl Cache {
                 self.children.remove(&key);
             }
         }
-        if let Some(parent) = node.parent {
+        if let Parent::Node(parent) = node.parent {
             self.node_mut(parent).children -= 1;
             self.settle(parent);
         }
@@ -339,11 +348,11 @@ impl Cache {
         for (id, node) in live() {
             assert!(node.filled <= node.tokens.len() && node.tokens.len() <= BLOCK_SIZE && !node.tokens.is_empty());
             assert!(node.filled == 0 || node.block.is_some(), "rows need a block");
-            assert_eq!(node.children as usize, live().filter(|(_, n)| n.parent == Some(id)).count());
+            assert_eq!(node.children as usize, live().filter(|(_, n)| n.parent == Parent::Node(id)).count());
             assert!(node.children == 0 || node.tokens.len() == BLOCK_SIZE, "only full nodes have children");
             let leaf = node.users == 0 && node.children == 0;
             assert_eq!(leaf, self.evictable.contains(&(node.stamp, id)), "unused leaves are evictable");
-            if let Some(parent) = node.parent {
+            if let Parent::Node(parent) = node.parent {
                 assert!(self.node(parent).users >= node.users, "who uses a node uses its parent");
             }
         }
@@ -368,11 +377,11 @@ mod tests {
     #[test]
     fn equal_prefixes_share_full_nodes_and_copy_the_rest() {
         let mut cache = Cache::new(8);
-        let a = cache.attach(&tokens(40));
+        let a = cache.attach(Variant::Short, &tokens(40));
         compute(&mut cache, &a, 40);
         let mut other = tokens(40);
         other[36] = 99;
-        let b = cache.attach(&other);
+        let b = cache.attach(Variant::Short, &other);
         assert_eq!(a[..2], b[..2]);
         assert_ne!(a[2], b[2]);
         assert_eq!(cache.copy_state(b[2]), CopyState::Wanted { source: a[2], rows: 4, filled: 8 });
@@ -386,8 +395,8 @@ mod tests {
     #[test]
     fn a_sequence_attaches_to_blocks_that_are_not_computed_yet() {
         let mut cache = Cache::new(8);
-        let a = cache.attach(&tokens(32));
-        let b = cache.attach(&tokens(32));
+        let a = cache.attach(Variant::Short, &tokens(32));
+        let b = cache.attach(Variant::Short, &tokens(32));
         assert_eq!(a, b);
         assert_eq!(cache.occupied(), 0);
         cache.release(a);
@@ -399,10 +408,10 @@ mod tests {
     #[test]
     fn an_unused_partial_node_is_continued_in_place() {
         let mut cache = Cache::new(8);
-        let a = cache.attach(&tokens(20));
+        let a = cache.attach(Variant::Short, &tokens(20));
         compute(&mut cache, &a, 20);
         cache.release(a.clone());
-        let b = cache.attach(&tokens(30));
+        let b = cache.attach(Variant::Short, &tokens(30));
         assert_eq!(a, b);
         assert_eq!(cache.filled(b[1]), 4);
         cache.check();
@@ -411,15 +420,15 @@ mod tests {
     #[test]
     fn the_least_recently_used_leaf_is_evicted_first() {
         let mut cache = Cache::new(2);
-        let old = cache.attach(&[1]);
+        let old = cache.attach(Variant::Short, &[1]);
         compute(&mut cache, &old, 1);
-        let new = cache.attach(&[2]);
+        let new = cache.attach(Variant::Short, &[2]);
         compute(&mut cache, &new, 1);
         cache.release(old);
         cache.release(new.clone());
-        let third = cache.attach(&[3]);
+        let third = cache.attach(Variant::Short, &[3]);
         assert!(cache.ensure_block(third[0]));
-        assert_eq!(cache.attach(&[2]), new, "the younger prefix is still there");
+        assert_eq!(cache.attach(Variant::Short, &[2]), new, "the younger prefix is still there");
         cache.check();
     }
 }

@@ -9,6 +9,7 @@ use super::padded::PaddedExecutor;
 use super::reader::AnyReader;
 use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
 use super::step::Executor;
+use super::variant::Variants;
 use crate::model::ModelFolder;
 use crate::model::layout::Runner;
 use crate::runtime::{ProviderReport, RuntimeOptions};
@@ -80,6 +81,7 @@ impl Decoder {
             max_sequences: options.max_sequences,
             max_logit_rows: MAX_LOGIT_ROWS,
             block_bytes: folder.block_bytes(),
+            variants: Variants { longest_short: folder.longest_short() },
         });
         Ok(Decoder { folder, executor, provider, scheduler, pace: Pace::new(options.step_budget) })
     }

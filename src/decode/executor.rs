@@ -5,8 +5,10 @@ use ndarray::{ArrayView2, s};
 use super::attention::kernel::Heads;
 use super::attention::{self, BLOCK_SIZE};
 use super::step::{Executor, Step};
+use super::variant::Variant;
 use crate::model::ModelFolder;
-use crate::model::rewrite::{PagedGraph, names};
+use crate::model::rewrite::rope::LongRope;
+use crate::model::rewrite::{PagedGraph, names, widen};
 use crate::runtime::memory::{Buffer, Element};
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions};
@@ -29,6 +31,9 @@ pub(crate) struct PagedExecutor {
     width_from: &'static str,
     token_input: String,
     position_input: Option<String>,
+    /// Whether token ids are a vector, instead of a batch of one row.
+    flat: bool,
+    long_rope: Option<LongRope>,
     logits: String,
 }
 
@@ -44,7 +49,9 @@ impl PagedExecutor {
         let shape = paged.shape;
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
         let name = folder.path().display().to_string();
-        let graph = Graph { bytes: &paged.bytes, folder: &folder.file().data_folder, name: &name };
+        let data = &folder.file().data_folder;
+        let memory = if paged.widened.is_empty() { None } else { Some((widen::LOCATION, paged.widened.read(data)?)) };
+        let graph = Graph { bytes: &paged.bytes, folder: data, memory, name: &name };
         let mut session = Session::open(&graph, attention::domain, options)?;
 
         let block = heads.block_floats() * size_of::<f32>();
@@ -68,6 +75,8 @@ impl PagedExecutor {
             width_from: folder.config().width_source(),
             token_input: inputs.input_ids.clone(),
             position_input: paged.takes_positions.then(|| inputs.position_ids.clone()),
+            flat: paged.flat,
+            long_rope: paged.long_rope,
             logits: config.decoder.outputs.logits.clone(),
         })
     }
@@ -106,9 +115,17 @@ impl Executor for PagedExecutor {
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
         let (tokens, sequences, rows) = (step.tokens.len(), step.sequences(), step.logit_rows.len());
         let session = &mut self.session;
-        session.set(&self.token_input, &[1, tokens], step.tokens.clone())?;
+        let row = &[1, tokens][usize::from(self.flat)..];
+        session.set(&self.token_input, row, step.tokens.clone())?;
         if let Some(name) = &self.position_input {
-            session.set(name, &[1, tokens], step.positions.clone())?;
+            session.set(name, row, step.positions.clone())?;
+        }
+        if let Some(LongRope { small_rows, .. }) = self.long_rope {
+            let offsets = step.variants.iter().map(|&variant| match variant {
+                Variant::Short => 0,
+                Variant::Long => small_rows as i32,
+            });
+            session.set(names::ROPE_OFFSET, &[sequences], offsets.collect())?;
         }
         session.set(names::CUMULATIVE, &[sequences + 1], step.cumulative.clone())?;
         session.set(names::PAST, &[sequences], step.past.clone())?;

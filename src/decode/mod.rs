@@ -14,6 +14,7 @@ pub(crate) mod scheduler;
 mod softmax;
 pub(crate) mod step;
 pub mod stop;
+pub(crate) mod variant;
 
 pub use decoder::{DecodeOptions, DecoderStats};
 pub(crate) use decoder::{Decoder, check_prompt};

@@ -6,6 +6,8 @@
 //! preempted, those first whose blocks are least shared; they start over later from what the cache still holds. The
 //! oldest sequence can always proceed, because what does not fit alone was refused on submission.
 //!
+//! A sequence that outgrows the rotary tables that it began with starts over with the other ones.
+//!
 //! Nothing here influences what a sequence computes, only when.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,6 +17,7 @@ use ndarray::{ArrayView2, s};
 use super::attention::BLOCK_SIZE;
 use super::cache::{Cache, CopyState, NodeId, Path};
 use super::step::{Executor, Step};
+use super::variant::{Variant, Variants};
 use crate::{Error, ErrorKind, Result};
 
 /// Names a sequence of one scheduler; grows with age.
@@ -55,6 +58,8 @@ pub(crate) struct SchedulerOptions {
     pub(crate) max_logit_rows: usize,
     /// Bytes of one block, for messages.
     pub(crate) block_bytes: usize,
+    /// Which sequences are computed with which rotary tables.
+    pub(crate) variants: Variants,
 }
 
 /// Counts of one sequence.
@@ -195,11 +200,13 @@ impl<R: Reader> Scheduler<R> {
         Some((sequence.reader, sequence.cost))
     }
 
-    /// Keeps the full blocks of `tokens` from being evicted, computed or not, until they are unpinned.
+    /// Keeps the full blocks of `tokens` from being evicted, computed or not, until they are unpinned. They serve
+    /// sequences of the variant that `tokens` have by their own length.
     ///
     /// # Errors
     /// Some sequence already accepted would no longer fit beside it.
     pub(crate) fn pin(&mut self, key: u64, tokens: &[u32]) -> Result<()> {
+        let variant = self.options.variants.of(tokens.len());
         let tokens = &tokens[..tokens.len() / BLOCK_SIZE * BLOCK_SIZE];
         let blocks = tokens.len() / BLOCK_SIZE;
         let largest = self.running.values().chain(self.waiting.values()).map(|s| s.limit.div_ceil(BLOCK_SIZE)).max();
@@ -213,7 +220,7 @@ impl<R: Reader> Scheduler<R> {
                 ),
             ));
         }
-        let path = self.cache.attach(tokens);
+        let path = self.cache.attach(variant, tokens);
         self.pinned += path.len();
         if let Some(old) = self.pins.insert(key, path) {
             self.pinned -= old.len();
@@ -272,7 +279,7 @@ impl<R: Reader> Scheduler<R> {
     fn admit(&mut self) {
         while self.running.len() < self.options.max_sequences {
             let Some((id, mut sequence)) = self.waiting.pop_first() else { return };
-            sequence.path = self.cache.attach(&sequence.tokens);
+            sequence.path = self.cache.attach(self.variant(&sequence), &sequence.tokens);
             // One block of headroom for each sequence that is growing.
             let needed = self.cache.missing(&sequence.path) + self.running.len();
             if !self.running.is_empty() && needed > self.cache.available() {
@@ -282,6 +289,10 @@ impl<R: Reader> Scheduler<R> {
             }
             self.running.insert(id, sequence);
         }
+    }
+
+    fn variant(&self, sequence: &Sequence<R>) -> Variant {
+        self.options.variants.of(sequence.tokens.len())
     }
 
     fn plan(&mut self, budget: usize) -> Plan {
@@ -385,13 +396,18 @@ impl<R: Reader> Scheduler<R> {
                 .map(|(other, _)| *other);
             let Some(victim) = victim else { return false };
             if let Some(mut sequence) = self.running.remove(&victim) {
-                self.cache.release(std::mem::take(&mut sequence.path));
-                sequence.cursor = 0;
                 sequence.cost.preemptions += 1;
                 self.totals.preemptions += 1;
-                self.waiting.insert(victim, sequence);
+                self.start_over(victim, sequence);
             }
         }
+    }
+
+    /// Sends a sequence back to the queue. Its rows stay cached.
+    fn start_over(&mut self, id: SequenceId, mut sequence: Sequence<R>) {
+        self.cache.release(std::mem::take(&mut sequence.path));
+        sequence.cursor = 0;
+        self.waiting.insert(id, sequence);
     }
 
     fn pack(&self, plan: &Plan) -> Step {
@@ -407,7 +423,8 @@ impl<R: Reader> Scheduler<R> {
                     _ => -1,
                 }
             };
-            step.push(&sequence.tokens[share.from..share.to], share.from, blocks, slot, share.logits);
+            let variant = self.variant(sequence);
+            step.push(variant, &sequence.tokens[share.from..share.to], share.from, blocks, slot, share.logits);
         }
         step.finish();
         step
@@ -428,11 +445,14 @@ impl<R: Reader> Scheduler<R> {
             let own = share.to.min(sequence.prompt).saturating_sub(share.from);
             sequence.cost.computed += own;
             sequence.cursor = share.to;
+            let variant = self.variant(&sequence);
             let result = self.read_rows(share, &mut sequence, own_logits);
             match result {
-                Ok(false) => {
+                Ok(false) if self.variant(&sequence) == variant => {
                     self.running.insert(share.id, sequence);
                 }
+                // The rows so far are of the wrong variant now.
+                Ok(false) => self.start_over(share.id, sequence),
                 result => {
                     self.cache.release(sequence.path);
                     let result = result.map(|_| ());

@@ -2,6 +2,7 @@
 
 use ndarray::ArrayView2;
 
+use super::variant::Variant;
 use crate::Result;
 
 /// The packed inputs of one run of the model: T tokens of B sequences, R rows of logits.
@@ -19,6 +20,8 @@ pub(crate) struct Step {
     pub(crate) block_table: Vec<i32>,
     /// `[T]` cache slots, -1 where the row is there already.
     pub(crate) slots: Vec<i32>,
+    /// `[B]` rotary tables of each sequence.
+    pub(crate) variants: Vec<Variant>,
     /// `[R]` tokens whose logits are wanted.
     pub(crate) logit_rows: Vec<i64>,
     tables: Vec<Vec<i32>>,
@@ -28,6 +31,7 @@ impl Step {
     /// Adds a sequence's tokens, the last `logits` of which need logits.
     pub(crate) fn push(
         &mut self,
+        variant: Variant,
         tokens: &[u32],
         position: usize,
         blocks: impl Iterator<Item = Option<u32>>,
@@ -40,6 +44,7 @@ impl Step {
         self.tokens.extend(tokens.iter().map(|&t| i64::from(t)));
         self.positions.extend((position..position + tokens.len()).map(|p| p as i64));
         self.slots.extend((position..position + tokens.len()).map(slot));
+        self.variants.push(variant);
         self.past.push(position as i32);
         // A missing block becomes -1, which the operator refuses.
         self.tables.push(blocks.map(|block| block.map_or(-1, |block| block as i32)).collect());

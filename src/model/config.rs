@@ -46,6 +46,9 @@ pub(crate) struct DecoderConfig {
     /// The graph's file; found by looking where the configuration names none.
     #[serde(default)]
     pub(crate) filename: Option<String>,
+    /// Dimensions of an attention head.
+    #[serde(default)]
+    pub(crate) head_size: Option<usize>,
     #[serde(default)]
     pub(crate) inputs: Inputs,
     #[serde(default)]

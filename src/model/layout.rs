@@ -234,7 +234,7 @@ fn caches(graph: &GraphProto, config: &FolderConfig) -> Result<Vec<CacheTensor>,
         else {
             return Err(format!("input `{}` (layer {first}) has no output that brings its new rows", input.name()));
         };
-        found.push(cache(input, present)?);
+        found.push(cache(input, present, config)?);
     }
     Ok(found)
 }
@@ -246,7 +246,7 @@ fn layer<'a>(name: &'a str, pattern: &str) -> Option<&'a str> {
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
-fn cache(input: &ValueInfoProto, present: String) -> Result<CacheTensor, String> {
+fn cache(input: &ValueInfoProto, present: String, config: &FolderConfig) -> Result<CacheTensor, String> {
     /// Beyond these, sizes are nonsense, and their products would overflow.
     const MOST: i64 = 1 << 16;
     let name = input.name();
@@ -263,7 +263,7 @@ fn cache(input: &ValueInfoProto, present: String) -> Result<CacheTensor, String>
     let fixed = |size: Option<i64>| size.filter(|n| (1..=MOST).contains(n)).map(|n| n as usize);
     let dims = graph::dims(input).unwrap_or_default();
     match dims[..] {
-        [_, heads, _, size] => match (fixed(heads), fixed(size)) {
+        [_, heads, _, size] => match (fixed(heads), fixed(size).or(config.model.decoder.head_size)) {
             (Some(heads), Some(size)) => Ok(CacheTensor { past: name.to_owned(), present, heads, size, element }),
             _ => Err(format!("the cache `{name}` has {heads:?} heads of size {size:?}; both have to be fixed numbers")),
         },

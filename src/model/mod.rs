@@ -89,10 +89,20 @@ impl ModelFolder {
     pub fn context_length(&self) -> usize {
         let positions = match &self.layout.runner {
             Runner::Paged(paged) => paged.shape.positions,
-            Runner::Padded(_) | Runner::Classifier(_) => None,
+            // Beyond that length, its chunks would be computed with different rotary tables.
+            Runner::Padded(_) => rewrite::rope::original_length(self.file.graph()),
+            Runner::Classifier(_) => None,
         };
         let bounds = [positions, self.head().and_then(|head| head.max_length)];
         bounds.into_iter().flatten().fold(self.config.model.context_length, usize::min)
+    }
+
+    /// Longest sequence that uses the first of two kinds of rotary tables, where there are two to choose from.
+    pub(crate) fn longest_short(&self) -> Option<usize> {
+        match &self.layout.runner {
+            Runner::Paged(paged) => paged.long_rope.map(|rope| rope.original),
+            Runner::Padded(_) | Runner::Classifier(_) => None,
+        }
     }
 
     /// Bytes of key-value cache that a block of tokens takes over all layers; 0 for classifiers.

@@ -24,6 +24,8 @@ pub(crate) struct Graph<'a> {
     pub(crate) bytes: &'a [u8],
     /// Real folder of the external data files.
     pub(crate) folder: &'a Path,
+    /// External data that lies in memory instead, and the location that the graph knows it by.
+    pub(crate) memory: Option<(&'static str, Arc<[u8]>)>,
     /// What to call it in messages.
     pub(crate) name: &'a str,
 }
@@ -101,6 +103,12 @@ impl Session {
         // are made at once, one can fail because the other has just added the domain.
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let builder = configure(&environment, folder, operators, threads).map_err(|e| failed(e.to_string()))?;
+        let builder = match &graph.memory {
+            None => builder,
+            Some((location, bytes)) => builder
+                .with_external_initializer_file_in_memory(location, Arc::clone(bytes))
+                .map_err(|e| failed(e.to_string()))?,
+        };
         let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
         let session = builder.commit_from_memory(graph.bytes).map_err(|e| failed(e.to_string()))?;
         let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;

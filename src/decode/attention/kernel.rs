@@ -96,6 +96,10 @@ pub(crate) struct Item {
 pub(crate) struct Call<'a> {
     pub(crate) heads: Heads,
     pub(crate) scale: f32,
+    /// Scores s become c · tanh(s / c), where c is not 0.
+    pub(crate) softcap: f32,
+    /// A token sees this many tokens, itself included; `usize::MAX` where it sees all before it.
+    pub(crate) window: usize,
     pub(crate) rotary: Option<Rotary<'a>>,
     pub(crate) query: Packed<'a>,
     pub(crate) key: Packed<'a>,
@@ -117,7 +121,8 @@ pub(crate) struct Call<'a> {
 unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {
-    /// Rotates one token's query and key; stores the query, and key and value in cache slot `slot` unless it is `None`.
+    /// Rotates one token's query and key by row `position` of the rotary tables; stores the query, and key and value in
+    /// cache slot `slot` unless it is `None`.
     ///
     /// # Safety
     /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
@@ -275,19 +280,20 @@ unsafe fn attend<S: Simd>(call: &Call<'_>, item: Item) {
         for r in 0..rows {
             std::slice::from_raw_parts_mut(output.add(layout.offset(r)), stored).fill(0.0);
         }
+        let first = (item.position + 1).saturating_sub(call.window); // the first row's first key
         let end = item.position + item.count; // one past the last key of the last row
-        for start in (0..end).step_by(TILE) {
+        for start in (first / TILE * TILE..end).step_by(TILE) {
             let blocks = (end - start).min(TILE).div_ceil(LANES);
             let mut tile = Tile::<S>::gather(call, table, start, blocks, item.kv_head);
             for first in (0..rows).step_by(ROWS) {
                 let rows_here = Rows { first, ..layout };
                 match (rows - first).min(ROWS) {
-                    6 => tile.step::<6>(query, output, rows_here, item, &mut state),
-                    5 => tile.step::<5>(query, output, rows_here, item, &mut state),
-                    4 => tile.step::<4>(query, output, rows_here, item, &mut state),
-                    3 => tile.step::<3>(query, output, rows_here, item, &mut state),
-                    2 => tile.step::<2>(query, output, rows_here, item, &mut state),
-                    _ => tile.step::<1>(query, output, rows_here, item, &mut state),
+                    6 => tile.step::<6>(call, query, output, rows_here, item, &mut state),
+                    5 => tile.step::<5>(call, query, output, rows_here, item, &mut state),
+                    4 => tile.step::<4>(call, query, output, rows_here, item, &mut state),
+                    3 => tile.step::<3>(call, query, output, rows_here, item, &mut state),
+                    2 => tile.step::<2>(call, query, output, rows_here, item, &mut state),
+                    _ => tile.step::<1>(call, query, output, rows_here, item, &mut state),
                 }
             }
         }
@@ -344,38 +350,46 @@ impl<S: Simd> Tile<S> {
     #[inline(always)]
     unsafe fn step<const R: usize>(
         &mut self,
+        call: &Call<'_>,
         query: *const f32,
         output: *mut f32,
         rows: Rows,
         item: Item,
         state: &mut State,
     ) {
-        // Keys of this tile that each row may see.
-        let mut visible = [0; R];
-        for (r, visible) in visible.iter_mut().enumerate() {
+        // Keys of this tile that each row may see: from..to.
+        let (mut from, mut to) = ([0; R], [0; R]);
+        for r in 0..R {
             let end = item.position + rows.token(r) + 1;
-            *visible = end.saturating_sub(self.start).min(self.blocks * LANES);
+            let in_tile = |position: usize| position.saturating_sub(self.start).min(self.blocks * LANES);
+            (from[r], to[r]) = (in_tile(end.saturating_sub(call.window)), in_tile(end));
         }
-        if visible[R - 1] == 0 {
-            return; // rows are in order of position: nobody sees this tile
+        // Rows are in order of position, so the last one sees the most on the right, the first one on the left.
+        if to[R - 1] == 0 || from[0] == self.blocks * LANES {
+            return; // nobody sees this tile
         }
         // SAFETY: passed on.
         unsafe {
             let q: [*const f32; R] = std::array::from_fn(|r| query.add(rows.offset(r)));
             let o: [*mut f32; R] = std::array::from_fn(|r| output.add(rows.offset(r)));
             self.score::<R>(q);
+            if call.softcap != 0.0 {
+                self.soft_cap(R, call.softcap);
+            }
             for r in 0..R {
-                if visible[r] > 0 {
+                if from[r] < to[r] {
                     let max = &mut state.max[rows.first + r];
                     let sum = &mut state.sum[rows.first + r];
-                    softmax_step::<S>(&mut self.scores[r], visible[r], self.blocks, max, sum, o[r], self.stored);
+                    self.scores[r][..from[r]].fill(f32::NEG_INFINITY);
+                    softmax_step::<S>(&mut self.scores[r], to[r], self.blocks, max, sum, o[r], self.stored);
                 }
             }
-            // Keys that all rows see are read once for all; the rest (on the diagonal) row by row, in order.
-            let common = visible[0];
+            // Keys that all rows see are read once for all; the rest (on the diagonal, and all of a tile in which a
+            // window begins) row by row, in order.
+            let common = if from[R - 1] == 0 { to[0] } else { 0 };
             self.accumulate::<R>(o, [0, 1, 2, 3, 4, 5], 0, common);
             for r in 0..R {
-                self.accumulate::<1>([o[r]], [r, 0, 0, 0, 0, 0], common, visible[r]);
+                self.accumulate::<1>([o[r]], [r, 0, 0, 0, 0, 0], common.max(from[r]), to[r]);
             }
         }
     }
@@ -412,6 +426,21 @@ impl<S: Simd> Tile<S> {
             for (scores, acc) in self.scores.iter_mut().zip(acc) {
                 for (b, sums) in acc.into_iter().enumerate() {
                     S::store(scores.as_mut_ptr().add((first + b) * LANES), sums);
+                }
+            }
+        }
+    }
+
+    /// s = cap · tanh(s / cap) for the scores of the first `rows` rows.
+    #[inline(always)]
+    unsafe fn soft_cap(&mut self, rows: usize, cap: f32) {
+        // SAFETY: scores hold TILE floats a row.
+        unsafe {
+            let (cap, inverse) = (S::splat(cap), S::splat(1.0 / cap));
+            for scores in &mut self.scores[..rows] {
+                for b in 0..self.blocks {
+                    let p = scores.as_mut_ptr().add(b * LANES);
+                    S::store(p, S::mul(cap, simd::tanh::<S>(S::mul(S::load(p), inverse))));
                 }
             }
         }

@@ -3,6 +3,11 @@
 //! Takes the inputs of `com.microsoft.PagedAttention`, which has no CPU kernel, under our own domain: packed tokens of
 //! several sequences, a key and a value cache in blocks, a block table. The caches are written in place; nothing else
 //! is an output. (Their inner layout is ours, see [`kernel`]; on the host nobody else reads them.)
+//!
+//! Attributes are that operator's: `num_heads`, `kv_num_heads`, `scale`, `softcap` (0 for none), `local_window_size`
+//! (tokens that a token sees, itself included; -1 for all before it), `do_rotary`, `rotary_interleaved`; and `head_size`.
+//! One input is our own: `rope_offset` (`[B]`), the row of the rotary tables at which a sequence's positions begin, for
+//! models whose tables depend on the sequence's length.
 
 pub(crate) mod kernel;
 pub(crate) mod simd;
@@ -35,6 +40,7 @@ mod input {
     pub(super) const COS_CACHE: usize = 8;
     pub(super) const SIN_CACHE: usize = 9;
     pub(super) const SLOT_MAPPING: usize = 10;
+    pub(super) const ROPE_OFFSET: usize = 11;
 }
 
 /// The operators that a paged graph needs.
@@ -67,6 +73,7 @@ impl Operator for PagedAttention {
             OperatorInput::optional(Float32),
             OperatorInput::optional(Float32),
             OperatorInput::required(Int32),
+            OperatorInput::optional(Int32),
         ]
     }
 
@@ -88,14 +95,32 @@ impl Operator for PagedAttention {
             )));
         }
         let scale = context.get::<f32>("scale").filter(|scale| *scale != 0.0).unwrap_or(1.0 / (size as f32).sqrt());
+        let softcap = context.get::<f32>("softcap").unwrap_or(0.0);
+        if !softcap.is_finite() || softcap < 0.0 {
+            return Err(ort::Error::new(format!(
+                "{OPERATOR}: attribute `softcap` is {softcap}, not a positive number"
+            )));
+        }
+        let window = match context.get::<i64>("local_window_size").unwrap_or(-1) {
+            -1 => usize::MAX,
+            size if size > 0 => size as usize,
+            size => {
+                let complaint = "neither -1 nor a positive number";
+                return Err(ort::Error::new(format!(
+                    "{OPERATOR}: attribute `local_window_size` is {size}, {complaint}"
+                )));
+            }
+        };
         Ok(PagedAttentionKernel {
             heads: Heads { query, kv, size },
             scale,
+            softcap,
+            window,
             rotary: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
             interleaved: context.get::<i64>("rotary_interleaved").unwrap_or(0) != 0,
             isa: Isa::detect(),
             items: Vec::new(),
-            positions: Vec::new(),
+            rope_rows: Vec::new(),
             queries: Vec::new(),
             padded_output: Vec::new(),
         })
@@ -105,12 +130,15 @@ impl Operator for PagedAttention {
 struct PagedAttentionKernel {
     heads: Heads,
     scale: f32,
+    softcap: f32,
+    window: usize,
     rotary: bool,
     interleaved: bool,
     isa: Isa,
     // Scratch, kept between calls.
     items: Vec<Item>,
-    positions: Vec<usize>,
+    /// Each token's row of the rotary tables.
+    rope_rows: Vec<usize>,
     queries: Vec<f32>,
     /// Used where the head size is no multiple of sixteen.
     padded_output: Vec<f32>,
@@ -145,6 +173,7 @@ impl Kernel for PagedAttentionKernel {
         let past = context.input(input::PAST_LENGTHS)?;
         let table = context.input(input::BLOCK_TABLE)?;
         let slots = context.input(input::SLOT_MAPPING)?;
+        let offsets = context.input(input::ROPE_OFFSET)?;
         let (cos, sin) = (context.input(input::COS_CACHE)?, context.input(input::SIN_CACHE)?);
 
         let width: usize = shape.last().copied().unwrap_or(0);
@@ -161,10 +190,11 @@ impl Kernel for PagedAttentionKernel {
             past: integers(&past, "past_seqlens")?,
             table: integers(&table, "block_table")?,
             slots: integers(&slots, "slot_mapping")?,
+            rope_offsets: if offsets.is_some() { integers(&offsets, "rope_offset")? } else { &[] },
         };
         batch.validate(tokens, blocks)?;
         let rotary = match self.rotary {
-            true => Some(self.rotary(&cos, &sin, batch.longest())?),
+            true => Some(self.rotary(&cos, &sin, batch.last_rope_row())?),
             false => None,
         };
 
@@ -185,6 +215,8 @@ impl Kernel for PagedAttentionKernel {
         let call = Call {
             heads: self.heads,
             scale: self.scale,
+            softcap: self.softcap,
+            window: self.window,
             rotary,
             query,
             key,
@@ -198,10 +230,10 @@ impl Kernel for PagedAttentionKernel {
             queries: self.queries.as_mut_ptr(),
             output: if padded { self.padded_output.as_mut_ptr() } else { output.as_mut_ptr() },
         };
-        let (positions, slots) = (&self.positions, batch.slots);
+        let (rope_rows, slots) = (&self.rope_rows, batch.slots);
         context.par_for(tokens, 0, |token| {
             // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct.
-            unsafe { call.prepare(token, positions[token], usize::try_from(slots[token]).ok()) };
+            unsafe { call.prepare(token, rope_rows[token], usize::try_from(slots[token]).ok()) };
         })?;
         let (items, isa) = (&self.items, self.isa);
         context.par_for(items.len(), items.len(), |i| {
@@ -254,7 +286,7 @@ impl PagedAttentionKernel {
         &self,
         cos: &'v Option<ValueRef<'_>>,
         sin: &'v Option<ValueRef<'_>>,
-        longest: usize,
+        last: usize,
     ) -> ort::Result<Rotary<'v>> {
         let (shape, cos) = floats(cos, "cos_cache")?;
         let (_, sin) = floats(sin, "sin_cache")?;
@@ -262,20 +294,21 @@ impl PagedAttentionKernel {
             [rows, half] if half > 0 && 2 * half <= self.heads.size && sin.len() == cos.len() => (rows, half),
             _ => return refuse(format!("rotary tables of shape {shape:?} do not fit {:?}", self.heads)),
         };
-        if longest > rows {
-            return refuse(format!("position {} is beyond the {rows} rows of the rotary tables", longest - 1));
+        if last >= rows {
+            return refuse(format!("position {last} is beyond the {rows} rows of the rotary tables"));
         }
         Ok(Rotary { cos, sin, half, interleaved: self.interleaved })
     }
 
-    /// Positions of the tokens, and the work items, heaviest (last in a long sequence) first within a sequence.
+    /// Rotary rows of the tokens, and the work items, heaviest (last in a long sequence) first within a sequence.
     fn plan(&mut self, batch: &Batch<'_>) {
         self.items.clear();
-        self.positions.clear();
+        self.rope_rows.clear();
         let step = self.heads.tokens_per_item();
         for (sequence, past) in batch.past.iter().enumerate() {
             let (first, end) = (batch.lengths[sequence] as usize, batch.lengths[sequence + 1] as usize);
-            self.positions.extend((0..end - first).map(|i| *past as usize + i));
+            let row = *past as usize + batch.rope_offset(sequence);
+            self.rope_rows.extend(row..row + end - first);
             for token in (first..end).step_by(step).rev() {
                 let count = step.min(end - token);
                 let position = *past as usize + token - first;
@@ -291,6 +324,8 @@ struct Batch<'a> {
     past: &'a [i32],
     table: &'a [i32],
     slots: &'a [i32],
+    /// Empty where all positions begin at the tables' first row.
+    rope_offsets: &'a [i32],
 }
 
 impl Batch<'_> {
@@ -313,6 +348,11 @@ impl Batch<'_> {
         {
             return refuse(format!("slot_mapping does not fit {tokens} tokens and {blocks} blocks"));
         }
+        if !self.rope_offsets.is_empty()
+            && (self.rope_offsets.len() != sequences || self.rope_offsets.iter().any(|&offset| offset < 0))
+        {
+            return refuse(format!("rope_offset {:?} does not fit {sequences} sequences", self.rope_offsets));
+        }
         let width = self.table.len().checked_div(sequences).unwrap_or(0);
         for (sequence, past) in self.past.iter().enumerate() {
             let length = (self.lengths[sequence + 1] - self.lengths[sequence]) as usize;
@@ -325,10 +365,19 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Length of the longest sequence, past included.
-    fn longest(&self) -> usize {
-        let lengths = self.lengths.windows(2).map(|w| (w[1] - w[0]) as usize);
-        self.past.iter().zip(lengths).map(|(&past, length)| past as usize + length).max().unwrap_or(0)
+    fn rope_offset(&self, sequence: usize) -> usize {
+        self.rope_offsets.get(sequence).map_or(0, |&offset| offset as usize)
+    }
+
+    /// The last row of the rotary tables that is needed.
+    fn last_rope_row(&self) -> usize {
+        let ends = self
+            .past
+            .iter()
+            .zip(self.lengths.windows(2))
+            .enumerate()
+            .map(|(sequence, (&past, w))| past as usize + (w[1] - w[0]) as usize + self.rope_offset(sequence));
+        ends.max().unwrap_or(0).saturating_sub(1)
     }
 }
 

@@ -8,9 +8,27 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use super::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
 use super::simd::{self, LANES, Simd};
 
+/// What a layer does beside plain attention.
+#[derive(Debug, Clone, Copy)]
+struct Style {
+    softcap: f32,
+    window: usize,
+}
+
+/// Plain; Gemma 2's; windows about as wide as a tile, narrower than a block, and of one token.
+const STYLES: [Style; 6] = [
+    Style { softcap: 0.0, window: usize::MAX },
+    Style { softcap: 5.0, window: usize::MAX },
+    Style { softcap: 50.0, window: 37 },
+    Style { softcap: 0.0, window: 65 },
+    Style { softcap: 0.0, window: 7 },
+    Style { softcap: 0.0, window: 1 },
+];
+
 /// One sequence's queries, keys and values, `[length, heads · size]` each.
 struct Sequence {
     heads: Heads,
+    style: Style,
     length: usize,
     query: Vec<f32>,
     key: Vec<f32>,
@@ -24,13 +42,14 @@ fn floats(rng: &mut ChaCha8Rng, n: usize, scale: f32) -> Vec<f32> {
 }
 
 impl Sequence {
-    fn random(heads: Heads, length: usize, seed: u64) -> Self {
+    fn random(heads: Heads, style: Style, length: usize, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let half = heads.size / 2;
         let angles: Vec<f32> =
             (0..length * half).map(|i| (i / half) as f32 / 100f32.powf((i % half) as f32 / half as f32)).collect();
         Sequence {
             heads,
+            style,
             length,
             query: floats(&mut rng, length * heads.query * heads.size, 6.0),
             key: floats(&mut rng, length * heads.kv * heads.size, 6.0),
@@ -60,21 +79,28 @@ impl Sequence {
         let Heads { query, kv, size } = self.heads;
         let group = query / kv;
         let mut out = Vec::new();
+        // Every key, rotated for its position.
+        let keys: Vec<Vec<f64>> =
+            self.key.chunks_exact(size).enumerate().map(|(row, key)| self.rotated(key, row / kv)).collect();
         for position in 0..self.length {
             for head in 0..query {
                 let q = self.rotated(&self.query[(position * query + head) * size..][..size], position);
-                let at = |p: usize| (p * kv + head / group) * size;
-                let scores: Vec<f64> = (0..=position)
+                let at = |p: usize| p * kv + head / group;
+                let first = (position + 1).saturating_sub(self.style.window);
+                let cap = f64::from(self.style.softcap);
+                let scores: Vec<f64> = (first..=position)
                     .map(|p| {
-                        let k = self.rotated(&self.key[at(p)..][..size], p);
-                        q.iter().zip(&k).map(|(a, b)| a * b).sum::<f64>() / (size as f64).sqrt()
+                        let score = q.iter().zip(&keys[at(p)]).map(|(a, b)| a * b).sum::<f64>() / (size as f64).sqrt();
+                        if cap == 0.0 { score } else { cap * (score / cap).tanh() }
                     })
                     .collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 out.extend((0..size).map(|d| {
-                    weights.iter().enumerate().map(|(p, w)| w * f64::from(self.value[at(p) + d])).sum::<f64>() / total
+                    let weighted =
+                        weights.iter().zip(first..).map(|(w, p)| w * f64::from(self.value[at(p) * size + d]));
+                    weighted.sum::<f64>() / total
                 }));
             }
         }
@@ -115,6 +141,8 @@ impl Cache {
         let call = Call {
             heads: sequence.heads,
             scale: 1.0 / (size as f32).sqrt(),
+            softcap: sequence.style.softcap,
+            window: sequence.style.window,
             rotary: Some(sequence.rotary()),
             query: Packed { data: &q, offset: 0, stride: query * size },
             key: Packed { data: &k, offset: 0, stride: kv * size },
@@ -174,11 +202,12 @@ const SHAPES: [Heads; 5] = [
 #[test]
 fn agrees_with_float64() {
     for (i, heads) in SHAPES.into_iter().enumerate() {
-        for length in [1, 15, 16, 17, 64, 65, 150] {
-            let sequence = Sequence::random(heads, length, i as u64);
+        for (style, length) in STYLES.into_iter().flat_map(|s| [1, 15, 16, 17, 64, 65, 150].map(|length| (s, length))) {
+            let sequence = Sequence::random(heads, style, length, i as u64);
             let output = Cache::new(heads, length, 7).run(&sequence, 0, length, Isa::detect());
             for (got, want) in output.iter().zip(sequence.reference()) {
-                assert!((f64::from(*got) - want).abs() < 2e-5, "{heads:?}, length {length}: {got} is not {want}");
+                let error = (f64::from(*got) - want).abs();
+                assert!(error < 2e-5, "{heads:?}, {style:?}, length {length}: {got} is not {want}");
             }
         }
     }
@@ -187,10 +216,12 @@ fn agrees_with_float64() {
 #[test]
 fn every_processor_gives_the_same_bits() {
     for (i, heads) in SHAPES.into_iter().enumerate() {
-        let sequence = Sequence::random(heads, 100, i as u64);
-        let outputs: Vec<_> =
-            supported().into_iter().map(|isa| bits(&Cache::new(heads, 100, 3).run(&sequence, 0, 100, isa))).collect();
-        assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]), "{heads:?}");
+        for style in STYLES {
+            let sequence = Sequence::random(heads, style, 100, i as u64);
+            let run = |isa| bits(&Cache::new(heads, 100, 3).run(&sequence, 0, 100, isa));
+            let outputs: Vec<_> = supported().into_iter().map(run).collect();
+            assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]), "{heads:?}, {style:?}");
+        }
     }
 }
 
@@ -201,12 +232,13 @@ proptest! {
     #[test]
     fn chunks_and_blocks_change_nothing(
         shape in 0..SHAPES.len(),
+        style in 0..STYLES.len(),
         cuts in prop::collection::vec(1usize..70, 1..8),
         seed in any::<u64>(),
     ) {
         let heads = SHAPES[shape];
         let length = cuts.iter().sum();
-        let sequence = Sequence::random(heads, length, seed);
+        let sequence = Sequence::random(heads, STYLES[style], length, seed);
         let whole = bits(&Cache::new(heads, length, seed).run(&sequence, 0, length, Isa::detect()));
         let mut cache = Cache::new(heads, length, seed.wrapping_add(1));
         let (mut parts, mut from) = (Vec::new(), 0);
@@ -222,9 +254,9 @@ proptest! {
 #[test]
 fn what_is_not_a_number_shows_in_every_row_that_sees_it() {
     let (heads, length, at) = (Heads { query: 2, kv: 1, size: 64 }, 100, 37);
-    for isa in supported() {
+    for (isa, style) in supported().into_iter().flat_map(|isa| STYLES.map(|style| (isa, style))) {
         for part in 0..3 {
-            let mut sequence = Sequence::random(heads, length, 1);
+            let mut sequence = Sequence::random(heads, style, length, 1);
             let (data, width) = match part {
                 0 => (&mut sequence.query, heads.query * heads.size),
                 1 => (&mut sequence.key, heads.size),
@@ -233,8 +265,9 @@ fn what_is_not_a_number_shows_in_every_row_that_sees_it() {
             data[at * width..(at + 1) * width].fill(f32::NAN);
             let output = Cache::new(heads, length, 2).run(&sequence, 0, length, isa);
             for (position, row) in output.chunks_exact(heads.query * heads.size).enumerate() {
-                let sees_it = if part == 0 { position == at } else { position >= at };
-                assert!(row.iter().all(|x| x.is_nan() == sees_it), "{isa:?}, part {part}, position {position}");
+                let sees_it = position == at || (part > 0 && position > at && position - at < style.window);
+                let right = row.iter().all(|x| x.is_nan() == sees_it);
+                assert!(right, "{isa:?}, {style:?}, part {part}, position {position}");
             }
         }
     }
@@ -255,5 +288,22 @@ fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
         let want = f64::from(x).exp();
         let error = (f64::from(exp(x)) - want).abs() / (want * f64::from(f32::EPSILON));
         assert!(error < 2.0, "exp({x}) is off by {error} ulp");
+    }
+}
+
+#[test]
+fn hyperbolic_tangent_is_within_four_ulp() {
+    let tanh = |x: f32| {
+        // SAFETY: Scalar needs no processor features.
+        unsafe { simd::tanh::<simd::Scalar>(simd::Scalar::splat(x))[0] }
+    };
+    assert_eq!((tanh(0.0), tanh(100.0), tanh(-100.0)), (0.0, 1.0, -1.0));
+    assert_eq!((tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)), (1.0, -1.0));
+    assert!(tanh(f32::NAN).is_nan());
+    for i in 1..200_000 {
+        let x = (i - 100_000) as f32 / 10_000.0;
+        let want = f64::from(x).tanh();
+        let error = (f64::from(tanh(x)) - want).abs() / (want.abs() * f64::from(f32::EPSILON)).max(f64::MIN_POSITIVE);
+        assert!(error < 4.0, "tanh({x}) is off by {error} ulp");
     }
 }

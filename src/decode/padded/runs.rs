@@ -112,6 +112,7 @@ fn fits(run: &Run, new: usize, member: &Member, rules: &Rules) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::variant::Variant;
 
     const RULES: Rules = Rules { left_padding: false, grouped: false, most_past: 1000, most_tokens: 100 };
 
@@ -119,7 +120,7 @@ mod tests {
     fn step(sequences: &[(usize, usize)]) -> Step {
         let mut step = Step::default();
         for &(past, new) in sequences {
-            step.push(&vec![0; new], past, std::iter::empty(), |_| -1, 1);
+            step.push(Variant::default(), &vec![0; new], past, std::iter::empty(), |_| -1, 1);
         }
         step
     }

@@ -14,8 +14,17 @@ fn mix(state: u64, token: u64) -> u64 {
     x ^ (x >> 27)
 }
 
-fn hash(tokens: &[u32]) -> u64 {
-    tokens.iter().fold(1, |state, &token| mix(state, u64::from(token)))
+/// The state before the first token: rows of one variant are none of the other's.
+fn root(variant: Variant) -> u64 {
+    match variant {
+        Variant::Short => 1,
+        Variant::Long => 2,
+    }
+}
+
+/// The state after all of a sequence's tokens.
+fn hash(variants: Variants, tokens: &[u32]) -> u64 {
+    tokens.iter().fold(root(variants.of(tokens.len())), |state, &token| mix(state, u64::from(token)))
 }
 
 /// The stand-in's greedy continuation of a prefix.
@@ -46,7 +55,7 @@ impl Executor for Fake {
             let at = |position: usize| table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
             let (first, end) = (step.cumulative[sequence] as usize, step.cumulative[sequence + 1] as usize);
             let mut state = match step.past[sequence] {
-                0 => 1,
+                0 => root(step.variants[sequence]),
                 past => self.rows[at(past as usize - 1)],
             };
             for (token, computed) in states.iter_mut().enumerate().take(end).skip(first) {
@@ -76,6 +85,7 @@ impl Executor for Fake {
 
 /// Decodes greedily; every row read is checked against the hash of its prefix.
 struct Greedy {
+    variants: Variants,
     next: usize,
     left: usize,
     out: Vec<u32>,
@@ -90,7 +100,7 @@ impl Reader for Greedy {
         assert_eq!(position, self.next, "positions are read once, in order");
         self.next += 1;
         let token = logits.iter().position(|&x| x == 1.0).expect("one-hot") as u32;
-        assert_eq!(token, continuation(hash(tokens)));
+        assert_eq!(token, continuation(hash(self.variants, tokens)));
         if self.left == 0 {
             return Ok(Next::Finish);
         }
@@ -100,20 +110,27 @@ impl Reader for Greedy {
     }
 }
 
+/// All sequences are short.
+const ONE: Variants = Variants { longest_short: None };
+
 fn greedy(prompt: &[u32], new: usize) -> Greedy {
-    Greedy { next: prompt.len() - 1, left: new, out: Vec::new() }
+    Greedy { variants: ONE, next: prompt.len() - 1, left: new, out: Vec::new() }
 }
 
-fn expected(prompt: &[u32], new: usize) -> Vec<u32> {
+fn expected(variants: Variants, prompt: &[u32], new: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..new {
-        tokens.push(continuation(hash(&tokens)));
+        tokens.push(continuation(hash(variants, &tokens)));
     }
     tokens.split_off(prompt.len())
 }
 
 fn scheduler(blocks: usize) -> (Scheduler<Greedy>, Fake) {
-    let options = SchedulerOptions { blocks, max_sequences: 64, max_logit_rows: 64, block_bytes: 1 };
+    scheduler_with(blocks, ONE)
+}
+
+fn scheduler_with(blocks: usize, variants: Variants) -> (Scheduler<Greedy>, Fake) {
+    let options = SchedulerOptions { blocks, max_sequences: 64, max_logit_rows: 64, block_bytes: 1, variants };
     (Scheduler::new(options), Fake { rows: vec![u64::MAX; blocks * BLOCK_SIZE], computed: Vec::new() })
 }
 
@@ -147,7 +164,7 @@ fn twelve_that_start_together_compute_a_shared_prefix_once() {
     assert_eq!(computed, 100 + 4 * 30 + 8); // eight twins compute their last token again
     assert_eq!(computed + reused, 12 * 130);
     for e in ended {
-        assert_eq!(e.reader.out, expected(&prompts[e.id.0 as usize], 5));
+        assert_eq!(e.reader.out, expected(ONE, &prompts[e.id.0 as usize], 5));
     }
 }
 
@@ -183,6 +200,41 @@ fn a_pinned_prefix_survives_and_counts_against_the_budget() {
     scheduler.unpin(1);
     scheduler.submit(long.clone(), 1, greedy(&long, 1)).expect("now they are");
     scheduler.cache.check();
+}
+
+#[test]
+fn a_sequence_that_outgrows_its_tables_starts_over_with_the_others() {
+    let variants = Variants { longest_short: Some(40) };
+    let (mut scheduler, mut fake) = scheduler_with(20, variants);
+    let prompt: Vec<u32> = (0..35).collect();
+    let submit = |scheduler: &mut Scheduler<Greedy>| {
+        scheduler.submit(prompt.clone(), 10, Greedy { variants, ..greedy(&prompt, 10) }).expect("fits");
+    };
+    submit(&mut scheduler);
+    let ended = run(&mut scheduler, &mut fake, 64);
+    assert_eq!(ended[0].reader.out, expected(variants, &prompt, 10));
+    // 35 rows of the prompt; one for each token but the last; 40 again, once the 41st had been sampled.
+    assert_eq!(fake.computed.len(), 35 + 9 + 40);
+    assert_eq!(ended[0].cost.preemptions, 0);
+    // A second one finds the rows of either kind.
+    submit(&mut scheduler);
+    let ended = run(&mut scheduler, &mut fake, 64);
+    assert_eq!(ended[0].reader.out, expected(variants, &prompt, 10));
+    assert_eq!(ended[0].cost.computed, 1, "its last token, for its logits");
+}
+
+#[test]
+fn a_pinned_prefix_serves_sequences_of_its_own_variant() {
+    let (mut scheduler, mut fake) = scheduler_with(20, Variants { longest_short: Some(40) });
+    let prefix: Vec<u32> = (0..32).collect();
+    scheduler.pin(1, &prefix).expect("fits");
+    let mut reused = |length: u32| {
+        let prompt: Vec<u32> = (0..length).collect();
+        let reader = Greedy { variants: Variants { longest_short: Some(40) }, ..greedy(&prompt, 1) };
+        scheduler.submit(prompt, 1, reader).expect("fits");
+        run(&mut scheduler, &mut fake, 64)[0].cost.reused()
+    };
+    assert_eq!((reused(33), reused(34), reused(41), reused(42)), (0, 33, 0, 41));
 }
 
 /// What a test does between steps.
@@ -222,11 +274,16 @@ fn action() -> impl Strategy<Value = Action> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Under any mix of forks, lengths, cancellations and memory, all sequences end, with what they would give alone,
+    /// Under any mix of forks, lengths, cancellations, variants and memory, all sequences end, with what they would give alone,
     /// and the budget is never exceeded (`Cache::check` and the pool's size see to that).
     #[test]
-    fn any_schedule_ends_and_changes_nothing(blocks in 9usize..40, actions in prop::collection::vec(action(), 1..40)) {
-        let (mut scheduler, mut fake) = scheduler(blocks);
+    fn any_schedule_ends_and_changes_nothing(
+        blocks in 9usize..40,
+        longest_short in prop::option::of(1usize..110),
+        actions in prop::collection::vec(action(), 1..40),
+    ) {
+        let variants = Variants { longest_short };
+        let (mut scheduler, mut fake) = scheduler_with(blocks, variants);
         let mut prompts: Vec<(Vec<u32>, usize)> = Vec::new();
         let mut ended = Vec::new();
         let mut cancelled = 0;
@@ -236,7 +293,7 @@ proptest! {
                 Action::Fork { of, keep, tail, new } => {
                     let Some((prompt, n)) = prompts.get(of % prompts.len().max(1)) else { continue };
                     let mut tokens = prompt.clone();
-                    tokens.extend(expected(prompt, *n));
+                    tokens.extend(expected(variants, prompt, *n));
                     tokens.truncate(keep.max(1));
                     tokens.extend(tail);
                     (tokens, new)
@@ -254,7 +311,8 @@ proptest! {
                 }
             };
             // Ids count what was accepted.
-            if scheduler.submit(prompt.clone(), new, greedy(&prompt, new)).is_ok() {
+            let reader = Greedy { variants, ..greedy(&prompt, new) };
+            if scheduler.submit(prompt.clone(), new, reader).is_ok() {
                 prompts.push((prompt, new));
             }
         }
@@ -263,7 +321,7 @@ proptest! {
         for e in ended {
             prop_assert!(e.result.is_ok());
             let (prompt, new) = &prompts[e.id.0 as usize];
-            prop_assert_eq!(&e.reader.out, &expected(prompt, *new));
+            prop_assert_eq!(&e.reader.out, &expected(variants, prompt, *new));
         }
         prop_assert_eq!(scheduler.cache.available(), blocks, "nothing is held once all have ended");
     }

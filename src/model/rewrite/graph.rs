@@ -1,0 +1,110 @@
+//! Looking things up in a graph.
+
+use std::collections::HashMap;
+
+use crate::onnx::{
+    AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto, tensor_shape_proto, type_proto,
+};
+
+/// Attributes of a node by name.
+pub(super) struct Attributes<'a>(pub(super) &'a NodeProto);
+
+impl<'a> Attributes<'a> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a AttributeProto> {
+        self.0.attribute.iter().find(|attribute| attribute.name() == name)
+    }
+
+    /// 0 where there is none.
+    pub(super) fn int(&self, name: &str) -> i64 {
+        self.get(name).map_or(0, |attribute| attribute.i())
+    }
+
+    /// 0 where there is none.
+    pub(super) fn float(&self, name: &str) -> f32 {
+        self.get(name).map_or(0.0, |attribute| attribute.f())
+    }
+
+    /// Empty where there is none.
+    pub(super) fn text(&self, name: &str) -> String {
+        self.get(name).map_or(String::new(), |attribute| String::from_utf8_lossy(attribute.s()).into_owned())
+    }
+}
+
+/// What a graph's values are made of.
+pub(super) struct Values<'a> {
+    /// Initialisers and Constant nodes.
+    constants: HashMap<&'a str, &'a TensorProto>,
+    producers: HashMap<&'a str, &'a NodeProto>,
+}
+
+impl<'a> Values<'a> {
+    pub(super) fn of(graph: &'a GraphProto) -> Self {
+        let mut constants: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let mut producers = HashMap::new();
+        for node in &graph.node {
+            producers.extend(node.output.iter().map(|output| (output.as_str(), node)));
+            let value = Attributes(node).get("value").and_then(|attribute| attribute.t.as_ref());
+            if let ("Constant", Some(output), Some(tensor)) = (node.op_type(), node.output.first(), value) {
+                constants.insert(output, tensor);
+            }
+        }
+        Values { constants, producers }
+    }
+
+    /// The tensor that `name` always is.
+    pub(super) fn constant(&self, name: &str) -> Option<&'a TensorProto> {
+        self.constants.get(name).copied()
+    }
+
+    /// The node that computes `name`.
+    pub(super) fn producer(&self, name: &str) -> Option<&'a NodeProto> {
+        self.producers.get(name).copied()
+    }
+}
+
+/// An input's element type.
+pub(super) fn element_type(value: &ValueInfoProto) -> Option<tensor_proto::DataType> {
+    tensor_proto::DataType::try_from(tensor_type(value)?.elem_type()).ok()
+}
+
+/// How many dimensions an input has, if the graph says so.
+pub(super) fn rank(value: &ValueInfoProto) -> Option<usize> {
+    Some(tensor_type(value)?.shape.as_ref()?.dim.len())
+}
+
+/// An input's last dimension, if it is a fixed number.
+pub(super) fn last_dimension(value: &ValueInfoProto) -> Option<usize> {
+    match tensor_type(value)?.shape.as_ref()?.dim.last()?.value.as_ref()? {
+        tensor_shape_proto::dimension::Value::DimValue(n) => usize::try_from(*n).ok().filter(|&n| n > 0),
+        tensor_shape_proto::dimension::Value::DimParam(_) => None,
+    }
+}
+
+fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
+    match value.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+/// The one number in a constant of integers.
+pub(super) fn integer(tensor: &TensorProto) -> Option<i64> {
+    let one = |values: Vec<i64>| if let [value] = values[..] { Some(value) } else { None };
+    let raw = tensor.raw_data.as_deref();
+    match tensor_proto::DataType::try_from(tensor.data_type()).ok()? {
+        tensor_proto::DataType::Int64 => match raw {
+            Some(raw) => Some(i64::from_le_bytes(raw.try_into().ok()?)),
+            None => one(tensor.int64_data.clone()),
+        },
+        tensor_proto::DataType::Int32 => match raw {
+            Some(raw) => Some(i64::from(i32::from_le_bytes(raw.try_into().ok()?))),
+            None => one(tensor.int32_data.iter().map(|&n| i64::from(n)).collect()),
+        },
+        _ => None,
+    }
+}
+
+/// Whether a tensor's values lie in another file.
+pub(super) fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location() == tensor_proto::DataLocation::External
+}

@@ -1,0 +1,159 @@
+//! From the graph that onnxruntime-genai runs to the one that the scheduler runs.
+//!
+//! Each attention node becomes paged attention over packed tokens ([`attention`]); tables that depend on a sequence's
+//! length are joined ([`rope`]); what only fed the mask disappears; a Gather before the LM head keeps the rows whose
+//! logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
+//! axis of a batch of one, and all other operators work row by row. Float16 becomes float32 ([`widen`]), because ONNX
+//! Runtime has no float16 products on the CPU.
+
+mod attention;
+mod graph;
+pub(crate) mod rope;
+mod rows;
+pub(crate) mod widen;
+
+use std::collections::HashSet;
+
+use prost::Message as _;
+
+use self::rope::LongRope;
+use self::widen::Widened;
+use super::config::ModelConfig;
+use super::graph::GraphFile;
+use crate::decode::attention::DOMAIN;
+use crate::onnx::build::{Dim, value_info};
+use crate::onnx::{GraphProto, OperatorSetIdProto, TypeProto, ValueInfoProto, tensor_proto};
+use crate::{Error, Result};
+
+/// Names of the rewritten graph's inputs, beside the token ids and one key and value cache a layer.
+pub(crate) mod names {
+    pub(crate) const CUMULATIVE: &str = "foreturn.cumulative_sequence_length";
+    pub(crate) const PAST: &str = "foreturn.past_seqlens";
+    pub(crate) const BLOCK_TABLE: &str = "foreturn.block_table";
+    pub(crate) const SLOTS: &str = "foreturn.slot_mapping";
+    pub(crate) const ROPE_OFFSET: &str = "foreturn.rope_offset";
+    pub(crate) const LOGIT_ROWS: &str = "foreturn.logit_rows";
+
+    pub(crate) fn key_cache(layer: usize) -> String {
+        format!("foreturn.key_cache.{layer}")
+    }
+
+    pub(crate) fn value_cache(layer: usize) -> String {
+        format!("foreturn.value_cache.{layer}")
+    }
+}
+
+/// Shape of the attention, equal in all layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttentionShape {
+    pub(crate) layers: usize,
+    pub(crate) query_heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_size: usize,
+    /// Rows of the shortest rotary tables, where there are any: positions that the model knows.
+    pub(crate) positions: Option<usize>,
+}
+
+/// The rewritten graph.
+pub(crate) struct PagedGraph {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) shape: AttentionShape,
+    /// Whether the graph takes position ids.
+    pub(crate) takes_positions: bool,
+    /// Whether its token ids are a vector, instead of a batch of one row.
+    pub(crate) flat: bool,
+    /// How rotary tables change with a sequence's length, where they do.
+    pub(crate) long_rope: Option<LongRope>,
+    /// Weights that have to be widened to float32 when the graph is loaded.
+    pub(crate) widened: Widened,
+}
+
+/// Rewrites `file`'s graph for the paged engine.
+///
+/// # Errors
+/// Names the node and the feature that the paged engine can't run.
+pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGraph> {
+    let mut model = file.model.clone();
+    let mut graph = model.graph.take().unwrap_or_default();
+    let logits = &config.decoder.outputs.logits;
+    let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
+
+    let flat = is_flat(&graph, config).map_err(refuse)?;
+    let widened = widen::widen(&mut graph).map_err(refuse)?;
+    rows::keep_all_rows(&mut graph);
+    let long_rope = rope::join_tables(&mut graph).map_err(refuse)?;
+    let shape = attention::replace(&mut graph, config, flat).map_err(refuse)?;
+    rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
+    let used = rows::remove_unused(&mut graph, logits);
+    let positions = used.contains(&config.decoder.inputs.position_ids);
+    graph.input = inputs(&graph, config, shape, flat, &used).map_err(refuse)?;
+    graph.output.retain(|output| output.name() == *logits);
+    for output in &mut graph.output {
+        // The exporter's shape says how many rows come out; now it depends on the step.
+        output.r#type = untyped_shape(flat);
+    }
+    graph.value_info.clear();
+
+    model.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) });
+    model.graph = Some(graph);
+    Ok(PagedGraph { bytes: model.encode_to_vec(), shape, takes_positions: positions, flat, long_rope, widened })
+}
+
+/// Whether the graph takes its tokens as a vector.
+fn is_flat(graph: &GraphProto, config: &ModelConfig) -> Result<bool, String> {
+    let name = &config.decoder.inputs.input_ids;
+    let Some(input) = graph.input.iter().find(|input| input.name() == name) else {
+        return Err(format!("the graph has no input `{name}`; foreturn runs decoder models that take token ids"));
+    };
+    match graph::element_type(input) {
+        Some(tensor_proto::DataType::Int64) => {}
+        other => return Err(format!("input `{name}` has element type {other:?}; foreturn feeds int64")),
+    }
+    match graph::rank(input) {
+        None | Some(2) => Ok(false),
+        Some(1) => Ok(true),
+        Some(rank) => Err(format!("input `{name}` has {rank} dimensions; foreturn feeds one or two")),
+    }
+}
+
+/// The type of float logits, of which only the number of dimensions is known.
+fn untyped_shape(flat: bool) -> Option<TypeProto> {
+    let dims = ["batch", "rows", "vocabulary"].map(Dim::Symbol);
+    value_info("", tensor_proto::DataType::Float, &dims[usize::from(flat)..]).r#type
+}
+
+fn inputs(
+    graph: &GraphProto,
+    config: &ModelConfig,
+    shape: AttentionShape,
+    flat: bool,
+    used: &HashSet<String>,
+) -> Result<Vec<ValueInfoProto>, String> {
+    use tensor_proto::DataType::{Float, Int32, Int64};
+    let own = config.decoder.inputs.position_ids.as_str();
+    let row = [Dim::Size(1), Dim::Symbol("tokens")];
+    let per_sequence = [Dim::Symbol("sequences")];
+    let mut inputs = vec![
+        value_info(&config.decoder.inputs.input_ids, Int64, &row[usize::from(flat)..]),
+        value_info(own, Int64, &row[usize::from(flat)..]),
+        value_info(names::CUMULATIVE, Int32, &[Dim::Symbol("bounds")]),
+        value_info(names::PAST, Int32, &per_sequence),
+        value_info(names::BLOCK_TABLE, Int32, &[Dim::Symbol("sequences"), Dim::Symbol("width")]),
+        value_info(names::SLOTS, Int32, &[Dim::Symbol("tokens")]),
+        value_info(names::ROPE_OFFSET, Int32, &per_sequence),
+        value_info(names::LOGIT_ROWS, Int64, &[Dim::Symbol("rows")]),
+    ];
+    let cache = ["blocks", "block_size", "kv_heads", "head_size"].map(Dim::Symbol);
+    for layer in 0..shape.layers {
+        inputs.push(value_info(&names::key_cache(layer), Float, &cache));
+        inputs.push(value_info(&names::value_cache(layer), Float, &cache));
+    }
+    inputs.retain(|input| used.contains(input.name()));
+    let known = |name: &str| inputs.iter().any(|input| input.name() == name);
+    match graph.input.iter().map(ValueInfoProto::name).find(|name| used.contains(*name) && !known(name)) {
+        None => Ok(inputs),
+        Some(name) => Err(format!(
+            "the logits depend on the input `{name}` beside attention, which packed steps of several sequences don't have"
+        )),
+    }
+}
