@@ -143,6 +143,11 @@ impl LocalChat {
         self.decoder.unpin(key);
     }
 
+    /// Says when nobody will wait for this model any more, unless told otherwise by then.
+    pub(crate) fn end_by(&mut self, end: Option<Instant>) {
+        self.decoder.end_by(end);
+    }
+
     /// Whether a request has not ended yet.
     pub(crate) fn is_under_way(&self, ticket: Ticket) -> bool {
         self.sequences.contains_key(&ticket)

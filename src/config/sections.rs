@@ -30,6 +30,8 @@ pub struct RuntimeConfig {
     /// Time that one step may take, in milliseconds; sizes prompt chunks, and bounds how long a cancellation takes. At
     /// least 1.
     pub step_budget_ms: u64,
+    /// Seconds after which a run of a model is ended, for graphs that never come to an end. At least 1; 600 if absent.
+    pub step_limit_s: u64,
 }
 
 impl Default for RuntimeConfig {
@@ -41,6 +43,7 @@ impl Default for RuntimeConfig {
             on_unavailable: OnUnavailable::default(),
             kv_cache: None,
             step_budget_ms: 100,
+            step_limit_s: 600,
         }
     }
 }
@@ -57,6 +60,12 @@ impl RuntimeConfig {
         }
         if self.step_budget_ms == 0 {
             return Err(Error::invalid_config("step_budget_ms = 0: a step needs at least 1 ms; the default is 100"));
+        }
+        if !(1..=86_400).contains(&self.step_limit_s) {
+            return Err(Error::invalid_config(format!(
+                "step_limit_s = {}: give a number of seconds from 1 to 86400; the default is 600",
+                self.step_limit_s
+            )));
         }
         if self.kv_cache == Some(ByteSize(0)) {
             return Err(Error::invalid_config("kv_cache = 0: give a size such as \"512MiB\", or leave it out"));

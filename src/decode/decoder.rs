@@ -118,12 +118,22 @@ impl Decoder {
         self.scheduler.unpin(key);
     }
 
+    /// Says when nobody will wait for the steps to come any more; one that is under way then is ended.
+    pub(crate) fn end_by(&mut self, end: Option<Instant>) {
+        self.executor.end_by(end);
+    }
+
     /// Runs one step; returns whether sequences are left.
     pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
         let start = Instant::now();
         let tokens = self.scheduler.step(self.pace.tokens(), &mut *self.executor, ended);
         self.pace.observe(tokens, start.elapsed());
         !self.scheduler.is_idle()
+    }
+
+    #[cfg(test)]
+    pub(super) fn poison(&mut self) {
+        self.executor.poison();
     }
 
     pub(crate) fn stats(&self) -> DecoderStats {

@@ -1,5 +1,7 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
+use std::time::Instant;
+
 use ndarray::{ArrayView2, s};
 
 use super::attention::kernel::Heads;
@@ -110,6 +112,10 @@ impl Executor for PagedExecutor {
             let at = |block: u32| cache * self.cache + block as usize * self.block;
             self.pool.copy_within(at(from), at(to), self.block);
         }
+    }
+
+    fn end_by(&mut self, end: Option<Instant>) {
+        self.session.end_by(end);
     }
 
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {

@@ -11,6 +11,8 @@
 mod pool;
 mod runs;
 
+use std::time::Instant;
+
 use ndarray::{Array2, ArrayView2, ArrayView3, s};
 
 use self::pool::Pool;
@@ -219,6 +221,10 @@ impl Executor for PaddedExecutor {
         self.pool.copy_block(from, to);
     }
 
+    fn end_by(&mut self, end: Option<Instant>) {
+        self.session.end_by(end);
+    }
+
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
         let mut logits = Array2::zeros((step.logit_rows.len(), self.width));
         for run in runs::split(step, &self.rules) {
@@ -233,3 +239,6 @@ impl Executor for PaddedExecutor {
         self.pool.fill(0xff);
     }
 }
+
+#[cfg(test)]
+mod tests;

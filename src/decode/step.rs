@@ -1,5 +1,7 @@
 //! One step's inputs, and who runs it.
 
+use std::time::Instant;
+
 use ndarray::ArrayView2;
 
 use super::variant::Variant;
@@ -79,6 +81,9 @@ impl Step {
 pub(crate) trait Executor {
     /// Copies a block's contents in every layer.
     fn copy_block(&mut self, from: u32, to: u32);
+
+    /// Says when nobody will wait for the steps to come any more.
+    fn end_by(&mut self, _end: Option<Instant>) {}
 
     /// Overwrites the cache with NaN, so that a test can show that nothing stale is ever used.
     #[cfg(test)]

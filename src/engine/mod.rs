@@ -215,6 +215,7 @@ fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
         threads: config.threads.unwrap_or(0),
         providers: config.providers.clone(),
         on_unavailable: config.on_unavailable,
+        step_limit: Duration::from_secs(config.step_limit_s),
     }
 }
 
@@ -436,3 +437,6 @@ impl Engine {
         self.inner.commands.send(command).map_err(|_| Error::internal("the engine's thread has ended"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,9 @@ const MAX_QUEUED: usize = 256;
 /// How long to leave models outside of this process alone before asking them again.
 const OUTSIDE_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long after the last deadline a step may go on: most are done by then, and their rows stay in the cache.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// What the handle asks of the thread.
 pub(super) enum Command {
     Rank(Box<RankRun>),
@@ -315,10 +318,23 @@ impl Owner {
         }
     }
 
+    /// When nobody will wait for this model any more: a while after the last deadline, if all that it does has one.
+    fn end_of(&self, model: usize) -> Option<Instant> {
+        let runs = self.asked.iter().filter(|((asked, _), _)| *asked == model);
+        let runs = runs.filter_map(|(_, (id, _))| self.active.get(id)).map(|run| run.deadline);
+        let direct = self.direct.iter().filter(|(asked, ..)| *asked == model).map(|(_, _, deadline, _)| *deadline);
+        let last = runs.chain(direct).reduce(|one, other| Some(one?.max(other?))).flatten();
+        last.and_then(|deadline| deadline.checked_add(GRACE))
+    }
+
     /// One step of each model. Returns whether anything came of it, or a model of this process is at work.
     fn advance(&mut self) -> bool {
         let mut advanced = false;
         for model in 0..self.models.len() {
+            let end = self.end_of(model);
+            if let Some(local) = self.models[model].1.as_local() {
+                local.end_by(end);
+            }
             let mut finished = std::mem::take(&mut self.finished);
             let busy = self.models[model].1.poll(&mut finished);
             advanced |= !finished.is_empty();
@@ -329,6 +345,11 @@ impl Owner {
             for (ticket, reply) in finished.drain(..) {
                 let Some((id, ask)) = self.asked.remove(&(model, ticket)) else { continue };
                 let Some(run) = self.active.get_mut(&id) else { continue };
+                // A step that was ended at the deadline is no failure of the rollout.
+                let overdue = reply.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded);
+                if let Some(why) = run.interruption(Instant::now()).filter(|_| overdue) {
+                    run.job.stop(why);
+                }
                 let mut asks = Vec::new();
                 deliver(run, ask, reply, &mut asks);
                 run.report();

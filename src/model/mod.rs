@@ -10,6 +10,8 @@ pub mod head;
 pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tokenizer;
 
 pub use head::{Head, HeadKind, Pooling};

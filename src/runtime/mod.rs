@@ -9,8 +9,10 @@ pub mod locate;
 pub(crate) mod memory;
 pub mod providers;
 pub(crate) mod session;
+mod watchdog;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use environment::RuntimeInfo;
 pub use locate::{Found, Places, Source};
@@ -31,6 +33,8 @@ pub struct RuntimeOptions {
     pub providers: Vec<Provider>,
     /// What to do when a provider can't be had.
     pub on_unavailable: OnUnavailable,
+    /// Most time that one run of a graph may take before it is ended; for graphs that never come to an end.
+    pub step_limit: Duration,
 }
 
 impl Default for RuntimeOptions {
@@ -41,6 +45,7 @@ impl Default for RuntimeOptions {
             threads: 0,
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::Error,
+            step_limit: Duration::from_secs(600),
         }
     }
 }

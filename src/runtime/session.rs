@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ndarray::{ArrayViewD, CowArray, IxDyn};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::operator::OperatorDomain;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{IoBinding, Session as OrtSession, SessionOutputs};
+use ort::session::{IoBinding, RunOptions, Session as OrtSession, SessionOutputs};
 use ort::value::{
     DynTensorValueType, DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, Value, ValueType,
 };
@@ -15,8 +16,8 @@ use ort::value::{
 use super::environment::{self, Environment};
 use super::memory::Element;
 use super::providers::{self, ProviderReport};
-use super::{RuntimeOptions, ort_error};
-use crate::{Error, Result};
+use super::{RuntimeOptions, ort_error, watchdog};
+use crate::{Error, ErrorKind, Result};
 
 /// A graph and where its external weights lie.
 pub(crate) struct Graph<'a> {
@@ -41,6 +42,11 @@ pub(crate) struct Session {
     host: MemoryInfo<'static>,
     _environment: Arc<Environment>,
     provider: ProviderReport,
+    options: Arc<RunOptions>,
+    limit: Duration,
+    /// When nobody waits for the next run's outputs any more.
+    end_by: Option<Instant>,
+    name: String,
 }
 
 /// A session builder with everything set but the execution providers.
@@ -114,7 +120,18 @@ impl Session {
         let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
             .map_err(|e| failed(e.to_string()))?;
-        Ok(Session { binding, session, host, _environment: environment, provider })
+        let run_options = RunOptions::new().map_err(|e| failed(e.to_string()))?;
+        Ok(Session {
+            binding,
+            session,
+            host,
+            _environment: environment,
+            provider,
+            options: Arc::new(run_options),
+            limit: options.step_limit,
+            end_by: None,
+            name: graph.name.to_owned(),
+        })
     }
 
     /// Which provider runs it.
@@ -137,6 +154,11 @@ impl Session {
         self.binding.bind_input(name, &tensor).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
     }
 
+    /// Says when nobody will wait for the outputs of runs any more; a run that is under way then is ended.
+    pub(crate) fn end_by(&mut self, end: Option<Instant>) {
+        self.end_by = end;
+    }
+
     /// Runs the graph and hands the float32 values of `output` to `read`.
     pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(ArrayViewD<'_, f32>) -> R) -> Result<R> {
         self.run_all(&[output], |given| Ok(read(given.floats(output)?.view())))
@@ -150,12 +172,34 @@ impl Session {
                 .bind_output_to_device(output, &self.host)
                 .map_err(|e| ort_error("cannot bind the output", e))?;
         }
-        let outputs = self
-            .session
-            .run_binding(&self.binding)
-            .map_err(|e| ort_error("ONNX Runtime failed while running the model", e))?;
+        let start = Instant::now();
+        let limit = start + self.limit;
+        let watch = watchdog::watch(&self.options, self.end_by.map_or(limit, |end| end.min(limit)))?;
+        let outputs = self.session.run_binding_with_options(&self.binding, &self.options);
+        let ended = watch.finish();
+        if ended {
+            self.options.unterminate().map_err(|e| ort_error("cannot reset a run that was ended", e))?;
+        }
+        let outputs = outputs.map_err(|e| match ended {
+            true => overdue(&self.name, start.elapsed(), self.limit),
+            false => ort_error("ONNX Runtime failed while running the model", e),
+        })?;
         read(&Outputs(outputs))
     }
+}
+
+/// The error of a run that was ended.
+fn overdue(name: &str, took: Duration, limit: Duration) -> Error {
+    let seconds = took.as_secs_f64();
+    if took < limit {
+        let message = format!(
+            "{name}: one run of the model was not done {seconds:.1} s after it began, past the deadline, and was ended. Allow more time, or use a faster model"
+        );
+        return Error::new(ErrorKind::DeadlineExceeded, message);
+    }
+    Error::runtime(format!(
+        "{name}: one run of the model was not done after {seconds:.1} s and was ended. If its graph doesn't loop for ever, raise `step_limit_s` under [runtime]"
+    ))
 }
 
 /// What a run gave.

@@ -9,7 +9,7 @@ use crate::testing::{fixture, runtime, smollm2};
 fn decoder(threads: usize, kv_cache: usize, step_budget: Duration) -> Decoder {
     let options = DecodeOptions { kv_cache, step_budget, ..DecodeOptions::default() };
     let mut decoder = Decoder::load(smollm2(), &options, &runtime(threads)).expect("the model loads");
-    decoder.executor.poison();
+    decoder.poison();
     decoder
 }
 
@@ -148,7 +148,7 @@ fn the_padded_path_gives_the_same_tokens() {
     assert_eq!(folder.kind(), ModelKind::PaddedDecoder);
     let options = DecodeOptions { kv_cache: AMPLE, step_budget: SHORT, ..DecodeOptions::default() };
     let mut decoder = Decoder::load(folder, &options, &runtime(2)).expect("the model loads");
-    decoder.executor.poison();
+    decoder.poison();
     let cases = fixture("smollm2/greedy.json")["cases"].as_array().expect("cases").clone();
     for case in &cases {
         let sampling = SamplingOptions::greedy();

@@ -1,0 +1,96 @@
+//! Ends runs of a graph that take too long: a graph may loop for ever, and nothing else gets a thread out of it.
+//!
+//! One thread for the whole process sleeps until the earliest limit of the runs under way. Runs come and go many times a
+//! second, their limits are far off: a run that ends before its limit wakes nobody, so being watched costs two
+//! uncontended locks.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ort::session::RunOptions;
+
+use crate::{Error, ErrorKind, Result};
+
+/// A run that is being watched. Dropping it ends the watch.
+pub(super) struct Watch {
+    id: u64,
+}
+
+struct State {
+    runs: Vec<Watched>,
+    next: u64,
+    thread: bool,
+    /// When the thread wakes by itself; `None` when it waits to be woken.
+    wakes: Option<Instant>,
+}
+
+struct Watched {
+    id: u64,
+    until: Instant,
+    options: Arc<RunOptions>,
+    ended: bool,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { runs: Vec::new(), next: 0, thread: false, wakes: None });
+static EARLIER: Condvar = Condvar::new();
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the run under `options` at `until`, unless the watch is dropped by then.
+pub(super) fn watch(options: &Arc<RunOptions>, until: Instant) -> Result<Watch> {
+    let mut state = state();
+    if !state.thread {
+        let thread = std::thread::Builder::new().name("foreturn-watchdog".into()).spawn(guard);
+        thread.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start the watchdog's thread: {e}")))?;
+        state.thread = true;
+    }
+    let id = state.next;
+    state.next += 1;
+    state.runs.push(Watched { id, until, options: Arc::clone(options), ended: false });
+    if state.wakes.is_none_or(|wakes| until < wakes) {
+        EARLIER.notify_one();
+    }
+    Ok(Watch { id })
+}
+
+/// The thread: sleeps until the earliest limit, and ends what is past it.
+fn guard() {
+    let mut state = state();
+    loop {
+        let now = Instant::now();
+        for run in state.runs.iter_mut().filter(|run| !run.ended && run.until <= now) {
+            // A flag in memory; there is no way for it to fail, nor anybody to tell.
+            run.ended = run.options.terminate().is_ok();
+        }
+        state.wakes = state.runs.iter().filter(|run| !run.ended).map(|run| run.until).min();
+        state = match state.wakes {
+            None => EARLIER.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(wakes) => {
+                let pause = wakes.saturating_duration_since(now);
+                EARLIER.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+    }
+}
+
+impl Watch {
+    /// Stops watching; returns whether the run was ended.
+    pub(super) fn finish(self) -> bool {
+        self.remove()
+    }
+
+    /// In one go, so that the run can't be ended after it was found not to be.
+    fn remove(&self) -> bool {
+        let mut state = state();
+        let at = state.runs.iter().position(|run| run.id == self.id);
+        at.is_some_and(|at| state.runs.swap_remove(at).ended)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
