@@ -42,10 +42,16 @@ impl Class {
             let complaint = format!("expected a list with the model's class, one of: {}", Class::names());
             config.bad_value("architectures", &complaint)
         })?;
-        names
-            .iter()
-            .find_map(|name| Class::by_name(name.as_str()?))
-            .ok_or_else(|| config.unsupported("architectures", &format!("this version exports {}", Class::names())))
+        names.iter().find_map(|name| Class::by_name(name.as_str()?)).ok_or_else(|| {
+            let wraps = match config.get("text_config") {
+                Some(_) => {
+                    "this class wraps a language model into something that also sees or hears; export the \
+                            language model alone, saved as a class of its own: "
+                }
+                None => "",
+            };
+            config.unsupported("architectures", &format!("{wraps}this version exports {}", Class::names()))
+        })
     }
 
     fn by_name(name: &str) -> Option<Self> {

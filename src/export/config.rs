@@ -190,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn null_means_none_where_absence_means_the_default() {
+        let config = config(r#"{"null": null, "seven": 7, "text": "x"}"#);
+        assert_eq!(config.size_unless_null("absent", Some(3)).unwrap(), Some(3));
+        assert_eq!(config.size_unless_null("null", Some(3)).unwrap(), None);
+        assert_eq!(config.size_unless_null("seven", None).unwrap(), Some(7));
+        assert_eq!(config.positive_unless_null("absent", Some(0.5)).unwrap(), Some(0.5));
+        assert_eq!(config.positive_unless_null("null", Some(0.5)).unwrap(), None);
+        assert!(config.size_unless_null("text", None).is_err() && config.positive_unless_null("text", None).is_err());
+        assert_eq!((config.count_or("absent", 28).unwrap(), config.count_or("seven", 28).unwrap()), (28, 7));
+    }
+
+    #[test]
     fn an_origin_replaces_the_field_in_messages() {
         let mut config = Config::empty("m.gguf");
         config.set("hidden_size", "llama.embedding_length", 0);

@@ -1,5 +1,6 @@
 //! What the fuzzers in `fuzz/` call: each parser of foreign bytes, without the file system around it.
 
+use super::class::Class;
 use super::{checkpoint, config, gguf, hf};
 
 /// A whole GGUF file: container, metadata, tokenizer; every tensor is widened.
@@ -9,7 +10,9 @@ pub fn gguf(data: &[u8]) {
             // A sink can't fail.
             let _ = tensor.write_float32(data, &mut std::io::sink());
         }
-        let _ = super::arch::of(&checkpoint).and_then(|architecture| (architecture.decoder)(&checkpoint));
+        if let Ok(Class::LanguageModel(architecture)) = Class::of(&checkpoint) {
+            let _ = (architecture.decoder)(&checkpoint);
+        }
     }
 }
 
@@ -34,7 +37,5 @@ pub fn config(data: &[u8]) {
         special: Default::default(),
         generation: Default::default(),
     };
-    if let Ok(decoder) = super::arch::of(&checkpoint).and_then(|architecture| (architecture.decoder)(&checkpoint)) {
-        let _ = super::graph::build(&decoder, &checkpoint);
-    }
+    let _ = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint).map(drop));
 }

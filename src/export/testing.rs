@@ -8,6 +8,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize_to_file};
 use serde_json::{Value, json};
 
+use super::checkpoint::{Checkpoint, SpecialTokens};
+use super::config::Config;
+
 pub(super) const HIDDEN: usize = 32;
 pub(super) const FEED_FORWARD: usize = 64;
 pub(super) const LAYERS: usize = 2;
@@ -186,6 +189,19 @@ pub(super) fn config() -> Value {
         "num_key_value_heads": 1, "vocab_size": VOCAB, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
         "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1,
     })
+}
+
+/// A checkpoint of which only the configuration is known.
+pub(super) fn described(config: Config) -> Checkpoint {
+    Checkpoint {
+        config,
+        files: Vec::new(),
+        tensors: BTreeMap::new(),
+        rope_factors: None,
+        tokenizer: Vec::new(),
+        special: SpecialTokens::default(),
+        generation: serde_json::Map::new(),
+    }
 }
 
 /// Writes `shapes` as a safetensors file, with values by [`element`] in the order of names; bfloat16 keeps their

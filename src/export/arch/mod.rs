@@ -12,6 +12,8 @@ mod qwen2;
 mod qwen3;
 mod read;
 mod smollm3;
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::decoder::{Activation, Attention, Decoder, FeedForward, Head, Layer, Norm};
 use super::checkpoint::Checkpoint;

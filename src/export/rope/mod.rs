@@ -208,6 +208,8 @@ fn divide(frequencies: &mut [f32], factors: &[f32], config: &Config) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn scaled(text: &str, head_size: usize) -> Result<Vec<f32>> {
@@ -232,6 +234,25 @@ mod tests {
         assert_eq!(scaled[63], base[63] / 8.0);
         let between = (0..64).filter(|&pair| scaled[pair] < base[pair] && scaled[pair] > base[pair] / 8.0).count();
         assert!(between > 0);
+    }
+
+    #[test]
+    fn llama3_frequencies_are_those_of_transformers() {
+        // LlamaRotaryEmbedding of transformers 4.57.6.
+        let scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64});
+        let scaling = Config::from_json("config.json", scaling.to_string().as_bytes()).unwrap();
+        let expected = [
+            1.0,
+            0.079_403_01,
+            0.004_700_753_8,
+            0.000_911_583_13,
+            0.000_176_776_68,
+            3.428_102_4e-5,
+            6.647_869_7e-6,
+            1.289_173_2e-6,
+        ];
+        assert_eq!(Rope::scaled(16, 500_000.0, &scaling).unwrap().frequencies, expected);
     }
 
     #[test]
