@@ -21,6 +21,8 @@ pub(super) struct Checkpoint {
     pub(super) tensors: BTreeMap<String, Tensor>,
     /// Divisors of the rotary frequencies, where the checkpoint stores them as a tensor.
     pub(super) rope_factors: Option<Vec<f32>>,
+    /// Whether the one that Gemma adds to the weights of its norms is in them already.
+    pub(super) norms_include_one: bool,
     pub(super) tokenizer: Vec<TokenizerFile>,
     pub(super) special: SpecialTokens,
     /// The fields of `generation_config.json`; empty where there is none.

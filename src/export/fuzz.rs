@@ -33,6 +33,7 @@ pub fn config(data: &[u8]) {
         files: Vec::new(),
         tensors: Default::default(),
         rope_factors: None,
+        norms_include_one: false,
         tokenizer: Vec::new(),
         special: Default::default(),
         generation: Default::default(),

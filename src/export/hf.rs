@@ -34,7 +34,16 @@ pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
     let tokenizer = tokenizer_files(folder)?;
     let generation = read_generation(folder)?;
     let special = special_tokens(folder, &config, &generation)?;
-    Ok(Checkpoint { config, files, tensors, rope_factors: None, tokenizer, special, generation: generation.fields })
+    Ok(Checkpoint {
+        config,
+        files,
+        tensors,
+        rope_factors: None,
+        norms_include_one: false,
+        tokenizer,
+        special,
+        generation: generation.fields,
+    })
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>> {

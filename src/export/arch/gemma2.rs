@@ -1,11 +1,35 @@
 //! Gemma 2: four norms a layer, soft-capped scores and logits, a window in every other layer.
 
 use super::read::{Defaults, plain, windows};
-use super::{Activation, Architecture, Attention, Decoder, Head, Layer, Norm};
+use super::{Activation, Architecture, Attention, Decoder, GgufNames, Head, Layer, Norm};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "Gemma2ForCausalLM", gguf: None, decoder };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "Gemma2ForCausalLM",
+    gguf: Some(GgufNames { architecture: "gemma2", tensors: TENSORS, interleaved: false }),
+    decoder,
+};
+
+/// Of Gemma 2 and 3; the former doesn't normalise queries and keys.
+pub(super) const TENSORS: &[(&str, &str)] = &[
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;
@@ -30,7 +54,7 @@ pub(super) fn gemma(checkpoint: &Checkpoint, defaults: Defaults) -> Result<Decod
     Ok(Decoder {
         // transformers rounds the factor to the type of the weights, which is float32 here.
         embedding_scale: Some((plain.hidden_size as f64).sqrt() as f32),
-        norm: Norm { plus_one: true, branches: true, ..plain.norm },
+        norm: Norm { plus_one: !checkpoint.norms_include_one, branches: true, ..plain.norm },
         attention: Attention { scale, qkv_bias: bias, output_bias: bias, ..plain.attention },
         ..plain
     })

@@ -1,14 +1,18 @@
 //! Gemma 3, text only: Gemma 2 with normalised queries and keys instead of soft caps; five layers of six have a window
 //! and a rotary embedding of their own.
 
-use super::gemma2::{gemma, softcap};
+use super::gemma2::{TENSORS, gemma, softcap};
 use super::read::{Defaults, windows};
-use super::{Architecture, Attention, Decoder, Head, Layer};
+use super::{Architecture, Attention, Decoder, GgufNames, Head, Layer};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::rope::Rope;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "Gemma3ForCausalLM", gguf: None, decoder };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "Gemma3ForCausalLM",
+    gguf: Some(GgufNames { architecture: "gemma3", tensors: TENSORS, interleaved: false }),
+    decoder,
+};
 
 /// Indices into [`Decoder::ropes`].
 const GLOBAL: usize = 0;

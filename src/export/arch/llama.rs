@@ -12,13 +12,16 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 };
 
 /// Those of Llama and of what is built like it.
+/// Of Llama and of those built like it, some of which normalise queries and keys.
 pub(super) const TENSORS: &[(&str, &str)] = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k", "self_attn.k_proj"),
+    ("attn_k_norm", "self_attn.k_norm"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_q_norm", "self_attn.q_norm"),
     ("attn_k_norm", "self_attn.k_norm"),

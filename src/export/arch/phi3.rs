@@ -1,13 +1,29 @@
 //! Phi-3: Llama with fused projections; long contexts by LongRoPE; Phi-4 mini rotates only part of each head.
 
 use super::read::{Defaults, plain, positions, windows};
-use super::{Architecture, Attention, Decoder, FeedForward, Layer};
+use super::{Architecture, Attention, Decoder, FeedForward, GgufNames, Layer};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::rope::Rope;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "Phi3ForCausalLM", gguf: None, decoder };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "Phi3ForCausalLM",
+    gguf: Some(GgufNames { architecture: "phi3", tensors: TENSORS, interleaved: false }),
+    decoder,
+};
+
+const TENSORS: &[(&str, &str)] = &[
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("attn_norm", "input_layernorm"),
+    ("attn_qkv", "self_attn.qkv_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_up", "mlp.gate_up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;

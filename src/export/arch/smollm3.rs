@@ -1,13 +1,17 @@
 //! SmolLM3: Llama in which every fourth layer, or those that the configuration lists, has no positions at all.
 
 use super::read::{Defaults, plain, windows};
-use super::{Architecture, Attention, Decoder, FeedForward, Layer};
+use super::{Architecture, Attention, Decoder, FeedForward, GgufNames, Layer, llama};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::rope::Rope;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "SmolLM3ForCausalLM", gguf: None, decoder };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    name: "SmolLM3ForCausalLM",
+    gguf: Some(GgufNames { architecture: "smollm3", tensors: llama::TENSORS, interleaved: true }),
+    decoder,
+};
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     let config = &checkpoint.config;

@@ -1,6 +1,7 @@
 //! Reads a GGUF file as if it were a Hugging Face checkpoint: metadata under the names of `config.json`, tensors under
 //! the names of transformers, rows in transformers' order.
 
+mod metadata;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -17,36 +18,6 @@ use super::checkpoint::{Checkpoint, RowOrder, SpecialTokens, Tensor, WeightFile}
 use super::config::Config;
 use crate::{Error, Result};
 
-/// `config.json` fields and the metadata keys, after the architecture's prefix, that hold them.
-const FIELDS: &[(&str, &str)] = &[
-    ("hidden_size", "embedding_length"),
-    ("intermediate_size", "feed_forward_length"),
-    ("num_hidden_layers", "block_count"),
-    ("num_attention_heads", "attention.head_count"),
-    ("num_key_value_heads", "attention.head_count_kv"),
-    ("max_position_embeddings", "context_length"),
-    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
-    ("rope_theta", "rope.freq_base"),
-    ("head_dim", "attention.key_length"),
-    ("vocab_size", "vocab_size"),
-];
-
-/// Metadata keys that change what the model computes and that no exported architecture knows.
-const UNHANDLED: &[&str] = &[
-    "attention.causal",
-    "attention.clamp_kqv",
-    "attention.scale",
-    "attention.sliding_window",
-    "attn_logit_softcapping",
-    "embedding_scale",
-    "expert_count",
-    "final_logit_softcapping",
-    "logit_scale",
-    "pooling_type",
-    "residual_scale",
-    "rope.scale_linear",
-];
-
 /// Reads the checkpoint in the file at `path`; weights stay mapped, not loaded.
 pub(super) fn read(path: &Path) -> Result<Checkpoint> {
     let file = WeightFile::open(path)?;
@@ -59,18 +30,24 @@ pub(super) fn read(path: &Path) -> Result<Checkpoint> {
 pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
     let gguf = parse::parse(label, data)?;
     let (architecture, names) = find_architecture(label, &gguf)?;
-    let source = Source { label, gguf: &gguf, names };
+    let source = Source { label, gguf: &gguf, names, data };
 
-    let config = source.config(architecture)?;
+    let config = metadata::config(&source, architecture.name)?;
     let mut tensors = source.tensors(&config)?;
-    let rope_factors = tensors.remove(ROPE_FACTORS).map(|tensor| widened(&tensor, data));
-    let tokenizer = tokenizer::files(&source)?;
-    let special = source.special_tokens()?;
-    Ok(Checkpoint { config, tensors, rope_factors, tokenizer, special, generation: Map::new(), files: Vec::new() })
+    for name in metadata::tensors_read(&source) {
+        tensors.remove(*name);
+    }
+    Ok(Checkpoint {
+        config,
+        tensors,
+        rope_factors: source.numbers(metadata::ROPE_FACTORS),
+        norms_include_one: metadata::norms_include_one(&source),
+        tokenizer: tokenizer::files(&source)?,
+        special: source.special_tokens()?,
+        generation: Map::new(),
+        files: Vec::new(),
+    })
 }
-
-/// The tensor in which llama.cpp stores what rotary frequencies are divided by.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 fn find_architecture(label: &str, gguf: &Gguf<'_>) -> Result<(&'static Architecture, &'static GgufNames)> {
     let key = "general.architecture";
@@ -86,17 +63,13 @@ fn find_architecture(label: &str, gguf: &Gguf<'_>) -> Result<(&'static Architect
     })
 }
 
-fn widened(tensor: &Tensor, data: &[u8]) -> Vec<f32> {
-    let mut values = vec![0.0; tensor.elements()];
-    (tensor.format.widen)(&data[tensor.offset..tensor.offset + tensor.bytes], &mut values);
-    values
-}
-
 /// A parsed file and the vocabulary of its architecture.
 struct Source<'a> {
     label: &'a str,
     gguf: &'a Gguf<'a>,
     names: &'static GgufNames,
+    /// The whole file.
+    data: &'a [u8],
 }
 
 impl<'a> Source<'a> {
@@ -115,81 +88,12 @@ impl<'a> Source<'a> {
         Error::invalid_model(format!("{}: `{key}`: {complaint}", self.label))
     }
 
-    fn config(&self, architecture: &Architecture) -> Result<Config> {
-        let mut config = Config::empty(self.label);
-        for (field, suffix) in FIELDS {
-            let (key, value) = self.own(suffix);
-            if let Some(value) = value {
-                config.set(field, &key, json(value));
-            }
-        }
-        if config.get("vocab_size").is_none()
-            && let Some(tokens) = self.get("tokenizer.ggml.tokens").and_then(Value::array)
-        {
-            config.set("vocab_size", "tokenizer.ggml.tokens", tokens.iter().count());
-        }
-        self.refuse_unhandled()?;
-        self.set_rope(&mut config)?;
-        let has = |name: &str| self.gguf.tensors.iter().any(|tensor| tensor.name == name);
-        config.set("architectures", "general.architecture", vec![architecture.name]);
-        config.set("tie_word_embeddings", "output.weight", !has("output.weight"));
-        config.set("attention_bias", "blk.0.attn_q.bias", has("blk.0.attn_q.bias"));
-        config.set("mlp_bias", "blk.0.ffn_up.bias", has("blk.0.ffn_up.bias"));
-        Ok(config)
-    }
-
-    fn refuse_unhandled(&self) -> Result<()> {
-        for suffix in UNHANDLED {
-            let (key, value) = self.own(suffix);
-            // Converters write zeros for "none", and some say of a decoder that it is causal.
-            let is_neutral = |value: &Value<'_>| {
-                matches!(value, Value::Unsigned(0) | Value::Signed(0) | Value::Float(0.0) | Value::Bool(true))
-            };
-            if let Some(value) = value.filter(|value| !is_neutral(value)) {
-                return Err(Error::unsupported(format!(
-                    "{}: `{key}` is {}: this version can't export that",
-                    self.label,
-                    json(value)
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn set_rope(&self, config: &mut Config) -> Result<()> {
-        // The rotary part is the whole head in every architecture handled here.
-        let (key, dimensions) = self.own("rope.dimension_count");
-        if let Some(dimensions) = dimensions {
-            if config.get("head_dim").is_none() {
-                config.set("head_dim", &key, json(dimensions));
-            } else if config.get("head_dim") != Some(&json(dimensions)) {
-                return Err(Error::unsupported(format!(
-                    "{}: `{key}` is {}, not the whole head: partial rotary embedding is not exported yet",
-                    self.label,
-                    json(dimensions)
-                )));
-            }
-        }
-        let (value_key, value_length) = self.own("attention.value_length");
-        if let (Some(length), Some(head)) = (value_length, config.get("head_dim"))
-            && json(length) != *head
-        {
-            return Err(Error::unsupported(format!(
-                "{}: `{value_key}` is {}, but keys have {head}: heads of two sizes are not exported",
-                self.label,
-                json(length)
-            )));
-        }
-        let (key, kind) = self.own("rope.scaling.type");
-        match kind.map(|kind| kind.text().ok_or_else(|| self.wrong(&key, "expected a text"))).transpose()? {
-            None | Some("none") => {}
-            Some(kind) => {
-                let factor = self.own("rope.scaling.factor").1.map_or(Json::Null, json);
-                let (prefix, _) = self.own("rope.scaling");
-                config.set("rope_scaling", &prefix, serde_json::json!({"type": kind, "factor": factor}));
-            }
-        }
-        Ok(())
+    /// The numbers of a small tensor that is really metadata.
+    fn numbers(&self, name: &str) -> Option<Vec<f32>> {
+        let tensor = self.gguf.tensors.iter().find(|tensor| tensor.name == name)?;
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        (tensor.format.widen)(&self.data[tensor.offset..tensor.offset + tensor.bytes], &mut values);
+        Some(values)
     }
 
     fn tensors(&self, config: &Config) -> Result<BTreeMap<String, Tensor>> {

@@ -11,10 +11,10 @@ use crate::export::gguf::{Source, parse};
 use crate::export::testing::GgufBuilder;
 
 /// The tokenizer that is rebuilt from a file's metadata.
-fn rebuilt(gguf: &[u8]) -> Tokenizer {
-    let gguf = parse::parse("m.gguf", gguf).unwrap();
+fn rebuilt(data: &[u8]) -> Tokenizer {
+    let gguf = parse::parse("m.gguf", data).unwrap();
     let names = crate::export::arch::by_gguf_name("llama").unwrap().1;
-    let files = super::files(&Source { label: "m.gguf", gguf: &gguf, names }).unwrap();
+    let files = super::files(&Source { label: "m.gguf", gguf: &gguf, names, data }).unwrap();
     let Content::Made(bytes) = &files[0].content else { panic!("it is made from metadata") };
     Tokenizer::from_bytes(bytes).unwrap()
 }
