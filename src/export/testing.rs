@@ -198,6 +198,7 @@ pub(super) fn described(config: Config) -> Checkpoint {
         files: Vec::new(),
         tensors: BTreeMap::new(),
         rope_factors: None,
+        norms_include_one: false,
         tokenizer: Vec::new(),
         special: SpecialTokens::default(),
         generation: serde_json::Map::new(),
