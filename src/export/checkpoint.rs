@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use serde_json::{Map, Value};
 
 use super::config::Config;
+use super::encoder::sentence::Sentence;
 use super::format::{self, Format};
 use crate::{Error, Result};
 
@@ -27,6 +28,8 @@ pub(super) struct Checkpoint {
     pub(super) special: SpecialTokens,
     /// The fields of `generation_config.json`; empty where there is none.
     pub(super) generation: Map<String, Value>,
+    /// What follows an encoder in a folder of sentence-transformers.
+    pub(super) sentence: Option<Sentence>,
 }
 
 /// A mapped file that holds weights.

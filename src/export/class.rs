@@ -2,6 +2,7 @@
 
 use super::arch::{self, Architecture};
 use super::checkpoint::Checkpoint;
+use super::encoder;
 use super::graph::{self, Graph};
 use super::head::{self, Scores};
 use super::rope::Rope;
@@ -15,6 +16,7 @@ pub(super) enum Class {
     LanguageModel(&'static Architecture),
     /// A decoder that gives scores.
     Scores(&'static Architecture, &'static head::Class),
+    Encoder(&'static encoder::Class),
 }
 
 /// All that an export writes beside tokenizer and weights.
@@ -58,18 +60,28 @@ impl Class {
         if let Some(architecture) = arch::by_name(name) {
             return Some(Class::LanguageModel(architecture));
         }
+        if let Some(class) = encoder::CLASSES.iter().find(|class| class.name == name) {
+            return Some(Class::Encoder(class));
+        }
         let class = head::CLASSES.iter().find(|class| class.name == name)?;
         Some(Class::Scores(arch::by_name(class.body)?, class))
     }
 
+    /// All classes, one after another.
     fn names() -> String {
-        arch::names().chain(head::CLASSES.iter().map(|class| class.name)).collect::<Vec<_>>().join(", ")
+        Class::all().collect::<Vec<_>>().join(", ")
+    }
+
+    fn all() -> impl Iterator<Item = &'static str> {
+        let scores = head::CLASSES.iter().map(|class| class.name);
+        arch::names().chain(scores).chain(encoder::CLASSES.iter().map(|class| class.name))
     }
 
     pub(super) fn name(&self) -> &'static str {
         match self {
             Class::LanguageModel(architecture) => architecture.name,
             Class::Scores(_, class) => class.name,
+            Class::Encoder(class) => class.name,
         }
     }
 
@@ -78,6 +90,7 @@ impl Class {
         match self {
             Class::LanguageModel(architecture) => decoder(architecture, None, checkpoint),
             Class::Scores(architecture, class) => decoder(architecture, Some(class.read(checkpoint)?), checkpoint),
+            Class::Encoder(class) => encoder(class, checkpoint),
         }
     }
 }
@@ -97,6 +110,18 @@ fn decoder<'a>(architecture: &Architecture, scores: Option<Scores>, checkpoint: 
     })
 }
 
+fn encoder<'a>(class: &encoder::Class, checkpoint: &'a Checkpoint) -> Result<Plan<'a>> {
+    let encoder = class.read(checkpoint)?;
+    Ok(Plan {
+        graph: encoder.graph,
+        layers: encoder.layers,
+        ropes: encoder.ropes,
+        positions: encoder.positions,
+        head: Some(encoder.head),
+        files: vec![("config.json", checkpoint.config.to_json())],
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -105,11 +130,9 @@ mod tests {
 
     #[test]
     fn every_class_has_one_name_and_is_found_by_it() {
-        let names: Vec<&str> = arch::names().chain(head::CLASSES.iter().map(|class| class.name)).collect();
+        let names: Vec<&str> = Class::all().collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        let is_known =
-            |name: &&str| !head::CLASSES.iter().any(|class| class.name == *name && arch::by_name(class.body).is_none());
-        for name in names.into_iter().filter(is_known) {
+        for name in names {
             assert_eq!(Class::by_name(name).expect(name).name(), name);
         }
         assert!(Class::by_name("MambaForCausalLM").is_none());

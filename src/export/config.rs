@@ -30,6 +30,11 @@ impl Config {
         }
     }
 
+    /// All fields, as a file.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        Value::Object(self.fields.clone()).to_string().into_bytes()
+    }
+
     /// No fields yet; [`Config::set`] adds them.
     pub(super) fn empty(file: &str) -> Self {
         Config { file: file.to_owned(), fields: Map::new(), origins: HashMap::new() }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::{Checkpoint, Content, RowOrder, SpecialTokens, Tensor, TokenizerFile, WeightFile};
 use super::config::Config;
+use super::encoder::sentence;
 use super::format::{self, Format};
 use crate::{Error, Result};
 
@@ -30,7 +31,8 @@ const TOKENIZER_FILES: [&str; 5] = [
 pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     let config = Config::from_json(&config_path.display().to_string(), &read_file(&config_path)?)?;
-    let (files, tensors) = read_weights(folder)?;
+    let (mut files, mut tensors) = read_weights(folder)?;
+    let sentence = sentence::read(folder, &mut files, &mut tensors)?;
     let tokenizer = tokenizer_files(folder)?;
     let generation = read_generation(folder)?;
     let special = special_tokens(folder, &config, &generation)?;
@@ -43,14 +45,15 @@ pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
         tokenizer,
         special,
         generation: generation.fields,
+        sentence,
     })
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::io("read", path, error))
 }
 
-fn parse<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
+pub(super) fn parse<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     serde_json::from_slice(&read_file(path)?).map_err(|error| {
         Error::invalid_model(format!("{} is not the JSON it should be: {error}", path.display())).with_source(error)
     })

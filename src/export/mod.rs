@@ -13,6 +13,7 @@ mod arch;
 mod checkpoint;
 mod class;
 mod config;
+mod encoder;
 mod folder;
 mod format;
 #[cfg(fuzzing)]

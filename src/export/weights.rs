@@ -77,6 +77,9 @@ pub(super) fn store(
 
 /// Writes the rotary `tables`; gives their initialisers.
 pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<TensorProto>> {
+    if tables.is_empty() {
+        return Ok(vec![]);
+    }
     type Function = fn(f64) -> f64;
     let functions: [Function; 2] = [f64::cos, f64::sin];
     let written: Vec<Float32<'_>> = tables

@@ -3,10 +3,10 @@
 //! Hidden states are [batch, sequence, hidden]. Nodes are named after the modules whose weights they use. Operators are
 //! ONNX's own, save those that `Builder` writes for weights and the rotary embedding.
 
-use super::super::checkpoint::Checkpoint;
-use super::super::config::Config;
-use super::super::graph::{Builder, Linear, Size};
 use crate::Result;
+use crate::export::checkpoint::Checkpoint;
+use crate::export::config::Config;
+use crate::export::graph::{Builder, Linear, Size};
 use crate::onnx::AttributeProto;
 use crate::onnx::build::{float, int, ints, text};
 use crate::onnx::tensor_proto::DataType;
@@ -28,8 +28,14 @@ pub(in crate::export) enum Activation {
 impl Activation {
     /// The activation that `field` names as transformers does; GELU where it is absent.
     pub(super) fn read(config: &Config, field: &str) -> Result<Self> {
+        Self::read_or(config, field, Activation::Gelu)
+    }
+
+    /// As [`Activation::read`], with another `default`.
+    pub(super) fn read_or(config: &Config, field: &str, default: Self) -> Result<Self> {
         match config.get(field).map(|value| value.as_str()) {
-            None | Some(Some("gelu" | "gelu_python")) => Ok(Activation::Gelu),
+            None => Ok(default),
+            Some(Some("gelu" | "gelu_python")) => Ok(Activation::Gelu),
             Some(Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh")) => Ok(Activation::GeluTanh),
             Some(Some("relu")) => Ok(Activation::Relu),
             Some(Some("silu" | "swish")) => Ok(Activation::Silu),
@@ -58,11 +64,6 @@ impl Heads {
             return Err(config.bad_value("num_attention_heads", &format!("does not divide the hidden size {hidden}")));
         }
         Ok(Heads { count, size: hidden / count })
-    }
-
-    /// Elements of all heads.
-    pub(super) fn width(self) -> usize {
-        self.count * self.size
     }
 }
 
@@ -207,7 +208,7 @@ impl<'a> Blocks<'a> {
     pub(super) fn attend(&mut self, name: &str, scores: &str, scale: f32, bias: &str, value: &str) -> String {
         let scale = self.builder.float(scale);
         let scores = self.op("Mul", &format!("{name}/Mul"), &[scores, &scale], vec![]);
-        let scores = self.add(name, &scores, bias);
+        let scores = self.add(&format!("{name}/bias"), &scores, bias);
         let weights = self.op("Softmax", &format!("{name}/Softmax"), &[&scores], vec![int("axis", -1)]);
         let context = self.op("MatMul", &format!("{name}/MatMul"), &[&weights, value], vec![]);
         let context = self.transpose(name, &context, &[0, 2, 1, 3]);

@@ -45,6 +45,7 @@ pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
         tokenizer: tokenizer::files(&source)?,
         special: source.special_tokens()?,
         generation: Map::new(),
+        sentence: None,
         files: Vec::new(),
     })
 }

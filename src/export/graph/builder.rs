@@ -15,7 +15,7 @@ pub(in crate::export) struct Graph<'a> {
 }
 
 /// A size and the configuration fields it comes from, for messages.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(in crate::export) struct Size {
     pub(in crate::export) value: usize,
     pub(in crate::export) fields: &'static [&'static str],
