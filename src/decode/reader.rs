@@ -182,7 +182,6 @@ impl Generate {
 
 /// Log-probabilities of given tokens.
 pub(crate) struct LogProbs {
-    scratch: Vec<f32>,
     next: usize,
     tokens: Arc<[u32]>,
     /// logprobs[i] is of the token after position `from + i`.
@@ -192,12 +191,12 @@ pub(crate) struct LogProbs {
 impl LogProbs {
     /// Scores `tokens[from + 1..]`, each given the ones before it.
     pub(crate) fn new(tokens: Arc<[u32]>, from: usize) -> Self {
-        LogProbs { scratch: Vec::new(), next: from, tokens, logprobs: Vec::new() }
+        LogProbs { next: from, tokens, logprobs: Vec::new() }
     }
 
     fn read(&mut self, position: usize, logits: &[f32]) -> Result<Next> {
         self.next += 1;
-        let normaliser = log_sum_exp(logits, &mut self.scratch)?;
+        let normaliser = log_sum_exp(logits)?;
         let Some(&token) = self.tokens.get(position + 1) else { return Ok(Next::Finish) };
         self.logprobs.push((f64::from(logits[token as usize]) - normaliser) as f32);
         Ok(if position + 2 == self.tokens.len() { Next::Finish } else { Next::Continue })
@@ -218,7 +217,7 @@ impl Choose {
     }
 
     fn read(&mut self, logits: &[f32]) -> Result<Next> {
-        let normaliser = log_sum_exp(logits, &mut Vec::new())?;
+        let normaliser = log_sum_exp(logits)?;
         let probability = |&token: &u32| (f64::from(logits[token as usize]) - normaliser).exp();
         self.probabilities = self.answers.iter().map(|tokens| tokens.iter().map(probability).sum()).collect();
         Ok(Next::Finish)

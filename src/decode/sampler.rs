@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::softmax::exp_row;
+use super::softmax::{exp_into, exp_row, exp_sum, largest};
 use crate::{Error, ErrorKind, Result};
 
 /// How to draw the next token from the logits.
@@ -99,34 +99,36 @@ impl Sampler {
     /// # Errors
     /// The logits hold NaN, or nothing finite.
     pub fn sample(&mut self, draw: u64, history: &[u32], logits: &[f32]) -> Result<Sampled> {
-        let normaliser = log_sum_exp(logits, &mut self.weights)?;
-        let token = if self.options.temperature == 0.0 {
-            self.load(logits, history);
-            argmax(&self.weights)
-        } else {
-            if self.options.temperature != 1.0 || self.options.repetition_penalty != 1.0 {
-                self.load(logits, history);
-                let max = max(&self.weights);
-                // A temperature next to 0 has no finite inverse.
-                exp_row(&mut self.weights, max, (1.0 / self.options.temperature).min(f32::MAX));
+        let max = usable_maximum(logits)?;
+        let normaliser = f64::from(max) + f64::from(exp_sum(logits, max, 1.0)).ln();
+        // A temperature next to 0 has no finite inverse.
+        let scale = (1.0 / self.options.temperature).min(f32::MAX);
+        let greedy = self.options.temperature == 0.0;
+        let token = if self.options.repetition_penalty == 1.0 {
+            if greedy {
+                first(logits, max)
+            } else {
+                let total = exp_into(logits, &mut self.weights, max, scale);
+                self.draw(draw, total)
             }
-            self.draw(draw)
+        } else {
+            self.weights.clear();
+            self.weights.extend_from_slice(logits);
+            self.penalise(history);
+            let max = usable_maximum(&self.weights)?;
+            if greedy {
+                first(&self.weights, max)
+            } else {
+                let total = exp_row(&mut self.weights, max, scale);
+                self.draw(draw, total)
+            }
         };
         Ok(Sampled { token: token as u32, logprob: (f64::from(logits[token]) - normaliser) as f32 })
     }
 
-    /// Copies the logits to the scratch row and applies the repetition penalty there.
-    fn load(&mut self, logits: &[f32], history: &[u32]) {
-        self.weights.clear();
-        self.weights.extend_from_slice(logits);
-        self.penalise(history);
-    }
-
+    /// Applies the repetition penalty to the logits in the scratch row.
     fn penalise(&mut self, history: &[u32]) {
         let penalty = self.options.repetition_penalty;
-        if penalty == 1.0 {
-            return;
-        }
         let seen: HashSet<u32> = history.iter().copied().collect();
         for token in seen {
             if let Some(logit) = self.weights.get_mut(token as usize) {
@@ -135,8 +137,9 @@ impl Sampler {
         }
     }
 
-    /// Truncation in the field's usual order (top-k, top-p, min-p) of the weights, then one uniform number.
-    fn draw(&mut self, draw: u64) -> usize {
+    /// Truncation in the field's usual order (top-k, top-p, min-p) of the weights, which sum to `total`, then one uniform
+    /// number.
+    fn draw(&mut self, draw: u64, total: f32) -> usize {
         let weights = &self.weights;
         let uniform = uniform(&mut self.stream, draw);
         let options = &self.options;
@@ -145,15 +148,22 @@ impl Sampler {
         }
         // Likeliest first; equal weights by token id, so that the order is defined.
         let likelier = |a: &u32, b: &u32| weights[*b as usize].total_cmp(&weights[*a as usize]).then(a.cmp(b));
+        // Below this no token is kept, so it need not be sorted: all tokens below it together have less than 1 − top_p of
+        // the weight. After top-k, top-p shares out another weight. The largest weight, 1, is never below.
+        let nucleus = (1.0 - options.top_p) * total / weights.len() as f32;
+        let floor = if options.top_k > 0 { 0.0 } else { options.min_p.max(nucleus) };
         self.order.clear();
-        self.order.extend(0..weights.len() as u32);
+        self.order.extend((0..).zip(weights).filter(|(_, weight)| **weight >= floor).map(|(token, _)| token));
+        let mut total = f64::from(total);
         if options.top_k > 0 && options.top_k < self.order.len() {
             self.order.select_nth_unstable_by(options.top_k - 1, likelier);
             self.order.truncate(options.top_k);
+            total = self.order.iter().map(|&token| f64::from(weights[token as usize])).sum();
         }
         self.order.sort_unstable_by(likelier);
-        truncate_top_p(&mut self.order, weights, options.top_p);
-        // The largest weight is e⁰ = 1.
+        if options.top_p < 1.0 {
+            truncate_top_p(&mut self.order, weights, f64::from(options.top_p) * total);
+        }
         let keep = self.order.iter().take_while(|&&token| weights[token as usize] >= options.min_p).count();
         self.order.truncate(keep.max(1));
         pick(weights, self.order.iter().map(|&token| token as usize), uniform)
@@ -167,13 +177,8 @@ fn uniform(stream: &mut ChaCha8Rng, n: u64) -> f64 {
     (stream.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Keeps the shortest beginning of `order` whose share of the weight reaches `top_p`.
-fn truncate_top_p(order: &mut Vec<u32>, weights: &[f32], top_p: f32) {
-    if top_p >= 1.0 {
-        return;
-    }
-    let total: f64 = order.iter().map(|&token| f64::from(weights[token as usize])).sum();
-    let goal = f64::from(top_p) * total;
+/// Keeps the shortest beginning of `order` whose weight reaches `goal`; all of it where none does.
+fn truncate_top_p(order: &mut Vec<u32>, weights: &[f32], goal: f64) {
     let mut sum = 0.0;
     let reached = order.iter().position(|&token| {
         sum += f64::from(weights[token as usize]);
@@ -231,35 +236,28 @@ fn pick_from_row(weights: &[f32], uniform: f64) -> usize {
     pick(weights, last, 1.0) // rounding left the goal a hair beyond the sum
 }
 
-/// The largest logit's token; the first of equals.
-fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = token;
-        }
-    }
-    best
+/// Where the row's maximum is first.
+fn first(row: &[f32], max: f32) -> usize {
+    // In pieces, so that the compiler compares several elements at once.
+    const PIECE: usize = 64;
+    let holds = |piece: &[f32]| piece.iter().fold(false, |found, x| found | (*x == max));
+    let piece = row.chunks(PIECE).position(holds).unwrap_or(0) * PIECE;
+    piece + row[piece..].iter().position(|x| *x == max).unwrap_or(0)
 }
 
-/// The largest of a row.
-fn max(row: &[f32]) -> f32 {
-    row.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// ln Σ eˣ over a row of logits; leaves e^(x − max) in `weights`.
+/// ln Σ eˣ over a row of logits.
 ///
 /// # Errors
 /// A logit is NaN or +∞, or none is finite.
-pub(crate) fn log_sum_exp(logits: &[f32], weights: &mut Vec<f32>) -> Result<f64> {
-    let max = max(logits);
-    // A maximum skips NaN, so it is looked for by itself.
-    let usable = logits.iter().fold(true, |usable, x| usable & (*x < f32::INFINITY));
-    if usable && max.is_finite() {
-        weights.clear();
-        weights.extend_from_slice(logits);
-        let sum = exp_row(weights, max, 1.0);
-        return Ok(f64::from(max) + f64::from(sum).ln());
+pub(crate) fn log_sum_exp(logits: &[f32]) -> Result<f64> {
+    let max = usable_maximum(logits)?;
+    Ok(f64::from(max) + f64::from(exp_sum(logits, max, 1.0)).ln())
+}
+
+/// The largest of a row of logits, all of which can be used.
+fn usable_maximum(logits: &[f32]) -> Result<f32> {
+    if let Some(max) = largest(logits) {
+        return Ok(max);
     }
     let bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
     let (index, value) =
@@ -364,6 +362,24 @@ mod tests {
     }
 
     proptest! {
+        /// What is sorted beforehand changes nothing: the same token as by the definition.
+        #[test]
+        fn truncation_is_by_its_definition(logits in prop::collection::vec(-8f32..8.0, 1..80), seed: u64, top_k in 0usize..5, top_p in 0.1f32..=1.0, min_p in 0f32..0.3) {
+            let options = SamplingOptions { top_k, top_p, min_p, ..SamplingOptions::default() };
+            let sampled = Sampler::new(options, seed).expect("valid").sample(0, &[], &logits).expect("finite");
+            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut kept: Vec<(usize, f64)> = logits.iter().map(|x| f64::from(x - max).exp()).enumerate().collect();
+            kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            kept.truncate(if top_k == 0 { kept.len() } else { top_k });
+            let goal = kept.iter().map(|(_, w)| w).sum::<f64>() * f64::from(top_p);
+            let before = |kept: &[(usize, f64)], i: usize| kept[..i].iter().map(|(_, w)| w).sum::<f64>();
+            // A hair more than the definition keeps, for weights are rounded.
+            let allowed = (0..kept.len())
+                .filter(|&i| top_p == 1.0 || before(&kept, i) < goal * (1.0 + 1e-5))
+                .filter(|&i| i == 0 || kept[i].1 >= f64::from(min_p) * (1.0 - 1e-5));
+            prop_assert!(allowed.map(|i| kept[i].0).any(|token| token == sampled.token as usize));
+        }
+
         /// A draw depends on its number, not on the draws before it.
         #[test]
         fn draws_are_counter_based(logits in prop::collection::vec(-5f32..5.0, 1..50), n in 0u64..20, seed: u64, top_k in 0usize..5, top_p in 0.1f32..1.0) {
