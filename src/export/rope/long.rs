@@ -41,7 +41,7 @@ fn rotated(config: &Config, head_size: usize) -> Result<usize> {
     let field = "partial_rotary_factor";
     let size = (head_size as f64 * config.positive_or(field, 1.0)?) as usize;
     // ONNX Runtime's attention wants tables of a multiple of 8 columns.
-    if size == 0 || size > head_size || size % 16 != 0 {
+    if size == 0 || size > head_size || !size.is_multiple_of(16) {
         let complaint = format!(
             "rotates {size} of a head's {head_size} elements: ONNX Runtime's GroupQueryAttention takes multiples of 16"
         );
@@ -143,7 +143,7 @@ mod tests {
         let cos = [
             1.074_707_7,
             -1.050_169_7,
-            -0.042_375_982,
+            -0.042_375_98,
             -0.357_046_9,
             0.449_905_75,
             1.077_669_5,
