@@ -1,13 +1,14 @@
 //! Reading `model.onnx` and finding its weights.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 
+use super::{check, external};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::tensor_shape_proto::dimension::Value::DimValue;
-use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_proto, type_proto};
+use crate::onnx::{GraphProto, ModelProto, ValueInfoProto, type_proto};
 use crate::{Error, Result};
 
 /// A graph with its external data files resolved.
@@ -23,17 +24,22 @@ pub(crate) struct GraphFile {
 impl GraphFile {
     /// Reads the graph at `path` and checks that its external data is there.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| unreadable("read", path, e))?;
-        let mut model = ModelProto::decode(bytes.as_slice()).map_err(|e| {
-            Error::invalid_model(format!(
-                "{}: not an ONNX model, or cut off: {e}. Export or copy it again",
+        let metadata = std::fs::metadata(path).map_err(|e| external::unreadable("read", path, e))?;
+        if !metadata.is_file() {
+            return Err(Error::invalid_model(format!("{} is not a file", path.display())));
+        }
+        let size = metadata.len();
+        if size > i32::MAX as u64 {
+            return Err(Error::invalid_model(format!(
+                "{}: {size} bytes are more than an ONNX file can have; save its weights as external data",
                 path.display()
-            ))
-        })?;
-        let graph = model.graph.as_mut().ok_or_else(|| {
-            Error::invalid_model(format!("{}: holds no graph. Export or copy it again", path.display()))
-        })?;
-        let (data_folder, data_files) = resolve_external_data(path, graph)?;
+            )));
+        }
+        let bytes = std::fs::read(path).map_err(|e| external::unreadable("read", path, e))?;
+        let refuse = |why| Error::invalid_model(format!("{}: {why}. Export or copy it again", path.display()));
+        let mut model = parse(&bytes).map_err(refuse)?;
+        let graph = model.graph.get_or_insert_default();
+        let (data_folder, data_files) = external::resolve(path, graph)?;
         let fingerprint = fingerprint(&bytes, &data_files)?;
         Ok(GraphFile { path: path.to_path_buf(), model, data_folder, fingerprint })
     }
@@ -47,6 +53,13 @@ impl GraphFile {
         // Checked when it was read.
         self.model.graph.as_ref().expect("a graph")
     }
+}
+
+/// Reads and checks a serialised `ModelProto`, but for what lies in other files.
+pub(super) fn parse(bytes: &[u8]) -> Result<ModelProto, String> {
+    let mut model = ModelProto::decode(bytes).map_err(|e| format!("not an ONNX model, or cut off: {e}"))?;
+    check::check(&mut model)?;
+    Ok(model)
 }
 
 fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
@@ -73,92 +86,6 @@ pub(crate) fn dims(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
 /// The last dimension, where it is a fixed number.
 pub(crate) fn last_dim(value: &ValueInfoProto) -> Option<usize> {
     dims(value)?.last().copied().flatten().and_then(|size| usize::try_from(size).ok())
-}
-
-/// A file of the model that can't be had; one that is missing has a remedy.
-fn unreadable(action: &str, path: &Path, error: std::io::Error) -> Error {
-    if error.kind() != std::io::ErrorKind::NotFound {
-        return Error::io(action, path, error);
-    }
-    Error::invalid_model(format!("cannot {action} {}: {error}. Export or copy the model again", path.display()))
-        .with_source(error)
-}
-
-fn external(tensor: &TensorProto) -> bool {
-    tensor.data_location() == tensor_proto::DataLocation::External
-}
-
-fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Option<&'a str> {
-    tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value())
-}
-
-/// Turns each external location into the real name of its file, and returns the one real folder of all of them.
-///
-/// Folders in Hugging Face's cache hold symlinks into a folder of blobs. ONNX Runtime refuses data files that are
-/// symlinks out of the folder, so it gets the blobs' folder and names. A location may not leave its folder by itself.
-fn resolve_external_data(path: &Path, graph: &mut GraphProto) -> Result<(PathBuf, Vec<PathBuf>)> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let real_folder = folder.canonicalize().map_err(|e| Error::io("open", folder, e))?;
-    let real_graph = path.canonicalize().map_err(|e| Error::io("open", path, e))?;
-    // Where the data may really be: beside the name or beside the file that the name stands for.
-    let homes = [Some(real_folder.as_path()), real_graph.parent()];
-    let mut files: Vec<PathBuf> = Vec::new();
-    for tensor in graph.initializer.iter_mut().filter(|tensor| external(tensor)) {
-        let name = tensor.name().to_owned();
-        let refuse = |why: String| Error::invalid_model(format!("{}: initializer `{name}`: {why}", path.display()));
-        let location =
-            entry(tensor, "location").ok_or_else(|| refuse("external data without a location".into()))?.to_owned();
-        if !Path::new(&location).components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(refuse(format!("external data at `{location}` leaves the model's folder")));
-        }
-        let file = folder.join(&location);
-        let real = file.canonicalize().map_err(|e| unreadable("open the weights", &file, e))?;
-        if !homes.contains(&real.parent()) {
-            return Err(refuse(format!(
-                "external data at `{location}` leads to {}, outside the model's folder",
-                real.display()
-            )));
-        }
-        check_range(tensor, &real, &refuse)?;
-        let Some(real_name) = real.file_name().and_then(|name| name.to_str()) else {
-            return Err(refuse(format!("the file name of {} is not UTF-8", real.display())));
-        };
-        for entry in tensor.external_data.iter_mut().filter(|entry| entry.key() == "location") {
-            entry.value = Some(real_name.to_owned());
-        }
-        if !files.contains(&real) {
-            files.push(real);
-        }
-    }
-    let data_folder = files.first().and_then(|file| file.parent()).unwrap_or(&real_folder).to_path_buf();
-    if let Some(stray) = files.iter().find(|file| file.parent() != Some(&data_folder)) {
-        return Err(Error::invalid_model(format!(
-            "{}: its weights lie in two folders ({} and {}); put them into one",
-            path.display(),
-            data_folder.display(),
-            stray.display()
-        )));
-    }
-    Ok((data_folder, files))
-}
-
-/// Refuses a tensor that reaches beyond its file, before ONNX Runtime maps it.
-fn check_range(tensor: &TensorProto, file: &Path, refuse: &dyn Fn(String) -> Error) -> Result<()> {
-    let number = |key: &str| match entry(tensor, key) {
-        None => Ok(None),
-        Some(text) => {
-            text.parse::<u64>().map(Some).map_err(|_| refuse(format!("`{key}` of its external data is `{text}`")))
-        }
-    };
-    let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?.unwrap_or(0));
-    let size = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?.len();
-    match offset.checked_add(length) {
-        Some(end) if end <= size => Ok(()),
-        _ => Err(refuse(format!(
-            "its {length} bytes at {offset} lie beyond the end of {} ({size} bytes); the file is cut off: export or copy it again",
-            file.display()
-        ))),
-    }
 }
 
 /// Hash of the graph and of 64 samples of each data file, with its length.

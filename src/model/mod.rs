@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod check;
 pub(crate) mod config;
+mod external;
 mod find;
 pub(crate) mod graph;
 pub mod head;
 pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
+mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
@@ -164,3 +167,6 @@ impl ModelFolder {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Refuses graphs that contradict themselves, before anything relies on them.
+//!
+//! Model files are foreign. ONNX Runtime checks them too, but late, and not for what this library does with them before.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::tensor;
+use crate::onnx::build::MICROSOFT;
+use crate::onnx::{GraphProto, ModelProto, NodeProto};
+
+/// Domains whose operators ONNX Runtime brings along.
+const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", MICROSOFT];
+
+/// Checks `model`, and puts the nodes of its graphs into an order in which each comes after those that it depends on.
+///
+/// # Errors
+/// Says which name, node or tensor is wrong, and how.
+pub(super) fn check(model: &mut ModelProto) -> Result<(), String> {
+    if let Some(function) = model.functions.first() {
+        return Err(format!(
+            "the model defines a function of its own, `{}`; inline it (onnx.inliner) and save the model again",
+            function.name()
+        ));
+    }
+    let graph = model.graph.as_mut().ok_or("it holds no graph")?;
+    check_graph(graph, &Scope { outer: None, names: HashSet::new() })
+}
+
+/// Names that a graph and those around it define.
+struct Scope<'a> {
+    outer: Option<&'a Scope<'a>>,
+    names: HashSet<String>,
+}
+
+impl Scope<'_> {
+    fn knows(&self, name: &str) -> bool {
+        self.names.contains(name) || self.outer.is_some_and(|outer| outer.knows(name))
+    }
+}
+
+/// The depth of graphs in graphs is bounded by the reader of the file, so this may call itself.
+fn check_graph(graph: &mut GraphProto, outer: &Scope<'_>) -> Result<(), String> {
+    if let Some(tensor) = graph.sparse_initializer.first() {
+        let name = tensor.values.as_ref().map_or("", |values| values.name());
+        return Err(format!("initializer `{name}` is sparse, which foreturn does not read"));
+    }
+    graph.initializer.iter().try_for_each(tensor::check)?;
+    let scope = Scope { outer: Some(outer), names: definitions(graph)? };
+    for node in &mut graph.node {
+        check_node(node, &scope)?;
+    }
+    if let Some(output) = graph.output.iter().find(|output| !scope.knows(output.name())) {
+        return Err(format!("output `{}` of the graph comes from nowhere", output.name()));
+    }
+    sort(&mut graph.node)
+}
+
+/// Everything that the graph itself defines, each name once.
+fn definitions(graph: &GraphProto) -> Result<HashSet<String>, String> {
+    let mut names = HashSet::new();
+    let mut once = |kind: &str, name: &str| match names.insert(name.to_owned()) {
+        true => Ok(()),
+        false => Err(format!("{kind} `{name}` has the name of another value of the graph")),
+    };
+    graph.initializer.iter().try_for_each(|tensor| once("initializer", tensor.name()))?;
+    // An input may have its initializer as a default.
+    let defaults: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    let mut inputs = HashSet::new();
+    for name in graph.input.iter().map(|input| input.name()) {
+        if !inputs.insert(name) {
+            return Err(format!("input `{name}` is there twice"));
+        }
+        if !defaults.contains(name) {
+            once("input", name)?;
+        }
+    }
+    let outputs = graph.node.iter().flat_map(|node| &node.output).filter(|name| !name.is_empty());
+    outputs.into_iter().try_for_each(|name| once("a node's output", name))?;
+    Ok(names)
+}
+
+fn check_node(node: &mut NodeProto, scope: &Scope<'_>) -> Result<(), String> {
+    let called = format!("node `{}` ({})", node.name(), node.op_type());
+    if !DOMAINS.contains(&node.domain()) {
+        return Err(format!("{called} is an operator of the domain `{}`, which foreturn does not have", node.domain()));
+    }
+    if let Some(name) = node.input.iter().find(|name| !name.is_empty() && !scope.knows(name)) {
+        return Err(format!("{called} takes `{name}`, which nothing defines: no input, initializer or node"));
+    }
+    for attribute in &mut node.attribute {
+        for tensor in attribute.t.iter().chain(&attribute.tensors) {
+            if tensor::is_external(tensor) {
+                return Err(format!("{called} has a tensor with external data, which only initializers may have"));
+            }
+            tensor::check(tensor).map_err(|why| format!("{called}: {why}"))?;
+        }
+        for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            check_graph(graph, scope).map_err(|why| format!("{called}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Orders nodes by what they depend on, keeping the given order where it is one.
+fn sort(nodes: &mut Vec<NodeProto>) -> Result<(), String> {
+    let makers: HashMap<&str, usize> =
+        nodes.iter().enumerate().flat_map(|(i, node)| node.output.iter().map(move |name| (name.as_str(), i))).collect();
+    let mut users = vec![Vec::new(); nodes.len()];
+    let mut missing = vec![0_usize; nodes.len()];
+    for (index, node) in nodes.iter().enumerate() {
+        let mut taken = HashSet::new();
+        names_taken(node, &mut taken);
+        for maker in taken.into_iter().filter_map(|name| makers.get(name)) {
+            users[*maker].push(index);
+            missing[index] += 1;
+        }
+    }
+    let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&i| missing[i] == 0).collect();
+    let mut order = Vec::with_capacity(nodes.len());
+    while let Some(index) = ready.pop_first() {
+        order.push(index);
+        for &user in &users[index] {
+            missing[user] -= 1;
+            if missing[user] == 0 {
+                ready.insert(user);
+            }
+        }
+    }
+    if let Some(stuck) = (0..nodes.len()).find(|&i| missing[i] > 0) {
+        let node = &nodes[stuck];
+        return Err(format!(
+            "node `{}` ({}) depends on its own output: the graph has a cycle",
+            node.name(),
+            node.op_type()
+        ));
+    }
+    if !order.is_sorted() {
+        let mut given: Vec<_> = std::mem::take(nodes).into_iter().map(Some).collect();
+        nodes.extend(order.into_iter().filter_map(|index| given[index].take()));
+    }
+    Ok(())
+}
+
+/// All names that a node takes, those of the graphs inside it included; their own names are among them, to no harm.
+fn names_taken<'a>(node: &'a NodeProto, names: &mut HashSet<&'a str>) {
+    names.extend(node.input.iter().filter(|name| !name.is_empty()).map(String::as_str));
+    for graph in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
+        names.extend(graph.output.iter().map(|output| output.name()));
+        graph.node.iter().for_each(|node| names_taken(node, names));
+    }
+}
