@@ -1,10 +1,9 @@
 //! Phi-3: Llama with fused projections; long contexts by LongRoPE; Phi-4 mini rotates only part of each head.
 
-use super::read::{Defaults, plain, positions, windows};
-use super::{Architecture, Attention, Decoder, FeedForward, GgufNames, Layer};
+use super::read::{Defaults, plain, positions, same_window};
+use super::{Architecture, Attention, Decoder, FeedForward, GgufNames};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
-use crate::export::config::Config;
 use crate::export::rope::Rope;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -26,23 +25,16 @@ const TENSORS: &[(&str, &str)] = &[
 ];
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
-    let config = &checkpoint.config;
-    let defaults = Defaults {
-        rms_norm_eps: 1e-5,
-        ropes: |checkpoint, size| rope(&checkpoint.config, size),
-        ..Defaults::of("phi3")
-    };
-    let plain = plain(checkpoint, &defaults)?;
-    let window = config.size_unless_null("sliding_window", None)?;
-    let windows = windows(config, &plain, window, |_| window.is_some())?;
+    let plain = plain(checkpoint, &Defaults { rms_norm_eps: 1e-5, ropes, ..Defaults::of("phi3") })?;
     Ok(Decoder {
         attention: Attention { fused: true, ..plain.attention },
         feed_forward: FeedForward { fused: true, ..plain.feed_forward },
-        layers: windows.into_iter().map(|window| Layer { window, rope: Some(0) }).collect(),
+        layers: same_window(&checkpoint.config, &plain, None)?,
         ..plain
     })
 }
 
-fn rope(config: &Config, head_size: usize) -> Result<Vec<Rope>> {
+fn ropes(checkpoint: &Checkpoint, head_size: usize) -> Result<Vec<Rope>> {
+    let config = &checkpoint.config;
     Ok(vec![Rope::read_long(config, head_size, positions(config)?)?])
 }

@@ -98,6 +98,16 @@ pub(super) fn windows(
     Ok(sliding.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }
 
+/// Layers that all have the window under `sliding_window`, for classes of which transformers doesn't read `layer_types`.
+pub(super) fn same_window(config: &Config, decoder: &Decoder, default: Option<usize>) -> Result<Vec<Layer>> {
+    let window = config.size_unless_null("sliding_window", default)?;
+    if windows(config, decoder, window, |_| window.is_some())?.iter().any(|&listed| listed != window) {
+        let complaint = "transformers gives all layers of this class the window that `sliding_window` says";
+        return Err(config.unsupported("layer_types", complaint));
+    }
+    Ok(vec![Layer { window, rope: Some(0) }; decoder.layers.len()])
+}
+
 /// Which layers `layer_types` calls sliding.
 fn layer_types(config: &Config, layers: usize) -> Result<Option<Vec<bool>>> {
     let field = "layer_types";

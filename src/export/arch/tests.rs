@@ -161,6 +161,11 @@ fn what_the_graph_would_get_wrong_is_refused_by_name() {
         ),
         ("Qwen3ForCausalLM", json!({"max_window_layers": -1}), "`max_window_layers` is -1"),
         ("MistralForCausalLM", json!({"layer_types": [SLIDING, FULL, SLIDING, FULL]}), "`layer_types` is"),
+        (
+            "Phi3ForCausalLM",
+            json!({"layer_types": [SLIDING, FULL, FULL, FULL], "sliding_window": 7}),
+            "`layer_types` is",
+        ),
         ("MistralForCausalLM", json!({"partial_rotary_factor": 0.5}), "`partial_rotary_factor` is 0.5"),
         ("Gemma2ForCausalLM", json!({"sliding_window": null}), "`sliding_window` is missing"),
         ("Gemma2ForCausalLM", json!({"final_logit_softcapping": 0}), "`final_logit_softcapping` is 0"),
