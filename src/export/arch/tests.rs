@@ -180,3 +180,67 @@ fn what_the_graph_would_get_wrong_is_refused_by_name() {
         assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
     }
 }
+
+#[test]
+fn hostile_values_are_refused_or_read_but_never_panic() {
+    let fields = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "head_dim",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+        "sliding_window",
+        "use_sliding_window",
+        "max_window_layers",
+        "layer_types",
+        "sliding_window_pattern",
+        "no_rope_layers",
+        "no_rope_layer_interval",
+        "attention_bias",
+        "mlp_bias",
+        "query_pre_attn_scalar",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "rope_local_base_freq",
+        "hidden_act",
+        "hidden_activation",
+        "use_bidirectional_attention",
+    ];
+    let values = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(16),
+        json!(1 << 20),
+        json!(u64::MAX),
+        json!(1e-320),
+        json!(1e308),
+        json!(0.3),
+        json!("x"),
+        json!([]),
+        json!([0, 1, -1, "x"]),
+        json!({}),
+        json!({"type": 1}),
+        json!({"rope_type": "longrope", "short_factor": [1], "long_factor": []}),
+        json!({"full_attention": {"rope_type": "llama3", "factor": 1e308}, "sliding_attention": []}),
+    ];
+    for class in super::names() {
+        for (field, value) in fields.iter().flat_map(|field| values.iter().map(move |value| (field, value))) {
+            if let Err(error) = decoder(class, json!({*field: value})) {
+                assert!(error.to_string().starts_with("config.json: "), "{class}, {field} {value}: {error}");
+            }
+        }
+    }
+}
