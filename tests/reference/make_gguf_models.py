@@ -129,10 +129,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, config: dict) -> None:
     writer.add_pad_token_id(config["pad_token_id"])
 
 
-def write(name: str, architecture: str) -> None:
-    checkpoint = MODELS / name / "checkpoint"
+def write(checkpoint: Path, target: Path, architecture: str) -> None:
+    """Writes a checkpoint's GGUF, with the tokenizer that the fixtures share."""
     config = json.loads((checkpoint / "config.json").read_text())
-    writer = gguf.GGUFWriter(MODELS / name / "model.gguf", architecture)
+    writer = gguf.GGUFWriter(target, architecture)
     add_parameters(writer, architecture, config)
     add_tokenizer(writer, config)
     kind = {value: key for key, value in gguf.MODEL_ARCH_NAMES.items()}[architecture]
@@ -149,4 +149,4 @@ def write(name: str, architecture: str) -> None:
 if __name__ == "__main__":
     for architecture, models in ARCHITECTURES.items():
         for model in models:
-            write(model, architecture)
+            write(MODELS / model / "checkpoint", MODELS / model / "model.gguf", architecture)
