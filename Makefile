@@ -48,7 +48,7 @@ demo: model ## Rank the responses of examples/requests/ on a real model
 # Test programs lie deeper than the command and find no runtime beside themselves.
 test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 test: model ## Run all tests, those on the real model included
-	@$(PYTHON) tools/fetch.py tokenizers
+	@$(PYTHON) tools/fetch.py tokenizers embedder
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
 
@@ -80,8 +80,10 @@ references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew w
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
 
-fixtures: $(FIXTURES_VENV)/.installed ## Make tests/fixtures/models anew with transformers (installs torch)
+fixtures: $(FIXTURES_VENV)/.installed ## Make tests/fixtures/models and embedder.json anew with transformers (installs torch)
 	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py
+	@$(PYTHON) tools/fetch.py embedder
+	$(FIXTURES_VENV)/bin/python tests/reference/make_embedder_reference.py
 
 check-genai: model $(GENAI_VENV)/.installed ## Check that onnxruntime-genai reads our export and agrees
 	$(GENAI_VENV)/bin/python tests/reference/check_genai.py $(MODEL)

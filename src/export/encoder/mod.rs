@@ -13,6 +13,8 @@ mod deberta;
 mod disentangled;
 mod modernbert;
 pub(super) mod sentence;
+#[cfg(test)]
+mod tests;
 
 use self::blocks::Blocks;
 use super::checkpoint::Checkpoint;

@@ -1,0 +1,333 @@
+//! Encoders exported from the tiny checkpoints of tests/fixtures/models, and what of them is refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::export::{ExportOptions, export};
+use crate::model::head::{Head, HeadKind};
+use crate::runtime::session::{Graph, Session};
+use crate::testing::{fixture, runtime};
+use crate::{Error, Result};
+
+const FIXTURES: [&str; 9] = [
+    "bert-embedding",
+    "bert-embedding-first",
+    "bert-labels",
+    "bert-token-labels",
+    "deberta-v2-labels",
+    "deberta-v2-own-keys",
+    "deberta-v3-reward",
+    "modernbert-first",
+    "modernbert-mean",
+];
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// The fixture's checkpoint with its tokenizer, in a folder that may be changed.
+fn checkpoint(name: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let source = root.path().join("source");
+    copy(&models().join(name).join("checkpoint"), &source);
+    let tokenizer = fixture(&format!("models/{name}/reference.json"))["tokenizer"].as_str().unwrap().to_owned();
+    copy(&models().join("tokenizers").join(tokenizer), &source);
+    root
+}
+
+fn run(root: &Path) -> Result<crate::export::ExportReport> {
+    export(&ExportOptions::new(root.join("source"), root.join("out")), &mut |_| {})
+}
+
+/// Changes a JSON file of the checkpoint.
+fn change(root: &Path, file: &str, change: impl FnOnce(&mut Value)) {
+    let path = root.join("source").join(file);
+    let mut value: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// One text as a fixture has it.
+struct Case {
+    name: String,
+    tokens: Vec<i64>,
+    types: Vec<i64>,
+    /// One row, or one a token.
+    expected: Vec<Vec<f32>>,
+}
+
+fn cases(reference: &Value) -> Vec<Case> {
+    let numbers = |value: &Value| serde_json::from_value::<Vec<i64>>(value.clone()).unwrap();
+    let read = |case: &Value| {
+        let tokens = numbers(&case["tokens"]);
+        let expected = case.get("scores").unwrap_or(&case["embedding"]).clone();
+        let rows = if expected[0].is_array() { expected } else { json!([expected]) };
+        let types =
+            if case["token_type_ids"].is_null() { vec![0; tokens.len()] } else { numbers(&case["token_type_ids"]) };
+        let name = case["name"].as_str().unwrap().to_owned();
+        Case { name, tokens, types, expected: serde_json::from_value(rows).unwrap() }
+    };
+    reference["cases"].as_array().unwrap().iter().map(read).collect()
+}
+
+/// The exported graph in ONNX Runtime.
+struct Model {
+    session: Session,
+    head: Head,
+    takes_types: bool,
+}
+
+impl Model {
+    fn open(folder: &Path) -> Self {
+        use prost::Message;
+        let bytes = fs::read(folder.join("model.onnx")).unwrap();
+        let proto = crate::onnx::ModelProto::decode(bytes.as_slice()).unwrap().graph.unwrap();
+        let graph = Graph { bytes: &bytes, folder, memory: None, name: "test" };
+        Model {
+            session: Session::open_plain(&graph, &runtime(2)).unwrap(),
+            head: Head::read(folder).unwrap().unwrap(),
+            takes_types: proto.input.iter().any(|input| input.name() == "token_type_ids"),
+        }
+    }
+
+    /// Rows of each text, all padded to the longest; what is in the padding must not matter.
+    fn rows(&mut self, cases: &[&Case]) -> Vec<Vec<Vec<f32>>> {
+        let length = cases.iter().map(|case| case.tokens.len()).max().unwrap();
+        let padded = |values: &dyn Fn(&Case) -> Vec<i64>, padding: i64| -> Vec<i64> {
+            let rows = cases.iter().map(|case| {
+                let mut row = values(case);
+                row.resize(length, padding);
+                row
+            });
+            rows.collect::<Vec<_>>().concat()
+        };
+        let shape = [cases.len(), length];
+        self.session.set("input_ids", &shape, padded(&|case| case.tokens.clone(), 5)).unwrap();
+        self.session.set("attention_mask", &shape, padded(&|case| vec![1; case.tokens.len()], 0)).unwrap();
+        if self.takes_types {
+            self.session.set("token_type_ids", &shape, padded(&|case| case.types.clone(), 0)).unwrap();
+        }
+        let each_token = self.head.kind == HeadKind::TokenClassification;
+        let output = if self.head.kind == HeadKind::Embedding { "sentence_embedding" } else { "logits" };
+        let size = self.head.size;
+        self.session
+            .run(output, |values| {
+                let rows_of_text = if each_token { length } else { 1 };
+                assert_eq!(values.len(), cases.len() * rows_of_text * size);
+                let rows: Vec<Vec<f32>> =
+                    values.as_standard_layout().as_slice().unwrap().chunks(size).map(<[f32]>::to_vec).collect();
+                let texts = rows.chunks(rows_of_text).zip(cases);
+                texts.map(|(rows, case)| rows[..if each_token { case.tokens.len() } else { 1 }].to_vec()).collect()
+            })
+            .unwrap()
+    }
+}
+
+fn distance(left: &[Vec<f32>], right: &[Vec<f32>]) -> f32 {
+    assert_eq!(left.len(), right.len());
+    let pairs = left.iter().flatten().zip(right.iter().flatten());
+    pairs.map(|(left, right)| (left - right).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn scores_are_those_of_transformers_and_padding_changes_none() {
+    for name in FIXTURES {
+        let root = checkpoint(name);
+        run(root.path()).unwrap();
+        let reference = fixture(&format!("models/{name}/reference.json"));
+        let tolerance = reference["tolerance"].as_f64().unwrap() as f32;
+        let mut model = Model::open(&root.path().join("out"));
+        let cases = cases(&reference);
+        let together = model.rows(&cases.iter().collect::<Vec<_>>());
+        for (case, together) in cases.iter().zip(&together) {
+            let alone = model.rows(&[case]).remove(0);
+            let error = distance(&alone, &case.expected);
+            assert!(error <= tolerance, "{name}, {}: {error}", case.name);
+            assert!(distance(&alone, together) <= 1e-5, "{name}, {}: padding changed it", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_text_may_have_a_single_token() {
+    for name in FIXTURES {
+        let root = checkpoint(name);
+        run(root.path()).unwrap();
+        let mut model = Model::open(&root.path().join("out"));
+        let text =
+            |tokens: Vec<i64>| Case { name: String::new(), types: vec![0; tokens.len()], tokens, expected: vec![] };
+        let (short, long) = (text(vec![2]), text(vec![2, 9, 3]));
+        let alone = model.rows(&[&short]).remove(0);
+        assert!(alone.iter().flatten().all(|score| score.is_finite()), "{name}");
+        assert!(distance(&alone, &model.rows(&[&short, &long])[0]) <= 1e-5, "{name}");
+    }
+}
+
+#[test]
+fn the_folder_says_what_its_model_gives() {
+    let root = checkpoint("bert-embedding");
+    let report = run(root.path()).unwrap();
+    let out = root.path().join("out");
+    assert_eq!((report.architecture, report.layers), ("BertModel", 2));
+    assert_eq!(report.head.as_ref(), Head::read(&out).unwrap().as_ref());
+    let head = report.head.unwrap();
+    assert_eq!((head.kind, head.normalize, head.size), (HeadKind::Embedding, true, 32));
+    assert!(out.join("config.json").exists() && out.join("tokenizer.json").exists());
+    assert!(!out.join("genai_config.json").exists() && !out.join("rotary.safetensors").exists());
+    // An earlier export of an encoder may be replaced.
+    let options = ExportOptions { overwrite: true, ..ExportOptions::new(root.path().join("source"), out) };
+    export(&options, &mut |_| {}).unwrap();
+}
+
+#[test]
+fn dense_modules_follow_the_pooling() {
+    use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
+    let root = checkpoint("bert-embedding-first");
+    let source = root.path().join("source");
+    fs::create_dir(source.join("2_Dense")).unwrap();
+    let dense = json!({"in_features": 32, "out_features": 2, "bias": true, "activation_function": "torch.nn.modules.activation.Tanh"});
+    fs::write(source.join("2_Dense/config.json"), dense.to_string()).unwrap();
+    // The embedding's first number, and its second halved plus one.
+    let mut weight = vec![0f32; 64];
+    (weight[0], weight[33]) = (1.0, 0.5);
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let (weight, bias) = (bytes(&weight), bytes(&[0.0, 1.0]));
+    let tensors = [
+        ("linear.weight", TensorView::new(Dtype::F32, vec![2, 32], &weight).unwrap()),
+        ("linear.bias", TensorView::new(Dtype::F32, vec![2], &bias).unwrap()),
+    ];
+    serialize_to_file(tensors, None, &source.join("2_Dense/model.safetensors")).unwrap();
+    change(root.path(), "modules.json", |modules| {
+        let dense = json!({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"});
+        modules.as_array_mut().unwrap().push(dense);
+    });
+    let report = run(root.path()).unwrap();
+    assert_eq!(report.head.unwrap().size, 2);
+    let names: Vec<&str> = report.weights.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["model.safetensors", "2_Dense.safetensors"]);
+
+    let mut model = Model::open(&root.path().join("out"));
+    for case in cases(&fixture("models/bert-embedding-first/reference.json")) {
+        let plain = &case.expected[0];
+        let expected = vec![plain[0].tanh(), (plain[1] / 2.0 + 1.0).tanh()];
+        assert!(distance(&model.rows(&[&case])[0], &[expected]) <= 1e-4, "{}", case.name);
+    }
+}
+
+/// What exporting `name` fails with after `file` was changed.
+fn refusal(name: &str, file: &str, make: impl FnOnce(&mut Value)) -> Error {
+    let root = checkpoint(name);
+    change(root.path(), file, make);
+    let error = run(root.path()).unwrap_err();
+    assert!(!root.path().join("out").exists(), "nothing is left behind");
+    error
+}
+
+#[test]
+fn configurations_that_would_come_out_wrong_are_refused_by_name() {
+    let cases = [
+        ("bert-labels", "hidden_size", json!(48), "makes it [320, 48] (vocab_size, hidden_size)"),
+        ("bert-labels", "num_attention_heads", json!(5), "does not divide the hidden size 32"),
+        ("bert-labels", "num_hidden_layers", json!(1), "encoder.layer.1.attention.output.LayerNorm.bias` has no place"),
+        ("bert-labels", "num_hidden_layers", json!(9), "lack `bert.encoder.layer."),
+        ("bert-labels", "position_embedding_type", json!("relative_key"), "only `absolute`"),
+        ("bert-labels", "is_decoder", json!(true), "`is_decoder` is true"),
+        ("bert-labels", "hidden_act", json!("mish"), "`hidden_act` is \"mish\""),
+        ("bert-labels", "id2label", json!({"0": "only"}), "(id2label, hidden_size)"),
+        ("bert-labels", "id2label", json!({"1": "gap"}), "without a gap"),
+        ("bert-labels", "quantization_config", json!({"bits": 4}), "`quantization_config` is"),
+        ("deberta-v3-reward", "pos_att_type", json!(["p2p"]), "`pos_att_type` is [\"p2p\"]"),
+        ("deberta-v3-reward", "norm_rel_ebd", json!("rms"), "`norm_rel_ebd` is \"rms\""),
+        ("deberta-v3-reward", "position_buckets", json!(3), "`position_buckets` is 3"),
+        ("deberta-v3-reward", "position_buckets", json!(16), "`deberta.encoder.rel_embeddings.weight` has shape"),
+        ("deberta-v3-reward", "share_att_key", json!(false), "lack `deberta.encoder.layer.0.attention.self.pos_"),
+        ("deberta-v3-reward", "conv_kernel_size", json!(4), "`conv_kernel_size` is 4"),
+        ("deberta-v3-reward", "conv_kernel_size", json!(3), "lack `deberta.encoder.conv.conv.weight`"),
+        ("deberta-v3-reward", "max_relative_positions", json!(1 << 20), "at most 65536 relative positions"),
+        ("modernbert-first", "rope_scaling", json!({"rope_type": "yarn"}), "`rope_scaling` is"),
+        ("modernbert-first", "classifier_pooling", json!("max"), "`classifier_pooling` is \"max\""),
+        ("modernbert-first", "norm_bias", json!(true), "lack `model.embeddings.norm.bias`"),
+        ("modernbert-first", "intermediate_size", json!(32), "makes it [64, 32] (intermediate_size, hidden_size)"),
+    ];
+    for (name, field, value, expected) in cases {
+        let error = refusal(name, "config.json", |config| config[field] = value);
+        assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[test]
+fn sentence_modules_that_are_not_exported_are_refused_by_name() {
+    type Change = fn(&mut Value);
+    let cases: [(&str, Change, &str); 8] = [
+        ("modules.json", |modules| modules[1]["type"] = json!("x.WordWeights"), "a Transformer followed by a Pooling"),
+        ("modules.json", |modules| modules[2]["type"] = json!("x.LayerNorm"), "module \"x.LayerNorm\""),
+        ("modules.json", |modules| modules[1]["path"] = json!("../1_Pooling"), "not a folder's name"),
+        ("modules.json", |modules| modules[0]["path"] = json!("0_Transformer"), "move the files"),
+        ("1_Pooling/config.json", |pooling| pooling["pooling_mode_mean_tokens"] = json!(false), "no pooling mode"),
+        ("1_Pooling/config.json", |pooling| pooling["pooling_mode_max_tokens"] = json!(true), "several modes"),
+        (
+            "1_Pooling/config.json",
+            |pooling| *pooling = json!({"pooling_mode_lasttoken": true}),
+            "the first token or the mean",
+        ),
+        ("sentence_bert_config.json", |config| config["do_lower_case"] = json!(true), "Lowercase"),
+    ];
+    for (file, make, expected) in cases {
+        let error = refusal("bert-embedding", file, make);
+        assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+/// all-MiniLM-L6-v2 as `tools/fetch.py embedder` left it; `None`, with a word about it, where it was left out. CI may not
+/// do without.
+fn published() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/all-MiniLM-L6-v2");
+    if folder.join("model.safetensors").exists() {
+        return Some(folder);
+    }
+    let hint = format!("{} is missing: run `python3 tools/fetch.py embedder`", folder.display());
+    assert!(std::env::var_os("CI").is_none(), "{hint}");
+    eprintln!("skipped: {hint}");
+    None
+}
+
+/// The values are `tests/reference/make_embedder_reference.py`'s.
+#[test]
+fn a_published_model_embeds_as_transformers_does() {
+    let Some(source) = published() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let report = export(&ExportOptions::new(source, &out), &mut |_| {}).unwrap();
+    let head = report.head.unwrap();
+    assert_eq!((head.size, head.normalize, head.max_length), (384, true, Some(256)));
+
+    let reference = json!({"cases": fixture("embedder.json").as_array().unwrap().iter().map(|case| {
+        json!({"name": case["text"], "tokens": case["tokens"], "embedding": case["embedding"]})
+    }).collect::<Vec<_>>()});
+    let mut tokenizer = tokenizers::Tokenizer::from_file(out.join("tokenizer.json")).unwrap();
+    // The file cuts and pads to 128 tokens; transformers does so only when asked to.
+    tokenizer.with_padding(None).with_truncation(None).unwrap();
+    let mut model = Model::open(&out);
+    let cases = cases(&reference);
+    let together = model.rows(&cases.iter().collect::<Vec<_>>());
+    for (case, together) in cases.iter().zip(&together) {
+        let tokens = tokenizer.encode(case.name.as_str(), true).unwrap();
+        assert!(tokens.get_ids().iter().map(|&id| i64::from(id)).eq(case.tokens.iter().copied()), "{}", case.name);
+        let alone = model.rows(&[case]).remove(0);
+        assert!(distance(&alone, &case.expected) <= 1e-4, "{}", case.name);
+        assert!(distance(&alone, together) <= 1e-5, "{}", case.name);
+    }
+}
