@@ -53,7 +53,7 @@ impl PagedExecutor {
         let name = folder.path().display().to_string();
         let data = &folder.file().data_folder;
         let memory = if paged.widened.is_empty() { None } else { Some((widen::LOCATION, paged.widened.read(data)?)) };
-        let graph = Graph { bytes: &paged.bytes, folder: data, memory, name: &name };
+        let graph = Graph { bytes: &paged.bytes, folder: data, memory, loops: folder.file().loops, name: &name };
         let mut session = Session::open(&graph, attention::domain, options)?;
 
         let block = heads.block_floats() * size_of::<f32>();

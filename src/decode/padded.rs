@@ -78,7 +78,13 @@ impl PaddedExecutor {
     ) -> Result<Self> {
         let name = folder.path().display().to_string();
         let bytes = folder.file().encode();
-        let graph = Graph { bytes: &bytes, folder: &folder.file().data_folder, memory: None, name: &name };
+        let graph = Graph {
+            bytes: &bytes,
+            folder: &folder.file().data_folder,
+            memory: None,
+            loops: folder.file().loops,
+            name: &name,
+        };
         let session = Session::open_plain(&graph, options)?;
         let names = &folder.config().model.decoder;
         let width = folder.row_width();

@@ -2,24 +2,35 @@
 
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use super::*;
 use crate::config::ModelConfig;
-use crate::model::testing::{decoder, folder, loop_for_ever};
+use crate::model::testing::{decoder, folder, loop_body, loop_for_ever};
+use crate::onnx::build::node;
 use crate::{ErrorKind, testing};
 
+fn engine_of<const N: usize>(step_limit_s: u64, models: [(&str, &TempDir); N]) -> Engine {
+    engine_with(Config::default(), step_limit_s, models)
+}
+
+fn engine_with<const N: usize>(config: Config, step_limit_s: u64, models: [(&str, &TempDir); N]) -> Engine {
+    let library = testing::runtime(1).library;
+    let runtime = RuntimeConfig { step_limit_s, library, threads: Some(1), ..RuntimeConfig::default() };
+    let mut config = Config { runtime, ..config };
+    for (name, folder) in models {
+        let model = ModelConfig { path: Some(folder.path().into()), ..ModelConfig::default() };
+        config.models.insert(name.into(), model);
+    }
+    Engine::new(config).expect("the engine starts")
+}
+
 /// An engine with an endless model and a good one.
-fn engine(step_limit_s: u64) -> (Engine, [tempfile::TempDir; 2]) {
+fn engine(step_limit_s: u64) -> (Engine, [TempDir; 2]) {
     let mut endless = decoder();
     loop_for_ever(&mut endless);
     let folders = [folder(&endless), folder(&decoder())];
-    let library = testing::runtime(1).library;
-    let runtime = RuntimeConfig { step_limit_s, library, threads: Some(1), ..RuntimeConfig::default() };
-    let mut config = Config { runtime, ..Config::default() };
-    for (name, folder) in ["endless", "good"].iter().zip(&folders) {
-        let model = ModelConfig { path: Some(folder.path().into()), ..ModelConfig::default() };
-        config.models.insert((*name).into(), model);
-    }
-    (Engine::new(config).expect("the engine starts"), folders)
+    (engine_of(step_limit_s, [("endless", &folders[0]), ("good", &folders[1])]), folders)
 }
 
 fn logprobs(engine: &Engine, model: &str, limits: Limits) -> Result<Vec<f32>> {
@@ -36,7 +47,7 @@ fn an_endless_loop_is_ended_at_the_deadline_and_others_are_served() {
         let error = logprobs(&engine, "endless", limits).expect_err("ended");
         assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
         assert!(error.to_string().contains("past the deadline"), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
         assert_eq!(logprobs(&engine, "good", Limits::default()).expect("served"), wanted);
     }
 }
@@ -50,4 +61,49 @@ fn an_endless_loop_without_a_deadline_is_ended_at_the_limit() {
         assert!(error.to_string().contains(part), "{part} is not in {error}");
     }
     assert!(logprobs(&engine, "good", Limits::default()).is_ok());
+}
+
+/// Nothing in these loops would survive optimisation, and ONNX Runtime only stops at a node.
+#[test]
+fn loops_over_next_to_nothing_are_ended_too() {
+    let plain = |op: &str, from: &str, to: &str| node("", op, to, &[from], &[to], Vec::new());
+    let identities = vec![plain("Identity", "goes_on", "goes_on_still"), plain("Identity", "carried", "carried_on")];
+    let constants = vec![
+        plain("Not", "for_ever", "never"),
+        plain("Not", "never", "goes_on_still"),
+        plain("Identity", "carried", "carried_on"),
+    ];
+    for body in [identities, constants] {
+        let mut model = decoder();
+        loop_for_ever(&mut model);
+        loop_body(&mut model).node = body;
+        let folder = folder(&model);
+        let error = logprobs(&engine_of(1, [("endless", &folder)]), "endless", Limits::default()).expect_err("ended");
+        assert!(error.to_string().contains("step_limit_s"), "{error}");
+    }
+    let mut model = decoder();
+    loop_for_ever(&mut model);
+    let body = loop_body(&mut model);
+    body.node.clear();
+    body.output = body.input[1..].to_vec();
+    let error = ModelFolder::open(folder(&model).path()).err().expect("refused");
+    assert!(error.to_string().contains("node `logits` (Loop) loops over nothing"), "{error}");
+}
+
+#[test]
+fn a_ranking_on_an_endless_model_ends_at_its_deadline() {
+    let mut endless = decoder();
+    loop_for_ever(&mut endless);
+    let folder = folder(&endless);
+    let mut config = Config { preset: Some(crate::reward::Preset::Paper), ..Config::default() };
+    config.task = Some(crate::reward::Task::Math);
+    let engine = engine_with(config, 600, [("endless", &folder)]);
+    let request = r#"{"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": ["4", "5"],
+        "goal": {"task": "sums", "prompt": "2 + 2", "reference": "4"}}"#;
+    let limits = Limits { timeout: Some(Duration::from_millis(300)), ..Limits::default() };
+    let request = RankRequest::from_json(request, "the request").expect("a request");
+    let start = Instant::now();
+    let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() });
+    eprintln!("{ranking:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }

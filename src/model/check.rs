@@ -12,10 +12,11 @@ use crate::onnx::{GraphProto, ModelProto, NodeProto};
 const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", MICROSOFT];
 
 /// Checks `model`, and puts the nodes of its graphs into an order in which each comes after those that it depends on.
+/// Returns whether there are loops in it.
 ///
 /// # Errors
 /// Says which name, node or tensor is wrong, and how.
-pub(super) fn check(model: &mut ModelProto) -> Result<(), String> {
+pub(super) fn check(model: &mut ModelProto) -> Result<bool, String> {
     if let Some(function) = model.functions.first() {
         return Err(format!(
             "the model defines a function of its own, `{}`; inline it (onnx.inliner) and save the model again",
@@ -23,7 +24,17 @@ pub(super) fn check(model: &mut ModelProto) -> Result<(), String> {
         ));
     }
     let graph = model.graph.as_mut().ok_or("it holds no graph")?;
-    check_graph(graph, &Scope { outer: None, names: HashSet::new() })
+    check_graph(graph, &Scope { outer: None, names: HashSet::new() })?;
+    Ok(has_loops(graph))
+}
+
+fn has_loops(graph: &GraphProto) -> bool {
+    let inner = |node: &NodeProto| node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)).any(has_loops);
+    graph.node.iter().any(|node| is_loop(node) || inner(node))
+}
+
+fn is_loop(node: &NodeProto) -> bool {
+    node.op_type() == "Loop"
 }
 
 /// Names that a graph and those around it define.
@@ -87,6 +98,7 @@ fn check_node(node: &mut NodeProto, scope: &Scope<'_>) -> Result<(), String> {
     if let Some(name) = node.input.iter().find(|name| !name.is_empty() && !scope.knows(name)) {
         return Err(format!("{called} takes `{name}`, which nothing defines: no input, initializer or node"));
     }
+    let loops = is_loop(node);
     for attribute in &mut node.attribute {
         for tensor in attribute.t.iter().chain(&attribute.tensors) {
             if tensor::is_external(tensor) {
@@ -96,6 +108,10 @@ fn check_node(node: &mut NodeProto, scope: &Scope<'_>) -> Result<(), String> {
         }
         for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             check_graph(graph, scope).map_err(|why| format!("{called}: {why}"))?;
+            // ONNX Runtime looks whether it is to stop before each node; constants become initializers.
+            if loops && graph.node.iter().all(|node| node.op_type() == "Constant") {
+                return Err(format!("{called} loops over nothing, so nothing could end it"));
+            }
         }
     }
     Ok(())

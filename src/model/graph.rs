@@ -17,6 +17,8 @@ pub(crate) struct GraphFile {
     pub(crate) model: ModelProto,
     /// Real folder of the external data; the locations in `model` are names in it.
     pub(crate) data_folder: PathBuf,
+    /// Whether it holds loops.
+    pub(crate) loops: bool,
     /// Identifies graph and weights.
     pub(crate) fingerprint: String,
 }
@@ -37,11 +39,11 @@ impl GraphFile {
         }
         let bytes = std::fs::read(path).map_err(|e| external::unreadable("read", path, e))?;
         let refuse = |why| Error::invalid_model(format!("{}: {why}. Export or copy it again", path.display()));
-        let mut model = parse(&bytes).map_err(refuse)?;
+        let (mut model, loops) = parse(&bytes).map_err(refuse)?;
         let graph = model.graph.get_or_insert_default();
         let (data_folder, data_files) = external::resolve(path, graph)?;
         let fingerprint = fingerprint(&bytes, &data_files)?;
-        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, fingerprint })
+        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, loops, fingerprint })
     }
 
     /// The graph as ONNX Runtime reads it, with external data in [`GraphFile::data_folder`].
@@ -55,11 +57,11 @@ impl GraphFile {
     }
 }
 
-/// Reads and checks a serialised `ModelProto`, but for what lies in other files.
-pub(super) fn parse(bytes: &[u8]) -> Result<ModelProto, String> {
+/// Reads and checks a serialised `ModelProto`, but for what lies in other files; says whether it holds loops.
+pub(super) fn parse(bytes: &[u8]) -> Result<(ModelProto, bool), String> {
     let mut model = ModelProto::decode(bytes).map_err(|e| format!("not an ONNX model, or cut off: {e}"))?;
-    check::check(&mut model)?;
-    Ok(model)
+    let loops = check::check(&mut model)?;
+    Ok((model, loops))
 }
 
 fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {

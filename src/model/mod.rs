@@ -98,8 +98,13 @@ impl ModelFolder {
             Runner::Padded(_) => rewrite::rope::original_length(self.file.graph()),
             Runner::Classifier(_) => None,
         };
+        let configured = match (&self.layout.runner, &self.config.head) {
+            // Exports of encoders say it themselves; those with relative positions alone have no bound.
+            (Runner::Classifier(_), Some(_)) => i32::MAX as usize,
+            _ => self.config.model.context_length,
+        };
         let bounds = [positions, self.head().and_then(|head| head.max_length)];
-        bounds.into_iter().flatten().fold(self.config.model.context_length, usize::min)
+        bounds.into_iter().flatten().fold(configured, usize::min)
     }
 
     /// Longest sequence that uses the first of two kinds of rotary tables, where there are two to choose from.

@@ -125,6 +125,12 @@ pub(crate) fn loop_for_ever(model: &mut ModelProto) {
     initializers(model).push(TensorProto { name: Some("for_ever".into()), ..for_ever });
 }
 
+/// What [`loop_for_ever`] loops over.
+pub(crate) fn loop_body(model: &mut ModelProto) -> &mut GraphProto {
+    let last = nodes(model).last_mut().expect("a loop");
+    last.attribute[0].g.as_mut().expect("a body")
+}
+
 pub(crate) fn graph(model: &mut ModelProto) -> &mut GraphProto {
     model.graph.as_mut().expect("a graph")
 }

@@ -27,6 +27,9 @@ pub(crate) struct Graph<'a> {
     pub(crate) folder: &'a Path,
     /// External data that lies in memory instead, and the location that the graph knows it by.
     pub(crate) memory: Option<(&'static str, Arc<[u8]>)>,
+    /// Whether it holds loops. ONNX Runtime looks whether it is to stop before each node, so nothing may be optimised
+    /// away that stands in a loop.
+    pub(crate) loops: bool,
     /// What to call it in messages.
     pub(crate) name: &'a str,
 }
@@ -54,10 +57,12 @@ fn configure(
     environment: &Environment,
     folder: &str,
     operators: Option<OperatorDomain>,
+    loops: bool,
     threads: usize,
 ) -> ort::Result<SessionBuilder> {
+    let level = if loops { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::Level3 };
     let builder = OrtSession::builder(&environment.ort)?
-        .with_optimization_level(GraphOptimizationLevel::Level3)?
+        .with_optimization_level(level)?
         .with_config_entry("session.model_external_initializers_file_folder_path", folder)?
         // Threads spin while a run is under way and sleep once it has ended.
         .with_config_entry("session.force_spinning_stop", "1")?
@@ -108,7 +113,8 @@ impl Session {
         // ONNX Runtime registers the domains of custom operators process-wide, and not atomically: of two sessions that
         // are made at once, one can fail because the other has just added the domain.
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
-        let builder = configure(&environment, folder, operators, threads).map_err(|e| failed(e.to_string()))?;
+        let builder =
+            configure(&environment, folder, operators, graph.loops, threads).map_err(|e| failed(e.to_string()))?;
         let builder = match &graph.memory {
             None => builder,
             Some((location, bytes)) => builder
