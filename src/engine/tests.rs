@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::ModelConfig;
+use crate::config::{MetricConfig, ModelConfig};
 use crate::model::testing::{decoder, folder, loop_body, loop_for_ever};
 use crate::onnx::build::node;
 use crate::{ErrorKind, testing};
@@ -95,15 +95,18 @@ fn a_ranking_on_an_endless_model_ends_at_its_deadline() {
     let mut endless = decoder();
     loop_for_ever(&mut endless);
     let folder = folder(&endless);
-    let mut config = Config { preset: Some(crate::reward::Preset::Paper), ..Config::default() };
-    config.task = Some(crate::reward::Task::Math);
+    let metric = MetricConfig { kind: "token_amount".into(), ..MetricConfig::default() };
+    let config = Config { metrics: Some(vec![metric]), ..Config::default() };
     let engine = engine_with(config, 600, [("endless", &folder)]);
     let request = r#"{"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": ["4", "5"],
         "goal": {"task": "sums", "prompt": "2 + 2", "reference": "4"}}"#;
     let limits = Limits { timeout: Some(Duration::from_millis(300)), ..Limits::default() };
     let request = RankRequest::from_json(request, "the request").expect("a request");
     let start = Instant::now();
-    let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() });
-    eprintln!("{ranking:?}");
+    let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() }).expect("a ranking");
+    assert!(!ranking.complete);
+    let traces = ranking.ranking.iter().flat_map(|candidate| &candidate.rollouts);
+    let ended: Vec<String> = traces.map(|trace| format!("{:?}", trace.ended)).collect();
+    assert_eq!(ended, ["Deadline"; 6], "not failed: nothing is known against the model");
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }

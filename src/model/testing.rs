@@ -149,7 +149,7 @@ pub(crate) fn folder(model: &ModelProto) -> TempDir {
     let write = |name: &str, bytes: Vec<u8>| std::fs::write(folder.path().join(name), bytes).expect("written");
     write("model.onnx", model.encode_to_vec());
     let config = json!({
-        "model_type": "tiny", "vocab_size": VOCABULARY, "max_position_embeddings": 512, "eos_token_id": 2,
+        "model_type": "tiny", "vocab_size": VOCABULARY, "max_position_embeddings": 8192, "eos_token_id": 2,
         "num_hidden_layers": 1, "num_key_value_heads": 1, "num_attention_heads": 1
     });
     write("config.json", config.to_string().into_bytes());
