@@ -95,7 +95,7 @@ impl Model {
         use prost::Message;
         let bytes = fs::read(folder.join("model.onnx")).unwrap();
         let proto = crate::onnx::ModelProto::decode(bytes.as_slice()).unwrap().graph.unwrap();
-        let graph = Graph { bytes: &bytes, folder, memory: None, name: "test" };
+        let graph = Graph { bytes: &bytes, folder, memory: None, loops: false, name: "test" };
         Model {
             session: Session::open_plain(&graph, &runtime(2)).unwrap(),
             head: Head::read(folder).unwrap().unwrap(),
