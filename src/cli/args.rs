@@ -51,6 +51,9 @@ pub(super) struct ExportArgs {
     /// How to store the weights
     #[arg(long, value_enum, default_value_t = QuantizeArg::None)]
     pub(super) quantize: QuantizeArg,
+    /// Weights that share a scale in int8 and int4: 32, 64, 128 or 256
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) block: usize,
 }
 
 /// See [`foreturn::export::Quantize`].
@@ -58,9 +61,9 @@ pub(super) struct ExportArgs {
 pub(super) enum QuantizeArg {
     /// Float32
     None,
-    /// 8-bit weights (not available in this version)
+    /// Matrices in 8 bits
     Int8,
-    /// 4-bit weights (not available in this version)
+    /// Matrices in 4 bits; embedding and head in 8
     Int4,
 }
 

@@ -107,6 +107,13 @@ impl Tensor {
         std::ptr::eq(self.format, &format::F32) && self.rows == RowOrder::Standard
     }
 
+    /// The stored bytes of row `row` of the standard order, where rows are whole blocks. `data` is the whole file.
+    pub(super) fn row<'d>(&self, data: &'d [u8], row: usize) -> &'d [u8] {
+        let bytes = self.bytes / self.shape[0];
+        let start = self.offset + self.rows.stored_row(row) * bytes;
+        &data[start..start + bytes]
+    }
+
     /// Writes the float32 values, little endian, rows in standard order. `data` is the whole file.
     pub(super) fn write_float32(&self, data: &[u8], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
         let stored = &data[self.offset..self.offset + self.bytes];
@@ -117,12 +124,7 @@ impl Tensor {
                 stored.chunks(piece).try_for_each(|piece| write_widened(self.format, piece, sink))
             }
             RowOrder::InterleavedHeads { .. } => {
-                let rows = self.shape[0];
-                let row_bytes = self.bytes / rows;
-                (0..rows).try_for_each(|row| {
-                    let start = self.rows.stored_row(row) * row_bytes;
-                    write_widened(self.format, &stored[start..start + row_bytes], sink)
-                })
+                (0..self.shape[0]).try_for_each(|row| write_widened(self.format, self.row(data, row), sink))
             }
         }
     }

@@ -5,6 +5,7 @@ use super::checkpoint::Checkpoint;
 use super::encoder;
 use super::graph::{self, Graph};
 use super::head::{self, Scores};
+use super::quantize::Scheme;
 use super::rope::Rope;
 use super::{GRAPH, genai};
 use crate::model::head::Head;
@@ -86,18 +87,28 @@ impl Class {
     }
 
     /// Reads the configuration and builds the graph, refusing what would come out wrong.
-    pub(super) fn plan<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Plan<'a>> {
+    pub(super) fn plan<'a>(&self, checkpoint: &'a Checkpoint, scheme: Scheme) -> Result<Plan<'a>> {
         match self {
-            Class::LanguageModel(architecture) => decoder(architecture, None, checkpoint),
-            Class::Scores(architecture, class) => decoder(architecture, Some(class.read(checkpoint)?), checkpoint),
-            Class::Encoder(class) => encoder(class, checkpoint),
+            Class::LanguageModel(architecture) => decoder(architecture, None, checkpoint, scheme),
+            Class::Scores(architecture, class) => {
+                decoder(architecture, Some(class.read(checkpoint)?), checkpoint, scheme)
+            }
+            Class::Encoder(class) => {
+                scheme.refuse_quantising(class.name)?;
+                encoder(class, checkpoint)
+            }
         }
     }
 }
 
-fn decoder<'a>(architecture: &Architecture, scores: Option<Scores>, checkpoint: &'a Checkpoint) -> Result<Plan<'a>> {
+fn decoder<'a>(
+    architecture: &Architecture,
+    scores: Option<Scores>,
+    checkpoint: &'a Checkpoint,
+    scheme: Scheme,
+) -> Result<Plan<'a>> {
     let decoder = (architecture.decoder)(checkpoint)?;
-    let graph = graph::build(&decoder, scores.as_ref(), checkpoint)?;
+    let graph = graph::build(&decoder, scores.as_ref(), checkpoint, scheme)?;
     let genai = genai::config(&decoder, scores.is_some(), checkpoint, GRAPH)?;
     let genai = serde_json::to_vec_pretty(&genai).map_err(|error| Error::internal(error.to_string()))?;
     Ok(Plan {

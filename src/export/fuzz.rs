@@ -38,5 +38,5 @@ pub fn config(data: &[u8]) {
         special: Default::default(),
         generation: Default::default(),
     };
-    let _ = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint).map(drop));
+    let _ = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint, super::quantize::Scheme::none()).map(drop));
 }

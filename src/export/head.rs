@@ -100,12 +100,12 @@ impl Scores {
         let labels = Size::new(self.head.size, LABEL_FIELDS);
         let layer = |module, path, out, bias| Linear { module, path, out, inner: size, bias };
         match self.score {
-            Score::LastToken => builder.linear(&layer("score", "/score", labels, false), hidden),
-            Score::EveryToken => builder.linear(&layer("score", "/score", labels, true), hidden),
+            Score::LastToken => builder.exact_linear(&layer("score", "/score", labels, false), hidden),
+            Score::EveryToken => builder.exact_linear(&layer("score", "/score", labels, true), hidden),
             Score::Process => {
-                let first = builder.linear(&layer("score.0", "/score.0", size, true), hidden)?;
+                let first = builder.exact_linear(&layer("score.0", "/score.0", size, true), hidden)?;
                 let kept = builder.op("", "Relu", "/score.1/Relu", &[&first], vec![]);
-                builder.linear(&layer("score.2", "/score.2", labels, true), &kept)
+                builder.exact_linear(&layer("score.2", "/score.2", labels, true), &kept)
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Hugging Face folder ─ hf ──┐              ┌─ arch ─▶ decoder ─▶ graph ─▶ model.onnx
-//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (linked, or widened and written)
+//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (linked, or widened or quantised, and written)
 //! GGUF file ────────── gguf ─┘              └─ genai ─▶ genai_config.json; tokenizer files
 //! ```
 //!
@@ -23,7 +23,9 @@ mod gguf;
 mod graph;
 mod head;
 mod hf;
+mod quantize;
 mod rope;
+mod safetensors;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -37,6 +39,7 @@ use prost::Message;
 use self::checkpoint::{Checkpoint, Content};
 use self::class::Class;
 use self::folder::Staging;
+use self::quantize::Scheme;
 use crate::model::head::Head;
 use crate::onnx::{ModelProto, OperatorSetIdProto, build::MICROSOFT};
 use crate::{Error, Result};
@@ -56,6 +59,9 @@ pub struct ExportOptions {
     pub to: PathBuf,
     /// How to store the weights.
     pub quantize: Quantize,
+    /// Weights that share a scale where matrices are quantised: 32, 64, 128 or 256. More than 32 takes less space and
+    /// loses more, and results are no longer the same to the last bit in any batch (8 bits in blocks of 64 excepted).
+    pub block: usize,
     /// Whether an earlier export at `to` may be replaced. Other folders never are.
     pub overwrite: bool,
 }
@@ -63,7 +69,13 @@ pub struct ExportOptions {
 impl ExportOptions {
     /// Float32, nothing overwritten.
     pub fn new(from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
-        ExportOptions { from: from.into(), to: to.into(), quantize: Quantize::None, overwrite: false }
+        ExportOptions {
+            from: from.into(),
+            to: to.into(),
+            quantize: Quantize::None,
+            block: Scheme::BLOCK,
+            overwrite: false,
+        }
     }
 }
 
@@ -74,9 +86,9 @@ pub enum Quantize {
     /// Float32, whatever the checkpoint has.
     #[default]
     None,
-    /// 8-bit weights; not available yet.
+    /// Matrices in 8 bits.
     Int8,
-    /// 4-bit weights; not available yet.
+    /// Matrices in 4 bits; embedding and language-model head in 8.
     Int4,
 }
 
@@ -125,7 +137,7 @@ pub enum Placement {
     HardLinked,
     /// The checkpoint's file, copied because it lies on another file system.
     Copied,
-    /// Widened to float32 from another form.
+    /// Widened to float32 or quantised, and written.
     Written,
 }
 
@@ -145,20 +157,12 @@ const OPSET: i64 = 21;
 /// [`Unsupported`](crate::ErrorKind::Unsupported) where this version can't export what it says, and
 /// [`Io`](crate::ErrorKind::Io).
 pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress)) -> Result<ExportReport> {
-    let unavailable = match options.quantize {
-        Quantize::None => None,
-        Quantize::Int8 => Some("int8"),
-        Quantize::Int4 => Some("int4"),
-    };
-    if let Some(name) = unavailable {
-        return Err(Error::unsupported(format!(
-            "quantize = {name}: this version exports float32 only; leave the option out"
-        )));
-    }
+    check_block(options)?;
     refuse_exporting_onto_the_source(options)?;
     let checkpoint = read(&options.from)?;
     let class = Class::of(&checkpoint)?;
-    let plan = class.plan(&checkpoint)?;
+    let scheme = Scheme::new(options.quantize, options.block, &checkpoint);
+    let plan = class.plan(&checkpoint, scheme)?;
 
     let staging = Staging::create(&options.to, options.overwrite)?;
     let stored = weights::store(&checkpoint, &plan.graph.weights, staging.path(), &mut |done, total| {
@@ -180,13 +184,22 @@ pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress))
     let report = ExportReport {
         architecture: class.name(),
         layers: plan.layers,
-        parameters: plan.graph.weights.iter().map(|(_, tensor)| tensor.elements() as u64).sum(),
+        parameters: plan.graph.weights.iter().map(|weight| weight.tensor.elements() as u64).sum(),
         bytes: size_of_folder(staging.path())?,
         weights: stored.files,
         head: plan.head,
     };
     staging.finish()?;
     Ok(report)
+}
+
+fn check_block(options: &ExportOptions) -> Result<()> {
+    let refuse = |why: &str| Err(Error::invalid_request(format!("block = {}: {why}", options.block)));
+    match (options.quantize, options.block) {
+        (_, Scheme::BLOCK) | (Quantize::Int8 | Quantize::Int4, 64 | 128 | 256) => Ok(()),
+        (Quantize::None, _) => refuse("float32 weights have no blocks: leave it out, or ask for int8 or int4"),
+        _ => refuse("blocks are of 32, 64, 128 or 256 weights"),
+    }
 }
 
 /// A folder holds a Hugging Face checkpoint, a file is GGUF.

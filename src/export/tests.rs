@@ -285,8 +285,9 @@ fn incomplete_folders_get_a_remedy() {
 #[test]
 fn targets_and_options_that_make_no_sense_are_refused() {
     let root = checkpoint(&config(), Dtype::F32);
-    for quantize in [Quantize::Int8, Quantize::Int4] {
-        assert_eq!(run(root.path(), |options| options.quantize = quantize).unwrap_err().kind(), ErrorKind::Unsupported);
+    for (quantize, block) in [(Quantize::None, 64), (Quantize::Int8, 16), (Quantize::Int4, 0), (Quantize::Int4, 48)] {
+        let change = |options: &mut ExportOptions| (options.quantize, options.block) = (quantize, block);
+        assert_eq!(run(root.path(), change).unwrap_err().kind(), ErrorKind::InvalidRequest);
     }
     let error = run(root.path(), |options| options.to = root.path().to_owned()).unwrap_err();
     assert!(error.to_string().contains("the checkpoint itself lies there"), "{error}");

@@ -1,18 +1,17 @@
 //! Puts weights into the exported folder: float32 `.safetensors` are linked as they are, everything else is widened to
-//! float32 and written.
+//! float32, or packed in few bits, and written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
-
-use super::checkpoint::{Checkpoint, Tensor, WeightFile};
+use super::checkpoint::{Checkpoint, WeightFile};
+use super::graph::{Packing, Weight};
+use super::quantize::{self, Layout, Names};
 use super::rope::Table;
+use super::safetensors::{self, Entry, Part};
 use super::{Placement, WeightsFile};
 use crate::onnx::TensorProto;
-use crate::onnx::build::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
 
@@ -29,17 +28,17 @@ pub(super) struct Stored {
 /// Stores `weights` in `folder`; `progress` takes the bytes written and the bytes to write in all.
 pub(super) fn store(
     checkpoint: &Checkpoint,
-    weights: &[(String, &Tensor)],
+    weights: &[Weight<'_>],
     folder: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Stored> {
     let files = &checkpoint.files;
     let linked: Vec<bool> = (0..files.len())
         .map(|file| {
-            let mut used = weights.iter().filter(|(_, tensor)| tensor.file == file).peekable();
+            let mut used = weights.iter().filter(|weight| weight.tensor.file == file).peekable();
             files[file].name.ends_with(".safetensors")
                 && used.peek().is_some()
-                && used.all(|(_, tensor)| tensor.is_plain_float32())
+                && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
         })
         .collect();
     let mut stored = Stored::default();
@@ -50,29 +49,79 @@ pub(super) fn store(
     let name = ["model.safetensors", "converted.safetensors"].into_iter().find(|name| !is_taken(name));
     let name = name.unwrap_or("model-converted.safetensors");
 
-    let written: Vec<Float32<'_>> = weights
+    let is_written = |weight: &&Weight<'_>| !linked[weight.tensor.file];
+    let parts: Vec<Part<'_>> = weights
         .iter()
-        .filter(|(_, tensor)| !linked[tensor.file])
-        .map(|(name, tensor)| Float32 {
-            name,
-            shape: tensor.shape.clone(),
-            write: Box::new(|sink| tensor.write_float32(&files[tensor.file].data, sink)),
+        .filter(is_written)
+        .map(|weight| {
+            let data = &files[weight.tensor.file].data;
+            match &weight.packing {
+                None => widened(weight, data),
+                Some(packing) => packed(weight, packing.layout, data),
+            }
         })
         .collect();
     let mut offsets = BTreeMap::new();
-    if !written.is_empty() {
-        offsets = write_safetensors(&folder.join(name), &written, progress)?;
+    if !parts.is_empty() {
+        offsets = safetensors::write(&folder.join(name), &parts, progress)?;
         stored.files.push(WeightsFile { name: name.to_owned(), placement: Placement::Written });
     }
-    for (weight, tensor) in weights {
-        let (file, offset) = match offsets.get(weight.as_str()) {
-            Some(&offset) => (name, offset),
-            None => (files[tensor.file].name.as_str(), tensor.offset as u64),
-        };
-        let length = 4 * tensor.elements() as u64;
-        stored.initialisers.push(external_tensor(weight, DataType::Float, &tensor.shape, file, offset, length));
+    for (weight, part) in weights.iter().filter(is_written).zip(&parts) {
+        let written = part.entries.iter().map(|entry| entry.initialiser(name, offsets[&entry.name]));
+        match &weight.packing {
+            None => stored.initialisers.extend(written),
+            Some(packing) => stored.initialisers.extend(packed_initialisers(weight, packing, written)),
+        }
+    }
+    for Weight { name, tensor, .. } in weights.iter().filter(|weight| linked[weight.tensor.file]) {
+        let entry = Entry { name: name.clone(), kind: DataType::Float, shape: tensor.shape.clone() };
+        stored.initialisers.push(entry.initialiser(&files[tensor.file].name, tensor.offset as u64));
     }
     Ok(stored)
+}
+
+/// A tensor in float32.
+fn widened<'a>(weight: &'a Weight<'_>, data: &'a [u8]) -> Part<'a> {
+    let entry = Entry { name: weight.name.clone(), kind: DataType::Float, shape: weight.tensor.shape.clone() };
+    Part { entries: vec![entry], write: Box::new(|sink| weight.tensor.write_float32(data, sink)) }
+}
+
+/// A matrix in few bits.
+fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, data: &'a [u8]) -> Part<'a> {
+    let names = Names::of(&weight.name);
+    let (rows, blocks) = (layout.rows, layout.stored_blocks());
+    let entry = |name, kind, shape: &[usize]| Entry { name, kind, shape: shape.to_vec() };
+    let mut entries = vec![
+        entry(names.scales, DataType::Float, &[rows, blocks]),
+        entry(names.quants, DataType::Uint8, &[rows, blocks, layout.block_bytes()]),
+    ];
+    if layout.minima {
+        entries.push(entry(names.zero_points, DataType::Uint8, &[rows, layout.zero_point_bytes()]));
+    }
+    Part { entries, write: Box::new(move |sink| quantize::write(weight.tensor, data, &layout, sink)) }
+}
+
+/// What the graph names of a packed weight: the bytes of its quants under one name or under two.
+fn packed_initialisers(
+    weight: &Weight<'_>,
+    packing: &Packing,
+    written: impl Iterator<Item = TensorProto>,
+) -> Vec<TensorProto> {
+    let names = Names::of(&weight.name);
+    let mut initialisers: Vec<TensorProto> = written.collect();
+    let Some(quants) = initialisers.iter().position(|tensor| tensor.name() == names.quants) else {
+        return initialisers;
+    };
+    if packing.is_table {
+        let mut table = initialisers[quants].clone();
+        table.name = Some(names.table);
+        table.dims = vec![packing.layout.rows as i64, table.dims[1..].iter().product()];
+        initialisers.push(table);
+    }
+    if !packing.is_factor {
+        initialisers.remove(quants);
+    }
+    initialisers
 }
 
 /// Writes the rotary `tables`; gives their initialisers.
@@ -82,20 +131,21 @@ pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<Te
     }
     type Function = fn(f64) -> f64;
     let functions: [Function; 2] = [f64::cos, f64::sin];
-    let written: Vec<Float32<'_>> = tables
+    let parts: Vec<Part<'_>> = tables
         .iter()
         .flat_map(|table| [&table.cos, &table.sin].into_iter().zip(functions).map(move |named| (table, named)))
-        .map(|(table, (name, function))| Float32 {
-            name,
-            shape: vec![table.positions, table.width()],
+        .map(|(table, (name, function))| Part {
+            entries: vec![Entry {
+                name: name.clone(),
+                kind: DataType::Float,
+                shape: vec![table.positions, table.width()],
+            }],
             write: Box::new(move |sink| table.write(function, sink)),
         })
         .collect();
-    let offsets = write_safetensors(&folder.join(ROTARY), &written, &mut |_, _| {})?;
-    let initialiser = |table: &Float32<'_>| {
-        external_tensor(table.name, DataType::Float, &table.shape, ROTARY, offsets[table.name], table.bytes())
-    };
-    Ok(written.iter().map(initialiser).collect())
+    let offsets = safetensors::write(&folder.join(ROTARY), &parts, &mut |_, _| {})?;
+    let entries = parts.iter().flat_map(|part| &part.entries);
+    Ok(entries.map(|entry| entry.initialiser(ROTARY, offsets[&entry.name])).collect())
 }
 
 /// A hard link where the file system can, so that nothing is stored twice; else a copy.
@@ -106,56 +156,4 @@ fn link(file: &WeightFile, folder: &Path) -> Result<Placement> {
     }
     fs::copy(&file.path, &target).map_err(|error| Error::io("copy weights to", &target, error))?;
     Ok(Placement::Copied)
-}
-
-/// Writes the values of one tensor, little endian.
-type WriteValues<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'a;
-
-/// A float32 tensor to be written.
-struct Float32<'a> {
-    name: &'a str,
-    shape: Vec<usize>,
-    write: Box<WriteValues<'a>>,
-}
-
-impl Float32<'_> {
-    fn bytes(&self) -> u64 {
-        4 * self.shape.iter().product::<usize>() as u64
-    }
-}
-
-/// Writes a `.safetensors` file one tensor at a time, and says at which byte of the file each begins.
-fn write_safetensors<'a>(
-    path: &Path,
-    tensors: &[Float32<'a>],
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<BTreeMap<&'a str, u64>> {
-    let mut header = Map::new();
-    header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
-    let mut end = 0;
-    for tensor in tensors {
-        let begin = end;
-        end += tensor.bytes();
-        let entry = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [begin, end]});
-        header.insert(tensor.name.to_owned(), entry);
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    // The format aligns data to 8 bytes; whole cache lines cost nothing more.
-    let padded = (header.len() + size_of::<u64>()).next_multiple_of(64) - size_of::<u64>();
-    header.resize(padded, b' ');
-
-    let failed = |error| Error::io("write", path, error);
-    let mut sink = BufWriter::with_capacity(1 << 20, File::create_new(path).map_err(failed)?);
-    sink.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| sink.write_all(&header)).map_err(failed)?;
-    let start = (header.len() + size_of::<u64>()) as u64;
-    let mut done = 0;
-    let mut offsets = BTreeMap::new();
-    for tensor in tensors {
-        (tensor.write)(&mut sink).map_err(failed)?;
-        offsets.insert(tensor.name, start + done);
-        done += tensor.bytes();
-        progress(done, end);
-    }
-    sink.flush().map_err(failed)?;
-    Ok(offsets)
 }

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::graph::{Builder, Linear, Size};
+use crate::export::quantize::Scheme;
 use crate::onnx::AttributeProto;
 use crate::onnx::build::{float, int, ints, text};
 use crate::onnx::tensor_proto::DataType;
@@ -95,7 +96,7 @@ pub(super) fn path(module: &str) -> String {
 impl<'a> Blocks<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint, hidden: Size, epsilon: f32) -> Self {
         let mut blocks = Blocks {
-            builder: Builder::new(checkpoint),
+            builder: Builder::new(checkpoint, Scheme::none()),
             hidden,
             epsilon,
             length: String::new(),

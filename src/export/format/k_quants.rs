@@ -62,7 +62,7 @@ pub(super) fn widen_q3_k(input: &[u8], output: &mut [f32]) {
 /// The scale and the minimum of each row, from what Q4_K and Q5_K begin with: scale, minimum, then 12 bytes: six bits
 /// for each of the scales and minima of rows 0 to 3, whose upper two bits are those of rows 4 to 7, and the lower four
 /// bits of the latter.
-fn rows_of_scales(block: &[u8]) -> [(f32, f32); 8] {
+pub(super) fn rows_of_scales(block: &[u8]) -> [(f32, f32); 8] {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     let sub = &block[4..16];
     std::array::from_fn(|row| {

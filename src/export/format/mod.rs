@@ -2,6 +2,7 @@
 //!
 //! The blocks of the quantised forms are ggml's: a few scales, then packed integers. Another form is one more row.
 
+pub(super) mod affine;
 mod k_quants;
 mod small_blocks;
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What graphs are built with: nodes, constants, and the functions that every weight of a checkpoint passes through.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::checkpoint::{Checkpoint, Tensor};
+use super::super::quantize::{Layout, Role, Scheme};
 use crate::onnx::build::{MICROSOFT, float, float_tensor, int, int64_tensor, node};
 use crate::onnx::{AttributeProto, GraphProto, NodeProto};
 use crate::{Error, Result};
@@ -11,7 +12,25 @@ use crate::{Error, Result};
 pub(in crate::export) struct Graph<'a> {
     pub(in crate::export) proto: GraphProto,
     /// The tensors that it names as initialisers, in order of first use.
-    pub(in crate::export) weights: Vec<(String, &'a Tensor)>,
+    pub(in crate::export) weights: Vec<Weight<'a>>,
+}
+
+/// A tensor of the checkpoint that a graph uses.
+pub(in crate::export) struct Weight<'a> {
+    pub(in crate::export) name: String,
+    pub(in crate::export) tensor: &'a Tensor,
+    /// How it is packed, where it isn't float32.
+    pub(in crate::export) packing: Option<Packing>,
+}
+
+/// A form, and what the graph names of it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::export) struct Packing {
+    pub(in crate::export) layout: Layout,
+    /// Its rows are looked up.
+    pub(in crate::export) is_table: bool,
+    /// It is a factor of products.
+    pub(in crate::export) is_factor: bool,
 }
 
 /// A size and the configuration fields it comes from, for messages.
@@ -24,6 +43,11 @@ pub(in crate::export) struct Size {
 impl Size {
     pub(in crate::export) const fn new(value: usize, fields: &'static [&'static str]) -> Self {
         Size { value, fields }
+    }
+
+    /// Whether it counts the tokens of the vocabulary.
+    pub(super) fn is_vocabulary(self) -> bool {
+        self.fields.contains(&"vocab_size")
     }
 }
 
@@ -42,15 +66,19 @@ pub(in crate::export) struct Linear<'n> {
 /// A graph in the making.
 pub(in crate::export) struct Builder<'a> {
     checkpoint: &'a Checkpoint,
+    scheme: Scheme,
     pub(in crate::export) proto: GraphProto,
-    weights: Vec<(String, &'a Tensor)>,
+    pub(super) weights: Vec<Weight<'a>>,
     seen: BTreeSet<&'a str>,
+    /// Inputs of products with the sums of their blocks behind them, by input and block.
+    pub(super) summed: BTreeMap<(String, usize), String>,
 }
 
 impl<'a> Builder<'a> {
-    pub(in crate::export) fn new(checkpoint: &'a Checkpoint) -> Self {
+    pub(in crate::export) fn new(checkpoint: &'a Checkpoint, scheme: Scheme) -> Self {
         let proto = GraphProto { name: Some("main_graph".to_owned()), ..GraphProto::default() };
-        Builder { checkpoint, proto, weights: Vec::new(), seen: BTreeSet::new() }
+        let (weights, seen, summed) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        Builder { checkpoint, scheme, proto, weights, seen, summed }
     }
 
     /// Adds a node.
@@ -111,20 +139,56 @@ impl<'a> Builder<'a> {
         width: Size,
     ) -> Result<String> {
         let weight = self.weight(&format!("{module}.weight"), &[rows, width])?;
+        // Other tables (positions, types) are small.
+        if rows.is_vocabulary()
+            && let Some(packing) = self.pack(&weight, Role::Vocabulary)
+        {
+            packing.is_table = true;
+            let layout = packing.layout;
+            return Ok(self.quantised_rows(&weight, layout, path, ids));
+        }
         Ok(self.op("", "Gather", &format!("{path}/Gather"), &[&weight, ids], vec![]))
     }
 
-    /// A projection, its weight used as it is stored.
+    /// A projection of hidden states [batch, sequence, inner], in as few bits as the export asks for.
     pub(in crate::export) fn linear(&mut self, linear: &Linear<'_>, input: &str) -> Result<String> {
-        let Linear { module, path, out, inner, bias } = *linear;
+        let Linear { module, path, out, inner, .. } = *linear;
+        let weight = self.weight(&format!("{module}.weight"), &[out, inner])?;
+        let role = match module {
+            _ if out.is_vocabulary() => Role::Vocabulary,
+            _ if module.ends_with(".v_proj") => Role::Value,
+            _ => Role::Other,
+        };
+        let Some(packing) = self.pack(&weight, role) else { return self.exact_linear(linear, input) };
+        packing.is_factor = true;
+        let layout = packing.layout;
+        let product = self.quantised_product(&weight, layout, path, input);
+        self.add_bias(linear, product)
+    }
+
+    /// A projection in float32, its weight used as it is stored: for heads with few outputs that decide everything.
+    pub(in crate::export) fn exact_linear(&mut self, linear: &Linear<'_>, input: &str) -> Result<String> {
+        let Linear { module, path, out, inner, .. } = *linear;
         let weight = self.weight(&format!("{module}.weight"), &[out, inner])?;
         let attributes = vec![float("alpha", 1.0), int("transA", 0), int("transB", 1)];
         let product = self.op(MICROSOFT, "FusedMatMul", &format!("{path}/MatMul"), &[input, &weight], attributes);
+        self.add_bias(linear, product)
+    }
+
+    fn add_bias(&mut self, linear: &Linear<'_>, product: String) -> Result<String> {
+        let Linear { module, path, out, bias, .. } = *linear;
         if !bias {
             return Ok(product);
         }
         let bias = self.weight(&format!("{module}.bias"), &[out])?;
         Ok(self.op("", "Add", &format!("{path}/Add"), &[&product, &bias], vec![]))
+    }
+
+    /// Packs the weight `name`, if the scheme says so.
+    fn pack(&mut self, name: &str, role: Role) -> Option<&mut Packing> {
+        let weight = self.weights.iter_mut().rev().find(|weight| weight.name == name)?;
+        let layout = self.scheme.layout(weight.tensor, role)?;
+        Some(weight.packing.get_or_insert(Packing { layout, is_table: false, is_factor: false }))
     }
 
     /// The tensor `name`, held to `shape`, as an initialiser.
@@ -157,7 +221,7 @@ impl<'a> Builder<'a> {
             )));
         }
         if self.seen.insert(name) {
-            self.weights.push((name.clone(), tensor));
+            self.weights.push(Weight { name: name.clone(), tensor, packing: None });
         }
         Ok(name.clone())
     }

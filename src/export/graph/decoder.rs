@@ -3,6 +3,7 @@
 use super::super::arch::{Activation, Decoder};
 use super::super::checkpoint::Checkpoint;
 use super::super::head::Scores;
+use super::super::quantize::Scheme;
 use super::{Builder, Graph, Linear, Size};
 use crate::Result;
 use crate::onnx::build::{Dim, MICROSOFT, float, int, node, text, value_info};
@@ -14,8 +15,9 @@ pub(in crate::export) fn build<'a>(
     decoder: &Decoder,
     scores: Option<&Scores>,
     checkpoint: &'a Checkpoint,
+    scheme: Scheme,
 ) -> Result<Graph<'a>> {
-    let mut writer = Writer { decoder, scores, sizes: Sizes::of(decoder), builder: Builder::new(checkpoint) };
+    let mut writer = Writer { decoder, scores, sizes: Sizes::of(decoder), builder: Builder::new(checkpoint, scheme) };
     writer.attention_mask();
     writer.rotary_switches();
     writer.body()?;

@@ -6,6 +6,7 @@
 mod attention;
 mod builder;
 mod decoder;
+mod quantized;
 
-pub(super) use self::builder::{Builder, Graph, Linear, Size};
+pub(super) use self::builder::{Builder, Graph, Linear, Packing, Size, Weight};
 pub(super) use self::decoder::build;

@@ -1,0 +1,171 @@
+//! Matrices in 4 or 8 bits: which, in what form, and their bytes.
+//!
+//! ```text
+//! Scheme ── layout of each matrix ──▶ graph (MatMulNBits, GatherBlockQuantized)
+//!                  │
+//! ggml's blocks, as they are ─┐
+//!                             ├─▶ pack ─▶ quants, scales, zero points
+//! float values ────── fit ────┘
+//! ```
+//!
+//! The elements of a row are taken in blocks, each with a scale. There are two forms:
+//!
+//! - *symmetric*: value = scale × (quant − middle). ggml's Q4_0, Q5_0 and Q8_0 are of this form.
+//! - *with minima*: value = scale × quant + minimum, as Q4_1 and Q4_K have it. MatMulNBits takes minima as multiples of
+//!   the scale only (its zero points are integers, unless they are floats, which is slow). Rounding them costs as much as
+//!   quantising a second time, for they lie half-way between two integers as a rule. So what the zero point leaves over
+//!   becomes one more column a block, which is multiplied by the sum of the input's block. The rest of a rest is small,
+//!   so four bits do for these columns.
+
+mod fit;
+mod pack;
+#[cfg(test)]
+mod tests;
+
+use super::Quantize;
+use super::checkpoint::{Checkpoint, Tensor};
+use super::format::Format;
+use crate::{Error, Result};
+pub(super) use pack::write;
+
+/// What an export does with matrices.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scheme {
+    quantize: Quantize,
+    block: usize,
+    /// Whether the checkpoint is itself a mix that has matrices in four bits or fewer.
+    is_narrow: bool,
+}
+
+impl Scheme {
+    /// Blocks of 32: results stay the same to the last bit in any batch, and ggml's blocks fit.
+    pub(super) const BLOCK: usize = 32;
+
+    /// Float32.
+    pub(super) const fn none() -> Self {
+        Scheme { quantize: Quantize::None, block: Scheme::BLOCK, is_narrow: false }
+    }
+
+    /// `block` counts the elements that share a scale.
+    pub(super) fn new(quantize: Quantize, block: usize, checkpoint: &Checkpoint) -> Self {
+        let is_narrow = checkpoint.tensors.values().any(|tensor| has_at_most_four_bits(tensor.format));
+        Scheme { quantize, block, is_narrow }
+    }
+
+    /// Refuses to quantise a class whose graph is written in float32 only.
+    pub(super) fn refuse_quantising(&self, class: &str) -> Result<()> {
+        match self.quantize {
+            Quantize::None => Ok(()),
+            _ => Err(Error::unsupported(format!(
+                "{class} is exported in float32 only: leave quantisation out (decoders and decoders with scores can be \
+                 quantised)"
+            ))),
+        }
+    }
+
+    /// How the matrix `tensor` is stored, if not in float32.
+    pub(super) fn layout(&self, tensor: &Tensor, role: Role) -> Option<Layout> {
+        let bits = match self.quantize {
+            Quantize::None => return None,
+            Quantize::Int8 => 8,
+            Quantize::Int4 if self.is_wide(tensor, role) => 8,
+            Quantize::Int4 => 4,
+        };
+        let &[rows, columns] = tensor.shape.as_slice() else { return None };
+        let rows_are_whole = columns.is_multiple_of(tensor.format.block_elements);
+        let blocks_are_whole = columns.is_multiple_of(self.block);
+        // An embedding's rows are read as they lie, so they can't be padded.
+        if !rows_are_whole || (role == Role::Vocabulary && !blocks_are_whole) {
+            return None;
+        }
+        let is_symmetric = bits == 8 || tensor.format.name == "Q4_0" || !blocks_are_whole;
+        Some(Layout { bits, block: self.block, rows, columns, minima: !is_symmetric })
+    }
+
+    /// What int4 has in 8 bits: the vocabulary; value projections, whose quantisation costs a quarter of what that of
+    /// all matrices costs, though they are a thirtieth; and what a mix of forms has in more than four.
+    fn is_wide(&self, tensor: &Tensor, role: Role) -> bool {
+        match has_at_most_four_bits(tensor.format) {
+            true => role == Role::Vocabulary && tensor.format.name != "Q4_0",
+            false => self.is_narrow || role != Role::Other,
+        }
+    }
+}
+
+/// What a matrix is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It has a row for each token: embedding or head of a language model.
+    Vocabulary,
+    /// It makes the values of attention.
+    Value,
+    Other,
+}
+
+fn has_at_most_four_bits(format: &Format) -> bool {
+    matches!(format.name, "Q4_0" | "Q4_1" | "Q2_K" | "Q3_K" | "Q4_K")
+}
+
+/// The form of a [rows, columns] matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// 4 or 8.
+    pub(super) bits: usize,
+    /// Elements of a row that share a scale.
+    pub(super) block: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Whether blocks have minima; then `block` divides `columns`.
+    pub(super) minima: bool,
+}
+
+impl Layout {
+    /// Blocks that a row of the matrix has.
+    pub(super) fn blocks(&self) -> usize {
+        self.columns.div_ceil(self.block)
+    }
+
+    /// The inner dimension of the product: the columns, and one for each block where there are minima.
+    pub(super) fn inner(&self) -> usize {
+        if self.minima { self.columns + self.blocks() } else { self.columns }
+    }
+
+    /// Blocks of a stored row; the last is filled up.
+    pub(super) fn stored_blocks(&self) -> usize {
+        self.inner().div_ceil(self.block)
+    }
+
+    /// Bytes of a block's quants.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.block * self.bits / 8
+    }
+
+    /// Bytes of a row's zero points.
+    pub(super) fn zero_point_bytes(&self) -> usize {
+        if self.minima { (self.stored_blocks() * self.bits).div_ceil(8) } else { 0 }
+    }
+
+    /// The quant that stands for zero in the symmetric form.
+    fn middle(&self) -> u8 {
+        1 << (self.bits - 1)
+    }
+}
+
+/// The names of a packed weight's tensors.
+pub(super) struct Names {
+    /// uint8 [rows, blocks, bytes of a block], for products.
+    pub(super) quants: String,
+    /// The same bytes as [rows, bytes of a row], for embeddings.
+    pub(super) table: String,
+    /// float32 [rows, blocks]
+    pub(super) scales: String,
+    /// uint8 [rows, blocks, packed like quants]; none in the symmetric form.
+    pub(super) zero_points: String,
+}
+
+impl Names {
+    pub(super) fn of(weight: &str) -> Self {
+        let name = |part| format!("{weight}_{part}");
+        Names { quants: name("quants"), table: name("table"), scales: name("scales"), zero_points: name("zero_points") }
+    }
+}
