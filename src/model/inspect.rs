@@ -8,7 +8,7 @@ use super::layout::Runner;
 use super::{Head, ModelFolder};
 use crate::decode::attention::BLOCK_SIZE;
 use crate::onnx::tensor_proto::DataType;
-use crate::onnx::{GraphProto, NodeProto, tensor_proto};
+use crate::onnx::{GraphProto, tensor_proto};
 
 /// The result of `foreturn inspect`.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +43,9 @@ pub struct Inspection {
     pub kv_bytes_per_token: usize,
     /// Bytes of weights by element type.
     pub weights: BTreeMap<String, u64>,
+    /// Bytes that weights take while they are widened to float32, because the processor's products need that; 0 where
+    /// none is half-precision.
+    pub widened_bytes: u64,
     /// Hash of the graph and of samples of its weights.
     pub fingerprint: String,
     /// Whether equal inputs and seeds give equal bits, whatever else is in the batch.
@@ -58,7 +61,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         Runner::Paged(paged) => {
             let shape = paged.shape;
             let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, DataType::Float);
-            ("paged", Some(attention), bitwise_exceptions(folder.file().graph()))
+            ("paged", Some(attention), paged.bitwise_exceptions.clone())
         }
         Runner::Padded(padded) => {
             let exception = "the padded path: rows depend on the lengths and the number of sequences in a run";
@@ -88,6 +91,10 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         stop_tokens: folder.stop_tokens(),
         kv_bytes_per_token: folder.block_bytes() / BLOCK_SIZE,
         weights: weights(folder.file().graph()),
+        widened_bytes: match &layout.runner {
+            Runner::Paged(paged) => paged.widened.bytes(),
+            Runner::Padded(_) | Runner::Classifier(_) => 0,
+        },
         fingerprint: folder.fingerprint().to_owned(),
         bitwise: exceptions.is_empty(),
         bitwise_exceptions: exceptions,
@@ -108,66 +115,4 @@ fn weights(graph: &GraphProto) -> BTreeMap<String, u64> {
         *bytes.entry(kind.as_str_name().to_lowercase()).or_insert(0) += elements.max(0) as u64 * size;
     }
     bytes
-}
-
-/// Operators whose rows were found to depend on the rows beside them, or were not probed.
-///
-/// A row of these products was equal to the last bit for 1 to 64 rows: float32 with a constant right side, and
-/// MatMulNBits at accuracy level 4 with 4 bits in blocks of 32 or 8 bits in blocks of 32 or 64. Operators that work
-/// element by element or row by row are fine by construction.
-fn bitwise_exceptions(graph: &GraphProto) -> Vec<String> {
-    const ROW_BY_ROW: &[&str] = &[
-        "Add",
-        "Cast",
-        "Constant",
-        "Div",
-        "FusedMatMul",
-        "Gather",
-        "GatherBlockQuantized",
-        "Gelu",
-        "Gemm",
-        "GroupQueryAttention",
-        "Identity",
-        "LayerNormalization",
-        "MatMul",
-        "Mul",
-        "ReduceSum",
-        "Reshape",
-        "RotaryEmbedding",
-        "Shape",
-        "Sigmoid",
-        "SimplifiedLayerNormalization",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ];
-    let mut exceptions: Vec<String> = Vec::new();
-    for node in &graph.node {
-        let op = node.op_type();
-        let exception = match op {
-            "MatMulNBits" => quantised_exception(node),
-            _ if ROW_BY_ROW.contains(&op) => None,
-            _ => Some(format!("{op}: not shown to give the same bits in any batch")),
-        };
-        if let Some(exception) = exception.filter(|exception| !exceptions.contains(exception)) {
-            exceptions.push(exception);
-        }
-    }
-    exceptions
-}
-
-fn quantised_exception(node: &NodeProto) -> Option<String> {
-    let attribute = |name: &str| node.attribute.iter().find(|a| a.name() == name).map(|a| a.i());
-    let (bits, block) = (attribute("bits").unwrap_or(4), attribute("block_size").unwrap_or(0));
-    let level = attribute("accuracy_level").unwrap_or(0);
-    let probed = level == 4 && matches!((bits, block), (4, 32) | (8, 32) | (8, 64));
-    (!probed).then(|| {
-        format!("MatMulNBits with {bits} bits, block {block}, accuracy level {level}: rows depend on the batch")
-    })
 }

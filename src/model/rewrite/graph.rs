@@ -89,17 +89,24 @@ fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor> {
 
 /// The one number in a constant of integers.
 pub(super) fn integer(tensor: &TensorProto) -> Option<i64> {
-    let one = |values: Vec<i64>| if let [value] = values[..] { Some(value) } else { None };
+    match integers(tensor)?[..] {
+        [value] => Some(value),
+        _ => None,
+    }
+}
+
+/// The numbers in a constant of integers.
+pub(super) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
     let raw = tensor.raw_data.as_deref();
     match tensor_proto::DataType::try_from(tensor.data_type()).ok()? {
-        tensor_proto::DataType::Int64 => match raw {
-            Some(raw) => Some(i64::from_le_bytes(raw.try_into().ok()?)),
-            None => one(tensor.int64_data.clone()),
-        },
-        tensor_proto::DataType::Int32 => match raw {
-            Some(raw) => Some(i64::from(i32::from_le_bytes(raw.try_into().ok()?))),
-            None => one(tensor.int32_data.iter().map(|&n| i64::from(n)).collect()),
-        },
+        tensor_proto::DataType::Int64 => Some(match raw {
+            Some(raw) => raw.as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect(),
+            None => tensor.int64_data.clone(),
+        }),
+        tensor_proto::DataType::Int32 => Some(match raw {
+            Some(raw) => raw.as_chunks().0.iter().map(|&bytes| i64::from(i32::from_le_bytes(bytes))).collect(),
+            None => tensor.int32_data.iter().map(|&n| i64::from(n)).collect(),
+        }),
         _ => None,
     }
 }

@@ -3,13 +3,14 @@
 //! Each attention node becomes paged attention over packed tokens ([`attention`]); tables that depend on a sequence's
 //! length are joined ([`rope`]); what only fed the mask disappears; a Gather before the LM head keeps the rows whose
 //! logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
-//! axis of a batch of one, and all other operators work row by row. Float16 becomes float32 ([`widen`]), because ONNX
+//! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Float16 becomes float32 ([`widen`]), because ONNX
 //! Runtime has no float16 products on the CPU.
 
 mod attention;
 mod graph;
 pub(crate) mod rope;
 mod rows;
+mod rowwise;
 pub(crate) mod widen;
 
 use std::collections::HashSet;
@@ -64,6 +65,8 @@ pub(crate) struct PagedGraph {
     pub(crate) flat: bool,
     /// How rotary tables change with a sequence's length, where they do.
     pub(crate) long_rope: Option<LongRope>,
+    /// What breaks the promise of equal bits in any batch.
+    pub(crate) bitwise_exceptions: Vec<String>,
     /// Weights that have to be widened to float32 when the graph is loaded.
     pub(crate) widened: Widened,
 }
@@ -85,6 +88,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGra
     let shape = attention::replace(&mut graph, config, flat).map_err(refuse)?;
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
     let used = rows::remove_unused(&mut graph, logits);
+    let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
     let positions = used.contains(&config.decoder.inputs.position_ids);
     graph.input = inputs(&graph, config, shape, flat, &used).map_err(refuse)?;
     graph.output.retain(|output| output.name() == *logits);
@@ -96,7 +100,15 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGra
 
     model.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) });
     model.graph = Some(graph);
-    Ok(PagedGraph { bytes: model.encode_to_vec(), shape, takes_positions: positions, flat, long_rope, widened })
+    Ok(PagedGraph {
+        bytes: model.encode_to_vec(),
+        shape,
+        takes_positions: positions,
+        flat,
+        long_rope,
+        bitwise_exceptions,
+        widened,
+    })
 }
 
 /// Whether the graph takes its tokens as a vector.

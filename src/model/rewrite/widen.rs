@@ -1,8 +1,9 @@
 //! Graphs in float16 or bfloat16, made float32.
 //!
 //! ONNX Runtime multiplies no half-precision matrices on the CPU. So every half-precision weight, constant, input and
-//! cast becomes float32 here. What lies in data files is only described; [`Widened::read`] brings it into memory when
-//! the model is loaded, at twice the size that it has on disk.
+//! cast becomes float32 here. What lies in data files is only described; [`Widened::read`] brings it into memory while
+//! the model is loaded, at twice the size that it has on disk. ONNX Runtime then takes all data from memory or none, so
+//! the data files' other tensors come along as they are.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,11 +22,11 @@ use crate::{Error, Result};
 /// The name under which the widened values are given to ONNX Runtime, as if they were a file.
 pub(crate) const LOCATION: &str = "foreturn.float32";
 
-/// Half-precision weights in data files, in the order in which they lie in memory once widened.
+/// Weights in data files, in the order in which they lie in memory once widened. Empty where none is half-precision.
 #[derive(Debug, Default)]
 pub(crate) struct Widened {
     parts: Vec<Part>,
-    /// Bytes of all of them as float32.
+    /// Bytes that they take in memory.
     bytes: u64,
 }
 
@@ -33,10 +34,13 @@ pub(crate) struct Widened {
 struct Part {
     /// Name of the file in the model's folder of data.
     location: String,
-    /// Where it begins in there, in bytes.
+    /// Its bytes in there, from where and how many.
     offset: u64,
-    elements: usize,
-    kind: Half,
+    length: u64,
+    /// Where it begins in memory.
+    at: u64,
+    /// What has to be widened.
+    kind: Option<Half>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,10 +73,12 @@ impl Half {
 /// A tensor whose values don't fit its shape, or that lies in a data file but in a graph inside the graph.
 pub(crate) fn widen(graph: &mut GraphProto) -> Result<Widened, String> {
     let mut widened = Widened::default();
+    let from_memory = graph.initializer.iter().any(|t| is_external(t) && Half::of(t.data_type()).is_some());
     for tensor in &mut graph.initializer {
-        match Half::of(tensor.data_type()) {
-            Some(kind) if is_external(tensor) => widened.add(tensor, kind)?,
-            _ => widen_tensor(tensor)?,
+        match is_external(tensor) {
+            true if from_memory => widened.add(tensor)?,
+            true => {}
+            false => widen_tensor(tensor)?,
         }
     }
     widen_types(graph);
@@ -149,7 +155,9 @@ impl Widened {
     }
 
     /// Plans to read `tensor` from its file, and points it to memory instead.
-    fn add(&mut self, tensor: &mut TensorProto, kind: Half) -> Result<(), String> {
+    fn add(&mut self, tensor: &mut TensorProto) -> Result<(), String> {
+        /// Where tensors begin in memory: at multiples of this many bytes.
+        const ALIGNMENT: u64 = 16;
         let refuse = |why: String| format!("initializer `{}`: {why}", tensor.name());
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_owned());
         let number = |key: &str| match entry(key) {
@@ -157,39 +165,120 @@ impl Widened {
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| refuse(format!("its `{key}` is `{text}`"))),
         };
         let location = entry("location").ok_or_else(|| refuse("external data without a location".into()))?;
-        let elements = elements(tensor).ok_or_else(|| refuse(format!("shape {:?}", tensor.dims)))?;
-        let bytes = (elements as u64).checked_mul(2).ok_or_else(|| refuse(format!("shape {:?}", tensor.dims)))?;
-        if let Some(length) = number("length")?.filter(|&length| length != bytes) {
+        let Some(length) = number("length")? else { return Err(refuse("external data without a length".into())) };
+        let offset = number("offset")?.unwrap_or(0);
+        let kind = Half::of(tensor.data_type());
+        if kind.is_some() && elements(tensor).and_then(|n| n.checked_mul(2)) != Some(length as usize) {
             return Err(refuse(format!("{length} bytes of external data for the shape {:?}", tensor.dims)));
         }
-        self.parts.push(Part { location, offset: number("offset")?.unwrap_or(0), elements, kind });
+        let at = self.bytes.next_multiple_of(ALIGNMENT);
+        let in_memory = if kind.is_some() { 2 * length } else { length };
         let dims: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
-        *tensor = external_tensor(tensor.name(), DataType::Float, &dims, LOCATION, self.bytes, 2 * bytes);
-        self.bytes += 2 * bytes;
+        let element = match kind {
+            Some(_) => DataType::Float,
+            None => DataType::try_from(tensor.data_type()).unwrap_or(DataType::Undefined),
+        };
+        *tensor = external_tensor(tensor.name(), element, &dims, LOCATION, at, in_memory);
+        self.bytes = at + in_memory;
+        self.parts.push(Part { location, offset, length, at, kind });
         Ok(())
     }
 
     /// Reads the weights from the files in `folder`, widened to float32.
     pub(crate) fn read(&self, folder: &Path) -> Result<Arc<[u8]>> {
-        const CHUNK: usize = 1 << 20;
         let mut memory: Arc<[u8]> = std::iter::repeat_n(0, self.bytes as usize).collect();
-        let mut rest = Arc::get_mut(&mut memory).expect("nobody else has it yet");
-        let mut raw = vec![0; 2 * CHUNK];
+        let bytes = Arc::get_mut(&mut memory).expect("nobody else has it yet");
         for part in &self.parts {
             let path = folder.join(&part.location);
             let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-            for first in (0..part.elements).step_by(CHUNK) {
-                let raw = &mut raw[..2 * CHUNK.min(part.elements - first)];
-                let at = part.offset + 2 * first as u64;
-                file.read_exact_at(raw, at).map_err(|e| Error::io("read the weights of", &path, e))?;
-                let bits: Vec<u16> = raw.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-                let (to, after) = rest.split_at_mut(2 * raw.len());
-                for (to, value) in to.chunks_exact_mut(4).zip(part.kind.widen(&bits)) {
-                    to.copy_from_slice(&value.to_le_bytes());
-                }
-                rest = after;
-            }
+            part.read(&file, &mut bytes[part.at as usize..]).map_err(|e| Error::io("read the weights of", &path, e))?;
         }
         Ok(memory)
+    }
+}
+
+impl Part {
+    /// Reads it from its file to the beginning of `to`.
+    fn read(&self, file: &File, to: &mut [u8]) -> std::io::Result<()> {
+        const CHUNK: usize = 1 << 20;
+        let length = self.length as usize;
+        let Some(kind) = self.kind else { return file.read_exact_at(&mut to[..length], self.offset) };
+        let mut raw = vec![0; CHUNK.min(length)];
+        for (chunk, to) in (0..length).step_by(CHUNK).zip(to[..2 * length].chunks_mut(2 * CHUNK)) {
+            let raw = &mut raw[..to.len() / 2];
+            file.read_exact_at(raw, self.offset + chunk as u64)?;
+            let bits: Vec<u16> = raw.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+            for (to, value) in to.chunks_exact_mut(4).zip(kind.widen(&bits)) {
+                to.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::build::{int, node};
+
+    fn half(name: &str, kind: DataType, dims: &[usize], bits: &[u16]) -> TensorProto {
+        TensorProto {
+            name: Some(name.into()),
+            data_type: Some(kind.into()),
+            dims: dims.iter().map(|&dim| dim as i64).collect(),
+            raw_data: Some(bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<_>>().into()),
+            ..TensorProto::default()
+        }
+    }
+
+    fn floats(raw: &[u8]) -> Vec<f32> {
+        raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    #[test]
+    fn constants_and_casts_become_float32() {
+        let bits = [1.5, -0.25].map(|x| f16::from_f32(x).to_bits());
+        let mut graph = GraphProto {
+            initializer: vec![half("w", DataType::Float16, &[2], &bits)],
+            node: vec![node("", "Cast", "cast", &["w"], &["x"], vec![int("to", DataType::Bfloat16 as i64)])],
+            ..GraphProto::default()
+        };
+        assert!(widen(&mut graph).expect("widened").is_empty(), "nothing is in a file");
+        assert_eq!(graph.initializer[0].data_type(), DataType::Float as i32);
+        assert_eq!(floats(graph.initializer[0].raw_data()), [1.5, -0.25]);
+        assert_eq!(graph.node[0].attribute[0].i(), DataType::Float as i64);
+    }
+
+    #[test]
+    fn weights_in_files_are_read_widened_and_the_others_with_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bits = [2.0, -3.5, 0.125].map(|x| bf16::from_f32(x).to_bits());
+        let mut file: Vec<u8> = vec![7, 8, 9];
+        file.extend(bits.iter().flat_map(|bits| bits.to_le_bytes()));
+        std::fs::write(folder.path().join("data"), &file).expect("written");
+        let mut graph = GraphProto {
+            initializer: vec![
+                external_tensor("ids", DataType::Uint8, &[3], "data", 0, 3),
+                external_tensor("w", DataType::Bfloat16, &[3], "data", 3, 6),
+            ],
+            ..GraphProto::default()
+        };
+        let widened = widen(&mut graph).expect("widened");
+        let memory = widened.read(folder.path()).expect("read");
+        assert_eq!(memory[..3], [7, 8, 9]);
+        assert_eq!(floats(&memory[16..]), [2.0, -3.5, 0.125]);
+        let entries = |i: usize| graph.initializer[i].external_data.iter().map(|e| e.value()).collect::<Vec<_>>();
+        assert_eq!((entries(0), entries(1)), (vec![LOCATION, "0", "3"], vec![LOCATION, "16", "12"]));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_their_shape_are_refused() {
+        let refused = |tensor: TensorProto| {
+            let mut graph = GraphProto { initializer: vec![tensor], ..GraphProto::default() };
+            widen(&mut graph).map(|_| ()).expect_err("refused")
+        };
+        assert!(refused(half("w", DataType::Float16, &[3], &[0, 0])).contains("`w`"));
+        assert!(refused(external_tensor("v", DataType::Float16, &[3], "data", 0, 4)).contains("`v`"));
+        assert!(refused(external_tensor("u", DataType::Float16, &[usize::MAX >> 1, 4], "data", 0, 4)).contains("`u`"));
     }
 }
