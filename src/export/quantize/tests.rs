@@ -100,7 +100,7 @@ fn restored(matrix: &Matrix, quantize: Quantize, block: usize, vocabulary: bool)
         proto.output.push(value_info(name, DataType::Float, &[rows, columns]));
     }
     let bytes = model(proto).encode_to_vec();
-    let graph = Graph { bytes: &bytes, folder: folder.path(), memory: None, name: "m" };
+    let graph = Graph { bytes: &bytes, folder: folder.path(), memory: None, loops: false, name: "m" };
     let mut session = Session::open_plain(&graph, &runtime(1)).unwrap();
 
     let n = matrix.columns;
