@@ -77,14 +77,9 @@ impl PaddedExecutor {
         options: &RuntimeOptions,
     ) -> Result<Self> {
         let name = folder.path().display().to_string();
-        let bytes = folder.file().encode();
-        let graph = Graph {
-            bytes: &bytes,
-            folder: &folder.file().data_folder,
-            memory: None,
-            loops: folder.file().loops,
-            name: &name,
-        };
+        let (bytes, memory) = folder.plain_graph()?;
+        let (data, loops) = (&folder.file().data_folder, folder.file().loops);
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name };
         let session = Session::open_plain(&graph, options)?;
         let names = &folder.config().model.decoder;
         let width = folder.row_width();

@@ -185,6 +185,22 @@ impl FolderConfig {
         self.model.decoder.num_key_value_heads.or_else(|| self.number("num_key_value_heads"))
     }
 
+    /// Longest sequence for which the checkpoint has one set of rotary frequencies, where longer ones take others. Graphs
+    /// whose attention is decomposed were traced with the first set.
+    pub(crate) fn one_rope(&self) -> Option<usize> {
+        let scaling = self.checkpoint.get("rope_scaling").or_else(|| self.checkpoint.get("rope_parameters"))?;
+        let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str)?;
+        let original = || {
+            let key = "original_max_position_embeddings";
+            number(scaling, key).or_else(|| self.number(key))
+        };
+        match kind {
+            "longrope" | "su" => original(),
+            "dynamic" => original().or_else(|| self.number("max_position_embeddings")),
+            _ => None,
+        }
+    }
+
     /// Whether the checkpoint's class predicts tokens.
     pub(crate) fn is_language_model(&self) -> bool {
         let classes = self.checkpoint.get("architectures").and_then(Value::as_array).into_iter().flatten();

@@ -9,9 +9,12 @@
 
 use std::collections::HashSet;
 
+use prost::Message as _;
+
 use super::config::FolderConfig;
 use super::graph::{self, GraphFile};
 use super::head::{Head, HeadKind, Pooling};
+use super::rewrite::widen::{self, Widened};
 use super::rewrite::{self, PagedGraph};
 use crate::decode::attention::BLOCK_SIZE;
 use crate::onnx::tensor_proto::DataType;
@@ -59,6 +62,14 @@ pub(crate) struct Layout {
     pub(crate) why: String,
     /// What the rows of logits mean, where they are not over the vocabulary.
     pub(crate) head: Option<Head>,
+    /// The graph in float32, where it was of half precision and does not run as it is.
+    pub(crate) widened: Option<WidenedGraph>,
+}
+
+/// A serialised graph and the weights that it needs beside its files.
+pub(crate) struct WidenedGraph {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) weights: Widened,
 }
 
 /// A decoder graph that is run as it is.
@@ -129,6 +140,28 @@ pub(crate) struct ClassifierGraph {
 /// [`ErrorKind::Unsupported`] with the reason, or [`ErrorKind::InvalidModel`] where graph and configuration contradict
 /// each other.
 pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<Layout> {
+    let mut layout = find(file, config, batching)?;
+    let as_it_is = batching == Batching::Padded || matches!(layout.runner, Runner::Paged(_));
+    if !as_it_is && is_half(file.graph()) {
+        let mut model = file.model.clone();
+        let weights = widen::widen(model.graph.get_or_insert_default())
+            .map_err(|why| Error::unsupported(format!("{}: {why}", file.path.display())))?;
+        layout.widened = Some(WidenedGraph { bytes: model.encode_to_vec(), weights });
+        if let Runner::Padded(padded) = &mut layout.runner {
+            padded.caches.iter_mut().for_each(|cache| cache.element = DataType::Float);
+        }
+    }
+    Ok(layout)
+}
+
+/// Whether anything in `graph` is of half precision, which ONNX Runtime computes slowly or not at all on the CPU.
+fn is_half(graph: &GraphProto) -> bool {
+    let half = |kind| matches!(kind, Some(DataType::Float16 | DataType::Bfloat16));
+    graph.input.iter().chain(&graph.output).any(|value| half(graph::element_type(value)))
+        || graph.initializer.iter().any(|tensor| half(DataType::try_from(tensor.data_type()).ok()))
+}
+
+fn find(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<Layout> {
     let graph = file.graph();
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
     let contradiction = |why: String| Error::invalid_model(format!("{}: {why}", file.path.display()));
@@ -138,7 +171,7 @@ pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, batching: Batching
         let paged = rewrite::rewrite(file, &config.model)?;
         let why = "PagedAttention is there already".into();
         let name = "onnxruntime-genai, paged (PagedAttention)";
-        return Ok(Layout { name, runner: Runner::Paged(paged), why, head: config.head.clone() });
+        return Ok(Layout { name, runner: Runner::Paged(paged), why, head: config.head.clone(), widened: None });
     }
     let caches = caches(graph, config).map_err(refuse)?;
     if caches.is_empty() {
@@ -167,7 +200,7 @@ pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, batching: Batching
             (Runner::Padded(padded), why.into())
         }
     };
-    Ok(Layout { name, runner, why, head: config.head.clone() })
+    Ok(Layout { name, runner, why, head: config.head.clone(), widened: None })
 }
 
 fn check_token_input(graph: &GraphProto, config: &FolderConfig) -> Result<(), String> {
@@ -387,7 +420,7 @@ fn classifier(graph: &GraphProto, config: &FolderConfig) -> Result<Layout, Strin
         HeadKind::Embedding => "sentence embedding",
     };
     let why = format!("the graph keeps no keys and values and gives `{}`", output.name());
-    Ok(Layout { name, runner, why, head: Some(head) })
+    Ok(Layout { name, runner, why, head: Some(head), widened: None })
 }
 
 /// The output that is read, and what its numbers mean.

@@ -1,5 +1,6 @@
 //! An exported model folder: what it holds, its graph rewritten for the paged engine, its tokenizer.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -94,8 +95,11 @@ impl ModelFolder {
     pub fn context_length(&self) -> usize {
         let positions = match &self.layout.runner {
             Runner::Paged(paged) => paged.shape.positions,
-            // Beyond that length, its chunks would be computed with different rotary tables.
-            Runner::Padded(_) => rewrite::rope::original_length(self.file.graph()),
+            // Beyond that length, its chunks would be computed with different rotary tables, or all with the wrong ones.
+            Runner::Padded(padded) => match padded.grouped {
+                true => rewrite::rope::original_length(self.file.graph()),
+                false => self.config.one_rope(),
+            },
             Runner::Classifier(_) => None,
         };
         let configured = match (&self.layout.runner, &self.config.head) {
@@ -161,6 +165,17 @@ impl ModelFolder {
 
     pub(crate) fn runner(&self) -> &Runner {
         &self.layout.runner
+    }
+
+    /// The graph for ONNX Runtime where it was not rewritten, and what it needs in memory: [`Graph`](crate::runtime::session::Graph)'s
+    /// `bytes` and `memory`.
+    pub(crate) fn plain_graph(&self) -> Result<(Cow<'_, [u8]>, Option<(&'static str, Arc<[u8]>)>)> {
+        let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
+        let weights = match widened.weights.is_empty() {
+            true => None,
+            false => Some((rewrite::widen::LOCATION, widened.weights.read(&self.file.data_folder)?)),
+        };
+        Ok((widened.bytes.as_slice().into(), weights))
     }
 
     /// An error that says what the folder is not.

@@ -276,12 +276,96 @@ fn configurations_that_contradict_the_graph_are_refused() {
         ("eos_token_id", json!([2, 999]), "eos_token_id holds 999"),
         ("eos_token_id", json!("</s>"), "eos_token_id is \"</s>\""),
     ] {
-        let edit = |at: &Path| {
-            let path = at.join("config.json");
-            let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
-            config[key] = value;
-            std::fs::write(&path, config.to_string()).expect("written");
-        };
+        let edit = |at: &Path| configure(at, key, value);
         says(&refused_folder(|_| {}, edit), ErrorKind::InvalidModel, &["config.json", why]);
     }
+}
+
+/// Sets a field of the folder's `config.json`.
+fn configure(folder: &Path, key: &str, value: Value) {
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+    config[key] = value;
+    std::fs::write(&path, config.to_string()).expect("written");
+}
+
+/// A traced graph knows the rotary frequencies of short sequences alone.
+#[test]
+fn the_context_ends_where_a_traced_graph_would_need_other_rotary_frequencies() {
+    let folder = folder(&decoder());
+    let context = |scaling: Value| {
+        configure(folder.path(), "rope_scaling", scaling);
+        ModelFolder::open(folder.path()).expect("the model opens").context_length()
+    };
+    assert_eq!(context(json!(null)), 8192);
+    assert_eq!(context(json!({"rope_type": "llama3", "original_max_position_embeddings": 64})), 8192);
+    assert_eq!(context(json!({"type": "longrope", "original_max_position_embeddings": 64})), 64);
+    configure(folder.path(), "original_max_position_embeddings", json!(96));
+    assert_eq!(context(json!({"rope_type": "longrope"})), 96);
+}
+
+/// As Optimum exports them: what the graph gives, and the labels of `config.json`.
+#[test]
+fn classifiers_are_told_by_what_the_graph_gives() {
+    let classifier = |dims: &[Dim<'_>], output: &str| {
+        let mut model = decoder();
+        let symbols = ["batch", "new"].map(Dim::Symbol);
+        let inputs = ["input_ids", "attention_mask", "token_type_ids"];
+        let graph = graph(&mut model);
+        graph.input = inputs.map(|name| value_info(name, DataType::Int64, &symbols)).into();
+        graph.output = vec![value_info(output, DataType::Float, dims)];
+        graph.node = vec![node("", "Gather", output, &["bigrams", "input_ids"], &[output], Vec::new())];
+        folder(&model)
+    };
+    let [batch, new, three] = [Dim::Symbol("batch"), Dim::Symbol("new"), Dim::Size(3)];
+    let open = |folder: &tempfile::TempDir| ModelFolder::open(folder.path());
+    let labels = json!({"0": "no", "1": "perhaps", "2": "yes"});
+
+    let sequence = classifier(&[batch, three], "logits");
+    configure(sequence.path(), "id2label", labels.clone());
+    let found = open(&sequence).expect("the model opens");
+    assert_eq!(found.kind(), ModelKind::Classifier);
+    let head = found.head().expect("a head");
+    assert_eq!((head.kind, head.size), (HeadKind::SequenceClassification, 3));
+    assert_eq!(head.labels, ["no", "perhaps", "yes"]);
+    assert!(!found.inspect().bitwise);
+
+    let tokens = classifier(&[batch, new, three], "logits");
+    assert_eq!(open(&tokens).expect("opens").head().expect("a head").kind, HeadKind::TokenClassification);
+    configure(tokens.path(), "architectures", json!(["LlamaForCausalLM"]));
+    says(&open(&tokens).err().expect("refused"), ErrorKind::Unsupported, &["without keys and values"]);
+    configure(sequence.path(), "id2label", json!({"0": "no"}));
+    says(&open(&sequence).err().expect("refused"), ErrorKind::Unsupported, &["id2label has 1 labels"]);
+
+    let embedding = classifier(&[batch, three], "sentence_embedding");
+    assert_eq!(open(&embedding).expect("opens").head().expect("a head").pooling, Pooling::None);
+    let states = classifier(&[batch, new, three], "last_hidden_state");
+    says(&open(&states).err().expect("refused"), ErrorKind::Unsupported, &["1_Pooling/config.json"]);
+    std::fs::create_dir(states.path().join("1_Pooling")).expect("a folder");
+    let write =
+        |name: &str, value: Value| std::fs::write(states.path().join(name), value.to_string()).expect("written");
+    write("1_Pooling/config.json", json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}));
+    write("modules.json", json!([{"type": "sentence_transformers.models.Normalize"}]));
+    let found = open(&states).expect("opens");
+    let head = found.head().expect("a head");
+    assert_eq!((head.pooling, head.normalize), (Pooling::Mean, true));
+    write("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}));
+    says(&open(&states).err().expect("refused"), ErrorKind::Unsupported, &["asks for a pooling other than"]);
+}
+
+#[test]
+fn graphs_without_a_past_or_without_an_end_are_refused() {
+    let beginning = |model: &mut ModelProto| graph(model).input.retain(|input| !input.name().starts_with("past"));
+    let joined = |model: &mut ModelProto| {
+        beginning(model);
+        for name in ["present.0.key", "present.0.value"] {
+            *named(model, name) = identity("rows", name);
+        }
+    };
+    says(&refused(joined), ErrorKind::Unsupported, &["present.0.key", "text-generation-with-past"]);
+    says(
+        &refused(|model| graph(model).output.retain(|output| output.name() != "logits")),
+        ErrorKind::Unsupported,
+        &["no output `logits`"],
+    );
 }
