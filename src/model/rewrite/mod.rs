@@ -169,3 +169,6 @@ fn inputs(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

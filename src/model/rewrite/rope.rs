@@ -91,35 +91,41 @@ fn threshold(choice: &NodeProto, values: &Values<'_>) -> Result<usize, String> {
     let condition = choice.input.first().and_then(|name| values.producer(name));
     let refuse = || {
         Err(format!(
-            "node `{}` chooses rotary tables by something other than the length of `attention_mask`; foreturn can't do \
-             that for each sequence",
+            "node `{}` chooses rotary tables by something other than the sequences' length; foreturn can't do \
+             that for each of them",
             choice.name()
         ))
     };
     let Some(condition) = condition else { return refuse() };
     let [length, limit] = &condition.input[..] else { return refuse() };
     let limit = values.constant(limit).and_then(integer).and_then(|limit| usize::try_from(limit).ok());
-    if !is_length(length, values) {
-        return refuse();
-    }
-    match (condition.op_type(), limit) {
-        ("Greater", Some(limit)) => Ok(limit),
-        ("GreaterOrEqual", Some(limit)) if limit > 0 => Ok(limit - 1),
+    let limit = match (condition.op_type(), limit) {
+        ("Greater", Some(limit)) => limit,
+        ("GreaterOrEqual", Some(limit)) if limit > 0 => limit - 1,
+        _ => return refuse(),
+    };
+    match length_unit(length, values) {
+        // Lengths in whole blocks pass a limit in whole blocks when the lengths in tokens do.
+        Some(unit) if limit % unit == 0 => Ok(limit),
         _ => refuse(),
     }
 }
 
-/// Whether `name` is taken from the attention mask's shape, or counts its ones.
-fn is_length(name: &str, values: &Values<'_>) -> bool {
+/// In steps of how many tokens `name` is the sequences' length: 1 where it is taken from the attention mask, a block's
+/// size where it is taken from the block table. `None` where it is something else.
+fn length_unit(name: &str, values: &Values<'_>) -> Option<usize> {
     const ON_THE_WAY: [&str; 7] = ["Shape", "Gather", "Cast", "ReduceSum", "ReduceMax", "Squeeze", "Identity"];
-    let mut name = name;
+    let (mut name, mut unit) = (name, 1);
     while let Some(node) = values.producer(name) {
-        match node.input.first() {
-            Some(input) if ON_THE_WAY.contains(&node.op_type()) => name = input,
-            _ => return false,
+        name = node.input.first()?;
+        if node.op_type() == "Mul" {
+            let factor = values.constant(node.input.get(1)?).and_then(integer)?;
+            unit *= usize::try_from(factor).ok().filter(|&factor| factor > 0)?;
+        } else if !ON_THE_WAY.contains(&node.op_type()) {
+            return None;
         }
     }
-    name == "attention_mask"
+    (name == "block_table" || (name == "attention_mask" && unit == 1)).then_some(unit)
 }
 
 /// The table that a branch gives as its output `index`, under a name of the outer graph.

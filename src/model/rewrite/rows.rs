@@ -2,21 +2,22 @@
 
 use std::collections::HashSet;
 
-use super::graph::Values;
+use super::graph::{Values, rank};
 use super::names;
 use crate::onnx::build::{int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto};
 
 /// Transformers.js' exports ask how many of the last rows they are to give: 0 means all.
-const ROWS_TO_KEEP: &str = "num_logits_to_keep";
+const ROWS_TO_KEEP: [&str; 2] = ["num_logits_to_keep", "logits_to_keep"];
 
 /// Lets a graph that can drop rows by itself keep them all; which ones are wanted, the step says.
 pub(super) fn keep_all_rows(graph: &mut GraphProto) {
-    let inputs = graph.input.len();
-    graph.input.retain(|input| input.name() != ROWS_TO_KEEP);
-    if graph.input.len() < inputs {
-        graph.initializer.retain(|tensor| tensor.name() != ROWS_TO_KEEP);
-        graph.initializer.push(int64_tensor(ROWS_TO_KEEP, &[], &[0]));
+    for name in ROWS_TO_KEEP {
+        let Some(index) = graph.input.iter().position(|input| input.name() == name) else { continue };
+        let input = graph.input.remove(index);
+        let dims: &[usize] = if rank(&input) == Some(1) { &[1] } else { &[] };
+        graph.initializer.retain(|tensor| tensor.name() != name);
+        graph.initializer.push(int64_tensor(name, dims, &[0]));
     }
 }
 
