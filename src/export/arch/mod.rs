@@ -16,6 +16,7 @@ mod smollm3;
 mod tests;
 
 pub(super) use self::decoder::{Activation, Attention, Decoder, FeedForward, Head, Layer, Norm};
+pub(super) use self::read::{layer_types, positions};
 use super::checkpoint::Checkpoint;
 use crate::Result;
 

@@ -62,7 +62,7 @@ pub(super) fn plain(checkpoint: &Checkpoint, defaults: &Defaults) -> Result<Deco
 }
 
 /// The longest context. Its rotary tables are written out, so a number of nonsense would fill the disk.
-pub(super) fn positions(config: &Config) -> Result<usize> {
+pub(in crate::export) fn positions(config: &Config) -> Result<usize> {
     const MOST: usize = 1 << 22;
     let field = "max_position_embeddings";
     let positions = config.size(field)?;
@@ -109,7 +109,7 @@ pub(super) fn same_window(config: &Config, decoder: &Decoder, default: Option<us
 }
 
 /// Which layers `layer_types` calls sliding.
-fn layer_types(config: &Config, layers: usize) -> Result<Option<Vec<bool>>> {
+pub(in crate::export) fn layer_types(config: &Config, layers: usize) -> Result<Option<Vec<bool>>> {
     let field = "layer_types";
     let Some(value) = config.get(field) else { return Ok(None) };
     let kinds = value.as_array().filter(|kinds| kinds.len() == layers);

@@ -101,6 +101,6 @@ fn features(blocks: &mut Blocks<'_>, _config: &Config, kind: HeadKind, prefix: &
     }
     let pooler = format!("{prefix}pooler.dense");
     let first = blocks.first(states);
-    let pooled = blocks.square(&pooler, &first)?;
+    let pooled = blocks.exact(&pooler, &first, blocks.hidden, blocks.hidden, true)?;
     Ok(blocks.activate(&path(&pooler), Activation::Tanh, &pooled))
 }

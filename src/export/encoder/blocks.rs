@@ -156,6 +156,11 @@ impl<'a> Blocks<'a> {
         self.builder.linear(&Linear { module, path: &path(module), out, inner, bias }, input)
     }
 
+    /// As [`Blocks::linear`] for pooled states and what decides a score, which stay as exact as the checkpoint.
+    pub(super) fn exact(&mut self, module: &str, input: &str, out: Size, inner: Size, bias: bool) -> Result<String> {
+        self.builder.linear(&Linear { module, path: &path(module), out, inner, bias }, input)
+    }
+
     /// A linear layer with bias that keeps the width of hidden states.
     pub(super) fn square(&mut self, module: &str, input: &str) -> Result<String> {
         self.linear(module, input, self.hidden, self.hidden, true)

@@ -113,6 +113,6 @@ fn features(blocks: &mut Blocks<'_>, config: &Config, kind: HeadKind, _prefix: &
     }
     let activation = Activation::read(config, "pooler_hidden_act")?;
     let first = blocks.first(states);
-    let pooled = blocks.square("pooler.dense", &first)?;
+    let pooled = blocks.exact("pooler.dense", &first, blocks.hidden, blocks.hidden, true)?;
     Ok(blocks.activate("/pooler", activation, &pooled))
 }

@@ -118,7 +118,7 @@ impl Class {
         let labels = labels(config)?;
         let features = (self.family.features)(blocks, config, kind, prefix, states)?;
         let out = Size::new(labels.len(), LABEL_FIELDS);
-        let logits = blocks.linear("classifier", &features, out, blocks.hidden, true)?;
+        let logits = blocks.exact("classifier", &features, out, blocks.hidden, true)?;
         blocks.builder.rename(&logits, LOGITS);
         Ok(Head {
             kind,

@@ -4,6 +4,7 @@
 use super::blocks::{Activation, Blocks, Heads, path};
 use super::{Body, Family, size};
 use crate::Result;
+use crate::export::arch::{layer_types, positions};
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::graph::Size;
@@ -15,10 +16,8 @@ pub(super) const FAMILY: Family = Family { prefix: "model.", body, features, unu
 
 fn body<'a>(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Body<'a>> {
     let config = &checkpoint.config;
-    for field in ["rope_scaling", "rope_parameters", "layer_types"] {
-        if config.get(field).is_some() {
-            return Err(config.unsupported(field, "this version reads global_rope_theta and local_rope_theta only"));
-        }
+    if config.get("rope_scaling").is_some() {
+        return Err(config.unsupported("rope_scaling", "this version exports ModernBERT without it only"));
     }
     let hidden = size(config, &["hidden_size"])?;
     let mut blocks = Blocks::new(checkpoint, hidden, config.positive_or("norm_eps", 1e-5)? as f32);
@@ -30,12 +29,14 @@ fn body<'a>(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Body<'a>> {
     let mut states = blocks.norm(&format!("{embeddings}.norm"), &embedded, layer.norm_bias)?;
     let layers = config.size("num_hidden_layers")?;
     let every = config.size_or("global_attn_every_n_layers", 3)?;
+    let listed = layer_types(config, layers)?;
     for number in 0..layers {
-        let sight = if number % every == 0 { &layer.global } else { &layer.local };
+        let is_local = listed.as_ref().map_or(number % every != 0, |listed| listed[number]);
+        let sight = if is_local { &layer.local } else { &layer.global };
         states = layer.write(&mut blocks, &format!("{prefix}layers.{number}"), number == 0, sight, &states)?;
     }
     let states = blocks.norm(&format!("{prefix}final_norm"), &states, layer.norm_bias)?;
-    let positions = Some(config.size("max_position_embeddings")?);
+    let positions = Some(positions(config)?);
     Ok(Body { blocks, states, layers, positions, ropes: vec![layer.global.rope, layer.local.rope] })
 }
 
@@ -61,9 +62,7 @@ struct Sight {
 impl Layer {
     fn read(blocks: &mut Blocks<'_>, config: &Config) -> Result<Self> {
         let heads = Heads::read(config)?;
-        let theta = config.positive_or("global_rope_theta", 160_000.0)?;
-        let local_theta =
-            config.positive_or("local_rope_theta", if config.names("local_rope_theta") { theta } else { 1e4 })?;
+        let (global, local) = ropes(config, heads)?;
         let window = window(blocks, config.size_or("local_attention", 128)?);
         Ok(Layer {
             heads,
@@ -72,8 +71,8 @@ impl Layer {
             norm_bias: config.flag_or("norm_bias", false)?,
             attention_bias: config.flag_or("attention_bias", false)?,
             mlp_bias: config.flag_or("mlp_bias", false)?,
-            global: Sight { bias: blocks.padding.clone(), rope: Rope::unscaled(heads.size, theta).named("global") },
-            local: Sight { bias: window, rope: Rope::unscaled(heads.size, local_theta).named("local") },
+            global: Sight { bias: blocks.padding.clone(), rope: global },
+            local: Sight { bias: window, rope: local },
         })
     }
 
@@ -127,6 +126,22 @@ impl Layer {
     }
 }
 
+/// The rotary embeddings of layers that see everything and of those that don't. Newer transformers files both under
+/// `rope_parameters`.
+fn ropes(config: &Config, heads: Heads) -> Result<(Rope, Rope)> {
+    let theta = config.positive_or("global_rope_theta", 160_000.0)?;
+    // Null means that of the others, and nothing a default.
+    let local_default = if config.names("local_rope_theta") { theta } else { 10_000.0 };
+    let local_theta = config.positive_or("local_rope_theta", local_default)?;
+    let nested = config.object("rope_parameters")?;
+    let rope = |kind: &str, theta| -> Result<Rope> {
+        let parameters = nested.as_ref().map_or(Ok(None), |nested| nested.object(kind))?;
+        parameters.map_or_else(|| Ok(Rope::unscaled(heads.size, theta)), |own| Rope::of(&own, heads.size, theta))
+    };
+    let (global, local) = (rope("full_attention", theta)?, rope("sliding_attention", local_theta)?);
+    Ok((global.named("global"), local.named("local")))
+}
+
 /// Cuts the last axis into equal parts.
 fn split<const PARTS: usize>(blocks: &mut Blocks<'_>, name: &str, input: &str) -> [String; PARTS] {
     let name = format!("{name}/Split");
@@ -175,7 +190,7 @@ fn features(blocks: &mut Blocks<'_>, config: &Config, kind: HeadKind, _prefix: &
     let activation = Activation::read(config, "classifier_activation")?;
     let hidden = blocks.hidden;
     let bias = config.flag_or("classifier_bias", false)?;
-    let dense = blocks.linear("head.dense", &rows, hidden, hidden, bias)?;
+    let dense = blocks.exact("head.dense", &rows, hidden, hidden, bias)?;
     let activated = blocks.activate("/head", activation, &dense);
     blocks.norm("head.norm", &activated, config.flag_or("norm_bias", false)?)
 }

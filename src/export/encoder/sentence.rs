@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::EMBEDDING;
 use super::blocks::{Activation, Blocks};
@@ -114,6 +115,13 @@ fn config(path: &Path) -> Result<Config> {
 }
 
 fn read_pooling(config: &Config) -> Result<Pooling> {
+    // Newer versions write one mode by its name.
+    match config.get("pooling_mode").map(|mode| mode.as_str()) {
+        None => {}
+        Some(Some("cls")) => return Ok(Pooling::First),
+        Some(Some("mean")) => return Ok(Pooling::Mean),
+        Some(_) => return Err(config.unsupported("pooling_mode", "this version pools the first token or the mean")),
+    }
     const MODES: [&str; 6] = [
         "pooling_mode_cls_token",
         "pooling_mode_mean_tokens",
@@ -158,11 +166,19 @@ fn max_length(folder: &Path) -> Result<Option<usize>> {
         return Ok(None);
     }
     let config = config(&path)?;
-    if config.flag_or("do_lower_case", false)? {
+    if config.flag_or("do_lower_case", false)? && !tokenizer_lowers(&folder.join("tokenizer.json"))? {
         let complaint = "lower-casing is left to the tokenizer: put a Lowercase normalizer into tokenizer.json";
         return Err(config.unsupported("do_lower_case", complaint));
     }
     config.get("max_seq_length").map(|_| config.size("max_seq_length")).transpose()
+}
+
+/// Whether the tokenizer turns text into lower case by itself.
+fn tokenizer_lowers(path: &Path) -> Result<bool> {
+    let tokenizer: Value = parse(path)?;
+    let normalizer = &tokenizer["normalizer"];
+    let steps = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
+    Ok(steps.iter().any(|step| step["type"] == "Lowercase" || step["lowercase"] == true))
 }
 
 impl Dense {
@@ -237,7 +253,7 @@ pub(super) fn write(
                     )));
                 }
                 size = dense.out;
-                let linear = blocks.linear(&dense.module, &embedding, dense.out, dense.inner, dense.bias)?;
+                let linear = blocks.exact(&dense.module, &embedding, dense.out, dense.inner, dense.bias)?;
                 blocks.activate(&format!("/dense.{number}"), dense.activation, &linear)
             }
             Step::Normalize => {

@@ -257,6 +257,8 @@ fn configurations_that_would_come_out_wrong_are_refused_by_name() {
         ("deberta-v3-reward", "conv_kernel_size", json!(4), "`conv_kernel_size` is 4"),
         ("deberta-v3-reward", "conv_kernel_size", json!(3), "lack `deberta.encoder.conv.conv.weight`"),
         ("deberta-v3-reward", "max_relative_positions", json!(1 << 20), "at most 65536 relative positions"),
+        ("modernbert-first", "max_position_embeddings", json!(1 << 23), "at most 4194304 positions"),
+        ("modernbert-first", "layer_types", json!(["full_attention"]), "`layer_types` is"),
         ("modernbert-first", "rope_scaling", json!({"rope_type": "yarn"}), "`rope_scaling` is"),
         ("modernbert-first", "classifier_pooling", json!("max"), "`classifier_pooling` is \"max\""),
         ("modernbert-first", "norm_bias", json!(true), "lack `model.embeddings.norm.bias`"),
@@ -283,12 +285,53 @@ fn sentence_modules_that_are_not_exported_are_refused_by_name() {
             |pooling| *pooling = json!({"pooling_mode_lasttoken": true}),
             "the first token or the mean",
         ),
-        ("sentence_bert_config.json", |config| config["do_lower_case"] = json!(true), "Lowercase"),
+        ("1_Pooling/config.json", |pooling| *pooling = json!({"pooling_mode": "max"}), "`pooling_mode` is \"max\""),
     ];
     for (file, make, expected) in cases {
         let error = refusal("bert-embedding", file, make);
         assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
     }
+}
+
+#[test]
+fn lower_case_is_left_to_tokenizers_that_make_it() {
+    let lower = |config: &mut Value| config["do_lower_case"] = json!(true);
+    for (normalizer, accepted) in [
+        (json!({"type": "BertNormalizer", "lowercase": true}), true),
+        (json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}), true),
+        (json!({"type": "BertNormalizer", "lowercase": false}), false),
+        (Value::Null, false),
+    ] {
+        let root = checkpoint("bert-embedding");
+        change(root.path(), "sentence_bert_config.json", lower);
+        change(root.path(), "tokenizer.json", |tokenizer| tokenizer["normalizer"] = normalizer);
+        match run(root.path()) {
+            Ok(_) => assert!(accepted),
+            Err(error) => assert!(!accepted && error.to_string().contains("a Lowercase normalizer"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn newer_configurations_of_modernbert_say_the_same() {
+    let root = checkpoint("modernbert-first");
+    run(root.path()).unwrap();
+    let graph = |folder: &Path| fs::read(folder.join("out/model.onnx")).unwrap();
+    let before = graph(root.path());
+    change(root.path(), "config.json", |config| {
+        let fields = config.as_object_mut().unwrap();
+        for field in ["global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"] {
+            fields.remove(field);
+        }
+        config["layer_types"] = json!(["full_attention", "sliding_attention", "sliding_attention", "full_attention"]);
+        config["rope_parameters"] = json!({
+            "full_attention": {"rope_type": "default", "rope_theta": 160_000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+        });
+    });
+    fs::remove_dir_all(root.path().join("out")).unwrap();
+    run(root.path()).unwrap();
+    assert_eq!(graph(root.path()), before);
 }
 
 /// all-MiniLM-L6-v2 as `tools/fetch.py embedder` left it; `None`, with a word about it, where it was left out. CI may not
