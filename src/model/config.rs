@@ -175,6 +175,13 @@ impl FolderConfig {
         number(&self.checkpoint, key)
     }
 
+    /// What `config.json` says, for graphs that are in no folder.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(checkpoint: Value) -> Result<Self, String> {
+        let model = from_checkpoint(&checkpoint, &Value::Null)?;
+        Ok(FolderConfig { model, head: None, file: CHECKPOINT, folder: PathBuf::new(), checkpoint })
+    }
+
     /// Transformer layers.
     pub(crate) fn layers(&self) -> Option<usize> {
         self.model.decoder.num_hidden_layers.or_else(|| self.number("num_hidden_layers"))

@@ -46,6 +46,12 @@ impl GraphFile {
         Ok(GraphFile { path: path.to_path_buf(), model, data_folder, loops, fingerprint })
     }
 
+    /// A graph that was never in a file, for what is done with it before its weights are needed.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn unfiled(model: ModelProto, loops: bool) -> Self {
+        GraphFile { path: "model.onnx".into(), model, data_folder: ".".into(), loops, fingerprint: String::new() }
+    }
+
     /// The graph as ONNX Runtime reads it, with external data in [`GraphFile::data_folder`].
     pub(crate) fn encode(&self) -> Vec<u8> {
         self.model.encode_to_vec()

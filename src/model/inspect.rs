@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::layout::Runner;
-use super::{Head, ModelFolder};
+use super::{Head, ModelFolder, tensor};
 use crate::decode::attention::BLOCK_SIZE;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, tensor_proto};
@@ -93,7 +93,9 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         weights: weights(folder.file().graph()),
         widened_bytes: match &layout.runner {
             Runner::Paged(paged) => paged.widened.bytes(),
-            Runner::Padded(_) | Runner::Classifier(_) => 0,
+            Runner::Padded(_) | Runner::Classifier(_) => {
+                layout.widened.as_ref().map_or(0, |widened| widened.weights.bytes())
+            }
         },
         fingerprint: folder.fingerprint().to_owned(),
         bitwise: exceptions.is_empty(),
@@ -105,14 +107,7 @@ fn weights(graph: &GraphProto) -> BTreeMap<String, u64> {
     let mut bytes = BTreeMap::new();
     for tensor in &graph.initializer {
         let kind = tensor_proto::DataType::try_from(tensor.data_type()).unwrap_or(tensor_proto::DataType::Undefined);
-        let elements: i64 = tensor.dims.iter().product();
-        let size = match kind {
-            tensor_proto::DataType::Float | tensor_proto::DataType::Int32 => 4,
-            tensor_proto::DataType::Float16 | tensor_proto::DataType::Bfloat16 => 2,
-            tensor_proto::DataType::Int64 | tensor_proto::DataType::Double => 8,
-            _ => 1,
-        };
-        *bytes.entry(kind.as_str_name().to_lowercase()).or_insert(0) += elements.max(0) as u64 * size;
+        *bytes.entry(kind.as_str_name().to_lowercase()).or_insert(0) += tensor::bytes(tensor).unwrap_or(0);
     }
     bytes
 }

@@ -8,6 +8,8 @@ mod check;
 pub(crate) mod config;
 mod external;
 mod find;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub(crate) mod graph;
 pub mod head;
 pub mod inspect;

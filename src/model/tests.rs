@@ -369,3 +369,5 @@ fn graphs_without_a_past_or_without_an_end_are_refused() {
         &["no output `logits`"],
     );
 }
+
+mod damage;

@@ -1,0 +1,19 @@
+//! What the fuzzers in `fuzz/` call: the reader of graphs, without the file system around it.
+
+use serde_json::json;
+
+use super::Batching;
+use super::config::FolderConfig;
+use super::graph::{self, GraphFile};
+use super::layout;
+
+/// A serialised graph: read, checked, and made ready for the path that would run it.
+pub fn graph(data: &[u8]) {
+    let Ok((model, loops)) = graph::parse(data) else { return };
+    let config = FolderConfig::of(json!({"vocab_size": 320, "max_position_embeddings": 512})).expect("two sizes");
+    let file = GraphFile::unfiled(model, loops);
+    for batching in [Batching::Auto, Batching::Padded] {
+        // Either is fine; only a panic is not.
+        drop(layout::detect(&file, &config, batching));
+    }
+}
