@@ -30,6 +30,7 @@ use self::graph::GraphFile;
 use self::layout::{Layout, Runner};
 use self::tokenizer::Tokenizer;
 use crate::decode::attention::kernel::Heads;
+use crate::runtime::session::InMemory;
 use crate::{Error, Result};
 
 /// A model folder, read and checked, its graph ready for the path that runs it; nothing is loaded into ONNX Runtime yet.
@@ -169,9 +170,8 @@ impl ModelFolder {
         &self.layout.runner
     }
 
-    /// The graph for ONNX Runtime where it was not rewritten, and what it needs in memory: [`Graph`](crate::runtime::session::Graph)'s
-    /// `bytes` and `memory`.
-    pub(crate) fn plain_graph(&self) -> Result<(Cow<'_, [u8]>, Option<(&'static str, Arc<[u8]>)>)> {
+    /// The graph for ONNX Runtime where it was not rewritten, and what it needs in memory.
+    pub(crate) fn plain_graph(&self) -> Result<(Cow<'_, [u8]>, Option<InMemory>)> {
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
         let weights = match widened.weights.is_empty() {
             true => None,

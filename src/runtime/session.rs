@@ -25,14 +25,16 @@ pub(crate) struct Graph<'a> {
     pub(crate) bytes: &'a [u8],
     /// Real folder of the external data files.
     pub(crate) folder: &'a Path,
-    /// External data that lies in memory instead, and the location that the graph knows it by.
-    pub(crate) memory: Option<(&'static str, Arc<[u8]>)>,
+    pub(crate) memory: Option<InMemory>,
     /// Whether it holds loops. ONNX Runtime looks whether it is to stop before each node, so nothing may be optimised
     /// away that stands in a loop.
     pub(crate) loops: bool,
     /// What to call it in messages.
     pub(crate) name: &'a str,
 }
+
+/// External data that lies in memory instead of in a file, after the location that the graph knows it by.
+pub(crate) type InMemory = (&'static str, Arc<[u8]>);
 
 /// Held while a session is made.
 static LOADING: Mutex<()> = Mutex::new(());

@@ -141,11 +141,11 @@ fn caches_may_be_of_half_precision() {
     let is_cache = |name: &str| name.starts_with("past_key_values") || name.starts_with("present");
     for value in graph(&mut model).input.iter_mut().filter(|value| is_cache(value.name())) {
         let dims = [Dim::Symbol("batch"), Dim::Size(1), Dim::Symbol("past"), Dim::Size(1)];
-        *value = value_info(&value.name().to_owned(), DataType::Float16, &dims);
+        *value = value_info(value.name(), DataType::Float16, &dims);
     }
     for value in graph(&mut model).output.iter_mut().filter(|value| is_cache(value.name())) {
         let dims = [Dim::Symbol("batch"), Dim::Size(1), Dim::Symbol("total"), Dim::Size(1)];
-        *value = value_info(&value.name().to_owned(), DataType::Float16, &dims);
+        *value = value_info(value.name(), DataType::Float16, &dims);
     }
     let cast =
         |from: &str, to: &str, kind: DataType| node("", "Cast", to, &[from], &[to], vec![int("to", kind as i64)]);
