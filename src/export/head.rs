@@ -134,7 +134,17 @@ pub(super) fn labels(config: &Config) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use prost::Message;
+    use serde_json::json;
+
     use super::*;
+    use crate::export::testing::{change_json, export_fixture, fixture_checkpoint};
+    use crate::onnx::build::{Dim, value_info};
+    use crate::onnx::tensor_proto::DataType;
+    use crate::onnx::{GraphProto, ModelProto};
 
     fn config(text: &str) -> Config {
         Config::from_json("config.json", text.as_bytes()).expect("valid JSON")
@@ -161,5 +171,72 @@ mod tests {
         assert_eq!(llama.pad_token_id(&config("{}")).unwrap(), None);
         assert_eq!(llama.pad_token_id(&config(r#"{"pad_token_id": 7}"#)).unwrap(), Some(7));
         assert!(llama.pad_token_id(&config(r#"{"pad_token_id": "x"}"#)).is_err());
+    }
+
+    fn graph(folder: &Path) -> GraphProto {
+        let bytes = fs::read(folder.join("model.onnx")).unwrap();
+        ModelProto::decode(bytes.as_slice()).unwrap().graph.unwrap()
+    }
+
+    #[test]
+    fn logits_are_as_wide_as_there_are_labels() {
+        use HeadKind::{SequenceClassification, TokenClassification};
+        for (name, kind, pooling, labels) in [
+            ("llama-reward", SequenceClassification, Pooling::Last, 1),
+            ("llama-labels", SequenceClassification, Pooling::Last, 5),
+            ("gemma2-reward", SequenceClassification, Pooling::Last, 1),
+            ("gemma3-reward", SequenceClassification, Pooling::Last, 1),
+            ("mistral-reward", SequenceClassification, Pooling::Last, 1),
+            ("qwen2-reward", SequenceClassification, Pooling::Last, 1),
+            ("qwen3-reward", SequenceClassification, Pooling::Last, 1),
+            ("qwen2-token-labels", TokenClassification, Pooling::None, 3),
+            ("qwen2-process-reward", TokenClassification, Pooling::None, 2),
+        ] {
+            let root = fixture_checkpoint(name);
+            let head = export_fixture(root.path()).unwrap().head.unwrap();
+            assert_eq!((head.kind, head.pooling, head.labels.len()), (kind, pooling, labels), "{name}");
+            let out = root.path().join("out");
+            assert_eq!(Head::read(&out).unwrap(), Some(head), "{name}");
+            let logits = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length"), Dim::Size(labels)];
+            assert_eq!(graph(&out).output[0], value_info("logits", DataType::Float, &logits), "{name}");
+            assert!(out.join("genai_config.json").exists(), "{name}");
+        }
+    }
+
+    #[test]
+    fn heads_that_contradict_the_weights_are_refused_by_name() {
+        for (name, field, value, expected) in [
+            ("llama-reward", "id2label", json!({"0": "a", "1": "b"}), "`score.weight` has shape [1, 32], but"),
+            ("llama-reward", "architectures", json!(["LlamaForTokenClassification"]), "lack `score.bias`"),
+            ("llama-reward", "architectures", json!(["LlamaForCausalLM"]), "`score.weight` has no place"),
+            (
+                "qwen2-token-labels",
+                "architectures",
+                json!(["Qwen2ForSequenceClassification"]),
+                "`score.bias` has no place",
+            ),
+            ("qwen2-process-reward", "architectures", json!(["Qwen2ForTokenClassification"]), "lack `score.weight`"),
+        ] {
+            let root = fixture_checkpoint(name);
+            change_json(root.path(), "config.json", |config| {
+                config["tie_word_embeddings"] = json!(true);
+                config[field] = value;
+            });
+            let error = export_fixture(root.path()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn what_scores_needs_no_token_that_ends_replies() {
+        let root = fixture_checkpoint("llama-reward");
+        for (file, fields) in [("config.json", vec!["eos_token_id"]), ("tokenizer_config.json", vec!["eos_token"])] {
+            change_json(root.path(), file, |config| {
+                fields.iter().for_each(|field| drop(config.as_object_mut().unwrap().remove(*field)));
+            });
+        }
+        export_fixture(root.path()).unwrap();
+        let folder = crate::model::ModelFolder::open(&root.path().join("out")).unwrap();
+        assert!(folder.head().is_some());
     }
 }

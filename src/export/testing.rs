@@ -239,3 +239,39 @@ pub(super) fn write_checkpoint(folder: &Path, config: &Value, dtype: Dtype) {
         fs::write(folder.join(name), content.to_string()).expect("a temporary folder can be written");
     }
 }
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a temporary folder can be written");
+    for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("{}: {error}", from.display())) {
+        let from = entry.expect("a readable folder").path();
+        let target = to.join(from.file_name().expect("a name"));
+        match from.is_dir() {
+            true => copy(&from, &target),
+            false => drop(fs::copy(from, target).expect("a temporary folder can be written")),
+        }
+    }
+}
+
+/// A checkpoint of tests/fixtures/models with its tokenizer, as `source` in a folder of its own.
+pub(super) fn fixture_checkpoint(name: &str) -> tempfile::TempDir {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    let root = tempfile::tempdir().expect("a temporary folder can be made");
+    let source = root.path().join("source");
+    copy(&models.join(name).join("checkpoint"), &source);
+    let reference = crate::testing::fixture(&format!("models/{name}/reference.json"));
+    copy(&models.join("tokenizers").join(reference["tokenizer"].as_str().expect("a name")), &source);
+    root
+}
+
+/// Changes a JSON file of such a checkpoint.
+pub(super) fn change_json(root: &Path, file: &str, change: impl FnOnce(&mut Value)) {
+    let path = root.join("source").join(file);
+    let mut value = serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("it is JSON");
+    change(&mut value);
+    fs::write(path, value.to_string()).expect("a temporary folder can be written");
+}
+
+/// Exports such a checkpoint to `out` beside it.
+pub(super) fn export_fixture(root: &Path) -> crate::Result<super::ExportReport> {
+    super::export(&super::ExportOptions::new(root.join("source"), root.join("out")), &mut |_| {})
+}

@@ -158,7 +158,7 @@ impl<'a> Blocks<'a> {
 
     /// As [`Blocks::linear`] for pooled states and what decides a score, which stay as exact as the checkpoint.
     pub(super) fn exact(&mut self, module: &str, input: &str, out: Size, inner: Size, bias: bool) -> Result<String> {
-        self.builder.linear(&Linear { module, path: &path(module), out, inner, bias }, input)
+        self.builder.exact_linear(&Linear { module, path: &path(module), out, inner, bias }, input)
     }
 
     /// A linear layer with bias that keeps the width of hidden states.
