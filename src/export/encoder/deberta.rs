@@ -85,7 +85,7 @@ fn convolution(
     }
     let groups = config.size_or("conv_groups", 1)?;
     let hidden = blocks.hidden;
-    if hidden.value % groups != 0 {
+    if !hidden.value.is_multiple_of(groups) {
         return Err(config.bad_value("conv_groups", &format!("does not divide the hidden size {}", hidden.value)));
     }
     let inner = Size::new(hidden.value / groups, &["hidden_size", "conv_groups"]);

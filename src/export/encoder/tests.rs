@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::export::class::Class;
+use crate::export::config::Config;
+use crate::export::hf;
+use crate::export::quantize::Scheme;
 use crate::export::testing::{change_json, export_fixture, fixture_checkpoint};
 use crate::export::{ExportOptions, export};
 use crate::model::head::{Head, HeadKind};
@@ -259,6 +263,46 @@ fn sentence_modules_that_are_not_exported_are_refused_by_name() {
 }
 
 #[test]
+fn hostile_values_are_refused_or_read_but_never_panic() {
+    let values = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(3),
+        json!(1 << 20),
+        json!(u64::MAX),
+        json!(1e-320),
+        json!(1e308),
+        json!("x"),
+        json!("c2p||p2c"),
+        json!([]),
+        json!(["c2p", "c2p", 1]),
+        json!({}),
+        json!({"0": 1}),
+        json!({"full_attention": {"rope_theta": 1e308}, "sliding_attention": []}),
+    ];
+    // What files may leave out.
+    let absent = ["rope_parameters", "rope_scaling", "layer_types", "conv_groups", "embedding_size", "num_labels"];
+    for name in FIXTURES {
+        let root = fixture_checkpoint(name);
+        let mut checkpoint = hf::read(&root.path().join("source")).unwrap();
+        let config: Value = serde_json::from_slice(&checkpoint.config.to_json()).unwrap();
+        let fields = config.as_object().unwrap().keys().map(String::as_str).chain(absent);
+        for (field, value) in fields.flat_map(|field| values.iter().map(move |value| (field, value))) {
+            let mut changed = config.clone();
+            changed[field] = value.clone();
+            checkpoint.config = Config::from_json("config.json", changed.to_string().as_bytes()).unwrap();
+            let planned = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint, Scheme::none()).map(drop));
+            if let Err(error) = planned {
+                assert!(error.to_string().contains("config.json"), "{name}, {field} = {value}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
 fn lower_case_is_left_to_tokenizers_that_make_it() {
     let lower = |config: &mut Value| config["do_lower_case"] = json!(true);
     for (normalizer, accepted) in [
@@ -301,6 +345,7 @@ fn newer_configurations_of_modernbert_say_the_same() {
 
 /// all-MiniLM-L6-v2 as `tools/fetch.py embedder` left it; `None`, with a word about it, where it was left out. CI may not
 /// do without.
+#[expect(clippy::print_stderr, reason = "a test that skips itself has to say so")]
 fn published() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/all-MiniLM-L6-v2");
     if folder.join("model.safetensors").exists() {
