@@ -31,6 +31,8 @@ pub(super) enum Command {
     Rank(RankArgs),
     /// Measure prefill and decoding, or a whole ranking job
     Bench(BenchArgs),
+    /// Measure how far models are from a reference, as quantised exports are from float32
+    Compare(CompareArgs),
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +208,32 @@ pub(super) struct BenchArgs {
     /// Turns of each future of the job
     #[arg(long, value_name = "W", default_value_t = 1, requires = "job")]
     pub(super) window: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompareArgs {
+    /// Model folder that the others are compared with
+    #[arg(long, value_name = "DIR")]
+    pub(super) reference: PathBuf,
+    /// Model folder to compare; may be given several times
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(super) model: Vec<PathBuf>,
+    /// Plain text, or a .json list of texts and conversations, of which the reference answers those that end with the
+    /// user; may be given several times
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(super) texts: Vec<PathBuf>,
+    /// Most tokens of each of the reference's replies
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(super) new_tokens: usize,
+    /// Compare rankings too: foreturn.toml, all of whose models are replaced by the one compared
+    #[arg(long, value_name = "FILE", requires = "request")]
+    pub(super) config: Option<PathBuf>,
+    /// A request to rank; may be given several times
+    #[arg(long, value_name = "FILE", requires = "config")]
+    pub(super) request: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

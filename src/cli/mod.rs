@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod compare;
 mod models;
 mod output;
 mod rank;
@@ -36,5 +37,6 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => models::logprobs(&args),
         Command::Rank(args) => rank::rank(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Compare(args) => compare::compare(&args),
     }
 }

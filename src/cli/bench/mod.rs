@@ -7,6 +7,7 @@ use std::time::Instant;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::{Engine, Error, ErrorKind, Result};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
@@ -35,19 +36,34 @@ fn prefill_and_decode(args: &BenchArgs) -> Result<Value> {
     let start = Instant::now();
     let engine = engine(&args.model)?;
     let load = start.elapsed().as_secs_f64();
-    // Once outside the measurement: threads start, buffers grow.
-    run(&engine, &prompt(args.prompt_tokens.min(32), 1), 2, 1)?;
-
-    let prompt = prompt(args.prompt_tokens, 2);
-    let prefill = run(&engine, &prompt, 1, 1)?;
-    // The prompt is cached now, so each step computes one token of each sequence.
-    let decode = run(&engine, &prompt, args.new_tokens, args.batch)?;
+    let speed = speed(&engine, args.prompt_tokens, args.new_tokens, args.batch)?;
     Ok(json!({
-        "prefill_tokens_per_second": args.prompt_tokens as f64 / prefill,
-        "decode_tokens_per_second": (args.batch * args.new_tokens) as f64 / decode,
+        "prefill_tokens_per_second": speed.prefill,
+        "decode_tokens_per_second": speed.decode,
         "load_seconds": load,
         "peak_rss_bytes": peak_rss_bytes(),
     }))
+}
+
+/// Tokens per second.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Speed {
+    #[serde(rename = "prefill_tokens_per_second")]
+    pub(super) prefill: f64,
+    #[serde(rename = "decode_tokens_per_second")]
+    pub(super) decode: f64,
+}
+
+/// Measures a prompt of `prompt_tokens`, then `batch` replies of `new_tokens` to it.
+pub(super) fn speed(engine: &Engine, prompt_tokens: usize, new_tokens: usize, batch: usize) -> Result<Speed> {
+    // Once outside the measurement: threads start, buffers grow.
+    run(engine, &prompt(prompt_tokens.min(32), 1), 2, 1)?;
+
+    let prompt = prompt(prompt_tokens, 2);
+    let prefill = run(engine, &prompt, 1, 1)?;
+    // The prompt is cached now, so each step computes one token of each sequence.
+    let decode = run(engine, &prompt, new_tokens, batch)?;
+    Ok(Speed { prefill: prompt_tokens as f64 / prefill, decode: (batch * new_tokens) as f64 / decode })
 }
 
 /// Seconds for `batch` replies of exactly `new` tokens to one prompt.
