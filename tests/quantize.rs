@@ -1,0 +1,153 @@
+//! The real model in 8 and in 4 bits: how little it loses, and that what holds in float32 holds here.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use common::{config_with, folder, fresh, model_path, scratch};
+use foreturn::Engine;
+use foreturn::decode::GenerateOptions;
+use foreturn::engine::{Limits, Prompt};
+use foreturn::export::{ExportOptions, Quantize, export};
+use foreturn::model::ModelFolder;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// SmolLM2, exported once: float32, int8, int4.
+struct Exports {
+    _folder: TempDir,
+    int8: PathBuf,
+    int4: PathBuf,
+}
+
+fn gguf() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+fn exports() -> &'static Exports {
+    static EXPORTS: OnceLock<Exports> = OnceLock::new();
+    EXPORTS.get_or_init(|| {
+        let root = scratch();
+        let make = |quantize, name: &str| {
+            let to = root.path().join(name);
+            export(&ExportOptions { quantize, ..ExportOptions::new(gguf(), &to) }, &mut |_| {}).expect("an export");
+            to
+        };
+        let (int8, int4) = (make(Quantize::Int8, "int8"), make(Quantize::Int4, "int4"));
+        Exports { _folder: root, int8, int4 }
+    })
+}
+
+fn recorded(file: &str, field: &str) -> Vec<Vec<u32>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smollm2").join(file);
+    let cases: Value = serde_json::from_slice(&std::fs::read(path).expect("a fixture")).expect("JSON");
+    let tokens = |case: &Value| serde_json::from_value(case[field].clone()).expect("token ids");
+    cases["cases"].as_array().expect("cases").iter().map(tokens).collect()
+}
+
+fn logprobs(engine: &Engine, texts: &[Vec<u32>]) -> Vec<f32> {
+    let score = |tokens: &Vec<u32>| {
+        engine.logprobs(common::MODEL, Prompt::Tokens(tokens.clone()), Limits::default()).expect("scores").1
+    };
+    texts.iter().flat_map(score).collect()
+}
+
+/// Mean of changes without sign, and with it.
+fn change(wanted: &[f32], found: &[f32]) -> (f32, f32) {
+    assert_eq!(wanted.len(), found.len());
+    let n = wanted.len() as f32;
+    let changes = || wanted.iter().zip(found).map(|(wanted, found)| wanted - found);
+    (changes().map(f32::abs).sum::<f32>() / n, changes().sum::<f32>() / n)
+}
+
+#[test]
+fn little_is_lost() {
+    let texts = recorded("logprobs.json", "tokens");
+    let exact = logprobs(&fresh(config_with(&model_path(), "")).engine, &texts);
+    for path in [&exports().int8, &exports().int4] {
+        let found = logprobs(&fresh(config_with(path, "")).engine, &texts);
+        let (size, loss) = change(&exact, &found);
+        assert!(size < 0.1 && loss.abs() < 0.03, "{}: {size} nats a token, loss {loss}", path.display());
+    }
+}
+
+#[test]
+fn a_quarter_of_the_bytes_and_bitwise_all_the_same() {
+    let bytes = |path: &Path| std::fs::metadata(path.join("model.safetensors")).expect("weights").len() as f64;
+    let whole = bytes(&model_path());
+    for (path, share) in [(&exports().int8, 0.29), (&exports().int4, 0.20)] {
+        let share_found = bytes(path) / whole;
+        assert!(share_found < share, "{}: {share_found}", path.display());
+        let inspection = ModelFolder::open(path).expect("a model").inspect();
+        assert!(inspection.bitwise, "{:?}", inspection.bitwise_exceptions);
+    }
+}
+
+#[test]
+fn larger_blocks_are_reported_as_not_bitwise() {
+    let root = scratch();
+    let options =
+        |quantize| ExportOptions { quantize, block: 128, ..ExportOptions::new(gguf(), root.path().join("out")) };
+    let report = export(&options(Quantize::Int8), &mut |_| {}).expect("an export");
+    assert!(report.bytes < 160 << 20, "{}", report.bytes);
+    let inspection = ModelFolder::open(&root.path().join("out")).expect("a model").inspect();
+    assert!(!inspection.bitwise);
+    assert!(inspection.bitwise_exceptions[0].contains("block 128"), "{:?}", inspection.bitwise_exceptions);
+}
+
+#[test]
+fn batching_changes_nothing_to_the_last_bit() {
+    let mut prompts = recorded("greedy.json", "prompt_tokens");
+    prompts.iter_mut().for_each(|prompt| prompt.truncate(400));
+    let submit = |engine: &Engine, index: usize| {
+        let options = GenerateOptions { max_tokens: 16, seed: index as u64, ..GenerateOptions::default() };
+        let prompt = Prompt::Tokens(prompts[index].clone());
+        engine.submit_generate(common::MODEL, prompt, options, Limits::default()).expect("accepted")
+    };
+    let bits = |reply: foreturn::engine::Generation| {
+        let logprobs: Vec<u32> = reply.logprobs.iter().map(|logprob| logprob.to_bits()).collect();
+        (reply.tokens, logprobs)
+    };
+    for path in [&exports().int8, &exports().int4] {
+        // One at a time, whole prompts in one step.
+        let alone: Vec<_> = {
+            let fresh = fresh(config_with(path, "[runtime]\nthreads = 2\nstep_budget_ms = 10000"));
+            (0..prompts.len()).map(|index| bits(submit(&fresh.engine, index).wait().expect("a reply"))).collect()
+        };
+        // All at once, in small steps, with one thread.
+        let fresh = fresh(config_with(path, "[runtime]\nthreads = 1\nstep_budget_ms = 20"));
+        let pending: Vec<_> = (0..prompts.len()).map(|index| submit(&fresh.engine, index)).collect();
+        let together: Vec<_> = pending.into_iter().map(|pending| bits(pending.wait().expect("a reply"))).collect();
+        assert_eq!(together, alone, "{}", path.display());
+    }
+}
+
+/// Quantised inputs flip between two steps at the slightest difference, so ONNX Runtime's own attention doesn't agree
+/// with itself when a prompt comes in pieces. That noise is the measure.
+#[test]
+fn the_paged_path_computes_what_onnx_runtime_does() {
+    let texts: Vec<_> = recorded("greedy.json", "prompt_tokens").into_iter().filter(|t| t.len() > 64).take(4).collect();
+    for path in [&exports().int8, &exports().int4] {
+        let run = |settings: &str, batching: &str| {
+            let mut config = config_with(path, &format!("[runtime]\n{settings}"));
+            let model = config.models.get_mut(common::MODEL).expect("the model");
+            model.batching = serde_json::from_value(Value::from(batching)).expect("a batching");
+            logprobs(&fresh(config).engine, &texts)
+        };
+        let paged = run("step_budget_ms = 10000", "auto");
+        let own = run("step_budget_ms = 10000", "padded");
+        let own_in_pieces = run("step_budget_ms = 1", "padded");
+        let ((difference, _), (noise, _)) = (change(&own, &paged), change(&own, &own_in_pieces));
+        assert!(noise > 0.0 && difference <= 2.0 * noise, "{}: {difference}, noise {noise}", path.display());
+    }
+}
+
+#[test]
+fn tokens_and_templates_are_those_of_the_float32_export() {
+    let quantised = ModelFolder::open(&exports().int4).expect("a model");
+    assert_eq!(quantised.stop_tokens(), folder().stop_tokens());
+    let text = "Neither here nor there: 1234 ≈ 1.2k.";
+    let tokens = |folder: &ModelFolder| folder.tokenizer().encode_text(text).expect("tokens");
+    assert_eq!(tokens(&quantised), tokens(folder()));
+}
