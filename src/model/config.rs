@@ -23,7 +23,7 @@ pub(crate) struct FolderConfig {
     pub(crate) head: Option<Head>,
     /// The file that the values came from, for messages.
     pub(crate) file: &'static str,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// `config.json`, where there is one; `Null` where not.
     pub(crate) checkpoint: Value,
 }
@@ -57,6 +57,8 @@ pub(crate) struct DecoderConfig {
     num_hidden_layers: Option<usize>,
     #[serde(default)]
     num_key_value_heads: Option<usize>,
+    #[serde(default)]
+    num_attention_heads: Option<usize>,
 }
 
 /// Names of the graph's inputs; `%d` stands for a layer's number.
@@ -187,6 +189,11 @@ impl FolderConfig {
         self.model.decoder.num_hidden_layers.or_else(|| self.number("num_hidden_layers"))
     }
 
+    /// Query heads a layer.
+    pub(crate) fn query_heads(&self) -> Option<usize> {
+        self.model.decoder.num_attention_heads.or_else(|| self.number("num_attention_heads"))
+    }
+
     /// Key-value heads a layer.
     pub(crate) fn kv_heads(&self) -> Option<usize> {
         self.model.decoder.num_key_value_heads.or_else(|| self.number("num_key_value_heads"))
@@ -273,13 +280,17 @@ impl FolderConfig {
                 "model.decoder.filename is `{filename}`, which leaves the model's folder; put the graph into it"
             ));
         }
-        for (field, value) in [("vocab_size", model.vocab_size), ("context_length", model.context_length)] {
+        let [vocab_size, context, eos] = match self.file {
+            GENAI => ["model.vocab_size", "model.context_length", "model.eos_token_id"],
+            _ => ["vocab_size", "max_position_embeddings", "eos_token_id"],
+        };
+        for (field, value) in [(vocab_size, model.vocab_size), (context, model.context_length)] {
             if value == 0 || value > i32::MAX as usize {
                 return Err(format!("{field} is {value}; it has to be a positive number"));
             }
         }
         match model.eos_token_id.to_vec().into_iter().find(|&id| id as usize >= model.vocab_size) {
-            Some(id) => Err(format!("eos_token_id holds {id}, but vocab_size is {}", model.vocab_size)),
+            Some(id) => Err(format!("{eos} holds {id}, but {vocab_size} is {}", model.vocab_size)),
             None => Ok(()),
         }
     }

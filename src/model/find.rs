@@ -20,7 +20,7 @@ const FOLDERS: [&str; 2] = ["", "onnx"];
 
 /// Finds the graph that `path` means: a model folder, or the graph's own file where a folder holds several.
 pub(super) fn find(path: &Path) -> Result<Place> {
-    if path.is_file() {
+    if path.is_file() && path.extension().is_some_and(|end| end == "onnx") {
         let beside = path.parent().unwrap_or(Path::new(""));
         // Graphs may lie in a folder of their own, under the one with the configuration.
         let above = beside.parent().filter(|_| beside.file_name().is_some_and(|name| name == "onnx"));
@@ -33,7 +33,7 @@ pub(super) fn find(path: &Path) -> Result<Place> {
     if !path.is_dir() {
         let what = if path.exists() { "is not a folder" } else { "does not exist" };
         return Err(Error::invalid_model(format!(
-            "model folder {} {what}. Give a folder written by `foreturn export`",
+            "model folder {} {what}. Give a folder written by `foreturn export`, or a graph (*.onnx) in one",
             path.display()
         )));
     }

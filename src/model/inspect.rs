@@ -65,9 +65,10 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         }
         Runner::Padded(padded) => {
             let exception = "the padded path: rows depend on the lengths and the number of sequences in a run";
-            let attention = padded.caches.first().map(|cache| {
-                (padded.caches.len() / 2, config.number("num_attention_heads"), cache.heads, cache.size, cache.element)
-            });
+            let attention = padded
+                .caches
+                .first()
+                .map(|cache| (padded.caches.len() / 2, config.query_heads(), cache.heads, cache.size, cache.element));
             ("padded", attention, vec![exception.to_owned()])
         }
         Runner::Classifier(_) => {
@@ -82,7 +83,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         head: folder.head().cloned(),
         architecture: config.model.kind.clone(),
         layers: attention.map(|(layers, ..)| layers).or_else(|| config.layers()),
-        query_heads: attention.map_or_else(|| config.number("num_attention_heads"), |(_, query, ..)| query),
+        query_heads: attention.map_or_else(|| config.query_heads(), |(_, query, ..)| query),
         kv_heads: attention.map(|(_, _, kv, ..)| kv),
         head_size: attention.map(|(_, _, _, size, _)| size),
         kv_type: attention.map(|(.., kind)| kind.as_str_name().to_lowercase()),

@@ -18,7 +18,7 @@ use super::rewrite::widen::{self, Widened};
 use super::rewrite::{self, PagedGraph};
 use crate::decode::attention::BLOCK_SIZE;
 use crate::onnx::tensor_proto::DataType;
-use crate::onnx::{GraphProto, ValueInfoProto, build::MICROSOFT};
+use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, build::MICROSOFT};
 use crate::{Error, ErrorKind, Result};
 
 /// How a decoder's sequences are brought into one run of the model.
@@ -164,7 +164,10 @@ fn is_half(graph: &GraphProto) -> bool {
 fn find(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<Layout> {
     let graph = file.graph();
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
-    let contradiction = |why: String| Error::invalid_model(format!("{}: {why}", file.path.display()));
+    let contradiction = |why: String| {
+        let folder = config.folder.display();
+        Error::invalid_model(format!("{folder}/{why}. Correct it, or export the model again"))
+    };
     let has = |op: &str| graph.node.iter().any(|node| node.domain() == MICROSOFT && node.op_type() == op);
     check_token_input(graph, config).map_err(refuse)?;
     if has("PagedAttention") {
@@ -362,7 +365,7 @@ fn output<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a ValueInfoProto> {
     graph.output.iter().find(|output| output.name() == name)
 }
 
-/// Refuses configurations that say something else than the graph.
+/// Refuses configurations that say something else than the graph; the message begins with the file's name.
 fn check_sizes(graph: &GraphProto, config: &FolderConfig, padded: &PaddedGraph) -> Result<(), String> {
     let file = config.file;
     let width = output(graph, &config.model.decoder.outputs.logits).and_then(graph::last_dim);
@@ -382,7 +385,15 @@ fn check_sizes(graph: &GraphProto, config: &FolderConfig, padded: &PaddedGraph) 
             cache.past, cache.heads
         ));
     }
-    Ok(())
+    let heads = |node: &NodeProto| node.attribute.iter().find(|a| a.name() == "num_heads").map(|a| a.i());
+    let attention = graph.node.iter().filter(|node| node.op_type() == "GroupQueryAttention");
+    let Some(said) = config.query_heads() else { return Ok(()) };
+    match attention.filter_map(|node| Some((node, heads(node)?))).find(|(_, heads)| *heads != said as i64) {
+        Some((node, heads)) => {
+            Err(format!("{file}: num_attention_heads is {said}, but node `{}` has {heads}", node.name()))
+        }
+        None => Ok(()),
+    }
 }
 
 fn classifier(graph: &GraphProto, config: &FolderConfig) -> Result<Layout, String> {
