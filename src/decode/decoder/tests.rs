@@ -1,5 +1,7 @@
 //! The real model: against transformers' tokens, and bit for bit against itself.
 
+mod kinds;
+
 use super::*;
 use crate::decode::SamplingOptions;
 use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
