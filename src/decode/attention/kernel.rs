@@ -181,14 +181,23 @@ impl Call<'_> {
     /// As for [`Call::prepare`]; every token of the batch has been prepared, and no other thread works on this item.
     /// The processor has what `isa` stands for.
     pub(crate) unsafe fn attend(&self, item: Item, isa: Isa) {
+        // The usual case has no code for windows and soft caps.
+        let plain = self.window == usize::MAX && self.softcap == 0.0;
+        // SAFETY: passed on.
+        unsafe { if plain { self.attend_on::<true>(item, isa) } else { self.attend_on::<false>(item, isa) } }
+    }
+
+    /// # Safety
+    /// As for [`Call::attend`].
+    unsafe fn attend_on<const PLAIN: bool>(&self, item: Item, isa: Isa) {
         // SAFETY: passed on; the caller vouches for the processor.
         unsafe {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => attend_avx512(self, item),
+                Isa::Avx512 => attend_avx512::<PLAIN>(self, item),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => attend_avx2(self, item),
-                Isa::Scalar => attend::<simd::Scalar>(self, item),
+                Isa::Avx2 => attend_avx2::<PLAIN>(self, item),
+                Isa::Scalar => attend::<simd::Scalar, PLAIN>(self, item),
             }
         }
     }
@@ -222,16 +231,16 @@ impl Isa {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn attend_avx512(call: &Call<'_>, item: Item) {
+unsafe fn attend_avx512<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { attend::<simd::x86::Avx512>(call, item) }
+    unsafe { attend::<simd::x86::Avx512, PLAIN>(call, item) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn attend_avx2(call: &Call<'_>, item: Item) {
+unsafe fn attend_avx2<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { attend::<simd::x86::Avx2>(call, item) }
+    unsafe { attend::<simd::x86::Avx2, PLAIN>(call, item) }
 }
 
 /// Softmax state of an item's rows: running maximum, and sixteen partial sums of weights.
@@ -263,8 +272,9 @@ impl Rows {
     }
 }
 
+/// `PLAIN` where there is neither window nor soft cap.
 #[inline(always)]
-unsafe fn attend<S: Simd>(call: &Call<'_>, item: Item) {
+unsafe fn attend<S: Simd, const PLAIN: bool>(call: &Call<'_>, item: Item) {
     let stored = call.heads.stored();
     let group = call.heads.group();
     let rows = item.count * group;
@@ -280,7 +290,7 @@ unsafe fn attend<S: Simd>(call: &Call<'_>, item: Item) {
         for r in 0..rows {
             std::slice::from_raw_parts_mut(output.add(layout.offset(r)), stored).fill(0.0);
         }
-        let first = (item.position + 1).saturating_sub(call.window); // the first row's first key
+        let first = if PLAIN { 0 } else { (item.position + 1).saturating_sub(call.window) }; // the first row's first key
         let end = item.position + item.count; // one past the last key of the last row
         for start in (first / TILE * TILE..end).step_by(TILE) {
             let blocks = (end - start).min(TILE).div_ceil(LANES);
@@ -288,12 +298,12 @@ unsafe fn attend<S: Simd>(call: &Call<'_>, item: Item) {
             for first in (0..rows).step_by(ROWS) {
                 let rows_here = Rows { first, ..layout };
                 match (rows - first).min(ROWS) {
-                    6 => tile.step::<6>(call, query, output, rows_here, item, &mut state),
-                    5 => tile.step::<5>(call, query, output, rows_here, item, &mut state),
-                    4 => tile.step::<4>(call, query, output, rows_here, item, &mut state),
-                    3 => tile.step::<3>(call, query, output, rows_here, item, &mut state),
-                    2 => tile.step::<2>(call, query, output, rows_here, item, &mut state),
-                    _ => tile.step::<1>(call, query, output, rows_here, item, &mut state),
+                    6 => tile.step::<6, PLAIN>(call, query, output, rows_here, item, &mut state),
+                    5 => tile.step::<5, PLAIN>(call, query, output, rows_here, item, &mut state),
+                    4 => tile.step::<4, PLAIN>(call, query, output, rows_here, item, &mut state),
+                    3 => tile.step::<3, PLAIN>(call, query, output, rows_here, item, &mut state),
+                    2 => tile.step::<2, PLAIN>(call, query, output, rows_here, item, &mut state),
+                    _ => tile.step::<1, PLAIN>(call, query, output, rows_here, item, &mut state),
                 }
             }
         }
@@ -348,7 +358,7 @@ impl<S: Simd> Tile<S> {
 
     /// Adds this tile's keys and values to R rows.
     #[inline(always)]
-    unsafe fn step<const R: usize>(
+    unsafe fn step<const R: usize, const PLAIN: bool>(
         &mut self,
         call: &Call<'_>,
         query: *const f32,
@@ -362,10 +372,11 @@ impl<S: Simd> Tile<S> {
         for r in 0..R {
             let end = item.position + rows.token(r) + 1;
             let in_tile = |position: usize| position.saturating_sub(self.start).min(self.blocks * LANES);
-            (from[r], to[r]) = (in_tile(end.saturating_sub(call.window)), in_tile(end));
+            from[r] = if PLAIN { 0 } else { in_tile(end.saturating_sub(call.window)) };
+            to[r] = in_tile(end);
         }
         // Rows are in order of position, so the last one sees the most on the right, the first one on the left.
-        if to[R - 1] == 0 || from[0] == self.blocks * LANES {
+        if to[R - 1] == 0 || (!PLAIN && from[0] == self.blocks * LANES) {
             return; // nobody sees this tile
         }
         // SAFETY: passed on.
@@ -373,14 +384,16 @@ impl<S: Simd> Tile<S> {
             let q: [*const f32; R] = std::array::from_fn(|r| query.add(rows.offset(r)));
             let o: [*mut f32; R] = std::array::from_fn(|r| output.add(rows.offset(r)));
             self.score::<R>(q);
-            if call.softcap != 0.0 {
+            if !PLAIN && call.softcap != 0.0 {
                 self.soft_cap(R, call.softcap);
             }
             for r in 0..R {
                 if from[r] < to[r] {
                     let max = &mut state.max[rows.first + r];
                     let sum = &mut state.sum[rows.first + r];
-                    self.scores[r][..from[r]].fill(f32::NEG_INFINITY);
+                    if !PLAIN {
+                        self.scores[r][..from[r]].fill(f32::NEG_INFINITY);
+                    }
                     softmax_step::<S>(&mut self.scores[r], to[r], self.blocks, max, sum, o[r], self.stored);
                 }
             }
@@ -394,12 +407,12 @@ impl<S: Simd> Tile<S> {
         }
     }
 
-    /// scores[r][key] = q_r · k_key, four blocks at a time where there are four.
+    /// scores[r][key] = q_r · k_key, four blocks at a time where there are four, and registers for them.
     #[inline(always)]
     unsafe fn score<const R: usize>(&mut self, q: [*const f32; R]) {
         // SAFETY: passed on.
         unsafe {
-            if self.blocks == TILE_BLOCKS {
+            if S::MANY_REGISTERS && self.blocks == TILE_BLOCKS {
                 self.score_blocks::<R, TILE_BLOCKS>(q, 0);
             } else {
                 for b in 0..self.blocks {
@@ -455,7 +468,7 @@ impl<S: Simd> Tile<S> {
         // SAFETY: passed on.
         unsafe {
             let mut d = 0;
-            while d + 4 * LANES <= self.stored {
+            while S::MANY_REGISTERS && d + 4 * LANES <= self.stored {
                 self.accumulate_dims::<R, 4>(o, row, from, to, d);
                 d += 4 * LANES;
             }

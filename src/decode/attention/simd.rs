@@ -14,6 +14,8 @@ pub(crate) const LANES: usize = 16;
 /// processor that has them; pointers must be valid for 16 floats (no alignment is needed).
 pub(crate) unsafe trait Simd: Copy {
     type V: Copy;
+    /// Whether there are registers for four [`Simd::V`] of each of six rows; else there are for one.
+    const MANY_REGISTERS: bool;
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
@@ -127,6 +129,7 @@ macro_rules! lanes {
 // SAFETY: uses no processor features; all pointers are used for 16 floats.
 unsafe impl Simd for Scalar {
     type V = [f32; LANES];
+    const MANY_REGISTERS: bool = true;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         [x; LANES]
@@ -193,6 +196,7 @@ pub(crate) mod x86 {
     // SAFETY: only used by kernels compiled for avx2 and fma; unaligned loads and stores of 16 floats.
     unsafe impl Simd for Avx2 {
         type V = (__m256, __m256);
+        const MANY_REGISTERS: bool = false;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self::V {
             unsafe { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
@@ -255,6 +259,7 @@ pub(crate) mod x86 {
     // SAFETY: only used by kernels compiled for avx512f; unaligned loads and stores of 16 floats.
     unsafe impl Simd for Avx512 {
         type V = __m512;
+        const MANY_REGISTERS: bool = true;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self::V {
             unsafe { _mm512_set1_ps(x) }
