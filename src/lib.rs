@@ -35,6 +35,7 @@ pub mod rank;
 pub mod reward;
 pub mod rollout;
 pub mod runtime;
+pub mod score;
 #[cfg(test)]
 pub(crate) mod testing;
 

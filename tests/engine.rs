@@ -538,6 +538,7 @@ impl ChatModel for Scripted {
                 finish: Finish::Stop,
                 retokenized_differs: Vec::new(),
             },
+            ChatTask::Score(_) => panic!("no metric of these tests asks for scores"),
         };
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.waiting.push((ticket, ChatReply { output, usage: Usage::default() }));

@@ -100,7 +100,7 @@ fn words() -> TokenCounter {
 fn models() -> ModelsInfo {
     let model = |role| (role, ModelInfo { name: "scripted".into(), weights: Some("v1".into()), date: None });
     let models = [ModelRole::Policy, ModelRole::User, ModelRole::Judge].map(model);
-    ModelsInfo { models: models.into(), bitwise: true }
+    ModelsInfo { models: models.into(), bitwise: true, ..ModelsInfo::default() }
 }
 
 /// Drives a job to its end; `pick` chooses which of the waiting requests is answered next.

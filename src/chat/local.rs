@@ -4,23 +4,27 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::backend::Backend;
 use super::{
     ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, SampledTokens, Ticket, Usage,
     reasoning,
 };
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
-use crate::decode::{DecodeOptions, Decoder, DecoderStats};
+use crate::decode::{DecodeOptions, DecoderStats};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::{EncodedChat, RenderOptions};
 use crate::runtime::{ProviderReport, RuntimeOptions};
+use crate::score::input::{self, Encoded, Prompting};
+use crate::score::output::{self, Given};
+use crate::score::{ScoreInput, ScoreOutput, ScoreTask};
 use crate::{Error, ErrorKind, Result};
 
 /// A model in this process, with its tokenizer and chat template.
 pub(crate) struct LocalChat {
     name: Arc<str>,
-    decoder: Decoder,
-    render: RenderOptions,
+    backend: Backend,
+    prompting: Prompting,
     /// Whether the chat template takes no system message, so that one goes in front of the first message instead.
     folds_system: bool,
     bitwise: bool,
@@ -48,6 +52,8 @@ struct UnderWay {
     retokenized_differs: Vec<usize>,
     /// Whether the prompt ended in the middle of reasoning.
     opens_reasoning: bool,
+    /// What a score is read as; `None` for other requests.
+    score: Option<ScoreTask>,
     /// Takes the whole result instead of the chat reply.
     direct: Option<OnCompletion>,
 }
@@ -64,26 +70,28 @@ pub(crate) struct Completion {
     pub(crate) finish: Finish,
     /// Of the sampled tokens, or of the scored ones.
     pub(crate) logprobs: Vec<f32>,
+    /// Of a scoring request.
+    pub(crate) score: Option<ScoreOutput>,
     pub(crate) usage: Usage,
 }
 
 impl LocalChat {
-    /// Loads `folder`'s model under `name`; `render` says how conversations become its prompts.
+    /// Loads `folder`'s model under `name`; `prompting` says how conversations become its prompts.
     pub(crate) fn load(
         name: Arc<str>,
         folder: Arc<ModelFolder>,
-        render: RenderOptions,
+        prompting: Prompting,
         decode: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
         let bitwise = folder.inspect().bitwise;
-        let render = RenderOptions { model: Some(Arc::clone(&name)), ..render };
+        let render = RenderOptions { model: Some(Arc::clone(&name)), ..prompting.render };
         let folds_system = folder.tokenizer().refuses_system(&render);
-        let decoder = Decoder::load(folder, decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
+        let backend = Backend::load(folder, decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
         Ok(LocalChat {
             name,
-            decoder,
-            render,
+            backend,
+            prompting: Prompting { render, ..prompting },
             folds_system,
             bitwise,
             next: 0,
@@ -95,11 +103,11 @@ impl LocalChat {
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
-        self.decoder.folder()
+        self.backend.folder()
     }
 
     pub(crate) fn status(&self) -> ModelStatus {
-        ModelStatus { provider: self.decoder.provider().clone(), stats: self.decoder.stats() }
+        ModelStatus { provider: self.backend.provider().clone(), stats: self.backend.stats() }
     }
 
     /// Samples a reply to these very tokens. `done` gets a refusal too; then there is no ticket.
@@ -124,28 +132,36 @@ impl LocalChat {
         self.queue_direct(tokens, 0, reader, done)
     }
 
+    /// Scores a text for `task`. `done` as for [`LocalChat::generate`].
+    pub(crate) fn score(&mut self, encoded: Encoded, task: ScoreTask, done: OnCompletion) -> Option<Ticket> {
+        match self.backend.score(encoded) {
+            Ok(id) => Some(self.track(id, EncodedChat::default(), Some(task), Some(done))),
+            Err(error) => refuse(done, error),
+        }
+    }
+
     /// Keeps a prefix's full blocks in the cache, and computes those that are not there. `done` as for
     /// [`LocalChat::generate`].
     pub(crate) fn warm(&mut self, key: u64, tokens: Vec<u32>, done: OnCompletion) -> Option<Ticket> {
-        if let Err(error) = self.decoder.pin(key, &tokens) {
+        if let Err(error) = self.backend.pin(key, &tokens) {
             return refuse(done, error);
         }
         let reader = AnyReader::Choose(Choose::new(tokens.len(), Vec::new()));
         let queued = self.queue_direct(tokens, 0, reader, done);
         if queued.is_none() {
-            self.decoder.unpin(key);
+            self.backend.unpin(key);
         }
         queued
     }
 
     /// Undoes [`LocalChat::warm`].
     pub(crate) fn unpin(&mut self, key: u64) {
-        self.decoder.unpin(key);
+        self.backend.unpin(key);
     }
 
     /// Says when nobody will wait for this model any more, unless told otherwise by then.
     pub(crate) fn end_by(&mut self, end: Option<Instant>) {
-        self.decoder.end_by(end);
+        self.backend.end_by(end);
     }
 
     /// Whether a request has not ended yet.
@@ -156,7 +172,7 @@ impl LocalChat {
     /// Ends a request early, for the reason that `finish` gives. What was sampled until now is a reply, cut short.
     pub(crate) fn end(&mut self, ticket: Ticket, finish: Finish) {
         let Some(&id) = self.sequences.get(&ticket) else { return };
-        let Some((mut reader, cost)) = self.decoder.cancel(id) else { return };
+        let Some((mut reader, cost)) = self.backend.cancel(id) else { return };
         let result = match (&mut reader, finish) {
             (AnyReader::Generate(reader), _) => reader.end(finish).map(|_| ()),
             (_, Finish::Deadline) => {
@@ -177,7 +193,7 @@ impl LocalChat {
     }
 
     fn generate_reader(&self, options: GenerateOptions, prompt: usize) -> Result<Generate> {
-        let folder = self.decoder.folder();
+        let folder = self.backend.folder();
         if prompt == 0 {
             return Err(Error::invalid_request("the prompt is empty; give at least one token"));
         }
@@ -191,24 +207,30 @@ impl LocalChat {
         reader: AnyReader,
         done: OnCompletion,
     ) -> Option<Ticket> {
-        match self.decoder.submit(tokens, max_new, reader) {
-            Ok(id) => Some(self.track(id, EncodedChat::default(), Some(done))),
+        match self.backend.submit(tokens, max_new, reader) {
+            Ok(id) => Some(self.track(id, EncodedChat::default(), None, Some(done))),
             Err(error) => refuse(done, error),
         }
     }
 
     fn queue_chat(&mut self, mut prompt: EncodedChat, max_new: usize, reader: AnyReader) -> Result<Ticket> {
-        let id = self.decoder.submit(std::mem::take(&mut prompt.tokens), max_new, reader)?;
-        Ok(self.track(id, prompt, None))
+        let id = self.backend.submit(std::mem::take(&mut prompt.tokens), max_new, reader)?;
+        Ok(self.track(id, prompt, None, None))
     }
 
-    fn track(&mut self, id: SequenceId, prompt: EncodedChat, direct: Option<OnCompletion>) -> Ticket {
+    fn track(
+        &mut self,
+        id: SequenceId,
+        prompt: EncodedChat,
+        score: Option<ScoreTask>,
+        direct: Option<OnCompletion>,
+    ) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
         self.sequences.insert(ticket, id);
         let EncodedChat { retokenized_differs, opens_reasoning, .. } = prompt;
         let start = Instant::now();
-        self.under_way.insert(id, UnderWay { ticket, start, retokenized_differs, opens_reasoning, direct });
+        self.under_way.insert(id, UnderWay { ticket, start, retokenized_differs, opens_reasoning, score, direct });
         ticket
     }
 
@@ -226,6 +248,16 @@ impl LocalChat {
             seconds: under_way.start.elapsed().as_secs_f64(),
         };
         let mut under_way = under_way;
+        if let Some(task) = under_way.score.take() {
+            let score = result.and_then(|()| self.read_score(&task, reader, cost.prompt));
+            return match under_way.direct.take() {
+                Some(done) => done(score.map(|score| Completion { score: Some(score), ..Completion::of(usage) })),
+                None => {
+                    let reply = score.map(|score| ChatReply { output: ChatOutput::Score(score), usage });
+                    self.ready.push((under_way.ticket, reply));
+                }
+            };
+        }
         match under_way.direct.take() {
             Some(done) => done(result.map(|()| completion(reader, usage))),
             None => {
@@ -233,6 +265,15 @@ impl LocalChat {
                 self.ready.push((under_way.ticket, reply));
             }
         }
+    }
+
+    fn read_score(&self, task: &ScoreTask, reader: AnyReader, tokens: usize) -> Result<ScoreOutput> {
+        let numbers = match reader {
+            AnyReader::Rows(reader) => reader.rows,
+            AnyReader::LogProbs(reader) => reader.logprobs,
+            _ => return Err(Error::internal("a score was not read as one")),
+        };
+        output::read(self.folder(), task, Given { numbers, tokens })
     }
 
     fn output(&self, reader: AnyReader, under_way: &UnderWay) -> ChatOutput {
@@ -250,12 +291,12 @@ impl LocalChat {
                 ChatOutput::Text { text: reader.text, tokens: ids, finish, retokenized_differs }
             }
             AnyReader::Choose(reader) => ChatOutput::Choice { probabilities: reader.probabilities },
-            AnyReader::LogProbs(_) => ChatOutput::Choice { probabilities: Vec::new() },
+            AnyReader::LogProbs(_) | AnyReader::Rows(_) => ChatOutput::Choice { probabilities: Vec::new() },
         }
     }
 
     fn spells(&self, reader: &Generate) -> bool {
-        let tokenizer = self.decoder.folder().tokenizer();
+        let tokenizer = self.backend.folder().tokenizer();
         tokenizer.decode(reader.reply_tokens(), true).is_ok_and(|text| text == reader.text)
     }
 }
@@ -277,19 +318,26 @@ fn refuse(done: OnCompletion, error: Error) -> Option<Ticket> {
     None
 }
 
+impl Completion {
+    /// One of which nothing is known but what it cost.
+    fn of(usage: Usage) -> Self {
+        let (tokens, text, logprobs) = (Vec::new(), String::new(), Vec::new());
+        Completion { tokens, text, finish: Finish::Stop, logprobs, score: None, usage }
+    }
+}
+
 fn completion(reader: AnyReader, usage: Usage) -> Completion {
-    let empty =
-        Completion { tokens: Vec::new(), text: String::new(), finish: Finish::Stop, logprobs: Vec::new(), usage };
+    let empty = Completion::of(usage);
     match reader {
         AnyReader::Generate(reader) => Completion {
             tokens: reader.tokens,
             text: reader.text,
             finish: reader.finish.unwrap_or(Finish::Cancelled),
             logprobs: reader.logprobs,
-            usage,
+            ..empty
         },
         AnyReader::LogProbs(reader) => Completion { logprobs: reader.logprobs, ..empty },
-        AnyReader::Choose(_) => empty,
+        AnyReader::Choose(_) | AnyReader::Rows(_) => empty,
     }
 }
 
@@ -303,8 +351,8 @@ impl ChatModel for LocalChat {
     }
 
     fn prompt_date(&self) -> Option<String> {
-        let date = self.render.date?;
-        self.folder().tokenizer().shows_date(&self.render).then(|| date.to_string())
+        let date = self.prompting.render.date?;
+        self.folder().tokenizer().shows_date(&self.prompting.render).then(|| date.to_string())
     }
 
     fn is_bitwise(&self) -> bool {
@@ -312,9 +360,14 @@ impl ChatModel for LocalChat {
     }
 
     fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
-        let folder = Arc::clone(self.decoder.folder());
+        let folder = Arc::clone(self.backend.folder());
         let messages = if self.folds_system { folded(request.messages) } else { request.messages };
-        let prompt = folder.tokenizer().encode_chat(&messages, &self.render)?;
+        if let ChatTask::Score(task) = request.task {
+            let encoded = input::encode(&folder, &self.prompting, ScoreInput::Chat(messages), &task)?;
+            let id = self.backend.score(encoded)?;
+            return Ok(self.track(id, EncodedChat::default(), Some(task), None));
+        }
+        let prompt = folder.tokenizer().encode_chat(&messages, &self.prompting.render)?;
         let length = prompt.tokens.len();
         match request.task {
             ChatTask::Generate { max_tokens, sampling, stop } => {
@@ -332,12 +385,13 @@ impl ChatModel for LocalChat {
                 let reader = AnyReader::Choose(Choose::new(length.max(1), answers));
                 self.queue_chat(prompt, 0, reader)
             }
+            ChatTask::Score(_) => Err(Error::internal("a score is not asked as a chat")),
         }
     }
 
     fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
         let mut ended = std::mem::take(&mut self.ended);
-        self.decoder.step(&mut ended);
+        self.backend.step(&mut ended);
         for Ended { id, reader, cost, result } in ended.drain(..) {
             self.complete(id, reader, cost, result);
         }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
+use crate::score::{ScoreOutput, ScoreTask};
 use crate::{Error, Result};
 
+mod backend;
 pub(crate) mod local;
 pub(crate) mod reasoning;
 
@@ -83,7 +85,7 @@ pub struct ChatRequest {
     pub seed: u64,
 }
 
-/// The two things a chat model can do.
+/// The three things that chat models can do; which of them one can is its own.
 #[derive(Debug, Clone)]
 pub enum ChatTask {
     /// Write a reply.
@@ -100,6 +102,8 @@ pub enum ChatTask {
         /// For each answer, its accepted spellings.
         answers: Vec<Vec<String>>,
     },
+    /// Score the conversation as it stands; nobody speaks next.
+    Score(ScoreTask),
 }
 
 /// A finished request.
@@ -130,6 +134,8 @@ pub enum ChatOutput {
         /// Probability that each answer opens the reply, in the order asked; in [0, 1], summing to at most 1.
         probabilities: Vec<f64>,
     },
+    /// For [`ChatTask::Score`].
+    Score(ScoreOutput),
 }
 
 /// Why a reply ended.
@@ -226,4 +232,18 @@ pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
         Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
             .with_source(e)
     })
+}
+/// Reads a conversation, or a list of conversations; the flag says whether it was a list. `origin` names it in messages.
+///
+/// # Errors
+/// As [`parse_messages`].
+pub fn parse_chats(json: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
+    let is_list = serde_json::from_str::<Vec<serde_json::Value>>(json)
+        .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
+    if !is_list {
+        return Ok((vec![parse_messages(json, origin)?], false));
+    }
+    let chats = serde_json::from_str(json)
+        .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
+    Ok((chats, true))
 }

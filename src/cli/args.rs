@@ -27,6 +27,8 @@ pub(super) enum Command {
     Generate(GenerateArgs),
     /// Score tokens, each given the ones before it
     Logprobs(LogprobsArgs),
+    /// Score conversations with a reward model
+    Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
     /// Measure prefill and decoding, or a whole ranking job
@@ -161,6 +163,76 @@ pub(super) struct LogprobsArgs {
     /// Print JSON (the only form there is)
     #[arg(long, required = true)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScoreArgs {
+    /// Folder of a reward model or classifier; with --reference, of the policy
+    #[arg(long, value_name = "DIR")]
+    pub(super) model: PathBuf,
+    /// JSON list of {"role", "content"}, or a list of such lists; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(super) messages: PathBuf,
+    /// What the file holds
+    #[arg(long, value_enum, default_value_t = ScoreFormat::Chat)]
+    pub(super) format: ScoreFormat,
+    /// Which tokens a conversation has around what the chat template renders
+    #[arg(long, value_enum, default_value_t = BosArg::Once, conflicts_with = "reference")]
+    pub(super) bos: BosArg,
+    /// Reward each step of the last message; steps are what stands between blank lines, or between SEPARATORs
+    #[arg(
+        long,
+        value_name = "SEPARATOR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "\n\n",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
+    pub(super) steps: Option<String>,
+    /// The token after each step at which the model judges
+    #[arg(long, value_name = "TOKEN", default_value = "<extra_0>", requires = "steps")]
+    pub(super) marker: String,
+    /// The label whose probability is a step's reward, by name or place; the second of two if absent
+    #[arg(long, value_name = "LABEL", requires = "steps")]
+    pub(super) positive: Option<String>,
+    /// Folder of a reference model: gives the implicit reward of the last message
+    #[arg(long, value_name = "DIR", conflicts_with = "steps")]
+    pub(super) reference: Option<PathBuf>,
+    /// Strength of the pull to the reference
+    #[arg(long, value_name = "B", default_value_t = 0.1, requires = "reference")]
+    pub(super) beta: f64,
+    /// Take means over tokens instead of sums
+    #[arg(long, requires = "reference")]
+    pub(super) length_normalized: bool,
+    /// The label to compare by, where there are several, by name or place
+    #[arg(long, value_name = "LABEL", conflicts_with_all = ["steps", "reference"])]
+    pub(super) label: Option<String>,
+    #[command(flatten)]
+    pub(super) template: TemplateArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What a file to be scored holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ScoreFormat {
+    /// A conversation, or a list of them
+    Chat,
+    /// Records {"prompt", "chosen": […], "rejected": […]}, as a list or one a line
+    #[value(name = "reward-bench-2")]
+    RewardBench2,
+}
+
+/// See [`foreturn::model::tokenizer::Bos`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum BosArg {
+    /// Those of the tokenizer, and no BOS by the template
+    Once,
+    /// None
+    Template,
+    /// Those of the tokenizer, even if the template begins with a BOS
+    Double,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,8 @@ mod compare;
 mod models;
 mod output;
 mod rank;
+mod reward_bench;
+mod score;
 
 use std::process::ExitCode;
 
@@ -35,6 +37,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Render(args) => models::render(&args),
         Command::Generate(args) => models::generate(&args),
         Command::Logprobs(args) => models::logprobs(&args),
+        Command::Score(args) => score::score(&args),
         Command::Rank(args) => rank::rank(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),

@@ -40,7 +40,7 @@ fn engine_with(path: &Path, template: &TemplateArgs) -> Result<Engine> {
     Engine::builder(config).places(places()).build()
 }
 
-fn model_config(template: &TemplateArgs) -> ModelConfig {
+pub(super) fn model_config(template: &TemplateArgs) -> ModelConfig {
     ModelConfig {
         template: template.template.clone(),
         template_arguments: template.arguments.iter().cloned().collect(),

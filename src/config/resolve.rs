@@ -72,16 +72,8 @@ impl Config {
             (ModelRole::Judge, &self.roles.judge, only),
             (ModelRole::Extractor, &self.roles.extractor, None),
         ] {
-            if let Some(name) = named
-                && !self.models.contains_key(name)
-                && !self.host_models.contains(name)
-            {
-                let known: Vec<&str> = self.models.keys().chain(&self.host_models).map(String::as_str).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Error::invalid_config(format!(
-                    "roles.{} = \"{name}\": there is no [models.{name}]. Models: {known}",
-                    role.as_str()
-                )));
+            if let Some(name) = named {
+                self.check_known(name).map_err(|e| e.context(format!("roles.{} = \"{name}\"", role.as_str())))?;
             }
             if let Some(name) = named.as_ref().or(fallback) {
                 roles.models.insert(role, name.clone());
@@ -90,12 +82,33 @@ impl Config {
         Ok(roles)
     }
 
+    /// Refuses a metric that names a model which isn't there.
+    fn with_models(&self, metric: WeightedMetric) -> Result<WeightedMetric> {
+        for model in metric.metric.models() {
+            self.check_known(&model).map_err(|e| e.context(format!("metric `{}` asks `{model}`", metric.name)))?;
+        }
+        Ok(metric)
+    }
+
+    fn check_known(&self, model: &str) -> Result<()> {
+        let mut names = self.models.keys().chain(&self.host_models);
+        if names.any(|name| name == model) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.models.keys().chain(&self.host_models).map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(Error::invalid_config(format!("there is no [models.{model}]. Models: {known}")))
+    }
+
     /// The listed metrics, or the preset's. Empty where there is neither: a configuration without metrics can still
     /// generate, and rankings refuse it.
     pub(super) fn resolve_metrics(&self) -> Result<Vec<WeightedMetric>> {
         let preset = self.preset_values()?;
         if let Some(listed) = &self.metrics {
-            let of = |(at, config)| build(config, preset.as_ref()).map_err(|e| e.context(format!("metrics[{at}]")));
+            let of = |(at, config)| {
+                let metric = build(config, preset.as_ref()).and_then(|metric| self.with_models(metric));
+                metric.map_err(|e| e.context(format!("metrics[{at}]")))
+            };
             let metrics = listed.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
             WeightedMetric::check_all(&metrics)?;
             return Ok(metrics);

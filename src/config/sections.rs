@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
 use crate::model::Batching;
-use crate::model::tokenizer::{Compat, DateTime, RenderOptions};
+use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::rank::FailurePolicy;
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
@@ -167,6 +167,9 @@ pub struct ModelConfig {
     pub date: Option<String>,
     /// Whether message content may act as control tokens: "safe" (the default) or "transformers".
     pub compat: Compat,
+    /// Which tokens a conversation to be scored has around what the chat template renders: "once" (the default),
+    /// "template" or "double". Prompts of language models are what their template renders.
+    pub bos: Bos,
 }
 
 impl ModelConfig {

@@ -1,5 +1,7 @@
-//! What is done with a sequence's logits: write a reply, score given tokens, or compare answers.
+//! What is done with a sequence's logits: write a reply, score given tokens, compare answers, or keep rows of a head's
+//! scores.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
@@ -46,6 +48,7 @@ pub(crate) enum AnyReader {
     Generate(Box<Generate>),
     LogProbs(LogProbs),
     Choose(Choose),
+    Rows(Rows),
 }
 
 impl Reader for AnyReader {
@@ -54,6 +57,7 @@ impl Reader for AnyReader {
             AnyReader::Generate(reader) => reader.next,
             AnyReader::LogProbs(reader) => reader.next,
             AnyReader::Choose(reader) => reader.position,
+            AnyReader::Rows(reader) => reader.wanted.front().copied().unwrap_or(0),
         }
     }
 
@@ -62,6 +66,7 @@ impl Reader for AnyReader {
             AnyReader::Generate(reader) => reader.read(tokens, logits),
             AnyReader::LogProbs(reader) => reader.read(position, logits),
             AnyReader::Choose(reader) => reader.read(logits),
+            AnyReader::Rows(reader) => Ok(reader.read(position, logits)),
         }
     }
 }
@@ -221,5 +226,34 @@ impl Choose {
         let probability = |&token: &u32| (f64::from(logits[token as usize]) - normaliser).exp();
         self.probabilities = self.answers.iter().map(|tokens| tokens.iter().map(probability).sum()).collect();
         Ok(Next::Finish)
+    }
+}
+
+/// Rows of a head's scores at given tokens.
+#[derive(Default)]
+pub(crate) struct Rows {
+    /// Positions that are still to be read, in order.
+    wanted: VecDeque<usize>,
+    /// One row after the other.
+    pub(crate) rows: Vec<f32>,
+}
+
+impl Rows {
+    /// Reads the rows at `positions`, which grow.
+    pub(crate) fn new(positions: impl IntoIterator<Item = usize>) -> Self {
+        Rows { wanted: positions.into_iter().collect(), rows: Vec::new() }
+    }
+
+    /// Rows that are there already.
+    pub(crate) fn given(rows: Vec<f32>) -> Self {
+        Rows { wanted: VecDeque::new(), rows }
+    }
+
+    fn read(&mut self, position: usize, logits: &[f32]) -> Next {
+        if self.wanted.front() == Some(&position) {
+            self.wanted.pop_front();
+            self.rows.extend_from_slice(logits);
+        }
+        if self.wanted.is_empty() { Next::Finish } else { Next::Continue }
     }
 }

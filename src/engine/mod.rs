@@ -11,6 +11,7 @@
 mod limits;
 mod owner;
 mod pending;
+mod scoring;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 pub use self::limits::{CancelToken, Limits};
 use self::owner::{Command, Direct, Owner, RankRun, Task};
 pub use self::pending::Pending;
+pub use self::scoring::ScoreOptions;
 pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
 use crate::chat::{ChatModel, Finish, Message, Usage};
@@ -31,7 +33,9 @@ use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
 use crate::rank::{Progress, RankJob, RankPlan, RankRequest, Ranking};
+use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
+use crate::score::input::Prompting;
 use crate::{Error, Result};
 
 /// Makes a chat model on the engine's own thread.
@@ -71,12 +75,12 @@ struct Inner {
 /// What the handle itself has to know of a model of this process.
 struct Local {
     folder: Arc<ModelFolder>,
-    render: RenderOptions,
+    prompting: Prompting,
 }
 
 impl Local {
     fn render_options(&self, add_generation_prompt: bool) -> RenderOptions {
-        RenderOptions { add_generation_prompt, ..self.render.clone() }
+        RenderOptions { add_generation_prompt, ..self.prompting.render.clone() }
     }
 }
 
@@ -182,8 +186,9 @@ impl EngineBuilder {
                 ModelFolder::open_with(path, model.batching).map_err(|e| e.context(format!("model `{name}`")))?;
             let folder = Arc::new(folder);
             let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
-            locals.insert(name.clone(), Local { folder: Arc::clone(&folder), render: render.clone() });
-            let factory = owner::local_factory(name, folder, render, decode.clone(), runtime.clone());
+            let prompting = Prompting { render, bos: model.bos };
+            locals.insert(name.clone(), Local { folder: Arc::clone(&folder), prompting: prompting.clone() });
+            let factory = owner::local_factory(name, folder, prompting, decode.clone(), runtime.clone());
             factories.push((name.clone(), factory));
         }
         factories.extend(custom);
@@ -202,10 +207,17 @@ impl EngineBuilder {
 fn plan(config: &Config, locals: &BTreeMap<String, Local>) -> Result<RankPlan> {
     let policy = config.policy_model();
     let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
-    config.plan(Arc::new(move |text: &str| match &tokenizer {
+    let plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
         Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
         None => text.split_whitespace().count(),
-    }))
+    }))?;
+    for WeightedMetric { name, metric, .. } in &plan.metrics {
+        for model in metric.models() {
+            let Some(local) = locals.get(&*model) else { continue };
+            metric.check_model(&model, &local.folder).map_err(|e| e.context(format!("metric `{name}`")))?;
+        }
+    }
+    Ok(plan)
 }
 
 fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
@@ -284,10 +296,9 @@ impl Engine {
             (None, None) => return Err(Error::internal("an engine without a plan")),
         };
         self.check_roles(&plan)?;
-        let roles = plan.roles.clone();
-        let job = RankJob::new(request, plan)?;
+        let job = RankJob::new(request, Arc::clone(&plan))?;
         let (pending, respond) = pending::pair(options.limits.cancel.clone());
-        let run = RankRun::new(job, roles, start, options, pending.token(), respond);
+        let run = RankRun::new(job, plan, start, options, pending.token(), respond);
         self.send(Command::Rank(Box::new(run)))?;
         Ok(pending)
     }
@@ -296,7 +307,7 @@ impl Engine {
         for (role, model) in &plan.roles.models {
             self.index(model).map_err(|e| e.context(format!("roles.{}", role.as_str())))?;
         }
-        Ok(())
+        plan.metric_models().iter().try_for_each(|model| self.index(model).map(|_| ()))
     }
 
     /// Samples a reply.
@@ -329,7 +340,7 @@ impl Engine {
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let done = move |result: Result<Completion>| {
             respond.send(result.map(|completion| {
-                let Completion { tokens, text, finish, logprobs, usage } = completion;
+                let Completion { tokens, text, finish, logprobs, usage, .. } = completion;
                 Generation { prompt_tokens, tokens, text, finish, logprobs, usage }
             }));
         };

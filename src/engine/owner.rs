@@ -12,9 +12,10 @@ use crate::chat::local::{LocalChat, ModelStatus, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
-use crate::model::tokenizer::RenderOptions;
-use crate::rank::{Ask, AskId, ModelInfo, ModelsInfo, Progress, RankJob, Ranking, Roles, StopReason};
+use crate::rank::{Ask, AskId, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, StopReason};
 use crate::runtime::RuntimeOptions;
+use crate::score::ScoreTask;
+use crate::score::input::{Encoded, Prompting};
 use crate::{Error, ErrorKind, Result};
 
 /// Rankings that sample at the same time; more would only wait for each other's blocks.
@@ -51,12 +52,13 @@ pub(super) enum Task {
     Generate(Vec<u32>, GenerateOptions),
     LogProbs(Vec<u32>),
     Warm(u64, Vec<u32>),
+    Score(Encoded, ScoreTask),
 }
 
 /// A ranking under way.
 pub(super) struct RankRun {
     job: RankJob,
-    roles: Roles,
+    plan: Arc<RankPlan>,
     start: Instant,
     deadline: Option<Instant>,
     cancel: CancelToken,
@@ -68,14 +70,14 @@ pub(super) struct RankRun {
 impl RankRun {
     pub(super) fn new(
         job: RankJob,
-        roles: Roles,
+        plan: Arc<RankPlan>,
         start: Instant,
         options: RankOptions,
         cancel: CancelToken,
         respond: Responder<Ranking>,
     ) -> Self {
         let deadline = options.limits.deadline();
-        RankRun { job, roles, start, deadline, cancel, on_progress: options.on_progress, reported: 0, respond }
+        RankRun { job, plan, start, deadline, cancel, on_progress: options.on_progress, reported: 0, respond }
     }
 
     /// Why it should end now, if it should.
@@ -99,12 +101,12 @@ impl RankRun {
 pub(super) fn local_factory(
     name: &str,
     folder: Arc<ModelFolder>,
-    render: RenderOptions,
+    prompting: Prompting,
     decode: DecodeOptions,
     runtime: RuntimeOptions,
 ) -> ChatModelFactory {
     let name: Arc<str> = name.into();
-    Box::new(move || Ok(Box::new(LocalChat::load(name, folder, render, &decode, &runtime)?)))
+    Box::new(move || Ok(Box::new(LocalChat::load(name, folder, prompting, &decode, &runtime)?)))
 }
 
 /// A ranking's number, by arrival.
@@ -255,6 +257,7 @@ impl Owner {
             (Ok(local), Task::Generate(tokens, options)) => local.generate(tokens, options, done),
             (Ok(local), Task::LogProbs(tokens)) => local.logprobs(tokens, done),
             (Ok(local), Task::Warm(key, tokens)) => local.warm(key, tokens, done),
+            (Ok(local), Task::Score(encoded, task)) => local.score(encoded, task, done),
         };
         if let Some(ticket) = queued {
             self.direct.push((model, ticket, deadline, cancel));
@@ -300,9 +303,10 @@ impl Owner {
     /// Sends a ranking's requests to their models; a refusal is a reply like any other.
     fn submit(&mut self, id: RunId, asks: Vec<Ask>) {
         let mut asks = VecDeque::from(asks);
-        while let Some(Ask { id: ask, role, request }) = asks.pop_front() {
+        while let Some(Ask { id: ask, role, model, request }) = asks.pop_front() {
             let Some(run) = self.active.get_mut(&id) else { return };
-            let model = run.roles.resolve(role).and_then(|(_, name)| self.models.iter().position(|(n, _)| n == name));
+            let name = model.as_deref().or_else(|| run.plan.roles.resolve(role).map(|(_, name)| name));
+            let model = name.and_then(|name| self.models.iter().position(|(other, _)| other == name));
             let submitted = match model {
                 Some(model) => self.models[model].1.submit(request).map(|ticket| (model, ticket)),
                 None => Err(Error::invalid_config(format!("no model plays the role `{}`", role.as_str()))),
@@ -370,7 +374,7 @@ impl Owner {
                 self.asked.remove(&(model, ticket));
                 self.models[model].1.cancel(ticket);
             }
-            let info = self.models_info(&run.roles);
+            let info = self.models_info(&run.plan);
             let RankRun { job, start, respond, .. } = *run;
             // Metrics score here, and a metric of the caller's may block: not on this thread.
             let score = move || respond.send(job.finish(info, start.elapsed().as_secs_f64()));
@@ -378,15 +382,18 @@ impl Owner {
         }
     }
 
-    fn models_info(&self, roles: &Roles) -> ModelsInfo {
-        let find = |name: &String| self.models.iter().find(|(other, _)| other == name).map(|(_, model)| model);
-        let models = roles.models.iter().map(|(role, name)| {
+    fn models_info(&self, plan: &RankPlan) -> ModelsInfo {
+        let find = |name: &str| self.models.iter().find(|(other, _)| other == name).map(|(_, model)| model);
+        let info = |name: &str| {
             let weights = find(name).and_then(|model| model.weights());
             let date = find(name).and_then(|model| model.prompt_date());
-            (*role, ModelInfo { name: name.clone(), weights, date })
-        });
-        let bitwise = roles.models.values().all(|name| find(name).is_some_and(|model| model.is_bitwise()));
-        ModelsInfo { models: models.collect(), bitwise }
+            ModelInfo { name: name.to_owned(), weights, date }
+        };
+        let (roles, named) = (&plan.roles.models, plan.metric_models());
+        let mut all = roles.values().map(String::as_str).chain(named.iter().map(|name| &**name));
+        let bitwise = all.all(|name| find(name).is_some_and(|model| model.is_bitwise()));
+        let models = roles.iter().map(|(role, name)| (*role, info(name))).collect();
+        ModelsInfo { models, reward_models: named.iter().map(|name| info(name)).collect(), bitwise }
     }
 }
 

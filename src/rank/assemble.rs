@@ -34,7 +34,8 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
     ranking.sort_by(|a, b| key(b).total_cmp(&key(a)));
     let cost = Cost { roles: job.cost, seconds };
-    Ok(Ranking { schema: 1, ranking, cost, models: models.models, bitwise: models.bitwise && complete, complete })
+    let ModelsInfo { models, reward_models, bitwise } = models;
+    Ok(Ranking { schema: 1, ranking, cost, models, reward_models, bitwise: bitwise && complete, complete })
 }
 
 /// Everything failed: a ranking of nulls would hide what is wrong.

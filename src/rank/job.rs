@@ -22,8 +22,10 @@ pub struct AskId(pub u64);
 pub struct Ask {
     /// Give it back with the reply.
     pub id: AskId,
-    /// Whose model answers.
+    /// Whose model answers, and who bears the cost.
     pub role: ModelRole,
+    /// The model by name, where another than the role's answers.
+    pub model: Option<Arc<str>>,
     /// The request.
     pub request: ChatRequest,
 }
@@ -279,12 +281,23 @@ impl RankJob {
     }
 
     fn ask(&mut self, role: ModelRole, request: ChatRequest, waiting: Waiting, asks: &mut Vec<Ask>) {
+        self.ask_model(role, None, request, waiting, asks);
+    }
+
+    fn ask_model(
+        &mut self,
+        role: ModelRole,
+        model: Option<Arc<str>>,
+        request: ChatRequest,
+        waiting: Waiting,
+        asks: &mut Vec<Ask>,
+    ) {
         // An extractor may be played by the judge; then the judge it is, in costs as well.
         let role = self.plan.roles.resolve(role).map_or(role, |(role, _)| role);
         let id = AskId(self.asked);
         self.asked += 1;
         self.waiting.insert(id, (role, waiting));
-        asks.push(Ask { id, role, request });
+        asks.push(Ask { id, role, model, request });
     }
 
     fn ask_for_candidate(&mut self, candidate: usize, asks: &mut Vec<Ask>) {
@@ -350,7 +363,7 @@ impl RankJob {
         for Pending { metric, number, question } in pending {
             let seed = question_seed(self.future(place).rollout.seed(), metric, number, question.role);
             let request = ChatRequest { messages: question.messages, task: question.task, seed };
-            self.ask(question.role, request, Waiting::Metric { place, metric, number }, asks);
+            self.ask_model(question.role, question.model, request, Waiting::Metric { place, metric, number }, asks);
         }
         if let Some(failure) = self.future(place).evaluation.failure().map(Error::duplicate) {
             self.fail_if(self.plan.on_metric_failure, &failure, place);
@@ -417,8 +430,8 @@ fn sampled_candidate(reply: Result<ChatReply>) -> Result<(Message, Finish)> {
         ChatOutput::Text { text, tokens, finish, .. } => {
             Ok((Message { role: Role::Assistant, content: text, tokens }, finish))
         }
-        ChatOutput::Choice { .. } => {
-            Err(Error::internal("the policy gave probabilities where a response was asked for"))
+        ChatOutput::Choice { .. } | ChatOutput::Score(_) => {
+            Err(Error::internal("the policy gave numbers where a response was asked for"))
         }
     }
 }

@@ -84,6 +84,14 @@ impl RankPlan {
         }
     }
 
+    /// The models that metrics name, each once.
+    pub fn metric_models(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = self.metrics.iter().flat_map(|weighted| weighted.metric.models()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The window in force for `request`.
     pub(super) fn window(&self, request: &RankRequest) -> usize {
         request.window.unwrap_or(self.window)

@@ -18,6 +18,9 @@ pub struct Ranking {
     pub cost: Cost,
     /// Which models played which role.
     pub models: BTreeMap<ModelRole, ModelInfo>,
+    /// Which models metrics asked by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reward_models: Vec<ModelInfo>,
     /// Whether the same request with the same seed gives this ranking again, to the last bit (but for times and counts of
     /// reused tokens).
     pub bitwise: bool,
@@ -121,6 +124,9 @@ pub struct RoleCosts {
     /// The extractor's, where it is another model than the judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extractor: Option<Usage>,
+    /// That of the models which metrics name, all together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<Usage>,
 }
 
 impl RoleCosts {
@@ -131,13 +137,14 @@ impl RoleCosts {
             ModelRole::User => &mut self.user,
             ModelRole::Judge => &mut self.judge,
             ModelRole::Extractor => self.extractor.get_or_insert_default(),
+            ModelRole::Reward => self.reward.get_or_insert_default(),
         } += usage;
     }
 
     /// The sum over roles.
     pub fn total(&self) -> Usage {
         let mut total = self.policy;
-        for usage in [self.user, self.judge, self.extractor.unwrap_or_default()] {
+        for usage in [self.user, self.judge, self.extractor.unwrap_or_default(), self.reward.unwrap_or_default()] {
             total += usage;
         }
         total
@@ -171,6 +178,8 @@ pub struct ModelInfo {
 pub struct ModelsInfo {
     /// The models by role.
     pub models: BTreeMap<ModelRole, ModelInfo>,
+    /// Those that metrics name, by name.
+    pub reward_models: Vec<ModelInfo>,
     /// Whether all of them give equal replies to equal requests, to the last bit.
     pub bitwise: bool,
 }

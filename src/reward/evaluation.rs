@@ -151,7 +151,7 @@ mod tests {
                 _ => return Ok(Vec::new()),
             };
             let task = ChatTask::Generate { max_tokens: 8, sampling: SamplingOptions::default(), stop: vec![] };
-            Ok(vec![Question { role, messages: vec![Message::new(Role::User, text)], task }])
+            Ok(vec![Question { role, model: None, messages: vec![Message::new(Role::User, text)], task }])
         }
         fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
             batch.iter().map(|scored| Ok(MetricValue::from(scored.answers.len() as f64))).collect()

@@ -171,6 +171,7 @@ impl Metric for JudgeMetric {
         }
         let ask = |question: &RubricQuestion| Question {
             role: ModelRole::Judge,
+            model: None,
             messages: self.prompt(input, question),
             task: ChatTask::Choose { answers: question.answers.iter().map(|a| a.spellings.clone()).collect() },
         };

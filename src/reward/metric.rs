@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::chat::{ChatOutput, ChatTask, Message};
+use crate::model::ModelFolder;
 use crate::rollout::{Ended, Goal, ModelRole};
 use crate::{Error, Result};
 
@@ -36,11 +37,13 @@ impl<'a> MetricInput<'a> {
 /// Something a metric asks a model before it can score.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Who is asked: the judge or the extractor.
+    /// Who is asked, and who bears the cost: the judge, the extractor, or a reward model.
     pub role: ModelRole,
+    /// The model by name, where another than the role's is asked; one of [`Metric::models`].
+    pub model: Option<Arc<str>>,
     /// The prompt. What all questions on a conversation share comes first, for the sake of prefix reuse.
     pub messages: Vec<Message>,
-    /// Whether a text or the probabilities of given answers are wanted.
+    /// Whether a text, the probabilities of given answers or a score is wanted.
     pub task: ChatTask,
 }
 
@@ -98,6 +101,21 @@ pub trait Metric: Send + Sync {
     /// The models it asks. A ranking whose configuration lacks one of them is refused before it starts.
     fn roles(&self) -> &[ModelRole] {
         &[]
+    }
+
+    /// The models that it asks by their names in `[models]`. A configuration that lacks one of them is refused.
+    fn models(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
+    /// Refuses a local model that cannot answer, before anything is sampled. Called for each of
+    /// [`models`](Metric::models).
+    ///
+    /// # Errors
+    /// Says what the model is, and what is asked of it.
+    fn check_model(&self, name: &str, folder: &ModelFolder) -> Result<()> {
+        let _ = (name, folder);
+        Ok(())
     }
 
     /// Refuses a request whose goal lacks what the metric compares with.

@@ -37,6 +37,8 @@ pub enum ModelRole {
     Judge,
     /// Distils an artefact (a document, an answer) from a conversation.
     Extractor,
+    /// Gives a conversation a number of its own accord. No model plays it by configuration: metrics name theirs.
+    Reward,
 }
 
 impl ModelRole {
@@ -47,6 +49,7 @@ impl ModelRole {
             ModelRole::User => "user",
             ModelRole::Judge => "judge",
             ModelRole::Extractor => "extractor",
+            ModelRole::Reward => "reward",
         }
     }
 }

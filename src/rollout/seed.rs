@@ -66,7 +66,8 @@ fn purpose(role: ModelRole) -> u64 {
     let purpose = match role {
         ModelRole::Policy => Purpose::Policy,
         ModelRole::User => Purpose::User,
-        ModelRole::Judge => Purpose::Judge,
+        // A reward model draws nothing; it only has to have some stream.
+        ModelRole::Judge | ModelRole::Reward => Purpose::Judge,
         ModelRole::Extractor => Purpose::Extractor,
     };
     purpose as u64

@@ -27,6 +27,8 @@ pub(super) struct Files {
     pub(super) named: Map<String, Value>,
     /// Sources of the chat templates by name; the one without a name is `default`.
     pub(super) templates: BTreeMap<String, String>,
+    /// `tokenizer_config.json`; empty where there is none.
+    pub(super) config: Map<String, Value>,
 }
 
 impl Files {
@@ -45,7 +47,7 @@ impl Files {
         let named = named_tokens(&config, &legacy);
         add_missing_tokens(&mut tokenizer, &config, &path)?;
         let templates = read_templates(folder, &config, &config_path)?;
-        Ok(Files { path, tokenizer, named, templates })
+        Ok(Files { path, tokenizer, named, templates, config })
     }
 }
 

@@ -7,7 +7,8 @@
 //! The files of the model folder are read by `files`; `template` renders chat templates as transformers does, with the
 //! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
 //! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
-//! taken for structure, with the help of `disguise`.
+//! taken for structure, with the help of `disguise`. What reward models and encoders need beside is in `around` (the
+//! tokens around a text) and `steps` (a mark after each step of a solution).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,20 +17,25 @@ use serde_json::{Map, Value};
 
 use crate::{Error, ErrorKind, Result};
 
+mod around;
 mod date;
 mod disguise;
 mod files;
 mod guard;
 mod prompt;
 mod python;
+mod steps;
 mod stream;
 mod template;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
 
+use around::Around;
+pub use around::{Bos, EncodedText};
 pub use date::DateTime;
 pub use prompt::{Compat, EncodedChat, RenderOptions};
+pub use steps::EncodedSteps;
 pub use stream::TextStream;
 use template::ChatTemplate;
 use vocabulary::Vocabulary;
@@ -53,6 +59,8 @@ pub struct Tokenizer {
     /// A template that can't be compiled is an error only for those who use it.
     templates: BTreeMap<String, Result<ChatTemplate>>,
     named: Map<String, Value>,
+    /// A post-processor that can't be read is an error only for those who use it.
+    around: Result<Around>,
     folder: String,
 }
 
@@ -69,12 +77,19 @@ impl Tokenizer {
             let origin = format!("the chat template `{name}` of {}", folder.display());
             (name.clone(), ChatTemplate::compile(source, origin))
         };
-        Ok(Tokenizer {
-            templates: files.templates.iter().map(compile).collect(),
-            named: files.named.clone(),
-            folder: folder.display().to_string(),
-            vocabulary: Vocabulary::build(files, vocab_size)?,
-        })
+        let templates = files.templates.iter().map(compile).collect();
+        let (path, named, config) = (files.path.display().to_string(), files.named.clone(), files.config.clone());
+        let processor = files.tokenizer.get("post_processor").cloned().unwrap_or_default();
+        let vocabulary = Vocabulary::build(files, vocab_size)?;
+        let token = |name: &str| vocabulary.real().token_to_id(named.get(name)?.as_str()?);
+        let around = Around::new(&processor, &config, token).and_then(|around| match around.largest() {
+            Some(id) if id as usize >= vocab_size => {
+                Err(format!("`post_processor` puts token {id}, but the model knows {vocab_size} tokens only"))
+            }
+            _ => Ok(around),
+        });
+        let around = around.map_err(|why| Error::invalid_model(format!("{path}: {why}. Save it again, or correct it")));
+        Ok(Tokenizer { templates, around, folder: folder.display().to_string(), vocabulary, named })
     }
 
     /// The tokens of a text in which added tokens (`<|im_end|>`) are recognised. No token is put before or after.
@@ -131,6 +146,11 @@ impl Tokenizer {
     /// Whether an id is a control token: one that structures prompts and never comes from the text of a message.
     pub fn is_control_token(&self, id: u32) -> bool {
         self.vocabulary.is_control(id)
+    }
+
+    /// Whether the model has a control token of this text.
+    pub fn has_control_token(&self, text: &str) -> bool {
+        self.vocabulary.controls().iter().any(|control| control.text == text)
     }
 
     /// The names of the model's chat templates; empty for a base model.

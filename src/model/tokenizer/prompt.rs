@@ -119,6 +119,17 @@ impl Tokenizer {
     pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<EncodedChat> {
         Prompt::new(self, messages, options)?.encode(options)
     }
+
+    /// As [`Tokenizer::encode_chat`], with the control token `control` wherever a message has the character
+    /// `placeholder`, which nothing else may contain.
+    pub(super) fn encode_marked_chat(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+        (placeholder, control): (char, usize),
+    ) -> Result<EncodedChat> {
+        Prompt { mark: Some((placeholder, control)), ..Prompt::new(self, messages, options)? }.encode(options)
+    }
 }
 
 /// One conversation on its way.
@@ -130,6 +141,8 @@ struct Prompt<'a> {
     options: &'a RenderOptions,
     /// The same in all renderings of one prompt, even at midnight.
     date: DateTime,
+    /// A character of the messages, and the control token that it becomes.
+    mark: Option<(char, usize)>,
 }
 
 /// A rendering in which some messages are single characters, to be replaced by their sampled tokens.
@@ -167,6 +180,7 @@ impl<'a> Prompt<'a> {
             messages,
             options,
             date: options.date.unwrap_or_else(DateTime::now),
+            mark: None,
         })
     }
 
@@ -207,6 +221,16 @@ impl<'a> Prompt<'a> {
         let pieces = match options.compat {
             Compat::Safe => self.mark(&spliced, &mut private)?,
             Compat::Transformers => spliced.text.clone(),
+        };
+        let pieces = match self.mark.map(|(placeholder, index)| (placeholder, &self.vocabulary.controls()[index])) {
+            None => pieces,
+            Some((placeholder, control)) => pieces.replace(
+                placeholder,
+                match options.compat {
+                    Compat::Safe => &control.marker,
+                    Compat::Transformers => &control.text,
+                },
+            ),
         };
         let encode: Encode<'_> = match options.compat {
             Compat::Safe => &|text| self.vocabulary.encode_marked(text),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+mod scored;
+
 use serde::de::DeserializeOwned;
 
 use super::metric::Metric;
@@ -22,7 +24,10 @@ type Build = fn(toml::Table) -> Result<Arc<dyn Metric>>;
 kinds! {
     accuracy,
     helpfulness,
+    implicit_reward,
     interactivity,
+    process_reward,
+    reward_model,
     token_amount,
 }
 

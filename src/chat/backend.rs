@@ -1,0 +1,122 @@
+//! What runs a local model: the decoder's scheduler, or batches of whole texts.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::decode::reader::{AnyReader, LogProbs, Rows};
+use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
+use crate::decode::{DecodeOptions, Decoder, DecoderStats};
+use crate::model::{ModelFolder, ModelKind};
+use crate::runtime::{ProviderReport, RuntimeOptions};
+use crate::score::classifier::Classifier;
+use crate::score::input::{Encoded, Wanted};
+use crate::score::output::pooled_row;
+use crate::{Error, Result};
+
+/// One loaded model.
+pub(super) enum Backend {
+    Decoder(Box<Decoder>),
+    Classifier(Box<Classifier>),
+}
+
+impl Backend {
+    pub(super) fn load(folder: Arc<ModelFolder>, decode: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
+        Ok(match folder.kind() {
+            ModelKind::Classifier => Backend::Classifier(Box::new(Classifier::load(folder, runtime)?)),
+            _ => Backend::Decoder(Box::new(Decoder::load(folder, decode, runtime)?)),
+        })
+    }
+
+    pub(super) fn folder(&self) -> &Arc<ModelFolder> {
+        match self {
+            Backend::Decoder(decoder) => decoder.folder(),
+            Backend::Classifier(classifier) => classifier.folder(),
+        }
+    }
+
+    pub(super) fn provider(&self) -> &ProviderReport {
+        match self {
+            Backend::Decoder(decoder) => decoder.provider(),
+            Backend::Classifier(classifier) => classifier.provider(),
+        }
+    }
+
+    pub(super) fn stats(&self) -> DecoderStats {
+        match self {
+            Backend::Decoder(decoder) => decoder.stats(),
+            Backend::Classifier(classifier) => classifier.stats(),
+        }
+    }
+
+    /// Queues tokens that a language model goes on from, or whose logits over the vocabulary are read.
+    pub(super) fn submit(&mut self, tokens: Vec<u32>, max_new: usize, reader: AnyReader) -> Result<SequenceId> {
+        self.language_model()?.submit(tokens, max_new, reader)
+    }
+
+    /// Queues what is to be scored.
+    pub(super) fn score(&mut self, encoded: Encoded) -> Result<SequenceId> {
+        let Encoded { text, wanted } = encoded;
+        match self {
+            Backend::Classifier(classifier) => Ok(classifier.submit(text, wanted)),
+            Backend::Decoder(decoder) => {
+                let mut tokens = text.tokens;
+                let rows = match wanted {
+                    Wanted::LogProbs { given } => {
+                        let reader = LogProbs::new(tokens.clone().into(), given - 1);
+                        return decoder.submit(tokens, 0, AnyReader::LogProbs(reader));
+                    }
+                    Wanted::Pooled => vec![pooled_row(decoder.folder().head(), &tokens)],
+                    Wanted::Rows(rows) => rows,
+                };
+                // No row depends on what comes after it.
+                tokens.truncate(rows.last().map_or(0, |last| last + 1));
+                decoder.submit(tokens, 0, AnyReader::Rows(Rows::new(rows)))
+            }
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: SequenceId) -> Option<(AnyReader, SequenceCost)> {
+        match self {
+            Backend::Decoder(decoder) => decoder.cancel(id),
+            Backend::Classifier(classifier) => classifier.cancel(id),
+        }
+    }
+
+    pub(super) fn pin(&mut self, key: u64, tokens: &[u32]) -> Result<()> {
+        self.language_model()?.pin(key, tokens)
+    }
+
+    pub(super) fn unpin(&mut self, key: u64) {
+        if let Backend::Decoder(decoder) = self {
+            decoder.unpin(key);
+        }
+    }
+
+    pub(super) fn end_by(&mut self, end: Option<Instant>) {
+        match self {
+            Backend::Decoder(decoder) => decoder.end_by(end),
+            Backend::Classifier(classifier) => classifier.end_by(end),
+        }
+    }
+
+    pub(super) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) {
+        match self {
+            Backend::Decoder(decoder) => drop(decoder.step(ended)),
+            Backend::Classifier(classifier) => classifier.step(ended),
+        }
+    }
+
+    /// The decoder, if its rows are logits over the vocabulary.
+    fn language_model(&mut self) -> Result<&mut Decoder> {
+        let folder = Arc::clone(self.folder());
+        match self {
+            Backend::Decoder(decoder) if folder.head().is_none() => Ok(decoder),
+            _ => Err(Error::invalid_request(format!(
+                "{} is no language model: it gives {} numbers for a text or its tokens. Give another model for this role, \
+                 or ask this one for scores",
+                folder.path().display(),
+                folder.row_width()
+            ))),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Graphs without a cache: whole texts in padded batches.
+//!
+//! A batch holds the oldest text and the longest of those that are no longer than it, as many as fit, so little is
+//! padding. Padding stands on the right, where the attention mask hides it; scores differ from those of a text alone by
+//! rounding.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::{ArrayView2, ArrayViewD, Axis, Ix2, Ix3};
+
+use super::input::Wanted;
+use crate::decode::DecoderStats;
+use crate::decode::reader::{AnyReader, Rows};
+use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
+use crate::model::layout::{ClassifierGraph, Runner};
+use crate::model::tokenizer::EncodedText;
+use crate::model::{Head, ModelFolder, Pooling};
+use crate::runtime::session::{Graph, Session};
+use crate::runtime::{ProviderReport, RuntimeOptions};
+use crate::{Error, Result};
+
+/// Most tokens of a batch, padding included: a step takes its time, and nothing is cancelled meanwhile.
+const MAX_BATCH_TOKENS: usize = 1024;
+/// Most texts of a batch.
+const MAX_BATCH_TEXTS: usize = 64;
+
+/// A loaded graph and the texts that wait for it.
+pub(crate) struct Classifier {
+    folder: Arc<ModelFolder>,
+    session: Session,
+    waiting: BTreeMap<SequenceId, Waiting>,
+    next: u64,
+    stats: DecoderStats,
+}
+
+struct Waiting {
+    text: EncodedText,
+    wanted: Wanted,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.text.tokens.len()
+    }
+}
+
+impl Classifier {
+    /// Loads `folder`'s graph as it is.
+    pub(crate) fn load(folder: Arc<ModelFolder>, options: &RuntimeOptions) -> Result<Self> {
+        let name = folder.path().display().to_string();
+        let file = folder.file();
+        let graph = Graph { bytes: &file.encode(), folder: &file.data_folder, memory: None, name: &name };
+        let session = Session::open_plain(&graph, options)?;
+        Ok(Classifier { folder, session, waiting: BTreeMap::new(), next: 0, stats: DecoderStats::default() })
+    }
+
+    pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
+        &self.folder
+    }
+
+    pub(crate) fn provider(&self) -> &ProviderReport {
+        self.session.provider()
+    }
+
+    pub(crate) fn stats(&self) -> DecoderStats {
+        self.stats
+    }
+
+    pub(crate) fn end_by(&mut self, end: Option<Instant>) {
+        self.session.end_by(end);
+    }
+
+    /// Queues a text.
+    pub(crate) fn submit(&mut self, text: EncodedText, wanted: Wanted) -> SequenceId {
+        let id = SequenceId(self.next);
+        self.next += 1;
+        self.waiting.insert(id, Waiting { text, wanted });
+        id
+    }
+
+    /// Drops a text.
+    pub(crate) fn cancel(&mut self, id: SequenceId) -> Option<(AnyReader, SequenceCost)> {
+        let waiting = self.waiting.remove(&id)?;
+        let cost = SequenceCost { prompt: waiting.len(), ..SequenceCost::default() };
+        Some((AnyReader::Rows(Rows::default()), cost))
+    }
+
+    /// Runs one batch, if texts wait.
+    pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) {
+        let batch = self.take_batch();
+        if batch.is_empty() {
+            return;
+        }
+        self.stats.steps += 1;
+        self.stats.computed_tokens += batch.iter().map(|(_, waiting)| waiting.len() as u64).sum::<u64>();
+        let results = match self.run(&batch) {
+            Ok(rows) => rows.into_iter().map(Ok).collect(),
+            Err(error) => batch.iter().map(|_| Err(error.duplicate())).collect::<Vec<_>>(),
+        };
+        for ((id, waiting), result) in batch.into_iter().zip(results) {
+            let tokens = waiting.len();
+            let cost = SequenceCost { prompt: tokens, computed: tokens, ..SequenceCost::default() };
+            let (rows, result) = match result {
+                Ok(rows) => (rows, Ok(())),
+                Err(error) => (Vec::new(), Err(error)),
+            };
+            ended.push(Ended { id, reader: AnyReader::Rows(Rows::given(rows)), cost, result });
+        }
+    }
+
+    /// The oldest text, and others that are hardly shorter.
+    fn take_batch(&mut self) -> Vec<(SequenceId, Waiting)> {
+        let Some((oldest, longest)) = self.waiting.first_key_value().map(|(id, waiting)| (*id, waiting.len())) else {
+            return Vec::new();
+        };
+        let mut others: Vec<(SequenceId, usize)> =
+            self.waiting.iter().map(|(id, waiting)| (*id, waiting.len())).filter(|(_, len)| *len <= longest).collect();
+        others.sort_by_key(|&(id, len)| (id != oldest, std::cmp::Reverse(len), id));
+        others.truncate((MAX_BATCH_TOKENS / longest.max(1)).clamp(1, MAX_BATCH_TEXTS));
+        others.into_iter().filter_map(|(id, _)| Some((id, self.waiting.remove(&id)?))).collect()
+    }
+
+    /// The wanted rows of each text.
+    fn run(&mut self, batch: &[(SequenceId, Waiting)]) -> Result<Vec<Vec<f32>>> {
+        let Runner::Classifier(graph) = self.folder.runner() else {
+            return Err(self.folder.not_a("a classifier"));
+        };
+        let head = self.folder.head().ok_or_else(|| Error::internal("a classifier without a head"))?;
+        let width = batch.iter().map(|(_, waiting)| waiting.len()).max().unwrap_or(0);
+        let shape = [batch.len(), width];
+        let padded = |numbers: &dyn Fn(&Waiting) -> Vec<i64>| {
+            let mut all = Vec::with_capacity(batch.len() * width);
+            for (row, (_, waiting)) in batch.iter().enumerate() {
+                all.extend(numbers(waiting));
+                all.resize((row + 1) * width, 0);
+            }
+            all
+        };
+        let widen = |ids: &[u32]| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>();
+        let ClassifierGraph { input_ids, attention_mask, token_type_ids, position_ids, output, per_token } = graph;
+        self.session.set(input_ids, &shape, padded(&|waiting| widen(&waiting.text.tokens)))?;
+        if let Some(name) = attention_mask {
+            self.session.set(name, &shape, padded(&|waiting| vec![1; waiting.len()]))?;
+        }
+        if let Some(name) = token_type_ids {
+            self.session.set(name, &shape, padded(&|waiting| widen(&waiting.text.types)))?;
+        }
+        if let Some(name) = position_ids {
+            self.session.set(name, &shape, padded(&|waiting| (0..waiting.len() as i64).collect()))?;
+        }
+        self.session.run_all(&[output], |given| {
+            let numbers = given.floats(output)?;
+            let texts = batch.iter().map(|(_, waiting)| waiting);
+            rows(numbers.view(), texts, head, *per_token).ok_or_else(|| {
+                Error::invalid_model(format!(
+                    "output `{output}` has shape {:?} for {} texts of up to {width} tokens and {} numbers each",
+                    numbers.shape(),
+                    batch.len(),
+                    head.size
+                ))
+            })
+        })
+    }
+}
+
+/// Picks each text's rows out of a batch's output; `None` where it has another shape than announced.
+fn rows<'a>(
+    numbers: ArrayViewD<'_, f32>,
+    texts: impl ExactSizeIterator<Item = &'a Waiting>,
+    head: &Head,
+    per_token: bool,
+) -> Option<Vec<Vec<f32>>> {
+    if !per_token {
+        let numbers = numbers.into_dimensionality::<Ix2>().ok()?;
+        return (numbers.dim() == (texts.len(), head.size))
+            .then(|| numbers.rows().into_iter().map(|row| row.to_vec()).collect());
+    }
+    let numbers = numbers.into_dimensionality::<Ix3>().ok()?;
+    let (batch, width, size) = numbers.dim();
+    if (batch, size) != (texts.len(), head.size) {
+        return None;
+    }
+    texts
+        .zip(numbers.axis_iter(Axis(0)))
+        .map(|(waiting, rows)| match &waiting.wanted {
+            _ if waiting.len() > width => None,
+            Wanted::Rows(wanted) => Some(wanted.iter().flat_map(|&row| rows.row(row).to_vec()).collect()),
+            _ => Some(pool(rows.slice(ndarray::s![..waiting.len(), ..]), head)),
+        })
+        .collect()
+}
+
+/// One row for a text of those of its tokens.
+fn pool(rows: ArrayView2<'_, f32>, head: &Head) -> Vec<f32> {
+    let pooled = match head.pooling {
+        Pooling::First | Pooling::None => rows.row(0).to_owned(),
+        Pooling::Last => rows.row(rows.nrows() - 1).to_owned(),
+        Pooling::Mean => rows.sum_axis(Axis(0)) / rows.nrows() as f32,
+    };
+    let length = pooled.iter().map(|x| x * x).sum::<f32>().sqrt();
+    match head.normalize && length > 0.0 {
+        true => pooled.mapv(|x| x / length).to_vec(),
+        false => pooled.to_vec(),
+    }
+}

@@ -1,0 +1,225 @@
+//! From texts and conversations to tokens and the rows of output that are wanted.
+
+use super::{ScoreInput, ScoreTask, StepOptions};
+use crate::chat::{Message, Role};
+use crate::decode::check_prompt;
+use crate::model::tokenizer::{Bos, EncodedSteps, EncodedText, RenderOptions};
+use crate::model::{Head, HeadKind, ModelFolder, ModelKind};
+use crate::{Error, Result};
+
+/// A scoring request as its model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) text: EncodedText,
+    pub(crate) wanted: Wanted,
+}
+
+/// What is wanted of a model's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The text's one row, however the head pools.
+    Pooled,
+    /// These tokens' rows.
+    Rows(Vec<usize>),
+    /// The log-probability of each token after the first `given`.
+    LogProbs { given: usize },
+}
+
+/// How conversations become a model's inputs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Prompting {
+    pub(crate) render: RenderOptions,
+    pub(crate) bos: Bos,
+}
+
+/// Makes a request of `input`, checked against what the model is and can take.
+pub(crate) fn encode(
+    folder: &ModelFolder,
+    prompting: &Prompting,
+    input: ScoreInput,
+    task: &ScoreTask,
+) -> Result<Encoded> {
+    check(folder, task)?;
+    let mut encoded = match task {
+        ScoreTask::Response => response(folder, prompting, input)?,
+        ScoreTask::Steps(options) => steps(folder, prompting, input, options)?,
+        ScoreTask::Labels | ScoreTask::Embedding => {
+            let text = text(folder, prompting, input)?;
+            let per_token = folder.head().is_some_and(|head| head.kind == HeadKind::TokenClassification);
+            let wanted = if per_token { Wanted::Rows((0..text.tokens.len()).collect()) } else { Wanted::Pooled };
+            Encoded { text, wanted }
+        }
+    };
+    encoded.text.types.resize(encoded.text.tokens.len(), 0);
+    check_prompt(folder, &encoded.text.tokens)?;
+    Ok(encoded)
+}
+
+/// Refuses what the model can't be asked.
+pub(crate) fn check(folder: &ModelFolder, task: &ScoreTask) -> Result<()> {
+    let refuse = |is: &str, wanted: &str| {
+        Err(Error::invalid_request(format!("{} {is}, and {wanted} is asked of it", folder.path().display())))
+    };
+    match (task, folder.head()) {
+        (ScoreTask::Response, None) => Ok(()),
+        (ScoreTask::Response, Some(_)) => refuse("gives scores instead of tokens", "the probability of a response"),
+        (_, None) => refuse("is a language model without a head of scores", wanted(task)),
+        (ScoreTask::Embedding, Some(Head { kind: HeadKind::Embedding, .. })) => Ok(()),
+        (ScoreTask::Embedding, Some(_)) => refuse("gives scores", wanted(task)),
+        (_, Some(Head { kind: HeadKind::Embedding, .. })) => refuse("gives embeddings", wanted(task)),
+        (ScoreTask::Labels, Some(_)) => Ok(()),
+        (ScoreTask::Steps(_), Some(Head { kind: HeadKind::SequenceClassification, .. })) => {
+            refuse("scores whole texts, not tokens", wanted(task))
+        }
+        (ScoreTask::Steps(options), Some(head)) => {
+            if options.separator.is_empty() {
+                return Err(Error::invalid_config("the separator of steps is empty: give a text, such as \"\\n\\n\""));
+            }
+            if !folder.tokenizer().has_control_token(&options.marker) {
+                return Err(folder.tokenizer().no_marker(&options.marker));
+            }
+            positive(head, options).map(|_| ())
+        }
+    }
+}
+
+fn wanted(task: &ScoreTask) -> &'static str {
+    match task {
+        ScoreTask::Labels => "a score",
+        ScoreTask::Steps(_) => "a score for each step",
+        ScoreTask::Response => "the probability of a response",
+        ScoreTask::Embedding => "an embedding",
+    }
+}
+
+/// The place of the label whose probability is the reward.
+pub(super) fn positive(head: &Head, options: &StepOptions) -> Result<usize> {
+    match (&options.positive, head.labels.len()) {
+        (Some(label), _) => label.find(&head.labels).map_err(|e| e.context("positive")),
+        (None, 2) => Ok(1),
+        (None, _) => Err(Error::invalid_config(format!(
+            "the model's labels are {}: say which of them is the positive one",
+            head.labels.join(", ")
+        ))),
+    }
+}
+
+fn text(folder: &ModelFolder, Prompting { render, bos }: &Prompting, input: ScoreInput) -> Result<EncodedText> {
+    let tokenizer = folder.tokenizer();
+    match input {
+        ScoreInput::Tokens(text) => Ok(text),
+        ScoreInput::Text(text) => tokenizer.encode_with_special(&text, None),
+        ScoreInput::Pair(first, second) => tokenizer.encode_with_special(&first, Some(&second)),
+        ScoreInput::Chat(messages) => {
+            let encoder = folder.kind() == ModelKind::Classifier;
+            if encoder && tokenizer.template_names().next().is_none() {
+                let (before, response) = as_texts(&messages)?;
+                return tokenizer.encode_with_special(&before, response);
+            }
+            tokenizer.encode_conversation(&messages, render, *bos)
+        }
+    }
+}
+
+/// A conversation for an encoder that knows no chats: the assistant's last message, and the text before it. A single
+/// message before it stands as it is; several, each on a line of its own after the name of who speaks. A conversation
+/// that doesn't end with the assistant's message is one text.
+fn as_texts(messages: &[Message]) -> Result<(String, Option<&str>)> {
+    let (before, response) = match messages.split_last() {
+        None => return Err(Error::invalid_request("the conversation is empty")),
+        Some((last, before)) if last.role == Role::Assistant && !before.is_empty() => {
+            (before, Some(last.content.as_str()))
+        }
+        Some(_) => (messages, None),
+    };
+    let named = |message: &Message| {
+        let name = match message.role {
+            Role::System => "System",
+            Role::User => "User",
+            Role::Assistant => "Assistant",
+        };
+        format!("{name}: {}", message.content)
+    };
+    let text = match before {
+        [only] => only.content.clone(),
+        several => several.iter().map(named).collect::<Vec<_>>().join("\n"),
+    };
+    Ok((text, response))
+}
+
+fn steps(
+    folder: &ModelFolder,
+    Prompting { render, bos }: &Prompting,
+    input: ScoreInput,
+    options: &StepOptions,
+) -> Result<Encoded> {
+    let tokenizer = folder.tokenizer();
+    let EncodedSteps { tokens, marks } = match input {
+        ScoreInput::Chat(messages) => {
+            tokenizer.encode_steps(&messages, render, *bos, (&options.separator, &options.marker))?
+        }
+        ScoreInput::Tokens(EncodedText { tokens, .. }) => {
+            let marker = tokenizer.token_id(&options.marker);
+            let marks: Vec<usize> = (0..tokens.len()).filter(|&at| Some(tokens[at]) == marker).collect();
+            if marks.is_empty() {
+                return Err(Error::invalid_request(format!("no step of the tokens ends with `{}`", options.marker)));
+            }
+            EncodedSteps { tokens, marks }
+        }
+        ScoreInput::Text(_) | ScoreInput::Pair(..) => {
+            return Err(Error::invalid_request("steps are those of a conversation's last message, not of a text"));
+        }
+    };
+    Ok(Encoded { text: EncodedText { types: Vec::new(), tokens }, wanted: Wanted::Rows(marks) })
+}
+
+/// The conversation up to its last turn's end, and where the response begins in it: behind what it shares with the
+/// prompt that the response would be sampled from.
+fn response(folder: &ModelFolder, Prompting { render, .. }: &Prompting, input: ScoreInput) -> Result<Encoded> {
+    let ScoreInput::Chat(messages) = input else {
+        return Err(Error::invalid_request("the probability of a response is that of a conversation's last message"));
+    };
+    let Some((Message { role: Role::Assistant, .. }, before)) = messages.split_last() else {
+        return Err(Error::invalid_request(
+            "the conversation has to end with the assistant's message, the response whose probability is wanted",
+        ));
+    };
+    let encode = |messages: &[Message], add_generation_prompt: bool| {
+        let options = RenderOptions { add_generation_prompt, ..render.clone() };
+        folder.tokenizer().encode_chat(messages, &options).map(|chat| chat.tokens)
+    };
+    let (prompt, mut tokens) = (encode(before, true)?, encode(&messages, false)?);
+    let given = prompt.iter().zip(&tokens).take_while(|(one, other)| one == other).count();
+    // Templates write line ends after a turn that no model is asked for.
+    let stops = folder.stop_tokens();
+    if let Some(end) = tokens[given..].iter().rposition(|token| stops.contains(token)) {
+        tokens.truncate(given + end + 1);
+    }
+    if given == 0 || given == tokens.len() {
+        return Err(Error::invalid_request("the chat template leaves nothing of the response, or nothing before it"));
+    }
+    let text = EncodedText { types: Vec::new(), tokens };
+    Ok(Encoded { text, wanted: Wanted::LogProbs { given } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoders_without_a_template_read_two_texts() {
+        let message = Message::new;
+        let user = message(Role::User, "Why?");
+        let reply = message(Role::Assistant, "Because.");
+        let system = message(Role::System, "Be brief.");
+        assert_eq!(as_texts(&[user.clone(), reply.clone()]).unwrap(), ("Why?".into(), Some("Because.")));
+        assert_eq!(
+            as_texts(&[system, user.clone(), reply.clone()]).unwrap(),
+            ("System: Be brief.\nUser: Why?".into(), Some("Because."))
+        );
+        assert_eq!(as_texts(&[user.clone()]).unwrap(), ("Why?".into(), None));
+        assert_eq!(as_texts(&[reply.clone()]).unwrap(), ("Because.".into(), None));
+        assert_eq!(as_texts(&[user.clone(), reply, user]).unwrap().0, "User: Why?\nAssistant: Because.\nUser: Why?");
+        assert!(as_texts(&[]).is_err());
+    }
+}

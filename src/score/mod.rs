@@ -1,0 +1,209 @@
+//! Scores of whole texts: reward models and classifiers, process rewards, implicit rewards, embeddings.
+//!
+//! ```text
+//! ScoreInput + ScoreTask ──input──▶ tokens, wanted rows ──▶ Decoder or Classifier ──▶ rows ──output──▶ ScoreOutput
+//! ```
+//!
+//! Decoders with a head run on the paged engine like any language model, so conversations that share a prefix compute it
+//! once, and a score is the same to the last bit alone or among others. Graphs without a cache (encoders) run in padded
+//! batches (`classifier`), where scores differ by rounding.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::Message;
+use crate::model::tokenizer::EncodedText;
+use crate::{Error, Result};
+
+pub(crate) mod classifier;
+pub(crate) mod input;
+pub(crate) mod output;
+
+/// What is to be scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScoreInput {
+    /// A whole conversation: the model's chat template renders it, without the header of a further reply. An encoder
+    /// without a template reads two texts, the assistant's last message and what was before it.
+    Chat(Vec<Message>),
+    /// A text, with the tokens around it that the model's tokenizer adds.
+    Text(String),
+    /// Two texts that belong together, likewise.
+    Pair(String, String),
+    /// These very tokens; `types` may be empty where all are 0.
+    Tokens(EncodedText),
+}
+
+/// What is read off.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ScoreTask {
+    /// A classification head's logits: one a label, for the text or for each token.
+    #[default]
+    Labels,
+    /// A process reward for each step of the last message.
+    Steps(StepOptions),
+    /// The language model's log-probability of the last message, which has to be the assistant's.
+    Response,
+    /// The text as a vector.
+    Embedding,
+}
+
+/// How the last message's steps are marked and read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepOptions {
+    /// What stands between steps; it gives way to the marker.
+    pub separator: String,
+    /// The control token after each step, at which the model was trained to judge.
+    pub marker: String,
+    /// The label whose probability is the reward; where absent, the second of two.
+    pub positive: Option<Label>,
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        StepOptions { separator: "\n\n".into(), marker: "<extra_0>".into(), positive: None }
+    }
+}
+
+/// One of a head's labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Label {
+    /// By its place, from 0.
+    Index(usize),
+    /// By its name.
+    Name(String),
+}
+
+impl Label {
+    /// Its place in `labels`.
+    ///
+    /// # Errors
+    /// It isn't there, or its name is there twice.
+    pub fn find(&self, labels: &[String]) -> Result<usize> {
+        let known = || format!("the model's labels are {}", labels.join(", "));
+        match self {
+            Label::Index(index) if *index < labels.len() => Ok(*index),
+            Label::Index(index) => {
+                Err(Error::invalid_config(format!("label {index} is not there: {} (counted from 0)", known())))
+            }
+            Label::Name(name) => {
+                let mut places = labels.iter().enumerate().filter(|(_, label)| *label == name).map(|(at, _)| at);
+                match (places.next(), places.next()) {
+                    (Some(at), None) => Ok(at),
+                    (Some(_), Some(_)) => Err(Error::invalid_config(format!(
+                        "label `{name}` is there twice: {}. Give its place, counted from 0",
+                        known()
+                    ))),
+                    (None, _) => Err(Error::invalid_config(format!("label `{name}` is not there: {}", known()))),
+                }
+            }
+        }
+    }
+}
+
+/// A head's raw logits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Score {
+    /// Names of the scores.
+    pub labels: Vec<String>,
+    /// The logits, in the labels' order.
+    pub scores: Scores,
+    /// Tokens that the model read.
+    pub tokens: usize,
+}
+
+/// Logits by what they are for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Scores {
+    /// One a label.
+    Text(Vec<f32>),
+    /// One a label for each token.
+    Tokens(Vec<Vec<f32>>),
+}
+
+/// Process rewards.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepScores {
+    /// Names of the logits.
+    pub labels: Vec<String>,
+    /// The positive label's probability after each step, in [0, 1].
+    pub steps: Vec<f64>,
+    /// The logits after each step.
+    pub scores: Vec<Vec<f32>>,
+    /// Tokens that the model read.
+    pub tokens: usize,
+}
+
+/// How likely a model finds a response.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ResponseLogProb {
+    /// Sum over the response's tokens, the one that ends the turn included, in nats.
+    pub logprob: f64,
+    /// How many tokens these are.
+    pub response_tokens: usize,
+    /// Tokens that the model read.
+    pub tokens: usize,
+}
+
+/// What came of a [`ScoreTask`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum ScoreOutput {
+    /// For [`ScoreTask::Labels`].
+    Labels(Score),
+    /// For [`ScoreTask::Steps`].
+    Steps(StepScores),
+    /// For [`ScoreTask::Response`].
+    Response(ResponseLogProb),
+    /// For [`ScoreTask::Embedding`].
+    Embedding(Vec<f32>),
+}
+
+/// The reward that a preference-trained policy implies: β · (log π − log π_ref) of a response (DPO, arXiv 2305.18290,
+/// equation 5 without the term that depends on the prompt alone).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ImplicitReward {
+    /// β · (log π − log π_ref); of means over tokens where that was asked for.
+    pub reward: f64,
+    /// The policy's part.
+    pub policy: ResponseLogProb,
+    /// The reference's.
+    pub reference: ResponseLogProb,
+}
+
+/// How an implicit reward is made.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImplicitOptions {
+    /// β, the strength of DPO's pull to the reference; finite and above 0.
+    pub beta: f64,
+    /// Divides each model's log-probability by its number of tokens, so that long responses are not at a disadvantage.
+    pub length_normalized: bool,
+}
+
+impl Default for ImplicitOptions {
+    fn default() -> Self {
+        ImplicitOptions { beta: 0.1, length_normalized: false }
+    }
+}
+
+impl ImplicitOptions {
+    /// Refuses a β of nonsense.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidConfig`].
+    pub fn validate(&self) -> Result<()> {
+        if self.beta.is_finite() && self.beta > 0.0 {
+            return Ok(());
+        }
+        Err(Error::invalid_config(format!("beta = {} is not a finite number above 0", self.beta)))
+    }
+
+    /// The reward, from what both models say of one response.
+    pub fn reward(&self, policy: ResponseLogProb, reference: ResponseLogProb) -> ImplicitReward {
+        let of = |scored: ResponseLogProb| match self.length_normalized {
+            true => scored.logprob / scored.response_tokens as f64,
+            false => scored.logprob,
+        };
+        ImplicitReward { reward: self.beta * (of(policy) - of(reference)), policy, reference }
+    }
+}

@@ -1,0 +1,488 @@
+//! Scores: reward models, classifiers, process rewards, implicit rewards and embeddings of the tiny checkpoints, against
+//! what transformers computes with them.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use common::{runtime_path, scratch, user};
+use foreturn::chat::{Message, Role};
+use foreturn::engine::{Limits, Prompt, ScoreOptions};
+use foreturn::export::{ExportOptions, export};
+use foreturn::model::tokenizer::EncodedText;
+use foreturn::score::{
+    ImplicitOptions, Label, Score, ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions, StepScores,
+};
+use foreturn::{Config, Engine, ErrorKind, RankOptions, RankRequest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Decoders with a head: on the paged path.
+const DECODERS: &[&str] = &[
+    "llama-reward",
+    "llama-labels",
+    "mistral-reward",
+    "qwen2-reward",
+    "qwen3-reward",
+    "gemma2-reward",
+    "gemma3-reward",
+    "qwen2-token-labels",
+    "qwen2-process-reward",
+];
+/// Encoders: in padded batches.
+const ENCODERS: &[&str] = &[
+    "bert-labels",
+    "bert-token-labels",
+    "bert-embedding",
+    "bert-embedding-first",
+    "deberta-v2-labels",
+    "deberta-v2-own-keys",
+    "deberta-v3-reward",
+    "modernbert-mean",
+    "modernbert-first",
+];
+
+// ---- the models ----
+
+#[derive(Deserialize)]
+struct Reference {
+    kind: String,
+    tokenizer: String,
+    #[serde(default)]
+    labels: Vec<String>,
+    tolerance: f64,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    #[serde(default)]
+    messages: Vec<Message>,
+    text: Option<String>,
+    pair: Option<String>,
+    tokens: Vec<u32>,
+    #[serde(default)]
+    token_type_ids: Vec<u32>,
+    #[serde(default)]
+    scores: Value,
+    #[serde(default)]
+    embedding: Vec<f64>,
+    #[serde(default)]
+    steps: Vec<f64>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
+}
+
+fn reference(name: &str) -> Reference {
+    let path = fixtures().join(name).join("reference.json");
+    serde_json::from_str(&fs::read_to_string(&path).expect("a reference")).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// The checkpoint `name`, exported into `folder`.
+fn exported(folder: &Path, name: &str) -> PathBuf {
+    let (from, to) = (folder.join(format!("{name}-checkpoint")), folder.join(name));
+    fs::create_dir(&from).expect("a folder");
+    copy(&fixtures().join(name).join("checkpoint"), &from);
+    copy(&fixtures().join("tokenizers").join(reference(name).tokenizer), &from);
+    export(&ExportOptions::new(&from, &to), &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    to
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            fs::create_dir_all(&target).expect("a folder");
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+    }
+}
+
+/// An engine with every model of these tests.
+fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<(TempDir, Engine)> = OnceLock::new();
+    &ENGINE
+        .get_or_init(|| {
+            let folder = scratch();
+            let names = DECODERS.iter().chain(ENCODERS).chain(&["llama", "llama-biases"]);
+            let engine = Engine::new(config(folder.path(), names, "")).expect("an engine");
+            (folder, engine)
+        })
+        .1
+}
+
+/// A configuration with these models, under their own names.
+fn config<'a>(folder: &Path, names: impl IntoIterator<Item = &'a &'a str>, rest: &str) -> Config {
+    let models = names.into_iter().map(|name| {
+        let path = exported(folder, name);
+        format!("[models.{name}]\npath = {:?}\n", path.display().to_string())
+    });
+    let toml = format!("{rest}\n{}", models.collect::<String>());
+    let mut config = Config::from_toml(&toml, Path::new("/")).unwrap_or_else(|e| panic!("{e}\n{toml}"));
+    config.runtime.library = Some(runtime_path());
+    config
+}
+
+fn tokens(case: &Case) -> ScoreInput {
+    ScoreInput::Tokens(EncodedText { tokens: case.tokens.clone(), types: case.token_type_ids.clone() })
+}
+
+fn outputs(model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
+    let options = ScoreOptions { task, limits: Limits::default() };
+    let pending = engine().submit_score(model, inputs, options).unwrap_or_else(|e| panic!("{model}: {e}"));
+    pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"))
+}
+
+fn numbers(output: &ScoreOutput) -> Vec<f64> {
+    let floats: Vec<f32> = match output {
+        ScoreOutput::Labels(Score { scores: Scores::Text(row), .. }) | ScoreOutput::Embedding(row) => row.clone(),
+        ScoreOutput::Labels(Score { scores: Scores::Tokens(rows), .. }) => rows.concat(),
+        other => panic!("{other:?}"),
+    };
+    floats.into_iter().map(f64::from).collect()
+}
+
+fn flat(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(flat).collect(),
+        number => vec![number.as_f64().expect("a number")],
+    }
+}
+
+fn task(reference: &Reference) -> ScoreTask {
+    if reference.kind == "embedding" { ScoreTask::Embedding } else { ScoreTask::Labels }
+}
+
+fn close(one: &[f64], other: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(one.len(), other.len(), "{what}");
+    for (a, b) in one.iter().zip(other) {
+        assert!((a - b).abs() <= tolerance, "{what}: {a} for {b}");
+    }
+}
+
+// ---- scores ----
+
+#[test]
+fn every_head_gives_the_scores_of_transformers() {
+    for name in DECODERS.iter().chain(ENCODERS) {
+        let reference = reference(name);
+        let given = outputs(name, reference.cases.iter().map(tokens).collect(), task(&reference));
+        for (case, output) in reference.cases.iter().zip(&given) {
+            let wanted = if case.embedding.is_empty() { flat(&case.scores) } else { case.embedding.clone() };
+            close(&numbers(output), &wanted, reference.tolerance, &format!("{name}, {}", case.name));
+            if let ScoreOutput::Labels(score) = output {
+                assert_eq!((&score.labels, score.tokens), (&reference.labels, case.tokens.len()), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn conversations_and_texts_are_read_as_transformers_encodes_them() {
+    for name in DECODERS.iter().chain(ENCODERS) {
+        let reference = reference(name);
+        let cases: Vec<&Case> = reference.cases.iter().filter(|case| !contains_marker(case)).collect();
+        let read = |case: &&Case| match (&case.text, &case.pair) {
+            (Some(text), Some(pair)) => Some(ScoreInput::Pair(text.clone(), pair.clone())),
+            (Some(text), None) => Some(ScoreInput::Text(text.clone())),
+            _ => (!case.messages.is_empty()).then(|| ScoreInput::Chat(case.messages.clone())),
+        };
+        let (cases, inputs): (Vec<&Case>, Vec<_>) =
+            cases.iter().filter_map(|case| read(case).map(|input| (*case, input))).unzip();
+        assert!(inputs.len() >= 2, "{name}");
+        let as_tokens = outputs(name, cases.iter().map(|case| tokens(case)).collect(), task(&reference));
+        for (case, (one, other)) in cases.iter().zip(outputs(name, inputs, task(&reference)).iter().zip(&as_tokens)) {
+            close(&numbers(one), &numbers(other), 1e-6, &format!("{name}, {}", case.name));
+        }
+    }
+    // An encoder that knows no chats reads prompt and response as a pair.
+    let pair = |response| vec![user("What is the capital of France?"), assistant(response)];
+    let chat = engine().score("deberta-v3-reward", vec![pair("The capital of France is Paris.")], Limits::default());
+    let wanted = flat(&reference("deberta-v3-reward").cases[1].scores);
+    let Scores::Text(row) = &chat.expect("a score")[0].scores else { panic!("one score a label") };
+    close(&[f64::from(row[0])], &wanted, 1e-4, "a pair");
+}
+
+fn contains_marker(case: &Case) -> bool {
+    case.messages.iter().any(|message| message.content.contains("<extra_0>"))
+}
+
+fn assistant(text: &str) -> Message {
+    Message::new(Role::Assistant, text)
+}
+
+#[test]
+fn a_score_is_the_same_alone_and_among_others() {
+    for (name, paged) in DECODERS.iter().map(|name| (name, true)).chain(ENCODERS.iter().map(|name| (name, false))) {
+        let reference = reference(name);
+        let inputs: Vec<ScoreInput> = reference.cases.iter().chain(&reference.cases).map(tokens).collect();
+        let together = outputs(name, inputs.clone(), task(&reference));
+        for (input, among) in inputs.into_iter().zip(&together) {
+            let alone = &outputs(name, vec![input], task(&reference))[0];
+            if paged {
+                assert_eq!(alone, among, "{name}");
+            } else {
+                close(&numbers(alone), &numbers(among), 1e-5, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn conversations_that_share_a_prefix_compute_it_once() {
+    let folder = scratch();
+    let engine = Engine::new(config(folder.path(), &["qwen3-reward"], "")).expect("an engine");
+    let before = "What is two and three, doubled? ".repeat(8);
+    let chats: Vec<_> = ["Ten.", "Five, no doubt.", "Maybe."].map(|r| vec![user(&before), assistant(r)]).into();
+    let alone: Vec<Score> = chats
+        .iter()
+        .map(|chat| {
+            let folder = scratch();
+            let engine = Engine::new(config(folder.path(), &["qwen3-reward"], "")).expect("an engine");
+            engine.score("qwen3-reward", vec![chat.clone()], Limits::default()).expect("a score").remove(0)
+        })
+        .collect();
+    let scores = engine.score("qwen3-reward", chats.clone(), Limits::default()).expect("scores");
+    assert_eq!(scores, alone);
+    let tokenizer = engine.folder("qwen3-reward").expect("a local model").tokenizer();
+    let prompts: Vec<Vec<u32>> = chats
+        .iter()
+        .map(|chat| {
+            let options =
+                foreturn::model::tokenizer::RenderOptions { add_generation_prompt: false, ..Default::default() };
+            tokenizer.encode_chat(chat, &options).expect("a prompt").tokens
+        })
+        .collect();
+    let computed = engine.status("qwen3-reward").expect("a status").stats.computed_tokens;
+    assert_eq!(computed, common::tokens_to_compute(&prompts));
+}
+
+#[test]
+fn steps_are_marked_by_request_and_never_by_content() {
+    let reference = reference("qwen2-process-reward");
+    let case = reference.cases.iter().find(|case| !case.steps.is_empty()).expect("a case with steps");
+    let score = |chat: &[Message], separator: &str| {
+        let options = StepOptions { separator: separator.into(), ..StepOptions::default() };
+        engine().score_steps("qwen2-process-reward", vec![chat.to_vec()], options, Limits::default())
+    };
+    let steps = |chat: &[Message], separator: &str| -> StepScores {
+        score(chat, separator).unwrap_or_else(|e| panic!("{e}")).remove(0)
+    };
+    // The marker as text is a separator like any other.
+    let marked = steps(&case.messages, "<extra_0>");
+    close(&marked.steps, &case.steps, 1e-4, "steps");
+    assert_eq!(marked.scores.len(), 3);
+    let mut lines = case.messages.clone();
+    lines[2].content = lines[2].content.replace("<extra_0>", "\n\n");
+    assert_eq!(steps(&lines, "\n\n"), marked);
+    // In a step it is text: two steps, of which the first spells the marker.
+    let text = [user("?"), assistant("One<extra_0>two.\n\nThree.")];
+    assert_eq!(steps(&text, "\n\n").steps.len(), 2);
+    assert_eq!(score(&[user("?"), assistant(" \n\n")], "\n\n").unwrap_err().kind(), ErrorKind::InvalidRequest);
+    let marker = StepOptions { marker: "<step>".into(), ..StepOptions::default() };
+    let error = engine().score_steps("qwen2-process-reward", vec![text.to_vec()], marker, Limits::default());
+    assert!(error.unwrap_err().to_string().contains("no control token `<step>`"));
+}
+
+#[test]
+fn implicit_rewards_are_differences_of_log_probabilities() {
+    let chat = vec![user("What is two and three?"), assistant("It is five.")];
+    let options = ImplicitOptions { beta: 0.5, ..ImplicitOptions::default() };
+    let rewards = |options| {
+        engine()
+            .implicit_rewards("llama", "llama-biases", vec![chat.clone()], options, Limits::default())
+            .expect("a reward")
+            .remove(0)
+    };
+    let reward = rewards(options);
+    let by_hand = |model: &str| {
+        let prompt = Prompt::Messages(chat.clone(), false);
+        let (tokens, logprobs) = engine().logprobs(model, prompt, Limits::default()).expect("log-probabilities");
+        let tokenizer = engine().folder(model).expect("a local model").tokenizer();
+        let given = tokenizer.encode_chat(&chat[..1], &Default::default()).expect("a prompt").tokens.len();
+        let end = tokens.iter().rposition(|&token| token == 2).expect("<|im_end|>");
+        (logprobs[given - 1..end].iter().map(|&x| f64::from(x)).sum::<f64>(), end + 1 - given)
+    };
+    let (policy, reference) = (by_hand("llama"), by_hand("llama-biases"));
+    assert_eq!((reward.policy.logprob, reward.policy.response_tokens), policy);
+    assert_eq!((reward.reference.logprob, reward.reference.response_tokens), reference);
+    assert_eq!(reward.reward, 0.5 * (policy.0 - reference.0));
+    let normalised = rewards(ImplicitOptions { length_normalized: true, ..options });
+    let count = policy.1 as f64;
+    assert!((normalised.reward - 0.5 * (policy.0 / count - reference.0 / count)).abs() < 1e-12);
+}
+
+#[test]
+fn what_cannot_be_scored_is_refused_by_name() {
+    let chat = |text: String| vec![user(&text), assistant("Yes.")];
+    let score = |model: &str, chat| engine().score(model, vec![chat], Limits::default()).map(drop);
+    let long = "a question ".repeat(400);
+    for (result, kind, part) in [
+        (score("qwen2-reward", chat(long.clone())), ErrorKind::ContextLength, "a context of"),
+        (score("deberta-v3-reward", Vec::new()), ErrorKind::InvalidRequest, "conversation is empty"),
+        (score("bert-labels", chat(long)), ErrorKind::ContextLength, "a context of"),
+        (score("llama", chat("Why?".into())), ErrorKind::InvalidRequest, "without a head of scores"),
+        (score("bert-embedding", chat("Why?".into())), ErrorKind::InvalidRequest, "gives embeddings"),
+        (
+            engine().generate("qwen2-reward", Prompt::Tokens(vec![1]), Default::default(), Limits::default()).map(drop),
+            ErrorKind::InvalidRequest,
+            "is no language model",
+        ),
+        (
+            engine().embed("bert-labels", vec!["a".into()], Limits::default()).map(drop),
+            ErrorKind::InvalidRequest,
+            "an embedding is asked of it",
+        ),
+        (
+            engine()
+                .score_steps("llama-reward", vec![chat("Why?".into())], StepOptions::default(), Limits::default())
+                .map(drop),
+            ErrorKind::InvalidRequest,
+            "scores whole texts",
+        ),
+        (
+            engine()
+                .implicit_rewards(
+                    "llama",
+                    "llama",
+                    vec![vec![user("a")]],
+                    ImplicitOptions::default(),
+                    Limits::default(),
+                )
+                .map(drop),
+            ErrorKind::InvalidRequest,
+            "has to end with the assistant's message",
+        ),
+    ] {
+        let error = result.expect_err(part);
+        assert!(error.to_string().contains(part) && error.kind() == kind, "{error}");
+    }
+    assert!(engine().score("llama-reward", Vec::new(), Limits::default()).expect("nothing").is_empty());
+}
+
+// ---- as metrics ----
+
+const METRICS: &str = r#"
+seed = 3
+[roles]
+policy = "llama"
+user = "llama"
+judge = "llama"
+[rollout]
+window = 1
+samples = 2
+max_user_tokens = 6
+max_policy_tokens = 6
+[[metrics]]
+kind = "reward_model"
+model = "llama-labels"
+label = "coherence"
+[[metrics]]
+kind = "reward_model"
+name = "probability"
+model = "llama-reward"
+apply = "sigmoid"
+scale = 2.0
+offset = -1.0
+[[metrics]]
+kind = "process_reward"
+model = "qwen2-process-reward"
+aggregate = "product"
+scope = "response"
+[[metrics]]
+kind = "implicit_reward"
+model = "llama"
+reference = "llama-biases"
+scope = "response"
+"#;
+
+#[test]
+fn rankings_use_reward_models() {
+    let names = ["llama", "llama-biases", "llama-labels", "llama-reward", "qwen2-process-reward"];
+    let folder = scratch();
+    let engine = Engine::new(config(folder.path(), &names, METRICS)).expect("an engine");
+    let request = json!({
+        "conversation": [{"role": "user", "content": "What is two and three?"}],
+        "candidates": ["First we add.\n\nIt is five.", "Paris."], "goal": {"task": "sums", "prompt": "2 + 3"},
+    });
+    let request = RankRequest::from_json(&request.to_string(), "a request").expect("a request");
+    let rank = || serde_json::to_value(engine.rank(request.clone(), RankOptions::default()).expect("a ranking"));
+    let ranking = rank().expect("JSON");
+    let again = rank().expect("JSON");
+    assert_eq!(ranking["ranking"][0]["rollouts"], again["ranking"][0]["rollouts"]);
+    assert_eq!(ranking["bitwise"], true, "{ranking}");
+    assert!(ranking["cost"]["reward"]["prompt_tokens"].as_u64() > Some(0));
+    assert_eq!(ranking["cost"]["judge"]["prompt_tokens"], 0);
+    let named: Vec<&Value> = ranking["reward_models"].as_array().expect("a list").iter().map(|m| &m["name"]).collect();
+    assert_eq!(named, ["llama", "llama-biases", "llama-labels", "llama-reward", "qwen2-process-reward"]);
+
+    // Each value is what the engine gives when asked directly.
+    for candidate in ranking["ranking"].as_array().expect("candidates") {
+        let response = assistant(candidate["response"].as_str().expect("a text"));
+        let chat = vec![request.conversation[0].clone(), response];
+        let none = Limits::default;
+        let steps = engine.score_steps("qwen2-process-reward", vec![chat.clone()], StepOptions::default(), none());
+        let product: f64 = steps.expect("steps")[0].steps.iter().product();
+        let implicit =
+            engine.implicit_rewards("llama", "llama-biases", vec![chat.clone()], ImplicitOptions::default(), none());
+        let implicit = implicit.expect("a reward")[0].reward;
+        for rollout in candidate["rollouts"].as_array().expect("rollouts") {
+            assert_eq!(rollout["metrics"]["process_reward"], product);
+            assert_eq!(rollout["metrics"]["implicit_reward"], implicit);
+            let mut whole = chat.clone();
+            for said in rollout["messages"].as_array().expect("messages") {
+                let (role, text) = (&said["role"], said["content"].as_str().expect("a text"));
+                whole.push(Message::new(if role == "user" { Role::User } else { Role::Assistant }, text));
+            }
+            while whole.last().is_some_and(|message| message.role != Role::Assistant) {
+                whole.pop();
+            }
+            let labels = &engine.score("llama-labels", vec![whole.clone()], none()).expect("a score")[0];
+            let place = Label::Name("coherence".into()).find(&labels.labels).expect("a label");
+            let (Scores::Text(labels), reward) = (&labels.scores, engine.score("llama-reward", vec![whole], none()))
+            else {
+                panic!("one score a label")
+            };
+            assert_eq!(rollout["metrics"]["reward_model"], f64::from(labels[place]));
+            let Scores::Text(reward) = &reward.expect("a score")[0].scores else { panic!("one score") };
+            let wanted = 2.0 / (1.0 + (-f64::from(reward[0])).exp()) - 1.0;
+            assert_eq!(rollout["metrics"]["probability"], wanted);
+        }
+    }
+}
+
+#[test]
+fn metrics_that_their_model_cannot_serve_are_refused_before_anything_is_sampled() {
+    let request = r#"{"conversation": [{"role": "user", "content": "Hi"}], "candidates": ["a"], "window": 0}"#;
+    let request = RankRequest::from_json(request, "a request").expect("a request");
+    let folders: BTreeMap<&str, TempDir> = [("llama-labels", scratch()), ("llama", scratch())].into();
+    for (model, metric, part) in [
+        (
+            "llama-labels",
+            "kind = \"reward_model\"",
+            "label is missing: model `llama-labels` has the labels helpfulness",
+        ),
+        ("llama-labels", "kind = \"reward_model\"\nlabel = \"wit\"", "label `wit` is not there"),
+        ("llama-labels", "kind = \"reward_model\"\nlabel = 5", "label 5 is not there"),
+        ("llama-labels", "kind = \"process_reward\"", "scores whole texts, not tokens"),
+        ("llama", "kind = \"reward_model\"", "a language model without a head of scores"),
+        ("llama-labels", "kind = \"implicit_reward\"\nreference = \"llama-labels\"", "gives scores instead of tokens"),
+    ] {
+        let folder = folders[model].path().join(format!("{}", part.len()));
+        fs::create_dir(&folder).expect("a folder");
+        let rest = format!("[[metrics]]\nmodel = \"{model}\"\n{metric}\n");
+        let engine = Engine::new(config(&folder, &[model], &rest)).expect("an engine");
+        let error = engine.rank(request.clone(), RankOptions::default()).expect_err(part).to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
