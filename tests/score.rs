@@ -6,13 +6,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
-use common::{runtime_path, scratch, user};
+use common::{model_path, runtime_path, scratch, user};
 use foreturn::chat::{Message, Role};
 use foreturn::engine::{Limits, Prompt, ScoreOptions};
 use foreturn::export::{ExportOptions, export};
-use foreturn::model::tokenizer::EncodedText;
+use foreturn::model::tokenizer::{Bos, EncodedText, RenderOptions, Tokenizer};
 use foreturn::score::{
     ImplicitOptions, Label, Score, ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions, StepScores,
 };
@@ -258,8 +259,7 @@ fn conversations_that_share_a_prefix_compute_it_once() {
     let prompts: Vec<Vec<u32>> = chats
         .iter()
         .map(|chat| {
-            let options =
-                foreturn::model::tokenizer::RenderOptions { add_generation_prompt: false, ..Default::default() };
+            let options = RenderOptions { add_generation_prompt: false, ..Default::default() };
             tokenizer.encode_chat(chat, &options).expect("a prompt").tokens
         })
         .collect();
@@ -370,14 +370,142 @@ fn what_cannot_be_scored_is_refused_by_name() {
     assert!(engine().score("llama-reward", Vec::new(), Limits::default()).expect("nothing").is_empty());
 }
 
+// ---- what stands around a conversation ----
+
+#[derive(Deserialize)]
+struct BosCase {
+    name: String,
+    messages: Vec<Message>,
+    post_processor: Value,
+    config: serde_json::Map<String, Value>,
+    chat_template: String,
+    tokens: BTreeMap<Bos, Vec<u32>>,
+}
+
+#[test]
+fn conversations_have_the_bos_that_transformers_gives_them() {
+    let path = fixtures().join("../bos.json");
+    let cases: Vec<BosCase> = serde_json::from_str(&fs::read_to_string(path).expect("cases")).expect("cases");
+    for case in &cases {
+        let folder = scratch();
+        let edit = |file: &str, changes: &serde_json::Map<String, Value>| {
+            let text = fs::read_to_string(fixtures().join("tokenizers/bytes").join(file)).expect("a tokenizer");
+            let mut value: Value = serde_json::from_str(&text).expect("JSON");
+            value.as_object_mut().expect("an object").extend(changes.clone());
+            fs::write(folder.path().join(file), value.to_string()).expect("a file");
+        };
+        edit("tokenizer.json", &[("post_processor".to_owned(), case.post_processor.clone())].into_iter().collect());
+        let mut config = case.config.clone();
+        config.insert("bos_token".into(), "<|begin_of_text|>".into());
+        edit("tokenizer_config.json", &config);
+        fs::write(folder.path().join("chat_template.jinja"), &case.chat_template).expect("a file");
+        let tokenizer = Tokenizer::load(folder.path(), 320).expect("a tokenizer");
+        for (bos, wanted) in &case.tokens {
+            let read = tokenizer.encode_conversation(&case.messages, &RenderOptions::default(), *bos);
+            assert_eq!(read.expect("tokens").tokens, *wanted, "{}, {bos:?}", case.name);
+        }
+    }
+    assert_eq!(cases.len(), 6);
+}
+
+// ---- the command line ----
+
+fn foreturn(arguments: &[&str]) -> Result<Value, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_foreturn"));
+    let output = command.env("ORT_DYLIB_PATH", runtime_path()).args(arguments).output().expect("the command runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    match output.status.success() {
+        true => Ok(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| text(output.stdout).into())),
+        false => Err(text(output.stderr)),
+    }
+}
+
+#[test]
+fn the_command_scores() {
+    let folder = scratch();
+    let [labels, reward, steps] = ["llama-labels", "llama-reward", "qwen2-process-reward"]
+        .map(|name| exported(folder.path(), name).display().to_string());
+    let file = |name: &str, contents: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, contents).expect("a file");
+        path.display().to_string()
+    };
+    let reference = reference("llama-labels");
+    let case = reference.cases.iter().find(|case| case.name == "one turn").expect("a conversation");
+    let chat = serde_json::to_string(&case.messages).expect("JSON");
+    let (one, two) = (file("one.json", &chat), file("two.json", &format!("[{chat}, {chat}]")));
+
+    let score = foreturn(&["score", "--model", &labels, "--messages", &one, "--json"]).expect("a score");
+    assert_eq!(score["labels"], json!(reference.labels));
+    assert_eq!(score["tokens"], case.tokens.len());
+    close(&flat(&score["scores"]), &flat(&case.scores), 1e-4, "the command");
+    let scores = foreturn(&["score", "--model", &labels, "--messages", &two, "--json"]).expect("scores");
+    assert_eq!(scores, json!([score, score]));
+    let text = foreturn(&["score", "--model", &labels, "--messages", &two]).expect("scores");
+    assert_eq!(text.as_str().expect("text").matches("coherence ").count(), 2);
+
+    let solution = r#"[{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "Add.\n\nFive."}]"#;
+    let solution = file("solution.json", solution);
+    let rewards = foreturn(&["score", "--model", &steps, "--messages", &solution, "--steps", "--json"]).expect("steps");
+    assert_eq!(rewards["steps"].as_array().expect("a list").len(), 2, "{rewards}");
+    let one_step = ["score", "--model", &steps, "--messages", &solution, "--steps=; ", "--positive", "0", "--json"];
+    assert_eq!(foreturn(&one_step).expect("a step")["steps"].as_array().expect("a list").len(), 1);
+
+    for (arguments, part) in [
+        (vec!["--model", &reward, "--messages", &one, "--steps"], "scores whole texts"),
+        (vec!["--model", &reward, "--messages", &one, "--beta", "1"], "--reference"),
+        (vec!["--model", &reward, "--messages", &one, "--reference", &reward], "gives scores instead of tokens"),
+    ] {
+        let error = foreturn(&[&["score"], &arguments[..]].concat()).expect_err(part);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn the_command_reads_reward_bench_2() {
+    let folder = scratch();
+    let [labels, reward] = ["llama-labels", "llama-reward"].map(|name| exported(folder.path(), name));
+    let [labels, reward] = [labels, reward].map(|path| path.display().to_string());
+    let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reward_bench_2.jsonl");
+    let records = records.display().to_string();
+    let bench = ["score", "--messages", &records, "--format", "reward-bench-2", "--json", "--model"];
+    let report = foreturn(&[&bench[..], &[&reward]].concat()).expect("a report");
+    let rows = report["records"].as_array().expect("a list");
+    assert_eq!((rows.len(), &rows[1]["id"]), (3, &json!("7")));
+    for row in rows {
+        let best = |key: &str| flat(&row[key]).into_iter().fold(f64::NEG_INFINITY, f64::max);
+        assert_eq!(row["right"], best("chosen") > best("rejected"));
+    }
+    // Equal texts have equal scores, and equal scores are wrong.
+    assert_eq!((&rows[2]["chosen"], &rows[2]["right"]), (&rows[2]["rejected"], &json!(false)));
+    let right = rows.iter().filter(|row| row["right"] == true).count();
+    assert_eq!(report["accuracy"], right as f64 / 3.0);
+    assert_eq!(report["subsets"]["Factuality"], f64::from(u8::from(rows[0]["right"] == true)));
+    let named = foreturn(&[&bench[..], &[&labels, "--label", "coherence"]].concat()).expect("a report");
+    let placed = foreturn(&[&bench[..], &[&labels, "--label", "2"]].concat()).expect("a report");
+    assert_eq!(named, placed);
+
+    let chat = folder.path().join("chat.json");
+    fs::write(&chat, r#"[{"role": "user", "content": "Hi"}]"#).expect("a file");
+    let chat = chat.display().to_string();
+    for (arguments, part) in [
+        ([&bench[..], &[&labels]].concat(), "choose one with --label"),
+        ([&bench[..], &[&labels, "--steps"]].concat(), "--steps gives a reward for each step"),
+        (vec!["score", "--model", &reward, "--messages", &records], "reward_bench_2.jsonl: not a list of messages"),
+        (vec!["score", "--model", &reward, "--messages", &chat, "--format", "reward-bench-2"], "not a record"),
+    ] {
+        let error = foreturn(&arguments).expect_err(part);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 // ---- as metrics ----
 
 const METRICS: &str = r#"
 seed = 3
 [roles]
-policy = "llama"
-user = "llama"
-judge = "llama"
+policy = "smollm2"
+user = "smollm2"
 [rollout]
 window = 1
 samples = 2
@@ -406,11 +534,18 @@ reference = "llama-biases"
 scope = "response"
 "#;
 
+/// The model that speaks in rankings: the tiny ones' contexts don't hold a simulator's prompt.
+fn smollm2() -> String {
+    format!("[models.smollm2]\npath = {:?}\n[roles]", model_path().display().to_string())
+}
+
 #[test]
 fn rankings_use_reward_models() {
     let names = ["llama", "llama-biases", "llama-labels", "llama-reward", "qwen2-process-reward"];
     let folder = scratch();
-    let engine = Engine::new(config(folder.path(), &names, METRICS)).expect("an engine");
+    let mut config = config(folder.path(), &names, &METRICS.replace("[roles]", &smollm2()));
+    config.runtime.kv_cache = Some("64MiB".parse().expect("a size"));
+    let engine = Engine::new(config).expect("an engine");
     let request = json!({
         "conversation": [{"role": "user", "content": "What is two and three?"}],
         "candidates": ["First we add.\n\nIt is five.", "Paris."], "goal": {"task": "sums", "prompt": "2 + 3"},
@@ -422,14 +557,16 @@ fn rankings_use_reward_models() {
     assert_eq!(ranking["ranking"][0]["rollouts"], again["ranking"][0]["rollouts"]);
     assert_eq!(ranking["bitwise"], true, "{ranking}");
     assert!(ranking["cost"]["reward"]["prompt_tokens"].as_u64() > Some(0));
-    assert_eq!(ranking["cost"]["judge"]["prompt_tokens"], 0);
+    assert_eq!(ranking["cost"]["judge"]["prompt_tokens"], 0, "no role is asked in a reward model's place");
+    let spoke = |candidate: &Value| candidate["rollouts"][0]["messages"].as_array().is_some_and(|m| m.len() == 2);
+    assert!(ranking["ranking"].as_array().expect("candidates").iter().any(spoke), "{ranking}");
     let named: Vec<&Value> = ranking["reward_models"].as_array().expect("a list").iter().map(|m| &m["name"]).collect();
     assert_eq!(named, ["llama", "llama-biases", "llama-labels", "llama-reward", "qwen2-process-reward"]);
 
     // Each value is what the engine gives when asked directly.
     for candidate in ranking["ranking"].as_array().expect("candidates") {
         let response = assistant(candidate["response"].as_str().expect("a text"));
-        let chat = vec![request.conversation[0].clone(), response];
+        let chat = [&request.conversation[..], &[response]].concat();
         let none = Limits::default;
         let steps = engine.score_steps("qwen2-process-reward", vec![chat.clone()], StepOptions::default(), none());
         let product: f64 = steps.expect("steps")[0].steps.iter().product();
@@ -465,7 +602,6 @@ fn rankings_use_reward_models() {
 fn metrics_that_their_model_cannot_serve_are_refused_before_anything_is_sampled() {
     let request = r#"{"conversation": [{"role": "user", "content": "Hi"}], "candidates": ["a"], "window": 0}"#;
     let request = RankRequest::from_json(request, "a request").expect("a request");
-    let folders: BTreeMap<&str, TempDir> = [("llama-labels", scratch()), ("llama", scratch())].into();
     for (model, metric, part) in [
         (
             "llama-labels",
@@ -478,10 +614,9 @@ fn metrics_that_their_model_cannot_serve_are_refused_before_anything_is_sampled(
         ("llama", "kind = \"reward_model\"", "a language model without a head of scores"),
         ("llama-labels", "kind = \"implicit_reward\"\nreference = \"llama-labels\"", "gives scores instead of tokens"),
     ] {
-        let folder = folders[model].path().join(format!("{}", part.len()));
-        fs::create_dir(&folder).expect("a folder");
         let rest = format!("[[metrics]]\nmodel = \"{model}\"\n{metric}\n");
-        let engine = Engine::new(config(&folder, &[model], &rest)).expect("an engine");
+        let folder = scratch();
+        let engine = Engine::new(config(folder.path(), &[model], &rest)).expect("an engine");
         let error = engine.rank(request.clone(), RankOptions::default()).expect_err(part).to_string();
         assert!(error.contains(part), "{error}");
     }

@@ -122,6 +122,18 @@ fn nonsense_is_refused_by_key() {
             "metrics[0]: metric `token_amount`: unknown field `lamda`",
         ),
         ("[[metrics]]\nkind = \"token_amount\"\nlambda = -1.0", "lambda = -1 is not"),
+        ("[models.m]\npath = \"m\"\nbos = \"twice\"", "unknown variant `twice`"),
+        ("[[metrics]]\nkind = \"reward_model\"", "metrics[0]: metric `reward_model`: model is missing"),
+        (
+            "[[metrics]]\nkind = \"reward_model\"\nmodel = \"rm\"",
+            "metrics[0]: metric `reward_model` asks `rm`: there is no [models.rm]. Models: none",
+        ),
+        ("[[metrics]]\nkind = \"reward_model\"\nmodel = \"m\"\napply = \"tanh\"", "unknown variant `tanh`"),
+        ("[[metrics]]\nkind = \"reward_model\"\nmodel = \"m\"\nscale = nan", "scale = NaN is not a finite number"),
+        ("[[metrics]]\nkind = \"process_reward\"\nmodel = \"m\"\nseparator = \"\"", "separator is empty"),
+        ("[[metrics]]\nkind = \"process_reward\"\nmodel = \"m\"\naggregate = \"max\"", "unknown variant `max`"),
+        ("[[metrics]]\nkind = \"implicit_reward\"\nmodel = \"m\"", "reference is missing"),
+        ("[[metrics]]\nkind = \"implicit_reward\"\nmodel = \"m\"\nreference = \"m\"\nbeta = 0.0", "beta = 0 is not"),
         ("[[metrics]]\nkind = \"accuracy\"\nmin_mass = 2.0", "min_mass = 2 is not in [0, 1]"),
         ("[[metrics]]\nkind = \"accuracy\"\nweight = inf", "metrics[0] (`accuracy`): weight = inf"),
         (

@@ -79,7 +79,8 @@ impl Decoder {
         let scheduler = Scheduler::new(SchedulerOptions {
             blocks,
             max_sequences: options.max_sequences,
-            max_logit_rows: MAX_LOGIT_ROWS,
+            // A head's rows are a few numbers each.
+            max_logit_rows: if folder.head().is_some() { Pace::MOST } else { MAX_LOGIT_ROWS },
             block_bytes: folder.block_bytes(),
             variants: Variants { longest_short: folder.longest_short() },
         });

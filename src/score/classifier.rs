@@ -2,7 +2,8 @@
 //!
 //! A batch holds the oldest text and the longest of those that are no longer than it, as many as fit, so little is
 //! padding. Padding stands on the right, where the attention mask hides it; scores differ from those of a text alone by
-//! rounding.
+//! rounding. In graphs of other exporters, which may see padding in their own way, only texts of equal length share a
+//! batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ const MAX_BATCH_TEXTS: usize = 64;
 pub(crate) struct Classifier {
     folder: Arc<ModelFolder>,
     session: Session,
+    /// Whether only texts of equal length share a batch: graphs of other exporters may pool by the id of padding.
+    equal_lengths: bool,
     waiting: BTreeMap<SequenceId, Waiting>,
     next: u64,
     stats: DecoderStats,
@@ -51,9 +54,12 @@ impl Classifier {
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &RuntimeOptions) -> Result<Self> {
         let name = folder.path().display().to_string();
         let file = folder.file();
-        let graph = Graph { bytes: &file.encode(), folder: &file.data_folder, memory: None, name: &name };
+        let (bytes, memory) = folder.plain_graph()?;
+        let graph = Graph { bytes: &bytes, folder: &file.data_folder, memory, loops: file.loops, name: &name };
         let session = Session::open_plain(&graph, options)?;
-        Ok(Classifier { folder, session, waiting: BTreeMap::new(), next: 0, stats: DecoderStats::default() })
+        let equal_lengths = folder.config().head.is_none();
+        let (waiting, stats) = (BTreeMap::new(), DecoderStats::default());
+        Ok(Classifier { folder, session, equal_lengths, waiting, next: 0, stats })
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
@@ -115,8 +121,9 @@ impl Classifier {
         let Some((oldest, longest)) = self.waiting.first_key_value().map(|(id, waiting)| (*id, waiting.len())) else {
             return Vec::new();
         };
-        let mut others: Vec<(SequenceId, usize)> =
-            self.waiting.iter().map(|(id, waiting)| (*id, waiting.len())).filter(|(_, len)| *len <= longest).collect();
+        let fits = |len: usize| if self.equal_lengths { len == longest } else { len <= longest };
+        let all = self.waiting.iter().map(|(id, waiting)| (*id, waiting.len()));
+        let mut others: Vec<(SequenceId, usize)> = all.filter(|(_, len)| fits(*len)).collect();
         others.sort_by_key(|&(id, len)| (id != oldest, std::cmp::Reverse(len), id));
         others.truncate((MAX_BATCH_TOKENS / longest.max(1)).clamp(1, MAX_BATCH_TEXTS));
         others.into_iter().filter_map(|(id, _)| Some((id, self.waiting.remove(&id)?))).collect()

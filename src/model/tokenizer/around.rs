@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Which tokens a reward model's conversation has around what the chat template renders.
 ///
 /// Published reward models were trained on one or the other, by how their authors called the tokenizer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bos {
     /// The tokenizer's own, and none by the template: exactly one BOS where the tokenizer adds one, else none.
