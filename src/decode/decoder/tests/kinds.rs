@@ -1,14 +1,14 @@
-//! Tiny models of other kinds, bit for bit against themselves: windows, soft caps, and rotary tables by length, which
-//! replies outgrow half-way.
+//! Tiny models of other kinds, bit for bit against themselves: windows, soft caps, quantised weights, and rotary tables by
+//! length, which replies outgrow half-way.
 
 use std::path::Path;
 
 use super::*;
-use crate::export::{ExportOptions, export};
+use crate::export::{ExportOptions, Quantize, export};
 
 /// A checkpoint of tests/fixtures/models, exported to a folder that goes away with the first; and the prompts of its
 /// reference.
-fn exported(name: &str) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
+fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoint = folder.path().join("checkpoint");
@@ -19,7 +19,8 @@ fn exported(name: &str) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) 
         }
     }
     let to = folder.path().join("model");
-    export(&ExportOptions::new(&checkpoint, &to), &mut |_| {}).expect("exported");
+    let options = ExportOptions { quantize, ..ExportOptions::new(&checkpoint, &to) };
+    export(&options, &mut |_| {}).expect("exported");
     let cases = fixture(&format!("models/{name}/reference.json"))["cases"].as_array().expect("cases").clone();
     let opened = Arc::new(ModelFolder::open(&to).expect("the model opens"));
     (folder, opened, cases.iter().map(|case| tokens(&case["tokens"])).collect())
@@ -37,11 +38,18 @@ fn sampled_past_eos(seed: usize) -> GenerateOptions {
 }
 
 #[test]
-fn batching_changes_nothing_for_windows_caps_and_two_kinds_of_tables() {
+fn batching_changes_nothing_for_other_kinds_of_models() {
     /// Prompt tokens a step are between 32 and 512: the least, and all at once.
     const BUDGETS: [Duration; 2] = [Duration::from_nanos(1), Duration::from_secs(1)];
-    for name in ["gemma2", "gemma3", "qwen2-window", "phi3-longrope"] {
-        let (_files, folder, mut prompts) = exported(name);
+    for (name, quantize) in [
+        ("gemma2", Quantize::None),
+        ("gemma2", Quantize::Int4),
+        ("gemma3", Quantize::Int8),
+        ("qwen2-window", Quantize::None),
+        ("phi3-longrope", Quantize::None),
+    ] {
+        let (_files, folder, mut prompts) = exported(name, quantize);
+        assert!(folder.inspect().bitwise, "{name}, {quantize:?}");
         // Others that leave the same prefix at different places.
         let longest = prompts.iter().max_by_key(|prompt| prompt.len()).expect("a prompt").clone();
         prompts.extend([20, 47, 60, 63, 64, 65].map(|at| [&longest[..at], &[5, 6, 7]].concat()));
@@ -61,7 +69,7 @@ fn batching_changes_nothing_for_windows_caps_and_two_kinds_of_tables() {
                     generate(&mut decoder, prompt, sampled_past_eos(i));
                 }
                 let together: Vec<_> = finish(&mut decoder).into_iter().map(reply).collect();
-                assert_eq!(together, alone, "{name}, {threads} threads, {blocks} blocks, round {round}");
+                assert_eq!(together, alone, "{name}, {quantize:?}, {threads} threads, {blocks} blocks, round {round}");
             }
         }
     }
