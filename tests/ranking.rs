@@ -444,6 +444,8 @@ fn the_examples_are_valid() {
     };
     let math = std::fs::read_to_string(root.join("examples/requests/train.json")).expect("the mathematical example");
     RankJob::new(RankRequest::from_json(&math, "train").expect("a request"), plan("math.toml")).expect("a job");
+    let poem = std::fs::read_to_string(root.join("examples/requests/poem.json")).expect("an example");
+    RankJob::new(RankRequest::from_json(&poem, "poem").expect("a request"), plan("reward_model.toml")).expect("a job");
     let plan = plan("foreturn.toml");
     let mut examples = 0;
     for entry in std::fs::read_dir(root.join("examples/requests")).expect("the examples") {

@@ -13,6 +13,7 @@ use common::{model_path, runtime_path, scratch, user};
 use foreturn::chat::{Message, Role};
 use foreturn::engine::{Limits, Prompt, ScoreOptions};
 use foreturn::export::{ExportOptions, export};
+use foreturn::model::Batching;
 use foreturn::model::tokenizer::{Bos, EncodedText, RenderOptions, Tokenizer};
 use foreturn::score::{
     ImplicitOptions, Label, Score, ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions, StepScores,
@@ -236,6 +237,49 @@ fn a_score_is_the_same_alone_and_among_others() {
                 close(&numbers(alone), &numbers(among), 1e-5, name);
             }
         }
+    }
+}
+
+#[test]
+fn decoders_with_a_head_run_on_the_padded_path_too() {
+    for name in ["qwen3-reward", "gemma2-reward", "qwen2-process-reward"] {
+        let (folder, reference) = (scratch(), reference(name));
+        let mut config = config(folder.path(), &[name], "");
+        config.models.get_mut(name).expect("the model").batching = Batching::Padded;
+        let engine = Engine::new(config).expect("an engine");
+        let options = ScoreOptions { task: task(&reference), limits: Limits::default() };
+        let inputs = reference.cases.iter().map(tokens).collect();
+        let given = engine.submit_score(name, inputs, options).and_then(|pending| pending.wait()).expect("scores");
+        for (case, output) in reference.cases.iter().zip(&given) {
+            close(&numbers(output), &flat(&case.scores), 1e-4, &format!("{name}, {}", case.name));
+        }
+    }
+}
+
+#[test]
+fn a_published_embedder_gives_the_embeddings_of_sentence_transformers() {
+    #[derive(Deserialize)]
+    struct Text {
+        text: String,
+        embedding: Vec<f64>,
+    }
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/all-MiniLM-L6-v2");
+    if !checkpoint.exists() {
+        assert!(std::env::var_os("CI").is_none(), "{} is missing: run `make test`", checkpoint.display());
+        return;
+    }
+    let texts = fs::read_to_string(fixtures().join("../embedder.json")).expect("texts");
+    let texts: Vec<Text> = serde_json::from_str(&texts).expect("texts");
+    let folder = scratch();
+    export(&ExportOptions::new(&checkpoint, folder.path().join("minilm")), &mut |_| ()).expect("an export");
+    let toml = format!("[models.minilm]\npath = {:?}\n", folder.path().join("minilm").display().to_string());
+    let mut config = Config::from_toml(&toml, Path::new("/")).expect("a configuration");
+    config.runtime.library = Some(runtime_path());
+    let engine = Engine::new(config).expect("an engine");
+    let given = engine.embed("minilm", texts.iter().map(|text| text.text.clone()).collect(), Limits::default());
+    for (text, given) in texts.iter().zip(given.expect("embeddings")) {
+        let given: Vec<f64> = given.into_iter().map(f64::from).collect();
+        close(&given, &text.embedding, 1e-4, &text.text);
     }
 }
 
@@ -509,8 +553,8 @@ user = "smollm2"
 [rollout]
 window = 1
 samples = 2
-max_user_tokens = 6
-max_policy_tokens = 6
+max_user_tokens = 4
+max_policy_tokens = 4
 [[metrics]]
 kind = "reward_model"
 model = "llama-labels"

@@ -217,8 +217,8 @@ mod tests {
             as_texts(&[system, user.clone(), reply.clone()]).unwrap(),
             ("System: Be brief.\nUser: Why?".into(), Some("Because."))
         );
-        assert_eq!(as_texts(&[user.clone()]).unwrap(), ("Why?".into(), None));
-        assert_eq!(as_texts(&[reply.clone()]).unwrap(), ("Because.".into(), None));
+        assert_eq!(as_texts(std::slice::from_ref(&user)).unwrap(), ("Why?".into(), None));
+        assert_eq!(as_texts(std::slice::from_ref(&reply)).unwrap(), ("Because.".into(), None));
         assert_eq!(as_texts(&[user.clone(), reply, user]).unwrap().0, "User: Why?\nAssistant: Because.\nUser: Why?");
         assert!(as_texts(&[]).is_err());
     }

@@ -56,11 +56,13 @@ pub(super) fn question(
 
 /// The scores among a metric's answers, `COUNT` of them.
 pub(super) fn answers<const COUNT: usize>(answers: &[ChatOutput]) -> Result<[&ScoreOutput; COUNT]> {
-    let score = |answer| match answer {
-        &ChatOutput::Score(ref score) => Ok(score),
-        _ => Err(Error::new(ErrorKind::ModelOutput, "the model gave no score where one was asked for")),
-    };
-    let scores = answers.iter().map(score).collect::<Result<Vec<_>>>()?;
+    let mut scores = Vec::new();
+    for answer in answers {
+        match answer {
+            ChatOutput::Score(score) => scores.push(score),
+            _ => return Err(Error::new(ErrorKind::ModelOutput, "the model gave no score where one was asked for")),
+        }
+    }
     let count = scores.len();
     scores.try_into().map_err(|_| Error::internal(format!("it asked {COUNT} questions and got {count} answers")))
 }
