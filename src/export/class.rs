@@ -93,10 +93,7 @@ impl Class {
             Class::Scores(architecture, class) => {
                 decoder(architecture, Some(class.read(checkpoint)?), checkpoint, scheme)
             }
-            Class::Encoder(class) => {
-                scheme.refuse_quantising(class.name)?;
-                encoder(class, checkpoint)
-            }
+            Class::Encoder(class) => encoder(class, checkpoint, scheme),
         }
     }
 }
@@ -121,8 +118,8 @@ fn decoder<'a>(
     })
 }
 
-fn encoder<'a>(class: &encoder::Class, checkpoint: &'a Checkpoint) -> Result<Plan<'a>> {
-    let encoder = class.read(checkpoint)?;
+fn encoder<'a>(class: &encoder::Class, checkpoint: &'a Checkpoint, scheme: Scheme) -> Result<Plan<'a>> {
+    let encoder = class.read(checkpoint, scheme)?;
     Ok(Plan {
         graph: encoder.graph,
         layers: encoder.layers,

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::graph::Size;
+use crate::export::quantize::Scheme;
 use crate::model::head::HeadKind;
 
 pub(super) const FAMILY: Family = Family {
@@ -16,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
     unused: &["pooler."],
 };
 
-fn body<'a>(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Body<'a>> {
+fn body<'a>(checkpoint: &'a Checkpoint, scheme: Scheme, prefix: &str) -> Result<Body<'a>> {
     let config = &checkpoint.config;
     if !matches!(config.get("position_embedding_type").map(|kind| kind.as_str()), None | Some(Some("absolute"))) {
         return Err(config.unsupported("position_embedding_type", "this version exports only `absolute`"));
@@ -27,7 +28,7 @@ fn body<'a>(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Body<'a>> {
     let hidden = size(config, &["hidden_size"])?;
     let positions = size(config, &["max_position_embeddings"])?;
     let types = Size::new(config.size_or("type_vocab_size", 2)?, &["type_vocab_size"]);
-    let mut blocks = Blocks::new(checkpoint, hidden, config.positive_or("layer_norm_eps", 1e-12)? as f32);
+    let mut blocks = Blocks::new(checkpoint, scheme, hidden, config.positive_or("layer_norm_eps", 1e-12)? as f32);
 
     let embeddings = format!("{prefix}embeddings");
     let embedding = |name: &str| format!("{embeddings}.{name}_embeddings");

@@ -94,9 +94,9 @@ pub(super) fn path(module: &str) -> String {
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint, hidden: Size, epsilon: f32) -> Self {
+    pub(super) fn new(checkpoint: &'a Checkpoint, scheme: Scheme, hidden: Size, epsilon: f32) -> Self {
         let mut blocks = Blocks {
-            builder: Builder::new(checkpoint, Scheme::none()),
+            builder: Builder::new(checkpoint, scheme),
             hidden,
             epsilon,
             length: String::new(),
@@ -152,6 +152,7 @@ impl<'a> Blocks<'a> {
         Ok(self.slice(&path(module), &table, &start, &end, 0))
     }
 
+    /// A linear layer over hidden states.
     pub(super) fn linear(&mut self, module: &str, input: &str, out: Size, inner: Size, bias: bool) -> Result<String> {
         self.builder.linear(&Linear { module, path: &path(module), out, inner, bias }, input)
     }

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::graph::Size;
+use crate::export::quantize::Scheme;
 use crate::model::head::HeadKind;
 use crate::onnx::build::{int, ints};
 use crate::onnx::tensor_proto::DataType;
@@ -20,10 +21,10 @@ pub(super) const FAMILY: Family = Family {
     unused: &["embeddings.position_embeddings."],
 };
 
-fn body<'a>(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Body<'a>> {
+fn body<'a>(checkpoint: &'a Checkpoint, scheme: Scheme, prefix: &str) -> Result<Body<'a>> {
     let config = &checkpoint.config;
     let hidden = size(config, &["hidden_size"])?;
-    let mut blocks = Blocks::new(checkpoint, hidden, config.positive_or("layer_norm_eps", 1e-7)? as f32);
+    let mut blocks = Blocks::new(checkpoint, scheme, hidden, config.positive_or("layer_norm_eps", 1e-7)? as f32);
     let mask = blocks.cast("/attention_mask/float", "attention_mask", DataType::Float);
     let last = blocks.builder.integers(&[2]);
     let mask = blocks.op("Unsqueeze", "/attention_mask/float/Unsqueeze", &[&mask, &last], vec![]);

@@ -24,7 +24,7 @@ pub(super) struct Attention {
 
 /// What layers need in order to score relative positions.
 struct Relative {
-    /// The embeddings of distances: [2 · span, hidden].
+    /// The embeddings of distances: [1, 2 · span, hidden].
     embeddings: String,
     /// Whether they go through the layer's own query and key projections.
     shared: bool,
@@ -90,6 +90,9 @@ impl Relative {
         if norms_embeddings(config)? {
             embeddings = blocks.norm(&format!("{module}.LayerNorm"), &embeddings, true)?;
         }
+        // As the states of one text, so that they go through the same projections.
+        let first = blocks.builder.integers(&[0]);
+        embeddings = blocks.op("Unsqueeze", "/distances/embeddings/Unsqueeze", &[&embeddings, &first], vec![]);
 
         let one = blocks.builder.integers(&[1]);
         let length = blocks.length.clone();
@@ -119,9 +122,9 @@ impl Relative {
         let (out, inner) = (blocks.hidden, blocks.hidden);
         let linear = Linear { module: &module, path: &format!("{name}/proj"), out, inner, bias: true };
         let projected = blocks.builder.linear(&linear, &self.embeddings)?;
-        let places = blocks.op("Gather", &format!("{name}/places/Gather"), &[&projected, distances], vec![]);
         let name = format!("{name}/places");
-        let split = blocks.reshape(&name, &places, &[0, heads.count as i64, heads.size as i64]);
+        let places = blocks.op("Gather", &format!("{name}/Gather"), &[&projected, distances], vec![int("axis", 1)]);
+        let split = blocks.reshape(&name, &places, &[-1, heads.count as i64, heads.size as i64]);
         Ok(blocks.transpose(&name, &split, &[1, 2, 0]))
     }
 

@@ -21,6 +21,7 @@ use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::graph::{Graph, Size};
 use super::head::{LABEL_FIELDS, labels};
+use super::quantize::Scheme;
 use super::rope::Rope;
 use crate::Result;
 use crate::model::head::{Head, HeadKind, Pooling};
@@ -52,7 +53,7 @@ struct Family {
     prefix: &'static str,
     /// Reads the configuration, refusing by name what the graph would get wrong, and writes all layers; the encoder's
     /// weights begin with the text given.
-    body: for<'a> fn(&'a Checkpoint, &str) -> Result<Body<'a>>,
+    body: for<'a> fn(&'a Checkpoint, Scheme, &str) -> Result<Body<'a>>,
     /// Turns hidden states into what the classifier takes: one row a text or, for a token classifier, a token.
     features: fn(&mut Blocks<'_>, &Config, HeadKind, &str, &str) -> Result<String>,
     /// Weights that a checkpoint may hold though the class doesn't use them, named without the prefix.
@@ -86,12 +87,12 @@ impl Class {
     }
 
     /// Reads the configuration and builds the graph.
-    pub(super) fn read<'a>(&self, checkpoint: &'a Checkpoint) -> Result<Encoder<'a>> {
+    pub(super) fn read<'a>(&self, checkpoint: &'a Checkpoint, scheme: Scheme) -> Result<Encoder<'a>> {
         // A bare encoder is saved without the prefix, unless it was cut out of a class with a head.
         let prefix = self.family.prefix;
         let is_prefixed = checkpoint.tensors.keys().any(|name| name.starts_with(prefix));
         let prefix = if is_prefixed { prefix } else { "" };
-        let body = (self.family.body)(checkpoint, prefix)?;
+        let body = (self.family.body)(checkpoint, scheme, prefix)?;
         let Body { mut blocks, states, layers, positions, ropes } = body;
         let head = match self.kind {
             HeadKind::Embedding => sentence::write(&mut blocks, checkpoint, &states, positions)?,

@@ -8,19 +8,20 @@ use crate::export::arch::{layer_types, positions};
 use crate::export::checkpoint::Checkpoint;
 use crate::export::config::Config;
 use crate::export::graph::Size;
+use crate::export::quantize::Scheme;
 use crate::export::rope::Rope;
 use crate::model::head::HeadKind;
 use crate::onnx::build::{MICROSOFT, int, node};
 
 pub(super) const FAMILY: Family = Family { prefix: "model.", body, features, unused: &[] };
 
-fn body<'a>(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Body<'a>> {
+fn body<'a>(checkpoint: &'a Checkpoint, scheme: Scheme, prefix: &str) -> Result<Body<'a>> {
     let config = &checkpoint.config;
     if config.get("rope_scaling").is_some() {
         return Err(config.unsupported("rope_scaling", "this version exports ModernBERT without it only"));
     }
     let hidden = size(config, &["hidden_size"])?;
-    let mut blocks = Blocks::new(checkpoint, hidden, config.positive_or("norm_eps", 1e-5)? as f32);
+    let mut blocks = Blocks::new(checkpoint, scheme, hidden, config.positive_or("norm_eps", 1e-5)? as f32);
     let layer = Layer::read(&mut blocks, config)?;
 
     let embeddings = format!("{prefix}embeddings");

@@ -11,7 +11,7 @@ use crate::export::config::Config;
 use crate::export::hf;
 use crate::export::quantize::Scheme;
 use crate::export::testing::{change_json, export_fixture, fixture_checkpoint};
-use crate::export::{ExportOptions, export};
+use crate::export::{ExportOptions, Quantize, export};
 use crate::model::head::{Head, HeadKind};
 use crate::runtime::session::{Graph, Session};
 use crate::testing::{fixture, runtime};
@@ -126,6 +126,33 @@ fn scores_are_those_of_transformers_and_padding_changes_none() {
             assert!(error <= tolerance, "{name}, {}: {error}", case.name);
             assert!(distance(&alone, together) <= 1e-5, "{name}, {}: padding changed it", case.name);
         }
+    }
+}
+
+/// The mean difference of scores from transformers', as a part of their mean size, of an export in fewer bits.
+fn loss(name: &str, quantize: Quantize) -> f32 {
+    let root = fixture_checkpoint(name);
+    let out = root.path().join("out");
+    let options = ExportOptions { quantize, ..ExportOptions::new(root.path().join("source"), &out) };
+    export(&options, &mut |_| {}).unwrap();
+    let mut model = Model::open(&out);
+    let (mut difference, mut size) = (0.0, 0.0);
+    for case in cases(&fixture(&format!("models/{name}/reference.json"))) {
+        let rows = model.rows(&[&case]).remove(0);
+        for (score, expected) in rows.iter().flatten().zip(case.expected.iter().flatten()) {
+            difference += (score - expected).abs();
+            size += expected.abs();
+        }
+    }
+    difference / size
+}
+
+#[test]
+fn fewer_bits_give_nearly_the_same_scores() {
+    for name in FIXTURES {
+        let (int8, int4) = (loss(name, Quantize::Int8), loss(name, Quantize::Int4));
+        assert!(0.0 < int8 && int8 < 0.1, "{name}: {int8} in 8 bits");
+        assert!(int8 < int4 && int4 < 0.5, "{name}: {int4} in 4 bits");
     }
 }
 
@@ -363,7 +390,7 @@ fn a_published_model_embeds_as_transformers_does() {
     let Some(source) = published() else { return };
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let report = export(&ExportOptions::new(source, &out), &mut |_| {}).unwrap();
+    let report = export(&ExportOptions::new(&source, &out), &mut |_| {}).unwrap();
     let head = report.head.unwrap();
     assert_eq!((head.size, head.normalize, head.max_length), (384, true, Some(256)));
 
@@ -376,6 +403,15 @@ fn a_published_model_embeds_as_transformers_does() {
     let mut model = Model::open(&out);
     let cases = cases(&reference);
     let together = model.rows(&cases.iter().collect::<Vec<_>>());
+    for (quantize, least) in [(Quantize::Int8, 0.999), (Quantize::Int4, 0.97)] {
+        let out = root.path().join(format!("{quantize:?}"));
+        export(&ExportOptions { quantize, ..ExportOptions::new(&source, &out) }, &mut |_| {}).unwrap();
+        let rows = Model::open(&out).rows(&cases.iter().collect::<Vec<_>>());
+        for (case, row) in cases.iter().zip(rows) {
+            let cosine: f32 = row[0].iter().zip(&case.expected[0]).map(|(left, right)| left * right).sum();
+            assert!(cosine > least, "{quantize:?}, {}: {cosine}", case.name);
+        }
+    }
     for (case, together) in cases.iter().zip(&together) {
         let tokens = tokenizer.encode(case.name.as_str(), true).unwrap();
         assert!(tokens.get_ids().iter().map(|&id| i64::from(id)).eq(case.tokens.iter().copied()), "{}", case.name);

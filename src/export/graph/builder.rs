@@ -156,7 +156,7 @@ impl<'a> Builder<'a> {
         let weight = self.weight(&format!("{module}.weight"), &[out, inner])?;
         let role = match module {
             _ if out.is_vocabulary() => Role::Vocabulary,
-            _ if module.ends_with(".v_proj") => Role::Value,
+            _ if [".v_proj", ".value_proj", ".self.value"].iter().any(|value| module.ends_with(value)) => Role::Value,
             _ => Role::Other,
         };
         let Some(packing) = self.pack(&weight, role) else { return self.exact_linear(linear, input) };

@@ -25,7 +25,6 @@ mod tests;
 use super::Quantize;
 use super::checkpoint::{Checkpoint, Tensor};
 use super::format::Format;
-use crate::{Error, Result};
 pub(super) use pack::write;
 
 /// What an export does with matrices.
@@ -50,17 +49,6 @@ impl Scheme {
     pub(super) fn new(quantize: Quantize, block: usize, checkpoint: &Checkpoint) -> Self {
         let is_narrow = checkpoint.tensors.values().any(|tensor| has_at_most_four_bits(tensor.format));
         Scheme { quantize, block, is_narrow }
-    }
-
-    /// Refuses to quantise a class whose graph is written in float32 only.
-    pub(super) fn refuse_quantising(&self, class: &str) -> Result<()> {
-        match self.quantize {
-            Quantize::None => Ok(()),
-            _ => Err(Error::unsupported(format!(
-                "{class} is exported in float32 only: leave quantisation out (decoders and decoders with scores can be \
-                 quantised)"
-            ))),
-        }
     }
 
     /// How the matrix `tensor` is stored, if not in float32.
