@@ -16,6 +16,7 @@ ORT_LIBRARY := $(CURDIR)/target/onnxruntime/lib/libonnxruntime.so
 REQUESTS := $(sort $(wildcard examples/requests/*.json))
 REFERENCE_VENV := target/reference-venv
 FIXTURES_VENV := target/fixtures-venv
+BUILDER_VENV := target/genai-builder-venv
 GENAI_VENV := target/genai-venv
 
 # The command finds what was fetched relative to itself, so it has to be built beside it.
@@ -80,8 +81,11 @@ references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew w
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
 
-fixtures: $(FIXTURES_VENV)/.installed ## Make tests/fixtures/models and embedder.json anew with transformers (installs torch)
+fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/fixtures/models and embedder.json anew
 	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py
+	$(BUILDER_VENV)/bin/python tests/reference/make_genai_exports.py
+	$(FIXTURES_VENV)/bin/python tests/reference/make_genai_exports.py
+	$(FIXTURES_VENV)/bin/python tests/reference/make_optimum_exports.py
 	@$(PYTHON) tools/fetch.py embedder
 	$(FIXTURES_VENV)/bin/python tests/reference/make_embedder_reference.py
 
@@ -90,6 +94,7 @@ check-genai: model $(GENAI_VENV)/.installed ## Check that onnxruntime-genai read
 
 $(REFERENCE_VENV)/.installed: tests/reference/requirements.txt
 $(FIXTURES_VENV)/.installed: tests/reference/requirements-fixtures.txt
+$(BUILDER_VENV)/.installed: tests/reference/requirements-genai-builder.txt
 $(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
 target/%-venv/.installed:
 	$(PYTHON) -m venv --clear $(@D)

@@ -16,8 +16,8 @@ TOLERANCE = 1e-4
 def randomise(model):
     """Weights that make a wrong norm, bias, window or cap show: transformers leaves norms at 1 and biases at 0.
 
-    Matrices are as drawn with the model's `initializer_range`, except Gemma's embedding. Gemma multiplies it by the root
-    of the hidden size, so that of a random model nothing else would be heard, and every token would follow itself.
+    Matrices are as drawn with the model's `initializer_range`, except Gemma's embedding. Gemma multiplies it by the
+    root of the hidden size, so that in a random model nothing else would be heard: every token would follow itself.
     """
     with torch.no_grad():
         for name, value in model.named_parameters():

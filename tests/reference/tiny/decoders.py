@@ -19,7 +19,7 @@ BASE = dict(
     num_hidden_layers=2,
     num_attention_heads=2,
     num_key_value_heads=1,
-    max_position_embeddings=512,
+    max_position_embeddings=256,
     initializer_range=0.3,
     bos_token_id=tokenizers.PAD,
     eos_token_id=tokenizers.END,
@@ -87,7 +87,7 @@ MODELS = {
     "gemma2": Model("gemma2", GEMMA2),
     "gemma3": Model("gemma3_text", GEMMA3),
     "gemma3-rope-linear": Model("gemma3_text", {**GEMMA3, "rope_scaling": dict(rope_type="linear", factor=8.0)}),
-    "phi3": Model("phi3", dict(sliding_window=16)),
+    "phi3": Model("phi3", dict(sliding_window=16, original_max_position_embeddings=256)),
     # Prompts on both sides of 64 tokens, and one that crosses it while it is continued.
     "phi3-longrope": Model("phi3", long_rope(8), (SHORT, 30, 55, 64, 65, 100)),
     # As of Phi-4-mini: only part of each head is rotated. ONNX Runtime rotates multiples of 16.
@@ -103,15 +103,18 @@ def configuration(model):
     return CONFIG_MAPPING[model.kind](**{**BASE, **model.changes})
 
 
+def random(name, model):
+    seed(name)
+    made = AutoModelForCausalLM.from_config(configuration(model), attn_implementation="eager")
+    randomise(made)
+    return made
+
+
 def make(only):
     for name, model in MODELS.items():
         if only and name not in only:
             continue
-        seed(name)
-        config = configuration(model)
-        random = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        randomise(random)
-        folder = save_checkpoint(random, name, model.dtype, model.shard_size)
+        folder = save_checkpoint(random(name, model), name, model.dtype, model.shard_size)
         (folder / "generation_config.json").unlink(missing_ok=True)
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         cases = [case(loaded, name, length) for length in model.lengths]

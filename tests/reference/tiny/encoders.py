@@ -49,6 +49,7 @@ TEXTS = {
     "a pair": ("What is the capital of France?", "The capital of France is Paris."),
     "a longer pair": (" ".join(tokenizers.CORPUS[:2]), "Yes, no, maybe. The answer is ten."),
 }
+BFLOAT16 = torch.bfloat16
 SEQUENCE, TOKEN, EMBEDDING = AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModel
 
 
@@ -63,21 +64,22 @@ class Encoder:
     labels: list = field(default_factory=lambda: ["LABEL_0"])
     pooling: str = "mean"
     normalise: bool = True
+    dtype: torch.dtype = torch.float32
 
 
 MODELS = {
     "bert-labels": Encoder("bert", BERT, labels=["contradiction", "entailment", "neutral"]),
     "bert-token-labels": Encoder("bert", BERT, head=TOKEN, labels=["O", "B-PER", "I-PER", "B-LOC"]),
     "bert-embedding": Encoder("bert", BERT, head=EMBEDDING),
-    "bert-embedding-first": Encoder("bert", BERT, head=EMBEDDING, pooling="cls", normalise=False),
+    "bert-embedding-first": Encoder("bert", BERT, head=EMBEDDING, pooling="cls", normalise=False, dtype=torch.float16),
     # As of deberta-v2-xlarge, which has a convolution beside its first layer.
     "deberta-v2-labels": Encoder(
-        "deberta-v2", {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, "unigram", labels=["no", "yes"]
+        "deberta-v2", {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, "unigram", labels=["no", "yes"], dtype=BFLOAT16
     ),
-    "deberta-v2-own-keys": Encoder("deberta-v2", {**DEBERTA, "share_att_key": False, "type_vocab_size": 2}, "unigram"),
+    "deberta-v2-own-keys": Encoder("deberta-v2", {**DEBERTA, "share_att_key": False, "type_vocab_size": 2}, "unigram", dtype=BFLOAT16),
     "deberta-v3-reward": Encoder("deberta-v2", DEBERTA, "unigram"),
     "modernbert-mean": Encoder("modernbert", {**MODERN, "classifier_pooling": "mean"}, labels=["no", "yes"]),
-    "modernbert-first": Encoder("modernbert", {**MODERN, "classifier_pooling": "cls"}),
+    "modernbert-first": Encoder("modernbert", {**MODERN, "classifier_pooling": "cls"}, dtype=BFLOAT16),
 }
 
 
@@ -102,8 +104,8 @@ def make(only):
         seed(name)
         random = build(encoder)
         randomise(random)
-        folder = save_checkpoint(random, name)
-        model = type(random).from_pretrained(folder, **attention(encoder)).eval()
+        folder = save_checkpoint(random, name, encoder.dtype)
+        model = type(random).from_pretrained(folder, dtype=torch.float32, **attention(encoder)).eval()
         tokenizer = AutoTokenizer.from_pretrained(ROOT / "tokenizers" / encoder.tokenizer)
         cases = [text_case(model, encoder, tokenizer, *item) for item in TEXTS.items()]
         cases.append(random_case(model, encoder, tokenizer, name))

@@ -46,6 +46,7 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
 
 
 SEQUENCE, TOKEN, PROCESS = AutoModelForSequenceClassification, AutoModelForTokenClassification, Qwen2ForProcessRewardModel
+BFLOAT16 = torch.bfloat16
 ONE, TWO = ["LABEL_0"], ["LABEL_0", "LABEL_1"]
 
 
@@ -56,18 +57,19 @@ class Head:
     decoder: str
     head: type = SEQUENCE
     labels: list = field(default_factory=lambda: ONE)
+    dtype: torch.dtype = torch.float32
 
 
 HEADS = {
     "llama-reward": Head("llama-rope-llama3"),
-    "llama-labels": Head("llama", labels=["helpfulness", "correctness", "coherence", "complexity", "verbosity"]),
+    "llama-labels": Head("llama", labels=["helpfulness", "correctness", "coherence", "complexity", "verbosity"], dtype=BFLOAT16),
     "mistral-reward": Head("mistral"),
     "qwen2-reward": Head("qwen2"),
-    "qwen3-reward": Head("qwen3"),
-    "gemma2-reward": Head("gemma2"),
-    "gemma3-reward": Head("gemma3"),
-    "qwen2-token-labels": Head("qwen2.5", TOKEN, ["wrong", "neutral", "right"]),
-    "qwen2-process-reward": Head("qwen2.5", PROCESS, TWO),
+    "qwen3-reward": Head("qwen3", dtype=BFLOAT16),
+    "gemma2-reward": Head("gemma2", dtype=BFLOAT16),
+    "gemma3-reward": Head("gemma3", dtype=BFLOAT16),
+    "qwen2-token-labels": Head("qwen2.5", TOKEN, ["wrong", "neutral", "right"], BFLOAT16),
+    "qwen2-process-reward": Head("qwen2.5", PROCESS, TWO, BFLOAT16),
 }
 
 
@@ -88,7 +90,7 @@ def make(only):
         seed(name)
         random = build(head)
         randomise(random)
-        folder = save_checkpoint(random, name, decoders.MODELS[head.decoder].dtype)
+        folder = save_checkpoint(random, name, head.dtype)
         model = type(random).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         chats = {**CHATS, "steps": STEPS}
         cases = [random_case(model, head, name, length) for length in (5, 23, 70)]
