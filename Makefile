@@ -24,7 +24,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model demo test lint deny bench references fixtures check-genai clean-models
+.PHONY: help fetch build model quantized compare demo test lint deny bench references fixtures check-genai clean-models
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,17 @@ build: ## Build the command, optimised: target/release/foreturn
 # An export appears under its name only when it is whole, so its presence is enough.
 model: fetch build ## Export the demo's model to ONNX unless it is there
 	@test -e $(MODEL)/genai_config.json || $(FORETURN) export --from $(GGUF) --to $(MODEL)
+
+quantized: model ## Export the demo's model in 8 and in 4 bits unless they are there
+	@set -e; for bits in int8 int4; do \
+	  test -e $(MODEL)-$$bits/genai_config.json || \
+	  $(FORETURN) export --from $(GGUF) --to $(MODEL)-$$bits --quantize $$bits; \
+	done
+
+compare: quantized ## Measure what quantisation costs: size, speed, log-probabilities, rankings
+	$(FORETURN) compare --reference $(MODEL) --model $(MODEL)-int8 --model $(MODEL)-int4 \
+	  --texts examples/texts.json --texts LICENSE-APACHE \
+	  --config examples/foreturn.toml $(REQUESTS:%=--request %)
 
 demo: model ## Rank the responses of examples/requests/ on a real model
 	@test -n "$(REQUESTS)" || { echo "make demo: no requests in examples/requests/" >&2; exit 1; }
@@ -89,8 +100,10 @@ fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/f
 	@$(PYTHON) tools/fetch.py embedder
 	$(FIXTURES_VENV)/bin/python tests/reference/make_embedder_reference.py
 
-check-genai: model $(GENAI_VENV)/.installed ## Check that onnxruntime-genai reads our export and agrees
+check-genai: quantized $(GENAI_VENV)/.installed ## Check that onnxruntime-genai reads our exports and agrees
 	$(GENAI_VENV)/bin/python tests/reference/check_genai.py $(MODEL)
+	$(GENAI_VENV)/bin/python tests/reference/check_genai.py $(MODEL)-int8 --agreement 0.9
+	$(GENAI_VENV)/bin/python tests/reference/check_genai.py $(MODEL)-int4 --agreement 0.9
 
 $(REFERENCE_VENV)/.installed: tests/reference/requirements.txt
 $(FIXTURES_VENV)/.installed: tests/reference/requirements-fixtures.txt
