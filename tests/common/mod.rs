@@ -2,6 +2,8 @@
 //! the model folder with something changed.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod models;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

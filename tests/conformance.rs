@@ -1,0 +1,225 @@
+//! Every tiny model on every path that can take it, held to what transformers computes with the checkpoint, or ONNX
+//! Runtime with a foreign export (an exporter may leave something out, a window for one: a file is held to itself).
+//!
+//! A model is added by its name in a list; a test sees to it that no fixture is forgotten.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::models::{Case, Reference, copy, exported, fixtures, reference};
+use common::{MODEL, config_with, scratch};
+use foreturn::decode::{GenerateOptions, SamplingOptions};
+use foreturn::engine::{Limits, Prompt};
+use foreturn::export::{ExportOptions, Quantize, export};
+use foreturn::model::Batching;
+use foreturn::{Engine, ErrorKind};
+
+/// Language models as checkpoints, and as GGUF files where there is one.
+const CHECKPOINTS: &[&str] = &[
+    "gemma2",
+    "gemma3",
+    "gemma3-rope-linear",
+    "llama",
+    "llama-bfloat16-sharded",
+    "llama-biases",
+    "llama-float16",
+    "llama-rope-linear",
+    "llama-rope-llama3",
+    "mistral",
+    "mistral-no-window",
+    "phi3",
+    "phi3-longrope",
+    "phi3-partial",
+    "qwen2",
+    "qwen2-window",
+    "qwen2.5",
+    "qwen3",
+    "smollm2",
+    "smollm3",
+];
+
+/// Language models as other exporters wrote them.
+const EXPORTS: &[&str] = &[
+    "gemma2/exports/genai-float32",
+    "gemma2/exports/optimum",
+    "gemma3/exports/genai-float32",
+    "llama/exports/genai-float32",
+    "llama/exports/optimum-merged",
+    "llama/exports/optimum-no-positions",
+    "llama/exports/transformersjs-grouped",
+    "llama-deep/exports/genai-int4",
+    "llama-deep/exports/genai-int8",
+    "llama-float16/exports/genai-float16",
+    "llama-float16/exports/genai-paged",
+    "mistral/exports/genai-float32",
+    "mistral/exports/optimum",
+    "phi3/exports/genai-float32",
+    "phi3-longrope/exports/genai-float32",
+    "qwen2/exports/genai-float32",
+    "qwen2/exports/optimum",
+    "qwen2-deep/exports/genai-int4",
+    "qwen3/exports/genai-float32",
+];
+
+/// What ONNX Runtime itself can't run as it stands, and why.
+const NOT_PADDED: &[(&str, &str)] = &[
+    ("llama-float16/exports/genai-paged", "there is no CPU kernel of PagedAttention"),
+    ("gemma2/exports/genai-float32", "its cache is a ring of the window's size in a buffer of the caller's"),
+];
+
+// ---- one model on one path ----
+
+/// A model folder to be run.
+struct Subject {
+    /// For messages.
+    name: String,
+    folder: PathBuf,
+    batching: Batching,
+}
+
+impl Subject {
+    fn engine(&self) -> Engine {
+        let mut config = config_with(&self.folder, "");
+        config.models.get_mut(MODEL).expect("the model").batching = self.batching;
+        Engine::new(config).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+
+    /// Holds the model to `reference`.
+    fn check(&self, reference: &Reference) {
+        let engine = self.engine();
+        let (mut sum, mut count) = (0.0, 0);
+        for case in &reference.cases {
+            let Some(differences) = self.logprobs(&engine, case) else { continue };
+            let worst = differences.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+            let (at, worst) = worst.expect("a token");
+            if let Some(tolerance) = reference.tolerance {
+                assert!(
+                    worst < tolerance,
+                    "{}, {}: the log-probability of token {} is off by {worst:e}",
+                    self.name,
+                    case.name,
+                    at + 1
+                );
+            }
+            sum += differences.iter().sum::<f64>();
+            count += differences.len();
+            self.greedy(&engine, case);
+        }
+        assert!(count > 0, "{}: no case was run", self.name);
+        if reference.tolerance.is_none() {
+            let mean = sum / count as f64;
+            assert!(
+                mean <= 2.0 * reference.noise,
+                "{}: a mean difference of {mean} where ONNX Runtime differs from itself by {}",
+                self.name,
+                reference.noise
+            );
+        }
+    }
+
+    /// Differences of log-probabilities; none where the padded path has no room for the case.
+    fn logprobs(&self, engine: &Engine, case: &Case) -> Option<Vec<f64>> {
+        let result = engine.logprobs(MODEL, Prompt::Tokens(case.tokens.clone()), Limits::default());
+        let (_, found) = match result {
+            // Graphs that choose their rotary tables by length are only run up to the change.
+            Err(e) if e.kind() == ErrorKind::ContextLength && self.batching == Batching::Padded => return None,
+            result => result.unwrap_or_else(|e| panic!("{}, {}: {e}", self.name, case.name)),
+        };
+        assert_eq!(found.len(), case.logprobs.len(), "{}, {}", self.name, case.name);
+        Some(found.iter().zip(&case.logprobs).map(|(found, expected)| (f64::from(*found) - expected).abs()).collect())
+    }
+
+    fn greedy(&self, engine: &Engine, case: &Case) {
+        let Some(expected) = &case.greedy else { return };
+        let options = GenerateOptions {
+            max_tokens: expected.len(),
+            sampling: SamplingOptions::greedy(),
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        let reply = engine.generate(MODEL, Prompt::Tokens(case.tokens.clone()), options, Limits::default());
+        let reply = reply.unwrap_or_else(|e| panic!("{}, {}: {e}", self.name, case.name));
+        // Where a context ends, fewer come.
+        let expected =
+            if reply.finish == foreturn::chat::Finish::Context { &expected[..reply.tokens.len()] } else { expected };
+        assert_eq!(reply.tokens, expected, "{}, {}: greedy tokens", self.name, case.name);
+    }
+}
+
+fn subject(name: impl Into<String>, folder: &Path, batching: Batching) -> Subject {
+    Subject { name: format!("{} ({batching:?})", name.into()), folder: folder.to_owned(), batching }
+}
+
+#[test]
+fn checkpoints_compute_what_they_do_in_transformers() {
+    for name in CHECKPOINTS {
+        let folder = scratch();
+        let reference = reference(&fixtures(name).join("reference.json"));
+        let model = exported(folder.path(), name, Quantize::None);
+        subject(*name, &model, Batching::Auto).check(&reference);
+        subject(*name, &model, Batching::Padded).check(&reference);
+    }
+}
+
+#[test]
+fn gguf_files_compute_what_their_checkpoints_do_in_transformers() {
+    let mut files = 0;
+    for name in CHECKPOINTS {
+        let file = fixtures(name).join("model.gguf");
+        if !file.exists() {
+            continue;
+        }
+        files += 1;
+        let folder = scratch();
+        let model = folder.path().join("model");
+        export(&ExportOptions::new(&file, &model), &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+        let reference = reference(&fixtures(name).join("reference.json"));
+        subject(format!("{name}/model.gguf"), &model, Batching::Auto).check(&reference);
+    }
+    assert!(files >= 13, "{files}");
+}
+
+#[test]
+fn foreign_exports_compute_what_they_do_in_onnx_runtime() {
+    for name in EXPORTS {
+        let folder = scratch();
+        copy(&fixtures(name), folder.path());
+        let reference = reference(&fixtures(name).join("reference.json"));
+        copy(&fixtures("tokenizers").join(&reference.tokenizer), folder.path());
+        subject(*name, folder.path(), Batching::Auto).check(&reference);
+        if NOT_PADDED.iter().all(|(other, _)| other != name) {
+            subject(*name, folder.path(), Batching::Padded).check(&reference);
+        }
+    }
+}
+
+#[test]
+fn no_fixture_is_forgotten() {
+    let mut found = BTreeSet::new();
+    for model in entries(&fixtures("")) {
+        let kind = |path: &Path| path.exists().then(|| reference(path).kind);
+        if kind(&model.join("reference.json")).as_deref() == Some("decoder") {
+            found.insert(relative(&model));
+        }
+        let exports = model.join("exports");
+        for export in if exports.exists() { entries(&exports) } else { Vec::new() } {
+            if kind(&export.join("reference.json")).as_deref() == Some("decoder") {
+                found.insert(relative(&export));
+            }
+        }
+    }
+    let listed: BTreeSet<String> = CHECKPOINTS.iter().chain(EXPORTS).map(|&name| name.to_owned()).collect();
+    assert_eq!(found, listed, "what lies in tests/fixtures/models, and what is listed");
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()).collect()
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(fixtures("")).expect("a fixture").display().to_string()
+}
