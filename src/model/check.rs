@@ -157,11 +157,18 @@ fn sort(nodes: &mut Vec<NodeProto>) -> Result<(), String> {
     Ok(())
 }
 
-/// All names that a node takes, those of the graphs inside it included; their own names are among them, to no harm.
+/// All names that a node takes, those that the graphs inside it take from outside included.
 fn names_taken<'a>(node: &'a NodeProto, names: &mut HashSet<&'a str>) {
     names.extend(node.input.iter().filter(|name| !name.is_empty()).map(String::as_str));
     for graph in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
-        names.extend(graph.output.iter().map(|output| output.name()));
-        graph.node.iter().for_each(|node| names_taken(node, names));
+        let mut inside: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
+        graph.node.iter().for_each(|node| names_taken(node, &mut inside));
+        // A merged graph's branches give their results the names of the outer ones: its own are not taken from outside.
+        let made = graph.node.iter().flat_map(|node| &node.output).map(String::as_str);
+        let given = graph.input.iter().map(|input| input.name());
+        for own in made.chain(given).chain(graph.initializer.iter().map(|tensor| tensor.name())) {
+            inside.remove(own);
+        }
+        names.extend(inside);
     }
 }

@@ -341,12 +341,15 @@ fn from_checkpoint(config: &Value, generation: &Value) -> Result<ModelConfig, St
             .map_err(|_| format!("eos_token_id is {eos}, which is neither a token id nor a list of them"))?,
         None => TokenIds::None,
     };
+    let shared_out =
+        || Some(number(config, "hidden_size")? / number(config, "num_attention_heads").filter(|n| *n > 0)?);
+    let head_size = number(config, "head_dim").or_else(shared_out).filter(|size| *size > 0);
     Ok(ModelConfig {
         kind,
         vocab_size,
         context_length: positions.saturating_sub(unused),
         eos_token_id,
-        decoder: DecoderConfig::default(),
+        decoder: DecoderConfig { head_size, ..DecoderConfig::default() },
     })
 }
 
