@@ -46,6 +46,7 @@ impl WeightFile {
     /// Maps the file at `path`, following links.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
+        refuse_all_but_files(&real)?;
         let file = File::open(&real).map_err(|error| Error::io("open", path, error))?;
         // SAFETY: the mapping is read-only and private to this process. Another process that cuts the file off while
         // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights.
@@ -53,6 +54,15 @@ impl WeightFile {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(WeightFile { path: real, name, data })
     }
+}
+
+/// Opening a pipe would wait for ever, and a folder can't be read as a file.
+pub(super) fn refuse_all_but_files(path: &Path) -> Result<()> {
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io("read", path, error))?;
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(Error::invalid_model(format!("{} is no ordinary file: is this the right folder?", path.display())))
 }
 
 /// Where a tensor lies and how it is stored.

@@ -2,14 +2,18 @@
 //!
 //! Links are followed everywhere, because the Hugging Face cache is a folder of links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::checkpoint::{Checkpoint, Content, RowOrder, SpecialTokens, Tensor, TokenizerFile, WeightFile};
+use super::checkpoint::{
+    Checkpoint, Content, RowOrder, SpecialTokens, Tensor, TokenizerFile, WeightFile, refuse_all_but_files,
+};
 use super::config::Config;
 use super::encoder::sentence;
 use super::format::{self, Format};
@@ -50,6 +54,7 @@ pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    refuse_all_but_files(path)?;
     std::fs::read(path).map_err(|error| Error::io("read", path, error))
 }
 
@@ -130,6 +135,7 @@ pub(crate) fn read_header(label: &str, data: &[u8], file: usize) -> Result<BTree
             .with_source(error)
     })?;
     let start = header + size_of::<u64>();
+    refuse_duplicates(label, &data[size_of::<u64>()..start])?;
     let mut tensors = BTreeMap::new();
     for (name, info) in metadata.tensors() {
         let (begin, end) = info.data_offsets;
@@ -159,6 +165,32 @@ pub(crate) fn read_header(label: &str, data: &[u8], file: usize) -> Result<BTree
     Ok(tensors)
 }
 
+/// Refuses a header that describes a tensor twice: readers would differ in which of the two they take.
+fn refuse_duplicates(label: &str, header: &[u8]) -> Result<()> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = ();
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+            let mut seen = HashSet::new();
+            while let Some((name, IgnoredAny)) = map.next_entry::<String, _>()? {
+                if let Some(name) = seen.replace(name) {
+                    return Err(A::Error::custom(format!("{name:?} is described twice")));
+                }
+            }
+            Ok(())
+        }
+    }
+    // Trailing spaces are padding.
+    serde_json::Deserializer::from_slice(header).deserialize_map(Names).map_err(|error| {
+        Error::invalid_model(format!("{label} is no sound safetensors file: {error}: save it again")).with_source(error)
+    })
+}
+
 fn format_of(dtype: Dtype) -> Option<&'static Format> {
     match dtype {
         Dtype::F32 => Some(&format::F32),
@@ -177,10 +209,13 @@ fn tokenizer_files(folder: &Path) -> Result<Vec<TokenizerFile>> {
         };
         return Err(Error::invalid_model(format!("{} holds no tokenizer.json: {remedy}", folder.display())));
     }
-    let present = TOKENIZER_FILES.iter().filter(|name| folder.join(name).exists());
-    Ok(present
-        .map(|&name| TokenizerFile { name: name.to_owned(), content: Content::Copied(folder.join(name)) })
-        .collect())
+    let present = TOKENIZER_FILES.iter().map(|name| (name, folder.join(name))).filter(|(_, path)| path.exists());
+    present
+        .map(|(&name, path)| {
+            refuse_all_but_files(&path)?;
+            Ok(TokenizerFile { name: name.to_owned(), content: Content::Copied(path) })
+        })
+        .collect()
 }
 
 /// `generation_config.json`, as a config for messages and as plain fields.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value as Json};
 
 use self::parse::{Gguf, TensorInfo, Value};
 use super::arch::{self, Architecture, GgufNames};
-use super::checkpoint::{Checkpoint, RowOrder, SpecialTokens, Tensor, WeightFile};
+use super::checkpoint::{Checkpoint, RowOrder, Tensor, WeightFile};
 use super::config::Config;
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
         rope_factors: source.numbers(metadata::ROPE_FACTORS),
         norms_include_one: metadata::norms_include_one(&source),
         tokenizer: tokenizer::files(&source)?,
-        special: source.special_tokens()?,
+        special: tokenizer::special_tokens(&source)?,
         generation: Map::new(),
         sentence: None,
         files: Vec::new(),
@@ -157,12 +157,6 @@ impl<'a> Source<'a> {
         let key = format!("tokenizer.ggml.{name}");
         self.get(&key).map(|value| value.unsigned().ok_or_else(|| self.wrong(&key, "expected a token id"))).transpose()
     }
-
-    fn special_tokens(&self) -> Result<SpecialTokens> {
-        let mut eos: Vec<u64> = self.token_id("eos_token_id")?.into_iter().collect();
-        eos.extend(self.token_id("eot_token_id")?.filter(|id| !eos.contains(id)));
-        Ok(SpecialTokens { bos: self.token_id("bos_token_id")?, eos, pad: self.token_id("padding_token_id")? })
-    }
 }
 
 /// A value as JSON, for fields and messages. Long arrays lose their ends: no field read here is a list.
@@ -170,6 +164,8 @@ fn json(value: Value<'_>) -> Json {
     match value {
         Value::Unsigned(number) => number.into(),
         Value::Signed(number) => number.into(),
+        // JSON has no such numbers; as texts they are refused where a number is wanted.
+        Value::Float(number) if !number.is_finite() => number.to_string().into(),
         Value::Float(number) => number.into(),
         Value::Bool(flag) => flag.into(),
         Value::Text(text) => text.into(),

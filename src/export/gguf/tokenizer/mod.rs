@@ -14,13 +14,16 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Source;
 use super::parse::{Array, Value};
-use crate::export::checkpoint::{Content, TokenizerFile};
+use crate::export::checkpoint::{Content, SpecialTokens, TokenizerFile};
 use crate::{Error, Result};
 
 /// llama.cpp's token types: these become added tokens, found in text before it is split.
 const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
+
+/// Control tokens that end a turn or a text whatever else a file says: many name only one of theirs.
+const ENDS: [&str; 6] = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"];
 
 /// The sections of `tokenizer.json` that differ between the kinds of tokenizer.
 struct Parts {
@@ -67,6 +70,25 @@ pub(super) fn files(source: &Source<'_>) -> Result<Vec<TokenizerFile>> {
     let config = serde_json::to_vec_pretty(&config).map_err(|error| Error::internal(error.to_string()))?;
     let made = |name: &str, content| TokenizerFile { name: name.to_owned(), content: Content::Made(content) };
     Ok(vec![made("tokenizer.json", bytes), made("tokenizer_config.json", config)])
+}
+
+/// What begins a text and what ends a reply: the file's own end first.
+pub(super) fn special_tokens(source: &Source<'_>) -> Result<SpecialTokens> {
+    let unknown = source.token_id("unknown_token_id")?;
+    let mut eos = Vec::new();
+    for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        eos.extend(source.token_id(name)?.filter(|id| !eos.contains(id)));
+    }
+    let tokens = required_array(source, "tokenizer.ggml.tokens")?.iter();
+    let kinds = required_array(source, "tokenizer.ggml.token_type")?.iter();
+    for (id, (token, kind)) in (0..).zip(tokens.zip(kinds)) {
+        let ends = kind.unsigned() == Some(CONTROL) && token.text().is_some_and(|token| ENDS.contains(&token));
+        // SmolLM2 calls the end of a text its unknown token, and doesn't mean it as an end.
+        if ends && !eos.contains(&id) && unknown != Some(id) {
+            eos.push(id);
+        }
+    }
+    Ok(SpecialTokens { bos: source.token_id("bos_token_id")?, eos, pad: source.token_id("padding_token_id")? })
 }
 
 fn required_text<'a>(source: &Source<'a>, key: &str) -> Result<&'a str> {

@@ -35,6 +35,7 @@ pub(super) fn spelling(token: &str, kind: u64) -> Cow<'_, str> {
 /// The parts of `tokenizer.json` that are this kind's own.
 pub(super) fn parts(source: &Source<'_>, vocabulary: &Vocabulary<'_>) -> Result<Parts> {
     refuse_normalisation(source)?;
+    refuse_long_pieces(source, vocabulary)?;
     let space_prefix = flag(source, "tokenizer.ggml.add_space_prefix", true)?;
     let to_pieces = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
     let to_spaces = json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "});
@@ -84,6 +85,19 @@ fn refuse_normalisation(source: &Source<'_>) -> Result<()> {
         return unsupported(key, "a table of characters to replace");
     }
     Ok(())
+}
+
+/// Every way of cutting a piece is tried, so pieces of nonsense would take for ever.
+fn refuse_long_pieces(source: &Source<'_>, vocabulary: &Vocabulary<'_>) -> Result<()> {
+    const LONGEST: usize = 512;
+    match vocabulary.tokens.iter().position(|token| token.len() > LONGEST) {
+        Some(id) => {
+            let complaint =
+                format!("token {id} has {} bytes, at most {LONGEST} are handled", vocabulary.tokens[id].len());
+            Err(source.wrong("tokenizer.ggml.tokens", &complaint))
+        }
+        None => Ok(()),
+    }
 }
 
 fn scores(source: &Source<'_>, vocabulary: &Vocabulary<'_>) -> Result<Vec<f64>> {
