@@ -56,6 +56,11 @@ impl WeightFile {
     }
 }
 
+/// Whether a tensor's name can be shown: no message is to be flooded by it, or to do anything to a terminal.
+pub(super) fn is_sound_name(name: &str) -> bool {
+    name.len() <= 1024 && !name.contains(char::is_control)
+}
+
 /// Opening a pipe would wait for ever, and a folder can't be read as a file.
 pub(super) fn refuse_all_but_files(path: &Path) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io("read", path, error))?;

@@ -12,7 +12,8 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::checkpoint::{
-    Checkpoint, Content, RowOrder, SpecialTokens, Tensor, TokenizerFile, WeightFile, refuse_all_but_files,
+    Checkpoint, Content, RowOrder, SpecialTokens, Tensor, TokenizerFile, WeightFile, is_sound_name,
+    refuse_all_but_files,
 };
 use super::config::Config;
 use super::encoder::sentence;
@@ -138,6 +139,10 @@ pub(crate) fn read_header(label: &str, data: &[u8], file: usize) -> Result<BTree
     refuse_duplicates(label, &data[size_of::<u64>()..start])?;
     let mut tensors = BTreeMap::new();
     for (name, info) in metadata.tensors() {
+        if !is_sound_name(&name) {
+            let shown: String = name.chars().take(80).collect();
+            return Err(Error::invalid_model(format!("{label}: tensor {shown:?}: no model names one so")));
+        }
         let (begin, end) = info.data_offsets;
         let Some(format) = format_of(info.dtype) else {
             if name.ends_with(".weight") || name.ends_with(".bias") {
@@ -318,6 +323,27 @@ mod tests {
     fn damaged_headers_are_refused_by_name() {
         let whole = safetensors(HEADER, 30);
         let overlapping = HEADER.replace("[16,22]", "[15,21]");
+        let duplicate = HEADER.replace("\"b\":", "\"a\":").replace("[22,30]", "[16,24]");
+        let twice = r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+        let gap = HEADER.replace("[16,22]", "[17,23]").replace("[22,30]", "[23,31]");
+        let beyond = HEADER.replace("[22,30]", "[22,4294967326]");
+        let shape = HEADER.replace("\"shape\":[3]", "\"shape\":[4611686018427387904,4]");
+        let name = HEADER.replace("\"b\"", "\"\\u001b[2J\"");
+        for (damaged, data) in [
+            (&*duplicate, 30),
+            (twice, 16),
+            (&*gap, 31),
+            (&*beyond, 30),
+            (&*shape, 30),
+            (&*name, 30),
+            ("[]", 0),
+            ("", 0),
+        ] {
+            let error = read_header("shard.safetensors", &safetensors(damaged, data), 0).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidModel, "{damaged}: {error}");
+            assert!(error.to_string().starts_with("shard.safetensors"), "{error}");
+            assert!(!error.to_string().contains(char::is_control), "{error}");
+        }
         let absurd = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
         for damaged in [&whole[..whole.len() - 1], &whole[..50], &[], &safetensors(&overlapping, 30), &absurd] {
             let error = read_header("shard.safetensors", damaged, 0).unwrap_err();

@@ -298,3 +298,62 @@ fn targets_and_options_that_make_no_sense_are_refused() {
     assert!(error.to_string().contains("exists already"), "{error}");
     run(root.path(), |options| options.overwrite = true).unwrap();
 }
+
+#[test]
+fn an_index_names_files_of_its_folder_and_what_they_hold() {
+    let root = checkpoint(&config(), Dtype::F32);
+    let source = root.path().join("source");
+    fs::rename(source.join("model.safetensors"), source.join("shard.safetensors")).unwrap();
+    let cases = [
+        ("../shard.safetensors", "which is not a file name"),
+        ("/etc/passwd", "which is not a file name"),
+        ("source/../shard.safetensors", "which is not a file name"),
+        ("shard.safetensors/", "which is not a file name"),
+        ("", "which is not a file name"),
+        ("..", "which is not a file name"),
+        ("other.safetensors", "other.safetensors"),
+        ("config.json", "not a complete safetensors file"),
+    ];
+    for (shard, expected) in cases {
+        let index = json!({"weight_map": {"model.norm.weight": shard}});
+        fs::write(source.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        let error = run(root.path(), |_| {}).unwrap_err();
+        assert!(error.to_string().contains(expected), "{shard:?}: {error}");
+    }
+    for index in ["[]", "{}", r#"{"weight_map": []}"#, r#"{"weight_map": {"a": 1}}"#, "{"] {
+        fs::write(source.join("model.safetensors.index.json"), index).unwrap();
+        assert_eq!(run(root.path(), |_| {}).unwrap_err().kind(), ErrorKind::InvalidModel, "{index}");
+    }
+}
+
+/// Opening a pipe to read would wait for a writer that never comes.
+#[cfg(unix)]
+#[test]
+fn only_ordinary_files_are_opened() {
+    for name in
+        ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+    {
+        let root = checkpoint(&config(), Dtype::F32);
+        let path = root.path().join("source").join(name);
+        let _ = fs::remove_file(&path);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = run(root.path(), |_| {}).unwrap_err();
+        assert!(error.to_string().contains("is no ordinary file"), "{name}: {error}");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = run(root.path(), |_| {}).unwrap_err();
+        assert!(error.to_string().contains("is no ordinary file"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn files_without_content_are_refused() {
+    let root = checkpoint(&config(), Dtype::F32);
+    let source = root.path().join("source");
+    for name in ["model.safetensors", "config.json", "empty.gguf"] {
+        fs::write(source.join(name), "").unwrap();
+        let from = if name.ends_with("gguf") { source.join(name) } else { source.clone() };
+        let error = run(root.path(), |options| options.from = from.clone()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidModel, "{name}: {error}");
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use crate::export::checkpoint::is_sound_name;
 use crate::export::format::{self, Format};
 use crate::{Error, Result};
 
@@ -159,6 +160,9 @@ fn read_descriptions<'a>(reader: &mut Reader<'a>, count: u64) -> Result<Vec<Desc
     for _ in 0..count {
         let name = reader.text()?;
         let shown = shortened(name);
+        if !is_sound_name(name) {
+            return damaged(format!("tensor `{shown}`: no model names one so"));
+        }
         let dimensions = reader.u32()?;
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
             return damaged(format!(

@@ -1,6 +1,6 @@
-//! GGUF files as they should be, damaged, and hostile.
+//! GGUF files as they should be, and what is refused of them.
 
-use proptest::prelude::*;
+mod hostile;
 
 use super::interpret;
 use super::parse::{Value, parse};
@@ -153,62 +153,10 @@ fn what_is_wrong_is_refused_with_its_key() {
     }
 }
 
-#[test]
-fn overlapping_and_misaligned_tensors_are_refused() {
-    // The last tensor's offset is the last field before the padding and the data; both tensors take 32 bytes.
-    let mut builder = GgufBuilder::default();
-    builder.tensor("a", &[8], 0, vec![1; 32]).tensor("b", &[8], 0, vec![2; 32]);
-    let file = builder.build();
-    let offset = file.windows(8).rposition(|bytes| bytes == 32u64.to_le_bytes()).unwrap();
-    for (value, expected) in
-        [(0u64, "tensors `a` and `b` overlap"), (1, "not a multiple of 32"), (u64::MAX - 31, "beyond")]
-    {
-        let mut damaged = file.clone();
-        damaged[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
-        let message = parse("m.gguf", &damaged).unwrap_err().to_string();
-        assert!(message.contains(expected), "{expected:?} is not in {message:?}");
-    }
-}
-
-#[test]
-fn versions_and_byte_orders_that_are_not_read_are_refused() {
-    let file = tiny_gguf().build();
-    for (version, expected) in [(1u32, "GGUF version 1"), (4, "GGUF version 4"), (3u32.swap_bytes(), "big-endian")] {
-        let mut other = file.clone();
-        other[4..8].copy_from_slice(&version.to_le_bytes());
-        let error = parse("m.gguf", &other).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains(expected), "{error}");
-    }
-    assert!(parse("m.gguf", b"PK\x03\x04 not a model").unwrap_err().to_string().contains("does not start with `GGUF`"));
-}
-
-#[test]
-fn a_file_cut_off_anywhere_is_refused() {
-    let file = tiny_gguf().build();
-    // Every length of the header, then samples of the data.
-    for len in (0..1500).chain((1500..file.len()).step_by(997)) {
-        assert!(parse("m.gguf", &file[..len]).is_err(), "cut to {len} bytes");
-    }
-}
-
-#[test]
-fn counts_are_not_believed() {
-    let file = tiny_gguf().build();
-    for at in [8, 16] {
-        let mut hostile = file.clone();
-        hostile[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert!(parse("m.gguf", &hostile).is_err());
-    }
-    let mut builder = tiny_gguf();
-    builder.raw("x", 9, &[10u32.to_le_bytes().as_slice(), &(u64::MAX / 4).to_le_bytes()].concat());
-    assert!(refusal(&builder).1.contains("metadata `x`"));
-}
-
 /// `tests/reference/make_gguf_blocks.py` writes random blocks of each form, and beside them what gguf-py widens them to.
 #[test]
 fn every_form_widens_to_ggmls_values_bit_for_bit() {
-    let file = include_bytes!("../../../tests/fixtures/gguf/blocks.gguf");
+    let file = include_bytes!("../../../../tests/fixtures/gguf/blocks.gguf");
     let parsed = parse("blocks.gguf", file).unwrap();
     let widened = |name: &str| {
         let tensor = parsed.tensors.iter().find(|tensor| tensor.name == name).unwrap();
@@ -222,21 +170,6 @@ fn every_form_widens_to_ggmls_values_bit_for_bit() {
         assert_eq!((stored_as, values.len()), (format.name, expected.len()));
         for (index, (value, expected)) in values.iter().zip(&expected).enumerate() {
             assert_eq!(value.to_bits(), expected.to_bits(), "{} {index}: {value} {expected}", format.name);
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn mutated_files_never_panic(changes in prop::collection::vec((0usize..2600, any::<u8>()), 1..8)) {
-        let mut file = tiny_gguf().build();
-        for (at, value) in changes {
-            file[at] = value;
-        }
-        if let Ok(checkpoint) = interpret("m.gguf", &file) {
-            for tensor in checkpoint.tensors.values() {
-                tensor.write_float32(&file, &mut std::io::sink()).unwrap();
-            }
         }
     }
 }
