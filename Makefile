@@ -94,6 +94,9 @@ references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew w
 
 fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/fixtures/models and embedder.json anew
 	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py
+	$(FIXTURES_VENV)/bin/python tests/reference/make_gguf_models.py
+	$(FIXTURES_VENV)/bin/python tests/reference/make_gguf_blocks.py
+	$(FIXTURES_VENV)/bin/python tests/reference/make_gguf_pieces.py
 	$(BUILDER_VENV)/bin/python tests/reference/make_genai_exports.py
 	$(FIXTURES_VENV)/bin/python tests/reference/make_genai_exports.py
 	$(FIXTURES_VENV)/bin/python tests/reference/make_optimum_exports.py

@@ -1,6 +1,6 @@
 """Writes tests/fixtures/gguf/blocks.gguf: random blocks of every quantised type, each beside what gguf-py makes of it.
 
-    pip install -r tests/reference/requirements.txt
+    pip install -r tests/reference/requirements-fixtures.txt
     python tests/reference/make_gguf_blocks.py
 """
 

@@ -1,6 +1,6 @@
 """Writes tests/fixtures/models/NAME/model.gguf: the tiny checkpoints as llama.cpp's converter would write them.
 
-    pip install -r tests/reference/requirements.txt
+    pip install -r tests/reference/requirements-fixtures.txt
     python tests/reference/make_gguf_models.py
 
 Names of tensors and keys are gguf-py's. What GGUF has no field for is folded into the weights, so that the file still

@@ -1,6 +1,6 @@
 """Trains two small SentencePiece models and writes them as GGUF files without tensors, with what they make of texts.
 
-    pip install -r tests/reference/requirements.txt
+    pip install -r tests/reference/requirements-fixtures.txt
     python tests/reference/make_gguf_pieces.py
 
 `tests/fixtures/gguf/pieces-NAME.gguf` holds the metadata that llama.cpp's converter writes, `pieces-NAME.json` the
