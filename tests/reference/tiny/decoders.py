@@ -82,7 +82,9 @@ MODELS = {
     "mistral-no-window": Model("mistral", dict(sliding_window=None, **WIDE_HEADS)),
     "qwen2": Model("qwen2", dict(tie_word_embeddings=True, rope_theta=1e6)),
     "qwen2.5": Model("qwen2", dict(rope_theta=1e6, rms_norm_eps=1e-6), dtype=torch.bfloat16),
-    "qwen2-window": Model("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=16, max_window_layers=1)),
+    "qwen2-window": Model(
+        "qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=16, max_window_layers=1)
+    ),
     "qwen3": Model("qwen3", dict(tie_word_embeddings=True, rope_theta=1e6, **WIDE_HEADS)),
     "gemma2": Model("gemma2", GEMMA2),
     "gemma3": Model("gemma3_text", GEMMA3),

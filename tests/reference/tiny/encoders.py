@@ -32,6 +32,7 @@ DEBERTA = dict(
     type_vocab_size=0,
     layer_norm_eps=1e-7,
 )
+CONVOLUTION = dict(conv_kernel_size=3, conv_act="gelu")
 MODERN = dict(
     max_position_embeddings=256,
     num_hidden_layers=4,
@@ -74,9 +75,11 @@ MODELS = {
     "bert-embedding-first": Encoder("bert", BERT, head=EMBEDDING, pooling="cls", normalise=False, dtype=torch.float16),
     # As of deberta-v2-xlarge, which has a convolution beside its first layer.
     "deberta-v2-labels": Encoder(
-        "deberta-v2", {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"}, "unigram", labels=["no", "yes"], dtype=BFLOAT16
+        "deberta-v2", {**DEBERTA, **CONVOLUTION}, "unigram", labels=["no", "yes"], dtype=BFLOAT16
     ),
-    "deberta-v2-own-keys": Encoder("deberta-v2", {**DEBERTA, "share_att_key": False, "type_vocab_size": 2}, "unigram", dtype=BFLOAT16),
+    "deberta-v2-own-keys": Encoder(
+        "deberta-v2", {**DEBERTA, "share_att_key": False, "type_vocab_size": 2}, "unigram", dtype=BFLOAT16
+    ),
     "deberta-v3-reward": Encoder("deberta-v2", DEBERTA, "unigram"),
     "modernbert-mean": Encoder("modernbert", {**MODERN, "classifier_pooling": "mean"}, labels=["no", "yes"]),
     "modernbert-first": Encoder("modernbert", {**MODERN, "classifier_pooling": "cls"}, dtype=BFLOAT16),
@@ -125,10 +128,10 @@ def head(encoder, model, folder):
 
 def write_sentence_transformer(folder, encoder, size):
     names = ["Transformer", "Pooling"] + ["Normalize"] * encoder.normalise
-    modules = [
-        dict(idx=index, name=str(index), path=f"{index}_{name}" if index else "", type=f"sentence_transformers.models.{name}")
-        for index, name in enumerate(names)
-    ]
+    modules = []
+    for index, name in enumerate(names):
+        path = f"{index}_{name}" if index else ""
+        modules.append(dict(idx=index, name=str(index), path=path, type=f"sentence_transformers.models.{name}"))
     modes = dict(cls_token="cls", mean_tokens="mean", max_tokens="max", mean_sqrt_len_tokens="sqrt")
     pooling = {f"pooling_mode_{mode}": short == encoder.pooling for mode, short in modes.items()}
     (folder / "1_Pooling").mkdir()

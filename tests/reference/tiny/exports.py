@@ -113,7 +113,8 @@ def write(folder, graph, cases, quantised=False, switch=None):
     head = dict(kind="decoder", tokenizer="bytes", quantised=quantised, by=f"onnxruntime {ort.__version__}")
     tolerance = {} if quantised else {"tolerance": TOLERANCE}
     write_reference(folder, dict(**head, **tolerance, noise=float(f"{noise:.3g}"), cases=entries))
-    print(f"{folder.relative_to(ROOT)}: noise {noise:.1e}, greedy in {sum('greedy' in entry for entry in entries)} cases")
+    decoded = sum("greedy" in entry for entry in entries)
+    print(f"{folder.relative_to(ROOT)}: noise {noise:.1e}, greedy tokens in {decoded} cases")
 
 
 def widened(path, target):

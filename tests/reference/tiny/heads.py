@@ -24,7 +24,10 @@ CHATS = {
 STEPS = [
     {"role": "system", "content": "Reason step by step."},
     {"role": "user", "content": "What is two and three, doubled?"},
-    {"role": "assistant", "content": "First we add, which gives five.<extra_0>Then we double it.<extra_0>Ten.<extra_0>"},
+    {
+        "role": "assistant",
+        "content": "First we add, which gives five.<extra_0>Then we double it.<extra_0>Ten.<extra_0>",
+    },
 ]
 
 
@@ -45,9 +48,11 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         return self
 
 
-SEQUENCE, TOKEN, PROCESS = AutoModelForSequenceClassification, AutoModelForTokenClassification, Qwen2ForProcessRewardModel
+SEQUENCE, TOKEN = AutoModelForSequenceClassification, AutoModelForTokenClassification
+PROCESS = Qwen2ForProcessRewardModel
 BFLOAT16 = torch.bfloat16
 ONE, TWO = ["LABEL_0"], ["LABEL_0", "LABEL_1"]
+SEVERAL = ["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Head:
 
 HEADS = {
     "llama-reward": Head("llama-rope-llama3"),
-    "llama-labels": Head("llama", labels=["helpfulness", "correctness", "coherence", "complexity", "verbosity"], dtype=BFLOAT16),
+    "llama-labels": Head("llama", labels=SEVERAL, dtype=BFLOAT16),
     "mistral-reward": Head("mistral"),
     "qwen2-reward": Head("qwen2"),
     "qwen3-reward": Head("qwen3", dtype=BFLOAT16),
