@@ -137,7 +137,7 @@ def write(checkpoint: Path, target: Path, architecture: str) -> None:
     add_tokenizer(writer, config)
     kind = {value: key for key, value in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for theirs, weight in load_file(checkpoint / "model.safetensors").items():
+    for theirs, weight in sorted(load_file(checkpoint / "model.safetensors").items()):
         stem, suffix = theirs.rsplit(".", 1)
         writer.add_tensor(f"{names.get_name(stem)}.{suffix}", converted(theirs, weight, architecture, config))
     writer.write_header_to_file()
