@@ -122,26 +122,6 @@ fn batching_changes_nothing_to_the_last_bit() {
     }
 }
 
-/// Quantised inputs flip between two steps at the slightest difference, so ONNX Runtime's own attention doesn't agree
-/// with itself when a prompt comes in pieces. That noise is the measure.
-#[test]
-fn the_paged_path_computes_what_onnx_runtime_does() {
-    let texts: Vec<_> = recorded("greedy.json", "prompt_tokens").into_iter().filter(|t| t.len() > 64).take(4).collect();
-    for path in [&exports().int8, &exports().int4] {
-        let run = |settings: &str, batching: &str| {
-            let mut config = config_with(path, &format!("[runtime]\n{settings}"));
-            let model = config.models.get_mut(common::MODEL).expect("the model");
-            model.batching = serde_json::from_value(Value::from(batching)).expect("a batching");
-            logprobs(&fresh(config).engine, &texts)
-        };
-        let paged = run("step_budget_ms = 10000", "auto");
-        let own = run("step_budget_ms = 10000", "padded");
-        let own_in_pieces = run("step_budget_ms = 1", "padded");
-        let ((difference, _), (noise, _)) = (change(&own, &paged), change(&own, &own_in_pieces));
-        assert!(noise > 0.0 && difference <= 2.0 * noise, "{}: {difference}, noise {noise}", path.display());
-    }
-}
-
 #[test]
 fn tokens_and_templates_are_those_of_the_float32_export() {
     let quantised = ModelFolder::open(&exports().int4).expect("a model");
