@@ -48,6 +48,9 @@ const ENCODERS: &[&str] = &[
     "modernbert-first",
 ];
 
+/// Classifiers as Optimum exports them.
+const OPTIMUM: &[&str] = &["bert-labels", "bert-token-labels", "deberta-v3-reward", "llama-reward"];
+
 // ---- the models ----
 
 #[derive(Deserialize)]
@@ -125,10 +128,11 @@ fn engine() -> &'static Engine {
 
 /// A configuration with these models, under their own names.
 fn config<'a>(folder: &Path, names: impl IntoIterator<Item = &'a &'a str>, rest: &str) -> Config {
-    let models = names.into_iter().map(|name| {
-        let path = exported(folder, name);
-        format!("[models.{name}]\npath = {:?}\n", path.display().to_string())
-    });
+    configured(names.into_iter().map(|name| (*name, exported(folder, name))), rest)
+}
+
+fn configured<'a>(models: impl Iterator<Item = (&'a str, PathBuf)>, rest: &str) -> Config {
+    let models = models.map(|(name, path)| format!("[models.{name}]\npath = {:?}\n", path.display().to_string()));
     let toml = format!("{rest}\n{}", models.collect::<String>());
     let mut config = Config::from_toml(&toml, Path::new("/")).unwrap_or_else(|e| panic!("{e}\n{toml}"));
     config.runtime.library = Some(runtime_path());
@@ -140,8 +144,12 @@ fn tokens(case: &Case) -> ScoreInput {
 }
 
 fn outputs(model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
+    outputs_of(engine(), model, inputs, task)
+}
+
+fn outputs_of(engine: &Engine, model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
     let options = ScoreOptions { task, limits: Limits::default() };
-    let pending = engine().submit_score(model, inputs, options).unwrap_or_else(|e| panic!("{model}: {e}"));
+    let pending = engine.submit_score(model, inputs, options).unwrap_or_else(|e| panic!("{model}: {e}"));
     pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"))
 }
 
@@ -177,14 +185,39 @@ fn close(one: &[f64], other: &[f64], tolerance: f64, what: &str) {
 #[test]
 fn every_head_gives_the_scores_of_transformers() {
     for name in DECODERS.iter().chain(ENCODERS) {
-        let reference = reference(name);
-        let given = outputs(name, reference.cases.iter().map(tokens).collect(), task(&reference));
-        for (case, output) in reference.cases.iter().zip(&given) {
-            let wanted = if case.embedding.is_empty() { flat(&case.scores) } else { case.embedding.clone() };
-            close(&numbers(output), &wanted, reference.tolerance, &format!("{name}, {}", case.name));
-            if let ScoreOutput::Labels(score) = output {
-                assert_eq!((&score.labels, score.tokens), (&reference.labels, case.tokens.len()), "{name}");
-            }
+        hold_to_reference(engine(), name, usize::MAX);
+    }
+}
+
+#[test]
+fn classifiers_of_optimum_give_the_scores_of_transformers() {
+    let folder = scratch();
+    let models = OPTIMUM.iter().map(|name| {
+        let path = folder.path().join(name);
+        fs::create_dir(&path).expect("a folder");
+        copy(&fixtures().join(name).join("exports/optimum"), &path);
+        copy(&fixtures().join("tokenizers").join(reference(name).tokenizer), &path);
+        (*name, path)
+    });
+    let engine = Engine::new(configured(models, "")).expect("an engine");
+    for name in OPTIMUM {
+        // Of a foreign graph only the configuration says how long a text may be.
+        let context = engine.folder(name).expect("a local model").context_length();
+        hold_to_reference(&engine, name, context);
+    }
+}
+
+/// The model gives what transformers gives for the checkpoint of this name, for texts of at most `longest` tokens.
+fn hold_to_reference(engine: &Engine, name: &str, longest: usize) {
+    let mut reference = reference(name);
+    reference.cases.retain(|case| case.tokens.len() <= longest);
+    assert!(reference.cases.len() >= 3, "{name}");
+    let given = outputs_of(engine, name, reference.cases.iter().map(tokens).collect(), task(&reference));
+    for (case, output) in reference.cases.iter().zip(&given) {
+        let wanted = if case.embedding.is_empty() { flat(&case.scores) } else { case.embedding.clone() };
+        close(&numbers(output), &wanted, reference.tolerance, &format!("{name}, {}", case.name));
+        if let ScoreOutput::Labels(score) = output {
+            assert_eq!((&score.labels, score.tokens), (&reference.labels, case.tokens.len()), "{name}");
         }
     }
 }
