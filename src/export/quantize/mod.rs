@@ -41,6 +41,7 @@ impl Scheme {
     pub(super) const BLOCK: usize = 32;
 
     /// Float32.
+    #[cfg(any(test, fuzzing))]
     pub(super) const fn none() -> Self {
         Scheme { quantize: Quantize::None, block: Scheme::BLOCK, is_narrow: false }
     }
