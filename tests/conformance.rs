@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::models::{Case, Reference, copy, exported, fixtures, reference};
+use common::models::{Case, Reference, close, copy, exported, fixtures, numbers, outputs, reference};
 use common::{MODEL, config_with, scratch};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
-use foreturn::export::{ExportOptions, Quantize, export};
+use foreturn::export::{ExportOptions, export};
 use foreturn::model::Batching;
+use foreturn::score::ScoreOutput;
 use foreturn::{Engine, ErrorKind};
 
 /// Language models as checkpoints, and as GGUF files where there is one.
@@ -62,6 +63,40 @@ const EXPORTS: &[&str] = &[
     "qwen2/exports/optimum",
     "qwen2-deep/exports/genai-int4",
     "qwen3/exports/genai-float32",
+];
+
+/// Checkpoints of decoders with a head.
+const HEADS: &[&str] = &[
+    "gemma2-reward",
+    "gemma3-reward",
+    "llama-labels",
+    "llama-reward",
+    "mistral-reward",
+    "qwen2-process-reward",
+    "qwen2-reward",
+    "qwen2-token-labels",
+    "qwen3-reward",
+];
+
+/// Checkpoints of encoders.
+const ENCODERS: &[&str] = &[
+    "bert-embedding",
+    "bert-embedding-first",
+    "bert-labels",
+    "bert-token-labels",
+    "deberta-v2-labels",
+    "deberta-v2-own-keys",
+    "deberta-v3-reward",
+    "modernbert-first",
+    "modernbert-mean",
+];
+
+/// Heads as other exporters wrote them.
+const CLASSIFIER_EXPORTS: &[&str] = &[
+    "bert-labels/exports/optimum",
+    "bert-token-labels/exports/optimum",
+    "deberta-v3-reward/exports/optimum",
+    "llama-reward/exports/optimum",
 ];
 
 /// What ONNX Runtime itself can't run as it stands, or not to the reference's precision, and why.
@@ -133,6 +168,19 @@ impl Subject {
         Some(found.iter().zip(&case.logprobs).map(|(found, expected)| (f64::from(*found) - expected).abs()).collect())
     }
 
+    /// Holds the scores to `reference`.
+    fn check_scores(&self, reference: &Reference) {
+        let inputs = reference.cases.iter().map(Case::input).collect();
+        let given = outputs(&self.engine(), MODEL, inputs, reference.task());
+        for (case, output) in reference.cases.iter().zip(&given) {
+            let at = format!("{}, {}", self.name, case.name);
+            close(&numbers(output), &case.numbers(), reference.tolerance.expect("a tolerance"), &at);
+            if let ScoreOutput::Labels(score) = output {
+                assert_eq!((&score.labels, score.tokens), (&reference.labels, case.tokens.len()), "{at}");
+            }
+        }
+    }
+
     fn greedy(&self, engine: &Engine, case: &Case) {
         let Some(expected) = &case.greedy else { return };
         let options = GenerateOptions {
@@ -159,7 +207,7 @@ fn checkpoints_compute_what_they_do_in_transformers() {
     for name in CHECKPOINTS {
         let folder = scratch();
         let reference = reference(&fixtures(name).join("reference.json"));
-        let model = exported(folder.path(), name, Quantize::None);
+        let model = exported(folder.path(), name);
         subject(*name, &model, Batching::Auto).check(&reference);
         subject(*name, &model, Batching::Padded).check(&reference);
     }
@@ -184,6 +232,18 @@ fn gguf_files_compute_what_their_checkpoints_do_in_transformers() {
 }
 
 #[test]
+fn files_quantised_by_llama_cpp_compute_what_their_widened_weights_do() {
+    for kind in ["Q3_K_M", "Q4_K_M", "Q5_K_M", "Q5_1"] {
+        let file = fixtures(format!("../gguf/llama-{kind}.gguf"));
+        let folder = scratch();
+        let model = folder.path().join("model");
+        export(&ExportOptions::new(&file, &model), &mut |_| ()).unwrap_or_else(|e| panic!("{e}"));
+        let reference = Reference { tolerance: Some(1e-4), ..reference(&file.with_extension("json")) };
+        subject(format!("llama-{kind}.gguf"), &model, Batching::Auto).check(&reference);
+    }
+}
+
+#[test]
 fn foreign_exports_compute_what_they_do_in_onnx_runtime() {
     for name in EXPORTS {
         let folder = scratch();
@@ -198,21 +258,40 @@ fn foreign_exports_compute_what_they_do_in_onnx_runtime() {
 }
 
 #[test]
+fn heads_score_as_in_transformers() {
+    for name in HEADS.iter().chain(ENCODERS) {
+        let folder = scratch();
+        let reference = reference(&fixtures(name).join("reference.json"));
+        let model = exported(folder.path(), name);
+        subject(*name, &model, Batching::Auto).check_scores(&reference);
+        if HEADS.contains(name) {
+            subject(*name, &model, Batching::Padded).check_scores(&reference);
+        }
+    }
+}
+
+#[test]
+fn foreign_exports_of_heads_score_as_in_transformers() {
+    for name in CLASSIFIER_EXPORTS {
+        let folder = scratch();
+        copy(&fixtures(name), folder.path());
+        let model = Path::new(name).ancestors().nth(2).expect("a model");
+        let reference = reference(&fixtures(model).join("reference.json"));
+        copy(&fixtures("tokenizers").join(&reference.tokenizer), folder.path());
+        subject(*name, folder.path(), Batching::Auto).check_scores(&reference);
+    }
+}
+
+#[test]
 fn no_fixture_is_forgotten() {
     let mut found = BTreeSet::new();
     for model in entries(&fixtures("")) {
-        let kind = |path: &Path| path.exists().then(|| reference(path).kind);
-        if kind(&model.join("reference.json")).as_deref() == Some("decoder") {
-            found.insert(relative(&model));
-        }
+        found.extend(model.join("reference.json").exists().then(|| relative(&model)));
         let exports = model.join("exports");
-        for export in if exports.exists() { entries(&exports) } else { Vec::new() } {
-            if kind(&export.join("reference.json")).as_deref() == Some("decoder") {
-                found.insert(relative(&export));
-            }
-        }
+        found.extend(exports.exists().then(|| entries(&exports)).iter().flatten().map(|export| relative(export)));
     }
-    let listed: BTreeSet<String> = CHECKPOINTS.iter().chain(EXPORTS).map(|&name| name.to_owned()).collect();
+    let lists = [CHECKPOINTS, EXPORTS, HEADS, ENCODERS, CLASSIFIER_EXPORTS];
+    let listed: BTreeSet<String> = lists.concat().into_iter().map(str::to_owned).collect();
     assert_eq!(found, listed, "what lies in tests/fixtures/models, and what is listed");
 }
 

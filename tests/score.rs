@@ -5,16 +5,16 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use common::models::{self, Case, Reference, close, exported, fixtures, flat, numbers};
 use common::{model_path, runtime_path, scratch, user};
 use foreturn::chat::{Message, Role};
-use foreturn::engine::{Limits, Prompt, ScoreOptions};
+use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{ExportOptions, export};
-use foreturn::model::Batching;
-use foreturn::model::tokenizer::{Bos, EncodedText, RenderOptions, Tokenizer};
+use foreturn::model::tokenizer::{Bos, RenderOptions, Tokenizer};
 use foreturn::score::{
     ImplicitOptions, Label, Score, ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions, StepScores,
 };
@@ -48,69 +48,10 @@ const ENCODERS: &[&str] = &[
     "modernbert-first",
 ];
 
-/// Classifiers as Optimum exports them.
-const OPTIMUM: &[&str] = &["bert-labels", "bert-token-labels", "deberta-v3-reward", "llama-reward"];
-
 // ---- the models ----
 
-#[derive(Deserialize)]
-struct Reference {
-    kind: String,
-    tokenizer: String,
-    #[serde(default)]
-    labels: Vec<String>,
-    tolerance: f64,
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    #[serde(default)]
-    messages: Vec<Message>,
-    text: Option<String>,
-    pair: Option<String>,
-    tokens: Vec<u32>,
-    #[serde(default)]
-    token_type_ids: Vec<u32>,
-    #[serde(default)]
-    scores: Value,
-    #[serde(default)]
-    embedding: Vec<f64>,
-    #[serde(default)]
-    steps: Vec<f64>,
-}
-
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models")
-}
-
 fn reference(name: &str) -> Reference {
-    let path = fixtures().join(name).join("reference.json");
-    serde_json::from_str(&fs::read_to_string(&path).expect("a reference")).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
-
-/// The checkpoint `name`, exported into `folder`.
-fn exported(folder: &Path, name: &str) -> PathBuf {
-    let (from, to) = (folder.join(format!("{name}-checkpoint")), folder.join(name));
-    fs::create_dir(&from).expect("a folder");
-    copy(&fixtures().join(name).join("checkpoint"), &from);
-    copy(&fixtures().join("tokenizers").join(reference(name).tokenizer), &from);
-    export(&ExportOptions::new(&from, &to), &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
-    to
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        let target = to.join(path.file_name().expect("a name"));
-        if path.is_dir() {
-            fs::create_dir_all(&target).expect("a folder");
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        }
-    }
+    models::reference(&fixtures(name).join("reference.json"))
 }
 
 /// An engine with every model of these tests.
@@ -128,99 +69,21 @@ fn engine() -> &'static Engine {
 
 /// A configuration with these models, under their own names.
 fn config<'a>(folder: &Path, names: impl IntoIterator<Item = &'a &'a str>, rest: &str) -> Config {
-    configured(names.into_iter().map(|name| (*name, exported(folder, name))), rest)
-}
-
-fn configured<'a>(models: impl Iterator<Item = (&'a str, PathBuf)>, rest: &str) -> Config {
-    let models = models.map(|(name, path)| format!("[models.{name}]\npath = {:?}\n", path.display().to_string()));
+    let models = names.into_iter().map(|name| {
+        let path = exported(folder, name);
+        format!("[models.{name}]\npath = {:?}\n", path.display().to_string())
+    });
     let toml = format!("{rest}\n{}", models.collect::<String>());
     let mut config = Config::from_toml(&toml, Path::new("/")).unwrap_or_else(|e| panic!("{e}\n{toml}"));
     config.runtime.library = Some(runtime_path());
     config
 }
 
-fn tokens(case: &Case) -> ScoreInput {
-    ScoreInput::Tokens(EncodedText { tokens: case.tokens.clone(), types: case.token_type_ids.clone() })
-}
-
 fn outputs(model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
-    outputs_of(engine(), model, inputs, task)
-}
-
-fn outputs_of(engine: &Engine, model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
-    let options = ScoreOptions { task, limits: Limits::default() };
-    let pending = engine.submit_score(model, inputs, options).unwrap_or_else(|e| panic!("{model}: {e}"));
-    pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"))
-}
-
-fn numbers(output: &ScoreOutput) -> Vec<f64> {
-    let floats: Vec<f32> = match output {
-        ScoreOutput::Labels(Score { scores: Scores::Text(row), .. }) | ScoreOutput::Embedding(row) => row.clone(),
-        ScoreOutput::Labels(Score { scores: Scores::Tokens(rows), .. }) => rows.concat(),
-        other => panic!("{other:?}"),
-    };
-    floats.into_iter().map(f64::from).collect()
-}
-
-fn flat(value: &Value) -> Vec<f64> {
-    match value {
-        Value::Array(items) => items.iter().flat_map(flat).collect(),
-        number => vec![number.as_f64().expect("a number")],
-    }
-}
-
-fn task(reference: &Reference) -> ScoreTask {
-    if reference.kind == "embedding" { ScoreTask::Embedding } else { ScoreTask::Labels }
-}
-
-fn close(one: &[f64], other: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(one.len(), other.len(), "{what}");
-    for (a, b) in one.iter().zip(other) {
-        assert!((a - b).abs() <= tolerance, "{what}: {a} for {b}");
-    }
+    models::outputs(engine(), model, inputs, task)
 }
 
 // ---- scores ----
-
-#[test]
-fn every_head_gives_the_scores_of_transformers() {
-    for name in DECODERS.iter().chain(ENCODERS) {
-        hold_to_reference(engine(), name, usize::MAX);
-    }
-}
-
-#[test]
-fn classifiers_of_optimum_give_the_scores_of_transformers() {
-    let folder = scratch();
-    let models = OPTIMUM.iter().map(|name| {
-        let path = folder.path().join(name);
-        fs::create_dir(&path).expect("a folder");
-        copy(&fixtures().join(name).join("exports/optimum"), &path);
-        copy(&fixtures().join("tokenizers").join(reference(name).tokenizer), &path);
-        (*name, path)
-    });
-    let engine = Engine::new(configured(models, "")).expect("an engine");
-    for name in OPTIMUM {
-        // Of a foreign graph only the configuration says how long a text may be.
-        let context = engine.folder(name).expect("a local model").context_length();
-        hold_to_reference(&engine, name, context);
-    }
-}
-
-/// The model gives what transformers gives for the checkpoint of this name, for texts of at most `longest` tokens.
-fn hold_to_reference(engine: &Engine, name: &str, longest: usize) {
-    let mut reference = reference(name);
-    reference.cases.retain(|case| case.tokens.len() <= longest);
-    assert!(reference.cases.len() >= 3, "{name}");
-    let given = outputs_of(engine, name, reference.cases.iter().map(tokens).collect(), task(&reference));
-    for (case, output) in reference.cases.iter().zip(&given) {
-        let wanted = if case.embedding.is_empty() { flat(&case.scores) } else { case.embedding.clone() };
-        close(&numbers(output), &wanted, reference.tolerance, &format!("{name}, {}", case.name));
-        if let ScoreOutput::Labels(score) = output {
-            assert_eq!((&score.labels, score.tokens), (&reference.labels, case.tokens.len()), "{name}");
-        }
-    }
-}
 
 #[test]
 fn conversations_and_texts_are_read_as_transformers_encodes_them() {
@@ -235,8 +98,8 @@ fn conversations_and_texts_are_read_as_transformers_encodes_them() {
         let (cases, inputs): (Vec<&Case>, Vec<_>) =
             cases.iter().filter_map(|case| read(case).map(|input| (*case, input))).unzip();
         assert!(inputs.len() >= 2, "{name}");
-        let as_tokens = outputs(name, cases.iter().map(|case| tokens(case)).collect(), task(&reference));
-        for (case, (one, other)) in cases.iter().zip(outputs(name, inputs, task(&reference)).iter().zip(&as_tokens)) {
+        let as_tokens = outputs(name, cases.iter().map(|case| case.input()).collect(), reference.task());
+        for (case, (one, other)) in cases.iter().zip(outputs(name, inputs, reference.task()).iter().zip(&as_tokens)) {
             close(&numbers(one), &numbers(other), 1e-6, &format!("{name}, {}", case.name));
         }
     }
@@ -260,31 +123,15 @@ fn assistant(text: &str) -> Message {
 fn a_score_is_the_same_alone_and_among_others() {
     for (name, paged) in DECODERS.iter().map(|name| (name, true)).chain(ENCODERS.iter().map(|name| (name, false))) {
         let reference = reference(name);
-        let inputs: Vec<ScoreInput> = reference.cases.iter().chain(&reference.cases).map(tokens).collect();
-        let together = outputs(name, inputs.clone(), task(&reference));
+        let inputs: Vec<ScoreInput> = reference.cases.iter().chain(&reference.cases).map(Case::input).collect();
+        let together = outputs(name, inputs.clone(), reference.task());
         for (input, among) in inputs.into_iter().zip(&together) {
-            let alone = &outputs(name, vec![input], task(&reference))[0];
+            let alone = &outputs(name, vec![input], reference.task())[0];
             if paged {
                 assert_eq!(alone, among, "{name}");
             } else {
                 close(&numbers(alone), &numbers(among), 1e-5, name);
             }
-        }
-    }
-}
-
-#[test]
-fn decoders_with_a_head_run_on_the_padded_path_too() {
-    for name in ["qwen3-reward", "gemma2-reward", "qwen2-process-reward"] {
-        let (folder, reference) = (scratch(), reference(name));
-        let mut config = config(folder.path(), &[name], "");
-        config.models.get_mut(name).expect("the model").batching = Batching::Padded;
-        let engine = Engine::new(config).expect("an engine");
-        let options = ScoreOptions { task: task(&reference), limits: Limits::default() };
-        let inputs = reference.cases.iter().map(tokens).collect();
-        let given = engine.submit_score(name, inputs, options).and_then(|pending| pending.wait()).expect("scores");
-        for (case, output) in reference.cases.iter().zip(&given) {
-            close(&numbers(output), &flat(&case.scores), 1e-4, &format!("{name}, {}", case.name));
         }
     }
 }
@@ -301,7 +148,7 @@ fn a_published_embedder_gives_the_embeddings_of_sentence_transformers() {
         assert!(std::env::var_os("CI").is_none(), "{} is missing: run `make test`", checkpoint.display());
         return;
     }
-    let texts = fs::read_to_string(fixtures().join("../embedder.json")).expect("texts");
+    let texts = fs::read_to_string(fixtures("../embedder.json")).expect("texts");
     let texts: Vec<Text> = serde_json::from_str(&texts).expect("texts");
     let folder = scratch();
     export(&ExportOptions::new(&checkpoint, folder.path().join("minilm")), &mut |_| ()).expect("an export");
@@ -461,12 +308,12 @@ struct BosCase {
 
 #[test]
 fn conversations_have_the_bos_that_transformers_gives_them() {
-    let path = fixtures().join("../bos.json");
+    let path = fixtures("../bos.json");
     let cases: Vec<BosCase> = serde_json::from_str(&fs::read_to_string(path).expect("cases")).expect("cases");
     for case in &cases {
         let folder = scratch();
         let edit = |file: &str, changes: &serde_json::Map<String, Value>| {
-            let text = fs::read_to_string(fixtures().join("tokenizers/bytes").join(file)).expect("a tokenizer");
+            let text = fs::read_to_string(fixtures("tokenizers/bytes").join(file)).expect("a tokenizer");
             let mut value: Value = serde_json::from_str(&text).expect("JSON");
             value.as_object_mut().expect("an object").extend(changes.clone());
             fs::write(folder.path().join(file), value.to_string()).expect("a file");

@@ -7,8 +7,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use foreturn::Engine;
 use foreturn::chat::Message;
-use foreturn::export::{ExportOptions, Quantize, export};
+use foreturn::engine::{Limits, ScoreOptions};
+use foreturn::export::{ExportOptions, export};
+use foreturn::model::tokenizer::EncodedText;
+use foreturn::score::{Score, ScoreInput, ScoreOutput, ScoreTask, Scores};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -68,13 +72,12 @@ pub(crate) fn reference(path: &Path) -> Reference {
 }
 
 /// The checkpoint `name` with its tokenizer, exported to `folder/name`.
-pub(crate) fn exported(folder: &Path, name: &str, quantize: Quantize) -> PathBuf {
+pub(crate) fn exported(folder: &Path, name: &str) -> PathBuf {
     let (from, to) = (folder.join(format!("{name}-checkpoint")), folder.join(name));
     copy(&fixtures(name).join("checkpoint"), &from);
     let tokenizer = reference(&fixtures(name).join("reference.json")).tokenizer;
     copy(&fixtures("tokenizers").join(tokenizer), &from);
-    let options = ExportOptions { quantize, ..ExportOptions::new(&from, &to) };
-    export(&options, &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    export(&ExportOptions::new(&from, &to), &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
     to
 }
 
@@ -88,5 +91,55 @@ pub(crate) fn copy(from: &Path, to: &Path) {
             true => copy(&path, &target),
             false => drop(fs::copy(&path, &target).unwrap_or_else(|e| panic!("{}: {e}", path.display()))),
         }
+    }
+}
+
+/// Scores or embeds with a model.
+pub(crate) fn outputs(engine: &Engine, model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
+    let options = ScoreOptions { task, limits: Limits::default() };
+    let pending = engine.submit_score(model, inputs, options).unwrap_or_else(|e| panic!("{model}: {e}"));
+    pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"))
+}
+
+impl Case {
+    /// The very tokens that the reference was computed from.
+    pub(crate) fn input(&self) -> ScoreInput {
+        ScoreInput::Tokens(EncodedText { tokens: self.tokens.clone(), types: self.token_type_ids.clone() })
+    }
+
+    /// The reference's scores one after another, or its embedding.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        if self.embedding.is_empty() { flat(&self.scores) } else { self.embedding.clone() }
+    }
+}
+
+impl Reference {
+    /// What is read off such a model.
+    pub(crate) fn task(&self) -> ScoreTask {
+        if self.kind == "embedding" { ScoreTask::Embedding } else { ScoreTask::Labels }
+    }
+}
+
+/// The numbers of an output one after another.
+pub(crate) fn numbers(output: &ScoreOutput) -> Vec<f64> {
+    let floats: Vec<f32> = match output {
+        ScoreOutput::Labels(Score { scores: Scores::Text(row), .. }) | ScoreOutput::Embedding(row) => row.clone(),
+        ScoreOutput::Labels(Score { scores: Scores::Tokens(rows), .. }) => rows.concat(),
+        other => panic!("{other:?}"),
+    };
+    floats.into_iter().map(f64::from).collect()
+}
+
+pub(crate) fn flat(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(flat).collect(),
+        number => vec![number.as_f64().expect("a number")],
+    }
+}
+
+pub(crate) fn close(one: &[f64], other: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(one.len(), other.len(), "{what}");
+    for (at, (a, b)) in one.iter().zip(other).enumerate() {
+        assert!((a - b).abs() <= tolerance, "{what}: number {at} is {a}, not {b}");
     }
 }
