@@ -332,6 +332,9 @@ fn from_checkpoint(config: &Value, generation: &Value) -> Result<ModelConfig, St
         .iter()
         .find_map(|key| number(config, key))
         .ok_or("max_position_embeddings is missing or not a whole number")?;
+    // DeBERTa with nothing but distances between tokens has no longest input.
+    let distances_only = config.get("position_biased_input").and_then(Value::as_bool) == Some(false);
+    let positions = if distances_only { i32::MAX as usize } else { positions };
     // RoBERTa's positions begin after that of the padding token.
     let roberta = ["roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"].contains(&kind.as_str());
     let unused = if roberta { number(config, "pad_token_id").unwrap_or(1) + 1 } else { 0 };
