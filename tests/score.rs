@@ -143,11 +143,8 @@ fn a_published_embedder_gives_the_embeddings_of_sentence_transformers() {
         text: String,
         embedding: Vec<f64>,
     }
-    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/all-MiniLM-L6-v2");
-    if !checkpoint.exists() {
-        assert!(std::env::var_os("CI").is_none(), "{} is missing: run `make test`", checkpoint.display());
-        return;
-    }
+    let remedy = "run `python3 tools/fetch.py embedder`";
+    let Some(checkpoint) = common::optional("all-MiniLM-L6-v2", remedy) else { return };
     let texts = fs::read_to_string(fixtures("../embedder.json")).expect("texts");
     let texts: Vec<Text> = serde_json::from_str(&texts).expect("texts");
     let folder = scratch();

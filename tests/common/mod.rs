@@ -29,6 +29,20 @@ fn fetched(path: &str) -> PathBuf {
     path
 }
 
+/// Something below `target/downloads/` that `make test` fetches where it can; `None`, with a word about it, where it was
+/// left out. CI may not do without.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+pub(crate) fn optional(path: &str, remedy: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads").join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    let hint = format!("{} is missing: {remedy}", path.display());
+    assert!(std::env::var_os("CI").is_none(), "{hint}");
+    eprintln!("skipped: {hint}");
+    None
+}
+
 /// SmolLM2-135M-Instruct in float32.
 pub(crate) fn model_path() -> PathBuf {
     fetched("models/smollm2-135m-instruct")

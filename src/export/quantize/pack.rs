@@ -122,12 +122,13 @@ impl<'l> Row<'l> {
         let (blocks, stored) = (layout.blocks(), layout.stored_blocks());
         let mut zero_points = vec![layout.middle(); stored];
         self.values[layout.columns..].fill(0.0);
-        for index in 0..blocks {
-            let Block { scale, minimum } = self.blocks[index];
+        let rest = &mut self.values[layout.columns..];
+        for ((block, rest), kept) in self.blocks[..blocks].iter().zip(rest).zip(&mut zero_points) {
+            let Block { scale, minimum } = *block;
             let minimum = minimum.unwrap_or(0.0);
             let zero_point = if scale == 0.0 { 0.0 } else { (-minimum / scale).round_ties_even().clamp(0.0, 15.0) };
-            zero_points[index] = zero_point as u8;
-            self.values[layout.columns + index] = minimum + scale * zero_point;
+            *kept = zero_point as u8;
+            *rest = minimum + scale * zero_point;
         }
         for index in blocks..stored {
             let columns = self.columns(index);

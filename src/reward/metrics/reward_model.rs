@@ -114,7 +114,11 @@ impl Metric for RewardModel {
     }
 
     fn questions(&self, input: &MetricInput<'_>, answers: &[ChatOutput]) -> Result<Vec<Question>> {
-        Ok(if answers.is_empty() { vec![question(&self.model, input, self.shown, &ScoreTask::Labels)] } else { Vec::new() })
+        Ok(if answers.is_empty() {
+            vec![question(&self.model, input, self.shown, &ScoreTask::Labels)]
+        } else {
+            Vec::new()
+        })
     }
 
     fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
