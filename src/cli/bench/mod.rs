@@ -56,6 +56,8 @@ pub(super) struct Speed {
 
 /// Measures a prompt of `prompt_tokens`, then `batch` replies of `new_tokens` to it.
 pub(super) fn speed(engine: &Engine, prompt_tokens: usize, new_tokens: usize, batch: usize) -> Result<Speed> {
+    let vocabulary = engine.folder(MODEL).map_or(u32::MAX, |folder| folder.inspect().vocab_size as u32);
+    let prompt = |tokens, salt| prompt(tokens, salt).into_iter().map(|token| token % vocabulary).collect::<Vec<_>>();
     // Once outside the measurement: threads start, buffers grow.
     run(engine, &prompt(prompt_tokens.min(32), 1), 2, 1)?;
 
