@@ -131,7 +131,12 @@ fn hostile_candidates_and_users_change_no_structure_of_simulators_and_judges() {
         };
         let mut prompts = vec![InstructedUser::default().prompt(&goal, &[&history[0], &response])];
         for kind in metric_kinds() {
-            let metric = build_metric(kind, toml::Table::new()).expect("a metric");
+            let metric = match build_metric(kind, toml::Table::new()) {
+                Ok(metric) => metric,
+                // A reward model is shown the conversation itself, as in the tests above.
+                Err(error) if error.to_string().contains("model is missing") => continue,
+                Err(error) => panic!("{error}"),
+            };
             let input = MetricInput {
                 history: &history,
                 response: &response,
