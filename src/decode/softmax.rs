@@ -97,6 +97,14 @@ impl Pass for Largest<'_> {
     }
 }
 
+/// e^((x − max) · scale). A function, because a closure is compiled without the processor features of the pass, and then
+/// every operation in it is a call.
+#[inline(always)]
+unsafe fn weigh<S: Simd>(x: S::V, max: S::V, scale: S::V) -> S::V {
+    // SAFETY: the caller compiled for S.
+    unsafe { simd::exp::<S>(S::mul(S::sub(x, max), scale)) }
+}
+
 /// `from` and `to` hold `len` floats; they may be the same.
 struct Exp {
     from: *const f32,
@@ -115,17 +123,17 @@ impl Pass for Exp {
         let whole = len - len % LANES;
         // SAFETY: the caller compiled for S; all places are below `len`, and the padded rest holds sixteen floats.
         unsafe {
-            let weigh = |x| simd::exp::<S>(S::mul(S::sub(x, S::splat(max)), S::splat(scale)));
+            let (max, scale) = (S::splat(max), S::splat(scale));
             let mut total = S::splat(0.0);
             for at in (0..whole).step_by(LANES) {
-                let weights = weigh(S::load(from.add(at)));
+                let weights = weigh::<S>(S::load(from.add(at)), max, scale);
                 if let Some(to) = to {
                     S::store(to.add(at), weights);
                 }
                 total = S::add(total, weights);
             }
             let mut rest = padded(std::slice::from_raw_parts(from.add(whole), len - whole));
-            let weights = weigh(S::load(rest.as_ptr()));
+            let weights = weigh::<S>(S::load(rest.as_ptr()), max, scale);
             S::store(rest.as_mut_ptr(), weights);
             if let Some(to) = to {
                 std::ptr::copy_nonoverlapping(rest.as_ptr(), to.add(whole), len - whole);
