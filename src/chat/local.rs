@@ -236,7 +236,7 @@ impl LocalChat {
 
     /// Turns an ended sequence into whatever was asked for.
     fn complete(&mut self, id: SequenceId, reader: AnyReader, cost: SequenceCost, result: Result<()>) {
-        let Some(under_way) = self.under_way.remove(&id) else { return };
+        let Some(mut under_way) = self.under_way.remove(&id) else { return };
         self.sequences.remove(&under_way.ticket);
         let usage = Usage {
             prompt_tokens: cost.prompt as u64,
@@ -247,24 +247,21 @@ impl LocalChat {
             },
             seconds: under_way.start.elapsed().as_secs_f64(),
         };
-        let mut under_way = under_way;
-        if let Some(task) = under_way.score.take() {
-            let score = result.and_then(|()| self.read_score(&task, reader, cost.prompt));
-            return match under_way.direct.take() {
-                Some(done) => done(score.map(|score| Completion { score: Some(score), ..Completion::of(usage) })),
-                None => {
-                    let reply = score.map(|score| ChatReply { output: ChatOutput::Score(score), usage });
-                    self.ready.push((under_way.ticket, reply));
+        if let Some(done) = under_way.direct.take() {
+            let completion = result.and_then(|()| match &under_way.score {
+                Some(task) => {
+                    let score = self.read_score(task, reader, cost.prompt)?;
+                    Ok(Completion { score: Some(score), ..Completion::of(usage) })
                 }
-            };
+                None => Ok(completion(reader, usage)),
+            });
+            return done(completion);
         }
-        match under_way.direct.take() {
-            Some(done) => done(result.map(|()| completion(reader, usage))),
-            None => {
-                let reply = result.map(|()| ChatReply { output: self.output(reader, &under_way), usage });
-                self.ready.push((under_way.ticket, reply));
-            }
-        }
+        let output = result.and_then(|()| match &under_way.score {
+            Some(task) => self.read_score(task, reader, cost.prompt).map(ChatOutput::Score),
+            None => Ok(self.output(reader, &under_way)),
+        });
+        self.ready.push((under_way.ticket, output.map(|output| ChatReply { output, usage })));
     }
 
     fn read_score(&self, task: &ScoreTask, reader: AnyReader, tokens: usize) -> Result<ScoreOutput> {

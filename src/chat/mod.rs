@@ -233,6 +233,7 @@ pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
             .with_source(e)
     })
 }
+
 /// Reads a conversation, or a list of conversations; the flag says whether it was a list. `origin` names it in messages.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 use super::{Message, Role};
 
 /// What opens reasoning in a reply (Qwen3, DeepSeek-R1, SmolLM3 and others).
-pub(crate) const OPEN: &str = "<think>";
+const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 impl Message {

@@ -11,7 +11,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     decoder,
 };
 
-/// Those of Llama and of what is built like it.
 /// Of Llama and of those built like it, some of which normalise queries and keys.
 pub(super) const TENSORS: &[(&str, &str)] = &[
     ("token_embd", "model.embed_tokens"),
