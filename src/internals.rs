@@ -151,6 +151,7 @@ impl Attention {
             value_cache: self.value_cache.as_mut_ptr(),
             block_table: &self.table,
             table_width: self.table.len(),
+            past: &[self.past as i32],
             queries: self.queries.as_mut_ptr(),
             output: self.output.as_mut_ptr(),
         };
@@ -165,7 +166,7 @@ impl Attention {
         for token in (0..self.tokens).step_by(step) {
             for kv_head in 0..kv {
                 let count = step.min(self.tokens - token);
-                let item = Item { token, count, position: self.past + token, sequence: 0, kv_head };
+                let item = Item { token, count, position: self.past + token, sequence: 0, apart: false, kv_head };
                 // SAFETY: as above; all tokens are prepared, and `isa` was detected.
                 unsafe { call.attend(item, isa) };
             }

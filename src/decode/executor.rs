@@ -1,11 +1,15 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{ArrayView2, s};
+use ort::operator::OperatorDomain;
 
 use super::attention::kernel::Heads;
-use super::attention::{self, BLOCK_SIZE};
+use super::attention::{self, BLOCK_SIZE, PagedAttention};
+use super::matmul::pack::Part;
+use super::matmul::{Matrices, PackedMatMul};
 use super::step::{Executor, Step};
 use super::variant::Variant;
 use crate::model::ModelFolder;
@@ -13,7 +17,7 @@ use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names, widen};
 use crate::runtime::memory::{Buffer, Element};
 use crate::runtime::session::{Graph, Session};
-use crate::runtime::{ProviderReport, RuntimeOptions};
+use crate::runtime::{ProviderReport, RuntimeOptions, ort_error};
 use crate::{Error, ErrorKind, Result};
 
 /// A loaded model with its key-value cache.
@@ -54,7 +58,11 @@ impl PagedExecutor {
         let data = &folder.file().data_folder;
         let memory = if paged.widened.is_empty() { None } else { Some((widen::LOCATION, paged.widened.read(data)?)) };
         let graph = Graph { bytes: &paged.bytes, folder: data, memory, loops: folder.file().loops, name: &name };
-        let mut session = Session::open(&graph, attention::domain, options)?;
+        let products = &paged.products;
+        let shapes: Vec<_> = products.iter().map(|product| product.shape).collect();
+        let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(data, then);
+        let matrices = Matrices::pack(&shapes, options.effective_threads(), read)?;
+        let mut session = Session::open(&graph, || operators(matrices), options)?;
 
         let block = heads.block_floats() * size_of::<f32>();
         let cache = block * blocks;
@@ -86,6 +94,14 @@ impl PagedExecutor {
     pub(crate) fn provider(&self) -> &ProviderReport {
         self.session.provider()
     }
+}
+
+/// The operators that a paged graph needs.
+fn operators(matrices: Matrices) -> Result<OperatorDomain> {
+    OperatorDomain::new(attention::DOMAIN)
+        .and_then(|domain| domain.add(PagedAttention))
+        .and_then(|domain| domain.add(PackedMatMul(Arc::new(matrices))))
+        .map_err(|e| ort_error("cannot register foreturn's operators", e))
 }
 
 /// How many blocks of a model's cache fit into `bytes`.

@@ -1,12 +1,13 @@
 //! Tokens in, tokens out: `Decoder` batches sequences over one loaded model.
 //!
 //! `scheduler` decides which tokens the next step computes, `cache` which blocks hold them, `executor` runs the
-//! step in ONNX Runtime with the operator of `attention`, and a sequence's `reader` says what comes after its logits.
+//! step in ONNX Runtime with the operators of `attention` and `matmul`, and a sequence's `reader` says what comes after its logits.
 
 pub(crate) mod attention;
 pub(crate) mod cache;
 mod decoder;
 pub(crate) mod executor;
+pub(crate) mod matmul;
 mod padded;
 pub mod reader;
 pub mod sampler;

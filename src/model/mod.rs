@@ -15,7 +15,7 @@ pub mod head;
 pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
-mod tensor;
+pub(crate) mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;

@@ -39,7 +39,7 @@ fn elements(tensor: &TensorProto) -> Result<u64, String> {
 }
 
 /// Bytes of its values.
-pub(super) fn bytes(tensor: &TensorProto) -> Result<u64, String> {
+pub(crate) fn bytes(tensor: &TensorProto) -> Result<u64, String> {
     let bits = kind(tensor).and_then(bits);
     let bits = bits.ok_or_else(|| format!("tensor `{}` has the element type {}", tensor.name(), tensor.data_type()))?;
     Ok((elements(tensor)? * bits).div_ceil(8))

@@ -17,6 +17,8 @@
 //! (`[head_size][16]`), so that one load brings the same dimension of sixteen keys; values token by token
 //! (`[16][head_size]`). Head sizes are padded with zeros to a multiple of sixteen.
 
+use std::ops::Range;
+
 use super::simd::{self, LANE_INDEX, LANES, Simd};
 
 /// Keys per softmax tile: four blocks.
@@ -54,6 +56,11 @@ impl Heads {
     pub(crate) fn tokens_per_item(self) -> usize {
         (MAX_ITEM_ROWS / self.group()).max(1)
     }
+
+    /// Sequences of one token each per work item: enough to share what is read, few enough to keep all threads busy.
+    pub(crate) fn sequences_per_item(self) -> usize {
+        (MAX_ITEM_ROWS / 2 / self.group()).max(1)
+    }
 }
 
 /// Rotary embedding tables `[positions, half]`.
@@ -80,7 +87,8 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// One work item of [`Call::attend`]: `count` tokens of one sequence, one key-value head.
+/// One work item of [`Call::attend`]: `count` tokens, one key-value head. The tokens are of one sequence, or each is the
+/// one token of a sequence of its own; then what several of them have in common is read once for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Item {
     /// First token in the packed batch.
@@ -88,8 +96,23 @@ pub(crate) struct Item {
     pub(crate) count: usize,
     /// Position of the first token in its sequence.
     pub(crate) position: usize,
+    /// Sequence of the first token.
     pub(crate) sequence: usize,
+    /// Whether the tokens are of `count` sequences, one after the other.
+    pub(crate) apart: bool,
     pub(crate) kv_head: usize,
+}
+
+/// Tokens of an item that read a tile of keys together.
+struct Run {
+    /// Counted from the item's first.
+    tokens: Range<usize>,
+    /// In whose table the tile stands.
+    sequence: usize,
+    /// Of the item's first token, if its tokens were one sequence's (modulo 2⁶⁴).
+    position: usize,
+    /// One past the last key that they may read.
+    end: usize,
 }
 
 /// One layer's attention over one packed batch. All lengths and indices have been validated by the operator.
@@ -110,6 +133,8 @@ pub(crate) struct Call<'a> {
     /// `[sequences, table_width]` block numbers.
     pub(crate) block_table: &'a [i32],
     pub(crate) table_width: usize,
+    /// `[sequences]` tokens before this call's.
+    pub(crate) past: &'a [i32],
     /// Rotated and scaled queries, `[tokens, query heads, stored head size]`.
     pub(crate) queries: *mut f32,
     /// `[tokens, query heads, stored head size]`.
@@ -156,6 +181,42 @@ impl Call<'_> {
                 }
             }
         }
+    }
+
+    /// The blocks of a sequence.
+    fn table(&self, sequence: usize) -> &[i32] {
+        &self.block_table[sequence * self.table_width..][..self.table_width]
+    }
+
+    /// One past the last key that any token of an item sees.
+    fn end(&self, item: Item) -> usize {
+        match item.apart {
+            false => item.position + item.count,
+            true => self.past[item.sequence..][..item.count].iter().max().map_or(0, |&past| past as usize + 1),
+        }
+    }
+
+    /// The next tokens of an item, from `token` on, that see the tile of keys at `start` and can read it together.
+    fn next_run(&self, item: Item, start: usize, plain: bool, token: usize) -> Option<Run> {
+        if !item.apart {
+            let Item { count, position, sequence, .. } = item;
+            return (token == 0).then_some(Run { tokens: 0..count, sequence, position, end: position + count });
+        }
+        let position = |token: usize| self.past[item.sequence + token] as usize;
+        let sees = |token: &usize| {
+            let first = if plain { 0 } else { (position(*token) + 1).saturating_sub(self.window) };
+            start <= position(*token) && first < start + TILE
+        };
+        let first = (token..item.count).find(sees)?;
+        let sequence = item.sequence + first;
+        // Neighbours to whom all of the same tile is visible. (Windows begin at different keys, so each goes alone.)
+        let tile = |token: usize| &self.table(item.sequence + token)[start / LANES..][..TILE_BLOCKS];
+        let whole = |token: usize| plain && start + TILE <= position(token) + 1;
+        let alike = |other: &usize| whole(*other) && tile(*other) == tile(first);
+        let more = if whole(first) { (first + 1..item.count).take_while(alike).count() } else { 0 };
+        // As if the tokens stood in a row: one alone is at its position, and several see the whole tile.
+        let from = position(first).wrapping_sub(first);
+        Some(Run { tokens: first..first + 1 + more, sequence, position: from, end: position(first) + 1 })
     }
 
     /// Gives `put` each dimension of `x`, rotated for `position`.
@@ -279,7 +340,6 @@ unsafe fn attend<S: Simd, const PLAIN: bool>(call: &Call<'_>, item: Item) {
     let group = call.heads.group();
     let rows = item.count * group;
     let mut state = State { max: [f32::NEG_INFINITY; MAX_ITEM_ROWS], sum: [[0.0; LANES]; MAX_ITEM_ROWS] };
-    let table = &call.block_table[item.sequence * call.table_width..][..call.table_width];
     // Rows of this item in `queries` and `output`.
     let base = (item.token * call.heads.query + item.kv_head * group) * stored;
     let layout = Rows { first: 0, group, token_stride: call.heads.query * stored, head_stride: stored };
@@ -290,21 +350,14 @@ unsafe fn attend<S: Simd, const PLAIN: bool>(call: &Call<'_>, item: Item) {
         for r in 0..rows {
             std::slice::from_raw_parts_mut(output.add(layout.offset(r)), stored).fill(0.0);
         }
-        let first = if PLAIN { 0 } else { (item.position + 1).saturating_sub(call.window) }; // the first row's first key
-        let end = item.position + item.count; // one past the last key of the last row
-        for start in (first / TILE * TILE..end).step_by(TILE) {
-            let blocks = (end - start).min(TILE).div_ceil(LANES);
-            let mut tile = Tile::<S>::gather(call, table, start, blocks, item.kv_head);
-            for first in (0..rows).step_by(ROWS) {
-                let rows_here = Rows { first, ..layout };
-                match (rows - first).min(ROWS) {
-                    6 => tile.step::<6, PLAIN>(call, query, output, rows_here, item, &mut state),
-                    5 => tile.step::<5, PLAIN>(call, query, output, rows_here, item, &mut state),
-                    4 => tile.step::<4, PLAIN>(call, query, output, rows_here, item, &mut state),
-                    3 => tile.step::<3, PLAIN>(call, query, output, rows_here, item, &mut state),
-                    2 => tile.step::<2, PLAIN>(call, query, output, rows_here, item, &mut state),
-                    _ => tile.step::<1, PLAIN>(call, query, output, rows_here, item, &mut state),
-                }
+        let first = if PLAIN || item.apart { 0 } else { (item.position + 1).saturating_sub(call.window) };
+        for start in (first / TILE * TILE..call.end(item)).step_by(TILE) {
+            let mut token = 0;
+            while let Some(run) = call.next_run(item, start, PLAIN, token) {
+                let mut tile = Tile::<S>::gather(call, call.table(run.sequence), start, run.end, item.kv_head);
+                let rows = run.tokens.start * group..run.tokens.end * group;
+                tile.rows::<PLAIN>(call, query, output, layout, rows, run.position, &mut state);
+                token = run.tokens.end;
             }
         }
         for r in 0..rows {
@@ -340,8 +393,9 @@ struct Tile<S: Simd> {
 
 impl<S: Simd> Tile<S> {
     #[inline(always)]
-    unsafe fn gather(call: &Call<'_>, table: &[i32], start: usize, blocks: usize, kv_head: usize) -> Self {
+    unsafe fn gather(call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize) -> Self {
         let stored = call.heads.stored();
+        let blocks = (end - start).min(TILE).div_ceil(LANES);
         let mut keys = [std::ptr::null(); TILE_BLOCKS];
         let mut values = [std::ptr::null(); TILE_BLOCKS];
         for b in 0..blocks {
@@ -356,7 +410,36 @@ impl<S: Simd> Tile<S> {
         Tile { keys, values, blocks, start, stored, scores: [[0.0; TILE]; ROWS], _isa: std::marker::PhantomData }
     }
 
-    /// Adds this tile's keys and values to R rows.
+    /// Adds this tile's keys and values to some of an item's rows; `position` is that of the item's first token.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "what an item's rows need, and which")]
+    unsafe fn rows<const PLAIN: bool>(
+        &mut self,
+        call: &Call<'_>,
+        query: *const f32,
+        output: *mut f32,
+        layout: Rows,
+        rows: Range<usize>,
+        position: usize,
+        state: &mut State,
+    ) {
+        for first in rows.clone().step_by(ROWS) {
+            let here = Rows { first, ..layout };
+            // SAFETY: passed on.
+            unsafe {
+                match (rows.end - first).min(ROWS) {
+                    6 => self.step::<6, PLAIN>(call, query, output, here, position, state),
+                    5 => self.step::<5, PLAIN>(call, query, output, here, position, state),
+                    4 => self.step::<4, PLAIN>(call, query, output, here, position, state),
+                    3 => self.step::<3, PLAIN>(call, query, output, here, position, state),
+                    2 => self.step::<2, PLAIN>(call, query, output, here, position, state),
+                    _ => self.step::<1, PLAIN>(call, query, output, here, position, state),
+                }
+            }
+        }
+    }
+
+    /// As [`Tile::rows`], for R rows.
     #[inline(always)]
     unsafe fn step<const R: usize, const PLAIN: bool>(
         &mut self,
@@ -364,13 +447,13 @@ impl<S: Simd> Tile<S> {
         query: *const f32,
         output: *mut f32,
         rows: Rows,
-        item: Item,
+        position: usize,
         state: &mut State,
     ) {
         // Keys of this tile that each row may see: from..to.
         let (mut from, mut to) = ([0; R], [0; R]);
         for r in 0..R {
-            let end = item.position + rows.token(r) + 1;
+            let end = position.wrapping_add(rows.token(r) + 1);
             let in_tile = |position: usize| position.saturating_sub(self.start).min(self.blocks * LANES);
             from[r] = if PLAIN { 0 } else { in_tile(end.saturating_sub(call.window)) };
             to[r] = in_tile(end);
@@ -381,8 +464,12 @@ impl<S: Simd> Tile<S> {
         }
         // SAFETY: passed on.
         unsafe {
-            let q: [*const f32; R] = std::array::from_fn(|r| query.add(rows.offset(r)));
-            let o: [*mut f32; R] = std::array::from_fn(|r| output.add(rows.offset(r)));
+            let mut q = [query; R];
+            let mut o = [output; R];
+            for r in 0..R {
+                q[r] = query.add(rows.offset(r));
+                o[r] = output.add(rows.offset(r));
+            }
             self.score::<R>(q);
             if !PLAIN && call.softcap != 0.0 {
                 self.soft_cap(R, call.softcap);
@@ -428,7 +515,10 @@ impl<S: Simd> Tile<S> {
         unsafe {
             let mut acc = [[S::splat(0.0); B]; R];
             for d in 0..self.stored {
-                let k: [S::V; B] = std::array::from_fn(|b| S::load(self.keys[first + b].add(d * LANES)));
+                let mut k = [S::splat(0.0); B];
+                for b in 0..B {
+                    k[b] = S::load(self.keys[first + b].add(d * LANES));
+                }
                 for r in 0..R {
                     let x = S::splat(*q[r].add(d));
                     for b in 0..B {
@@ -436,9 +526,9 @@ impl<S: Simd> Tile<S> {
                     }
                 }
             }
-            for (scores, acc) in self.scores.iter_mut().zip(acc) {
-                for (b, sums) in acc.into_iter().enumerate() {
-                    S::store(scores.as_mut_ptr().add((first + b) * LANES), sums);
+            for r in 0..R {
+                for b in 0..B {
+                    S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), acc[r][b]);
                 }
             }
         }
@@ -490,11 +580,18 @@ impl<S: Simd> Tile<S> {
     ) {
         // SAFETY: value rows and outputs run to the stored head size; keys stay below the tile's end.
         unsafe {
-            let mut acc: [[S::V; D]; R] =
-                std::array::from_fn(|r| std::array::from_fn(|i| S::load(o[r].add(d + i * LANES).cast_const())));
+            let mut acc = [[S::splat(0.0); D]; R];
+            for r in 0..R {
+                for i in 0..D {
+                    acc[r][i] = S::load(o[r].add(d + i * LANES).cast_const());
+                }
+            }
             for key in from..to {
                 let values = self.values[key / LANES].add((key % LANES) * self.stored + d);
-                let v: [S::V; D] = std::array::from_fn(|i| S::load(values.add(i * LANES)));
+                let mut v = [S::splat(0.0); D];
+                for i in 0..D {
+                    v[i] = S::load(values.add(i * LANES));
+                }
                 for r in 0..R {
                     let p = S::splat(self.scores[row[r]][key]);
                     for i in 0..D {
@@ -502,9 +599,9 @@ impl<S: Simd> Tile<S> {
                     }
                 }
             }
-            for (o, acc) in o.into_iter().zip(acc) {
-                for (i, sums) in acc.into_iter().enumerate() {
-                    S::store(o.add(d + i * LANES), sums);
+            for r in 0..R {
+                for i in 0..D {
+                    S::store(o[r].add(d + i * LANES), acc[r][i]);
                 }
             }
         }

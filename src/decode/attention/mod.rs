@@ -12,13 +12,13 @@
 pub(crate) mod kernel;
 pub(crate) mod simd;
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
+use std::ops::Range;
+
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::{TensorElementType, ValueRef};
 
 use self::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
 use self::simd::LANES;
-use crate::Result;
-use crate::runtime::ort_error;
 
 /// Domain and name under which the rewritten graph calls the operator.
 pub(crate) const DOMAIN: &str = "foreturn";
@@ -43,14 +43,8 @@ mod input {
     pub(super) const ROPE_OFFSET: usize = 11;
 }
 
-/// The operators that a paged graph needs.
-pub(crate) fn domain() -> Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)
-        .and_then(|domain| domain.add(PagedAttention))
-        .map_err(|e| ort_error("cannot register the attention operator", e))
-}
-
-struct PagedAttention;
+/// The operator.
+pub(crate) struct PagedAttention;
 
 impl Operator for PagedAttention {
     type Kernel<'attr> = PagedAttentionKernel;
@@ -127,7 +121,7 @@ impl Operator for PagedAttention {
     }
 }
 
-struct PagedAttentionKernel {
+pub(crate) struct PagedAttentionKernel {
     heads: Heads,
     scale: f32,
     softcap: f32,
@@ -227,6 +221,7 @@ impl Kernel for PagedAttentionKernel {
             value_cache: value_cache.as_ptr().cast_mut(),
             block_table: batch.table,
             table_width: batch.table.len() / batch.past.len().max(1),
+            past: batch.past,
             queries: self.queries.as_mut_ptr(),
             output: if padded { self.padded_output.as_mut_ptr() } else { output.as_mut_ptr() },
         };
@@ -304,16 +299,31 @@ impl PagedAttentionKernel {
     fn plan(&mut self, batch: &Batch<'_>) {
         self.items.clear();
         self.rope_rows.clear();
-        let step = self.heads.tokens_per_item();
-        for (sequence, past) in batch.past.iter().enumerate() {
-            let (first, end) = (batch.lengths[sequence] as usize, batch.lengths[sequence + 1] as usize);
-            let row = *past as usize + batch.rope_offset(sequence);
-            self.rope_rows.extend(row..row + end - first);
-            for token in (first..end).step_by(step).rev() {
-                let count = step.min(end - token);
-                let position = *past as usize + token - first;
-                self.items.extend((0..self.heads.kv).map(|kv_head| Item { token, count, position, sequence, kv_head }));
+        let mut sequence = 0;
+        while sequence < batch.past.len() {
+            let (tokens, past) = (batch.tokens(sequence), batch.past[sequence] as usize);
+            let row = past + batch.rope_offset(sequence);
+            self.rope_rows.extend(row..row + tokens.len());
+            // Replies under way come one after the other: those of one prompt have most of their keys in common.
+            let most = self.heads.sequences_per_item();
+            let apart = (sequence + 1..batch.past.len()).take_while(|&other| batch.tokens(other).len() == 1);
+            let apart = if tokens.len() == 1 { 1 + apart.take(most - 1).count() } else { 1 };
+            for other in sequence + 1..sequence + apart {
+                self.rope_rows.push(batch.past[other] as usize + batch.rope_offset(other));
             }
+            let item =
+                Item { token: tokens.start, count: apart, position: past, sequence, apart: apart > 1, kv_head: 0 };
+            if apart > 1 {
+                self.items.extend((0..self.heads.kv).map(|kv_head| Item { kv_head, ..item }));
+            } else {
+                let step = self.heads.tokens_per_item();
+                for token in tokens.clone().step_by(step).rev() {
+                    let (count, position) = (step.min(tokens.end - token), past + token - tokens.start);
+                    let item = Item { token, count, position, ..item };
+                    self.items.extend((0..self.heads.kv).map(|kv_head| Item { kv_head, ..item }));
+                }
+            }
+            sequence += apart;
         }
     }
 }
@@ -329,6 +339,11 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// A sequence's tokens in this call.
+    fn tokens(&self, sequence: usize) -> Range<usize> {
+        self.lengths[sequence] as usize..self.lengths[sequence + 1] as usize
+    }
+
     /// Checks every number that becomes an index.
     fn validate(&self, tokens: usize, blocks: usize) -> ort::Result<()> {
         let sequences = self.past.len();

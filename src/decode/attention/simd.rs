@@ -129,7 +129,7 @@ macro_rules! lanes {
 // SAFETY: uses no processor features; all pointers are used for 16 floats.
 unsafe impl Simd for Scalar {
     type V = [f32; LANES];
-    const MANY_REGISTERS: bool = true;
+    const MANY_REGISTERS: bool = false;
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {
         [x; LANES]

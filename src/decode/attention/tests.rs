@@ -151,6 +151,7 @@ impl Cache {
             value_cache: self.value.as_mut_ptr(),
             block_table: &self.table,
             table_width: self.table.len(),
+            past: &[from as i32],
             queries: queries.as_mut_ptr(),
             output: output.as_mut_ptr(),
         };
@@ -163,13 +164,102 @@ impl Cache {
         }
         for token in (0..tokens).step_by(step) {
             for kv_head in 0..kv {
-                let item =
-                    Item { token, count: step.min(tokens - token), position: from + token, sequence: 0, kv_head };
+                let (count, position) = (step.min(tokens - token), from + token);
+                let item = Item { token, count, position, sequence: 0, apart: false, kv_head };
                 // SAFETY: as above, and `isa` comes from detection.
                 unsafe { call.attend(item, isa) };
             }
         }
         output.chunks_exact(stored).flat_map(|row| row[..size].to_vec()).collect()
+    }
+}
+
+/// Sequences that have their first tokens in common, as copies with other ends, in one cache.
+struct Fork {
+    key: Vec<f32>,
+    value: Vec<f32>,
+    sequences: Vec<Sequence>,
+    /// All of one width.
+    tables: Vec<Vec<i32>>,
+}
+
+impl Fork {
+    /// A sequence for each of `shared`, which says how many of its blocks are the first one's, and of `lengths`.
+    fn new(heads: Heads, style: Style, shared: &[usize], lengths: &[usize], seed: u64) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let width = longest.div_ceil(LANES);
+        let trunk = Sequence::random(heads, style, longest, seed);
+        let (mut sequences, mut tables, mut next) = (Vec::new(), Vec::<Vec<i32>>::new(), 0);
+        for (index, (&shared, &length)) in shared.iter().zip(lengths).enumerate() {
+            let shared = if index == 0 { 0 } else { shared.min(length / LANES) };
+            let own = next..next + (width - shared) as i32;
+            next = own.end;
+            let common = tables.first().map_or(&[][..], |first| &first[..shared]);
+            tables.push(common.iter().copied().chain(own.rev()).collect());
+            let mut sequence = Sequence::random(heads, style, longest, seed + 1 + index as u64);
+            for (to, from, row) in [
+                (&mut sequence.key, &trunk.key, heads.kv * heads.size),
+                (&mut sequence.value, &trunk.value, heads.kv * heads.size),
+            ] {
+                let rows = if index == 0 { longest } else { shared * LANES };
+                to[..rows * row].copy_from_slice(&from[..rows * row]);
+            }
+            sequences.push(Sequence { length, ..sequence });
+        }
+        let floats = next as usize * heads.block_floats();
+        Fork { key: vec![f32::NAN; floats], value: vec![f32::NAN; floats], sequences, tables }
+    }
+
+    /// Sequence `index` computed from its beginning, alone; its last token's row.
+    fn alone(&mut self, index: usize, isa: Isa) -> Vec<f32> {
+        let sequence = &self.sequences[index];
+        let table = self.tables[index].clone();
+        let mut cache = Cache { key: std::mem::take(&mut self.key), value: std::mem::take(&mut self.value), table };
+        let rows = cache.run(sequence, 0, sequence.length, isa);
+        (self.key, self.value) = (cache.key, cache.value);
+        rows[(sequence.length - 1) * sequence.heads.query * sequence.heads.size..].to_vec()
+    }
+
+    /// The last tokens of all sequences in one item a head; what is before them is in the cache.
+    fn together(&mut self, isa: Isa) -> Vec<f32> {
+        let first = &self.sequences[0];
+        let (heads, stored) = (first.heads, first.heads.stored());
+        let last = |data: fn(&Sequence) -> &Vec<f32>, count: usize| -> Vec<f32> {
+            let row = |s: &Sequence| data(s)[(s.length - 1) * count * heads.size..][..count * heads.size].to_vec();
+            self.sequences.iter().flat_map(row).collect()
+        };
+        let (q, k, v) = (last(|s| &s.query, heads.query), last(|s| &s.key, heads.kv), last(|s| &s.value, heads.kv));
+        let past: Vec<i32> = self.sequences.iter().map(|s| s.length as i32 - 1).collect();
+        let count = past.len();
+        let mut queries = vec![0.0; count * heads.query * stored];
+        let mut output = vec![0.0; count * heads.query * stored];
+        let call = Call {
+            heads,
+            scale: 1.0 / (heads.size as f32).sqrt(),
+            softcap: first.style.softcap,
+            window: first.style.window,
+            rotary: Some(first.rotary()),
+            query: Packed { data: &q, offset: 0, stride: heads.query * heads.size },
+            key: Packed { data: &k, offset: 0, stride: heads.kv * heads.size },
+            value: Packed { data: &v, offset: 0, stride: heads.kv * heads.size },
+            key_cache: self.key.as_mut_ptr(),
+            value_cache: self.value.as_mut_ptr(),
+            block_table: &self.tables.concat(),
+            table_width: self.tables[0].len(),
+            past: &past,
+            queries: queries.as_mut_ptr(),
+            output: output.as_mut_ptr(),
+        };
+        for (token, past) in past.iter().enumerate() {
+            // SAFETY: as in `Cache::run`. Rows of the cache stay as they are.
+            unsafe { call.prepare(token, *past as usize, None) };
+        }
+        for kv_head in 0..heads.kv {
+            let item = Item { token: 0, count, position: past[0] as usize, sequence: 0, apart: true, kv_head };
+            // SAFETY: as in `Cache::run`.
+            unsafe { call.attend(item, isa) };
+        }
+        output.chunks_exact(stored).flat_map(|row| row[..heads.size].to_vec()).collect()
     }
 }
 
@@ -247,6 +337,26 @@ proptest! {
             from += cut;
         }
         prop_assert_eq!(whole, bits(&parts));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Sequences that have keys in common, computed together, have the bits of each alone.
+    #[test]
+    fn common_keys_are_read_once_and_change_nothing(
+        shape in 0..SHAPES.len(),
+        style in 0..STYLES.len(),
+        sequences in prop::collection::vec((0usize..14, 1usize..300), 1..5),
+        seed: u32,
+    ) {
+        let (shared, lengths): (Vec<_>, Vec<_>) = sequences.into_iter().unzip();
+        let mut fork = Fork::new(SHAPES[shape], STYLES[style], &shared, &lengths, seed.into());
+        for isa in supported() {
+            let alone: Vec<_> = (0..lengths.len()).flat_map(|index| fork.alone(index, isa)).collect();
+            prop_assert_eq!(bits(&alone), bits(&fork.together(isa)), "{:?}", isa);
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! length are joined ([`rope`]); what only fed the mask disappears; a Gather before the LM head keeps the rows whose
 //! logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
 //! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Float16 becomes float32 ([`widen`]), because ONNX
-//! Runtime has no float16 products on the CPU.
+//! Runtime has no float16 products on the CPU. Last, products with weights become the engine's own ([`products`]).
 
 mod attention;
 mod graph;
+pub(crate) mod products;
 pub(crate) mod rope;
 mod rows;
 mod rowwise;
@@ -17,11 +18,13 @@ use std::collections::HashSet;
 
 use prost::Message as _;
 
+use self::products::Product;
 use self::rope::LongRope;
 use self::widen::Widened;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
 use crate::decode::attention::DOMAIN;
+use crate::decode::matmul;
 use crate::onnx::build::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TypeProto, ValueInfoProto, tensor_proto};
 use crate::{Error, Result};
@@ -69,6 +72,8 @@ pub(crate) struct PagedGraph {
     pub(crate) bitwise_exceptions: Vec<String>,
     /// Weights that have to be widened to float32 when the graph is loaded.
     pub(crate) widened: Widened,
+    /// The matrices of the graph's packed products.
+    pub(crate) products: Vec<Product>,
 }
 
 /// Rewrites `file`'s graph for the paged engine.
@@ -87,6 +92,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGra
     let long_rope = rope::join_tables(&mut graph).map_err(refuse)?;
     let shape = attention::replace(&mut graph, config, flat).map_err(refuse)?;
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
+    let products = if matmul::is_worthwhile() { products::replace(&mut graph) } else { Vec::new() };
     let used = rows::remove_unused(&mut graph, logits);
     let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
     let positions = used.contains(&config.decoder.inputs.position_ids);
@@ -108,6 +114,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGra
         long_rope,
         bitwise_exceptions,
         widened,
+        products,
     })
 }
 

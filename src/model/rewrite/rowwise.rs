@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 
 use super::graph::{Attributes, Values, integers};
-use crate::decode::attention::OPERATOR;
+use crate::decode::{attention, matmul};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 
@@ -49,7 +49,8 @@ const SAME_BITS: &[&str] = &[
     "Tanh",
     "Transpose",
     "Unsqueeze",
-    OPERATOR,
+    attention::OPERATOR,
+    matmul::OPERATOR,
 ];
 
 /// As above, but on the axis that they name.

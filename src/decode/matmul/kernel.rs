@@ -1,0 +1,490 @@
+//! Products of packed rows of inputs and packed matrices.
+//!
+//! A tile is a few rows of inputs and one panel of 32 columns: its sums stay in registers while the inner dimension goes
+//! by once. Matrices of bytes take inputs as bytes too, which [`quantise`] makes of each block of 32 inputs, with a scale
+//! of its own.
+//!
+//! # Same bits in any batch
+//!
+//! A number of the product is summed over the inner dimension in order, by one lane, whichever rows share its tile and
+//! whichever thread computes it. Inputs are rounded by their own block alone.
+
+use super::super::attention::simd::{self, LANES, Simd};
+use super::dot::{Dot, QUAD};
+use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, PANEL, Shape};
+
+/// Which implementation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// AVX-512F with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Scalar,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+                return Isa::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Isa::Avx2;
+            }
+        }
+        Isa::Scalar
+    }
+}
+
+/// Rows of inputs rounded to bytes: `[rows, blocks, 32]`, and of each block its scale and what 128 for zero in the
+/// weights adds to its sums, with the sign turned.
+#[derive(Debug, Default)]
+pub(crate) struct Rounded {
+    bytes: Vec<i8>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
+}
+
+impl Rounded {
+    /// Makes room for `rows` rows of `blocks` blocks.
+    pub(crate) fn resize(&mut self, rows: usize, blocks: usize) {
+        // Only grows: what is not used does no harm.
+        let blocks = rows * blocks;
+        if self.scales.len() < blocks {
+            self.bytes.resize(blocks * BLOCK, 0);
+            self.scales.resize(blocks, 0.0);
+            self.offsets.resize(blocks, 0);
+        }
+    }
+}
+
+/// One product: `rows` rows of inputs, all columns of a matrix.
+pub(crate) struct Call<'a> {
+    pub(crate) shape: Shape,
+    pub(crate) isa: Isa,
+    pub(crate) rows: usize,
+    /// The packed matrix.
+    pub(crate) matrix: &'a [u8],
+    /// `[rows, inputs]`
+    pub(crate) inputs: &'a [f32],
+    /// `[rows, blocks]`, for matrices of bytes.
+    bytes: *mut i8,
+    scales: *mut f32,
+    offsets: *mut i32,
+    /// `[rows, outputs]`
+    output: *mut f32,
+}
+
+// SAFETY: `quantise` writes the rounded rows that it is given alone, `multiply` the columns of the panels that it is
+// given alone; the operator runs all of the first before any of the second.
+unsafe impl Sync for Call<'_> {}
+
+impl<'a> Call<'a> {
+    /// `rounded` has room for the rows; `output` holds `[rows, outputs]`.
+    pub(crate) fn new(
+        shape: Shape,
+        isa: Isa,
+        matrix: &'a [u8],
+        inputs: &'a [f32],
+        rounded: &'a mut Rounded,
+        output: &'a mut [f32],
+    ) -> Self {
+        let rows = inputs.len() / shape.inputs;
+        assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
+        assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
+        assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
+        if shape.kind == Kind::Bytes {
+            rounded.resize(rows, shape.blocks());
+        }
+        let Rounded { bytes, scales, offsets } = rounded;
+        Call {
+            shape,
+            isa,
+            rows,
+            matrix,
+            inputs,
+            bytes: bytes.as_mut_ptr(),
+            scales: scales.as_mut_ptr(),
+            offsets: offsets.as_mut_ptr(),
+            output: output.as_mut_ptr(),
+        }
+    }
+
+    /// Rounds a row of inputs to bytes.
+    ///
+    /// # Safety
+    /// No other thread works on this row; the processor has what `isa` stands for.
+    pub(crate) unsafe fn quantise(&self, row: usize) {
+        debug_assert!(row < self.rows && self.shape.kind == Kind::Bytes);
+        // SAFETY: passed on.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => quantise_avx512(self, row),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => quantise_avx2(self, row),
+                Isa::Scalar => quantise::<simd::Scalar>(self, row),
+            }
+        }
+    }
+
+    /// Computes the columns of one panel for rows `first..end`.
+    ///
+    /// # Safety
+    /// No other thread works on these; the rows have been rounded, if the matrix is one of bytes. The processor has what
+    /// `isa` stands for.
+    pub(crate) unsafe fn multiply(&self, panel: usize, first: usize, end: usize) {
+        debug_assert!(panel < self.shape.panels() && first <= end && end <= self.rows);
+        // SAFETY: passed on.
+        unsafe {
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => multiply_avx512(self, panel, first, end),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => multiply_avx2(self, panel, first, end),
+                Isa::Scalar => multiply::<simd::Scalar>(self, panel, first, end),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn quantise_avx512(call: &Call<'_>, row: usize) {
+    // SAFETY: compiled for the features that Avx512 stands for.
+    unsafe { quantise::<simd::x86::Avx512>(call, row) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn quantise_avx2(call: &Call<'_>, row: usize) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { quantise::<simd::x86::Avx2>(call, row) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usize) {
+    // SAFETY: compiled for the features that Avx512 stands for.
+    unsafe { multiply::<simd::x86::Avx512>(call, panel, first, end) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { multiply::<simd::x86::Avx2>(call, panel, first, end) }
+}
+
+#[inline(always)]
+unsafe fn quantise<S: Dot>(call: &Call<'_>, row: usize) {
+    let Shape { inputs, block_sums, .. } = call.shape;
+    let blocks = call.shape.blocks();
+    let from = &call.inputs[row * inputs..][..inputs];
+    // SAFETY: the row's blocks lie in the arrays and are ours alone.
+    unsafe {
+        let mut block = row * blocks;
+        let (whole, rest) = from.as_chunks::<BLOCK>();
+        for values in whole {
+            quantise_block::<S>(call, block, values);
+            block += 1;
+        }
+        // What follows the last whole block, and the sums of blocks behind that.
+        let mut tail = [0.0; BLOCK];
+        tail[..rest.len()].copy_from_slice(rest);
+        let mut filled = rest.len();
+        if block_sums {
+            for values in from.chunks(BLOCK) {
+                if filled == BLOCK {
+                    quantise_block::<S>(call, block, &tail);
+                    (block, tail, filled) = (block + 1, [0.0; BLOCK], 0);
+                }
+                tail[filled] = block_sum::<S>(values);
+                filled += 1;
+            }
+        }
+        if filled > 0 {
+            quantise_block::<S>(call, block, &tail);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn block_sum<S: Simd>(values: &[f32]) -> f32 {
+    if values.len() < BLOCK {
+        return values.iter().sum();
+    }
+    // SAFETY: 32 floats.
+    unsafe { simd::sum::<S>(S::add(S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)))) }
+}
+
+#[inline(always)]
+unsafe fn quantise_block<S: Dot>(call: &Call<'_>, block: usize, values: &[f32; BLOCK]) {
+    // SAFETY: the block lies in the arrays and is ours alone.
+    unsafe {
+        let zero = S::splat(0.0);
+        let (low, high) = (S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)));
+        // |x|, in this order: of a NaN and a number, `max` gives the second.
+        let (low_size, high_size) = (S::max(S::sub(zero, low), low), S::max(S::sub(zero, high), high));
+        let largest = simd::max::<S>(S::max(low_size, high_size));
+        // A block next to nothing is nothing: its scale would have no finite inverse.
+        let usable = largest > 1e-30;
+        let (scale, inverse) = if usable { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+        let inverse = S::splat(inverse);
+        let to = call.bytes.add(block * BLOCK);
+        S::store_bytes(to, S::mul(low, inverse));
+        S::store_bytes(to.add(LANES), S::mul(high, inverse));
+        // Bytes know neither NaN nor infinity, so the scale carries them: x · 0 is NaN for both.
+        let damage = simd::sum::<S>(S::mul(S::add(S::mul(low, zero), S::mul(high, zero)), zero));
+        call.scales.add(block).write(scale + damage);
+        let mut sum = 0;
+        for i in 0..BLOCK {
+            sum += i32::from(to.add(i).read());
+        }
+        call.offsets.add(block).write(-128 * sum);
+    }
+}
+
+#[inline(always)]
+unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usize) {
+    // As many rows as leave registers for weights and inputs.
+    let most = match (call.shape.kind, S::MANY_REGISTERS) {
+        (Kind::Floats, true) => 12,
+        (Kind::Floats, false) | (Kind::Bytes, true) => 6,
+        (Kind::Bytes, false) => 2,
+    };
+    let tiles = (end - first).div_ceil(most);
+    let mut row = first;
+    for tile in 0..tiles {
+        // As equal as can be: six and six rows take less time than eleven and one.
+        let count = (end - row) / (tiles - tile);
+        // SAFETY: passed on.
+        unsafe {
+            match (call.shape.kind, S::MANY_REGISTERS) {
+                (Kind::Floats, true) => match count {
+                    12 => float_tile::<S, 12>(call, panel, row),
+                    11 => float_tile::<S, 11>(call, panel, row),
+                    10 => float_tile::<S, 10>(call, panel, row),
+                    9 => float_tile::<S, 9>(call, panel, row),
+                    8 => float_tile::<S, 8>(call, panel, row),
+                    7 => float_tile::<S, 7>(call, panel, row),
+                    _ => few_floats::<S>(call, panel, row, count),
+                },
+                (Kind::Floats, false) => few_floats::<S>(call, panel, row, count),
+                (Kind::Bytes, true) => match count {
+                    6 => byte_tile::<S, 6>(call, panel, row),
+                    5 => byte_tile::<S, 5>(call, panel, row),
+                    4 => byte_tile::<S, 4>(call, panel, row),
+                    3 => byte_tile::<S, 3>(call, panel, row),
+                    _ => few_bytes::<S>(call, panel, row, count),
+                },
+                (Kind::Bytes, false) => few_bytes::<S>(call, panel, row, count),
+            }
+        }
+        row += count;
+    }
+}
+
+#[inline(always)]
+unsafe fn few_floats<S: Simd>(call: &Call<'_>, panel: usize, row: usize, count: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        match count {
+            6 => float_tile::<S, 6>(call, panel, row),
+            5 => float_tile::<S, 5>(call, panel, row),
+            4 => float_tile::<S, 4>(call, panel, row),
+            3 => float_tile::<S, 3>(call, panel, row),
+            2 => float_tile::<S, 2>(call, panel, row),
+            _ => float_tile::<S, 1>(call, panel, row),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn few_bytes<S: Dot>(call: &Call<'_>, panel: usize, row: usize, count: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        match count {
+            2 => byte_tile::<S, 2>(call, panel, row),
+            _ => byte_tile::<S, 1>(call, panel, row),
+        }
+    }
+}
+
+/// Sums of a tile.
+type Sums<const R: usize> = [[f32; PANEL]; R];
+
+#[inline(always)]
+unsafe fn float_tile<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: usize) {
+    let mut sums: Sums<R> = [[0.0; PANEL]; R];
+    // SAFETY: passed on.
+    unsafe {
+        if S::MANY_REGISTERS {
+            floats::<S, R, 2>(call, panel, row, 0, &mut sums);
+        } else {
+            floats::<S, R, 1>(call, panel, row, 0, &mut sums);
+            floats::<S, R, 1>(call, panel, row, 1, &mut sums);
+        }
+        finish::<S, R>(call, panel, row, &mut sums);
+    }
+}
+
+#[inline(always)]
+unsafe fn byte_tile<S: Dot, const R: usize>(call: &Call<'_>, panel: usize, row: usize) {
+    let mut sums: Sums<R> = [[0.0; PANEL]; R];
+    // SAFETY: passed on.
+    unsafe {
+        if S::MANY_REGISTERS {
+            bytes::<S, R, 2>(call, panel, row, 0, &mut sums);
+        } else {
+            bytes::<S, R, 1>(call, panel, row, 0, &mut sums);
+            bytes::<S, R, 1>(call, panel, row, 1, &mut sums);
+        }
+        finish::<S, R>(call, panel, row, &mut sums);
+    }
+}
+
+/// Sums of `C` vectors of columns of a panel of floats, beginning with vector `half`.
+#[inline(always)]
+unsafe fn floats<S: Simd, const R: usize, const C: usize>(
+    call: &Call<'_>,
+    panel: usize,
+    row: usize,
+    half: usize,
+    sums: &mut Sums<R>,
+) {
+    let inner = call.shape.inputs;
+    // SAFETY: the panel lies in the matrix, the rows in the inputs.
+    unsafe {
+        let weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes()).cast::<f32>().add(half * LANES);
+        let inputs = call.inputs.as_ptr().add(row * inner);
+        let mut acc = [[S::splat(0.0); C]; R];
+        for k in 0..inner {
+            let mut w = [S::splat(0.0); C];
+            for c in 0..C {
+                w[c] = S::load(weights.add(k * PANEL + c * LANES));
+            }
+            for r in 0..R {
+                let x = S::splat(*inputs.add(r * inner + k));
+                for c in 0..C {
+                    acc[r][c] = S::fma(x, w[c], acc[r][c]);
+                }
+            }
+        }
+        for r in 0..R {
+            for c in 0..C {
+                S::store(sums[r].as_mut_ptr().add((half + c) * LANES), acc[r][c]);
+            }
+        }
+    }
+}
+
+/// As [`floats`], of a panel of bytes.
+#[inline(always)]
+unsafe fn bytes<S: Dot, const R: usize, const C: usize>(
+    call: &Call<'_>,
+    panel: usize,
+    row: usize,
+    half: usize,
+    sums: &mut Sums<R>,
+) {
+    let blocks = call.shape.blocks();
+    // SAFETY: the panel lies in the matrix, the rows in the rounded inputs.
+    unsafe {
+        let mut weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes());
+        let inputs = call.bytes.cast_const().add(row * blocks * BLOCK);
+        let scales = call.scales.cast_const().add(row * blocks);
+        let offsets = call.offsets.cast_const().add(row * blocks);
+        let mut acc = [[S::splat(0.0); C]; R];
+        for block in 0..blocks {
+            let quads = weights.add(PANEL * size_of::<f32>() + half * LANES * QUAD);
+            let mut part = [[S::splat_sum(0); C]; R];
+            for r in 0..R {
+                part[r] = [S::splat_sum(*offsets.add(r * blocks + block)); C];
+            }
+            for quad in 0..BLOCK / QUAD {
+                let mut w = [S::weights(quads.add(quad * PANEL * QUAD)); C];
+                for c in 1..C {
+                    w[c] = S::weights(quads.add(quad * PANEL * QUAD + c * LANES * QUAD));
+                }
+                for r in 0..R {
+                    let x = S::inputs(inputs.add((r * blocks + block) * BLOCK + quad * QUAD));
+                    for c in 0..C {
+                        part[r][c] = S::dot(part[r][c], w[c], x);
+                    }
+                }
+            }
+            for c in 0..C {
+                let scale = S::load(weights.cast::<f32>().add((half + c) * LANES));
+                for r in 0..R {
+                    let scale = S::mul(scale, S::splat(*scales.add(r * blocks + block)));
+                    acc[r][c] = S::fma(scale, S::floats(part[r][c]), acc[r][c]);
+                }
+            }
+            weights = weights.add(BLOCK_BYTES);
+        }
+        for r in 0..R {
+            for c in 0..C {
+                S::store(sums[r].as_mut_ptr().add((half + c) * LANES), acc[r][c]);
+            }
+        }
+    }
+}
+
+/// Brings a tile's sums to the output.
+#[inline(always)]
+unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: usize, sums: &mut Sums<R>) {
+    let outputs = call.shape.outputs();
+    let width = match call.shape.finish {
+        Finish::Store => PANEL,
+        Finish::Gated(_) => PANEL / 2,
+    };
+    let first = panel * width;
+    let count = width.min(outputs - first);
+    for (r, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the columns of this panel in this row are inside the output and ours alone; sums hold 32 floats.
+        unsafe {
+            if let Finish::Gated(activation) = call.shape.finish {
+                let (gate, up) = (S::load(sums.as_ptr()), S::load(sums.as_ptr().add(LANES)));
+                let activated = match activation {
+                    Activation::Silu => silu::<S>(gate),
+                    Activation::GeluTanh => gelu_tanh::<S>(gate),
+                };
+                S::store(sums.as_mut_ptr(), S::mul(activated, up));
+            }
+            let to = call.output.add((row + r) * outputs + first);
+            std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count);
+        }
+    }
+}
+
+/// x · sigmoid(x)
+#[inline(always)]
+unsafe fn silu<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller compiled for S.
+    unsafe {
+        let (zero, one) = (S::splat(0.0), S::splat(1.0));
+        // In this order: of a NaN and a number, `max` gives the second.
+        let magnitude = S::max(S::sub(zero, x), x);
+        let e = simd::exp::<S>(S::sub(zero, magnitude));
+        // sigmoid(x) = 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): the form that doesn't overflow.
+        let numerator = S::select_lt(x, zero, e, one);
+        S::mul(x, S::div(numerator, S::add(one, e)))
+    }
+}
+
+/// x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))
+#[inline(always)]
+unsafe fn gelu_tanh<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller compiled for S.
+    unsafe {
+        let cube = S::mul(S::mul(x, x), x);
+        let inner = S::mul(S::splat(0.797_884_6), S::fma(cube, S::splat(0.044_715), x));
+        S::mul(S::mul(x, S::splat(0.5)), S::add(S::splat(1.0), simd::tanh::<S>(inner)))
+    }
+}

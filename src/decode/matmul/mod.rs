@@ -1,0 +1,182 @@
+//! Matrix products of packed tokens and weights as an operator of ONNX Runtime on the CPU.
+//!
+//! ONNX Runtime's own products of few rows, a decoding step's, stay far from what processor and memory can do, and those
+//! in 8 bits round each input by its neighbours in the batch or take twice the time. `foreturn.MatMul` takes one input,
+//! rows of float32, and names its matrix by number: matrices are packed once ([`pack`]) and lie outside of the graph.
+//! The kernel ([`kernel`]) gives a row the same bits beside any others.
+
+mod dot;
+mod kernel;
+pub(crate) mod pack;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
+use ort::value::TensorElementType;
+
+use self::kernel::{Call, Isa, Rounded};
+use self::pack::{Arena, Kind, Part, Shape};
+use crate::Result;
+
+/// Name under which rewritten graphs call the operator, in the domain of attention.
+pub(crate) const OPERATOR: &str = "PackedMatMul";
+/// The attribute that numbers the matrix.
+pub(crate) const MATRIX: &str = "matrix";
+
+/// Whether this processor has what makes these products worthwhile; elsewhere ONNX Runtime's are faster.
+pub(crate) fn is_worthwhile() -> bool {
+    Isa::detect() != Isa::Scalar
+}
+
+/// The packed matrices of a model.
+pub(crate) struct Matrices {
+    arena: Arena,
+    /// Each matrix with where it lies.
+    shapes: Vec<(Shape, Range<usize>)>,
+    /// Rounded inputs of the product under way: products of one session come one after the other.
+    scratch: Mutex<Rounded>,
+    threads: usize,
+}
+
+impl Matrices {
+    /// Packs the matrices of these shapes on `threads` threads, asking `parts` for the weights of each in turn.
+    pub(crate) fn pack(
+        shapes: &[Shape],
+        threads: usize,
+        parts: impl Fn(usize, &mut dyn FnMut(&[Part<'_>])) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        let mut end = 0;
+        let ranges = shapes.iter().map(|shape| {
+            let start = end;
+            end += shape.bytes();
+            (*shape, start..end)
+        });
+        let shapes: Vec<_> = ranges.collect();
+        let mut arena = Arena::new(end)?;
+        let mut rest = arena.bytes_mut();
+        let mut jobs = Vec::new();
+        for (index, (shape, range)) in shapes.iter().enumerate() {
+            let (here, after) = rest.split_at_mut(range.len());
+            rest = after;
+            jobs.push((index, shape, here));
+        }
+        // The largest first, so that no thread is left alone with it.
+        jobs.sort_by_key(|(.., bytes)| bytes.len());
+        let jobs = Mutex::new(jobs);
+        let work = || {
+            loop {
+                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some((index, shape, to)) = job else { return Ok(()) };
+                parts(index, &mut |parts| pack::pack(shape, parts, 0..shape.panels(), to))?;
+            }
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            let join = |other: thread::ScopedJoinHandle<'_, Result<()>>| {
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            others.into_iter().map(join).chain([mine]).collect::<Result<()>>()
+        })?;
+        Ok(Matrices { arena, shapes, scratch: Mutex::default(), threads })
+    }
+}
+
+/// The operator over a model's matrices.
+pub(crate) struct PackedMatMul(pub(crate) Arc<Matrices>);
+
+impl Operator for PackedMatMul {
+    type Kernel<'attr> = PackedMatMulKernel;
+
+    fn name(&self) -> &str {
+        OPERATOR
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [OperatorInput::required(TensorElementType::Float32)]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
+        match index.filter(|&index| index < self.0.shapes.len()) {
+            Some(index) => Ok(PackedMatMulKernel { matrices: Arc::clone(&self.0), index, isa: Isa::detect() }),
+            None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
+        }
+    }
+}
+
+pub(crate) struct PackedMatMulKernel {
+    matrices: Arc<Matrices>,
+    index: usize,
+    isa: Isa,
+}
+
+/// Most rows that go over a matrix of floats at once: their inputs stay in a cache.
+const FLOAT_ROWS: usize = 96;
+
+impl Kernel for PackedMatMulKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let refuse = |why: String| Err(ort::Error::new(format!("{OPERATOR}: {why}")));
+        let (shape, range) = &self.matrices.shapes[self.index];
+        let Some(input) = context.input(0)? else { return refuse("the input is missing".into()) };
+        let (dims, inputs) = input.try_extract_tensor::<f32>()?;
+        let mut dims: Vec<i64> = dims.iter().copied().collect();
+        match dims.last_mut() {
+            Some(last) if *last == shape.inputs as i64 => *last = shape.outputs() as i64,
+            _ => return refuse(format!("an input of shape {dims:?} has not {} numbers a row", shape.inputs)),
+        }
+        let Some(mut output) = context.output(0, dims)? else { return refuse("no output".into()) };
+        let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+        let mut scratch = self.matrices.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let matrix = &self.matrices.arena.bytes()[range.clone()];
+        let call = Call::new(*shape, self.isa, matrix, inputs, &mut scratch, output);
+        self.quantise(&call, context)?;
+        self.multiply(&call, context)
+    }
+}
+
+impl PackedMatMulKernel {
+    /// Rounds the inputs of matrices of bytes.
+    fn quantise(&self, call: &Call<'_>, context: &ComputeContext) -> ort::Result<()> {
+        /// Rows that are worth waking a thread for.
+        const ROWS: usize = 8;
+        if call.shape.kind == Kind::Floats {
+            return Ok(());
+        }
+        let rows = |range: Range<usize>| {
+            // SAFETY: each row is rounded once; the instruction set was detected.
+            range.for_each(|row| unsafe { call.quantise(row) });
+        };
+        if call.rows < 2 * ROWS {
+            rows(0..call.rows);
+            return Ok(());
+        }
+        let chunks = call.rows.div_ceil(ROWS);
+        context.par_for(chunks, 0, |chunk| rows(chunk * ROWS..call.rows.min((chunk + 1) * ROWS)))
+    }
+
+    fn multiply(&self, call: &Call<'_>, context: &ComputeContext) -> ort::Result<()> {
+        /// Pieces of the work for each thread, so that a late one delays little.
+        const PIECES: usize = 8;
+        let panels = call.shape.panels();
+        let width = panels.div_ceil(self.matrices.threads * PIECES).max(1);
+        let rows = if call.shape.kind == Kind::Floats { FLOAT_ROWS } else { call.rows.max(1) };
+        context.par_for(panels.div_ceil(width), 0, |piece| {
+            let panels = piece * width..panels.min((piece + 1) * width);
+            for first in (0..call.rows).step_by(rows) {
+                for panel in panels.clone() {
+                    // SAFETY: all rows are rounded; each panel is in one piece; the instruction set was detected.
+                    unsafe { call.multiply(panel, first, call.rows.min(first + rows)) };
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! The kernel against sums in float64 of the very numbers that it multiplies, and against itself: on every instruction
+//! set of the machine, in any company.
+
+use proptest::prelude::*;
+
+use super::kernel::{Call, Isa, Rounded};
+use super::pack::{self, Activation, BLOCK, Finish, Kind, Part, Shape};
+
+/// The instruction sets that this machine has.
+fn available() -> Vec<Isa> {
+    #[cfg(target_arch = "x86_64")]
+    let all = [Isa::Avx512, Isa::Avx2, Isa::Scalar];
+    #[cfg(not(target_arch = "x86_64"))]
+    let all = [Isa::Scalar];
+    let best = all.iter().position(|isa| *isa == Isa::detect()).expect("the best is one of them");
+    all[best..].to_vec()
+}
+
+/// Numbers in [-1, 1), the same for the same seed.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2) + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn little_endian(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// A matrix in the form that it has in files, and its numbers, column by column.
+struct Weight {
+    bits: usize,
+    block: usize,
+    columns: usize,
+    first: Vec<u8>,
+    scales: Vec<u8>,
+    zero_points: Option<Vec<u8>>,
+    values: Vec<Vec<f32>>,
+}
+
+impl Weight {
+    fn floats(inner: usize, columns: usize, seed: u64) -> Self {
+        let values = numbers(inner * columns, seed);
+        Weight {
+            bits: 32,
+            block: 0,
+            columns,
+            first: little_endian(&values),
+            scales: Vec::new(),
+            zero_points: None,
+            values: values.chunks(inner).map(<[f32]>::to_vec).collect(),
+        }
+    }
+
+    fn blocks(bits: usize, block: usize, inner: usize, columns: usize, with_zero_points: bool, seed: u64) -> Self {
+        let blocks = inner.div_ceil(block);
+        let byte = |x: &f32| ((x + 1.0) * 127.9) as u8;
+        let quants: Vec<u8> = numbers(columns * blocks * block * bits / 8, seed).iter().map(byte).collect();
+        let scales = numbers(columns * blocks, seed + 1);
+        let row = (blocks * bits).div_ceil(8);
+        let zero_points: Vec<u8> = numbers(columns * row, seed + 2).iter().map(byte).collect();
+        let number = |packed: &[u8], index: usize| match bits {
+            8 => packed[index],
+            _ => packed[index / 2] >> (4 * (index % 2)) & 15,
+        };
+        let value = |column: usize, k: usize| {
+            let index = column * blocks + k / block;
+            let quant = number(&quants[index * block * bits / 8..], k % block);
+            let zero_point = match with_zero_points {
+                true => number(&zero_points[column * row..], k / block),
+                false => 1 << (bits - 1),
+            };
+            (f32::from(quant) - f32::from(zero_point)) * scales[index]
+        };
+        let values = (0..columns).map(|column| (0..inner).map(|k| value(column, k)).collect()).collect();
+        let zero_points = with_zero_points.then(|| zero_points.clone());
+        Weight { bits, block, columns, values, scales: little_endian(&scales), zero_points, first: quants.clone() }
+    }
+
+    fn part(&self) -> Part<'_> {
+        match self.bits {
+            32 => Part::Floats { values: &self.first, columns: self.columns, by_column: true },
+            bits => Part::Blocks {
+                bits,
+                block: self.block,
+                columns: self.columns,
+                quants: &self.first,
+                scales: &self.scales,
+                zero_points: self.zero_points.as_deref(),
+            },
+        }
+    }
+}
+
+/// A matrix of these weights, packed.
+fn packed(shape: &Shape, weights: &[&Weight]) -> Vec<u8> {
+    let parts: Vec<_> = weights.iter().map(|weight| weight.part()).collect();
+    let mut bytes = vec![0; shape.bytes()];
+    pack::pack(shape, &parts, 0..shape.panels(), &mut bytes);
+    bytes
+}
+
+fn product(shape: &Shape, matrix: &[u8], inputs: &[f32], isa: Isa) -> Vec<f32> {
+    let mut output = vec![f32::NAN; inputs.len() / shape.inputs * shape.outputs()];
+    let mut rounded = Rounded::default();
+    let call = Call::new(*shape, isa, matrix, inputs, &mut rounded, &mut output);
+    // SAFETY: one thread; the instruction set was detected.
+    unsafe {
+        if shape.kind == Kind::Bytes {
+            (0..call.rows).for_each(|row| call.quantise(row));
+        }
+        (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows));
+    }
+    output
+}
+
+/// A row of inputs as the kernel rounds it: with the sums of its blocks behind it, each block a multiple of a 127th of
+/// its largest.
+fn rounded(shape: &Shape, row: &[f32]) -> Vec<f64> {
+    let mut row: Vec<f32> = row.to_vec();
+    if shape.block_sums {
+        let sums: Vec<f32> = row.chunks(BLOCK).map(|block| block.iter().sum()).collect();
+        row.extend(sums);
+    }
+    if shape.kind == Kind::Floats {
+        return row.into_iter().map(f64::from).collect();
+    }
+    let round = |block: &[f32]| {
+        let largest = block.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+        // In float32, so that ties fall to the same side.
+        let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+        block.iter().map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect::<Vec<_>>()
+    };
+    row.chunks(BLOCK).flat_map(round).collect()
+}
+
+/// The product in float64, and how far float32 may be from it.
+fn expected(shape: &Shape, weights: &[&Weight], row: &[f32]) -> Vec<(f64, f64)> {
+    let inputs = rounded(shape, row);
+    let columns = weights.iter().flat_map(|weight| &weight.values);
+    let sums: Vec<(f64, f64)> = columns
+        .map(|column| {
+            let products = column.iter().zip(&inputs).map(|(w, x)| f64::from(*w) * x);
+            let (sum, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
+            (sum, 1e-6 * size + 1e-6)
+        })
+        .collect();
+    let Finish::Gated(activation) = shape.finish else { return sums };
+    let (gates, ups) = sums.split_at(sums.len() / 2);
+    let activate = |x: f64| match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x * x * x)).tanh()),
+    };
+    let gated = |((gate, e), (up, f)): (&(f64, f64), &(f64, f64))| {
+        (activate(*gate) * up, 2.0 * (e * up.abs() + f * gate.abs()) + 1e-5)
+    };
+    gates.iter().zip(ups).map(gated).collect()
+}
+
+fn check(shape: Shape, weights: &[&Weight], rows: usize, seed: u64) {
+    let matrix = packed(&shape, weights);
+    let inputs = numbers(rows * shape.inputs, seed);
+    let best = product(&shape, &matrix, &inputs, Isa::detect());
+    for (row, (found, inputs)) in best.chunks(shape.outputs()).zip(inputs.chunks(shape.inputs)).enumerate() {
+        for (column, (found, (wanted, error))) in found.iter().zip(expected(&shape, weights, inputs)).enumerate() {
+            let off = (f64::from(*found) - wanted).abs();
+            assert!(off <= error, "row {row}, column {column}: {found}, not {wanted} ± {error} ({shape:?})");
+        }
+    }
+    for isa in available() {
+        assert_eq!(product(&shape, &matrix, &inputs, isa), best, "{isa:?} gives other bits ({shape:?})");
+        for (row, inputs) in best.chunks(shape.outputs()).zip(inputs.chunks(shape.inputs)) {
+            assert_eq!(product(&shape, &matrix, inputs, isa), row, "a row alone has other bits ({isa:?}, {shape:?})");
+        }
+    }
+}
+
+fn stored(kind: Kind, inputs: usize, columns: usize) -> Shape {
+    Shape { kind, finish: Finish::Store, inputs, block_sums: false, columns }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn floats(inner in 1usize..150, columns in 1usize..100, rows in 1usize..30, seed: u32) {
+        let weight = Weight::floats(inner, columns, seed.into());
+        check(stored(Kind::Floats, inner, columns), &[&weight], rows, u64::from(seed) + 9);
+    }
+
+    #[test]
+    fn blocks(
+        bits in prop::sample::select(vec![4usize, 8]), block in prop::sample::select(vec![32usize, 64, 128]),
+        inner in 1usize..200, columns in 1usize..100, rows in 1usize..20, zero_points: bool, seed: u32,
+    ) {
+        let weight = Weight::blocks(bits, block, inner, columns, zero_points && bits == 4, seed.into());
+        check(stored(Kind::Bytes, inner, columns), &[&weight], rows, u64::from(seed) + 9);
+    }
+
+    /// Several weights side by side, of which one has further columns for the sums of the input's blocks.
+    #[test]
+    fn merged(blocks in 1usize..8, a in 1usize..70, b in 1usize..70, rows in 1usize..14, seed: u32) {
+        let inputs = blocks * BLOCK;
+        let first = Weight::blocks(4, 32, inputs + blocks, a, true, seed.into());
+        let second = Weight::blocks(8, 32, inputs, b, false, u64::from(seed) + 3);
+        let shape = Shape { block_sums: true, columns: a + b, ..stored(Kind::Bytes, inputs, 0) };
+        check(shape, &[&first, &second], rows, u64::from(seed) + 9);
+    }
+
+    #[test]
+    fn gated(halves in 1usize..6, rows in 1usize..14, seed: u32, gelu: bool, bytes: bool) {
+        let (inputs, columns) = (64, halves * 16);
+        let weight = |seed| match bytes {
+            true => Weight::blocks(8, 32, inputs, columns, false, seed),
+            false => Weight::floats(inputs, columns, seed),
+        };
+        let (mut gate, mut up) = (weight(seed.into()), weight(u64::from(seed) + 3));
+        // Of a size at which activations are neither straight nor flat.
+        for weight in [&mut gate, &mut up].into_iter().filter(|_| bytes) {
+            let smaller: Vec<f32> = weight.scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) / 256.0).collect();
+            weight.scales = little_endian(&smaller);
+            weight.values.iter_mut().flatten().for_each(|x| *x /= 256.0);
+        }
+        let activation = if gelu { Activation::GeluTanh } else { Activation::Silu };
+        let kind = if bytes { Kind::Bytes } else { Kind::Floats };
+        let shape = Shape { finish: Finish::Gated(activation), ..stored(kind, inputs, 2 * columns) };
+        check(shape, &[&gate, &up], rows, u64::from(seed) + 9);
+    }
+}
+
+/// Bytes can't say NaN, so damage must not be rounded away.
+#[test]
+fn what_is_not_finite_shows() {
+    let weight = Weight::blocks(8, 32, 64, 40, false, 1);
+    let shape = stored(Kind::Bytes, 64, 40);
+    let matrix = packed(&shape, &[&weight]);
+    for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in [0, 31, 63] {
+            let mut inputs = numbers(2 * 64, 5);
+            inputs[64 + at] = damage;
+            for isa in available() {
+                let output = product(&shape, &matrix, &inputs, isa);
+                assert!(output[..40].iter().all(|x| x.is_finite()), "the row beside it is whole");
+                assert!(output[40..].iter().all(|x| x.is_nan()), "{damage} at {at} is lost ({isa:?})");
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_and_next_to_nothing_give_zero() {
+    let weight = Weight::blocks(4, 32, 64, 33, false, 1);
+    let shape = stored(Kind::Bytes, 64, 33);
+    let matrix = packed(&shape, &[&weight]);
+    for value in [0.0, -0.0, f32::MIN_POSITIVE, 1e-40] {
+        assert!(product(&shape, &matrix, &[value; 64], Isa::detect()).iter().all(|x| *x == 0.0));
+    }
+}

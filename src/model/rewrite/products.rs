@@ -1,0 +1,357 @@
+//! Products with weights, made into `foreturn.PackedMatMul`.
+//!
+//! The weights leave the graph: what is left are numbered matrices and a [`Product`] for each, which says where its
+//! weights lie. Products of one input that belong together become one: query, key and value of an attention node, and
+//! the two halves of a gated feed-forward layer with their activation. What isn't understood stays ONNX Runtime's.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::graph::{Attributes, Values, integers, is_external};
+use super::widen;
+use crate::decode::attention::{self, DOMAIN};
+use crate::decode::matmul::pack::{Activation, BLOCK, Finish, Kind, Part, Shape};
+use crate::decode::matmul::{MATRIX, OPERATOR};
+use crate::onnx::build::{int, node};
+use crate::onnx::tensor_proto::DataType;
+use crate::onnx::{GraphProto, NodeProto, TensorProto};
+use crate::{Error, Result};
+
+/// A matrix and the weights that it is made of.
+#[derive(Debug)]
+pub(crate) struct Product {
+    pub(crate) shape: Shape,
+    weights: Vec<Weight>,
+}
+
+/// One weight of the graph.
+#[derive(Debug, Clone)]
+enum Weight {
+    Floats {
+        values: TensorProto,
+        columns: usize,
+        by_column: bool,
+    },
+    Blocks {
+        bits: usize,
+        block: usize,
+        columns: usize,
+        quants: TensorProto,
+        scales: TensorProto,
+        zero_points: Option<TensorProto>,
+    },
+}
+
+/// A node that multiplies by a weight.
+#[derive(Debug, Clone)]
+struct Candidate {
+    /// The value that is multiplied; where block sums were put behind it, the value without them.
+    input: String,
+    inputs: usize,
+    block_sums: bool,
+    kind: Kind,
+    columns: usize,
+    weight: Weight,
+}
+
+/// Replaces the products of `graph` that the engine computes itself.
+pub(super) fn replace(graph: &mut GraphProto) -> Vec<Product> {
+    let values = Values::of(graph);
+    let uses = uses(graph);
+    let candidates: HashMap<&str, Candidate> =
+        graph.node.iter().filter_map(|node| Some((node.output.first()?.as_str(), candidate(node, &values)?))).collect();
+    let plan = Plan { candidates: &candidates, values: &values, uses: &uses };
+
+    let mut merged: HashSet<&str> = HashSet::new();
+    // By the output of the first node that a product replaces: it stands there.
+    let mut products: HashMap<&str, (Product, String)> = HashMap::new();
+    let mut renamed: HashMap<&str, String> = HashMap::new();
+    for node in &graph.node {
+        let Some(output) = node.output.first().map(String::as_str) else { continue };
+        if let Some(members) = plan.attended(node) {
+            let name = format!("{output}/query_key_value");
+            merged.extend(&members);
+            products.insert(plan.first(graph, &members), (plan.merge(&members, Finish::Store), name.clone()));
+            renamed.insert(output, name);
+        } else if let Some((members, inner, activation)) = plan.gated(node) {
+            merged.extend(members.iter().chain(&inner).chain([&output]));
+            let product = plan.merge(&members, Finish::Gated(activation));
+            products.insert(plan.first(graph, &members), (product, output.to_owned()));
+        }
+    }
+    for (output, _) in candidates.iter().filter(|(output, _)| !merged.contains(*output)) {
+        products.insert(output, (plan.merge(&[output], Finish::Store), (*output).to_owned()));
+    }
+
+    let (mut nodes, mut found) = (Vec::with_capacity(graph.node.len()), Vec::new());
+    for node in &graph.node {
+        let output = node.output.first().map_or("", String::as_str);
+        if let Some((product, name)) = products.remove(output) {
+            nodes.push(packed(&name, &plan.candidates[output].input, found.len()));
+            found.push(product);
+        } else if let Some(name) = renamed.remove(output) {
+            let mut node = node.clone();
+            node.input[..3].clone_from_slice(&[name, String::new(), String::new()]);
+            nodes.push(node);
+        } else if !merged.contains(output) {
+            nodes.push(node.clone());
+        }
+    }
+    graph.node = nodes;
+    found
+}
+
+fn packed(output: &str, input: &str, index: usize) -> NodeProto {
+    node(DOMAIN, OPERATOR, &format!("{output}/packed"), &[input], &[output], vec![int(MATRIX, index as i64)])
+}
+
+/// How often each value is read.
+fn uses(graph: &GraphProto) -> HashMap<String, usize> {
+    let mut uses = HashMap::new();
+    let outputs = graph.output.iter().map(|output| output.name());
+    for name in graph.node.iter().flat_map(|node| node.input.iter().map(String::as_str)).chain(outputs) {
+        *uses.entry(name.to_owned()).or_insert(0) += 1;
+    }
+    uses
+}
+
+/// What products become.
+struct Plan<'g> {
+    candidates: &'g HashMap<&'g str, Candidate>,
+    values: &'g Values<'g>,
+    uses: &'g HashMap<String, usize>,
+}
+
+impl<'g> Plan<'g> {
+    /// The product that gives `name` and nobody but one node reads.
+    fn product(&self, name: &str) -> Option<(&'g str, &'g Candidate)> {
+        let (name, candidate) = self.candidates.get_key_value(name)?;
+        (self.uses.get(*name) == Some(&1)).then_some((*name, candidate))
+    }
+
+    /// The products that give an attention node its query, key and value, if they can be one.
+    fn attended(&self, node: &NodeProto) -> Option<Vec<&'g str>> {
+        if node.domain() != DOMAIN || node.op_type() != attention::OPERATOR {
+            return None;
+        }
+        let [query, key, value] = node.input.get(..3)? else { return None };
+        let members = [query, key, value].map(|name| self.product(name));
+        let members: Vec<_> = members.into_iter().collect::<Option<_>>()?;
+        self.together(&members)
+    }
+
+    /// The products of a gated layer (gate, then the other), the nodes between them and `node`, and the activation.
+    fn gated(&self, node: &NodeProto) -> Option<(Vec<&'g str>, Vec<&'g str>, Activation)> {
+        let [a, b] = node.input.as_slice() else { return None };
+        if node.op_type() != "Mul" || !node.domain().is_empty() {
+            return None;
+        }
+        [(a, b), (b, a)].into_iter().find_map(|(activated, up)| {
+            let up = self.product(up)?;
+            let (gate, inner, activation) = self.activation(activated)?;
+            // The panels of both are laid in turns of half a panel.
+            let fits = up.1.columns == gate.1.columns && up.1.columns % 16 == 0;
+            let members = self.together(&[gate, up]).filter(|_| fits)?;
+            Some((members, inner, activation))
+        })
+    }
+
+    /// The product that becomes `name` by an activation, and the nodes between.
+    fn activation(&self, name: &str) -> Option<((&'g str, &'g Candidate), Vec<&'g str>, Activation)> {
+        let node = self.values.producer(name).filter(|_| self.uses.get(name) == Some(&1))?;
+        let output = node.output.first()?.as_str();
+        match (node.op_type(), node.input.as_slice()) {
+            ("Gelu", [input]) if Attributes(node).text("approximate") == "tanh" => {
+                Some((self.product(input)?, vec![output], Activation::GeluTanh))
+            }
+            ("FastGelu", [input]) => Some((self.product(input)?, vec![output], Activation::GeluTanh)),
+            ("Mul", [a, b]) => [(a, b), (b, a)].into_iter().find_map(|(gate, sigmoid)| {
+                let inner = self.values.producer(sigmoid)?;
+                let fits = inner.op_type() == "Sigmoid" && inner.input.as_slice() == [gate.clone()];
+                // Read by the sigmoid and by this product, the sigmoid by this product alone.
+                let alone = self.uses.get(gate) == Some(&2) && self.uses.get(sigmoid) == Some(&1);
+                let (gate, candidate) = self.candidates.get_key_value(gate.as_str()).filter(|_| fits && alone)?;
+                Some(((*gate, candidate), vec![inner.output.first()?.as_str(), output], Activation::Silu))
+            }),
+            _ => None,
+        }
+    }
+
+    /// These products' names, if they have one input and one kind of weights.
+    fn together(&self, members: &[(&'g str, &'g Candidate)]) -> Option<Vec<&'g str>> {
+        let first = members.first()?.1;
+        let alike = |c: &Candidate| (c.input == first.input) && (c.kind, c.inputs) == (first.kind, first.inputs);
+        members.iter().all(|(_, c)| alike(c)).then(|| members.iter().map(|(name, _)| *name).collect())
+    }
+
+    /// Which of the members stands first in the graph.
+    fn first(&self, graph: &'g GraphProto, members: &[&'g str]) -> &'g str {
+        let outputs = graph.node.iter().filter_map(|node| node.output.first());
+        outputs.map(String::as_str).find(|output| members.contains(output)).unwrap_or(members[0])
+    }
+
+    fn merge(&self, members: &[&str], finish: Finish) -> Product {
+        let members: Vec<&Candidate> = members.iter().map(|name| &self.candidates[*name]).collect();
+        let shape = Shape {
+            kind: members[0].kind,
+            finish,
+            inputs: members[0].inputs,
+            block_sums: members.iter().any(|member| member.block_sums),
+            columns: members.iter().map(|member| member.columns).sum(),
+        };
+        Product { shape, weights: members.into_iter().map(|member| member.weight.clone()).collect() }
+    }
+}
+
+/// What `node` multiplies by, if it is a product that the engine computes itself.
+fn candidate(node: &NodeProto, values: &Values<'_>) -> Option<Candidate> {
+    let attributes = Attributes(node);
+    let given = |index: usize| node.input.get(index).filter(|name| !name.is_empty());
+    let input = given(0)?.clone();
+    let weight = values.constant(given(1)?)?;
+    let by_column = attributes.int("transB") == 1;
+    match (node.domain(), node.op_type()) {
+        ("com.microsoft", "MatMulNBits") => quantised(node, input, weight, values),
+        ("", "MatMul") => floats(input, weight, false),
+        ("" | "com.microsoft", "Gemm" | "FusedMatMul") => {
+            let scaled = attributes.get("alpha").is_some_and(|alpha| alpha.f() != 1.0);
+            let turned = ["transA", "transBatchA", "transBatchB"].iter().any(|name| attributes.int(name) != 0);
+            if scaled || turned || given(2).is_some() {
+                return None;
+            }
+            floats(input, weight, by_column)
+        }
+        _ => None,
+    }
+}
+
+fn floats(input: String, weight: &TensorProto, by_column: bool) -> Option<Candidate> {
+    let [rows, columns] = *weight.dims.as_slice() else { return None };
+    let (inputs, columns) = if by_column { (columns, rows) } else { (rows, columns) };
+    let (inputs, columns) = (usize::try_from(inputs).ok()?, usize::try_from(columns).ok()?);
+    let plain = weight.data_type() == DataType::Float as i32 && inputs > 0 && columns > 0;
+    let weight = Weight::Floats { values: stored(weight)?, columns, by_column };
+    plain.then_some(Candidate { input, inputs, block_sums: false, kind: Kind::Floats, columns, weight })
+}
+
+fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Values<'_>) -> Option<Candidate> {
+    let attributes = Attributes(node);
+    let number = |name: &str| attributes.get(name).and_then(|a| usize::try_from(a.i()).ok());
+    let (bits, block) = (number("bits").unwrap_or(4), number("block_size")?);
+    let (inner, columns) = (number("K")?, number("N")?);
+    let given = |index: usize| node.input.get(index).filter(|name| !name.is_empty());
+    let constant = |index: usize| given(index).and_then(|name| values.constant(name));
+    let zero_points = constant(3);
+    // At other levels the inputs are not to be rounded; order of columns and biases are not known here.
+    let plain = attributes.int("accuracy_level") == 4 && given(4).is_none() && given(5).is_none();
+    let bytes = bits == 4 || (bits == 8 && given(3).is_none());
+    if !plain
+        || !bytes
+        || block % BLOCK != 0
+        || inner == 0
+        || columns == 0
+        || given(3).is_some() != zero_points.is_some()
+    {
+        return None;
+    }
+    let scales = constant(2).filter(|scales| scales.data_type() == DataType::Float as i32)?;
+    let blocks = inner.div_ceil(block);
+    let holds = |tensor: &TensorProto, bytes: usize| {
+        let elements = tensor.dims.iter().product::<i64>();
+        let width = if tensor.data_type() == DataType::Float as i32 { 4 } else { 1 };
+        elements.checked_mul(width).is_some_and(|n| n as usize == bytes)
+    };
+    let byte = |tensor: &TensorProto| tensor.data_type() == DataType::Uint8 as i32;
+    let fits = holds(scales, columns * blocks * 4)
+        && byte(quants)
+        && holds(quants, columns * blocks * block * bits / 8)
+        && zero_points.is_none_or(|z| byte(z) && holds(z, columns * (blocks * bits).div_ceil(8)));
+    let weight = Weight::Blocks {
+        bits,
+        block,
+        columns,
+        quants: stored(quants)?,
+        scales: stored(scales)?,
+        zero_points: match zero_points {
+            Some(zero_points) => Some(stored(zero_points)?),
+            None => None,
+        },
+    };
+    let (input, inputs, block_sums) = match summed(&input, inner, values) {
+        Some((input, inputs)) => (input, inputs, true),
+        None => (input, inner, false),
+    };
+    fits.then_some(Candidate { input, inputs, block_sums, kind: Kind::Bytes, columns, weight })
+}
+
+/// The value, and its width, behind which `input` has the sums of its blocks.
+fn summed(input: &str, inner: usize, values: &Values<'_>) -> Option<(String, usize)> {
+    let made_by = |name: &str, op: &str| values.producer(name).filter(|node| node.op_type() == op);
+    let concat = made_by(input, "Concat").filter(|node| Attributes(node).int("axis") == -1)?;
+    let [plain, sums] = concat.input.as_slice() else { return None };
+    let sum = made_by(sums, "ReduceSum")?;
+    let axes = sum.input.get(1).and_then(|axes| values.constant(axes)).and_then(integers)?;
+    let keeps = Attributes(sum).get("keepdims").is_none_or(|keep| keep.i() != 0);
+    let blocks = made_by(sum.input.first()?, "Reshape").filter(|reshape| reshape.input.first() == Some(plain))?;
+    let shape = blocks.input.get(1).and_then(|shape| values.constant(shape)).and_then(integers)?;
+    let [.., count, width] = shape[..] else { return None };
+    let inputs = usize::try_from(count.checked_mul(width)?).ok()?;
+    let fits = axes == [-1] && !keeps && width == BLOCK as i64 && inner == inputs + inputs / BLOCK;
+    fits.then(|| (plain.clone(), inputs))
+}
+
+/// The tensor, if its bytes can be had as they are: in the graph or a file, and not widened while it is loaded.
+fn stored(tensor: &TensorProto) -> Option<TensorProto> {
+    let widened = |tensor: &TensorProto| tensor.external_data.iter().any(|entry| entry.value() == widen::LOCATION);
+    let there = if is_external(tensor) { !widened(tensor) } else { tensor.raw_data.is_some() };
+    there.then(|| tensor.clone())
+}
+
+impl Product {
+    /// Hands its weights, read from the files in `folder`, to `then`.
+    pub(crate) fn read(&self, folder: &Path, then: &mut dyn FnMut(&[Part<'_>])) -> Result<()> {
+        let read = |tensor: &TensorProto| bytes(tensor, folder);
+        let loaded = self.weights.iter().map(|weight| match weight {
+            Weight::Floats { values, .. } => Ok([Some(read(values)?), None, None]),
+            Weight::Blocks { quants, scales, zero_points, .. } => {
+                Ok([Some(read(quants)?), Some(read(scales)?), zero_points.as_ref().map(read).transpose()?])
+            }
+        });
+        let loaded = loaded.collect::<Result<Vec<_>>>()?;
+        let parts: Vec<_> = self.weights.iter().zip(&loaded).map(|(weight, data)| weight.part(data)).collect();
+        then(&parts);
+        Ok(())
+    }
+}
+
+impl Weight {
+    /// What it is to the kernel, its tensors' bytes being `data`.
+    fn part<'a>(&self, data: &'a [Option<Vec<u8>>; 3]) -> Part<'a> {
+        let [first, second, third] = data.each_ref().map(|bytes| bytes.as_deref().unwrap_or_default());
+        match *self {
+            Weight::Floats { columns, by_column, .. } => Part::Floats { values: first, columns, by_column },
+            Weight::Blocks { bits, block, columns, ref zero_points, .. } => {
+                let zero_points = zero_points.is_some().then_some(third);
+                Part::Blocks { bits, block, columns, quants: first, scales: second, zero_points }
+            }
+        }
+    }
+}
+
+/// A tensor's bytes.
+fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt as _;
+    if let Some(raw) = &tensor.raw_data {
+        return Ok(raw.to_vec());
+    }
+    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
+    let number = |key: &str| entry(key).and_then(|text| text.parse::<u64>().ok());
+    let path = folder.join(entry("location").unwrap_or_default());
+    let length = number("length").map_or_else(|| crate::model::tensor::bytes(tensor), Ok);
+    let length = length.map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
+    let mut bytes = vec![0; length as usize];
+    let read =
+        std::fs::File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
+    read.map_err(|e| Error::io("read the weights of", &path, e))?;
+    Ok(bytes)
+}
