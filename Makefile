@@ -24,10 +24,11 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model quantized compare demo test lint deny bench references fixtures check-genai clean-models
+.PHONY: help fetch build model quantized compare demo test lint deny bench instructions \
+  instructions-baseline references fixtures check-genai clean-models
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 fetch: ## Fetch ONNX Runtime and the demo's model (pinned, checked; nothing if they are there)
 	@$(PYTHON) tools/fetch.py runtime model
@@ -87,6 +88,14 @@ bench: model ## Measure: criterion benches, then prefill and decoding on the rea
 	  echo "== prefix of 512 tokens, batch $$batch"; \
 	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \
 	done
+
+# Without valgrind there is nothing to build for: the script then says so, and fails in CI.
+instructions: ## Count the instructions of kernel, sampler and scheduler (valgrind), and hold them to their baseline
+	$(if $(shell command -v valgrind 2>/dev/null),$(CARGO) bench --no-run --bench instructions --features internals \
+	  $(CARGO_FLAGS) --message-format json-render-diagnostics |) $(PYTHON) tools/instructions.py - $(COUNT_ARGS)
+
+instructions-baseline: COUNT_ARGS := --update
+instructions-baseline: instructions ## Store these counts in benches/results/instructions.json
 
 references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew with transformers (installs torch)
 	@$(PYTHON) tools/fetch.py model
