@@ -24,7 +24,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model quantized compare demo test lint deny bench instructions \
+.PHONY: help fetch build model quantized compare demo test lint deny bench bench-baseline instructions \
   instructions-baseline references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -81,13 +81,20 @@ ifeq ($(CARGO_DENY),target/tools/cargo-deny)
 endif
 	$(CARGO_DENY) $(CARGO_FLAGS) check --hide-inclusion-graph licenses bans sources
 
-bench: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-bench: model ## Measure: criterion benches, then prefill and decoding on the real model
+bench bench-baseline: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
+bench: model ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model
+	@mkdir -p target && touch target/.bench-started
 	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
+	@$(PYTHON) tools/criterion_baseline.py compare --since target/.bench-started
 	@set -e; for batch in 1 4 12; do \
 	  echo "== prefix of 512 tokens, batch $$batch"; \
 	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \
 	done
+
+bench-baseline: model ## Measure the criterion benches and store their medians in benches/results/criterion.json
+	@mkdir -p target && touch target/.bench-started
+	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
+	@$(PYTHON) tools/criterion_baseline.py save --since target/.bench-started
 
 # Without valgrind there is nothing to build for: the script then says so, and fails in CI.
 instructions: ## Count the instructions of kernel, sampler and scheduler (valgrind), and hold them to their baseline
