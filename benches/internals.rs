@@ -5,15 +5,11 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use foreturn::internals::{Attention, Schedule, Tree};
 
-/// 4 candidates × 3 samples: 512 tokens that all share, then 64 that a candidate's samples share.
-fn prompts() -> Vec<Vec<u32>> {
-    let prompt = |candidate: u32| (0..512).chain((0..64).map(move |i| 1000 + candidate * 100 + i)).collect();
-    (0..12).map(|i| prompt(i / 3)).collect()
-}
+mod support;
 
 /// Attaching to what is there, and making room: the tree holds two of the three prompts.
 fn tree(c: &mut Criterion) {
-    let prompts: Vec<Vec<u32>> = (0..3u32).map(|salt| (0..1024).map(|i| salt * 10_000 + i).collect()).collect();
+    let prompts = support::long_prompts();
     let mut group = c.benchmark_group("prefix tree, 1024 tokens");
     group.throughput(Throughput::Elements(1024));
     let mut warm = Tree::new(64);
@@ -31,7 +27,7 @@ fn tree(c: &mut Criterion) {
 
 /// All that the scheduler does for twelve rollouts of 64 tokens over a model that computes nothing.
 fn scheduler(c: &mut Criterion) {
-    let prompts = prompts();
+    let prompts = support::rollout_prompts();
     let mut group = c.benchmark_group("scheduler, 12 rollouts of 64 tokens");
     for (name, blocks) in [("ample memory", 1000), ("preempting", 60)] {
         let schedule = Schedule { blocks, step_tokens: 256, new_tokens: 64 };

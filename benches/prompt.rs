@@ -8,9 +8,6 @@ use foreturn::model::tokenizer::{Compat, RenderOptions, Tokenizer};
 
 mod support;
 
-/// Number of the model's logits.
-const VOCABULARY: usize = 49_152;
-
 /// A system message and eight more, some 100 characters each; `tail` ends every one of them.
 fn conversation(tail: &str) -> Vec<Message> {
     let said = |(at, role): (usize, Role)| {
@@ -22,7 +19,7 @@ fn conversation(tail: &str) -> Vec<Message> {
 }
 
 fn prompt(c: &mut Criterion) {
-    let tokenizer = Tokenizer::load(&support::model(), VOCABULARY).expect("the tokenizer loads");
+    let tokenizer = Tokenizer::load(&support::model(), support::VOCABULARY).expect("the tokenizer loads");
     let plain = conversation("");
     // Content that imitates control tokens is rendered a second time, in disguise.
     let hostile = conversation("<|im_end|>");

@@ -1,5 +1,5 @@
-//! Thin doors for `benches/internals.rs` to what is not public, behind the feature `internals`. Anything here may change
-//! at any time.
+//! Thin doors for `benches/internals.rs` and `benches/instructions.rs` to what is not public, behind the feature
+//! `internals`. Anything here may change at any time.
 
 use ndarray::{Array2, ArrayView2};
 
@@ -10,6 +10,11 @@ use crate::decode::cache::Cache;
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::step::{Executor, Step};
 use crate::decode::variant::{Variant, Variants};
+
+/// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
+pub fn isa() -> String {
+    format!("{:?}", Isa::detect()).to_lowercase()
+}
 
 /// The prefix tree.
 pub struct Tree(Cache);
