@@ -18,6 +18,11 @@ REFERENCE_VENV := target/reference-venv
 FIXTURES_VENV := target/fixtures-venv
 BUILDER_VENV := target/genai-builder-venv
 GENAI_VENV := target/genai-venv
+PEERS_VENV := target/peers-venv
+PEERS_HF := target/peers/smollm2-135m-instruct-hf
+# Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
+PEERS_ARGS ?=
+GROWTH_ARGS ?=
 
 # The command finds what was fetched relative to itself, so it has to be built beside it.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
@@ -73,7 +78,7 @@ lint: deny ## Check formatting, clippy (all targets and bare library), docs, lic
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
 	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
-	  tools/*.py tests/reference/*.py tests/reference/tiny/*.py
+	  tools/*.py tests/reference/*.py tests/reference/tiny/*.py benches/peers/*.py
 
 deny: ## Check licences and banned dependencies (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)
@@ -104,6 +109,16 @@ instructions: ## Count the instructions of kernel, sampler and scheduler (valgri
 instructions-baseline: COUNT_ARGS := --update
 instructions-baseline: instructions ## Store these counts in benches/results/instructions.json
 
+bench-peers: quantized $(PEERS_VENV)/.installed ## Measure foreturn beside other engines (installs torch, builds llama.cpp)
+	$(PEERS_VENV)/bin/python benches/peers/prepare.py hf --gguf $(GGUF) --to $(PEERS_HF)
+	$(PEERS_VENV)/bin/python benches/peers/compare.py --foreturn $(FORETURN) --models target/models --gguf $(GGUF) \
+	  --hf $(PEERS_HF) --out benches/results/peers.json $(PEERS_ARGS)
+	$(PEERS_VENV)/bin/python benches/peers/limits.py --results benches/results/peers.json
+
+bench-growth: quantized $(PEERS_VENV)/.installed ## Measure how a ranking job's time grows with its size, and draw it
+	$(PEERS_VENV)/bin/python benches/peers/growth.py --foreturn $(FORETURN) --model $(MODEL)-int8 \
+	  --out benches/results/growth.json $(GROWTH_ARGS)
+
 references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew with transformers (installs torch)
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
@@ -128,6 +143,7 @@ $(REFERENCE_VENV)/.installed: tests/reference/requirements.txt
 $(FIXTURES_VENV)/.installed: tests/reference/requirements-fixtures.txt
 $(BUILDER_VENV)/.installed: tests/reference/requirements-genai-builder.txt
 $(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
+$(PEERS_VENV)/.installed: benches/peers/requirements.txt
 target/%-venv/.installed:
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
