@@ -562,3 +562,17 @@ fn the_examples_are_valid() {
     }
     assert!(examples >= 2);
 }
+
+#[test]
+fn the_requests_that_models_are_compared_on_are_valid() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let config = Config::from_file(&benches.join("agreement.toml")).expect("the configuration");
+    let plan = Arc::new(config.plan(words()).expect("a plan"));
+    let text = std::fs::read_to_string(benches.join("agreement.jsonl")).expect("the requests");
+    for (at, line) in text.lines().enumerate() {
+        let request = RankRequest::from_json(line, &format!("line {}", at + 1)).expect("a request");
+        assert_eq!(request.candidates.len(), 4, "line {}", at + 1);
+        RankJob::new(request, plan.clone()).expect("a job");
+    }
+    assert_eq!(text.lines().count(), 50);
+}
