@@ -54,7 +54,7 @@ quantized: model ## Export the demo's model in 8 and in 4 bits unless they are t
 compare: quantized ## Measure what quantisation costs: size, speed, log-probabilities, rankings
 	$(FORETURN) compare --reference $(MODEL) --model $(MODEL)-int8 --model $(MODEL)-int4 \
 	  --texts examples/texts.json --texts LICENSE-APACHE \
-	  --config examples/foreturn.toml $(REQUESTS:%=--request %)
+	  --config benches/agreement.toml --request benches/agreement.jsonl
 
 demo: model ## Rank the responses of examples/requests/ on a real model
 	@test -n "$(REQUESTS)" || { echo "make demo: no requests in examples/requests/" >&2; exit 1; }

@@ -589,6 +589,44 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
     assert!(error.to_string().contains("`scripted` is not a local model"), "{error}");
 }
 
+#[test]
+fn another_engine_scores_the_same_futures_again() {
+    let engine = || {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let model = Scripted { waiting: Vec::new(), asked: Arc::clone(&asked) };
+        let scripted = Box::new(|| Ok(Box::new(model) as Box<dyn ChatModel>));
+        let config = Config::from_toml(SETTINGS, "/".as_ref()).expect("settings");
+        (Engine::builder(config).chat_model("scripted", scripted).build().expect("an engine"), asked)
+    };
+    let ask = || request(&CANDIDATES[..2], json!({"window": 1, "samples": 2}));
+    let (first, (second, asked)) = (engine().0, engine());
+    let ranking = rank(&first, ask());
+    let again = second.rescore(ask(), &ranking, RankOptions::default()).expect("a ranking");
+    let uncosted = |ranking: &Ranking| without(ranking, &["cost"]);
+    assert_eq!(uncosted(&again), uncosted(&ranking));
+    assert_eq!(asked.load(Ordering::Relaxed), 4 * 2, "two questions on each of four futures, and nothing else");
+    let error = second.rescore(request(&CANDIDATES[..1], json!({})), &ranking, RankOptions::default()).expect_err("no");
+    assert!(error.to_string().contains("give the request that was ranked"), "{error}");
+}
+
+#[test]
+fn futures_scored_again_get_their_scores_to_the_last_bit() {
+    let expected = reference();
+    let Fresh { engine, .. } = &fresh(with_threads(2));
+    let again = engine.rescore(request(&CANDIDATES, json!({})), expected, RankOptions::default()).expect("a ranking");
+    assert!(again.complete && again.bitwise);
+    let scores = |ranking: &Ranking| -> Vec<_> {
+        let scores = |ranked: &foreturn::rank::RankedCandidate| {
+            (ranked.candidate, ranked.reward, ranked.std_error, ranked.metrics.clone(), ranked.excluded)
+        };
+        ranking.ranking.iter().map(scores).collect()
+    };
+    assert_eq!(scores(&again), scores(expected));
+    let total = again.cost.roles;
+    assert_eq!((total.policy, total.user), (Usage::default(), Usage::default()));
+    assert!(total.judge.prompt_tokens > 0);
+}
+
 /// A model that never answers.
 struct Silent;
 

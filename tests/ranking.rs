@@ -10,8 +10,8 @@ use std::sync::Arc;
 use foreturn::chat::{ChatOutput, ChatReply, Finish, Message, Role, Usage};
 use foreturn::config::Config;
 use foreturn::rank::{
-    Ask, Ended, FailurePolicy, Goal, ModelInfo, ModelRole, ModelsInfo, RankJob, RankPlan, RankRequest, Ranking,
-    StopReason,
+    Ask, Candidates, Cost, Ended, FailurePolicy, Goal, ModelInfo, ModelRole, ModelsInfo, RankJob, RankPlan,
+    RankRequest, Ranking, RoleCosts, StopReason,
 };
 use foreturn::reward::{Metric, MetricInput, MetricValue, Scored, TokenCounter, WeightedMetric, build_metric};
 use foreturn::rollout::seed;
@@ -137,23 +137,23 @@ struct Case {
 
 const MODEL: &str = "\n[models.scripted]\npath = \"unused\"\n";
 
-/// The plan, job and script of a case. The job may be refused.
-fn prepare(text: &str) -> (Case, Result<(RankJob, Script)>) {
+/// The plan, request and script of a case.
+fn prepare(text: &str) -> (Case, Arc<RankPlan>, Result<(RankRequest, Script)>) {
     let mut case: Case = serde_json::from_str(text).expect("a case");
     let config = Config::from_toml(&(case.config.join("\n") + MODEL), Path::new("/")).expect("a configuration");
     let plan = config.plan(words()).expect("a plan");
     let lines = std::mem::take(&mut case.script);
-    let ready = RankRequest::from_json(&case.request.to_string(), "request").and_then(|request| {
+    let ready = RankRequest::from_json(&case.request.to_string(), "request").map(|request| {
         let script =
             Script { lines, seed: request.seed.unwrap_or(plan.seed), common: plan.rollout.common_random_numbers };
-        Ok((RankJob::new(request, Arc::new(plan))?, script))
+        (request, script)
     });
-    (case, ready)
+    (case, Arc::new(plan), ready)
 }
 
 fn run(text: &str, pick: impl FnMut(usize) -> usize) -> (Case, Result<Ranking>) {
-    let (case, ready) = prepare(text);
-    (case, ready.and_then(|(job, script)| drive(job, |ask| script.reply(ask), pick)))
+    let (case, plan, ready) = prepare(text);
+    (case, ready.and_then(|(request, script)| drive(RankJob::new(request, plan)?, |ask| script.reply(ask), pick)))
 }
 
 /// Whether `found` has everything that `expected` has.
@@ -216,6 +216,110 @@ proptest! {
             prop_assert_eq!(&in_order, &shuffled);
         }
     }
+}
+
+// ---- rankings scored again ----
+
+/// A ranking without its cost, and without scores of rollouts that don't count.
+fn settled(ranking: &Ranking) -> Ranking {
+    let mut ranking = ranking.clone();
+    ranking.cost = Cost { roles: RoleCosts::default(), seconds: 0.0 };
+    for candidate in &mut ranking.ranking {
+        candidate.cost = RoleCosts::default();
+        for rollout in candidate.rollouts.iter_mut().filter(|rollout| !rollout.counted) {
+            rollout.metrics.values_mut().for_each(|value| *value = None);
+            rollout.reward = None;
+        }
+    }
+    ranking
+}
+
+#[test]
+fn the_same_judge_gives_the_same_scores_again_and_nothing_is_sampled() {
+    let mut rankings = 0;
+    for (path, text) in fixtures("ranking") {
+        let (_, plan, ready) = prepare(&text);
+        let Ok((request, script)) = ready else { continue };
+        let Ok(first) = run(&text, |_| 0).1 else { continue };
+        let mut judging = RankPlan::clone(&plan);
+        for role in [ModelRole::Policy, ModelRole::User] {
+            judging.roles.models.remove(&role);
+        }
+        let job = RankJob::rescore(request, &first, Arc::new(judging)).expect("a job");
+        let judged = |ask: &Ask| {
+            assert!(!matches!(ask.role, ModelRole::Policy | ModelRole::User), "{}: {ask:?}", path.display());
+            script.reply(ask)
+        };
+        // In another order than the first time.
+        let again = drive(job, judged, |waiting| waiting - 1).expect("a ranking");
+        assert_eq!(settled(&again), settled(&first), "{}", path.display());
+        let roles = again.cost.roles;
+        assert_eq!((roles.policy, roles.user), (Usage::default(), Usage::default()));
+        rankings += 1;
+    }
+    assert!(rankings >= 4, "{rankings} rankings");
+}
+
+#[test]
+fn only_the_scores_change_with_another_judge() {
+    let plan = |value| Arc::new(plan_with(value));
+    let ask = || request(r#", "window": 1, "samples": 2"#);
+    let words = |_: &Ask| text_reply("words");
+    let first = drive(RankJob::new(ask(), plan(|n| n as f64)).expect("a job"), words, |_| 0).expect("a ranking");
+    let mut job = RankJob::rescore(ask(), &first, plan(|n| -2.0 * n as f64)).expect("a job");
+    let mut asks = Vec::new();
+    job.start(&mut asks);
+    assert!(asks.is_empty() && job.is_done(), "the metric asks nothing, and nothing is sampled");
+    assert_eq!((job.progress().finished, job.progress().total), (4, 4));
+    let again = job.finish(models(), 1.0).expect("a ranking");
+    for (first, again) in first.ranking.iter().zip(&again.ranking) {
+        assert_eq!((first.reward, again.reward), (Some(4.0), Some(-8.0)));
+        assert!(first.rollouts.iter().map(|r| &r.messages).eq(again.rollouts.iter().map(|r| &r.messages)));
+    }
+}
+
+#[test]
+fn a_ranking_that_was_cut_short_stays_incomplete() {
+    let ask = || request(r#", "window": 1, "samples": 2"#);
+    let plan = || Arc::new(plan_with(|n| n as f64));
+    let mut job = RankJob::new(ask(), plan()).expect("a job");
+    let mut asks = Vec::new();
+    job.start(&mut asks);
+    asks.remove(3);
+    while let Some(ask) = asks.pop() {
+        job.on_reply(ask.id, text_reply("words"), &mut asks).expect("a known request");
+    }
+    job.stop(StopReason::Deadline);
+    let first = job.finish(models(), 1.0).expect("a ranking");
+    let never = |ask: &Ask| panic!("{ask:?}");
+    let again = drive(RankJob::rescore(ask(), &first, plan()).expect("a job"), never, |_| 0).expect("a ranking");
+    assert!(!again.complete && !again.bitwise);
+    assert_eq!(settled(&again), settled(&first));
+    assert_eq!(again.ranking[0].rollouts[1].reason.as_deref(), Some("sample 1 was not finished for candidate 1"));
+}
+
+#[test]
+fn a_ranking_of_something_else_is_not_scored_again() {
+    let plan = || Arc::new(plan_with(|n| n as f64));
+    let ask = || request(r#", "window": 0"#);
+    let mut ranking =
+        drive(RankJob::new(ask(), plan()).expect("a job"), |ask| panic!("{ask:?}"), |_| 0).expect("a ranking");
+    let refused = |request: RankRequest, ranking: &Ranking| match RankJob::rescore(request, ranking, plan()) {
+        Ok(_) => panic!("accepted"),
+        Err(error) => (error.kind(), error.to_string()),
+    };
+    let mut other = ask();
+    other.candidates = Candidates::Given(vec!["a".into(), "c".into()]);
+    let (kind, message) = refused(other, &ranking);
+    assert_eq!(kind, ErrorKind::InvalidRequest);
+    assert!(message.contains("candidates[1] is another text than in the ranking"), "{message}");
+    let mut more = ask();
+    more.candidates = Candidates::Given(vec!["a".into(), "b".into(), "c".into()]);
+    assert!(refused(more, &ranking).1.contains("candidates has 3 entries, and the ranking has 2"));
+    for candidate in &mut ranking.ranking {
+        candidate.rollouts[0].counted = false;
+    }
+    assert!(refused(ask(), &ranking).1.contains("nothing to score again"));
 }
 
 // ---- single metrics ----
@@ -457,4 +561,18 @@ fn the_examples_are_valid() {
         examples += 1;
     }
     assert!(examples >= 2);
+}
+
+#[test]
+fn the_requests_that_models_are_compared_on_are_valid() {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let config = Config::from_file(&benches.join("agreement.toml")).expect("the configuration");
+    let plan = Arc::new(config.plan(words()).expect("a plan"));
+    let text = std::fs::read_to_string(benches.join("agreement.jsonl")).expect("the requests");
+    for (at, line) in text.lines().enumerate() {
+        let request = RankRequest::from_json(line, &format!("line {}", at + 1)).expect("a request");
+        assert_eq!(request.candidates.len(), 4, "line {}", at + 1);
+        RankJob::new(request, plan.clone()).expect("a job");
+    }
+    assert_eq!(text.lines().count(), 50);
 }

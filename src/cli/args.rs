@@ -300,12 +300,16 @@ pub(super) struct CompareArgs {
     /// Most tokens of each of the reference's replies
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(super) new_tokens: usize,
-    /// Compare rankings too: foreturn.toml, all of whose models are replaced by the one compared
+    /// Compare rankings too: foreturn.toml, all of whose models are replaced by the one compared. The reference samples
+    /// futures, and every model scores these
     #[arg(long, value_name = "FILE", requires = "request")]
     pub(super) config: Option<PathBuf>,
-    /// A request to rank; may be given several times
+    /// A request to rank, a JSON list of requests, or a .jsonl file with one a line; may be given several times
     #[arg(long, value_name = "FILE", requires = "config")]
     pub(super) request: Vec<PathBuf>,
+    /// Let every model also sample futures of its own
+    #[arg(long, requires = "config")]
+    pub(super) free_rankings: bool,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -289,6 +289,45 @@ impl Engine {
     /// # Errors
     /// The request or the configuration is wrong. A full queue shows when the result is asked for.
     pub fn submit_rank(&self, request: RankRequest, options: RankOptions) -> Result<Pending<Ranking>> {
+        self.submit_job(options, |plan| RankJob::new(request, plan))
+    }
+
+    /// Scores the rollouts of `ranking`, which was made of `request`, again: with this engine's judges and metrics, and
+    /// without sampling anything. Rollouts that didn't count are left out. What differs between two engines' scores of
+    /// the same futures is then the judges' doing, not chance's.
+    ///
+    /// ```no_run
+    /// # use foreturn::{Engine, RankOptions, RankRequest};
+    /// # fn compare(small: &Engine, large: &Engine, request: RankRequest) -> foreturn::Result<()> {
+    /// let ranking = small.rank(request.clone(), RankOptions::default())?;
+    /// let again = large.rescore(request, &ranking, RankOptions::default())?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Engine::rank`]; `ranking` was not made of `request`, or none of its rollouts counts.
+    pub fn rescore(&self, request: RankRequest, ranking: &Ranking, options: RankOptions) -> Result<Ranking> {
+        self.submit_rescore(request, ranking, options)?.wait()
+    }
+
+    /// Queues a ranking whose rollouts are scored again.
+    ///
+    /// # Errors
+    /// As [`Engine::rescore`], for what shows before a model runs. A full queue shows when the result is asked for.
+    pub fn submit_rescore(
+        &self,
+        request: RankRequest,
+        ranking: &Ranking,
+        options: RankOptions,
+    ) -> Result<Pending<Ranking>> {
+        self.submit_job(options, |plan| RankJob::rescore(request, ranking, plan))
+    }
+
+    fn submit_job(
+        &self,
+        options: RankOptions,
+        job: impl FnOnce(Arc<RankPlan>) -> Result<RankJob>,
+    ) -> Result<Pending<Ranking>> {
         let start = Instant::now();
         let plan = match (&self.inner.plan, &self.inner.no_plan) {
             (Some(plan), _) => Arc::clone(plan),
@@ -296,7 +335,7 @@ impl Engine {
             (None, None) => return Err(Error::internal("an engine without a plan")),
         };
         self.check_roles(&plan)?;
-        let job = RankJob::new(request, Arc::clone(&plan))?;
+        let job = job(Arc::clone(&plan))?;
         let (pending, respond) = pending::pair(options.limits.cancel.clone());
         let run = RankRun::new(job, plan, start, options, pending.token(), respond);
         self.send(Command::Rank(Box::new(run)))?;

@@ -35,7 +35,12 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     ranking.sort_by(|a, b| key(b).total_cmp(&key(a)));
     let cost = Cost { roles: job.cost, seconds };
     let ModelsInfo { models, reward_models, bitwise } = models;
-    Ok(Ranking { schema: 1, ranking, cost, models, reward_models, bitwise: bitwise && complete, complete })
+    let mut ranking =
+        Ranking { schema: 1, ranking, cost, models, reward_models, bitwise: bitwise && complete, complete };
+    if let Some(origin) = &job.origin {
+        origin.mark(&mut ranking);
+    }
+    Ok(ranking)
 }
 
 /// Everything failed: a ranking of nulls would hide what is wrong.
@@ -106,6 +111,9 @@ fn unscored(candidate: &Candidate, job: &RankJob, metrics: usize) -> Vec<Outcome
 }
 
 fn loss_of(future: &Future, stopped: Option<StopReason>) -> Option<Loss> {
+    if let Some(reason) = &future.left_out {
+        return Some(Loss::LeftOut(reason.clone()));
+    }
     match future.rollout.ended() {
         Some(Ended::Failed) => {
             Some(Loss::Failed(future.rollout.failure().map_or_else(|| "the rollout failed".into(), Error::to_string)))
@@ -177,7 +185,8 @@ fn ranked(at: usize, candidate: &Candidate, outcomes: &[Outcome], metrics: &[Wei
         rollouts: rollouts.map(|(sample, (future, outcome))| trace(sample, future, outcome, metrics)).collect(),
         excluded: outcomes.len() - counted.len(),
         note: note(candidate),
-        retokenized_differs: candidate.futures.iter().any(|future| future.rollout.response_retokenized_differs()),
+        retokenized_differs: candidate.retokenized_differs
+            || candidate.futures.iter().any(|future| future.rollout.response_retokenized_differs()),
         cost: candidate.cost,
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::assemble;
 use super::plan::{FailurePolicy, RankPlan};
-use super::ranking::{ModelsInfo, Ranking, RoleCosts};
+use super::ranking::{ModelsInfo, Ranking, RoleCosts, RolloutTrace};
 use super::request::{Candidates, RankRequest};
+use super::rescore::{self, Origin};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
 use crate::reward::{Evaluation, MetricInput, Pending};
 use crate::rollout::seed::{candidate_seed, question_seed, rollout_seed};
@@ -57,6 +58,8 @@ pub struct RankJob {
     pub(super) scene: Arc<Scene>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) cost: RoleCosts,
+    /// Where the futures come from, if they aren't sampled here.
+    pub(super) origin: Option<Origin>,
     samples: usize,
     seed: u64,
     /// The requests that are out, and what waits for them.
@@ -72,18 +75,39 @@ pub(super) struct Candidate {
     /// `None` until it is sampled.
     pub(super) response: Option<Message>,
     pub(super) futures: Vec<Future>,
+    /// Its futures before the start, where they are known and need no sampling.
+    pub(super) given: Option<Vec<RolloutTrace>>,
     /// How many futures there are to be.
     pub(super) samples: usize,
     /// Why the policy stopped writing it, if it was sampled.
     pub(super) finish: Option<Finish>,
     pub(super) failure: Option<Error>,
+    /// Whether it is known to have been sampled as other tokens than its text gives.
+    pub(super) retokenized_differs: bool,
     pub(super) cost: RoleCosts,
+}
+
+impl Candidate {
+    pub(super) fn new(response: Option<String>, samples: usize) -> Self {
+        Candidate {
+            response: response.map(|text| Message::new(Role::Assistant, text)),
+            futures: Vec::new(),
+            given: None,
+            samples,
+            finish: None,
+            failure: None,
+            retokenized_differs: false,
+            cost: RoleCosts::default(),
+        }
+    }
 }
 
 /// A rollout and its judging.
 pub(super) struct Future {
     pub(super) rollout: Rollout,
     pub(super) evaluation: Evaluation,
+    /// Why it is not judged, though it may have ended well.
+    pub(super) left_out: Option<String>,
 }
 
 impl Future {
@@ -122,30 +146,45 @@ impl RankJob {
             needs.push(ModelRole::Policy);
         }
         plan.check(needs, &request.goal)?;
-        let new = |response: Option<String>| Candidate {
-            response: response.map(|text| Message::new(Role::Assistant, text)),
-            futures: Vec::new(),
-            samples,
-            finish: None,
-            failure: None,
-            cost: RoleCosts::default(),
+        let candidates = match &request.candidates {
+            Candidates::Given(texts) => texts.iter().map(|text| Candidate::new(Some(text.clone()), samples)).collect(),
+            Candidates::Sample(count) => (0..*count).map(|_| Candidate::new(None, samples)).collect(),
         };
-        let candidates = match request.candidates {
-            Candidates::Given(texts) => texts.into_iter().map(|text| new(Some(text))).collect(),
-            Candidates::Sample(count) => (0..count).map(|_| new(None)).collect(),
-        };
+        Ok(RankJob::of(request, plan, candidates))
+    }
+
+    /// A job that samples nothing: the rollouts of `ranking`, which was made of `request`, are scored anew with the
+    /// metrics of `plan`. Rollouts that didn't count there are left out.
+    ///
+    /// The new ranking has the old one's responses, futures and seeds, and says who sampled them; its cost is that of
+    /// the scoring. With the same metrics, judges that give equal replies to equal requests give equal rewards, to the last
+    /// bit. Messages go by their text: tokens that were sampled otherwise than the text gives are not known any more.
+    /// `plan` needs the window that the ranking was made with, unless the request has it.
+    ///
+    /// # Errors
+    /// As [`RankJob::new`], though nobody needs to play policy or user; [`ErrorKind::InvalidRequest`] where `ranking` was
+    /// not made of `request`, or none of its rollouts counts.
+    pub fn rescore(request: RankRequest, ranking: &Ranking, plan: Arc<RankPlan>) -> Result<Self> {
+        request.validate()?;
+        plan.check([], &request.goal)?;
+        let candidates = rescore::candidates(&request, ranking)?;
+        Ok(RankJob { origin: Some(Origin::of(ranking)), ..RankJob::of(request, plan, candidates) })
+    }
+
+    fn of(request: RankRequest, plan: Arc<RankPlan>, candidates: Vec<Candidate>) -> Self {
         let scene = Scene {
+            window: plan.window(&request),
             history: request.conversation,
             goal: request.goal,
             simulator: plan.simulator.clone(),
             settings: plan.rollout.clone(),
-            window,
         };
-        Ok(RankJob {
+        RankJob {
             scene: Arc::new(scene),
+            samples: candidates.iter().map(|candidate| candidate.samples).max().unwrap_or(0),
             candidates,
             cost: RoleCosts::default(),
-            samples,
+            origin: None,
             seed: request.seed.unwrap_or(plan.seed),
             plan,
             waiting: BTreeMap::new(),
@@ -153,7 +192,7 @@ impl RankJob {
             started: false,
             stopped: None,
             failure: None,
-        })
+        }
     }
 
     /// The first requests. Does nothing when called again.
@@ -165,7 +204,8 @@ impl RankJob {
         for candidate in 0..self.candidates.len() {
             match self.candidates[candidate].response.clone() {
                 Some(response) => self.plan_futures(candidate, &response),
-                None => self.ask_for_candidate(candidate, asks),
+                None if self.origin.is_none() => self.ask_for_candidate(candidate, asks),
+                None => {}
             }
         }
         // Sample k of every candidate before k + 1: a deadline then finds complete rounds.
@@ -212,7 +252,7 @@ impl RankJob {
             Waiting::Metric { place, metric, number } => {
                 let answer = reply.map(|reply| reply.output);
                 let (plan, scene) = (self.plan.clone(), self.scene.clone());
-                let Future { rollout, evaluation } = self.future(place);
+                let Future { rollout, evaluation, .. } = self.future(place);
                 let messages = future_messages(rollout);
                 let input = metric_input(&plan, &scene, rollout, &messages);
                 let pending = evaluation.on_answer(&plan.metrics, &input, (metric, number), answer);
@@ -330,15 +370,22 @@ impl RankJob {
 
     fn plan_futures(&mut self, candidate: usize, response: &Message) {
         let common = self.scene.settings.common_random_numbers;
-        let futures = (0..self.samples).map(|sample| {
+        let sampled = |sample| {
             let seed = rollout_seed(self.seed, candidate, sample, common);
             let rollout = Rollout::new(self.scene.clone(), response.clone(), seed);
-            Future { rollout, evaluation: Evaluation::default() }
-        });
-        self.candidates[candidate].futures = futures.collect();
+            Future { rollout, evaluation: Evaluation::default(), left_out: None }
+        };
+        let given = |trace| Future::given(self.scene.clone(), response.clone(), trace);
+        self.candidates[candidate].futures = match self.candidates[candidate].given.take() {
+            Some(traces) => traces.into_iter().map(given).collect(),
+            None => (0..self.samples).map(sampled).collect(),
+        };
     }
 
     fn start_future(&mut self, place: Place, asks: &mut Vec<Ask>) {
+        if self.future(place).left_out.is_some() {
+            return;
+        }
         let next = self.future(place).rollout.start();
         self.advance(place, next, asks);
     }
@@ -349,7 +396,7 @@ impl RankJob {
             return self.ask(role, request, Waiting::Rollout(place), asks);
         }
         let (plan, scene) = (self.plan.clone(), self.scene.clone());
-        let Future { rollout, evaluation } = self.future(place);
+        let Future { rollout, evaluation, .. } = self.future(place);
         if let Some(failure) = rollout.failure().map(Error::duplicate) {
             self.fail_if(plan.on_rollout_failure, &failure, place);
         } else if rollout.ended().is_some_and(Ended::is_scored) {

@@ -18,7 +18,8 @@
 //!
 //! - `request`, `ranking`: what goes in and comes out, as JSON.
 //! - `plan`: a configuration, resolved.
-//! - `job`: the state machine; `count`: which rollouts count; `assemble`: the arithmetic.
+//! - `job`: the state machine; `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
+//!   arithmetic.
 
 mod assemble;
 mod count;
@@ -26,6 +27,7 @@ mod job;
 mod plan;
 mod ranking;
 mod request;
+mod rescore;
 
 pub use job::{Ask, AskId, Progress, RankJob, StopReason};
 pub use plan::{FailurePolicy, RankPlan, Roles};

@@ -63,7 +63,12 @@ impl Rollout {
         }
     }
 
-    /// The first request; none where the window is 0, and then the rollout has ended.
+    /// A future of `response` that is known already: `future` is what was said, `ended` why no more was.
+    pub fn given(scene: Arc<Scene>, response: Message, seed: u64, future: Vec<RolloutMessage>, ended: Ended) -> Self {
+        Rollout { future, ended: Some(ended), ..Rollout::new(scene, response, seed) }
+    }
+
+    /// The first request; none where the window is 0, and then the rollout has ended, as one has whose future was given.
     pub fn start(&mut self) -> Option<(ModelRole, ChatRequest)> {
         self.next_request()
     }
@@ -278,6 +283,19 @@ mod tests {
         let mut rollout = rollout(0);
         assert!(rollout.start().is_none());
         assert_eq!(rollout.ended(), Some(Ended::Window));
+    }
+
+    #[test]
+    fn a_given_future_asks_nothing() {
+        let Rollout { scene, response, seed, .. } = rollout(1);
+        let said = RolloutMessage {
+            message: Message::new(Role::User, "bye"),
+            finish: Finish::Stop,
+            retokenized_differs: false,
+        };
+        let mut given = Rollout::given(scene, response, seed, vec![said.clone()], Ended::StopSignal);
+        assert!(given.start().is_none() && given.on_reply(reply("more", Finish::Stop)).is_none());
+        assert_eq!((given.ended(), given.seed(), given.future()), (Some(Ended::StopSignal), 17, &[said][..]));
     }
 
     #[test]

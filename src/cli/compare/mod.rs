@@ -1,6 +1,8 @@
 //! How far models are from a reference, as quantised exports are from float32.
 
 mod order;
+mod rankings;
+mod requests;
 mod words;
 
 use std::path::Path;
@@ -11,6 +13,7 @@ use foreturn::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 use self::order::Order;
+use self::rankings::{Rankings, Task};
 use self::words::{Reference, Words};
 use super::args::CompareArgs;
 use super::bench::{self, Speed};
@@ -46,13 +49,41 @@ struct Model {
     cost: Cost,
     #[serde(flatten)]
     words: Words,
-    /// Its rankings against the reference's.
+    /// Its scores of the reference's own futures against the reference's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ranking: Option<Order>,
+    fixed: Option<Order>,
+    /// Its rankings, with futures of its own, against the reference's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    free: Option<Order>,
 }
 
 pub(super) fn compare(args: &CompareArgs) -> Result<()> {
     let texts = words::read(&args.texts)?;
+    let task = args.config.as_ref().map(|config| Task::read(config, &args.request)).transpose()?;
+    check_vocabularies(args)?;
+
+    let reference_engine = engine(&args.reference)?;
+    let reference = Reference::of(&reference_engine, &texts, args.new_tokens)?;
+    let cost = cost(&args.reference, &reference_engine)?;
+    // One model at a time is in memory.
+    drop(reference_engine);
+    let ranked = task.map(|task| Ranked::of(task, &args.reference)).transpose()?;
+
+    let mut models = Vec::new();
+    for path in &args.model {
+        let engine = engine(path)?;
+        let words = reference.compare(&engine)?;
+        let cost = self::cost(path, &engine)?;
+        drop(engine);
+        let orders = ranked.as_ref().map(|ranked| ranked.compare(path, args.free_rankings)).transpose()?;
+        let (fixed, free) = orders.map_or((None, None), |(fixed, free)| (Some(fixed), free));
+        models.push(Model { cost, words, fixed, free });
+    }
+    let comparison = Comparison { reference: cost, models, chance: ranked.map(|ranked| ranked.chance) };
+    if args.json { output::json(&comparison) } else { print(&comparison) }
+}
+
+fn check_vocabularies(args: &CompareArgs) -> Result<()> {
     let vocabulary = |path: &Path| ModelFolder::open(path).map(|folder| folder.inspect().vocab_size);
     let expected = vocabulary(&args.reference)?;
     for model in &args.model {
@@ -68,31 +99,31 @@ pub(super) fn compare(args: &CompareArgs) -> Result<()> {
             ));
         }
     }
+    Ok(())
+}
 
-    let reference_engine = engine(&args.reference)?;
-    let reference = Reference::of(&reference_engine, &texts, args.new_tokens)?;
-    let cost = cost(&args.reference, &reference_engine)?;
-    // One model at a time is in memory.
-    drop(reference_engine);
-    let rankings = |model: &Path, other_seed| match &args.config {
-        None => Ok(None),
-        Some(config) => order::rewards(config, &args.request, model, other_seed).map(Some),
-    };
-    let wanted = rankings(&args.reference, false)?;
-    let chance = rankings(&args.reference, true)?;
-    let against = |found: Option<Vec<order::Rewards>>| Some(Order::of(wanted.as_ref()?, &found?));
-    let chance = against(chance);
+/// What the reference made of the requests.
+struct Ranked {
+    task: Task,
+    rankings: Rankings,
+    chance: Order,
+}
 
-    let mut models = Vec::new();
-    for path in &args.model {
-        let engine = engine(path)?;
-        let words = reference.compare(&engine)?;
-        let cost = self::cost(path, &engine)?;
-        drop(engine);
-        models.push(Model { cost, words, ranking: against(rankings(path, false)?) });
+impl Ranked {
+    fn of(task: Task, reference: &Path) -> Result<Self> {
+        let engine = task.engine(reference)?;
+        let rankings = task.rank(&engine)?;
+        let chance = Order::of(&rankings, &task.rank_by_chance(&engine)?);
+        Ok(Ranked { task, rankings, chance })
     }
-    let comparison = Comparison { reference: cost, models, chance };
-    if args.json { output::json(&comparison) } else { print(&comparison) }
+
+    /// How a model scores the reference's futures, and with `free` those of its own.
+    fn compare(&self, model: &Path, free: bool) -> Result<(Order, Option<Order>)> {
+        let engine = self.task.engine(model)?;
+        let fixed = Order::of(&self.rankings, &self.task.rescore(&engine, &self.rankings)?);
+        let free = free.then(|| self.task.rank(&engine)).transpose()?;
+        Ok((fixed, free.map(|free| Order::of(&self.rankings, &free))))
+    }
 }
 
 fn cost(path: &Path, engine: &foreturn::Engine) -> Result<Cost> {
@@ -143,17 +174,42 @@ fn print(comparison: &Comparison) -> Result<()> {
     }
     compared("greedy tokens", &|m| m.words.greedy.tokens.to_string());
     compared("  agreement", &|m| format!("{:.1}%", 100.0 * m.words.greedy.agreement));
-    if let Some(chance) = &comparison.chance {
-        let with = |cell: fn(&Order) -> String| move |m: &Model| m.ranking.as_ref().map_or("–".to_owned(), cell);
-        compared("rankings: Kendall's tau", &with(|order| order.tau.map_or("–".to_owned(), |tau| format!("{tau:.2}"))));
-        compared("  same best", &with(|order| format!("{} of {}", order.same_best, order.requests)));
-        compared("  mean |change of reward|", &with(|order| format!("{:.3}", order.mean_change)));
-        output::line(table.to_string())?;
-        let tau = chance.tau.map_or("–".to_owned(), |tau| format!("{tau:.2}"));
-        return output::line(format!(
-            "The reference against itself with another seed: tau {tau}, same best {} of {}, mean |change of reward| {:.3}",
-            chance.same_best, chance.requests, chance.mean_change
-        ));
+    for (name, order) in [
+        ("the reference's futures", (|m| m.fixed.as_ref()) as fn(&Model) -> Option<&Order>),
+        ("futures of its own", |m| m.free.as_ref()),
+    ] {
+        if !models.clone().any(|m| order(m).is_some()) {
+            continue;
+        }
+        let cell = |cell: fn(&Order) -> String| move |m: &Model| order(m).map_or("–".to_owned(), cell);
+        compared(&format!("{name}: Kendall's tau"), &cell(tau));
+        compared("  same best", &cell(same_best));
+        compared("  mean |change of reward|", &cell(mean_change));
     }
-    output::line(table.to_string())
+    output::line(table.to_string())?;
+    match &comparison.chance {
+        None => Ok(()),
+        Some(chance) => output::line(format!(
+            "The reference against itself with another seed: tau {}, same best {}, mean |change of reward| {}",
+            tau(chance),
+            same_best(chance),
+            mean_change(chance)
+        )),
+    }
+}
+
+fn tau(order: &Order) -> String {
+    match (order.tau, order.tau_std_error) {
+        (Some(tau), Some(error)) => format!("{tau:.2} ± {error:.2}"),
+        (Some(tau), None) => format!("{tau:.2}"),
+        (None, _) => "–".into(),
+    }
+}
+
+fn same_best(order: &Order) -> String {
+    format!("{} of {}", order.same_best, order.requests)
+}
+
+fn mean_change(order: &Order) -> String {
+    order.mean_change.map_or("–".into(), |change| format!("{change:.3}"))
 }

@@ -1,66 +1,59 @@
 //! Whether models put candidates in the same order.
 
-use std::path::{Path, PathBuf};
-
-use foreturn::config::Config;
-use foreturn::{Engine, RankOptions, RankRequest, Result};
+use foreturn::Ranking;
+use foreturn::reward::Estimate;
 use serde::Serialize;
 
-use super::super::models::places;
-use super::super::output;
-
-/// Rewards of a request's candidates.
-pub(super) type Rewards = Vec<Option<f64>>;
-
-/// Ranks each of `requests` with `model` in every role of the configuration.
-pub(super) fn rewards(config: &Path, requests: &[PathBuf], model: &Path, other_seed: bool) -> Result<Vec<Rewards>> {
-    let mut config = Config::from_file(config)?;
-    let model = std::path::absolute(model).map_err(|error| foreturn::Error::io("resolve", model, error))?;
-    config.models.values_mut().for_each(|settings| settings.path = Some(model.clone()));
-    let seed = config.seed.unwrap_or(0);
-    let engine = Engine::builder(config).places(places()).build()?;
-    let mut all = Vec::new();
-    for path in requests {
-        let (text, origin) = output::read(path)?;
-        let mut request = RankRequest::from_json(&text, &origin)?;
-        if other_seed {
-            request.seed = Some(request.seed.unwrap_or(seed).wrapping_add(1));
-        }
-        let ranking = engine.rank(request, RankOptions::default())?;
-        let mut candidates: Vec<_> = ranking.ranking.iter().map(|c| (c.candidate, c.reward)).collect();
-        candidates.sort_by_key(|(candidate, _)| *candidate);
-        all.push(candidates.into_iter().map(|(_, reward)| reward).collect());
-    }
-    Ok(all)
-}
+/// Rewards of a request's candidates; empty where it has no ranking.
+type Rewards = Vec<Option<f64>>;
 
 /// How rewards differ.
 #[derive(Serialize)]
 pub(super) struct Order {
+    /// Requests with at least two candidates to put in order.
     pub(super) requests: usize,
     /// Kendall's tau-b between rewards, the mean over requests; unknown where nothing can be ordered.
     pub(super) tau: Option<f64>,
+    /// Standard error of that mean.
+    pub(super) tau_std_error: Option<f64>,
     /// Requests whose best candidate is the same.
     pub(super) same_best: usize,
-    /// Mean change of a candidate's reward.
-    pub(super) mean_change: f64,
+    /// Mean change of a candidate's reward; unknown where no candidate has two.
+    pub(super) mean_change: Option<f64>,
 }
 
 impl Order {
-    pub(super) fn of(wanted: &[Rewards], found: &[Rewards]) -> Self {
-        let mut taus = Vec::new();
-        let mut changes = Vec::new();
-        let mut same_best = 0;
-        for (wanted, found) in wanted.iter().zip(found) {
-            let pairs: Vec<(f64, f64)> = wanted.iter().zip(found).filter_map(|(w, f)| Some(((*w)?, (*f)?))).collect();
+    pub(super) fn of(wanted: &[Option<Ranking>], found: &[Option<Ranking>]) -> Self {
+        Order::of_rewards(wanted.iter().zip(found).map(|(wanted, found)| (rewards(wanted), rewards(found))))
+    }
+
+    fn of_rewards(requests: impl Iterator<Item = (Rewards, Rewards)>) -> Self {
+        let (mut taus, mut changes) = (Vec::new(), Vec::new());
+        let (mut compared, mut same_best) = (0, 0);
+        for (wanted, found) in requests {
+            let pairs: Vec<(f64, f64)> = wanted.iter().zip(&found).filter_map(|(w, f)| Some(((*w)?, (*f)?))).collect();
             taus.extend(kendall(&pairs));
             changes.extend(pairs.iter().map(|(wanted, found)| (wanted - found).abs()));
-            same_best += usize::from(!pairs.is_empty() && best(wanted) == best(found));
+            compared += usize::from(pairs.len() > 1);
+            same_best += usize::from(pairs.len() > 1 && best(&wanted) == best(&found));
         }
-        let mean = |numbers: &[f64]| numbers.iter().sum::<f64>() / numbers.len().max(1) as f64;
-        let tau = (!taus.is_empty()).then(|| mean(&taus));
-        Order { requests: wanted.len(), tau, same_best, mean_change: mean(&changes) }
+        let tau = Estimate::of(&taus);
+        Order {
+            requests: compared,
+            tau: tau.map(|tau| tau.mean),
+            tau_std_error: tau.and_then(|tau| tau.std_error),
+            same_best,
+            mean_change: Estimate::of(&changes).map(|change| change.mean),
+        }
     }
+}
+
+/// In the order of the request.
+fn rewards(ranking: &Option<Ranking>) -> Rewards {
+    let candidates = ranking.iter().flat_map(|ranking| &ranking.ranking);
+    let mut rewards: Vec<_> = candidates.map(|ranked| (ranked.candidate, ranked.reward)).collect();
+    rewards.sort_by_key(|(candidate, _)| *candidate);
+    rewards.into_iter().map(|(_, reward)| reward).collect()
 }
 
 fn best(rewards: &[Option<f64>]) -> Option<usize> {
@@ -100,10 +93,13 @@ mod tests {
 
     #[test]
     fn orders_are_compared_request_by_request() {
-        let wanted = [vec![Some(1.0), Some(0.5), None], vec![Some(0.0), Some(1.0)]];
-        let found = [vec![Some(0.5), Some(1.0), Some(9.0)], vec![Some(0.0), Some(1.0)]];
-        let order = Order::of(&wanted, &found);
+        let wanted = [vec![Some(1.0), Some(0.5), None], vec![Some(0.0), Some(1.0)], vec![Some(1.0), Some(2.0)]];
+        // The third has no ranking.
+        let found = [vec![Some(0.5), Some(1.0), Some(9.0)], vec![Some(0.0), Some(1.0)], vec![]];
+        let order = Order::of_rewards(wanted.into_iter().zip(found));
         assert_eq!((order.requests, order.tau, order.same_best), (2, Some(0.0), 1));
-        assert_eq!(order.mean_change, 0.25);
+        assert_eq!((order.mean_change, order.tau_std_error), (Some(0.25), Some(1.0)));
+        let nothing = Order::of(&[None], &[None]);
+        assert_eq!((nothing.requests, nothing.tau, nothing.mean_change), (0, None, None));
     }
 }
