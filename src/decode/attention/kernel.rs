@@ -17,6 +17,11 @@
 //! (`[head_size][16]`), so that one load brings the same dimension of sixteen keys; values token by token
 //! (`[16][head_size]`). Head sizes are padded with zeros to a multiple of sixteen.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators take closures, which may be compiled without the processor's features"
+)]
+
 use std::ops::Range;
 
 use super::simd::{self, LANE_INDEX, LANES, Simd};

@@ -9,6 +9,11 @@
 //! A number of the product is summed over the inner dimension in order, by one lane, whichever rows share its tile and
 //! whichever thread computes it. Inputs are rounded by their own block alone.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators take closures, which may be compiled without the processor's features"
+)]
+
 use super::super::attention::simd::{self, LANES, Simd};
 use super::dot::{Dot, QUAD};
 use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, PANEL, Shape};

@@ -26,20 +26,17 @@ pub(crate) struct Product {
 
 /// One weight of the graph.
 #[derive(Debug, Clone)]
-enum Weight {
-    Floats {
-        values: TensorProto,
-        columns: usize,
-        by_column: bool,
-    },
-    Blocks {
-        bits: usize,
-        block: usize,
-        columns: usize,
-        quants: TensorProto,
-        scales: TensorProto,
-        zero_points: Option<TensorProto>,
-    },
+struct Weight {
+    form: Form,
+    columns: usize,
+    /// Its values; or quants, scales and, where there are any, zero points.
+    tensors: Vec<TensorProto>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Floats { by_column: bool },
+    Blocks { bits: usize, block: usize },
 }
 
 /// A node that multiplies by a weight.
@@ -230,7 +227,7 @@ fn floats(input: String, weight: &TensorProto, by_column: bool) -> Option<Candid
     let (inputs, columns) = if by_column { (columns, rows) } else { (rows, columns) };
     let (inputs, columns) = (usize::try_from(inputs).ok()?, usize::try_from(columns).ok()?);
     let plain = weight.data_type() == DataType::Float as i32 && inputs > 0 && columns > 0;
-    let weight = Weight::Floats { values: stored(weight)?, columns, by_column };
+    let weight = Weight { form: Form::Floats { by_column }, columns, tensors: vec![stored(weight)?] };
     plain.then_some(Candidate { input, inputs, block_sums: false, kind: Kind::Floats, columns, weight })
 }
 
@@ -266,17 +263,8 @@ fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Val
         && byte(quants)
         && holds(quants, columns * blocks * block * bits / 8)
         && zero_points.is_none_or(|z| byte(z) && holds(z, columns * (blocks * bits).div_ceil(8)));
-    let weight = Weight::Blocks {
-        bits,
-        block,
-        columns,
-        quants: stored(quants)?,
-        scales: stored(scales)?,
-        zero_points: match zero_points {
-            Some(zero_points) => Some(stored(zero_points)?),
-            None => None,
-        },
-    };
+    let tensors = [Some(quants), Some(scales), zero_points].into_iter().flatten().map(stored).collect::<Option<_>>()?;
+    let weight = Weight { form: Form::Blocks { bits, block }, columns, tensors };
     let (input, inputs, block_sums) = match summed(&input, inner, values) {
         Some((input, inputs)) => (input, inputs, true),
         None => (input, inner, false),
@@ -310,14 +298,8 @@ fn stored(tensor: &TensorProto) -> Option<TensorProto> {
 impl Product {
     /// Hands its weights, read from the files in `folder`, to `then`.
     pub(crate) fn read(&self, folder: &Path, then: &mut dyn FnMut(&[Part<'_>])) -> Result<()> {
-        let read = |tensor: &TensorProto| bytes(tensor, folder);
-        let loaded = self.weights.iter().map(|weight| match weight {
-            Weight::Floats { values, .. } => Ok([Some(read(values)?), None, None]),
-            Weight::Blocks { quants, scales, zero_points, .. } => {
-                Ok([Some(read(quants)?), Some(read(scales)?), zero_points.as_ref().map(read).transpose()?])
-            }
-        });
-        let loaded = loaded.collect::<Result<Vec<_>>>()?;
+        let read = |weight: &Weight| weight.tensors.iter().map(|tensor| bytes(tensor, folder)).collect();
+        let loaded = self.weights.iter().map(read).collect::<Result<Vec<Vec<_>>>>()?;
         let parts: Vec<_> = self.weights.iter().zip(&loaded).map(|(weight, data)| weight.part(data)).collect();
         then(&parts);
         Ok(())
@@ -326,13 +308,13 @@ impl Product {
 
 impl Weight {
     /// What it is to the kernel, its tensors' bytes being `data`.
-    fn part<'a>(&self, data: &'a [Option<Vec<u8>>; 3]) -> Part<'a> {
-        let [first, second, third] = data.each_ref().map(|bytes| bytes.as_deref().unwrap_or_default());
-        match *self {
-            Weight::Floats { columns, by_column, .. } => Part::Floats { values: first, columns, by_column },
-            Weight::Blocks { bits, block, columns, ref zero_points, .. } => {
-                let zero_points = zero_points.is_some().then_some(third);
-                Part::Blocks { bits, block, columns, quants: first, scales: second, zero_points }
+    fn part<'a>(&self, data: &'a [Vec<u8>]) -> Part<'a> {
+        let columns = self.columns;
+        match self.form {
+            Form::Floats { by_column } => Part::Floats { values: &data[0], columns, by_column },
+            Form::Blocks { bits, block } => {
+                let zero_points = data.get(2).map(Vec::as_slice);
+                Part::Blocks { bits, block, columns, quants: &data[0], scales: &data[1], zero_points }
             }
         }
     }
