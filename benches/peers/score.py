@@ -5,7 +5,9 @@
 
 The candidates of one conversation are one batch without padding; nothing is kept from one request to the next. It is
 what a host gets from the same file without a cache of prefixes. --foreturn takes what `foreturn bench --score --json`
-printed for the same model: token counts are taken from it, and the first scores have to agree.
+printed for the same model: token counts are taken from it, and the first scores have to agree within --tolerance. An
+int8 export needs a wide one: rotary tables that are off by one part in 1e7 move its scores by up to 0.07, those of the
+float32 export by 1e-6 (measured on this model), because what is rounded to 8 bits may then be rounded the other way.
 
 Needs onnxruntime and numpy. The model is an export with a score head (`make score-model`).
 """
@@ -22,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-TOLERANCE = 1e-3
 COUNTS = {"candidates": 4, "candidate_tokens": 64, "history_tokens": 1000}
 
 
@@ -70,6 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of an export with a score head")
     parser.add_argument("--foreturn", type=Path, help="what `foreturn bench --score --json` printed, to agree with")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="most that scores may differ from foreturn's")
     parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime, within an operator")
     parser.add_argument("--repeat", type=int, default=30, help="requests to measure")
     arguments = parser.parse_args()
@@ -98,7 +100,7 @@ def main() -> int:
 
     if known:
         difference = max(abs(one - other) for one, other in zip(first, known["first_scores"], strict=True))
-        if not difference <= TOLERANCE:
+        if not difference <= arguments.tolerance:
             print(f"score.py: {first} and foreturn's {known['first_scores']} differ by {difference}", file=sys.stderr)
             return 1
         counts["difference"] = difference
