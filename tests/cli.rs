@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::models::exported;
 use common::{ModelCopy, link, model_path, runtime_path, scratch};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -304,6 +305,67 @@ fn bench_measures() {
     }
 }
 
+#[test]
+fn bench_measures_a_job_of_any_length() {
+    let model = model();
+    let job = |more: &[&str]| {
+        let job =
+            ["bench", "--model", &model, "--job", "--candidates", "2", "--samples", "1", "--window", "0", "--json"];
+        foreturn(&[&job, more].concat()).json()
+    };
+    // The judge's frame has 420 tokens, a candidate 80, and the candidates share the history and what is before it.
+    let judged = |history: u64| json!([2 * (420 + history + 80), 86 + history + 2 * (80 + 334), 2]);
+    let counts = |job: Value| json!([job["prompt_tokens"], job["computed_tokens"], job["generated_tokens"]]);
+    assert_eq!(counts(job(&["--history-tokens", "20"])), judged(20));
+    assert_eq!(counts(job(&[])), judged(380), "the judge alone");
+}
+
+#[test]
+fn bench_measures_scores_that_are_the_same_from_a_cold_and_from_a_warm_cache() {
+    let folder = scratch();
+    for name in ["llama-reward", "llama"] {
+        let model = exported(folder.path(), name).display().to_string();
+        let bench = ["bench", "--score", "--model", &model, "--candidates", "3", "--candidate-tokens", "21"];
+        let more = ["--history-tokens", "100", "--clients", "2", "--repeat", "4"];
+        let measured = foreturn(&[&bench[..], &more, &["--json"]].concat()).json();
+        for times in [&measured["cold"], &measured["warm"]] {
+            let [p50, p95, p99] = ["p50", "p95", "p99"].map(|field| times[field].as_f64().expect("seconds"));
+            assert!(0.0 < p50 && p50 <= p95 && p95 <= p99, "{name}: {measured}");
+        }
+        assert_eq!(measured["bit_equal"], true, "{name}");
+        assert_eq!(numbers(&measured["first_scores"]).len(), 3, "{name}");
+        let counts = ["candidates", "candidate_tokens", "history_tokens", "clients", "repetitions"];
+        assert_eq!(counts.map(|field| measured[field].as_u64()), [3, 21, 100, 2, 4].map(Some), "{name}");
+
+        let text = foreturn(&[&bench[..], &more].concat()).output();
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+        assert!(line("warm").contains("p95 ") && line("bit_equal").ends_with("true"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn bench_refuses_scores_that_it_can_not_measure() {
+    let folder = scratch();
+    let model = exported(folder.path(), "llama-reward").display().to_string();
+    let encoder = exported(folder.path(), "bert-labels").display().to_string();
+    let refused = |model: &str, more: &[&str]| {
+        let small = ["bench", "--score", "--model", model, "--history-tokens", "100"];
+        foreturn(&[&small, more].concat()).failure(1)
+    };
+    for flag in ["--candidates", "--candidate-tokens", "--clients", "--repeat"] {
+        let message = refused(&model, &[flag, "0"]);
+        assert!(message.contains(&format!("{flag} is 0; give at least 1")), "{message}");
+    }
+    let message = foreturn(&["bench", "--score", "--model", &model, "--history-tokens", "0"]).failure(1);
+    assert!(message.contains("--history-tokens is 0"), "{message}");
+    let message = refused(&model, &["--candidate-tokens", "200"]);
+    assert!(message.contains("more than the 256 tokens"), "{message}");
+    let message = refused(&model, &["--repeat", "1000"]);
+    assert!(message.contains("--repeat 1000 need 1001 histories"), "{message}");
+    let message = refused(&encoder, &[]);
+    assert!(message.contains("no key-value cache"), "{message}");
+}
+
 // ---- how it is used ----
 
 #[test]
@@ -321,6 +383,11 @@ fn usage_errors_exit_with_2() {
         &["rank", "--config", "c.toml"],
         &["rank", "--config", "c.toml", "--request", "r.json", "--deadline", "2"],
         &["export", "--from", "x", "--to", "y", "--quantize", "int2"],
+        &["bench", "--model", &model, "--score", "--job"],
+        &["bench", "--model", &model, "--score", "--samples", "2"],
+        &["bench", "--model", &model, "--candidates", "2"],
+        &["bench", "--model", &model, "--job", "--clients", "2"],
+        &["bench", "--model", &model, "--repeat", "2"],
         &["doctor", "--jsno"],
     ] {
         let message = foreturn(arguments).failure(2);

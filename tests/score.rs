@@ -12,11 +12,11 @@ use std::sync::OnceLock;
 use common::models::{self, Case, Reference, close, exported, fixtures, flat, numbers};
 use common::{model_path, runtime_path, scratch, user};
 use foreturn::chat::{Message, Role};
-use foreturn::engine::{Limits, Prompt};
+use foreturn::engine::{Limits, Prompt, ScoreOptions};
 use foreturn::export::{ExportOptions, export};
-use foreturn::model::tokenizer::{Bos, RenderOptions, Tokenizer};
+use foreturn::model::tokenizer::{Bos, EncodedText, RenderOptions, Tokenizer};
 use foreturn::score::{
-    ImplicitOptions, Label, Score, ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions, StepScores,
+    ImplicitOptions, Label, ResponseLogProb, Score, ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions, StepScores,
 };
 use foreturn::{Config, Engine, ErrorKind, RankOptions, RankRequest};
 use serde::Deserialize;
@@ -244,9 +244,47 @@ fn implicit_rewards_are_differences_of_log_probabilities() {
 }
 
 #[test]
+fn responses_after_a_warm_history_cost_their_own_tokens_alone() {
+    let folder = scratch();
+    let fresh = Engine::new(config(folder.path(), &["llama-reward", "llama"], "")).expect("an engine");
+    let words = |count: u32, salt: u32| (0..count).map(|at| 160 + (at * 7 + salt * 11) % 150).collect::<Vec<_>>();
+    let (history, responses) = (words(100, 0), [1, 2, 3].map(|salt| words(20, salt)));
+    let whole = |response: &Vec<u32>| [history.clone(), response.clone()].concat();
+    let as_scored = |response| {
+        let text = EncodedText { tokens: whole(response), types: Vec::new() };
+        outputs("llama-reward", vec![ScoreInput::Tokens(text)], ScoreTask::Labels).remove(0)
+    };
+    let by_hand = |response| {
+        let whole = Prompt::Tokens(whole(response));
+        let (tokens, logprobs) = engine().logprobs("llama", whole, Limits::default()).expect("log-probabilities");
+        let logprob = logprobs[99..].iter().map(|&x| f64::from(x)).sum();
+        ScoreOutput::Response(ResponseLogProb { logprob, response_tokens: 20, tokens: tokens.len() })
+    };
+    // What follows the history's last token is read off that token, so it is computed again.
+    let scores: Vec<_> = responses.iter().map(as_scored).collect();
+    let logprobs: Vec<_> = responses.iter().map(by_hand).collect();
+    for (model, task, wanted, tokens) in
+        [("llama-reward", ScoreTask::Labels, scores, 20), ("llama", ScoreTask::Response, logprobs, 21)]
+    {
+        let inputs = responses.iter().map(|response| {
+            let (prompt, response) = (history.clone(), response.clone());
+            ScoreInput::Response { prompt, response }
+        });
+        let _pin = fresh.warm(model, Prompt::Tokens(history.clone())).expect("room for the history");
+        let computed = || fresh.status(model).expect("a status").stats.computed_tokens;
+        let before = computed();
+        assert_eq!(models::outputs(&fresh, model, inputs.collect(), task), wanted, "{model}");
+        assert_eq!(computed() - before, 3 * tokens, "{model}");
+    }
+}
+
+#[test]
 fn what_cannot_be_scored_is_refused_by_name() {
     let chat = |text: String| vec![user(&text), assistant("Yes.")];
     let score = |model: &str, chat| engine().score(model, vec![chat], Limits::default()).map(drop);
+    let submit = |model: &str, input, task| {
+        engine().submit_score(model, vec![input], ScoreOptions { task, ..ScoreOptions::default() }).map(drop)
+    };
     let long = "a question ".repeat(400);
     for (result, kind, part) in [
         (score("qwen2-reward", chat(long.clone())), ErrorKind::ContextLength, "a context of"),
@@ -283,6 +321,21 @@ fn what_cannot_be_scored_is_refused_by_name() {
                 .map(drop),
             ErrorKind::InvalidRequest,
             "has to end with the assistant's message",
+        ),
+        (
+            submit("llama", ScoreInput::Response { prompt: vec![5], response: Vec::new() }, ScoreTask::Response),
+            ErrorKind::InvalidRequest,
+            "there are 1 and 0",
+        ),
+        (
+            submit("llama", ScoreInput::Text("a".into()), ScoreTask::Response),
+            ErrorKind::InvalidRequest,
+            "or of tokens after a prompt's",
+        ),
+        (
+            engine().warm("bert-labels", Prompt::Tokens(vec![5, 6])).map(drop),
+            ErrorKind::InvalidRequest,
+            "has no key-value cache",
         ),
     ] {
         let error = result.expect_err(part);

@@ -82,8 +82,21 @@ impl Backend {
         }
     }
 
-    pub(super) fn pin(&mut self, key: u64, tokens: &[u32]) -> Result<()> {
-        self.language_model()?.pin(key, tokens)
+    /// Pins a prefix and queues what computes it; nothing of it is read.
+    pub(super) fn warm(&mut self, key: u64, tokens: Vec<u32>) -> Result<SequenceId> {
+        let Backend::Decoder(decoder) = self else {
+            return Err(Error::invalid_request(format!(
+                "{} has no key-value cache that a prefix could stay in: it reads every text whole. Leave out what warms it",
+                self.folder().path().display()
+            )));
+        };
+        decoder.pin(key, &tokens)?;
+        let last = tokens.len().saturating_sub(1);
+        let queued = decoder.submit(tokens, 0, AnyReader::Rows(Rows::new([last])));
+        if queued.is_err() {
+            decoder.unpin(key);
+        }
+        queued
     }
 
     pub(super) fn unpin(&mut self, key: u64) {

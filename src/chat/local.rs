@@ -143,15 +143,10 @@ impl LocalChat {
     /// Keeps a prefix's full blocks in the cache, and computes those that are not there. `done` as for
     /// [`LocalChat::generate`].
     pub(crate) fn warm(&mut self, key: u64, tokens: Vec<u32>, done: OnCompletion) -> Option<Ticket> {
-        if let Err(error) = self.backend.pin(key, &tokens) {
-            return refuse(done, error);
+        match self.backend.warm(key, tokens) {
+            Ok(id) => Some(self.track(id, EncodedChat::default(), None, Some(done))),
+            Err(error) => refuse(done, error),
         }
-        let reader = AnyReader::Choose(Choose::new(tokens.len(), Vec::new()));
-        let queued = self.queue_direct(tokens, 0, reader, done);
-        if queued.is_none() {
-            self.backend.unpin(key);
-        }
-        queued
     }
 
     /// Undoes [`LocalChat::warm`].

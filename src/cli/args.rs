@@ -31,7 +31,7 @@ pub(super) enum Command {
     Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
-    /// Measure prefill and decoding, or a whole ranking job
+    /// Measure prefill and decoding, a whole ranking job, or the wait for scores
     Bench(BenchArgs),
     /// Measure how far models are from a reference, as quantised exports are from float32
     Compare(CompareArgs),
@@ -252,6 +252,7 @@ pub(super) struct RankArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("work").args(["job", "score"])))]
 pub(super) struct BenchArgs {
     /// Model folder
     #[arg(long, value_name = "DIR")]
@@ -266,18 +267,33 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "B", default_value_t = 1)]
     pub(super) batch: usize,
     /// Measure a whole ranking with fixed token counts on a cold cache
-    #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch"])]
+    #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "candidate_tokens", "clients", "repeat"])]
     pub(super) job: bool,
+    /// Measure how long candidates wait for their scores, with a cold cache and with the history in it
+    #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "prompt_order", "samples", "window"])]
+    pub(super) score: bool,
     /// Where the prompts of user and judge have their fixed text
     #[arg(long, value_enum, default_value_t = PromptOrder::Reference, requires = "job")]
     pub(super) prompt_order: PromptOrder,
-    /// Candidates of the job
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "job")]
+    /// Candidates of the job, or of each request for scores
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "work")]
     pub(super) candidates: usize,
+    /// Tokens of the conversation before the candidates; 380 in a job, 1000 before scores
+    #[arg(long, value_name = "N", requires = "work")]
+    pub(super) history_tokens: Option<usize>,
+    /// Tokens of each candidate that is scored
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "score")]
+    pub(super) candidate_tokens: usize,
+    /// Requests for scores that come at the same moment, each with a history of its own
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "score")]
+    pub(super) clients: usize,
+    /// Requests for scores that each client measures, cold and warm
+    #[arg(long, value_name = "R", default_value_t = 30, requires = "score")]
+    pub(super) repeat: usize,
     /// Futures for each candidate of the job
     #[arg(long, value_name = "S", default_value_t = 3, requires = "job")]
     pub(super) samples: usize,
-    /// Turns of each future of the job
+    /// Turns of each future of the job; 0 is the judge alone
     #[arg(long, value_name = "W", default_value_t = 1, requires = "job")]
     pub(super) window: usize,
     /// Print JSON

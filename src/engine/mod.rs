@@ -402,10 +402,11 @@ impl Engine {
         Ok((tokens, completion.logprobs))
     }
 
-    /// Computes a prefix ahead of its use and keeps it in the cache until the pin is dropped.
+    /// Computes a prefix ahead of its use and keeps it in the cache until the pin is dropped. Language models and decoders
+    /// that score have such a cache.
     ///
     /// # Errors
-    /// As [`Engine::generate`]; the memory budget has no room for it.
+    /// As [`Engine::generate`]; the memory budget has no room for it; the model has no cache.
     pub fn warm(&self, model: &str, prompt: Prompt) -> Result<Pin> {
         let tokens = self.encode(model, prompt)?;
         let key = self.inner.pins.fetch_add(1, Ordering::Relaxed);
@@ -452,7 +453,7 @@ impl Engine {
         done: OnCompletion,
     ) -> Result<()> {
         let model = self.index(model)?;
-        self.send(Command::Direct(Box::new(Direct { model, task, deadline, cancel, done })))
+        self.send(Command::Direct(vec![Direct { model, task, deadline, cancel, done }]))
     }
 
     fn encode(&self, model: &str, prompt: Prompt) -> Result<Vec<u32>> {

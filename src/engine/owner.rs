@@ -32,13 +32,13 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What the handle asks of the thread.
 pub(super) enum Command {
     Rank(Box<RankRun>),
-    Direct(Box<Direct>),
+    Direct(Vec<Direct>),
     Unpin { model: usize, key: u64 },
     Status { model: usize, respond: Responder<ModelStatus> },
     Shutdown,
 }
 
-/// A request to one local model.
+/// A request to one local model. Those of one command begin together.
 pub(super) struct Direct {
     pub(super) model: usize,
     pub(super) task: Task,
@@ -220,7 +220,7 @@ impl Owner {
         match command {
             Command::Shutdown => return false,
             Command::Rank(run) => self.enqueue(run),
-            Command::Direct(direct) => self.begin(*direct),
+            Command::Direct(all) => all.into_iter().for_each(|direct| self.begin(direct)),
             Command::Unpin { model, key } => {
                 if let Ok(local) = self.local(model) {
                     local.unpin(key);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::owner::Task;
+use super::owner::{Command, Direct, Task};
 use super::pending::{self, Pending, Responder};
 use super::{Engine, Limits};
 use crate::chat::Message;
@@ -106,7 +106,8 @@ impl Engine {
         pairs.map(|(policy, reference)| Ok(options.reward(policy?, reference?))).collect()
     }
 
-    /// Queues texts to be scored; one result each, in order.
+    /// Queues texts to be scored; one result each, in order. They begin together, so they share passes of the model from
+    /// the first one on.
     ///
     /// # Errors
     /// As [`Engine::score`], for what shows before the model runs.
@@ -124,12 +125,14 @@ impl Engine {
         let encoded = inputs.into_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let collector = Collector::new(encoded.len(), respond);
-        let deadline = limits.deadline();
-        for (at, encoded) in encoded.into_iter().enumerate() {
+        let (model, deadline) = (self.index(model)?, limits.deadline());
+        let direct = |(at, encoded)| {
             let collector = Arc::clone(&collector);
             let done = Box::new(move |result| Collector::take(&collector, at, result));
-            self.direct(model, Task::Score(encoded, task.clone()), deadline, pending.token(), done)?;
-        }
+            Direct { model, task: Task::Score(encoded, task.clone()), deadline, cancel: pending.token(), done }
+        };
+        let all = encoded.into_iter().enumerate().map(direct).collect();
+        self.send(Command::Direct(all))?;
         Ok(pending)
     }
 }

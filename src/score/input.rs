@@ -108,6 +108,9 @@ fn text(folder: &ModelFolder, Prompting { render, bos }: &Prompting, input: Scor
     let tokenizer = folder.tokenizer();
     match input {
         ScoreInput::Tokens(text) => Ok(text),
+        ScoreInput::Response { prompt, response } => {
+            Ok(EncodedText { tokens: [prompt, response].concat(), types: Vec::new() })
+        }
         ScoreInput::Text(text) => tokenizer.encode_with_special(&text, None),
         ScoreInput::Pair(first, second) => tokenizer.encode_with_special(&first, Some(&second)),
         ScoreInput::Chat(messages) => {
@@ -166,19 +169,42 @@ fn steps(
             }
             EncodedSteps { tokens, marks }
         }
-        ScoreInput::Text(_) | ScoreInput::Pair(..) => {
+        ScoreInput::Text(_) | ScoreInput::Pair(..) | ScoreInput::Response { .. } => {
             return Err(Error::invalid_request("steps are those of a conversation's last message, not of a text"));
         }
     };
     Ok(Encoded { text: EncodedText { types: Vec::new(), tokens }, wanted: Wanted::Rows(marks) })
 }
 
+/// What is to be read of a response's probability.
+fn response(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput) -> Result<Encoded> {
+    match input {
+        ScoreInput::Chat(messages) => last_message(folder, prompting, &messages),
+        ScoreInput::Response { prompt, response } if prompt.is_empty() || response.is_empty() => {
+            Err(Error::invalid_request(format!(
+                "a response's probability needs at least a token before it and one of its own, but there are {} and {}",
+                prompt.len(),
+                response.len()
+            )))
+        }
+        ScoreInput::Response { prompt, response } => {
+            let wanted = Wanted::LogProbs { given: prompt.len() };
+            let text = EncodedText { types: Vec::new(), tokens: [prompt, response].concat() };
+            Ok(Encoded { text, wanted })
+        }
+        ScoreInput::Text(_) | ScoreInput::Pair(..) | ScoreInput::Tokens(_) => Err(Error::invalid_request(
+            "the probability of a response is that of a conversation's last message, or of tokens after a prompt's",
+        )),
+    }
+}
+
 /// The conversation up to its last turn's end, and where the response begins in it: behind what it shares with the
 /// prompt that the response would be sampled from.
-fn response(folder: &ModelFolder, Prompting { render, .. }: &Prompting, input: ScoreInput) -> Result<Encoded> {
-    let ScoreInput::Chat(messages) = input else {
-        return Err(Error::invalid_request("the probability of a response is that of a conversation's last message"));
-    };
+fn last_message(
+    folder: &ModelFolder,
+    Prompting { render, .. }: &Prompting,
+    messages: &[Message],
+) -> Result<Encoded> {
     let Some((Message { role: Role::Assistant, .. }, before)) = messages.split_last() else {
         return Err(Error::invalid_request(
             "the conversation has to end with the assistant's message, the response whose probability is wanted",
@@ -188,7 +214,7 @@ fn response(folder: &ModelFolder, Prompting { render, .. }: &Prompting, input: S
         let options = RenderOptions { add_generation_prompt, ..render.clone() };
         folder.tokenizer().encode_chat(messages, &options).map(|chat| chat.tokens)
     };
-    let (prompt, mut tokens) = (encode(before, true)?, encode(&messages, false)?);
+    let (prompt, mut tokens) = (encode(before, true)?, encode(messages, false)?);
     let given = prompt.iter().zip(&tokens).take_while(|(one, other)| one == other).count();
     // Templates write line ends after a turn that no model is asked for.
     let stops = folder.stop_tokens();

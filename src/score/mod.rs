@@ -30,6 +30,13 @@ pub enum ScoreInput {
     Pair(String, String),
     /// These very tokens; `types` may be empty where all are 0.
     Tokens(EncodedText),
+    /// The tokens of a prompt, and those of a response to it; one text but for [`ScoreTask::Response`].
+    Response {
+        /// What is given.
+        prompt: Vec<u32>,
+        /// What follows it.
+        response: Vec<u32>,
+    },
 }
 
 /// What is read off.
@@ -40,7 +47,8 @@ pub enum ScoreTask {
     Labels,
     /// A process reward for each step of the last message.
     Steps(StepOptions),
-    /// The language model's log-probability of the last message, which has to be the assistant's.
+    /// The language model's log-probability of the last message, which has to be the assistant's, or of a
+    /// [`ScoreInput::Response`].
     Response,
     /// The text as a vector.
     Embedding,

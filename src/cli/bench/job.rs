@@ -1,25 +1,25 @@
 //! A ranking job with fixed token counts: what an engine has to compute for one ranking, without what models make of it.
 //!
-//! Every future takes `window` turns, each a simulated user message and a reply, and one judge token. By default the
-//! prompts have 1,439 (user), 537 (policy) and 992 (judge) tokens, 35,616 in all, of which 11,299 differ in the order of
-//! the reference implementation and 5,525 with the fixed text first.
+//! Every future takes `window` turns, each a simulated user message and a reply, and one judge token, which alone is left
+//! where there are no turns. By default the prompts have 1,439 (user), 537 (policy) and 992 (judge) tokens, 35,616 in
+//! all, of which 11,299 differ in the order of the reference implementation and 5,525 with the fixed text first.
 
 use std::time::{Duration, Instant};
 
 use foreturn::chat::Usage;
 use foreturn::engine::{Generation, Limits, Pending, Prompt};
-use foreturn::{Engine, Error, ErrorKind, Result};
+use foreturn::{Engine, Result};
 use serde_json::{Value, json};
 
 use super::super::args::{BenchArgs, PromptOrder};
 use super::super::models::{MODEL, engine};
-use super::{exactly, peak_rss_bytes, prompt};
+use super::{Words, exactly, peak_rss_bytes, refuse_zeros};
 
 const USER_TOKENS: usize = 48;
 const POLICY_TOKENS: usize = 64;
 const JUDGE_TOKENS: usize = 1;
 
-/// Tokens of the conversation that all candidates share, and of one candidate.
+/// Tokens of the conversation that all candidates share, unless told otherwise, and of one candidate.
 const HISTORY: usize = 380;
 const CANDIDATE: usize = 80;
 /// Tokens that a chat template puts before the policy's conversation and after it.
@@ -30,18 +30,15 @@ const JUDGE_FRAME: [usize; 2] = [86, 334];
 
 /// Runs the job on a model that has computed nothing else yet but a few tokens.
 pub(super) fn run(args: &BenchArgs) -> Result<Value> {
-    for (flag, value) in [("--candidates", args.candidates), ("--samples", args.samples)] {
-        if value == 0 {
-            return Err(Error::new(ErrorKind::InvalidRequest, format!("{flag} is 0; give at least 1")));
-        }
-    }
+    refuse_zeros(&[("--candidates", args.candidates), ("--samples", args.samples)])?;
     let engine = engine(&args.model)?;
-    super::run(&engine, &prompt(32, 1), 2, 1)?;
+    let words = Words::of(&engine);
+    super::run(&engine, &words.prompt(32, 1), 2, 1)?;
     let start = Instant::now();
     let mut futures = Vec::new();
     for candidate in 0..args.candidates {
         for sample in 0..args.samples {
-            futures.push(Future::new(args, candidate, sample));
+            futures.push(Future::new(args, words, candidate, sample));
         }
     }
     for future in &mut futures {
@@ -73,6 +70,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Value> {
 struct Future {
     /// History, candidate, and what was sampled since.
     conversation: Vec<u32>,
+    words: Words,
     order: PromptOrder,
     /// Which request is out: user and policy in turn, then, as the last, the judge.
     step: usize,
@@ -83,11 +81,12 @@ struct Future {
 }
 
 impl Future {
-    fn new(args: &BenchArgs, candidate: usize, sample: usize) -> Self {
-        let mut conversation = prompt(HISTORY, 2);
-        conversation.extend(prompt(CANDIDATE, 100 + candidate as u32));
+    fn new(args: &BenchArgs, words: Words, candidate: usize, sample: usize) -> Self {
+        let mut conversation = words.prompt(args.history_tokens.unwrap_or(HISTORY), 2);
+        conversation.extend(words.prompt(CANDIDATE, 100 + candidate));
         Future {
             conversation,
+            words,
             order: args.prompt_order,
             step: 0,
             last: 2 * args.window,
@@ -112,8 +111,8 @@ impl Future {
         Ok(())
     }
 
-    fn framed(&self, [before, after]: [usize; 2], salt: u32, order: PromptOrder) -> Vec<u32> {
-        let fixed = prompt(before + after, salt);
+    fn framed(&self, [before, after]: [usize; 2], salt: usize, order: PromptOrder) -> Vec<u32> {
+        let fixed = self.words.prompt(before + after, salt);
         let (head, tail) = match order {
             PromptOrder::Reference => fixed.split_at(before),
             PromptOrder::FixedFirst => fixed.split_at(before + after),

@@ -1,6 +1,7 @@
-//! Speed of a model folder: prefill and decoding, or a whole ranking job.
+//! Speed of a model folder: prefill and decoding, a whole ranking job, or the wait for scores.
 
 mod job;
+mod score;
 
 use std::time::Instant;
 
@@ -15,24 +16,46 @@ use super::models::{MODEL, engine};
 use super::output;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
-    let result = if args.job { job::run(args)? } else { prefill_and_decode(args)? };
+    let result = match args {
+        BenchArgs { job: true, .. } => job::run(args)?,
+        BenchArgs { score: true, .. } => score::run(args)?,
+        _ => prefill_and_decode(args)?,
+    };
     if args.json {
         return output::json(&result);
     }
     for (field, value) in result.as_object().into_iter().flatten() {
-        output::line(format!("{field:28}{value:.2}"))?;
+        output::line(format!("{field:28}{}", shown(value)))?;
     }
     Ok(())
 }
 
-fn prefill_and_decode(args: &BenchArgs) -> Result<Value> {
-    for (flag, value) in
-        [("--prompt-tokens", args.prompt_tokens), ("--new-tokens", args.new_tokens), ("--batch", args.batch)]
-    {
-        if value == 0 {
-            return Err(Error::new(ErrorKind::InvalidRequest, format!("{flag} is 0; give at least 1")));
+/// A result for people.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name} {}", shown(value))).collect::<Vec<_>>().join("   ")
         }
+        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join("   "),
+        Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
     }
+}
+
+/// Refuses options of which nothing is left to measure.
+fn refuse_zeros(options: &[(&str, usize)]) -> Result<()> {
+    match options.iter().find(|(_, value)| *value == 0) {
+        Some((flag, _)) => Err(Error::new(ErrorKind::InvalidRequest, format!("{flag} is 0; give at least 1"))),
+        None => Ok(()),
+    }
+}
+
+fn prefill_and_decode(args: &BenchArgs) -> Result<Value> {
+    refuse_zeros(&[
+        ("--prompt-tokens", args.prompt_tokens),
+        ("--new-tokens", args.new_tokens),
+        ("--batch", args.batch),
+    ])?;
     let start = Instant::now();
     let engine = engine(&args.model)?;
     let load = start.elapsed().as_secs_f64();
@@ -56,12 +79,11 @@ pub(super) struct Speed {
 
 /// Measures a prompt of `prompt_tokens`, then `batch` replies of `new_tokens` to it.
 pub(super) fn speed(engine: &Engine, prompt_tokens: usize, new_tokens: usize, batch: usize) -> Result<Speed> {
-    let vocabulary = engine.folder(MODEL).map_or(u32::MAX, |folder| folder.inspect().vocab_size as u32);
-    let prompt = |tokens, salt| prompt(tokens, salt).into_iter().map(|token| token % vocabulary).collect::<Vec<_>>();
+    let words = Words::of(engine);
     // Once outside the measurement: threads start, buffers grow.
-    run(engine, &prompt(prompt_tokens.min(32), 1), 2, 1)?;
+    run(engine, &words.prompt(prompt_tokens.min(32), 1), 2, 1)?;
 
-    let prompt = prompt(prompt_tokens, 2);
+    let prompt = words.prompt(prompt_tokens, 2);
     let prefill = run(engine, &prompt, 1, 1)?;
     // The prompt is cached now, so each step computes one token of each sequence.
     let decode = run(engine, &prompt, new_tokens, batch)?;
@@ -91,9 +113,28 @@ fn exactly(new: usize, seed: u64) -> GenerateOptions {
     }
 }
 
-/// Ordinary tokens without meaning; different salts share no prefix.
-fn prompt(tokens: usize, salt: u32) -> Vec<u32> {
-    (0..tokens as u32).map(|i| 1000 + (i * 7919 + salt * 104_729) % 10_000).collect()
+/// Ordinary tokens of a model: none of the special ones, which stand at the ends of vocabularies.
+#[derive(Debug, Clone, Copy)]
+struct Words {
+    first: u32,
+    count: u32,
+}
+
+impl Words {
+    fn of(engine: &Engine) -> Self {
+        Words::among(engine.folder(MODEL).map_or(u32::MAX, |folder| folder.inspect().vocab_size as u32))
+    }
+
+    fn among(vocabulary: u32) -> Self {
+        let first = 1000.min(vocabulary / 2);
+        Words { first, count: (vocabulary - first).clamp(1, 10_000) }
+    }
+
+    /// A text without meaning. `count` salts in a row share no prefix, because what multiplies them is a prime above it.
+    fn prompt(self, tokens: usize, salt: usize) -> Vec<u32> {
+        let word = |at: usize| (at as u64 * 7919 + salt as u64 * 104_729) % u64::from(self.count);
+        (0..tokens).map(|at| self.first + word(at) as u32).collect()
+    }
 }
 
 fn peak_rss_bytes() -> Option<u64> {

@@ -1,0 +1,217 @@
+//! The wait for scores: from the moment that a conversation's candidates are handed over until each has its score.
+//!
+//! *Cold*, nothing of the conversation is in the cache. *Warm*, its history was computed and pinned before, as a host does
+//! while the candidates are still being written. Both score the same candidates after the same histories, each on an
+//! engine of its own, so the warm one holds nothing of the candidates either. Every request has another history.
+//!
+//! A model with a head gives the candidates' scores; a language model, as a judge, their log-probabilities after the
+//! history.
+
+use std::sync::Barrier;
+use std::time::Instant;
+
+use foreturn::engine::{Prompt, ScoreOptions};
+use foreturn::model::{ModelFolder, ModelKind};
+use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores};
+use foreturn::{Engine, Error, ErrorKind, Result};
+use serde_json::{Value, json};
+
+use super::super::args::BenchArgs;
+use super::super::models::{MODEL, engine};
+use super::{Words, refuse_zeros};
+
+/// Tokens before the candidates, unless told otherwise.
+const HISTORY: usize = 1000;
+
+pub(super) fn run(args: &BenchArgs) -> Result<Value> {
+    refuse_zeros(&[
+        ("--candidates", args.candidates),
+        ("--candidate-tokens", args.candidate_tokens),
+        ("--history-tokens", args.history_tokens.unwrap_or(HISTORY)),
+        ("--clients", args.clients),
+        ("--repeat", args.repeat),
+    ])?;
+    let cold = measure(args, Cache::Cold)?;
+    let warm = measure(args, Cache::Warm)?;
+    let bits = |request: &Request| request.scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>();
+    Ok(json!({
+        "cold": percentiles(&cold),
+        "warm": percentiles(&warm),
+        "bit_equal": cold.iter().map(bits).eq(warm.iter().map(bits)),
+        "candidates": args.candidates,
+        "candidate_tokens": args.candidate_tokens,
+        "history_tokens": args.history_tokens.unwrap_or(HISTORY),
+        "clients": args.clients,
+        "repetitions": args.repeat,
+        "first_scores": cold.first().map(|request| &request.scores),
+    }))
+}
+
+/// What is in the cache when candidates arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Cold,
+    /// The history.
+    Warm,
+}
+
+/// A request that was answered.
+struct Request {
+    /// One a candidate, or several where the model has several labels.
+    scores: Vec<f64>,
+    seconds: f64,
+}
+
+/// Every client's request of every round. They come in the same order whatever is in the cache.
+fn measure(args: &BenchArgs, cache: Cache) -> Result<Vec<Request>> {
+    let engine = engine(&args.model)?;
+    let load = Load::new(args, &engine)?;
+    // Once outside the measurement: threads start, buffers grow, the engine learns how much fits into a step.
+    load.round(0, cache)?;
+    let rounds = (1..=args.repeat).map(|round| load.round(round, cache)).collect::<Result<Vec<_>>>()?;
+    Ok(rounds.into_iter().flatten().collect())
+}
+
+/// What is asked of an engine.
+struct Load<'a> {
+    engine: &'a Engine,
+    words: Words,
+    task: ScoreTask,
+    history: usize,
+    candidate: usize,
+    candidates: usize,
+    clients: usize,
+}
+
+impl<'a> Load<'a> {
+    fn new(args: &BenchArgs, engine: &'a Engine) -> Result<Self> {
+        let folder =
+            engine.folder(MODEL).ok_or_else(|| Error::new(ErrorKind::Internal, "an engine without its model"))?;
+        let load = Load {
+            engine,
+            words: Words::of(engine),
+            task: if folder.head().is_some() { ScoreTask::Labels } else { ScoreTask::Response },
+            history: args.history_tokens.unwrap_or(HISTORY),
+            candidate: args.candidate_tokens,
+            candidates: args.candidates,
+            clients: args.clients,
+        };
+        load.check(folder, args.repeat)?;
+        Ok(load)
+    }
+
+    /// Refuses what can't be measured.
+    fn check(&self, folder: &ModelFolder, repeat: usize) -> Result<()> {
+        let refuse = |why: String| Err(Error::new(ErrorKind::InvalidRequest, why));
+        let Load { history, candidate, candidates, clients, .. } = *self;
+        if folder.kind() == ModelKind::Classifier {
+            return refuse(format!(
+                "--score: {} has no key-value cache that could be warm; give --model a decoder",
+                folder.path().display()
+            ));
+        }
+        let context = folder.context_length();
+        if history.saturating_add(candidate) > context {
+            return refuse(format!(
+                "--history-tokens {history} and --candidate-tokens {candidate} are more than the {context} tokens of {}'s \
+                 context; lower one of them",
+                folder.path().display()
+            ));
+        }
+        let (histories, most) = (clients.saturating_mul(repeat.saturating_add(1)), self.words.count as usize);
+        if histories > most {
+            return refuse(format!(
+                "--clients {clients} and --repeat {repeat} need {histories} histories that share nothing, of which there \
+                 are {most}; lower one of them"
+            ));
+        }
+        if candidates > most {
+            return refuse(format!("--candidates {candidates}: only {most} share nothing; give no more"));
+        }
+        Ok(())
+    }
+
+    /// One request of each client, all at the same moment.
+    fn round(&self, round: usize, cache: Cache) -> Result<Vec<Request>> {
+        let histories = (0..self.clients).map(|client| self.words.prompt(self.history, round * self.clients + client));
+        let histories: Vec<Vec<u32>> = histories.collect();
+        let warm = |history: &Vec<u32>| self.engine.warm(MODEL, Prompt::Tokens(history.clone()));
+        // Pinned until the round is over.
+        let _pins = match cache {
+            Cache::Cold => Vec::new(),
+            Cache::Warm => histories.iter().map(warm).collect::<Result<Vec<_>>>()?,
+        };
+        let together = &Barrier::new(self.clients);
+        std::thread::scope(|scope| {
+            let ask = histories.iter().map(|history| scope.spawn(move || self.request(history, together)));
+            let clients: Vec<_> = ask.collect();
+            let answer = |client: std::thread::ScopedJoinHandle<'_, Result<Request>>| {
+                client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            clients.into_iter().map(answer).collect()
+        })
+    }
+
+    /// Hands the candidates over and waits for their scores.
+    fn request(&self, history: &[u32], together: &Barrier) -> Result<Request> {
+        let candidate =
+            |salt| ScoreInput::Response { prompt: history.to_vec(), response: self.words.prompt(self.candidate, salt) };
+        let inputs: Vec<ScoreInput> = (0..self.candidates).map(candidate).collect();
+        let options = ScoreOptions { task: self.task.clone(), ..ScoreOptions::default() };
+        together.wait();
+        let start = Instant::now();
+        let outputs = self.engine.submit_score(MODEL, inputs, options)?.wait()?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Request { scores: outputs.iter().flat_map(numbers).collect(), seconds })
+    }
+}
+
+/// A score's numbers; widening keeps what tells them apart.
+fn numbers(output: &ScoreOutput) -> Vec<f64> {
+    let widen = |row: &[f32]| row.iter().map(|&number| f64::from(number)).collect();
+    match output {
+        ScoreOutput::Response(scored) => vec![scored.logprob],
+        ScoreOutput::Labels(score) => match &score.scores {
+            Scores::Text(row) => widen(row),
+            Scores::Tokens(rows) => widen(&rows.concat()),
+        },
+        ScoreOutput::Embedding(row) => widen(row),
+        ScoreOutput::Steps(steps) => steps.steps.clone(),
+    }
+}
+
+/// Times that this share of the requests did not exceed (nearest rank).
+fn percentiles(requests: &[Request]) -> Value {
+    let mut seconds: Vec<f64> = requests.iter().map(|request| request.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let at = |percent: usize| seconds.get((seconds.len() * percent).div_ceil(100).saturating_sub(1));
+    json!({"p50": at(50), "p95": at(95), "p99": at(99)})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_times_that_were_measured() {
+        let requests = |count: u32| {
+            let request = |at| Request { scores: Vec::new(), seconds: f64::from(at) };
+            (1..=count).rev().map(request).collect::<Vec<_>>()
+        };
+        assert_eq!(percentiles(&requests(200)), json!({"p50": 100.0, "p95": 190.0, "p99": 198.0}));
+        assert_eq!(percentiles(&requests(30)), json!({"p50": 15.0, "p95": 29.0, "p99": 30.0}));
+        assert_eq!(percentiles(&requests(1)), json!({"p50": 1.0, "p95": 1.0, "p99": 1.0}));
+    }
+
+    #[test]
+    fn histories_share_no_prefix_even_in_small_vocabularies() {
+        for vocabulary in [320, 1500, 49_152, 128_256] {
+            let words = Words::among(vocabulary);
+            let mut first: Vec<u32> = (7..7 + words.count as usize).map(|salt| words.prompt(1, salt)[0]).collect();
+            first.sort_unstable();
+            first.dedup();
+            assert_eq!(first.len(), words.count as usize, "{vocabulary}");
+            assert!(first.last() < Some(&vocabulary), "{vocabulary}");
+        }
+    }
+}
