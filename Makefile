@@ -12,6 +12,7 @@ CARGO_DENY ?= target/tools/cargo-deny
 FORETURN := target/release/foreturn
 GGUF := target/downloads/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := target/models/smollm2-135m-instruct
+SCORE_MODEL := target/models/smollm2-135m-score
 ORT_LIBRARY := $(CURDIR)/target/onnxruntime/lib/libonnxruntime.so
 REQUESTS := $(sort $(wildcard examples/requests/*.json))
 REFERENCE_VENV := target/reference-venv
@@ -29,7 +30,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model quantized compare demo test lint deny bench bench-baseline instructions \
+.PHONY: help fetch build model quantized score-model compare demo test lint deny bench bench-baseline instructions \
   instructions-baseline references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -50,6 +51,14 @@ quantized: model ## Export the demo's model in 8 and in 4 bits unless they are t
 	  test -e $(MODEL)-$$bits/genai_config.json || \
 	  $(FORETURN) export --from $(GGUF) --to $(MODEL)-$$bits --quantize $$bits; \
 	done
+
+score-model: model ## Export the demo's model with a made-up score head, in float32 and 8 bits
+	@test -e $(SCORE_MODEL)-checkpoint/config.json || \
+	  $(PYTHON) benches/score_head.py --gguf $(GGUF) --model $(MODEL) --to $(SCORE_MODEL)-checkpoint
+	@test -e $(SCORE_MODEL)/genai_config.json || \
+	  $(FORETURN) export --from $(SCORE_MODEL)-checkpoint --to $(SCORE_MODEL)
+	@test -e $(SCORE_MODEL)-int8/genai_config.json || \
+	  $(FORETURN) export --from $(SCORE_MODEL)-checkpoint --to $(SCORE_MODEL)-int8 --quantize int8
 
 compare: quantized ## Measure what quantisation costs: size, speed, log-probabilities, rankings
 	$(FORETURN) compare --reference $(MODEL) --model $(MODEL)-int8 --model $(MODEL)-int4 \
@@ -78,7 +87,7 @@ lint: deny ## Check formatting, clippy (all targets and bare library), docs, lic
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
 	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
-	  tools/*.py tests/reference/*.py tests/reference/tiny/*.py benches/peers/*.py
+	  tools/*.py tests/reference/*.py tests/reference/tiny/*.py benches/*.py benches/peers/*.py
 
 deny: ## Check licences and banned dependencies (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)

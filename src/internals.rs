@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::Result;
 use crate::decode::attention::BLOCK_SIZE;
+use crate::decode::attention::form::Stored;
 use crate::decode::attention::kernel::{Call, Heads, Isa, Item, Packed};
 use crate::decode::cache::Cache;
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
@@ -152,12 +153,13 @@ impl Attention {
             query: Packed { data: &self.query, offset: 0, stride: query * size },
             key: Packed { data: &self.key, offset: 0, stride: kv * size },
             value: Packed { data: &self.value, offset: 0, stride: kv * size },
-            key_cache: self.key_cache.as_mut_ptr(),
-            value_cache: self.value_cache.as_mut_ptr(),
+            stored_as: Stored::Float32,
+            key_cache: self.key_cache.as_mut_ptr().cast(),
+            value_cache: self.value_cache.as_mut_ptr().cast(),
             block_table: &self.table,
             table_width: self.table.len(),
             past: &[self.past as i32],
-            queries: self.queries.as_mut_ptr(),
+            queries: self.queries.as_mut_ptr().cast(),
             output: self.output.as_mut_ptr(),
         };
         let (isa, step) = (Isa::detect(), Self::HEADS.tokens_per_item());

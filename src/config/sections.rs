@@ -7,8 +7,8 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
-use crate::model::Batching;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
+use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::FailurePolicy;
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
@@ -140,6 +140,9 @@ pub struct ModelConfig {
     /// How its sequences are batched: "auto" (the default), or "padded" for the graph as it is in ONNX Runtime, which is
     /// slower.
     pub batching: Batching,
+    /// What its cache holds: "auto" (the default: bfloat16 for quantised weights where the processor multiplies it),
+    /// "float32", or "bfloat16".
+    pub cache_type: CacheType,
     /// Address of a remote endpoint. Not available in this version.
     pub base_url: Option<String>,
     /// The model's name at a remote endpoint. Not available in this version.
@@ -173,6 +176,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// How its folder is to be run.
+    pub(crate) fn open_options(&self) -> OpenOptions {
+        OpenOptions { batching: self.batching, cache_type: self.cache_type }
+    }
+
     /// How the model samples.
     pub fn sampling(&self) -> SamplingOptions {
         let default = SamplingOptions::default();

@@ -6,6 +6,7 @@ use std::time::Instant;
 use ndarray::{ArrayView2, s};
 use ort::operator::OperatorDomain;
 
+use super::attention::form::Stored;
 use super::attention::kernel::Heads;
 use super::attention::{self, BLOCK_SIZE, PagedAttention};
 use super::matmul::pack::Part;
@@ -62,16 +63,19 @@ impl PagedExecutor {
         let shapes: Vec<_> = products.iter().map(|product| product.shape).collect();
         let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(data, then);
         let matrices = Matrices::pack(&shapes, options.effective_threads(), read)?;
-        let mut session = Session::open(&graph, || operators(matrices), options)?;
+        let mut session = Session::open(&graph, || operators(paged.cache, matrices), options)?;
 
-        let block = heads.block_floats() * size_of::<f32>();
+        let block = heads.block_floats() * paged.cache.bytes();
         let cache = block * blocks;
         let pool = Buffer::reserve(cache * 2 * shape.layers)?;
         let dims = [blocks, BLOCK_SIZE, heads.kv, heads.stored()].map(|n| n as i64);
+        let element = match paged.cache {
+            Stored::Float32 => Element::Float32,
+            Stored::Bfloat16 => Element::Bfloat16,
+        };
         for layer in 0..shape.layers {
-            session.bind(&names::key_cache(layer), &pool.tensor(Element::Float32, cache * 2 * layer, &dims)?)?;
-            session
-                .bind(&names::value_cache(layer), &pool.tensor(Element::Float32, cache * (2 * layer + 1), &dims)?)?;
+            session.bind(&names::key_cache(layer), &pool.tensor(element, cache * 2 * layer, &dims)?)?;
+            session.bind(&names::value_cache(layer), &pool.tensor(element, cache * (2 * layer + 1), &dims)?)?;
         }
         let inputs = &config.decoder.inputs;
         Ok(PagedExecutor {
@@ -97,9 +101,9 @@ impl PagedExecutor {
 }
 
 /// The operators that a paged graph needs.
-fn operators(matrices: Matrices) -> Result<OperatorDomain> {
+fn operators(cache: Stored, matrices: Matrices) -> Result<OperatorDomain> {
     OperatorDomain::new(attention::DOMAIN)
-        .and_then(|domain| domain.add(PagedAttention))
+        .and_then(|domain| domain.add(PagedAttention(cache)))
         .and_then(|domain| domain.add(PackedMatMul(Arc::new(matrices))))
         .map_err(|e| ort_error("cannot register foreturn's operators", e))
 }

@@ -183,7 +183,7 @@ impl EngineBuilder {
         for (name, model) in &config.models {
             let Some(path) = &model.path else { continue };
             let folder =
-                ModelFolder::open_with(path, model.batching).map_err(|e| e.context(format!("model `{name}`")))?;
+                ModelFolder::open_with(path, model.open_options()).map_err(|e| e.context(format!("model `{name}`")))?;
             let folder = Arc::new(folder);
             let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: model.bos };

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::Batching;
 use super::config::FolderConfig;
 use super::graph::{self, GraphFile};
 use super::layout;
+use super::{Batching, OpenOptions};
 
 /// A serialised graph: read, checked, and made ready for the path that would run it.
 pub fn graph(data: &[u8]) {
@@ -13,7 +13,8 @@ pub fn graph(data: &[u8]) {
     let config = FolderConfig::of(json!({"vocab_size": 320, "max_position_embeddings": 512})).expect("two sizes");
     let file = GraphFile::unfiled(model, loops);
     for batching in [Batching::Auto, Batching::Padded] {
+        let options = OpenOptions { batching, ..OpenOptions::default() };
         // Either is fine; only a panic is not.
-        drop(layout::detect(&file, &config, batching));
+        drop(layout::detect(&file, &config, options));
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::layout::Runner;
 use super::{Head, ModelFolder, tensor};
 use crate::decode::attention::BLOCK_SIZE;
+use crate::decode::attention::form::Stored;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, tensor_proto};
 
@@ -60,7 +61,11 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
     let (path, attention, exceptions) = match &layout.runner {
         Runner::Paged(paged) => {
             let shape = paged.shape;
-            let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, DataType::Float);
+            let kind = match paged.cache {
+                Stored::Float32 => DataType::Float,
+                Stored::Bfloat16 => DataType::Bfloat16,
+            };
+            let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, kind);
             ("paged", Some(attention), paged.bitwise_exceptions.clone())
         }
         Runner::Padded(padded) => {

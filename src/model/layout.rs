@@ -33,6 +33,29 @@ pub enum Batching {
     Padded,
 }
 
+/// What a paged decoder keeps of keys and values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CacheType {
+    /// bfloat16 where the weights are quantised and the processor multiplies pairs of it (AVX-512 BF16), else float32.
+    #[default]
+    Auto,
+    /// float32.
+    Float32,
+    /// bfloat16, in half the memory; only on processors as above.
+    Bfloat16,
+}
+
+/// How a model folder is to be run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// How a decoder's sequences are batched.
+    pub batching: Batching,
+    /// What its cache holds, on the paged path.
+    pub cache_type: CacheType,
+}
+
 /// What a model folder can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -139,9 +162,9 @@ pub(crate) struct ClassifierGraph {
 /// # Errors
 /// [`ErrorKind::Unsupported`] with the reason, or [`ErrorKind::InvalidModel`] where graph and configuration contradict
 /// each other.
-pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<Layout> {
-    let mut layout = find(file, config, batching)?;
-    let as_it_is = batching == Batching::Padded || matches!(layout.runner, Runner::Paged(_));
+pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result<Layout> {
+    let mut layout = find(file, config, options)?;
+    let as_it_is = options.batching == Batching::Padded || matches!(layout.runner, Runner::Paged(_));
     if !as_it_is && is_half(file.graph()) {
         let mut model = file.model.clone();
         let weights = widen::widen(model.graph.get_or_insert_default())
@@ -161,7 +184,7 @@ fn is_half(graph: &GraphProto) -> bool {
         || graph.initializer.iter().any(|tensor| half(DataType::try_from(tensor.data_type()).ok()))
 }
 
-fn find(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<Layout> {
+fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result<Layout> {
     let graph = file.graph();
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
     let contradiction = |why: String| {
@@ -171,7 +194,7 @@ fn find(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<L
     let has = |op: &str| graph.node.iter().any(|node| node.domain() == MICROSOFT && node.op_type() == op);
     check_token_input(graph, config).map_err(refuse)?;
     if has("PagedAttention") {
-        let paged = rewrite::rewrite(file, &config.model)?;
+        let paged = rewrite::rewrite(file, &config.model, options.cache_type)?;
         let why = "PagedAttention is there already".into();
         let name = "onnxruntime-genai, paged (PagedAttention)";
         return Ok(Layout { name, runner: Runner::Paged(paged), why, head: config.head.clone(), widened: None });
@@ -191,8 +214,8 @@ fn find(file: &GraphFile, config: &FolderConfig, batching: Batching) -> Result<L
     } else {
         "Optimum (past_key_values)"
     };
-    let (runner, why) = match (padded.grouped, batching) {
-        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model) {
+    let (runner, why) = match (padded.grouped, options.batching) {
+        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model, options.cache_type) {
             Ok(paged) => (Runner::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into()),
             Err(e) if e.kind() == ErrorKind::Unsupported => (Runner::Padded(padded), format!("not rewritten: {e}")),
             Err(e) => return Err(e),

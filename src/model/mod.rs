@@ -22,7 +22,7 @@ pub mod tokenizer;
 
 pub use head::{Head, HeadKind, Pooling};
 pub use inspect::Inspection;
-pub use layout::{Batching, ModelKind};
+pub use layout::{Batching, CacheType, ModelKind, OpenOptions};
 
 use self::config::FolderConfig;
 use self::find::Place;
@@ -49,17 +49,17 @@ impl ModelFolder {
     /// [`InvalidModel`](crate::ErrorKind::InvalidModel) when files are missing, cut off or don't fit together;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the graph uses what no path of the engine can run.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with(path, Batching::default())
+        Self::open_with(path, OpenOptions::default())
     }
 
-    /// As [`ModelFolder::open`], choosing how a decoder's sequences are batched.
+    /// As [`ModelFolder::open`], choosing how it is run.
     ///
     /// # Errors
     /// As [`ModelFolder::open`].
-    pub fn open_with(path: &Path, batching: Batching) -> Result<Self> {
+    pub fn open_with(path: &Path, options: OpenOptions) -> Result<Self> {
         let Place { folder, graph, config } = find::find(path)?;
         let file = GraphFile::read(&graph)?;
-        let layout = layout::detect(&file, &config, batching)?;
+        let layout = layout::detect(&file, &config, options)?;
         let tokenizer = Tokenizer::load(&folder, config.model.vocab_size)?;
         Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })
     }
@@ -128,7 +128,7 @@ impl ModelFolder {
             Runner::Paged(paged) => {
                 let shape = paged.shape;
                 let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
-                shape.layers * 2 * heads.block_floats() * size_of::<f32>()
+                shape.layers * 2 * heads.block_floats() * paged.cache.bytes()
             }
             Runner::Padded(padded) => padded.block_bytes(),
             Runner::Classifier(_) => 0,

@@ -200,11 +200,7 @@ fn response(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput) -> R
 
 /// The conversation up to its last turn's end, and where the response begins in it: behind what it shares with the
 /// prompt that the response would be sampled from.
-fn last_message(
-    folder: &ModelFolder,
-    Prompting { render, .. }: &Prompting,
-    messages: &[Message],
-) -> Result<Encoded> {
+fn last_message(folder: &ModelFolder, Prompting { render, .. }: &Prompting, messages: &[Message]) -> Result<Encoded> {
     let Some((Message { role: Role::Assistant, .. }, before)) = messages.split_last() else {
         return Err(Error::invalid_request(
             "the conversation has to end with the assistant's message, the response whose probability is wanted",

@@ -8,14 +8,16 @@
 //!
 //! What a query row computes depends on its sequence alone: scores are summed over the head's dimensions in order, one
 //! lane per key; keys are taken in tiles of [`TILE`] that start at absolute positions; sums over keys run in order of
-//! position; lanes are folded by a fixed tree. How rows are grouped, chunked or spread over threads only decides which
+//! position (bfloat16: pair by pair of positions); lanes are folded by a fixed tree. How rows are grouped, chunked or spread over threads only decides which
 //! of these independent chains run side by side.
 //!
 //! # Layout of the cache
 //!
 //! A block holds [`LANES`] tokens. Per block and key-value head, keys are stored dimension by dimension
 //! (`[head_size][16]`), so that one load brings the same dimension of sixteen keys; values token by token
-//! (`[16][head_size]`). Head sizes are padded with zeros to a multiple of sixteen.
+//! (`[16][head_size]`). Head sizes are padded with zeros to a multiple of sixteen. Numbers in bfloat16 come in pairs, as
+//! they are multiplied: two dimensions of a key side by side (`[head_size / 2][16][2]`), and of two tokens the same
+//! dimension of their values (`[8][head_size][2]`).
 
 #![allow(
     clippy::needless_range_loop,
@@ -24,6 +26,9 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
+use super::form::{self, Floats, Form, Number, Stored};
 use super::simd::{self, LANE_INDEX, LANES, Simd};
 
 /// Keys per softmax tile: four blocks.
@@ -132,16 +137,18 @@ pub(crate) struct Call<'a> {
     pub(crate) query: Packed<'a>,
     pub(crate) key: Packed<'a>,
     pub(crate) value: Packed<'a>,
-    /// `[blocks, block_floats]`, written by `prepare`, read by `attend`.
-    pub(crate) key_cache: *mut f32,
-    pub(crate) value_cache: *mut f32,
+    /// What the caches hold.
+    pub(crate) stored_as: Stored,
+    /// `[blocks, block_floats]` numbers, written by `prepare`, read by `attend`.
+    pub(crate) key_cache: *mut u8,
+    pub(crate) value_cache: *mut u8,
     /// `[sequences, table_width]` block numbers.
     pub(crate) block_table: &'a [i32],
     pub(crate) table_width: usize,
     /// `[sequences]` tokens before this call's.
     pub(crate) past: &'a [i32],
-    /// Rotated and scaled queries, `[tokens, query heads, stored head size]`.
-    pub(crate) queries: *mut f32,
+    /// Rotated and scaled queries, `[tokens, query heads, stored head size]` numbers as in the caches.
+    pub(crate) queries: *mut u8,
     /// `[tokens, query heads, stored head size]`.
     pub(crate) output: *mut f32,
 }
@@ -158,14 +165,26 @@ impl Call<'_> {
     /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
     /// the same token or slot.
     pub(crate) unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>) {
+        // SAFETY: passed on.
+        unsafe {
+            match self.stored_as {
+                Stored::Float32 => self.prepare_as::<f32>(token, position, slot),
+                Stored::Bfloat16 => self.prepare_as::<bf16>(token, position, slot),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Call::prepare`].
+    unsafe fn prepare_as<N: Number>(&self, token: usize, position: usize, slot: Option<usize>) {
         let Heads { query, kv, size } = self.heads;
         let stored = self.heads.stored();
         for head in 0..query {
-            // SAFETY: `queries` holds query·stored floats for each token, and this token is ours.
-            let row =
-                unsafe { std::slice::from_raw_parts_mut(self.queries.add((token * query + head) * stored), stored) };
-            self.rotate(self.query.head(token, head, size), position, |d, x| row[d] = x * self.scale);
-            row[size..].fill(0.0);
+            let row = (token * query + head) * stored;
+            // SAFETY: `queries` holds query·stored numbers for each token, and this token is ours.
+            let row = unsafe { std::slice::from_raw_parts_mut(self.queries.cast::<N>().add(row), stored) };
+            self.rotate(self.query.head(token, head, size), position, |d, x| row[d] = N::of(x * self.scale));
+            row[size..].fill(N::of(0.0));
         }
         let Some(slot) = slot else { return };
         let (block, lane) = (slot / LANES, slot % LANES);
@@ -174,15 +193,17 @@ impl Call<'_> {
             // SAFETY: the slot is inside the cache; only this call writes it. Single lanes are written through the raw
             // pointer, because other threads write their own lanes of the same block.
             unsafe {
-                let keys = self.key_cache.add(start + lane);
-                self.rotate(self.key.head(token, head, size), position, |d, x| keys.add(d * LANES).write(x));
-                let values = self.value_cache.add(start + lane * stored);
+                let keys = self.key_cache.cast::<N>().add(start);
+                let key = |d: usize| keys.add(d / N::RUN * N::RUN * LANES + lane * N::RUN + d % N::RUN);
+                self.rotate(self.key.head(token, head, size), position, |d, x| key(d).write(N::of(x)));
+                let values = self.value_cache.cast::<N>().add(start);
+                let value = |d: usize| values.add(lane / N::RUN * N::RUN * stored + d * N::RUN + lane % N::RUN);
                 for (d, &x) in self.value.head(token, head, size).iter().enumerate() {
-                    values.add(d).write(x);
+                    value(d).write(N::of(x));
                 }
                 for d in size..stored {
-                    keys.add(d * LANES).write(0.0);
-                    values.add(d).write(0.0);
+                    key(d).write(N::of(0.0));
+                    value(d).write(N::of(0.0));
                 }
             }
         }
@@ -258,12 +279,15 @@ impl Call<'_> {
     unsafe fn attend_on<const PLAIN: bool>(&self, item: Item, isa: Isa) {
         // SAFETY: passed on; the caller vouches for the processor.
         unsafe {
-            match isa {
+            match (self.stored_as, isa) {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => attend_avx512::<PLAIN>(self, item),
+                (Stored::Float32, Isa::Avx512) => attend_avx512::<PLAIN>(self, item),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => attend_avx2::<PLAIN>(self, item),
-                Isa::Scalar => attend::<simd::Scalar, PLAIN>(self, item),
+                (Stored::Float32, Isa::Avx2) => attend_avx2::<PLAIN>(self, item),
+                (Stored::Float32, Isa::Scalar) => attend::<Floats<simd::Scalar>, PLAIN>(self, item),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Bfloat16, Isa::Avx512) => attend_avx512_bf16::<PLAIN>(self, item),
+                (Stored::Bfloat16, _) => attend::<form::Pairs, PLAIN>(self, item),
             }
         }
     }
@@ -299,14 +323,21 @@ impl Isa {
 #[target_feature(enable = "avx512f")]
 unsafe fn attend_avx512<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { attend::<simd::x86::Avx512, PLAIN>(call, item) }
+    unsafe { attend::<Floats<simd::x86::Avx512>, PLAIN>(call, item) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn attend_avx512_bf16<const PLAIN: bool>(call: &Call<'_>, item: Item) {
+    // SAFETY: compiled for the features that Avx512Pairs stands for.
+    unsafe { attend::<form::x86::Avx512Pairs, PLAIN>(call, item) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn attend_avx2<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { attend::<simd::x86::Avx2, PLAIN>(call, item) }
+    unsafe { attend::<Floats<simd::x86::Avx2>, PLAIN>(call, item) }
 }
 
 /// Softmax state of an item's rows: running maximum, and sixteen partial sums of weights.
@@ -340,7 +371,7 @@ impl Rows {
 
 /// `PLAIN` where there is neither window nor soft cap.
 #[inline(always)]
-unsafe fn attend<S: Simd, const PLAIN: bool>(call: &Call<'_>, item: Item) {
+unsafe fn attend<F: Form, const PLAIN: bool>(call: &Call<'_>, item: Item) {
     let stored = call.heads.stored();
     let group = call.heads.group();
     let rows = item.count * group;
@@ -350,7 +381,7 @@ unsafe fn attend<S: Simd, const PLAIN: bool>(call: &Call<'_>, item: Item) {
     let layout = Rows { first: 0, group, token_stride: call.heads.query * stored, head_stride: stored };
     // SAFETY: rows of this item are inside both arrays and ours alone; the table was validated up to the last position.
     unsafe {
-        let query = call.queries.cast_const().add(base);
+        let query = call.queries.cast_const().cast::<F::Number>().add(base);
         let output = call.output.add(base);
         for r in 0..rows {
             std::slice::from_raw_parts_mut(output.add(layout.offset(r)), stored).fill(0.0);
@@ -359,15 +390,15 @@ unsafe fn attend<S: Simd, const PLAIN: bool>(call: &Call<'_>, item: Item) {
         for start in (first / TILE * TILE..call.end(item)).step_by(TILE) {
             let mut token = 0;
             while let Some(run) = call.next_run(item, start, PLAIN, token) {
-                let mut tile = Tile::<S>::gather(call, call.table(run.sequence), start, run.end, item.kv_head);
+                let mut tile = Tile::<F>::gather(call, call.table(run.sequence), start, run.end, item.kv_head);
                 let rows = run.tokens.start * group..run.tokens.end * group;
                 tile.rows::<PLAIN>(call, query, output, layout, rows, run.position, &mut state);
                 token = run.tokens.end;
             }
         }
         for r in 0..rows {
-            let total = simd::sum::<S>(S::load(state.sum[r].as_ptr()));
-            scale_row::<S>(output.add(layout.offset(r)), stored, 1.0 / total);
+            let total = simd::sum::<F::S>(F::S::load(state.sum[r].as_ptr()));
+            scale_row::<F::S>(output.add(layout.offset(r)), stored, 1.0 / total);
         }
     }
 }
@@ -384,19 +415,20 @@ unsafe fn scale_row<S: Simd>(row: *mut f32, len: usize, by: f32) {
 }
 
 /// Up to four cache blocks of one key-value head.
-struct Tile<S: Simd> {
-    keys: [*const f32; TILE_BLOCKS],
-    values: [*const f32; TILE_BLOCKS],
+struct Tile<F: Form> {
+    keys: [*const F::Number; TILE_BLOCKS],
+    values: [*const F::Number; TILE_BLOCKS],
     blocks: usize,
     /// Position of the first key.
     start: usize,
     /// Stored head size.
     stored: usize,
     scores: [[f32; TILE]; ROWS],
-    _isa: std::marker::PhantomData<S>,
+    /// e^score, as the values are stored.
+    weights: [[F::Number; TILE]; ROWS],
 }
 
-impl<S: Simd> Tile<S> {
+impl<F: Form> Tile<F> {
     #[inline(always)]
     unsafe fn gather(call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize) -> Self {
         let stored = call.heads.stored();
@@ -408,11 +440,12 @@ impl<S: Simd> Tile<S> {
             let offset = block * call.heads.block_floats() + kv_head * stored * LANES;
             // SAFETY: the operator checked that every block number of a sequence is inside the cache.
             unsafe {
-                keys[b] = call.key_cache.cast_const().add(offset);
-                values[b] = call.value_cache.cast_const().add(offset);
+                keys[b] = call.key_cache.cast_const().cast::<F::Number>().add(offset);
+                values[b] = call.value_cache.cast_const().cast::<F::Number>().add(offset);
             }
         }
-        Tile { keys, values, blocks, start, stored, scores: [[0.0; TILE]; ROWS], _isa: std::marker::PhantomData }
+        let weights = [[F::Number::of(0.0); TILE]; ROWS];
+        Tile { keys, values, blocks, start, stored, scores: [[0.0; TILE]; ROWS], weights }
     }
 
     /// Adds this tile's keys and values to some of an item's rows; `position` is that of the item's first token.
@@ -421,7 +454,7 @@ impl<S: Simd> Tile<S> {
     unsafe fn rows<const PLAIN: bool>(
         &mut self,
         call: &Call<'_>,
-        query: *const f32,
+        query: *const F::Number,
         output: *mut f32,
         layout: Rows,
         rows: Range<usize>,
@@ -449,7 +482,7 @@ impl<S: Simd> Tile<S> {
     unsafe fn step<const R: usize, const PLAIN: bool>(
         &mut self,
         call: &Call<'_>,
-        query: *const f32,
+        query: *const F::Number,
         output: *mut f32,
         rows: Rows,
         position: usize,
@@ -486,12 +519,21 @@ impl<S: Simd> Tile<S> {
                     if !PLAIN {
                         self.scores[r][..from[r]].fill(f32::NEG_INFINITY);
                     }
-                    softmax_step::<S>(&mut self.scores[r], to[r], self.blocks, max, sum, o[r], self.stored);
+                    softmax_step::<F>(
+                        &mut self.scores[r],
+                        &mut self.weights[r],
+                        to[r],
+                        self.blocks,
+                        max,
+                        sum,
+                        o[r],
+                        self.stored,
+                    );
                 }
             }
             // Keys that all rows see are read once for all; the rest (on the diagonal, and all of a tile in which a
             // window begins) row by row, in order.
-            let common = if from[R - 1] == 0 { to[0] } else { 0 };
+            let common = if from[R - 1] == 0 { to[0] / F::Number::RUN * F::Number::RUN } else { 0 };
             self.accumulate::<R>(o, [0, 1, 2, 3, 4, 5], 0, common);
             for r in 0..R {
                 self.accumulate::<1>([o[r]], [r, 0, 0, 0, 0, 0], common.max(from[r]), to[r]);
@@ -501,10 +543,10 @@ impl<S: Simd> Tile<S> {
 
     /// scores[r][key] = q_r · k_key, four blocks at a time where there are four, and registers for them.
     #[inline(always)]
-    unsafe fn score<const R: usize>(&mut self, q: [*const f32; R]) {
+    unsafe fn score<const R: usize>(&mut self, q: [*const F::Number; R]) {
         // SAFETY: passed on.
         unsafe {
-            if S::MANY_REGISTERS && self.blocks == TILE_BLOCKS {
+            if F::S::MANY_REGISTERS && self.blocks == TILE_BLOCKS {
                 self.score_blocks::<R, TILE_BLOCKS>(q, 0);
             } else {
                 for b in 0..self.blocks {
@@ -515,25 +557,26 @@ impl<S: Simd> Tile<S> {
     }
 
     #[inline(always)]
-    unsafe fn score_blocks<const R: usize, const B: usize>(&mut self, q: [*const f32; R], first: usize) {
+    unsafe fn score_blocks<const R: usize, const B: usize>(&mut self, q: [*const F::Number; R], first: usize) {
+        let run = F::Number::RUN;
         // SAFETY: q rows and key dimensions run to the stored head size; scores hold TILE floats a row.
         unsafe {
-            let mut acc = [[S::splat(0.0); B]; R];
-            for d in 0..self.stored {
-                let mut k = [S::splat(0.0); B];
-                for b in 0..B {
-                    k[b] = S::load(self.keys[first + b].add(d * LANES));
+            let mut acc = [[F::S::splat(0.0); B]; R];
+            for d in (0..self.stored).step_by(run) {
+                let mut k = [F::load(self.keys[first].add(d * LANES)); B];
+                for b in 1..B {
+                    k[b] = F::load(self.keys[first + b].add(d * LANES));
                 }
                 for r in 0..R {
-                    let x = S::splat(*q[r].add(d));
+                    let x = F::splat(q[r].add(d));
                     for b in 0..B {
-                        acc[r][b] = S::fma(x, k[b], acc[r][b]);
+                        acc[r][b] = F::fma(acc[r][b], x, k[b]);
                     }
                 }
             }
             for r in 0..R {
                 for b in 0..B {
-                    S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), acc[r][b]);
+                    F::S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), acc[r][b]);
                 }
             }
         }
@@ -544,11 +587,11 @@ impl<S: Simd> Tile<S> {
     unsafe fn soft_cap(&mut self, rows: usize, cap: f32) {
         // SAFETY: scores hold TILE floats a row.
         unsafe {
-            let (cap, inverse) = (S::splat(cap), S::splat(1.0 / cap));
+            let (cap, inverse) = (F::S::splat(cap), F::S::splat(1.0 / cap));
             for scores in &mut self.scores[..rows] {
                 for b in 0..self.blocks {
                     let p = scores.as_mut_ptr().add(b * LANES);
-                    S::store(p, S::mul(cap, simd::tanh::<S>(S::mul(S::load(p), inverse))));
+                    F::S::store(p, F::S::mul(cap, simd::tanh::<F::S>(F::S::mul(F::S::load(p), inverse))));
                 }
             }
         }
@@ -563,7 +606,7 @@ impl<S: Simd> Tile<S> {
         // SAFETY: passed on.
         unsafe {
             let mut d = 0;
-            while S::MANY_REGISTERS && d + 4 * LANES <= self.stored {
+            while F::S::MANY_REGISTERS && d + 4 * LANES <= self.stored {
                 self.accumulate_dims::<R, 4>(o, row, from, to, d);
                 d += 4 * LANES;
             }
@@ -583,30 +626,38 @@ impl<S: Simd> Tile<S> {
         to: usize,
         d: usize,
     ) {
-        // SAFETY: value rows and outputs run to the stored head size; keys stay below the tile's end.
+        let run = F::Number::RUN;
+        // SAFETY: value rows and outputs run to the stored head size; keys stay below the tile's end, which is a
+        // multiple of a run's length.
         unsafe {
-            let mut acc = [[S::splat(0.0); D]; R];
+            let mut acc = [[F::S::splat(0.0); D]; R];
             for r in 0..R {
                 for i in 0..D {
-                    acc[r][i] = S::load(o[r].add(d + i * LANES).cast_const());
+                    acc[r][i] = F::S::load(o[r].add(d + i * LANES).cast_const());
                 }
             }
-            for key in from..to {
-                let values = self.values[key / LANES].add((key % LANES) * self.stored + d);
-                let mut v = [S::splat(0.0); D];
-                for i in 0..D {
-                    v[i] = S::load(values.add(i * LANES));
+            for key in (from / run * run..to).step_by(run) {
+                let values = self.values[key / LANES].add((key % LANES) * self.stored + d * run);
+                let mut v = [F::load(values); D];
+                for i in 1..D {
+                    v[i] = F::load(values.add(i * LANES * run));
+                }
+                if key < from || key + run > to {
+                    // What is hidden is whatever the block held before, NaN perhaps.
+                    for i in 0..D {
+                        v[i] = F::within(v[i], from.saturating_sub(key), to - key);
+                    }
                 }
                 for r in 0..R {
-                    let p = S::splat(self.scores[row[r]][key]);
+                    let p = F::splat(self.weights[row[r]].as_ptr().add(key));
                     for i in 0..D {
-                        acc[r][i] = S::fma(p, v[i], acc[r][i]);
+                        acc[r][i] = F::fma(acc[r][i], p, v[i]);
                     }
                 }
             }
             for r in 0..R {
                 for i in 0..D {
-                    S::store(o[r].add(d + i * LANES), acc[r][i]);
+                    F::S::store(o[r].add(d + i * LANES), acc[r][i]);
                 }
             }
         }
@@ -616,8 +667,10 @@ impl<S: Simd> Tile<S> {
 /// Turns one row's scores into weights e^(s − max), updating the running maximum and sum, and rescaling the output so
 /// far where the maximum grew.
 #[inline(always)]
-unsafe fn softmax_step<S: Simd>(
+#[allow(clippy::too_many_arguments, reason = "a row's scores, weights, state and output")]
+unsafe fn softmax_step<F: Form>(
     scores: &mut [f32; TILE],
+    weights: &mut [F::Number; TILE],
     visible: usize,
     blocks: usize,
     max: &mut f32,
@@ -625,37 +678,36 @@ unsafe fn softmax_step<S: Simd>(
     output: *mut f32,
     stored: usize,
 ) {
-    // SAFETY: scores hold `blocks`·16 floats; output holds `stored`.
+    // SAFETY: scores and weights hold `blocks`·16 numbers; output holds `stored`.
     unsafe {
-        let hidden = S::splat(f32::NEG_INFINITY);
-        let lanes = S::load(LANE_INDEX.as_ptr());
+        let hidden = F::S::splat(f32::NEG_INFINITY);
+        let lanes = F::S::load(LANE_INDEX.as_ptr());
         let mut tile_max = hidden;
         for b in 0..blocks {
             let p = scores.as_mut_ptr().add(b * LANES);
             // Lanes beyond the last visible key hold whatever the block held before.
-            let limit = S::splat(visible as f32 - (b * LANES) as f32);
-            let s = S::select_lt(lanes, limit, S::load(p), hidden);
-            S::store(p, s);
-            tile_max = S::max(tile_max, s);
+            let limit = F::S::splat(visible as f32 - (b * LANES) as f32);
+            let s = F::S::select_lt(lanes, limit, F::S::load(p), hidden);
+            F::S::store(p, s);
+            tile_max = F::S::max(tile_max, s);
         }
         let old = *max;
-        let new = old.max(simd::max::<S>(tile_max));
-        let mut total = S::load(sum.as_ptr());
+        let new = old.max(simd::max::<F::S>(tile_max));
+        let mut total = F::S::load(sum.as_ptr());
         if new > old {
-            let shrink = S::splat(old - new);
+            let shrink = F::S::splat(old - new);
             let mut factor = [0.0; LANES];
-            S::store(factor.as_mut_ptr(), simd::exp::<S>(shrink));
-            total = S::mul(total, S::splat(factor[0]));
-            scale_row::<S>(output, stored, factor[0]);
+            F::S::store(factor.as_mut_ptr(), simd::exp::<F::S>(shrink));
+            total = F::S::mul(total, F::S::splat(factor[0]));
+            scale_row::<F::S>(output, stored, factor[0]);
             *max = new;
         }
-        let new = S::splat(new);
+        let new = F::S::splat(new);
         for b in 0..blocks {
-            let p = scores.as_mut_ptr().add(b * LANES);
-            let weight = simd::exp::<S>(S::sub(S::load(p), new));
-            S::store(p, weight);
-            total = S::add(total, weight);
+            let weight = simd::exp::<F::S>(F::S::sub(F::S::load(scores.as_ptr().add(b * LANES)), new));
+            // What is summed is what values are multiplied by.
+            total = F::S::add(total, F::store(weights.as_mut_ptr().add(b * LANES), weight));
         }
-        S::store(sum.as_mut_ptr(), total);
+        F::S::store(sum.as_mut_ptr(), total);
     }
 }

@@ -9,14 +9,17 @@
 //! One input is our own: `rope_offset` (`[B]`), the row of the rotary tables at which a sequence's positions begin, for
 //! models whose tables depend on the sequence's length.
 
+pub(crate) mod form;
 pub(crate) mod kernel;
 pub(crate) mod simd;
 
 use std::ops::Range;
 
+use half::bf16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::{TensorElementType, ValueRef};
 
+use self::form::Stored;
 use self::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
 use self::simd::LANES;
 
@@ -43,8 +46,8 @@ mod input {
     pub(super) const ROPE_OFFSET: usize = 11;
 }
 
-/// The operator.
-pub(crate) struct PagedAttention;
+/// The operator, over caches of one kind.
+pub(crate) struct PagedAttention(pub(crate) Stored);
 
 impl Operator for PagedAttention {
     type Kernel<'attr> = PagedAttentionKernel;
@@ -54,13 +57,17 @@ impl Operator for PagedAttention {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        use TensorElementType::{Float32, Int32};
+        use TensorElementType::{Bfloat16, Float32, Int32};
+        let cache = match self.0 {
+            Stored::Float32 => Float32,
+            Stored::Bfloat16 => Bfloat16,
+        };
         [
             OperatorInput::required(Float32),
             OperatorInput::optional(Float32),
             OperatorInput::optional(Float32),
-            OperatorInput::required(Float32),
-            OperatorInput::required(Float32),
+            OperatorInput::required(cache),
+            OperatorInput::required(cache),
             OperatorInput::required(Int32),
             OperatorInput::required(Int32),
             OperatorInput::required(Int32),
@@ -113,6 +120,7 @@ impl Operator for PagedAttention {
             rotary: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
             interleaved: context.get::<i64>("rotary_interleaved").unwrap_or(0) != 0,
             isa: Isa::detect(),
+            stored_as: self.0,
             items: Vec::new(),
             rope_rows: Vec::new(),
             queries: Vec::new(),
@@ -129,10 +137,12 @@ pub(crate) struct PagedAttentionKernel {
     rotary: bool,
     interleaved: bool,
     isa: Isa,
+    stored_as: Stored,
     // Scratch, kept between calls.
     items: Vec<Item>,
     /// Each token's row of the rotary tables.
     rope_rows: Vec<usize>,
+    /// Room for numbers of either kind.
     queries: Vec<f32>,
     /// Used where the head size is no multiple of sixteen.
     padded_output: Vec<f32>,
@@ -173,10 +183,10 @@ impl Kernel for PagedAttentionKernel {
         let width: usize = shape.last().copied().unwrap_or(0);
         let tokens = query.len().checked_div(width).unwrap_or(0);
         let (query, key, value) = self.split(query, width, &key, &value)?;
-        let (cache_shape, key_cache) = floats(&key_cache, "key_cache")?;
-        let (_, value_cache) = floats(&value_cache, "value_cache")?;
+        let (cache_shape, key_cache) = self.cache(&key_cache, "key_cache")?;
+        let (value_shape, value_cache) = self.cache(&value_cache, "value_cache")?;
         let blocks = cache_shape.first().copied().unwrap_or(0);
-        if key_cache.len() != blocks * self.heads.block_floats() || value_cache.len() != key_cache.len() {
+        if cache_shape.iter().product::<usize>() != blocks * self.heads.block_floats() || value_shape != cache_shape {
             return refuse(format!("the cache of shape {cache_shape:?} does not fit {:?}", self.heads));
         }
         let batch = Batch {
@@ -217,12 +227,13 @@ impl Kernel for PagedAttentionKernel {
             value,
             // The caches are inputs that this operator updates in place, as its contract says; nobody else reads them
             // during a run.
-            key_cache: key_cache.as_ptr().cast_mut(),
-            value_cache: value_cache.as_ptr().cast_mut(),
+            key_cache: key_cache.cast_mut(),
+            value_cache: value_cache.cast_mut(),
+            stored_as: self.stored_as,
             block_table: batch.table,
             table_width: batch.table.len() / batch.past.len().max(1),
             past: batch.past,
-            queries: self.queries.as_mut_ptr(),
+            queries: self.queries.as_mut_ptr().cast(),
             output: if padded { self.padded_output.as_mut_ptr() } else { output.as_mut_ptr() },
         };
         let (rope_rows, slots) = (&self.rope_rows, batch.slots);
@@ -246,6 +257,18 @@ impl Kernel for PagedAttentionKernel {
 }
 
 impl PagedAttentionKernel {
+    /// The shape of a cache, and where it lies.
+    fn cache(&self, value: &Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, *const u8)> {
+        let Some(given) = value else { return refuse(format!("input `{name}` is missing")) };
+        match self.stored_as {
+            Stored::Float32 => floats(value, name).map(|(shape, data)| (shape, data.as_ptr().cast())),
+            Stored::Bfloat16 => {
+                let (shape, data) = given.try_extract_tensor::<bf16>()?;
+                Ok((shape.iter().map(|&d| d as usize).collect(), data.as_ptr().cast()))
+            }
+        }
+    }
+
     /// Views of query, key and value, which come apart or packed side by side in the query input.
     fn split<'v>(
         &self,

@@ -5,7 +5,7 @@ mod kinds;
 use super::*;
 use crate::decode::SamplingOptions;
 use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
-use crate::model::{Batching, ModelKind};
+use crate::model::{Batching, ModelKind, OpenOptions};
 use crate::testing::{fixture, runtime, smollm2};
 
 fn decoder(threads: usize, kv_cache: usize, step_budget: Duration) -> Decoder {
@@ -146,7 +146,8 @@ fn a_fork_continues_as_if_decoded_from_scratch() {
 
 #[test]
 fn the_padded_path_gives_the_same_tokens() {
-    let folder = Arc::new(ModelFolder::open_with(smollm2().path(), Batching::Padded).expect("the model opens"));
+    let options = OpenOptions { batching: Batching::Padded, ..OpenOptions::default() };
+    let folder = Arc::new(ModelFolder::open_with(smollm2().path(), options).expect("the model opens"));
     assert_eq!(folder.kind(), ModelKind::PaddedDecoder);
     let options = DecodeOptions { kv_cache: AMPLE, step_budget: SHORT, ..DecodeOptions::default() };
     let mut decoder = Decoder::load(folder, &options, &runtime(2)).expect("the model loads");

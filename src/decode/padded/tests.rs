@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::decode::reader::{AnyReader, Generate, GenerateOptions};
 use crate::decode::{DecodeOptions, Decoder, SamplingOptions};
 use crate::model::testing::{self, decoder, graph, nodes};
-use crate::model::{Batching, ModelFolder, ModelKind};
+use crate::model::{Batching, ModelFolder, ModelKind, OpenOptions};
 use crate::onnx::build::{Dim, int, int64_tensor, node, subgraph, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, NodeProto};
@@ -36,7 +36,10 @@ fn replies(model: &ModelProto, prompts: &[Vec<u32>], count: usize) -> Vec<Vec<u3
 
 fn replies_by(batching: Batching, model: &ModelProto, prompts: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
     let folder = testing::folder(model);
-    let folder = Arc::new(ModelFolder::open_with(folder.path(), batching).expect("the model opens"));
+    let folder = Arc::new(
+        ModelFolder::open_with(folder.path(), OpenOptions { batching, ..OpenOptions::default() })
+            .expect("the model opens"),
+    );
     assert_eq!(folder.kind(), ModelKind::PaddedDecoder);
     let options = DecodeOptions { kv_cache: 1 << 20, step_budget: Duration::from_millis(30), ..Default::default() };
     let mut decoder = Decoder::load(Arc::clone(&folder), &options, &runtime(1)).expect("the model loads");
@@ -160,7 +163,8 @@ fn caches_may_be_of_half_precision() {
     // Widened to float32, and as it is.
     for (batching, element) in [(Batching::Auto, "float"), (Batching::Padded, "float16")] {
         let folder = testing::folder(&model);
-        let folder = ModelFolder::open_with(folder.path(), batching).expect("the model opens");
+        let folder = ModelFolder::open_with(folder.path(), OpenOptions { batching, ..OpenOptions::default() })
+            .expect("the model opens");
         assert_eq!(folder.inspect().kv_type.as_deref(), Some(element));
         assert_eq!(replies_by(batching, &model, &prompts, 12), expected);
     }

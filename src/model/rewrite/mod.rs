@@ -23,8 +23,11 @@ use self::rope::LongRope;
 use self::widen::Widened;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
+use super::layout::CacheType;
 use crate::decode::attention::DOMAIN;
+use crate::decode::attention::form::Stored;
 use crate::decode::matmul;
+use crate::decode::matmul::pack::Kind;
 use crate::onnx::build::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TypeProto, ValueInfoProto, tensor_proto};
 use crate::{Error, Result};
@@ -72,6 +75,8 @@ pub(crate) struct PagedGraph {
     pub(crate) bitwise_exceptions: Vec<String>,
     /// Weights that have to be widened to float32 when the graph is loaded.
     pub(crate) widened: Widened,
+    /// What its key-value cache holds.
+    pub(crate) cache: Stored,
     /// The matrices of the graph's packed products.
     pub(crate) products: Vec<Product>,
 }
@@ -80,7 +85,7 @@ pub(crate) struct PagedGraph {
 ///
 /// # Errors
 /// Names the node and the feature that the paged engine can't run.
-pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGraph> {
+pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) -> Result<PagedGraph> {
     let mut model = file.model.clone();
     let mut graph = model.graph.take().unwrap_or_default();
     let logits = &config.decoder.outputs.logits;
@@ -93,10 +98,11 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGra
     let shape = attention::replace(&mut graph, config, flat).map_err(refuse)?;
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
     let products = if matmul::is_worthwhile() { products::replace(&mut graph) } else { Vec::new() };
+    let cache = stored(cache, &products).map_err(refuse)?;
     let used = rows::remove_unused(&mut graph, logits);
     let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
     let positions = used.contains(&config.decoder.inputs.position_ids);
-    graph.input = inputs(&graph, config, shape, flat, &used).map_err(refuse)?;
+    graph.input = inputs(&graph, config, shape, (flat, cache), &used).map_err(refuse)?;
     graph.output.retain(|output| output.name() == *logits);
     for output in &mut graph.output {
         // The exporter's shape says how many rows come out; now it depends on the step.
@@ -114,8 +120,22 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig) -> Result<PagedGra
         long_rope,
         bitwise_exceptions,
         widened,
+        cache,
         products,
     })
+}
+
+/// What the cache holds.
+fn stored(wanted: CacheType, products: &[Product]) -> Result<Stored, String> {
+    let quantised = products.iter().any(|product| product.shape.kind == Kind::Bytes);
+    match (wanted, Stored::has_bfloat16()) {
+        (CacheType::Bfloat16, false) => Err("cache_type = \"bfloat16\" needs a processor that multiplies pairs of it \
+                                             (AVX-512 BF16), which this one does not; use \"float32\" or \"auto\""
+            .into()),
+        (CacheType::Bfloat16, true) => Ok(Stored::Bfloat16),
+        (CacheType::Auto, true) if quantised => Ok(Stored::Bfloat16),
+        (CacheType::Auto | CacheType::Float32, _) => Ok(Stored::Float32),
+    }
 }
 
 /// Whether the graph takes its tokens as a vector.
@@ -145,10 +165,10 @@ fn inputs(
     graph: &GraphProto,
     config: &ModelConfig,
     shape: AttentionShape,
-    flat: bool,
+    (flat, stored): (bool, Stored),
     used: &HashSet<String>,
 ) -> Result<Vec<ValueInfoProto>, String> {
-    use tensor_proto::DataType::{Float, Int32, Int64};
+    use tensor_proto::DataType::{Bfloat16, Float, Int32, Int64};
     let own = config.decoder.inputs.position_ids.as_str();
     let row = [Dim::Size(1), Dim::Symbol("tokens")];
     let per_sequence = [Dim::Symbol("sequences")];
@@ -163,9 +183,13 @@ fn inputs(
         value_info(names::LOGIT_ROWS, Int64, &[Dim::Symbol("rows")]),
     ];
     let cache = ["blocks", "block_size", "kv_heads", "head_size"].map(Dim::Symbol);
+    let element = match stored {
+        Stored::Float32 => Float,
+        Stored::Bfloat16 => Bfloat16,
+    };
     for layer in 0..shape.layers {
-        inputs.push(value_info(&names::key_cache(layer), Float, &cache));
-        inputs.push(value_info(&names::value_cache(layer), Float, &cache));
+        inputs.push(value_info(&names::key_cache(layer), element, &cache));
+        inputs.push(value_info(&names::value_cache(layer), element, &cache));
     }
     inputs.retain(|input| used.contains(input.name()));
     let known = |name: &str| inputs.iter().any(|input| input.name() == name);
