@@ -56,8 +56,8 @@ pub(crate) struct Decoder {
     pace: Pace,
 }
 
-/// Most rows of logits in one step: 64 rows of a 128k vocabulary are 32 MiB.
-const MAX_LOGIT_ROWS: usize = 64;
+/// Bytes that a step's logits may take: 512 rows of a vocabulary of 32k, 128 of one of 128k.
+const LOGIT_BYTES: usize = 64 << 20;
 
 impl Decoder {
     /// Loads `folder`'s model.
@@ -80,7 +80,7 @@ impl Decoder {
             blocks,
             max_sequences: options.max_sequences,
             // A head's rows are a few numbers each.
-            max_logit_rows: if folder.head().is_some() { Pace::MOST } else { MAX_LOGIT_ROWS },
+            max_logit_rows: (LOGIT_BYTES / size_of::<f32>() / folder.row_width()).clamp(1, Pace::MOST),
             block_bytes: folder.block_bytes(),
             variants: Variants { longest_short: folder.longest_short() },
         });

@@ -91,8 +91,8 @@ impl Pass for Largest<'_> {
                 // NaN is not below infinity either; a maximum skips it, so it is looked for by itself.
                 unusable = S::max(unusable, S::select_lt(x, infinity, zero, one));
             }
-            let max = simd::max::<S>(max);
-            (simd::max::<S>(unusable) == 0.0 && max.is_finite()).then_some(max)
+            let max = S::largest(max);
+            (S::largest(unusable) == 0.0 && max.is_finite()).then_some(max)
         }
     }
 }

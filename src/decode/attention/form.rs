@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use super::simd::{LANES, Scalar, Simd};
+use super::simd::{self, LANES, Scalar, Simd};
 
 /// What a cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +72,8 @@ pub(super) unsafe trait Form: Copy {
     unsafe fn fma(sum: <Self::S as Simd>::V, a: Self::Runs, b: Self::Runs) -> <Self::S as Simd>::V;
     /// The numbers `from..to` of each run; zeros for the others.
     unsafe fn within(runs: Self::Runs, from: usize, to: usize) -> Self::Runs;
+    /// eˣ for x ≤ 0, as exactly as it is stored.
+    unsafe fn exp(x: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
     /// Stores sixteen numbers; returns them as they are stored.
     unsafe fn store(p: *mut Self::Number, v: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
 }
@@ -103,6 +105,11 @@ unsafe impl<S: Simd> Form for Floats<S> {
     #[inline(always)]
     unsafe fn within(runs: S::V, _: usize, _: usize) -> S::V {
         runs
+    }
+    #[inline(always)]
+    unsafe fn exp(x: S::V) -> S::V {
+        // SAFETY: passed on.
+        unsafe { simd::exp::<S>(x) }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: S::V) -> S::V {
@@ -148,6 +155,11 @@ unsafe impl Form for Pairs {
         runs
     }
     #[inline(always)]
+    unsafe fn exp(x: [f32; LANES]) -> [f32; LANES] {
+        // SAFETY: needs no processor features.
+        unsafe { simd::coarse_exp::<Scalar>(x) }
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut bf16, v: [f32; LANES]) -> [f32; LANES] {
         let rounded = v.map(bf16::from_f32);
         // SAFETY: valid for sixteen numbers by contract.
@@ -166,7 +178,7 @@ pub(super) mod x86 {
 
     use half::bf16;
 
-    use super::super::simd::x86::Avx512;
+    use super::super::simd::{self, x86::Avx512};
     use super::Form;
 
     /// Pairs of bfloat16 by AVX-512's own products of them.
@@ -204,6 +216,10 @@ pub(super) mod x86 {
                 _ => u32::MAX,
             };
             unsafe { _mm512_and_si512(runs, _mm512_set1_epi32(mask as i32)) }
+        }
+        #[inline(always)]
+        unsafe fn exp(x: __m512) -> __m512 {
+            unsafe { simd::coarse_exp::<Avx512>(x) }
         }
         #[inline(always)]
         unsafe fn store(p: *mut bf16, v: __m512) -> __m512 {

@@ -685,14 +685,17 @@ unsafe fn softmax_step<F: Form>(
         let mut tile_max = hidden;
         for b in 0..blocks {
             let p = scores.as_mut_ptr().add(b * LANES);
-            // Lanes beyond the last visible key hold whatever the block held before.
-            let limit = F::S::splat(visible as f32 - (b * LANES) as f32);
-            let s = F::S::select_lt(lanes, limit, F::S::load(p), hidden);
-            F::S::store(p, s);
+            let mut s = F::S::load(p);
+            if visible < (b + 1) * LANES {
+                // Lanes beyond the last visible key hold whatever the block held before.
+                let limit = F::S::splat(visible as f32 - (b * LANES) as f32);
+                s = F::S::select_lt(lanes, limit, s, hidden);
+                F::S::store(p, s);
+            }
             tile_max = F::S::max(tile_max, s);
         }
         let old = *max;
-        let new = old.max(simd::max::<F::S>(tile_max));
+        let new = old.max(F::S::largest(tile_max));
         let mut total = F::S::load(sum.as_ptr());
         if new > old {
             let shrink = F::S::splat(old - new);
@@ -704,7 +707,7 @@ unsafe fn softmax_step<F: Form>(
         }
         let new = F::S::splat(new);
         for b in 0..blocks {
-            let weight = simd::exp::<F::S>(F::S::sub(F::S::load(scores.as_ptr().add(b * LANES)), new));
+            let weight = F::exp(F::S::sub(F::S::load(scores.as_ptr().add(b * LANES)), new));
             // What is summed is what values are multiplied by.
             total = F::S::add(total, F::store(weights.as_mut_ptr().add(b * LANES), weight));
         }

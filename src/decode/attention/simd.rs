@@ -29,6 +29,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// Lanes where `a < b` take `x`, the others `y`.
     unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// The largest lane; NaN counts as nothing.
+    unsafe fn largest(v: Self::V) -> f32;
     /// 2ⁿ for the integer n that the addition of 1.5·2²³ left in the low bits of `t`; n in [-126, 127].
     unsafe fn exp2_from_shifted(t: Self::V) -> Self::V;
 }
@@ -86,30 +88,37 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
 /// Sum of the lanes, as a balanced tree.
 #[inline(always)]
 pub(crate) unsafe fn sum<S: Simd>(v: S::V) -> f32 {
-    // SAFETY: the caller compiled for S.
-    unsafe { fold::<S>(v, |a, b| a + b) }
-}
-
-/// Largest lane.
-#[inline(always)]
-pub(crate) unsafe fn max<S: Simd>(v: S::V) -> f32 {
-    // SAFETY: the caller compiled for S.
-    unsafe { fold::<S>(v, |a, b| if a > b { a } else { b }) }
-}
-
-#[inline(always)]
-unsafe fn fold<S: Simd>(v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     // SAFETY: the caller compiled for S; the array holds 16 floats.
     unsafe { S::store(lanes.as_mut_ptr(), v) };
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = f(lanes[i], lanes[i + width]);
+            lanes[i] += lanes[i + width];
         }
         width /= 2;
     }
     lanes[0]
+}
+
+/// eˣ for x ≤ 0, within 2⁻¹⁴ of it, for weights that are rounded to bfloat16; below -87, e⁻⁸⁷. NaN for NaN.
+#[inline(always)]
+pub(crate) unsafe fn coarse_exp<S: Simd>(x: S::V) -> S::V {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
+    // SAFETY: the caller compiled for S.
+    unsafe {
+        // In this order: of a NaN and a number, `max` gives the second.
+        let clamped = S::max(S::splat(-87.0), x);
+        let log2 = S::splat(std::f32::consts::LOG2_E);
+        let t = S::fma(clamped, log2, S::splat(SHIFT));
+        let f = S::fma(clamped, log2, S::sub(S::splat(SHIFT), t));
+        // 2ᶠ for |f| ≤ 1/2 by Taylor's series to the fourth power: the rest is below 4.2e-5 of the value.
+        let mut p = S::splat(9.618_129e-3);
+        for c in [5.550_410_9e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
+            p = S::fma(p, f, S::splat(c));
+        }
+        S::mul(p, S::exp2_from_shifted(t))
+    }
 }
 
 /// Plain Rust: correct everywhere, slow.
@@ -171,6 +180,10 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
         lanes!(|i| if a[i] < b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
+    unsafe fn largest(v: Self::V) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
     }
     #[inline(always)]
     unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
@@ -246,6 +259,17 @@ pub(crate) mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn largest(v: Self::V) -> f32 {
+            unsafe {
+                // Of a NaN and a number, the second operand comes out: the least number goes there first.
+                let least = _mm256_set1_ps(f32::NEG_INFINITY);
+                let v = _mm256_max_ps(_mm256_max_ps(v.0, least), _mm256_max_ps(v.1, least));
+                let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+                _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+            }
+        }
+        #[inline(always)]
         unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
             unsafe {
                 let one = _mm256_set1_epi32(0x3f80_0000);
@@ -299,6 +323,11 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
             unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+        }
+        #[inline(always)]
+        unsafe fn largest(v: Self::V) -> f32 {
+            // Of a NaN and a number, the second operand comes out.
+            unsafe { _mm512_reduce_max_ps(_mm512_max_ps(v, _mm512_set1_ps(f32::NEG_INFINITY))) }
         }
         #[inline(always)]
         unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {

@@ -236,7 +236,7 @@ unsafe fn quantise_block<S: Dot>(call: &Call<'_>, block: usize, values: &[f32; B
         let (low, high) = (S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)));
         // |x|, in this order: of a NaN and a number, `max` gives the second.
         let (low_size, high_size) = (S::max(S::sub(zero, low), low), S::max(S::sub(zero, high), high));
-        let largest = simd::max::<S>(S::max(low_size, high_size));
+        let largest = S::largest(S::max(low_size, high_size));
         // A block next to nothing is nothing: its scale would have no finite inverse.
         let usable = largest > 1e-30;
         let (scale, inverse) = if usable { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
