@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use foreturn::decode::SamplingOptions;
 use foreturn::decode::sampler::Sampler;
-use foreturn::internals::{Attention, Schedule, Tree, isa};
+use foreturn::internals::{Attention, MatMul, Schedule, Tree, isa};
 
 mod support;
 
@@ -19,6 +19,8 @@ type Workload = (&'static str, usize, fn() -> Work);
 const WORKLOADS: &[Workload] = &[
     ("attention-decode", 100, || attention(512, 1)),
     ("attention-prefill", 1, || attention(0, 512)),
+    ("matmul-float32", 2, || matmul(false)),
+    ("matmul-int8", 2, || matmul(true)),
     ("sampler-temperature", 50, || sampler(1.0)),
     ("sampler-top-p", 20, || sampler(0.95)),
     ("scheduler", 5, scheduler),
@@ -76,6 +78,16 @@ fn attention(past: usize, tokens: usize) -> Work {
     let mut attention = Attention::new(past, tokens);
     Box::new(move || {
         black_box(attention.run());
+    })
+}
+
+/// Twelve rows, a decoding step's, and one, by 3,072 columns of 576.
+fn matmul(bytes: bool) -> Work {
+    let mut products = [12, 1].map(|rows| MatMul::new(bytes, rows, 576, 3072));
+    Box::new(move || {
+        for product in &mut products {
+            black_box(product.run());
+        }
     })
 }
 

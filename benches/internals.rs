@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use foreturn::internals::{Attention, Schedule, Tree};
+use foreturn::internals::{Attention, MatMul, Schedule, Tree};
 
 mod support;
 
@@ -48,5 +48,17 @@ fn attention(c: &mut Criterion) {
     group.bench_function("512 tokens after none", |b| b.iter(|| prefill.run()));
 }
 
-criterion_group!(benches, tree, scheduler, attention);
+/// The gate and up projections of a layer of SmolLM2-135M on one thread; throughput in multiplications.
+fn matmul(c: &mut Criterion) {
+    let mut group = c.benchmark_group("products, 576 to 3072");
+    for (name, bytes) in [("float32", false), ("int8", true)] {
+        for rows in [1, 4, 12, 64, 512] {
+            let mut product = MatMul::new(bytes, rows, 576, 3072);
+            group.throughput(Throughput::Elements((rows * 576 * 3072) as u64));
+            group.bench_function(BenchmarkId::new(name, rows), |b| b.iter(|| product.run()));
+        }
+    }
+}
+
+criterion_group!(benches, tree, scheduler, attention, matmul);
 criterion_main!(benches);

@@ -8,6 +8,8 @@ use crate::decode::attention::BLOCK_SIZE;
 use crate::decode::attention::form::Stored;
 use crate::decode::attention::kernel::{Call, Heads, Isa, Item, Packed};
 use crate::decode::cache::Cache;
+use crate::decode::matmul::kernel::{Call as Product, Isa as ProductIsa, Rounded};
+use crate::decode::matmul::pack::{self, Finish, Kind, Part, Shape};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::step::{Executor, Step};
 use crate::decode::variant::{Variant, Variants};
@@ -177,6 +179,51 @@ impl Attention {
                 // SAFETY: as above; all tokens are prepared, and `isa` was detected.
                 unsafe { call.attend(item, isa) };
             }
+        }
+        self.output[0]
+    }
+}
+
+/// Rows of inputs times one weight, on one thread.
+pub struct MatMul {
+    shape: Shape,
+    matrix: Vec<u8>,
+    inputs: Vec<f32>,
+    rounded: Rounded,
+    output: Vec<f32>,
+}
+
+impl MatMul {
+    /// `rows` rows of `inputs` numbers; `columns` columns in float32 or, with `bytes`, in 8 bits in blocks of 32.
+    pub fn new(bytes: bool, rows: usize, inputs: usize, columns: usize) -> Self {
+        let kind = if bytes { Kind::Bytes } else { Kind::Floats };
+        let shape = Shape { kind, finish: Finish::Store, inputs, block_sums: false, columns };
+        let floats = |n: usize| (0..n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect::<Vec<f32>>();
+        let little_endian = |n: usize| floats(n).into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+        let quants: Vec<u8> = (0..inputs * columns).map(|i| (i * 31 % 251) as u8).collect();
+        let (values, scales) = (little_endian(inputs * columns), little_endian(inputs / 32 * columns));
+        let part = match kind {
+            Kind::Floats => Part::Floats { values: &values, columns, by_column: true },
+            Kind::Bytes => {
+                Part::Blocks { bits: 8, block: 32, columns, quants: &quants, scales: &scales, zero_points: None }
+            }
+        };
+        let mut matrix = vec![0; shape.bytes()];
+        pack::pack(&shape, &[part], 0..shape.panels(), &mut matrix);
+        let output = vec![0.0; rows * columns];
+        MatMul { shape, matrix, inputs: floats(rows * inputs), rounded: Rounded::default(), output }
+    }
+
+    /// Computes the product; returns a number of it.
+    pub fn run(&mut self) -> f32 {
+        let isa = ProductIsa::detect();
+        let call = Product::new(self.shape, isa, &self.matrix, &self.inputs, &mut self.rounded, &mut self.output);
+        // SAFETY: one thread; the instruction set was detected.
+        unsafe {
+            if self.shape.kind == Kind::Bytes {
+                (0..call.rows).for_each(|row| call.quantise(row));
+            }
+            (0..self.shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows));
         }
         self.output[0]
     }

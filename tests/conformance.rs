@@ -14,7 +14,7 @@ use common::{MODEL, config_with, scratch};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{ExportOptions, export};
-use foreturn::model::Batching;
+use foreturn::model::{Batching, CacheType};
 use foreturn::score::ScoreOutput;
 use foreturn::{Engine, ErrorKind};
 
@@ -106,6 +106,10 @@ const NOT_PADDED: &[(&str, &str)] = &[
     ("gemma2/exports/genai-float32", "its cache is a ring of the window's size in a buffer of the caller's"),
 ];
 
+/// Mean difference of log-probabilities that bfloat16 keys and values may make to quantised models of random weights, in
+/// nats. (On the real model they make none beyond ONNX Runtime's own noise: `tests/quantize.rs`.)
+const COARSE_CACHE: f64 = 0.3;
+
 // ---- one model on one path ----
 
 /// A model folder to be run.
@@ -114,12 +118,14 @@ struct Subject {
     name: String,
     folder: PathBuf,
     batching: Batching,
+    cache_type: CacheType,
 }
 
 impl Subject {
     fn engine(&self) -> Engine {
         let mut config = config_with(&self.folder, "");
-        config.models.get_mut(MODEL).expect("the model").batching = self.batching;
+        let model = config.models.get_mut(MODEL).expect("the model");
+        (model.batching, model.cache_type) = (self.batching, self.cache_type);
         Engine::new(config).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
@@ -147,12 +153,12 @@ impl Subject {
         assert!(count > 0, "{}: no case was run", self.name);
         if reference.tolerance.is_none() {
             let mean = sum / count as f64;
-            assert!(
-                mean <= 2.0 * reference.noise,
-                "{}: a mean difference of {mean} where ONNX Runtime differs from itself by {}",
-                self.name,
-                reference.noise
-            );
+            let bound = match self.cache_type {
+                CacheType::Float32 => 2.0 * reference.noise,
+                _ => COARSE_CACHE,
+            };
+            let noise = reference.noise;
+            assert!(mean <= bound, "{}: a mean difference of {mean}, more than {bound} (noise {noise})", self.name);
         }
     }
 
@@ -199,7 +205,8 @@ impl Subject {
 }
 
 fn subject(name: impl Into<String>, folder: &Path, batching: Batching) -> Subject {
-    Subject { name: format!("{} ({batching:?})", name.into()), folder: folder.to_owned(), batching }
+    let name = format!("{} ({batching:?})", name.into());
+    Subject { name, folder: folder.to_owned(), batching, cache_type: CacheType::Float32 }
 }
 
 #[test]
@@ -251,6 +258,9 @@ fn foreign_exports_compute_what_they_do_in_onnx_runtime() {
         let reference = reference(&fixtures(name).join("reference.json"));
         copy(&fixtures("tokenizers").join(&reference.tokenizer), folder.path());
         subject(*name, folder.path(), Batching::Auto).check(&reference);
+        if reference.tolerance.is_none() {
+            Subject { cache_type: CacheType::Auto, ..subject(*name, folder.path(), Batching::Auto) }.check(&reference);
+        }
         if NOT_PADDED.iter().all(|(other, _)| other != name) {
             subject(*name, folder.path(), Batching::Padded).check(&reference);
         }

@@ -387,10 +387,11 @@ unsafe fn attend<F: Form, const PLAIN: bool>(call: &Call<'_>, item: Item) {
             std::slice::from_raw_parts_mut(output.add(layout.offset(r)), stored).fill(0.0);
         }
         let first = if PLAIN || item.apart { 0 } else { (item.position + 1).saturating_sub(call.window) };
+        let mut tile = Tile::<F>::empty(stored);
         for start in (first / TILE * TILE..call.end(item)).step_by(TILE) {
             let mut token = 0;
             while let Some(run) = call.next_run(item, start, PLAIN, token) {
-                let mut tile = Tile::<F>::gather(call, call.table(run.sequence), start, run.end, item.kv_head);
+                tile.gather(call, call.table(run.sequence), start, run.end, item.kv_head);
                 let rows = run.tokens.start * group..run.tokens.end * group;
                 tile.rows::<PLAIN>(call, query, output, layout, rows, run.position, &mut state);
                 token = run.tokens.end;
@@ -429,23 +430,26 @@ struct Tile<F: Form> {
 }
 
 impl<F: Form> Tile<F> {
+    /// One without blocks, for all tiles of an item: its scratch is made once.
+    fn empty(stored: usize) -> Self {
+        let nowhere = [std::ptr::null(); TILE_BLOCKS];
+        let weights = [[F::Number::of(0.0); TILE]; ROWS];
+        Tile { keys: nowhere, values: nowhere, blocks: 0, start: 0, stored, scores: [[0.0; TILE]; ROWS], weights }
+    }
+
+    /// Makes it the tile of keys `start..end`, or as many as fit.
     #[inline(always)]
-    unsafe fn gather(call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize) -> Self {
-        let stored = call.heads.stored();
-        let blocks = (end - start).min(TILE).div_ceil(LANES);
-        let mut keys = [std::ptr::null(); TILE_BLOCKS];
-        let mut values = [std::ptr::null(); TILE_BLOCKS];
-        for b in 0..blocks {
+    unsafe fn gather(&mut self, call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize) {
+        (self.start, self.blocks) = (start, (end - start).min(TILE).div_ceil(LANES));
+        for b in 0..self.blocks {
             let block = table[start / LANES + b] as usize;
-            let offset = block * call.heads.block_floats() + kv_head * stored * LANES;
+            let offset = block * call.heads.block_floats() + kv_head * self.stored * LANES;
             // SAFETY: the operator checked that every block number of a sequence is inside the cache.
             unsafe {
-                keys[b] = call.key_cache.cast_const().cast::<F::Number>().add(offset);
-                values[b] = call.value_cache.cast_const().cast::<F::Number>().add(offset);
+                self.keys[b] = call.key_cache.cast_const().cast::<F::Number>().add(offset);
+                self.values[b] = call.value_cache.cast_const().cast::<F::Number>().add(offset);
             }
         }
-        let weights = [[F::Number::of(0.0); TILE]; ROWS];
-        Tile { keys, values, blocks, start, stored, scores: [[0.0; TILE]; ROWS], weights }
     }
 
     /// Adds this tile's keys and values to some of an item's rows; `position` is that of the item's first token.
@@ -562,7 +566,8 @@ impl<F: Form> Tile<F> {
         // SAFETY: q rows and key dimensions run to the stored head size; scores hold TILE floats a row.
         unsafe {
             let mut acc = [[F::S::splat(0.0); B]; R];
-            for d in (0..self.stored).step_by(run) {
+            let mut d = 0;
+            while d < self.stored {
                 let mut k = [F::load(self.keys[first].add(d * LANES)); B];
                 for b in 1..B {
                     k[b] = F::load(self.keys[first + b].add(d * LANES));
@@ -573,6 +578,7 @@ impl<F: Form> Tile<F> {
                         acc[r][b] = F::fma(acc[r][b], x, k[b]);
                     }
                 }
+                d += run;
             }
             for r in 0..R {
                 for b in 0..B {
@@ -636,13 +642,14 @@ impl<F: Form> Tile<F> {
                     acc[r][i] = F::S::load(o[r].add(d + i * LANES).cast_const());
                 }
             }
-            for key in (from / run * run..to).step_by(run) {
+            let mut key = from / run * run;
+            while key < to {
                 let values = self.values[key / LANES].add((key % LANES) * self.stored + d * run);
                 let mut v = [F::load(values); D];
                 for i in 1..D {
                     v[i] = F::load(values.add(i * LANES * run));
                 }
-                if key < from || key + run > to {
+                if run > 1 && (key < from || key + run > to) {
                     // What is hidden is whatever the block held before, NaN perhaps.
                     for i in 0..D {
                         v[i] = F::within(v[i], from.saturating_sub(key), to - key);
@@ -654,6 +661,7 @@ impl<F: Form> Tile<F> {
                         acc[r][i] = F::fma(acc[r][i], p, v[i]);
                     }
                 }
+                key += run;
             }
             for r in 0..R {
                 for i in 0..D {

@@ -114,7 +114,7 @@ pub(crate) unsafe fn coarse_exp<S: Simd>(x: S::V) -> S::V {
         let f = S::fma(clamped, log2, S::sub(S::splat(SHIFT), t));
         // 2ᶠ for |f| ≤ 1/2 by Taylor's series to the fourth power: the rest is below 4.2e-5 of the value.
         let mut p = S::splat(9.618_129e-3);
-        for c in [5.550_410_9e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
+        for c in [5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0] {
             p = S::fma(p, f, S::splat(c));
         }
         S::mul(p, S::exp2_from_shifted(t))

@@ -6,7 +6,7 @@
 //! The kernel ([`kernel`]) gives a row the same bits beside any others.
 
 mod dot;
-mod kernel;
+pub(crate) mod kernel;
 pub(crate) mod pack;
 #[cfg(test)]
 mod tests;

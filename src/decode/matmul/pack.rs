@@ -71,7 +71,7 @@ impl Shape {
         self.inner().div_ceil(BLOCK)
     }
 
-    pub(super) fn panels(&self) -> usize {
+    pub(crate) fn panels(&self) -> usize {
         self.columns.div_ceil(PANEL)
     }
 
@@ -142,7 +142,7 @@ fn float(bytes: &[u8], index: usize) -> f32 {
 }
 
 /// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed.
-pub(super) fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
+pub(crate) fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
     for (panel, to) in panels.zip(to.chunks_exact_mut(shape.panel_bytes())) {
         for lane in 0..PANEL {
             let Some((part, column)) = shape.source(parts, panel * PANEL + lane) else { continue };

@@ -337,3 +337,6 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     read.map_err(|e| Error::io("read the weights of", &path, e))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! Which products become the engine's own, which of them become one, and which stay as they are.
+
+use super::*;
+use crate::decode::matmul;
+use crate::onnx::build::{MICROSOFT, float, float_tensor, int64_tensor, ints};
+use crate::onnx::{AttributeProto, ValueInfoProto};
+
+/// A weight `[inner, columns]`, or as its dimensions say.
+fn weight(name: &str, dims: [usize; 2]) -> TensorProto {
+    float_tensor(name, &dims, &vec![0.1; dims[0] * dims[1]])
+}
+
+fn matmul(weight: &str, input: &str, output: &str) -> NodeProto {
+    node("", "MatMul", output, &[input, weight], &[output], vec![])
+}
+
+fn graph(node: Vec<NodeProto>, initializer: Vec<TensorProto>, output: &str) -> GraphProto {
+    let output = ValueInfoProto { name: Some(output.into()), ..ValueInfoProto::default() };
+    GraphProto { node, initializer, output: vec![output], ..GraphProto::default() }
+}
+
+/// Operators and outputs of all nodes.
+fn nodes(graph: &GraphProto) -> Vec<(&str, &str)> {
+    graph.node.iter().map(|node| (node.op_type(), node.output[0].as_str())).collect()
+}
+
+#[test]
+fn query_key_and_value_are_one_product() {
+    let nodes_before = vec![
+        matmul("q.weight", "x", "q"),
+        matmul("k.weight", "x", "k"),
+        matmul("v.weight", "x", "v"),
+        node(DOMAIN, attention::OPERATOR, "attention", &["q", "k", "v", "cache"], &["mixed"], vec![]),
+    ];
+    let weights = vec![weight("q.weight", [64, 32]), weight("k.weight", [64, 16]), weight("v.weight", [64, 16])];
+    let mut graph = graph(nodes_before, weights, "mixed");
+    let products = replace(&mut graph);
+    assert_eq!(nodes(&graph), [(matmul::OPERATOR, "mixed/query_key_value"), (attention::OPERATOR, "mixed")]);
+    assert_eq!(graph.node[1].input, ["mixed/query_key_value", "", "", "cache"]);
+    assert_eq!(products.len(), 1);
+    let shape = Shape { kind: Kind::Floats, finish: Finish::Store, inputs: 64, block_sums: false, columns: 64 };
+    assert_eq!((products[0].shape, products[0].weights.len()), (shape, 3));
+}
+
+#[test]
+fn gate_up_and_activation_are_one_product() {
+    let gelu = vec![crate::onnx::build::text("approximate", "tanh")];
+    for (activation, expected) in [
+        (
+            vec![
+                node("", "Sigmoid", "sigmoid", &["gate"], &["sigmoid"], vec![]),
+                node("", "Mul", "act", &["gate", "sigmoid"], &["act"], vec![]),
+            ],
+            Activation::Silu,
+        ),
+        (vec![node("", "Gelu", "act", &["gate"], &["act"], gelu)], Activation::GeluTanh),
+    ] {
+        let mut all = vec![matmul("gate.weight", "x", "gate"), matmul("up.weight", "x", "up")];
+        all.extend(activation);
+        all.push(node("", "Mul", "product", &["act", "up"], &["product"], vec![]));
+        all.push(matmul("down.weight", "product", "y"));
+        let weights =
+            vec![weight("gate.weight", [8, 48]), weight("up.weight", [8, 48]), weight("down.weight", [48, 8])];
+        let mut graph = graph(all, weights, "y");
+        let products = replace(&mut graph);
+        assert_eq!(nodes(&graph), [(matmul::OPERATOR, "product"), (matmul::OPERATOR, "y")]);
+        assert_eq!(graph.node[0].input, ["x"]);
+        assert_eq!(products[0].shape.finish, Finish::Gated(expected));
+        assert_eq!((products[0].shape.outputs(), products[1].shape.outputs()), (48, 8));
+    }
+}
+
+#[test]
+fn what_others_read_as_well_is_merged_with_nothing() {
+    let all = vec![
+        matmul("gate.weight", "x", "gate"),
+        matmul("up.weight", "x", "up"),
+        node("", "Sigmoid", "sigmoid", &["gate"], &["sigmoid"], vec![]),
+        node("", "Mul", "act", &["gate", "sigmoid"], &["act"], vec![]),
+        node("", "Mul", "product", &["act", "up"], &["product"], vec![]),
+        node("", "Add", "sum", &["product", "up"], &["y"], vec![]),
+    ];
+    let weights = vec![weight("gate.weight", [8, 16]), weight("up.weight", [8, 16])];
+    let mut graph = graph(all, weights, "y");
+    assert_eq!(replace(&mut graph).len(), 2);
+    assert_eq!(nodes(&graph)[..3], [(matmul::OPERATOR, "gate"), (matmul::OPERATOR, "up"), ("Sigmoid", "sigmoid")]);
+}
+
+/// A MatMulNBits of 64 inputs and 16 columns, with its tensors.
+fn quantised(input: &str, inner: i64, with: Vec<AttributeProto>, zero_points: bool) -> (NodeProto, Vec<TensorProto>) {
+    let own = vec![int("K", inner), int("N", 16), int("block_size", 32), int("accuracy_level", 4)];
+    // The last of one name counts for tests; in a graph each is there once.
+    let bits = with.iter().find(|a| a.name() == "bits").map_or(4, |a| a.i()) as usize;
+    let kept = own.into_iter().filter(|a| with.iter().all(|b| b.name() != a.name()));
+    let attributes: Vec<_> = kept.chain(with.clone()).collect();
+    let blocks = (inner as usize).div_ceil(32);
+    let bytes = |name: &str, dims: &[usize]| TensorProto {
+        name: Some(name.into()),
+        data_type: Some(DataType::Uint8.into()),
+        dims: dims.iter().map(|&dim| dim as i64).collect(),
+        raw_data: Some(vec![0; dims.iter().product()].into()),
+        ..TensorProto::default()
+    };
+    let mut tensors =
+        vec![bytes("quants", &[16, blocks, 4 * bits]), float_tensor("scales", &[16, blocks], &vec![1.0; 16 * blocks])];
+    let mut inputs = vec![input, "quants", "scales"];
+    if zero_points {
+        tensors.push(bytes("zeros", &[16, (blocks * bits).div_ceil(8)]));
+        inputs.push("zeros");
+    }
+    (node(MICROSOFT, "MatMulNBits", "y", &inputs, &["y"], attributes), tensors)
+}
+
+#[test]
+fn sums_of_blocks_are_the_products_own_work() {
+    let (product, mut tensors) = quantised("summed", 66, vec![int("bits", 4)], true);
+    tensors.push(int64_tensor("shape", &[4], &[0, 0, 2, 32]));
+    tensors.push(int64_tensor("axes", &[1], &[-1]));
+    let all = vec![
+        node("", "Reshape", "blocks", &["x", "shape"], &["blocks"], vec![]),
+        node("", "ReduceSum", "sums", &["blocks", "axes"], &["sums"], vec![int("keepdims", 0)]),
+        node("", "Concat", "summed", &["x", "sums"], &["summed"], vec![int("axis", -1)]),
+        product,
+    ];
+    let mut graph = graph(all, tensors, "y");
+    let products = replace(&mut graph);
+    let shape = products[0].shape;
+    assert_eq!((shape.kind, shape.inputs, shape.block_sums, shape.inner()), (Kind::Bytes, 64, true, 66));
+    assert_eq!(graph.node.last().expect("a node").input, ["x"]);
+}
+
+/// Other arithmetic than ours, or what the packed form can't hold, stays ONNX Runtime's.
+#[test]
+fn what_is_not_understood_stays() {
+    let fused = |attributes| {
+        let product = node(MICROSOFT, "FusedMatMul", "y", &["x", "w"], &["y"], attributes);
+        (product, vec![weight("w", [8, 4])])
+    };
+    let biased = node("", "Gemm", "y", &["x", "w", "bias"], &["y"], vec![int("transB", 1)]);
+    let half = TensorProto { data_type: Some(DataType::Float16.into()), ..weight("w", [8, 4]) };
+    for (what, (product, tensors)) in [
+        ("a factor", fused(vec![float("alpha", 2.0)])),
+        ("a turned input", fused(vec![int("transA", 1)])),
+        ("a bias", (biased, vec![weight("w", [8, 4]), float_tensor("bias", &[8], &[0.0; 8])])),
+        ("float16", (matmul("w", "x", "y"), vec![half])),
+        ("no weight", (matmul("w", "x", "y"), vec![])),
+        ("inputs that are not to be rounded", quantised("x", 64, vec![int("accuracy_level", 0)], false)),
+        ("zero points of 8 bits", quantised("x", 64, vec![int("bits", 8)], true)),
+        ("blocks that are too small", quantised("x", 64, vec![int("block_size", 16)], false)),
+        ("fewer scales than blocks", quantised("x", 64, vec![int("N", 17)], false)),
+    ] {
+        let before = graph(vec![product], tensors, "y");
+        let mut after = before.clone();
+        assert!(replace(&mut after).is_empty() && after == before, "{what}");
+    }
+    let (understood, tensors) = quantised("x", 64, vec![], false);
+    assert_eq!(replace(&mut graph(vec![understood], tensors, "y")).len(), 1);
+    let (understood, tensors) = fused(vec![int("transB", 1), ints("unknown", &[])]);
+    assert_eq!(replace(&mut graph(vec![understood], tensors, "y")).len(), 1);
+}
+
+#[test]
+fn weights_are_read_where_they_lie() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let values: Vec<u8> = (0..32_u8).collect();
+    std::fs::write(folder.path().join("data"), [&[9; 4][..], &values].concat()).expect("written");
+    let outside = crate::onnx::build::external_tensor("w", DataType::Float, &[4, 2], "data", 4, 32);
+    let mut graph = graph(vec![matmul("w", "x", "y")], vec![outside], "y");
+    let products = replace(&mut graph);
+    let mut seen = Vec::new();
+    let mut look = |parts: &[Part<'_>]| {
+        if let [Part::Floats { values, columns: 2, by_column: false }] = parts {
+            seen = values.to_vec();
+        }
+    };
+    products[0].read(folder.path(), &mut look).expect("read");
+    assert_eq!(seen, values);
+    std::fs::remove_file(folder.path().join("data")).expect("removed");
+    let error = products[0].read(folder.path(), &mut |_| ()).expect_err("it is gone");
+    assert!(error.to_string().contains("data"), "{error}");
+}
