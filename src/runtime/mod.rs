@@ -1,7 +1,7 @@
 //! ONNX Runtime: finding it, the one environment a process can have, execution providers, sessions.
 //!
-//! Everything that touches the `ort` crate is here and in `decode::attention`, so that its next change is one folder's
-//! work. Data flows: `locate` names a library → `environment` loads it once per process → `session` runs graphs
+//! Everything that touches the `ort` crate is here, in the two operators of `decode`, and in the executor that registers them,
+//! so that its next change is little work. Data flows: `locate` names a library → `environment` loads it once per process → `session` runs graphs
 //! over memory that `memory` reserves.
 
 pub(crate) mod environment;
