@@ -6,9 +6,10 @@ use ndarray::{Array2, ArrayView2};
 use crate::Result;
 use crate::decode::attention::BLOCK_SIZE;
 use crate::decode::attention::form::Stored;
-use crate::decode::attention::kernel::{Call, Heads, Isa, Item, Packed};
+use crate::decode::attention::kernel::{Call, Heads, Item, Packed};
+use crate::decode::attention::simd::Isa;
 use crate::decode::cache::Cache;
-use crate::decode::matmul::kernel::{Call as Product, Isa as ProductIsa, Rounded};
+use crate::decode::matmul::kernel::{self as product, Call as Product, Rounded};
 use crate::decode::matmul::pack::{self, Finish, Kind, Part, Shape};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::step::{Executor, Step};
@@ -216,7 +217,7 @@ impl MatMul {
 
     /// Computes the product; returns a number of it.
     pub fn run(&mut self) -> f32 {
-        let isa = ProductIsa::detect();
+        let isa = product::best_isa();
         let call = Product::new(self.shape, isa, &self.matrix, &self.inputs, &mut self.rounded, &mut self.output);
         // SAFETY: one thread; the instruction set was detected.
         unsafe {

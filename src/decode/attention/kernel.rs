@@ -8,8 +8,8 @@
 //!
 //! What a query row computes depends on its sequence alone: scores are summed over the head's dimensions in order, one
 //! lane per key; keys are taken in tiles of [`TILE`] that start at absolute positions; sums over keys run in order of
-//! position (bfloat16: pair by pair of positions); lanes are folded by a fixed tree. How rows are grouped, chunked or spread over threads only decides which
-//! of these independent chains run side by side.
+//! position (bfloat16: pair by pair of positions); lanes are folded by a fixed tree. How rows are grouped, chunked or
+//! spread over threads only decides which of these independent chains run side by side.
 //!
 //! # Layout of the cache
 //!
@@ -29,7 +29,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::form::{self, Floats, Form, Number, Stored};
-use super::simd::{self, LANE_INDEX, LANES, Simd};
+use super::simd::{self, Isa, LANE_INDEX, LANES, Simd};
 
 /// Keys per softmax tile: four blocks.
 pub(crate) const TILE: usize = TILE_BLOCKS * LANES;
@@ -290,32 +290,6 @@ impl Call<'_> {
                 (Stored::Bfloat16, _) => attend::<form::Pairs, PLAIN>(self, item),
             }
         }
-    }
-}
-
-/// Which implementation runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Scalar,
-}
-
-impl Isa {
-    /// The best that this processor has.
-    pub(crate) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                return Isa::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Isa::Avx2;
-            }
-        }
-        Isa::Scalar
     }
 }
 

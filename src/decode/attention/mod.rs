@@ -20,8 +20,8 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{TensorElementType, ValueRef};
 
 use self::form::Stored;
-use self::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
-use self::simd::LANES;
+use self::kernel::{Call, Heads, Item, Packed, Rotary};
+use self::simd::{Isa, LANES};
 
 /// Domain and name under which the rewritten graph calls the operator.
 pub(crate) const DOMAIN: &str = "foreturn";

@@ -7,6 +7,39 @@
 /// Lanes of a [`Simd::V`], and tokens of a cache block.
 pub(crate) const LANES: usize = 16;
 
+/// Which implementation of [`Simd`] runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Plain Rust.
+    Scalar,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            return Isa::Avx512;
+        }
+        Self::detect_without_avx512()
+    }
+
+    /// The best but AVX-512.
+    pub(crate) fn detect_without_avx512() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Isa::Avx2;
+        }
+        Isa::Scalar
+    }
+}
+
 /// Sixteen-lane float arithmetic.
 ///
 /// # Safety

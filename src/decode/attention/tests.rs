@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::form::Stored;
-use super::kernel::{Call, Heads, Isa, Item, Packed, Rotary};
-use super::simd::{self, LANES, Simd};
+use super::kernel::{Call, Heads, Item, Packed, Rotary};
+use super::simd::{self, Isa, LANES, Simd};
 
 /// What a layer does beside plain attention.
 #[derive(Debug, Clone, Copy)]

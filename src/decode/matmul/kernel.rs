@@ -14,36 +14,17 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use super::super::attention::simd::{self, LANES, Simd};
+use super::super::attention::simd::{self, Isa, LANES, Simd};
 use super::dot::{Dot, QUAD};
 use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, PANEL, Shape};
 
-/// Which implementation runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
-    /// AVX-512F with VNNI.
+/// The best implementation of products that this processor has: AVX-512 has to come with its products of bytes.
+pub(crate) fn best_isa() -> Isa {
     #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// AVX2 with FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Scalar,
-}
-
-impl Isa {
-    /// The best that this processor has.
-    pub(crate) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
-                return Isa::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Isa::Avx2;
-            }
-        }
-        Isa::Scalar
+    if !is_x86_feature_detected!("avx512vnni") {
+        return Isa::detect_without_avx512();
     }
+    Isa::detect()
 }
 
 /// Rows of inputs rounded to bytes: `[rows, blocks, 32]`, and of each block its scale and what 128 for zero in the

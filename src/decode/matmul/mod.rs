@@ -18,8 +18,9 @@ use std::thread;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use self::kernel::{Call, Isa, Rounded};
+use self::kernel::{Call, Rounded};
 use self::pack::{Arena, Kind, Part, Shape};
+use super::attention::simd::Isa;
 use crate::Result;
 
 /// Name under which rewritten graphs call the operator, in the domain of attention.
@@ -29,7 +30,7 @@ pub(crate) const MATRIX: &str = "matrix";
 
 /// Whether this processor has what makes these products worthwhile; elsewhere ONNX Runtime's are faster.
 pub(crate) fn is_worthwhile() -> bool {
-    Isa::detect() != Isa::Scalar
+    kernel::best_isa() != Isa::Scalar
 }
 
 /// The packed matrices of a model.
@@ -107,7 +108,7 @@ impl Operator for PackedMatMul {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
         let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
         match index.filter(|&index| index < self.0.shapes.len()) {
-            Some(index) => Ok(PackedMatMulKernel { matrices: Arc::clone(&self.0), index, isa: Isa::detect() }),
+            Some(index) => Ok(PackedMatMulKernel { matrices: Arc::clone(&self.0), index, isa: kernel::best_isa() }),
             None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
         }
     }

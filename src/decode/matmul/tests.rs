@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::kernel::{Call, Isa, Rounded};
+use super::super::attention::simd::Isa;
+use super::kernel::{Call, Rounded, best_isa};
 use super::pack::{self, Activation, BLOCK, Finish, Kind, Part, Shape};
 
 /// The instruction sets that this machine has.
@@ -12,7 +13,7 @@ fn available() -> Vec<Isa> {
     let all = [Isa::Avx512, Isa::Avx2, Isa::Scalar];
     #[cfg(not(target_arch = "x86_64"))]
     let all = [Isa::Scalar];
-    let best = all.iter().position(|isa| *isa == Isa::detect()).expect("the best is one of them");
+    let best = all.iter().position(|isa| *isa == best_isa()).expect("the best is one of them");
     all[best..].to_vec()
 }
 
@@ -163,7 +164,7 @@ fn expected(shape: &Shape, weights: &[&Weight], row: &[f32]) -> Vec<(f64, f64)> 
 fn check(shape: Shape, weights: &[&Weight], rows: usize, seed: u64) {
     let matrix = packed(&shape, weights);
     let inputs = numbers(rows * shape.inputs, seed);
-    let best = product(&shape, &matrix, &inputs, Isa::detect());
+    let best = product(&shape, &matrix, &inputs, best_isa());
     for (row, (found, inputs)) in best.chunks(shape.outputs()).zip(inputs.chunks(shape.inputs)).enumerate() {
         for (column, (found, (wanted, error))) in found.iter().zip(expected(&shape, weights, inputs)).enumerate() {
             let off = (f64::from(*found) - wanted).abs();
@@ -256,6 +257,6 @@ fn zeros_and_next_to_nothing_give_zero() {
     let shape = stored(Kind::Bytes, 64, 33);
     let matrix = packed(&shape, &[&weight]);
     for value in [0.0, -0.0, f32::MIN_POSITIVE, 1e-40] {
-        assert!(product(&shape, &matrix, &[value; 64], Isa::detect()).iter().all(|x| *x == 0.0));
+        assert!(product(&shape, &matrix, &[value; 64], best_isa()).iter().all(|x| *x == 0.0));
     }
 }
