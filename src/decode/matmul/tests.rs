@@ -118,12 +118,25 @@ fn product(shape: &Shape, matrix: &[u8], inputs: &[f32], isa: Isa) -> Vec<f32> {
     output
 }
 
+/// The sum of a block in the kernel's order, a tree: where terms cancel, another order gives a sum that is further from it
+/// than a product may be from what is expected.
+fn block_sum(block: &[f32]) -> f32 {
+    match block.len() {
+        1 => block[0],
+        length if length.is_power_of_two() => {
+            let (low, high) = block.split_at(length / 2);
+            block_sum(&low.iter().zip(high).map(|(a, b)| a + b).collect::<Vec<_>>())
+        }
+        _ => block.iter().sum(),
+    }
+}
+
 /// A row of inputs as the kernel rounds it: with the sums of its blocks behind it, each block a multiple of a 127th of
 /// its largest.
 fn rounded(shape: &Shape, row: &[f32]) -> Vec<f64> {
     let mut row: Vec<f32> = row.to_vec();
     if shape.block_sums {
-        let sums: Vec<f32> = row.chunks(BLOCK).map(|block| block.iter().sum()).collect();
+        let sums: Vec<f32> = row.chunks(BLOCK).map(block_sum).collect();
         row.extend(sums);
     }
     if shape.kind == Kind::Floats {
