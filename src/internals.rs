@@ -171,7 +171,7 @@ impl Attention {
             let slot = self.table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
             // SAFETY: the head size is a multiple of sixteen, so the buffers have the sizes that the call's fields
             // document; one thread; every slot is inside the cache.
-            unsafe { call.prepare(token, position, Some(slot)) };
+            unsafe { call.prepare(token, position, Some(slot), isa) };
         }
         for token in (0..self.tokens).step_by(step) {
             for kv_head in 0..kv {
@@ -205,7 +205,7 @@ impl MatMul {
         let (values, scales) = (little_endian(inputs * columns), little_endian(inputs / 32 * columns));
         let part = match kind {
             Kind::Floats => Part::Floats { values: &values, columns, by_column: true },
-            Kind::Bytes => {
+            Kind::Bytes | Kind::Nibbles => {
                 Part::Blocks { bits: 8, block: 32, columns, quants: &quants, scales: &scales, zero_points: None }
             }
         };
@@ -217,14 +217,14 @@ impl MatMul {
 
     /// Computes the product; returns a number of it.
     pub fn run(&mut self) -> f32 {
-        let isa = product::best_isa();
+        let (isa, mut scratch) = (product::best_isa(), Vec::new());
         let call = Product::new(self.shape, isa, &self.matrix, &self.inputs, &mut self.rounded, &mut self.output);
         // SAFETY: one thread; the instruction set was detected.
         unsafe {
-            if self.shape.kind == Kind::Bytes {
+            if self.shape.kind != Kind::Floats {
                 (0..call.rows).for_each(|row| call.quantise(row));
             }
-            (0..self.shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows));
+            (0..self.shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, &mut scratch));
         }
         self.output[0]
     }

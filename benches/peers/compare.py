@@ -38,8 +38,10 @@ NEEDS = {
 """The packages of each kind of engine."""
 ENGINES = (
     "foreturn-fp32", "foreturn-int8", "foreturn-int4", "genai-fp32", "genai-int8", "genai-int4", "llama", "llama-q4_0",
-    "llama-q8_0", "hf-fp32", "hf-bf16",
+    "llama-q8_0", "hf-fp32", "hf-bf16", "genai-fp32-greedy", "genai-int4-greedy",
 )  # fmt: skip
+GREEDY = "-greedy"
+"""Behind the name of an engine whose decoding is measured without sampling."""
 SHARING = ("foreturn", "llama")
 """Engines that compute common beginnings once, so that the order of a prompt matters to them."""
 
@@ -87,6 +89,8 @@ def kind(engine: str) -> str:
 
 def tasks(engine: str, only: str | None, settings: Settings) -> list[Task]:
     """Everything that is measured of one engine."""
+    if engine.endswith(GREEDY):
+        only = "decode" if only in (None, "decode") else "nothing"
     orders = workload.ORDERS if kind(engine) in SHARING else workload.ORDERS[:1]
     every = [
         Task(engine, "load"),
@@ -98,7 +102,7 @@ def tasks(engine: str, only: str | None, settings: Settings) -> list[Task]:
 
 def model_path(engine: str, arguments: argparse.Namespace) -> Path:
     """The file or folder that an engine reads."""
-    form = engine.partition("-")[2]
+    form = engine.removesuffix(GREEDY).partition("-")[2]
     if kind(engine) == "llama":
         return arguments.prepared / f"{MODEL}-{form}.gguf" if form else arguments.gguf
     if kind(engine) == "hf":

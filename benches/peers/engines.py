@@ -1,7 +1,7 @@
 """The peers, each behind the same interface: `load` makes one, `generate` runs a batch.
 
-Every engine samples at temperature 1 from the whole vocabulary and goes on past the end of a turn, so that each reply
-has exactly the tokens that were asked for. Packages are imported when an engine is made, since one process holds one.
+Every engine samples at temperature 1 from the whole vocabulary, those called greedy excepted, and goes on past the end of
+a turn, so that each reply has exactly the tokens that were asked for. Packages are imported when an engine is made, since one process holds one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Engine(Protocol):
 class Genai:
     """onnxruntime-genai on an exported folder. A batch is a rectangle of tokens; nothing is shared."""
 
-    def __init__(self, model: Path, threads: int, cells: int) -> None:
+    def __init__(self, model: Path, threads: int, greedy: bool) -> None:
         import onnxruntime_genai
 
         self.genai = onnxruntime_genai
@@ -48,6 +48,7 @@ class Genai:
         config.overlay(json.dumps(overlay(model, threads)))
         self.model = onnxruntime_genai.Model(config)
         self.seed = SEED
+        self.greedy = greedy
 
     def generate(self, prompts: list[Tokens], new: int) -> Replies:
         """See `Engine`."""
@@ -59,7 +60,7 @@ class Genai:
         # The minimum keeps the end of a turn from being sampled.
         params.set_search_options(
             batch_size=len(prompts), min_length=length + new, max_length=length + new,
-            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, random_seed=self.seed,
+            do_sample=not self.greedy, temperature=1.0, top_k=0, top_p=1.0, random_seed=self.seed,
         )  # fmt: skip
         self.seed += 1
         generator = self.genai.Generator(self.model, params)
@@ -230,7 +231,7 @@ def load(name: str, model: Path, threads: int, cells: int) -> Engine:
     """The engine of that name; `cells` is how many tokens it has to hold, if it shares."""
     kind, _, precision = name.partition("-")
     if kind == "genai":
-        return Genai(model, threads, cells)
+        return Genai(model, threads, greedy=precision.endswith("greedy"))
     if kind == "llama":
         return Llama(model, threads, cells)
     if kind == "hf":

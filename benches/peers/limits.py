@@ -14,7 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ FORMS = {
     "bf16": Form("bfloat16", 2, 2, 2),
     # Blocks of 32 with a float32 scale; the 4-bit exports have their head in 8 bits.
     "int8": Form("int8", 1.125, 1.125, 4),
-    "int4": Form("int8", 0.625, 1.125, 4),
+    "int4": Form("int8", 0.65, 1.125, 4),
     # llama.cpp's blocks of 32 have a float16 scale, Q4_1 another one; its cache is float16.
     "q8_0": Form("int8", 1.0625, 1.0625, 2),
     "q4_0": Form("int8", 0.5625, 0.82, 2),
@@ -170,9 +170,12 @@ def bound(form: Form, ceilings: Ceilings, operations: float, cached: int) -> flo
     return max(operations / ceilings.operations(form), read / ceilings.bandwidth)
 
 
-def form_name(engine: str) -> str:
-    """The form that an engine stores its weights in."""
-    return engine.partition("-")[2] or "q4_1"
+def form_of(engine: str) -> Form:
+    """How an engine stores and multiplies."""
+    form = FORMS[engine.partition("-")[2] or "q4_1"]
+    # foreturn's quantised models keep keys and values in bfloat16.
+    ours = engine.startswith("foreturn") and form.product == "int8"
+    return replace(form, cache_bytes=2) if ours else form
 
 
 def floors(results: dict[str, Any], ceilings: Ceilings) -> list[dict[str, Any]]:
@@ -184,7 +187,7 @@ def floors(results: dict[str, Any], ceilings: Ceilings) -> list[dict[str, Any]]:
             continue
         order = measurement.removeprefix("job ")
         for engine, fields in engines.items():
-            form = FORMS[form_name(engine)]
+            form = form_of(engine)
             sizes = (settings["candidates"], settings["samples"])
             needed = floor(form, ceilings, order, True, *sizes)
             shares = fields["computed_tokens"]["median"] < fields["prompt_tokens"]["median"]

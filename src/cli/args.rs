@@ -296,6 +296,10 @@ pub(super) struct BenchArgs {
     /// Turns of each future of the job; 0 is the judge alone
     #[arg(long, value_name = "W", default_value_t = 1, requires = "job")]
     pub(super) window: usize,
+    /// Let ONNX Runtime write how long each node of the graph took: PATH, the date and .json make the file's name. Slows
+    /// runs down
+    #[arg(long, value_name = "PATH")]
+    pub(super) profile: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -32,6 +32,9 @@ pub struct RuntimeConfig {
     pub step_budget_ms: u64,
     /// Seconds after which a run of a model is ended, for graphs that never come to an end. At least 1; 600 if absent.
     pub step_limit_s: u64,
+    /// Where ONNX Runtime writes, for each model, how long each node of its graph took: a path that the date and `.json`
+    /// are put behind. Relative to the file. Slows runs down.
+    pub profile: Option<PathBuf>,
 }
 
 impl Default for RuntimeConfig {
@@ -44,6 +47,7 @@ impl Default for RuntimeConfig {
             kv_cache: None,
             step_budget_ms: 100,
             step_limit_s: 600,
+            profile: None,
         }
     }
 }

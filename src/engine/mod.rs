@@ -228,6 +228,7 @@ fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
         providers: config.providers.clone(),
         on_unavailable: config.on_unavailable,
         step_limit: Duration::from_secs(config.step_limit_s),
+        profile: config.profile.clone(),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct RuntimeOptions {
     pub on_unavailable: OnUnavailable,
     /// Most time that one run of a graph may take before it is ended; for graphs that never come to an end.
     pub step_limit: Duration,
+    /// Where each session writes ONNX Runtime's profile when it ends: a path that its date and `.json` are put behind.
+    pub profile: Option<PathBuf>,
 }
 
 impl Default for RuntimeOptions {
@@ -46,6 +48,7 @@ impl Default for RuntimeOptions {
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::Error,
             step_limit: Duration::from_secs(600),
+            profile: None,
         }
     }
 }

@@ -60,7 +60,7 @@ fn configure(
     folder: &str,
     operators: Option<OperatorDomain>,
     loops: bool,
-    threads: usize,
+    options: &RuntimeOptions,
 ) -> ort::Result<SessionBuilder> {
     let level = if loops { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::Level3 };
     let builder = OrtSession::builder(&environment.ort)?
@@ -74,6 +74,11 @@ fn configure(
         Some(operators) => builder.with_operators(operators)?,
         None => builder,
     };
+    let builder = match &options.profile {
+        Some(path) => builder.with_profiling(path)?,
+        None => builder,
+    };
+    let threads = options.effective_threads();
     if threads == environment.threads {
         return Ok(builder);
     }
@@ -104,7 +109,6 @@ impl Session {
     ) -> Result<Self> {
         let failed =
             |e: String| Error::invalid_model(format!("{}: ONNX Runtime cannot load the model: {e}", graph.name));
-        let threads = options.effective_threads();
         let folder = graph.folder.to_str().ok_or_else(|| {
             Error::invalid_model(format!(
                 "{}: the folder's path is not UTF-8; move the model elsewhere",
@@ -116,7 +120,7 @@ impl Session {
         // are made at once, one can fail because the other has just added the domain.
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let builder =
-            configure(&environment, folder, operators, graph.loops, threads).map_err(|e| failed(e.to_string()))?;
+            configure(&environment, folder, operators, graph.loops, options).map_err(|e| failed(e.to_string()))?;
         let builder = match &graph.memory {
             None => builder,
             Some((location, bytes)) => builder

@@ -12,8 +12,8 @@ use foreturn::{Engine, Result};
 use serde_json::{Value, json};
 
 use super::super::args::{BenchArgs, PromptOrder};
-use super::super::models::{MODEL, engine};
-use super::{Words, exactly, peak_rss_bytes, refuse_zeros};
+use super::super::models::MODEL;
+use super::{Words, engine, exactly, peak_rss_bytes, refuse_zeros};
 
 const USER_TOKENS: usize = 48;
 const POLICY_TOKENS: usize = 64;
@@ -31,7 +31,7 @@ const JUDGE_FRAME: [usize; 2] = [86, 334];
 /// Runs the job on a model that has computed nothing else yet but a few tokens.
 pub(super) fn run(args: &BenchArgs) -> Result<Value> {
     refuse_zeros(&[("--candidates", args.candidates), ("--samples", args.samples)])?;
-    let engine = engine(&args.model)?;
+    let engine = engine(args)?;
     let words = Words::of(&engine);
     super::run(&engine, &words.prompt(32, 1), 2, 1)?;
     let start = Instant::now();

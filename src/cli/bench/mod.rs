@@ -5,6 +5,7 @@ mod score;
 
 use std::time::Instant;
 
+use foreturn::config::RuntimeConfig;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::{Engine, Error, ErrorKind, Result};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::BenchArgs;
-use super::models::{MODEL, engine};
+use super::models::{MODEL, places};
 use super::output;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
@@ -28,6 +29,12 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
         output::line(format!("{field:28}{}", shown(value)))?;
     }
     Ok(())
+}
+
+/// The engine to measure.
+fn engine(args: &BenchArgs) -> Result<Engine> {
+    let runtime = RuntimeConfig { profile: args.profile.clone(), ..RuntimeConfig::default() };
+    Engine::with_model(&args.model, runtime, places())
 }
 
 /// A result for people.
@@ -57,7 +64,7 @@ fn prefill_and_decode(args: &BenchArgs) -> Result<Value> {
         ("--batch", args.batch),
     ])?;
     let start = Instant::now();
-    let engine = engine(&args.model)?;
+    let engine = engine(args)?;
     let load = start.elapsed().as_secs_f64();
     let speed = speed(&engine, args.prompt_tokens, args.new_tokens, args.batch)?;
     Ok(json!({

@@ -17,8 +17,8 @@ use foreturn::{Engine, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 use super::super::args::BenchArgs;
-use super::super::models::{MODEL, engine};
-use super::{Words, refuse_zeros};
+use super::super::models::MODEL;
+use super::{Words, engine, refuse_zeros};
 
 /// Tokens before the candidates, unless told otherwise.
 const HISTORY: usize = 1000;
@@ -64,7 +64,7 @@ struct Request {
 
 /// Every client's request of every round. They come in the same order whatever is in the cache.
 fn measure(args: &BenchArgs, cache: Cache) -> Result<Vec<Request>> {
-    let engine = engine(&args.model)?;
+    let engine = engine(args)?;
     let load = Load::new(args, &engine)?;
     // Once outside the measurement: threads start, buffers grow, the engine learns how much fits into a step.
     load.round(0, cache)?;

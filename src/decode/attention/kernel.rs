@@ -26,8 +26,6 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use super::form::{self, Floats, Form, Number, Stored};
 use super::simd::{self, Isa, LANE_INDEX, LANES, Simd};
 
@@ -38,6 +36,8 @@ const TILE_BLOCKS: usize = 4;
 const ROWS: usize = 6;
 /// Most query rows (tokens × heads of a group) per work item; their softmax state sits on the stack.
 const MAX_ITEM_ROWS: usize = 48;
+/// Largest head size; a head's numbers sit on the stack while they are rotated.
+pub(crate) const MAX_HEAD: usize = 512;
 
 /// Head counts and size of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,48 +163,19 @@ impl Call<'_> {
     ///
     /// # Safety
     /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
-    /// the same token or slot.
-    pub(crate) unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>) {
-        // SAFETY: passed on.
+    /// the same token or slot. The processor has what `isa` stands for.
+    pub(crate) unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>, isa: Isa) {
+        // SAFETY: passed on; the caller vouches for the processor.
         unsafe {
-            match self.stored_as {
-                Stored::Float32 => self.prepare_as::<f32>(token, position, slot),
-                Stored::Bfloat16 => self.prepare_as::<bf16>(token, position, slot),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Call::prepare`].
-    unsafe fn prepare_as<N: Number>(&self, token: usize, position: usize, slot: Option<usize>) {
-        let Heads { query, kv, size } = self.heads;
-        let stored = self.heads.stored();
-        for head in 0..query {
-            let row = (token * query + head) * stored;
-            // SAFETY: `queries` holds query·stored numbers for each token, and this token is ours.
-            let row = unsafe { std::slice::from_raw_parts_mut(self.queries.cast::<N>().add(row), stored) };
-            self.rotate(self.query.head(token, head, size), position, |d, x| row[d] = N::of(x * self.scale));
-            row[size..].fill(N::of(0.0));
-        }
-        let Some(slot) = slot else { return };
-        let (block, lane) = (slot / LANES, slot % LANES);
-        for head in 0..kv {
-            let start = block * self.heads.block_floats() + head * stored * LANES;
-            // SAFETY: the slot is inside the cache; only this call writes it. Single lanes are written through the raw
-            // pointer, because other threads write their own lanes of the same block.
-            unsafe {
-                let keys = self.key_cache.cast::<N>().add(start);
-                let key = |d: usize| keys.add(d / N::RUN * N::RUN * LANES + lane * N::RUN + d % N::RUN);
-                self.rotate(self.key.head(token, head, size), position, |d, x| key(d).write(N::of(x)));
-                let values = self.value_cache.cast::<N>().add(start);
-                let value = |d: usize| values.add(lane / N::RUN * N::RUN * stored + d * N::RUN + lane % N::RUN);
-                for (d, &x) in self.value.head(token, head, size).iter().enumerate() {
-                    value(d).write(N::of(x));
-                }
-                for d in size..stored {
-                    key(d).write(N::of(0.0));
-                    value(d).write(N::of(0.0));
-                }
+            match (self.stored_as, isa) {
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Float32, Isa::Avx512) => prepare_avx512(self, token, position, slot),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Float32, Isa::Avx2) => prepare_avx2(self, token, position, slot),
+                (Stored::Float32, Isa::Scalar) => prepare::<Floats<simd::Scalar>>(self, token, position, slot),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Bfloat16, Isa::Avx512) => prepare_avx512_bf16(self, token, position, slot),
+                (Stored::Bfloat16, _) => prepare::<form::Pairs>(self, token, position, slot),
             }
         }
     }
@@ -245,20 +216,26 @@ impl Call<'_> {
         Some(Run { tokens: first..first + 1 + more, sequence, position: from, end: position(first) + 1 })
     }
 
-    /// Gives `put` each dimension of `x`, rotated for `position`.
-    fn rotate(&self, x: &[f32], position: usize, mut put: impl FnMut(usize, f32)) {
-        let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else {
-            return x.iter().enumerate().for_each(|(d, &x)| put(d, x));
-        };
+    /// Writes `x`, rotated for `position`, to the front of `to`.
+    #[inline(always)]
+    fn rotate(&self, x: &[f32], position: usize, to: &mut [f32]) {
+        to[..x.len()].copy_from_slice(x);
+        let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else { return };
         let cos = &cos[position * half..][..half];
         let sin = &sin[position * half..][..half];
-        for i in 0..half {
-            let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-            put(a, x[a] * cos[i] - x[b] * sin[i]);
-            put(b, x[b] * cos[i] + x[a] * sin[i]);
-        }
-        for (d, &x) in x.iter().enumerate().skip(2 * half) {
-            put(d, x);
+        if interleaved {
+            let (pairs, to) = (&x[..2 * half], &mut to[..2 * half]);
+            for i in 0..half {
+                let (a, b) = (pairs[2 * i], pairs[2 * i + 1]);
+                to[2 * i] = a * cos[i] - b * sin[i];
+                to[2 * i + 1] = b * cos[i] + a * sin[i];
+            }
+        } else {
+            let ((a, b), (low, high)) = (x[..2 * half].split_at(half), to[..2 * half].split_at_mut(half));
+            for i in 0..half {
+                low[i] = a[i] * cos[i] - b[i] * sin[i];
+                high[i] = b[i] * cos[i] + a[i] * sin[i];
+            }
         }
     }
 
@@ -295,6 +272,27 @@ impl Call<'_> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+unsafe fn prepare_avx512(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx512 stands for.
+    unsafe { prepare::<Floats<simd::x86::Avx512>>(call, token, position, slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn prepare_avx512_bf16(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx512Pairs stands for.
+    unsafe { prepare::<form::x86::Avx512Pairs>(call, token, position, slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn prepare_avx2(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { prepare::<Floats<simd::x86::Avx2>>(call, token, position, slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
 unsafe fn attend_avx512<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx512 stands for.
     unsafe { attend::<Floats<simd::x86::Avx512>, PLAIN>(call, item) }
@@ -312,6 +310,53 @@ unsafe fn attend_avx512_bf16<const PLAIN: bool>(call: &Call<'_>, item: Item) {
 unsafe fn attend_avx2<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx2 stands for.
     unsafe { attend::<Floats<simd::x86::Avx2>, PLAIN>(call, item) }
+}
+
+#[inline(always)]
+unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    let Heads { query, kv, size } = call.heads;
+    let (stored, run) = (call.heads.stored(), F::Number::RUN);
+    // Behind the head's size they stay zero.
+    let mut row = [0.0; MAX_HEAD];
+    let mut numbers = [F::Number::of(0.0); MAX_HEAD];
+    // SAFETY: `queries` holds query·stored numbers for each token, and this token is ours. The slot is inside the cache,
+    // and only this call writes it: single lanes are written through the raw pointer, because other threads write
+    // their own lanes of the same block.
+    unsafe {
+        for head in 0..query {
+            call.rotate(call.query.head(token, head, size), position, &mut row);
+            for x in &mut row[..size] {
+                *x *= call.scale;
+            }
+            store::<F>(call.queries.cast::<F::Number>().add((token * query + head) * stored), &row, stored);
+        }
+        let Some(slot) = slot else { return };
+        let (block, lane) = (slot / LANES, slot % LANES);
+        for head in 0..kv {
+            let start = block * call.heads.block_floats() + head * stored * LANES;
+            call.rotate(call.key.head(token, head, size), position, &mut row);
+            store::<F>(numbers.as_mut_ptr(), &row, stored);
+            let keys = call.key_cache.cast::<F::Number>().add(start + lane * run);
+            for d in 0..stored {
+                keys.add(d / run * run * LANES + d % run).write(numbers[d]);
+            }
+            row[..size].copy_from_slice(call.value.head(token, head, size));
+            store::<F>(numbers.as_mut_ptr(), &row, stored);
+            let values = call.value_cache.cast::<F::Number>().add(start + lane / run * run * stored + lane % run);
+            for d in 0..stored {
+                values.add(d * run).write(numbers[d]);
+            }
+        }
+    }
+}
+
+/// Stores the first `count` numbers of `row`, a multiple of sixteen.
+#[inline(always)]
+unsafe fn store<F: Form>(to: *mut F::Number, row: &[f32; MAX_HEAD], count: usize) {
+    for d in (0..count).step_by(LANES) {
+        // SAFETY: the caller has room for `count` numbers.
+        unsafe { F::store(to.add(d), F::S::load(row.as_ptr().add(d))) };
+    }
 }
 
 /// Softmax state of an item's rows: running maximum, and sixteen partial sums of weights.
@@ -616,30 +661,55 @@ impl<F: Form> Tile<F> {
                     acc[r][i] = F::S::load(o[r].add(d + i * LANES).cast_const());
                 }
             }
-            let mut key = from / run * run;
-            while key < to {
-                let values = self.values[key / LANES].add((key % LANES) * self.stored + d * run);
-                let mut v = [F::load(values); D];
-                for i in 1..D {
-                    v[i] = F::load(values.add(i * LANES * run));
-                }
-                if run > 1 && (key < from || key + run > to) {
-                    // What is hidden is whatever the block held before, NaN perhaps.
-                    for i in 0..D {
-                        v[i] = F::within(v[i], from.saturating_sub(key), to - key);
-                    }
-                }
-                for r in 0..R {
-                    let p = F::splat(self.weights[row[r]].as_ptr().add(key));
-                    for i in 0..D {
-                        acc[r][i] = F::fma(acc[r][i], p, v[i]);
-                    }
-                }
+            // Runs that are whole have a loop of their own, without a branch that would cost it registers.
+            let (whole, end) = (from.next_multiple_of(run), to / run * run);
+            if from < whole {
+                self.accumulate_run::<R, D, true>(&mut acc, row, from / run * run, (from, to), d);
+            }
+            let mut key = whole;
+            while key < end {
+                self.accumulate_run::<R, D, false>(&mut acc, row, key, (from, to), d);
                 key += run;
+            }
+            if whole <= end && end < to {
+                self.accumulate_run::<R, D, true>(&mut acc, row, end, (from, to), d);
             }
             for r in 0..R {
                 for i in 0..D {
                     F::S::store(o[r].add(d + i * LANES), acc[r][i]);
+                }
+            }
+        }
+    }
+
+    /// The part of [`Tile::accumulate_dims`] that one run of keys adds; where `PARTLY`, only those in `from..to`.
+    #[inline(always)]
+    unsafe fn accumulate_run<const R: usize, const D: usize, const PARTLY: bool>(
+        &self,
+        acc: &mut [[<F::S as Simd>::V; D]; R],
+        row: [usize; ROWS],
+        key: usize,
+        (from, to): (usize, usize),
+        d: usize,
+    ) {
+        let run = F::Number::RUN;
+        // SAFETY: as for `accumulate_dims`.
+        unsafe {
+            let values = self.values[key / LANES].add((key % LANES) * self.stored + d * run);
+            let mut v = [F::load(values); D];
+            for i in 1..D {
+                v[i] = F::load(values.add(i * LANES * run));
+            }
+            if PARTLY {
+                // What is hidden is whatever the block held before, NaN perhaps.
+                for i in 0..D {
+                    v[i] = F::within(v[i], from.saturating_sub(key), to - key);
+                }
+            }
+            for r in 0..R {
+                let p = F::splat(self.weights[row[r]].as_ptr().add(key));
+                for i in 0..D {
+                    acc[r][i] = F::fma(acc[r][i], p, v[i]);
                 }
             }
         }

@@ -20,7 +20,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{TensorElementType, ValueRef};
 
 use self::form::Stored;
-use self::kernel::{Call, Heads, Item, Packed, Rotary};
+use self::kernel::{Call, Heads, Item, MAX_HEAD, Packed, Rotary};
 use self::simd::{Isa, LANES};
 
 /// Domain and name under which the rewritten graph calls the operator.
@@ -90,6 +90,9 @@ impl Operator for PagedAttention {
             }
         };
         let (query, kv, size) = (positive("num_heads")?, positive("kv_num_heads")?, positive("head_size")?);
+        if size > MAX_HEAD {
+            return Err(ort::Error::new(format!("{OPERATOR}: heads of {size} numbers are larger than {MAX_HEAD}")));
+        }
         if query % kv != 0 {
             return Err(ort::Error::new(format!(
                 "{OPERATOR}: {query} query heads are no multiple of {kv} key-value heads"
@@ -236,12 +239,12 @@ impl Kernel for PagedAttentionKernel {
             queries: self.queries.as_mut_ptr().cast(),
             output: if padded { self.padded_output.as_mut_ptr() } else { output.as_mut_ptr() },
         };
-        let (rope_rows, slots) = (&self.rope_rows, batch.slots);
+        let (items, rope_rows, slots, isa) = (&self.items, &self.rope_rows, batch.slots, self.isa);
         context.par_for(tokens, 0, |token| {
-            // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct.
-            unsafe { call.prepare(token, rope_rows[token], usize::try_from(slots[token]).ok()) };
+            // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct; `isa`
+            // was detected.
+            unsafe { call.prepare(token, rope_rows[token], usize::try_from(slots[token]).ok(), isa) };
         })?;
-        let (items, isa) = (&self.items, self.isa);
         context.par_for(items.len(), items.len(), |i| {
             // SAFETY: all tokens are prepared; each item is computed once; `isa` was detected.
             unsafe { call.attend(items[i], isa) };

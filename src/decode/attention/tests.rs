@@ -194,7 +194,7 @@ impl Cache {
             let position = from + token;
             let slot = self.table[position / LANES] as usize * LANES + position % LANES;
             // SAFETY: buffers have the sizes that the call's fields document; one thread.
-            unsafe { call.prepare(token, position, Some(slot)) };
+            unsafe { call.prepare(token, position, Some(slot), isa) };
         }
         for token in (0..tokens).step_by(step) {
             for kv_head in 0..kv {
@@ -287,7 +287,7 @@ impl Fork {
         };
         for (token, past) in past.iter().enumerate() {
             // SAFETY: as in `Cache::run`. Rows of the cache stay as they are.
-            unsafe { call.prepare(token, *past as usize, None) };
+            unsafe { call.prepare(token, *past as usize, None, isa) };
         }
         for kv_head in 0..heads.kv {
             let item = Item { token: 0, count, position: past[0] as usize, sequence: 0, apart: true, kv_head };

@@ -11,7 +11,7 @@ pub(super) const QUAD: usize = 4;
 /// Sums of products of bytes, beside the float lanes of [`Simd`].
 ///
 /// # Safety
-/// As for [`Simd`]; pointers are valid for 64 weights or four inputs.
+/// As for [`Simd`]; pointers are valid for 64 weights, four inputs or 32 bytes.
 pub(super) unsafe trait Dot: Simd {
     /// Sixteen 32-bit sums, one a column.
     type Sums: Copy;
@@ -21,12 +21,22 @@ pub(super) unsafe trait Dot: Simd {
     type Inputs: Copy;
     unsafe fn splat_sum(x: i32) -> Self::Sums;
     unsafe fn weights(p: *const u8) -> Self::Weights;
+    /// One byte for each of sixteen columns, four times.
+    unsafe fn four_times(p: *const u8) -> Self::Weights;
+    /// The low nibbles of 64 bytes, each added to its byte of `shifts`.
+    unsafe fn low_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights;
+    /// The high nibbles.
+    unsafe fn high_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights;
+    unsafe fn store_weights(p: *mut u8, weights: Self::Weights);
     unsafe fn inputs(p: *const i8) -> Self::Inputs;
     /// `sums + weights · inputs`, column by column.
     unsafe fn dot(sums: Self::Sums, weights: Self::Weights, inputs: Self::Inputs) -> Self::Sums;
     unsafe fn floats(sums: Self::Sums) -> Self::V;
-    /// Rounds sixteen floats in [-127, 127] to the nearest integers, ties to even, and stores them as bytes.
-    unsafe fn store_bytes(p: *mut i8, v: Self::V);
+    /// Rounds twice sixteen floats in [-127, 127] to the nearest integers, ties to even, and stores them as bytes; returns
+    /// their sum.
+    unsafe fn store_bytes(p: *mut i8, low: Self::V, high: Self::V) -> i32;
+    /// Whether a lane is NaN.
+    unsafe fn has_nan(v: Self::V) -> bool;
 }
 
 // SAFETY: uses no processor features; pointers are used as documented.
@@ -42,6 +52,30 @@ unsafe impl Dot for Scalar {
     unsafe fn weights(p: *const u8) -> Self::Weights {
         // SAFETY: valid for 64 bytes by contract.
         unsafe { p.cast::<Self::Weights>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn four_times(p: *const u8) -> Self::Weights {
+        let mut columns = [[0; QUAD]; LANES];
+        for (i, column) in columns.iter_mut().enumerate() {
+            // SAFETY: valid for sixteen bytes by contract.
+            *column = [unsafe { p.add(i).read() }; QUAD];
+        }
+        columns
+    }
+    #[inline(always)]
+    unsafe fn low_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights {
+        // SAFETY: passed on.
+        unsafe { nibbles(p, 0, shifts) }
+    }
+    #[inline(always)]
+    unsafe fn high_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights {
+        // SAFETY: passed on.
+        unsafe { nibbles(p, 4, shifts) }
+    }
+    #[inline(always)]
+    unsafe fn store_weights(p: *mut u8, weights: Self::Weights) {
+        // SAFETY: valid for 64 bytes by contract.
+        unsafe { p.cast::<Self::Weights>().write_unaligned(weights) };
     }
     #[inline(always)]
     unsafe fn inputs(p: *const i8) -> Self::Inputs {
@@ -66,12 +100,30 @@ unsafe impl Dot for Scalar {
         floats
     }
     #[inline(always)]
-    unsafe fn store_bytes(p: *mut i8, v: Self::V) {
-        for (i, x) in v.into_iter().enumerate() {
-            // SAFETY: valid for sixteen bytes by contract.
-            unsafe { p.add(i).write(x.round_ties_even() as i8) };
+    unsafe fn store_bytes(p: *mut i8, low: Self::V, high: Self::V) -> i32 {
+        let mut sum = 0;
+        for (i, x) in low.into_iter().chain(high).enumerate() {
+            let byte = x.round_ties_even() as i8;
+            // SAFETY: valid for 32 bytes by contract.
+            unsafe { p.add(i).write(byte) };
+            sum += i32::from(byte);
         }
+        sum
     }
+    #[inline(always)]
+    unsafe fn has_nan(v: Self::V) -> bool {
+        v.into_iter().any(f32::is_nan)
+    }
+}
+
+/// The halves of 64 bytes that begin at bit `from`, each added to its byte of `shifts`.
+unsafe fn nibbles(p: *const u8, from: u32, mut shifts: [[u8; QUAD]; LANES]) -> [[u8; QUAD]; LANES] {
+    // SAFETY: valid for 64 bytes by contract.
+    let bytes = unsafe { p.cast::<[u8; QUAD * LANES]>().read_unaligned() };
+    for (sum, byte) in shifts.as_flattened_mut().iter_mut().zip(bytes) {
+        *sum = sum.wrapping_add(byte >> from & 0x0f);
+    }
+    shifts
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -85,7 +137,7 @@ mod x86 {
     use super::super::super::attention::simd::x86::{Avx2, Avx512};
     use super::Dot;
 
-    // SAFETY: only used by code compiled for avx512f and avx512vnni.
+    // SAFETY: only used by code compiled for avx512f, avx512bw and avx512vnni.
     unsafe impl Dot for Avx512 {
         type Sums = __m512i;
         type Weights = __m512i;
@@ -97,6 +149,31 @@ mod x86 {
         #[inline(always)]
         unsafe fn weights(p: *const u8) -> Self::Weights {
             unsafe { _mm512_loadu_si512(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn four_times(p: *const u8) -> Self::Weights {
+            unsafe {
+                let columns = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+                _mm512_mullo_epi32(columns, _mm512_set1_epi32(0x0101_0101))
+            }
+        }
+        #[inline(always)]
+        unsafe fn low_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights {
+            unsafe {
+                let low = _mm512_and_si512(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(0x0f));
+                _mm512_add_epi8(low, shifts)
+            }
+        }
+        #[inline(always)]
+        unsafe fn high_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights {
+            unsafe {
+                let high = _mm512_srli_epi16::<4>(_mm512_loadu_si512(p.cast()));
+                _mm512_add_epi8(_mm512_and_si512(high, _mm512_set1_epi8(0x0f)), shifts)
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_weights(p: *mut u8, weights: Self::Weights) {
+            unsafe { _mm512_storeu_si512(p.cast(), weights) }
         }
         #[inline(always)]
         unsafe fn inputs(p: *const i8) -> Self::Inputs {
@@ -111,8 +188,19 @@ mod x86 {
             unsafe { _mm512_cvtepi32_ps(sums) }
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut i8, v: Self::V) {
-            unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v))) }
+        unsafe fn store_bytes(p: *mut i8, low: Self::V, high: Self::V) -> i32 {
+            unsafe {
+                let (low, high) = (_mm512_cvtps_epi32(low), _mm512_cvtps_epi32(high));
+                // In one store: those of a half become instructions that narrow on their way to memory, which take
+                // dozens of cycles on some processors.
+                let bytes = _mm256_set_m128i(_mm512_cvtsepi32_epi8(high), _mm512_cvtsepi32_epi8(low));
+                _mm256_storeu_si256(p.cast(), bytes);
+                _mm512_reduce_add_epi32(_mm512_add_epi32(low, high))
+            }
+        }
+        #[inline(always)]
+        unsafe fn has_nan(v: Self::V) -> bool {
+            unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v) != 0 }
         }
     }
 
@@ -129,6 +217,40 @@ mod x86 {
         #[inline(always)]
         unsafe fn weights(p: *const u8) -> Self::Weights {
             unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())) }
+        }
+        #[inline(always)]
+        unsafe fn four_times(p: *const u8) -> Self::Weights {
+            unsafe {
+                let half = |p: *const u8| {
+                    let columns = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+                    _mm256_mullo_epi32(columns, _mm256_set1_epi32(0x0101_0101))
+                };
+                (half(p), half(p.add(8)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn low_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights {
+            unsafe {
+                let (bytes, nibble) = (Self::weights(p), _mm256_set1_epi8(0x0f));
+                let low = |bytes, shifts| _mm256_add_epi8(_mm256_and_si256(bytes, nibble), shifts);
+                (low(bytes.0, shifts.0), low(bytes.1, shifts.1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn high_nibbles(p: *const u8, shifts: Self::Weights) -> Self::Weights {
+            unsafe {
+                let (bytes, nibble) = (Self::weights(p), _mm256_set1_epi8(0x0f));
+                let high =
+                    |bytes, shifts| _mm256_add_epi8(_mm256_and_si256(_mm256_srli_epi16::<4>(bytes), nibble), shifts);
+                (high(bytes.0, shifts.0), high(bytes.1, shifts.1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_weights(p: *mut u8, weights: Self::Weights) {
+            unsafe {
+                _mm256_storeu_si256(p.cast(), weights.0);
+                _mm256_storeu_si256(p.add(32).cast(), weights.1);
+            }
         }
         #[inline(always)]
         unsafe fn inputs(p: *const i8) -> Self::Inputs {
@@ -157,13 +279,25 @@ mod x86 {
             unsafe { (_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1)) }
         }
         #[inline(always)]
-        unsafe fn store_bytes(p: *mut i8, v: Self::V) {
+        unsafe fn store_bytes(p: *mut i8, low: Self::V, high: Self::V) -> i32 {
             unsafe {
+                let low = (_mm256_cvtps_epi32(low.0), _mm256_cvtps_epi32(low.1));
+                let high = (_mm256_cvtps_epi32(high.0), _mm256_cvtps_epi32(high.1));
                 // Packing works within halves of a register: the permutation puts them in order again.
-                let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
-                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-                let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                _mm_storeu_si128(p.cast(), bytes);
+                let bytes = _mm256_packs_epi16(_mm256_packs_epi32(low.0, low.1), _mm256_packs_epi32(high.0, high.1));
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                _mm256_storeu_si256(p.cast(), _mm256_permutevar8x32_epi32(bytes, order));
+                let sum = _mm256_add_epi32(_mm256_add_epi32(low.0, low.1), _mm256_add_epi32(high.0, high.1));
+                let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+                let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+                _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b00_00_00_01>(sum)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn has_nan(v: Self::V) -> bool {
+            unsafe {
+                let nan = |v| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                nan(v.0) | nan(v.1) != 0
             }
         }
     }

@@ -16,12 +16,13 @@
 
 use super::super::attention::simd::{self, Isa, LANES, Simd};
 use super::dot::{Dot, QUAD};
-use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, PANEL, Shape};
+use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape};
 
-/// The best implementation of products that this processor has: AVX-512 has to come with its products of bytes.
+/// The best implementation of products that this processor has: AVX-512 has to come with its products and other operations
+/// of bytes.
 pub(crate) fn best_isa() -> Isa {
     #[cfg(target_arch = "x86_64")]
-    if !is_x86_feature_detected!("avx512vnni") {
+    if !(is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")) {
         return Isa::detect_without_avx512();
     }
     Isa::detect()
@@ -84,7 +85,7 @@ impl<'a> Call<'a> {
         assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
         assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
         assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
-        if shape.kind == Kind::Bytes {
+        if shape.kind != Kind::Floats {
             rounded.resize(rows, shape.blocks());
         }
         let Rounded { bytes, scales, offsets } = rounded;
@@ -106,7 +107,7 @@ impl<'a> Call<'a> {
     /// # Safety
     /// No other thread works on this row; the processor has what `isa` stands for.
     pub(crate) unsafe fn quantise(&self, row: usize) {
-        debug_assert!(row < self.rows && self.shape.kind == Kind::Bytes);
+        debug_assert!(row < self.rows && self.shape.kind != Kind::Floats);
         // SAFETY: passed on.
         unsafe {
             match self.isa {
@@ -119,28 +120,28 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Computes the columns of one panel for rows `first..end`.
+    /// Computes the columns of one panel for rows `first..end`; what `scratch` held doesn't matter.
     ///
     /// # Safety
     /// No other thread works on these; the rows have been rounded, if the matrix is one of bytes. The processor has what
     /// `isa` stands for.
-    pub(crate) unsafe fn multiply(&self, panel: usize, first: usize, end: usize) {
+    pub(crate) unsafe fn multiply(&self, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
         debug_assert!(panel < self.shape.panels() && first <= end && end <= self.rows);
         // SAFETY: passed on.
         unsafe {
             match self.isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => multiply_avx512(self, panel, first, end),
+                Isa::Avx512 => multiply_avx512(self, panel, first, end, scratch),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => multiply_avx2(self, panel, first, end),
-                Isa::Scalar => multiply::<simd::Scalar>(self, panel, first, end),
+                Isa::Avx2 => multiply_avx2(self, panel, first, end, scratch),
+                Isa::Scalar => multiply::<simd::Scalar>(self, panel, first, end, scratch),
             }
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn quantise_avx512(call: &Call<'_>, row: usize) {
     // SAFETY: compiled for the features that Avx512 stands for.
     unsafe { quantise::<simd::x86::Avx512>(call, row) }
@@ -154,17 +155,17 @@ unsafe fn quantise_avx2(call: &Call<'_>, row: usize) {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usize) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
     // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { multiply::<simd::x86::Avx512>(call, panel, first, end) }
+    unsafe { multiply::<simd::x86::Avx512>(call, panel, first, end, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize) {
+unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
     // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { multiply::<simd::x86::Avx2>(call, panel, first, end) }
+    unsafe { multiply::<simd::x86::Avx2>(call, panel, first, end, scratch) }
 }
 
 #[inline(always)]
@@ -222,54 +223,51 @@ unsafe fn quantise_block<S: Dot>(call: &Call<'_>, block: usize, values: &[f32; B
         let usable = largest > 1e-30;
         let (scale, inverse) = if usable { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
         let inverse = S::splat(inverse);
-        let to = call.bytes.add(block * BLOCK);
-        S::store_bytes(to, S::mul(low, inverse));
-        S::store_bytes(to.add(LANES), S::mul(high, inverse));
+        let sum = S::store_bytes(call.bytes.add(block * BLOCK), S::mul(low, inverse), S::mul(high, inverse));
         // Bytes know neither NaN nor infinity, so the scale carries them: x · 0 is NaN for both.
-        let damage = simd::sum::<S>(S::mul(S::add(S::mul(low, zero), S::mul(high, zero)), zero));
-        call.scales.add(block).write(scale + damage);
-        let mut sum = 0;
-        for i in 0..BLOCK {
-            sum += i32::from(to.add(i).read());
-        }
-        call.offsets.add(block).write(-128 * sum);
+        let damaged = S::has_nan(S::add(S::mul(low, zero), S::mul(high, zero)));
+        call.scales.add(block).write(if damaged { f32::NAN } else { scale });
+        call.offsets.add(block).write(sum.wrapping_mul(-128));
     }
 }
 
 #[inline(always)]
-unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usize) {
+unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
     // As many rows as leave registers for weights and inputs.
     let most = match (call.shape.kind, S::MANY_REGISTERS) {
         (Kind::Floats, true) => 12,
-        (Kind::Floats, false) | (Kind::Bytes, true) => 6,
-        (Kind::Bytes, false) => 2,
+        (Kind::Floats, false) | (Kind::Bytes | Kind::Nibbles, true) => 6,
+        (Kind::Bytes | Kind::Nibbles, false) => 2,
     };
     let tiles = (end - first).div_ceil(most);
+    // SAFETY: the panel lies in the matrix.
+    let (weights, kind) = unsafe {
+        let weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes());
+        match call.shape.kind {
+            // Bytes for many rows are made once; for a few, in registers.
+            Kind::Nibbles if tiles > 2 => (unpack::<S>(weights, call.shape.blocks(), scratch), Kind::Bytes),
+            kind => (weights, kind),
+        }
+    };
     let mut row = first;
     for tile in 0..tiles {
         // As equal as can be: six and six rows take less time than eleven and one.
         let count = (end - row) / (tiles - tile);
         // SAFETY: passed on.
         unsafe {
-            match (call.shape.kind, S::MANY_REGISTERS) {
+            match (kind, S::MANY_REGISTERS) {
                 (Kind::Floats, true) => match count {
-                    12 => float_tile::<S, 12>(call, panel, row),
-                    11 => float_tile::<S, 11>(call, panel, row),
-                    10 => float_tile::<S, 10>(call, panel, row),
-                    9 => float_tile::<S, 9>(call, panel, row),
-                    8 => float_tile::<S, 8>(call, panel, row),
-                    7 => float_tile::<S, 7>(call, panel, row),
-                    _ => few_floats::<S>(call, panel, row, count),
+                    12 => float_tile::<S, 12>(call, weights, panel, row),
+                    11 => float_tile::<S, 11>(call, weights, panel, row),
+                    10 => float_tile::<S, 10>(call, weights, panel, row),
+                    9 => float_tile::<S, 9>(call, weights, panel, row),
+                    8 => float_tile::<S, 8>(call, weights, panel, row),
+                    7 => float_tile::<S, 7>(call, weights, panel, row),
+                    _ => few_floats::<S>(call, weights, panel, row, count),
                 },
-                (Kind::Floats, false) => few_floats::<S>(call, panel, row, count),
-                (Kind::Bytes, true) => match count {
-                    6 => byte_tile::<S, 6>(call, panel, row),
-                    5 => byte_tile::<S, 5>(call, panel, row),
-                    4 => byte_tile::<S, 4>(call, panel, row),
-                    3 => byte_tile::<S, 3>(call, panel, row),
-                    _ => few_bytes::<S>(call, panel, row, count),
-                },
-                (Kind::Bytes, false) => few_bytes::<S>(call, panel, row, count),
+                (Kind::Floats, false) => few_floats::<S>(call, weights, panel, row, count),
+                (Kind::Bytes, _) => byte_tiles::<S, false>(call, weights, panel, row, count),
+                (Kind::Nibbles, _) => byte_tiles::<S, true>(call, weights, panel, row, count),
             }
         }
         row += count;
@@ -277,59 +275,101 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
 }
 
 #[inline(always)]
-unsafe fn few_floats<S: Simd>(call: &Call<'_>, panel: usize, row: usize, count: usize) {
+unsafe fn few_floats<S: Simd>(call: &Call<'_>, weights: *const u8, panel: usize, row: usize, count: usize) {
     // SAFETY: passed on.
     unsafe {
         match count {
-            6 => float_tile::<S, 6>(call, panel, row),
-            5 => float_tile::<S, 5>(call, panel, row),
-            4 => float_tile::<S, 4>(call, panel, row),
-            3 => float_tile::<S, 3>(call, panel, row),
-            2 => float_tile::<S, 2>(call, panel, row),
-            _ => float_tile::<S, 1>(call, panel, row),
+            6 => float_tile::<S, 6>(call, weights, panel, row),
+            5 => float_tile::<S, 5>(call, weights, panel, row),
+            4 => float_tile::<S, 4>(call, weights, panel, row),
+            3 => float_tile::<S, 3>(call, weights, panel, row),
+            2 => float_tile::<S, 2>(call, weights, panel, row),
+            _ => float_tile::<S, 1>(call, weights, panel, row),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn few_bytes<S: Dot>(call: &Call<'_>, panel: usize, row: usize, count: usize) {
+unsafe fn byte_tiles<S: Dot, const NIBBLES: bool>(
+    call: &Call<'_>,
+    weights: *const u8,
+    panel: usize,
+    row: usize,
+    count: usize,
+) {
     // SAFETY: passed on.
     unsafe {
-        match count {
-            2 => byte_tile::<S, 2>(call, panel, row),
-            _ => byte_tile::<S, 1>(call, panel, row),
+        match (count, S::MANY_REGISTERS) {
+            (6, true) => byte_tile::<S, NIBBLES, 6>(call, weights, panel, row),
+            (5, true) => byte_tile::<S, NIBBLES, 5>(call, weights, panel, row),
+            (4, true) => byte_tile::<S, NIBBLES, 4>(call, weights, panel, row),
+            (3, true) => byte_tile::<S, NIBBLES, 3>(call, weights, panel, row),
+            (2, _) => byte_tile::<S, NIBBLES, 2>(call, weights, panel, row),
+            _ => byte_tile::<S, NIBBLES, 1>(call, weights, panel, row),
         }
     }
+}
+
+/// Makes a panel of bytes of one of nibbles.
+#[inline(always)]
+unsafe fn unpack<S: Dot>(mut from: *const u8, blocks: usize, scratch: &mut Vec<u8>) -> *const u8 {
+    // Written through the pointer alone: filling it first would take as long as the work.
+    scratch.reserve(blocks * BLOCK_BYTES);
+    let panel = scratch.as_mut_ptr();
+    let mut to = panel;
+    // SAFETY: the panel of nibbles has these blocks, and there is room for as many of bytes.
+    unsafe {
+        for _ in 0..blocks {
+            std::ptr::copy_nonoverlapping(from, to, SCALE_BYTES);
+            let (shifts, quads) = (from.add(SCALE_BYTES), from.add(SCALE_BYTES + PANEL));
+            for half in 0..PANEL / LANES {
+                let shifts = S::four_times(shifts.add(half * LANES));
+                for quad in 0..BLOCK / QUAD / 2 {
+                    let at = (quad * PANEL + half * LANES) * QUAD;
+                    let low = to.add(SCALE_BYTES + at);
+                    S::store_weights(low, S::low_nibbles(quads.add(at), shifts));
+                    S::store_weights(low.add(PANEL * BLOCK / 2), S::high_nibbles(quads.add(at), shifts));
+                }
+            }
+            (from, to) = (from.add(NIBBLE_BLOCK_BYTES), to.add(BLOCK_BYTES));
+        }
+    }
+    panel
 }
 
 /// Sums of a tile.
 type Sums<const R: usize> = [[f32; PANEL]; R];
 
 #[inline(always)]
-unsafe fn float_tile<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: usize) {
+unsafe fn float_tile<S: Simd, const R: usize>(call: &Call<'_>, weights: *const u8, panel: usize, row: usize) {
     let mut sums: Sums<R> = [[0.0; PANEL]; R];
     // SAFETY: passed on.
     unsafe {
         if S::MANY_REGISTERS {
-            floats::<S, R, 2>(call, panel, row, 0, &mut sums);
+            floats::<S, R, 2>(call, weights, row, 0, &mut sums);
         } else {
-            floats::<S, R, 1>(call, panel, row, 0, &mut sums);
-            floats::<S, R, 1>(call, panel, row, 1, &mut sums);
+            floats::<S, R, 1>(call, weights, row, 0, &mut sums);
+            floats::<S, R, 1>(call, weights, row, 1, &mut sums);
         }
         finish::<S, R>(call, panel, row, &mut sums);
     }
 }
 
 #[inline(always)]
-unsafe fn byte_tile<S: Dot, const R: usize>(call: &Call<'_>, panel: usize, row: usize) {
+unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const R: usize>(
+    call: &Call<'_>,
+    weights: *const u8,
+    panel: usize,
+    row: usize,
+) {
     let mut sums: Sums<R> = [[0.0; PANEL]; R];
     // SAFETY: passed on.
     unsafe {
         if S::MANY_REGISTERS {
-            bytes::<S, R, 2>(call, panel, row, 0, &mut sums);
+            bytes::<S, NIBBLES, R, 2>(call, weights, row, 0, &mut sums);
         } else {
-            bytes::<S, R, 1>(call, panel, row, 0, &mut sums);
-            bytes::<S, R, 1>(call, panel, row, 1, &mut sums);
+            bytes::<S, NIBBLES, R, 1>(call, weights, row, 0, &mut sums);
+            bytes::<S, NIBBLES, R, 1>(call, weights, row, 1, &mut sums);
         }
         finish::<S, R>(call, panel, row, &mut sums);
     }
@@ -339,15 +379,15 @@ unsafe fn byte_tile<S: Dot, const R: usize>(call: &Call<'_>, panel: usize, row: 
 #[inline(always)]
 unsafe fn floats<S: Simd, const R: usize, const C: usize>(
     call: &Call<'_>,
-    panel: usize,
+    weights: *const u8,
     row: usize,
     half: usize,
     sums: &mut Sums<R>,
 ) {
     let inner = call.shape.inputs;
-    // SAFETY: the panel lies in the matrix, the rows in the inputs.
+    // SAFETY: `weights` is a panel of the matrix; the rows lie in the inputs.
     unsafe {
-        let weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes()).cast::<f32>().add(half * LANES);
+        let weights = weights.cast::<f32>().add(half * LANES);
         let inputs = call.inputs.as_ptr().add(row * inner);
         let mut acc = [[S::splat(0.0); C]; R];
         for k in 0..inner {
@@ -370,33 +410,46 @@ unsafe fn floats<S: Simd, const R: usize, const C: usize>(
     }
 }
 
-/// As [`floats`], of a panel of bytes.
+/// As [`floats`], of a panel of bytes, or of one of nibbles.
 #[inline(always)]
-unsafe fn bytes<S: Dot, const R: usize, const C: usize>(
+unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
     call: &Call<'_>,
-    panel: usize,
+    weights: *const u8,
     row: usize,
     half: usize,
     sums: &mut Sums<R>,
 ) {
+    /// Quads of the low nibbles.
+    const HALF: usize = BLOCK / QUAD / 2;
     let blocks = call.shape.blocks();
-    // SAFETY: the panel lies in the matrix, the rows in the rounded inputs.
+    // SAFETY: `weights` is such a panel; the rows lie in the rounded inputs.
     unsafe {
-        let mut weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes());
+        let mut weights = weights;
         let inputs = call.bytes.cast_const().add(row * blocks * BLOCK);
         let scales = call.scales.cast_const().add(row * blocks);
         let offsets = call.offsets.cast_const().add(row * blocks);
         let mut acc = [[S::splat(0.0); C]; R];
         for block in 0..blocks {
-            let quads = weights.add(PANEL * size_of::<f32>() + half * LANES * QUAD);
+            let shifts = weights.add(SCALE_BYTES + half * LANES);
+            let quads = weights.add(SCALE_BYTES + if NIBBLES { PANEL } else { 0 } + half * LANES * QUAD);
+            let mut shift = [S::four_times(shifts); C];
+            for c in 1..C {
+                shift[c] = S::four_times(shifts.add(c * LANES));
+            }
             let mut part = [[S::splat_sum(0); C]; R];
             for r in 0..R {
                 part[r] = [S::splat_sum(*offsets.add(r * blocks + block)); C];
             }
             for quad in 0..BLOCK / QUAD {
-                let mut w = [S::weights(quads.add(quad * PANEL * QUAD)); C];
-                for c in 1..C {
-                    w[c] = S::weights(quads.add(quad * PANEL * QUAD + c * LANES * QUAD));
+                let mut w = shift;
+                for c in 0..C {
+                    w[c] = match (NIBBLES, quad < HALF) {
+                        (false, _) => S::weights(quads.add(quad * PANEL * QUAD + c * LANES * QUAD)),
+                        (true, true) => S::low_nibbles(quads.add((quad * PANEL + c * LANES) * QUAD), shift[c]),
+                        (true, false) => {
+                            S::high_nibbles(quads.add(((quad - HALF) * PANEL + c * LANES) * QUAD), shift[c])
+                        }
+                    };
                 }
                 for r in 0..R {
                     let x = S::inputs(inputs.add((r * blocks + block) * BLOCK + quad * QUAD));
@@ -412,7 +465,7 @@ unsafe fn bytes<S: Dot, const R: usize, const C: usize>(
                     acc[r][c] = S::fma(scale, S::floats(part[r][c]), acc[r][c]);
                 }
             }
-            weights = weights.add(BLOCK_BYTES);
+            weights = weights.add(if NIBBLES { NIBBLE_BLOCK_BYTES } else { BLOCK_BYTES });
         }
         for r in 0..R {
             for c in 0..C {

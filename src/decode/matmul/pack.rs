@@ -5,20 +5,27 @@
 //! then, four elements at a time, the four bytes of each column. Bytes are unsigned: 128 stands for zero. What is not
 //! there, columns beyond the last and elements beyond the inner dimension, is zero.
 //!
-//! Matrices of four bits are unpacked to bytes: quants q and zero points z of four bits become 128 + q - z.
+//! A panel of nibbles is half of one of bytes, which it becomes when it is multiplied: quants q and zero points z of four
+//! bits become 128 + q - z. Behind a block's scales stand the columns' 128 - z; then come the quants, those of the second
+//! half of the block in the high nibbles of the first half's bytes.
 
 use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 
+use super::dot::QUAD;
 use crate::{Error, ErrorKind, Result};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
 /// Elements of the inner dimension that share a scale.
 pub(crate) const BLOCK: usize = 32;
-/// Bytes of a block of a panel: 32 scales, then the quants.
-pub(super) const BLOCK_BYTES: usize = PANEL * size_of::<f32>() + PANEL * BLOCK;
+/// Bytes of a block's scales.
+pub(super) const SCALE_BYTES: usize = PANEL * size_of::<f32>();
+/// Bytes of a block of a panel of bytes: the scales, then the quants.
+pub(super) const BLOCK_BYTES: usize = SCALE_BYTES + PANEL * BLOCK;
+/// Bytes of a block of a panel of nibbles: the scales, the zero points, then the quants.
+pub(super) const NIBBLE_BLOCK_BYTES: usize = SCALE_BYTES + PANEL + PANEL * BLOCK / 2;
 /// Bytes of an element of the inner dimension in a panel of floats.
 pub(super) const FLOAT_ROW_BYTES: usize = PANEL * size_of::<f32>();
 
@@ -46,6 +53,8 @@ pub(crate) enum Kind {
     Floats,
     /// Bytes in blocks with scales; inputs are rounded to bytes as well, block by block.
     Bytes,
+    /// As bytes, of which nibbles are left.
+    Nibbles,
 }
 
 /// The form of a packed matrix.
@@ -87,6 +96,7 @@ impl Shape {
         match self.kind {
             Kind::Floats => self.inner() * FLOAT_ROW_BYTES,
             Kind::Bytes => self.blocks() * BLOCK_BYTES,
+            Kind::Nibbles => (self.blocks() * NIBBLE_BLOCK_BYTES).next_multiple_of(64),
         }
     }
 
@@ -155,18 +165,19 @@ pub(crate) fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: 
                         row[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(from);
                     }
                 }
-                Part::Blocks { .. } => pack_column(&parts[part], column, lane, to),
+                Part::Blocks { .. } => pack_column(&parts[part], column, lane, shape.kind, to),
             }
         }
     }
 }
 
 /// Packs one column of quants into lane `lane` of a panel.
-fn pack_column(part: &Part<'_>, column: usize, lane: usize, panel: &mut [u8]) {
+fn pack_column(part: &Part<'_>, column: usize, lane: usize, kind: Kind, panel: &mut [u8]) {
     let Part::Blocks { bits, block, columns, quants, scales, zero_points } = *part else { return };
     let (block_bytes, middle) = (block * bits / 8, 1_u8 << (bits - 1));
     let blocks = scales.len() / size_of::<f32>() / columns;
     let zero_point_bytes = (blocks * bits).div_ceil(8);
+    let size = if kind == Kind::Nibbles { NIBBLE_BLOCK_BYTES } else { BLOCK_BYTES };
     for index in 0..blocks {
         let scale = float(scales, column * blocks + index);
         let zero_point = match zero_points {
@@ -174,17 +185,18 @@ fn pack_column(part: &Part<'_>, column: usize, lane: usize, panel: &mut [u8]) {
             None => middle,
         };
         let from = &quants[(column * blocks + index) * block_bytes..][..block_bytes];
-        for (sub, to) in panel.chunks_exact_mut(BLOCK_BYTES).skip(index * block / BLOCK).take(block / BLOCK).enumerate()
-        {
-            let (scale_bytes, quads) = to.split_at_mut(PANEL * size_of::<f32>());
+        for (sub, to) in panel.chunks_exact_mut(size).skip(index * block / BLOCK).take(block / BLOCK).enumerate() {
+            let (scale_bytes, to) = to.split_at_mut(SCALE_BYTES);
             scale_bytes[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
             let shift = 128_u8.wrapping_sub(zero_point);
-            for (quad, to) in quads.chunks_exact_mut(PANEL * 4).enumerate() {
-                let to = &mut to[lane * 4..][..4];
-                let first = sub * BLOCK + quad * 4;
-                for (i, to) in to.iter_mut().enumerate() {
-                    *to = unpacked(from, bits, first + i).wrapping_add(shift);
-                }
+            let quant = |k: usize| unpacked(from, bits, sub * BLOCK + k);
+            let at = |k: usize| k / QUAD * PANEL * QUAD + lane * QUAD + k % QUAD;
+            if kind == Kind::Nibbles {
+                let (shifts, quads) = to.split_at_mut(PANEL);
+                shifts[lane] = shift;
+                (0..BLOCK / 2).for_each(|k| quads[at(k)] = quant(k) | quant(k + BLOCK / 2) << 4);
+            } else {
+                (0..BLOCK).for_each(|k| to[at(k)] = quant(k).wrapping_add(shift));
             }
         }
     }

@@ -110,10 +110,10 @@ fn product(shape: &Shape, matrix: &[u8], inputs: &[f32], isa: Isa) -> Vec<f32> {
     let call = Call::new(*shape, isa, matrix, inputs, &mut rounded, &mut output);
     // SAFETY: one thread; the instruction set was detected.
     unsafe {
-        if shape.kind == Kind::Bytes {
+        if shape.kind != Kind::Floats {
             (0..call.rows).for_each(|row| call.quantise(row));
         }
-        (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows));
+        (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, &mut Vec::new()));
     }
     output
 }
@@ -212,6 +212,9 @@ proptest! {
     ) {
         let weight = Weight::blocks(bits, block, inner, columns, zero_points && bits == 4, seed.into());
         check(stored(Kind::Bytes, inner, columns), &[&weight], rows, u64::from(seed) + 9);
+        if bits == 4 {
+            check(stored(Kind::Nibbles, inner, columns), &[&weight], rows, u64::from(seed) + 9);
+        }
     }
 
     /// Several weights side by side, of which one has further columns for the sums of the input's blocks.

@@ -7,6 +7,7 @@
 use super::graph::{Attributes, Values, element_type, last_dimension};
 use super::rope;
 use super::{AttentionShape, names};
+use crate::decode::attention::kernel::MAX_HEAD;
 use crate::decode::attention::{DOMAIN, OPERATOR};
 use crate::model::config::ModelConfig;
 use crate::onnx::build::{float, int, int64_tensor, node};
@@ -167,6 +168,9 @@ fn layer_shape(
             cache.name()
         ));
     };
+    if head_size > MAX_HEAD {
+        return Err(format!("its heads have {head_size} numbers, more than {MAX_HEAD}"));
+    }
     let (query_heads, kv_heads) = (attributes.int("num_heads"), attributes.int("kv_num_heads"));
     if query_heads <= 0 || kv_heads <= 0 || query_heads % kv_heads != 0 {
         return Err(format!("{query_heads} query heads over {kv_heads} key-value heads"));

@@ -1,8 +1,8 @@
 //! From the graph that onnxruntime-genai runs to the one that the scheduler runs.
 //!
 //! Each attention node becomes paged attention over packed tokens ([`attention`]); tables that depend on a sequence's
-//! length are joined ([`rope`]); what only fed the mask disappears; a Gather before the LM head keeps the rows whose
-//! logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
+//! length are joined ([`rope`]); what only fed the mask disappears; a Gather behind the last attention keeps the rows
+//! whose logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
 //! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Float16 becomes float32 ([`widen`]), because ONNX
 //! Runtime has no float16 products on the CPU. Last, products with weights become the engine's own ([`products`]).
 
@@ -99,6 +99,8 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
     let products = if matmul::is_worthwhile() { products::replace(&mut graph) } else { Vec::new() };
     let cache = stored(cache, &products).map_err(refuse)?;
+    rows::remove_unused(&mut graph, logits);
+    rows::gather_early(&mut graph);
     let used = rows::remove_unused(&mut graph, logits);
     let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
     let positions = used.contains(&config.decoder.inputs.position_ids);
@@ -127,7 +129,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
 
 /// What the cache holds.
 fn stored(wanted: CacheType, products: &[Product]) -> Result<Stored, String> {
-    let quantised = products.iter().any(|product| product.shape.kind == Kind::Bytes);
+    let quantised = products.iter().any(|product| product.shape.kind != Kind::Floats);
     match (wanted, Stored::has_bfloat16()) {
         (CacheType::Bfloat16, false) => Err("cache_type = \"bfloat16\" needs a processor that multiplies pairs of it \
                                              (AVX-512 BF16), which this one does not; use \"float32\" or \"auto\""

@@ -189,8 +189,10 @@ impl<'g> Plan<'g> {
 
     fn merge(&self, members: &[&str], finish: Finish) -> Product {
         let members: Vec<&Candidate> = members.iter().map(|name| &self.candidates[*name]).collect();
+        // What is in four bits stays so where nothing beside it takes more.
+        let nibbles = members.iter().all(|member| matches!(member.weight.form, Form::Blocks { bits: 4, .. }));
         let shape = Shape {
-            kind: members[0].kind,
+            kind: if nibbles { Kind::Nibbles } else { members[0].kind },
             finish,
             inputs: members[0].inputs,
             block_sums: members.iter().any(|member| member.block_sums),

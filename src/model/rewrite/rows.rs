@@ -1,9 +1,10 @@
 //! The graph's end: logits for the rows that somebody reads, and nothing that they don't need.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::graph::{Values, rank};
 use super::names;
+use crate::decode::matmul;
 use crate::onnx::build::{int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto};
 
@@ -21,9 +22,33 @@ pub(super) fn keep_all_rows(graph: &mut GraphProto) {
     }
 }
 
+/// Products with a weight.
+const PRODUCTS: [&str; 4] = ["MatMul", "FusedMatMul", "Gemm", "MatMulNBits"];
+
+/// What the last layer does behind its attention: a row of output for a row of each input, without a change of shape.
+const ROW_BY_ROW: [&str; 15] = [
+    "Add",
+    "FastGelu",
+    "FusedMatMul",
+    "Gelu",
+    "MatMul",
+    "MatMulNBits",
+    "Mul",
+    "QuickGelu",
+    "RMSNormalization",
+    "Sigmoid",
+    "SimplifiedLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    "Sub",
+    "Tanh",
+    matmul::OPERATOR,
+];
+
+/// Name of the Gather that [`gather_logit_rows`] makes.
+const GATHER: &str = "foreturn.gather_logit_rows";
+
 /// Puts a Gather over the token axis before the LM head's product.
 pub(super) fn gather_logit_rows(graph: &mut GraphProto, logits: &str) -> Result<(), String> {
-    const PRODUCTS: [&str; 4] = ["MatMul", "FusedMatMul", "Gemm", "MatMulNBits"];
     const ELEMENTWISE: [&str; 8] = ["Add", "Cast", "Clip", "Div", "Identity", "Mul", "Sub", "Tanh"];
     const GATHERED: &str = "foreturn.gathered_rows";
     let refuse = || Err(format!("no matrix product leads to the output `{logits}`"));
@@ -48,9 +73,95 @@ pub(super) fn gather_logit_rows(graph: &mut GraphProto, logits: &str) -> Result<
     let Some(first) = graph.node[index].input.first_mut() else { return refuse() };
     let source = std::mem::replace(first, GATHERED.to_owned());
     let inputs = [source.as_str(), names::LOGIT_ROWS];
-    let gather = node("", "Gather", "foreturn.gather_logit_rows", &inputs, &[GATHERED], vec![int("axis", -2)]);
+    let gather = node("", "Gather", GATHER, &inputs, &[GATHERED], vec![int("axis", -2)]);
     graph.node.insert(index, gather);
     Ok(())
+}
+
+/// Moves the Gather of logit rows up to the attention of the last layer: what comes behind it is computed for the rows
+/// that somebody reads alone. Where something else reads a value, or a node is not known to work row by row, it stays
+/// below.
+pub(super) fn gather_early(graph: &mut GraphProto) {
+    let Some(at) = graph.node.iter().position(|node| node.name() == GATHER) else { return };
+    let (Some(source), Some(gathered)) = (graph.node[at].input.first(), graph.node[at].output.first()) else { return };
+    let (source, gathered) = (source.clone(), gathered.clone());
+    let constants = constants(graph);
+    let late = late_nodes(graph, at, &constants);
+    let Some(&first) = late.iter().min() else { return };
+    let made: HashSet<String> = late.iter().flat_map(|&index| graph.node[index].output.iter().cloned()).collect();
+
+    // What comes from above is gathered, once each.
+    let mut gathers: Vec<NodeProto> = Vec::new();
+    for &index in &late {
+        for input in &mut graph.node[index].input {
+            if input.is_empty() || constants.contains(input) || made.contains(input) {
+                continue;
+            }
+            let rows = format!("{input}/logit_rows");
+            if !gathers.iter().any(|gather| gather.output[0] == rows) {
+                let name = format!("{GATHER}.{}", gathers.len());
+                let inputs = [input.as_str(), names::LOGIT_ROWS];
+                gathers.push(node("", "Gather", &name, &inputs, &[&rows], vec![int("axis", -2)]));
+            }
+            *input = rows;
+        }
+    }
+    for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| **input == gathered) {
+        input.clone_from(&source);
+    }
+    // Inputs of the first late node alone are certain to be there before it; so the late ones move behind all others.
+    let nodes = std::mem::take(&mut graph.node).into_iter().enumerate().filter(|(index, _)| *index != at);
+    let (mut before, mut behind, mut after) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, node) in nodes {
+        let place = match (late.contains(&index), index < at) {
+            (true, _) => &mut behind,
+            (false, true) => &mut before,
+            (false, false) => &mut after,
+        };
+        place.push(node);
+    }
+    debug_assert!(first < at);
+    graph.node = before.into_iter().chain(gathers).chain(behind).chain(after).collect();
+}
+
+/// Values that are the same in every step.
+fn constants(graph: &GraphProto) -> HashSet<String> {
+    let mut constants: HashSet<String> = graph.initializer.iter().map(|tensor| tensor.name().to_owned()).collect();
+    for node in &graph.node {
+        if node.input.iter().all(|input| input.is_empty() || constants.contains(input)) {
+            constants.extend(node.output.iter().cloned());
+        }
+    }
+    constants
+}
+
+/// The nodes whose outputs nobody reads but the Gather at `gather` and others of them, and that work row by row.
+fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<String>) -> HashSet<usize> {
+    let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (index, node) in graph.node.iter().enumerate() {
+        node.input.iter().for_each(|input| readers.entry(input).or_default().push(index));
+    }
+    let exported: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
+    let mut late = HashSet::from([gather]);
+    for (index, node) in graph.node[..gather].iter().enumerate().rev() {
+        let nobody = Vec::new();
+        let read_by = || node.output.iter().flat_map(|output| readers.get(output.as_str()).unwrap_or(&nobody));
+        let weight = !PRODUCTS.contains(&node.op_type())
+            || node.input.get(1).is_some_and(|weight| constants.contains(weight.as_str()));
+        let varies = node.input.iter().any(|input| !input.is_empty() && !constants.contains(input));
+        let private = !node.output.iter().any(|output| exported.contains(output.as_str()));
+        if ROW_BY_ROW.contains(&node.op_type())
+            && weight
+            && varies
+            && private
+            && read_by().next().is_some()
+            && read_by().all(|reader| late.contains(reader))
+        {
+            late.insert(index);
+        }
+    }
+    late.remove(&gather);
+    late
 }
 
 /// Drops nodes and initialisers that the logits don't depend on; returns all names still used.

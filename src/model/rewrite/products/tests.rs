@@ -125,7 +125,7 @@ fn sums_of_blocks_are_the_products_own_work() {
     let mut graph = graph(all, tensors, "y");
     let products = replace(&mut graph);
     let shape = products[0].shape;
-    assert_eq!((shape.kind, shape.inputs, shape.block_sums, shape.inner()), (Kind::Bytes, 64, true, 66));
+    assert_eq!((shape.kind, shape.inputs, shape.block_sums, shape.inner()), (Kind::Nibbles, 64, true, 66));
     assert_eq!(graph.node.last().expect("a node").input, ["x"]);
 }
 
