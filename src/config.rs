@@ -102,9 +102,8 @@ impl Config {
             Error::invalid_config(format!("{name}: {e}")).with_source(e)
         })?;
         config.origin = origin.map(Path::to_owned);
-        for path in
-            config.models.values_mut().filter_map(|model| model.path.as_mut()).chain(&mut config.runtime.library)
-        {
+        let runtime = [&mut config.runtime.library, &mut config.runtime.profile].into_iter().flatten();
+        for path in config.models.values_mut().filter_map(|model| model.path.as_mut()).chain(runtime) {
             *path = base_dir.join(&*path);
         }
         config.validate()?;

@@ -7,11 +7,11 @@ use crate::Result;
 use crate::decode::attention::BLOCK_SIZE;
 use crate::decode::attention::form::Stored;
 use crate::decode::attention::kernel::{Call, Heads, Item, Packed};
-use crate::decode::attention::simd::Isa;
 use crate::decode::cache::Cache;
 use crate::decode::matmul::kernel::{self as product, Call as Product, Rounded};
 use crate::decode::matmul::pack::{self, Finish, Kind, Part, Shape};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
+use crate::decode::simd::Isa;
 use crate::decode::step::{Executor, Step};
 use crate::decode::variant::{Variant, Variants};
 

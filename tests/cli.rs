@@ -306,6 +306,22 @@ fn bench_measures() {
 }
 
 #[test]
+fn bench_lets_onnx_runtime_write_a_profile() {
+    let folder = scratch();
+    let model = exported(folder.path(), "llama").display().to_string();
+    let path = folder.path().join("times").display().to_string();
+    foreturn(&["bench", "--model", &model, "--prompt-tokens", "20", "--new-tokens", "2", "--profile", &path]).output();
+    let entries = std::fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let written: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
+    let [file] = written.as_slice() else { panic!("{written:?}") };
+    assert!(file.display().to_string().starts_with(&path), "{}", file.display());
+    let text = std::fs::read_to_string(file).expect("text");
+    let events: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let nodes = events.iter().filter(|event| event["args"]["op_name"] == "PagedAttention").count();
+    assert!(nodes > 0, "no node of attention in {} events", events.len());
+}
+
+#[test]
 fn bench_measures_a_job_of_any_length() {
     let model = model();
     let job = |more: &[&str]| {

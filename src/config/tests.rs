@@ -74,10 +74,13 @@ fn a_single_model_plays_every_role_but_the_extractor() {
 
 #[test]
 fn paths_are_relative_to_the_file() {
-    let config = parse(&format!("[runtime]\nlibrary = \"lib/ort.so\"\nkv_cache = \"1.5MiB\"{MODELS}")).unwrap();
+    let config =
+        parse(&format!("[runtime]\nlibrary = \"lib/ort.so\"\nprofile = \"times\"\nkv_cache = \"1.5MiB\"{MODELS}"))
+            .unwrap();
     assert_eq!(config.models["one"].path.as_deref(), Some(Path::new("/base/m")));
     assert_eq!(config.models["two"].path.as_deref(), Some(Path::new("/n")));
     assert_eq!(config.runtime.library.as_deref(), Some(Path::new("/base/lib/ort.so")));
+    assert_eq!(config.runtime.profile.as_deref(), Some(Path::new("/base/times")));
     assert_eq!(config.runtime.kv_cache, Some(ByteSize(1_572_864)));
 
     let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! Tokens in, tokens out: `Decoder` batches sequences over one loaded model.
 //!
 //! `scheduler` decides which tokens the next step computes, `cache` which blocks hold them, `executor` runs the
-//! step in ONNX Runtime with the operators of `attention` and `matmul`, and a sequence's `reader` says what comes after its logits.
+//! step in ONNX Runtime with the operators of `attention` and `matmul` (both on the lanes
+//! of `simd`), and a sequence's `reader` says what comes after its logits.
 
 pub(crate) mod attention;
 pub(crate) mod cache;
@@ -12,6 +13,7 @@ mod padded;
 pub mod reader;
 pub mod sampler;
 pub(crate) mod scheduler;
+pub(crate) mod simd;
 mod softmax;
 pub(crate) mod step;
 pub mod stop;

@@ -2,7 +2,7 @@
 //!
 //! Sums run in sixteen lanes, folded by a tree: the same bits on every processor.
 
-use super::attention::simd::{self, Isa, LANES, Simd};
+use super::simd::{self, Isa, LANES, Simd};
 
 /// The largest of a row; none where an element is NaN or +∞, or all are −∞.
 pub(crate) fn largest(row: &[f32]) -> Option<f32> {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 mod check;
 pub(crate) mod config;
@@ -58,9 +59,14 @@ impl ModelFolder {
     /// As [`ModelFolder::open`].
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Self> {
         let Place { folder, graph, config } = find::find(path)?;
-        let file = GraphFile::read(&graph)?;
-        let layout = layout::detect(&file, &config, options)?;
-        let tokenizer = Tokenizer::load(&folder, config.model.vocab_size)?;
+        // Neither needs the other.
+        let (graph, tokenizer) = thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::load(&folder, config.model.vocab_size));
+            let graph = GraphFile::read(&graph)
+                .and_then(|file| layout::detect(&file, &config, options).map(|layout| (file, layout)));
+            (graph, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let ((file, layout), tokenizer) = (graph?, tokenizer?);
         Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })
     }
 

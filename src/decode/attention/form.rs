@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use super::simd::{self, LANES, Scalar, Simd};
+use crate::decode::simd::{self, LANES, Scalar, Simd};
 
 /// What a cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -178,8 +178,8 @@ pub(super) mod x86 {
 
     use half::bf16;
 
-    use super::super::simd::{self, x86::Avx512};
     use super::Form;
+    use crate::decode::simd::{self, x86::Avx512};
 
     /// Pairs of bfloat16 by AVX-512's own products of them.
     #[derive(Clone, Copy)]

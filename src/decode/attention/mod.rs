@@ -11,7 +11,8 @@
 
 pub(crate) mod form;
 pub(crate) mod kernel;
-pub(crate) mod simd;
+pub(crate) mod prepare;
+mod tile;
 
 use std::ops::Range;
 
@@ -20,8 +21,9 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{TensorElementType, ValueRef};
 
 use self::form::Stored;
-use self::kernel::{Call, Heads, Item, MAX_HEAD, Packed, Rotary};
-use self::simd::{Isa, LANES};
+use self::kernel::{Call, Heads, Item, Packed, Rotary};
+use self::prepare::MAX_HEAD;
+use super::simd::{Isa, LANES};
 
 /// Domain and name under which the rewritten graph calls the operator.
 pub(crate) const DOMAIN: &str = "foreturn";

@@ -8,7 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::form::Stored;
 use super::kernel::{Call, Heads, Item, Packed, Rotary};
-use super::simd::{self, Isa, LANES, Simd};
+use crate::decode::simd::{self, Isa, LANES, Simd};
 
 /// What a layer does beside plain attention.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 //! Weights are unsigned (128 stands for zero), inputs signed: that is what AVX-512's `vpdpbusd` multiplies. Integer sums
 //! have no rounding, so the instruction set changes speed only.
 
-use super::super::attention::simd::{LANES, Scalar, Simd};
+use crate::decode::simd::{LANES, Scalar, Simd};
 
 /// Bytes of one column that are multiplied at once.
 pub(super) const QUAD: usize = 4;
@@ -134,8 +134,8 @@ unsafe fn nibbles(p: *const u8, from: u32, mut shifts: [[u8; QUAD]; LANES]) -> [
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::super::attention::simd::x86::{Avx2, Avx512};
     use super::Dot;
+    use crate::decode::simd::x86::{Avx2, Avx512};
 
     // SAFETY: only used by code compiled for avx512f, avx512bw and avx512vnni.
     unsafe impl Dot for Avx512 {

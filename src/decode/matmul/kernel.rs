@@ -14,9 +14,9 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use super::super::attention::simd::{self, Isa, LANES, Simd};
 use super::dot::{Dot, QUAD};
 use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape};
+use crate::decode::simd::{self, Isa, LANES, Simd};
 
 /// The best implementation of products that this processor has: AVX-512 has to come with its products and other operations
 /// of bytes.
@@ -419,8 +419,6 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
     half: usize,
     sums: &mut Sums<R>,
 ) {
-    /// Quads of the low nibbles.
-    const HALF: usize = BLOCK / QUAD / 2;
     let blocks = call.shape.blocks();
     // SAFETY: `weights` is such a panel; the rows lie in the rounded inputs.
     unsafe {
@@ -443,13 +441,7 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
             for quad in 0..BLOCK / QUAD {
                 let mut w = shift;
                 for c in 0..C {
-                    w[c] = match (NIBBLES, quad < HALF) {
-                        (false, _) => S::weights(quads.add(quad * PANEL * QUAD + c * LANES * QUAD)),
-                        (true, true) => S::low_nibbles(quads.add((quad * PANEL + c * LANES) * QUAD), shift[c]),
-                        (true, false) => {
-                            S::high_nibbles(quads.add(((quad - HALF) * PANEL + c * LANES) * QUAD), shift[c])
-                        }
-                    };
+                    w[c] = quad_of::<S, NIBBLES>(quads.add(c * LANES * QUAD), quad, shift[c]);
                 }
                 for r in 0..R {
                     let x = S::inputs(inputs.add((r * blocks + block) * BLOCK + quad * QUAD));
@@ -471,6 +463,22 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
             for c in 0..C {
                 S::store(sums[r].as_mut_ptr().add((half + c) * LANES), acc[r][c]);
             }
+        }
+    }
+}
+
+/// Quad `quad` of sixteen columns of a block, as bytes.
+#[inline(always)]
+unsafe fn quad_of<S: Dot, const NIBBLES: bool>(quads: *const u8, quad: usize, shifts: S::Weights) -> S::Weights {
+    /// Quads in low nibbles.
+    const LOW: usize = BLOCK / QUAD / 2;
+    const STRIDE: usize = PANEL * QUAD;
+    // SAFETY: the block has this quad.
+    unsafe {
+        match (NIBBLES, quad < LOW) {
+            (false, _) => S::weights(quads.add(quad * STRIDE)),
+            (true, true) => S::low_nibbles(quads.add(quad * STRIDE), shifts),
+            (true, false) => S::high_nibbles(quads.add((quad - LOW) * STRIDE), shifts),
         }
     }
 }

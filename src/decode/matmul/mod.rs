@@ -20,7 +20,7 @@ use ort::value::TensorElementType;
 
 use self::kernel::{Call, Rounded};
 use self::pack::{Arena, Kind, Part, Shape};
-use super::attention::simd::Isa;
+use super::simd::Isa;
 use crate::Result;
 
 /// Name under which rewritten graphs call the operator, in the domain of attention.

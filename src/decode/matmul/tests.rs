@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::super::attention::simd::Isa;
 use super::kernel::{Call, Rounded, best_isa};
 use super::pack::{self, Activation, BLOCK, Finish, Kind, Part, Shape};
+use crate::decode::simd::Isa;
 
 /// The instruction sets that this machine has.
 fn available() -> Vec<Isa> {

@@ -57,7 +57,8 @@ pub(super) fn replace(graph: &mut GraphProto) -> Vec<Product> {
     let uses = uses(graph);
     let candidates: HashMap<&str, Candidate> =
         graph.node.iter().filter_map(|node| Some((node.output.first()?.as_str(), candidate(node, &values)?))).collect();
-    let plan = Plan { candidates: &candidates, values: &values, uses: &uses };
+    let places = graph.node.iter().enumerate().filter_map(|(place, node)| Some((node.output.first()?.as_str(), place)));
+    let plan = Plan { candidates: &candidates, values: &values, uses: &uses, places: places.collect() };
 
     let mut merged: HashSet<&str> = HashSet::new();
     // By the output of the first node that a product replaces: it stands there.
@@ -68,12 +69,12 @@ pub(super) fn replace(graph: &mut GraphProto) -> Vec<Product> {
         if let Some(members) = plan.attended(node) {
             let name = format!("{output}/query_key_value");
             merged.extend(&members);
-            products.insert(plan.first(graph, &members), (plan.merge(&members, Finish::Store), name.clone()));
+            products.insert(plan.first(&members), (plan.merge(&members, Finish::Store), name.clone()));
             renamed.insert(output, name);
         } else if let Some((members, inner, activation)) = plan.gated(node) {
             merged.extend(members.iter().chain(&inner).chain([&output]));
             let product = plan.merge(&members, Finish::Gated(activation));
-            products.insert(plan.first(graph, &members), (product, output.to_owned()));
+            products.insert(plan.first(&members), (product, output.to_owned()));
         }
     }
     for (output, _) in candidates.iter().filter(|(output, _)| !merged.contains(*output)) {
@@ -117,6 +118,8 @@ struct Plan<'g> {
     candidates: &'g HashMap<&'g str, Candidate>,
     values: &'g Values<'g>,
     uses: &'g HashMap<String, usize>,
+    /// Where each node stands, by its first output.
+    places: HashMap<&'g str, usize>,
 }
 
 impl<'g> Plan<'g> {
@@ -182,9 +185,8 @@ impl<'g> Plan<'g> {
     }
 
     /// Which of the members stands first in the graph.
-    fn first(&self, graph: &'g GraphProto, members: &[&'g str]) -> &'g str {
-        let outputs = graph.node.iter().filter_map(|node| node.output.first());
-        outputs.map(String::as_str).find(|output| members.contains(output)).unwrap_or(members[0])
+    fn first(&self, members: &[&'g str]) -> &'g str {
+        members.iter().copied().min_by_key(|member| self.places.get(member)).unwrap_or_default()
     }
 
     fn merge(&self, members: &[&str], finish: Finish) -> Product {

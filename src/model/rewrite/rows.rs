@@ -1,6 +1,6 @@
 //! The graph's end: logits for the rows that somebody reads, and nothing that they don't need.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::graph::{Values, rank};
 use super::names;
@@ -79,24 +79,21 @@ pub(super) fn gather_logit_rows(graph: &mut GraphProto, logits: &str) -> Result<
 }
 
 /// Moves the Gather of logit rows up to the attention of the last layer: what comes behind it is computed for the rows
-/// that somebody reads alone. Where something else reads a value, or a node is not known to work row by row, it stays
-/// below.
+/// that somebody reads alone. Nodes that something else reads, or that are not known to work row by row, stay above it.
 pub(super) fn gather_early(graph: &mut GraphProto) {
     let Some(at) = graph.node.iter().position(|node| node.name() == GATHER) else { return };
-    let (Some(source), Some(gathered)) = (graph.node[at].input.first(), graph.node[at].output.first()) else { return };
-    let (source, gathered) = (source.clone(), gathered.clone());
     let constants = constants(graph);
     let late = late_nodes(graph, at, &constants);
-    let Some(&first) = late.iter().min() else { return };
+    if late.is_empty() {
+        return;
+    }
+    let gather = std::mem::take(&mut graph.node[at]);
     let made: HashSet<String> = late.iter().flat_map(|&index| graph.node[index].output.iter().cloned()).collect();
-
     // What comes from above is gathered, once each.
     let mut gathers: Vec<NodeProto> = Vec::new();
     for &index in &late {
-        for input in &mut graph.node[index].input {
-            if input.is_empty() || constants.contains(input) || made.contains(input) {
-                continue;
-            }
+        let varies = |input: &String| !input.is_empty() && !constants.contains(input) && !made.contains(input);
+        for input in graph.node[index].input.iter_mut().filter(|input| varies(input)) {
             let rows = format!("{input}/logit_rows");
             if !gathers.iter().any(|gather| gather.output[0] == rows) {
                 let name = format!("{GATHER}.{}", gathers.len());
@@ -106,22 +103,20 @@ pub(super) fn gather_early(graph: &mut GraphProto) {
             *input = rows;
         }
     }
-    for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| **input == gathered) {
-        input.clone_from(&source);
+    for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| **input == gather.output[0]) {
+        input.clone_from(&gather.input[0]);
     }
-    // Inputs of the first late node alone are certain to be there before it; so the late ones move behind all others.
-    let nodes = std::mem::take(&mut graph.node).into_iter().enumerate().filter(|(index, _)| *index != at);
-    let (mut before, mut behind, mut after) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, node) in nodes {
-        let place = match (late.contains(&index), index < at) {
-            (true, _) => &mut behind,
-            (false, true) => &mut before,
-            (false, false) => &mut after,
-        };
-        place.push(node);
+    // Nothing above reads what late nodes make, so they can stand behind all of it, where all that they read is there.
+    let (mut above, mut moved, mut below) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+        match index {
+            _ if late.contains(&index) => moved.push(node),
+            _ if index < at => above.push(node),
+            _ if index > at => below.push(node),
+            _ => {}
+        }
     }
-    debug_assert!(first < at);
-    graph.node = before.into_iter().chain(gathers).chain(behind).chain(after).collect();
+    graph.node = above.into_iter().chain(gathers).chain(moved).chain(below).collect();
 }
 
 /// Values that are the same in every step.
@@ -135,28 +130,23 @@ fn constants(graph: &GraphProto) -> HashSet<String> {
     constants
 }
 
-/// The nodes whose outputs nobody reads but the Gather at `gather` and others of them, and that work row by row.
-fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<String>) -> HashSet<usize> {
+/// The nodes before `gather` that work row by row, and whose outputs nobody reads but it and others of them.
+fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<String>) -> BTreeSet<usize> {
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, node) in graph.node.iter().enumerate() {
         node.input.iter().for_each(|input| readers.entry(input).or_default().push(index));
     }
-    let exported: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
-    let mut late = HashSet::from([gather]);
+    let outputs: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
+    let constant = |input: &String| input.is_empty() || constants.contains(input);
+    let mut late = BTreeSet::from([gather]);
     for (index, node) in graph.node[..gather].iter().enumerate().rev() {
-        let nobody = Vec::new();
-        let read_by = || node.output.iter().flat_map(|output| readers.get(output.as_str()).unwrap_or(&nobody));
-        let weight = !PRODUCTS.contains(&node.op_type())
-            || node.input.get(1).is_some_and(|weight| constants.contains(weight.as_str()));
-        let varies = node.input.iter().any(|input| !input.is_empty() && !constants.contains(input));
-        let private = !node.output.iter().any(|output| exported.contains(output.as_str()));
-        if ROW_BY_ROW.contains(&node.op_type())
-            && weight
-            && varies
-            && private
-            && read_by().next().is_some()
-            && read_by().all(|reader| late.contains(reader))
-        {
+        let row_by_row = ROW_BY_ROW.contains(&node.op_type())
+            && (!PRODUCTS.contains(&node.op_type()) || node.input.get(1).is_some_and(constant))
+            && !node.input.iter().all(constant);
+        let named = || node.output.iter().map(String::as_str).filter(|output| !output.is_empty());
+        let mut read_by = named().filter_map(|output| readers.get(output)).flatten().peekable();
+        let theirs_alone = read_by.peek().is_some() && read_by.all(|reader| late.contains(reader));
+        if row_by_row && theirs_alone && !named().any(|output| outputs.contains(output)) {
             late.insert(index);
         }
     }

@@ -230,3 +230,59 @@ fn tables_chosen_by_something_else_are_refused() {
     let condition = node("", "Greater", "compare", &["length", "limit"], &["long"], vec![]);
     assert!(two_tables(length, condition).refusal().contains("other than the sequences' length"));
 }
+
+/// What stands behind the last attention and works row by row is computed for the wanted rows alone; attention, which
+/// needs them all, is not.
+#[test]
+fn the_end_of_the_last_layer_is_computed_for_wanted_rows() {
+    let mut sketch = Sketch::new(vec![]);
+    let weight = |name: &str, dims: [usize; 2]| float_tensor(name, &dims, &vec![0.1; dims[0] * dims[1]]);
+    sketch.initializer.extend([weight("out.weight", [32, 16]), float_tensor("norm", &[16], &[1.0; 16])]);
+    sketch.initializer.retain(|tensor| tensor.name() != "head.weight");
+    sketch.initializer.push(weight("head.weight", [16, 9]));
+    let skip = node(
+        MICROSOFT,
+        "SkipSimplifiedLayerNormalization",
+        "skip",
+        &["x", "branch", "norm"],
+        // Two of its outputs nobody asked for; their empty names are nobody's.
+        &["normed", "", "", "stream"],
+        vec![float("epsilon", 1e-5)],
+    );
+    sketch.after = vec![
+        node("", "MatMul", "out", &["mixed", "out.weight"], &["branch"], vec![]),
+        skip,
+        node("", "Add", "residual", &["normed", "stream"], &["last"], vec![]),
+        node("", "MatMul", "head", &["last", "head.weight"], &["logits"], vec![]),
+    ];
+    let (_, graph) = sketch.rewrite().expect("fits");
+    let gathers: Vec<_> =
+        graph.node.iter().filter(|node| node.input.get(1).is_some_and(|i| i == names::LOGIT_ROWS)).collect();
+    let mut sources: Vec<&str> = gathers.iter().map(|gather| gather.input[0].as_str()).collect();
+    sources.sort_unstable();
+    assert_eq!(sources, ["mixed", "x"], "attention's output and the residual stream, each once");
+    let skip = graph.node.iter().find(|node| node.name() == "skip").expect("it is still there");
+    assert_eq!(skip.input[..2], ["x/logit_rows", "branch"]);
+    let place = |name: &str| graph.node.iter().position(|node| node.output.iter().any(|o| o == name)).expect(name);
+    assert!(place("mixed") < place("mixed/logit_rows") && place("mixed/logit_rows") < place("branch"));
+    assert!(place("last") < place("logits"));
+}
+
+/// A value that something else reads too is needed for all rows.
+#[test]
+fn what_is_read_elsewhere_is_computed_for_all_rows() {
+    let mut sketch = Sketch::new(vec![]);
+    sketch.initializer.push(float_tensor("half", &[1], &[0.5]));
+    sketch.after = vec![
+        node("", "Mul", "halve", &["mixed", "half"], &["halved"], vec![]),
+        // Not known to work row by row.
+        node("", "Erf", "other", &["halved"], &["erf"], vec![]),
+        node("", "Add", "sum", &["halved", "erf"], &["last"], vec![]),
+        node("", "MatMul", "head", &["last", "head.weight"], &["logits"], vec![]),
+    ];
+    let (_, graph) = sketch.rewrite().expect("fits");
+    let sum = graph.node.iter().find(|node| node.name() == "sum").expect("it is still there");
+    assert_eq!(sum.input, ["halved/logit_rows", "erf/logit_rows"]);
+    let halve = graph.node.iter().find(|node| node.name() == "halve").expect("it is still there");
+    assert_eq!(halve.input[0], "mixed");
+}

@@ -1,0 +1,128 @@
+//! What happens to a token before attention: its query and key are rotated, its key and value written into the cache.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators take closures, which may be compiled without the processor's features"
+)]
+
+use super::form::{self, Floats, Form, Number, Stored};
+use super::kernel::{Call, Heads, Rotary};
+use crate::decode::simd::{self, Isa, LANES, Simd};
+
+/// Largest head size; a head's numbers sit on the stack while they are rotated.
+pub(crate) const MAX_HEAD: usize = 512;
+
+impl Call<'_> {
+    /// Rotates one token's query and key by row `position` of the rotary tables; stores the query, and key and value in
+    /// cache slot `slot` unless it is `None`.
+    ///
+    /// # Safety
+    /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
+    /// the same token or slot. The processor has what `isa` stands for.
+    pub(crate) unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>, isa: Isa) {
+        // SAFETY: passed on; the caller vouches for the processor.
+        unsafe {
+            match (self.stored_as, isa) {
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Float32, Isa::Avx512) => prepare_avx512(self, token, position, slot),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Float32, Isa::Avx2) => prepare_avx2(self, token, position, slot),
+                (Stored::Float32, Isa::Scalar) => prepare::<Floats<simd::Scalar>>(self, token, position, slot),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Bfloat16, Isa::Avx512) => prepare_avx512_bf16(self, token, position, slot),
+                (Stored::Bfloat16, _) => prepare::<form::Pairs>(self, token, position, slot),
+            }
+        }
+    }
+
+    /// Writes `x`, rotated for `position`, to the front of `to`.
+    #[inline(always)]
+    fn rotate(&self, x: &[f32], position: usize, to: &mut [f32]) {
+        to[..x.len()].copy_from_slice(x);
+        let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else { return };
+        let cos = &cos[position * half..][..half];
+        let sin = &sin[position * half..][..half];
+        if interleaved {
+            let (pairs, to) = (&x[..2 * half], &mut to[..2 * half]);
+            for i in 0..half {
+                let (a, b) = (pairs[2 * i], pairs[2 * i + 1]);
+                to[2 * i] = a * cos[i] - b * sin[i];
+                to[2 * i + 1] = b * cos[i] + a * sin[i];
+            }
+        } else {
+            let ((a, b), (low, high)) = (x[..2 * half].split_at(half), to[..2 * half].split_at_mut(half));
+            for i in 0..half {
+                low[i] = a[i] * cos[i] - b[i] * sin[i];
+                high[i] = b[i] * cos[i] + a[i] * sin[i];
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn prepare_avx512(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx512 stands for.
+    unsafe { prepare::<Floats<simd::x86::Avx512>>(call, token, position, slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn prepare_avx512_bf16(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx512Pairs stands for.
+    unsafe { prepare::<form::x86::Avx512Pairs>(call, token, position, slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn prepare_avx2(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { prepare::<Floats<simd::x86::Avx2>>(call, token, position, slot) }
+}
+
+#[inline(always)]
+unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    let Heads { query, kv, size } = call.heads;
+    let (stored, run) = (call.heads.stored(), F::Number::RUN);
+    // Behind the head's size they stay zero.
+    let mut row = [0.0; MAX_HEAD];
+    let mut numbers = [F::Number::of(0.0); MAX_HEAD];
+    // SAFETY: `queries` holds query·stored numbers for each token, and this token is ours. The slot is inside the cache,
+    // and only this call writes it: single lanes are written through the raw pointer, because other threads write
+    // their own lanes of the same block.
+    unsafe {
+        for head in 0..query {
+            call.rotate(call.query.head(token, head, size), position, &mut row);
+            for x in &mut row[..size] {
+                *x *= call.scale;
+            }
+            store::<F>(call.queries.cast::<F::Number>().add((token * query + head) * stored), &row, stored);
+        }
+        let Some(slot) = slot else { return };
+        let (block, lane) = (slot / LANES, slot % LANES);
+        for head in 0..kv {
+            let start = block * call.heads.block_floats() + head * stored * LANES;
+            call.rotate(call.key.head(token, head, size), position, &mut row);
+            store::<F>(numbers.as_mut_ptr(), &row, stored);
+            let keys = call.key_cache.cast::<F::Number>().add(start + lane * run);
+            for d in 0..stored {
+                keys.add(d / run * run * LANES + d % run).write(numbers[d]);
+            }
+            row[..size].copy_from_slice(call.value.head(token, head, size));
+            store::<F>(numbers.as_mut_ptr(), &row, stored);
+            let values = call.value_cache.cast::<F::Number>().add(start + lane / run * run * stored + lane % run);
+            for d in 0..stored {
+                values.add(d * run).write(numbers[d]);
+            }
+        }
+    }
+}
+
+/// Stores the first `count` numbers of `row`, a multiple of sixteen.
+#[inline(always)]
+unsafe fn store<F: Form>(to: *mut F::Number, row: &[f32; MAX_HEAD], count: usize) {
+    for d in (0..count).step_by(LANES) {
+        // SAFETY: the caller has room for `count` numbers.
+        unsafe { F::store(to.add(d), F::S::load(row.as_ptr().add(d))) };
+    }
+}
