@@ -89,14 +89,14 @@ def kind(engine: str) -> str:
 
 def tasks(engine: str, only: str | None, settings: Settings) -> list[Task]:
     """Everything that is measured of one engine."""
-    if engine.endswith(GREEDY):
-        only = "decode" if only in (None, "decode") else "nothing"
     orders = workload.ORDERS if kind(engine) in SHARING else workload.ORDERS[:1]
     every = [
         Task(engine, "load"),
         *(Task(engine, "decode", batch=batch) for batch in settings.batches),
         *(Task(engine, "job", order=order) for order in orders),
     ]
+    if engine.endswith(GREEDY):
+        every = [task for task in every if task.measurement == "decode"]
     return [task for task in every if only in (None, task.measurement)]
 
 

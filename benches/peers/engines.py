@@ -1,7 +1,8 @@
 """The peers, each behind the same interface: `load` makes one, `generate` runs a batch.
 
 Every engine samples at temperature 1 from the whole vocabulary, those called greedy excepted, and goes on past the end of
-a turn, so that each reply has exactly the tokens that were asked for. Packages are imported when an engine is made, since one process holds one.
+a turn, so that each reply has exactly the tokens that were asked for. Packages are imported when an engine is made, since
+one process holds one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 //! Looking things up in a graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::onnx::{
     AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto, tensor_shape_proto, type_proto,
@@ -60,6 +60,17 @@ impl<'a> Values<'a> {
     pub(super) fn producer(&self, name: &str) -> Option<&'a NodeProto> {
         self.producers.get(name).copied()
     }
+}
+
+/// Values that are the same in every step: initialisers, and what is computed of them alone.
+pub(super) fn constants(graph: &GraphProto) -> HashSet<&str> {
+    let mut constants: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    for node in &graph.node {
+        if node.input.iter().all(|input| input.is_empty() || constants.contains(input.as_str())) {
+            constants.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    constants
 }
 
 /// An input's element type.

@@ -99,9 +99,8 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
     let products = if matmul::is_worthwhile() { products::replace(&mut graph) } else { Vec::new() };
     let cache = stored(cache, &products).map_err(refuse)?;
-    rows::remove_unused(&mut graph, logits);
-    rows::gather_early(&mut graph);
     let used = rows::remove_unused(&mut graph, logits);
+    rows::gather_early(&mut graph);
     let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
     let positions = used.contains(&config.decoder.inputs.position_ids);
     graph.input = inputs(&graph, config, shape, (flat, cache), &used).map_err(refuse)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::graph::{Values, rank};
+use super::graph::{Values, constants, rank};
 use super::names;
 use crate::decode::matmul;
 use crate::onnx::build::{int, int64_tensor, node};
@@ -87,20 +87,20 @@ pub(super) fn gather_early(graph: &mut GraphProto) {
     if late.is_empty() {
         return;
     }
+    let made: HashSet<&String> = late.iter().flat_map(|&index| &graph.node[index].output).collect();
+    let read = late.iter().flat_map(|&index| &graph.node[index].input);
+    let varies = |input: &&String| !input.is_empty() && !constants.contains(input.as_str()) && !made.contains(input);
+    let from_above: BTreeSet<String> = read.filter(varies).cloned().collect();
+    let gathered = |input: &str| format!("{input}/logit_rows");
+    let gathers = from_above.iter().enumerate().map(|(index, input)| {
+        let (name, inputs) = (format!("{GATHER}.{index}"), [input.as_str(), names::LOGIT_ROWS]);
+        node("", "Gather", &name, &inputs, &[&gathered(input)], vec![int("axis", -2)])
+    });
+    let gathers: Vec<NodeProto> = gathers.collect();
     let gather = std::mem::take(&mut graph.node[at]);
-    let made: HashSet<String> = late.iter().flat_map(|&index| graph.node[index].output.iter().cloned()).collect();
-    // What comes from above is gathered, once each.
-    let mut gathers: Vec<NodeProto> = Vec::new();
     for &index in &late {
-        let varies = |input: &String| !input.is_empty() && !constants.contains(input) && !made.contains(input);
-        for input in graph.node[index].input.iter_mut().filter(|input| varies(input)) {
-            let rows = format!("{input}/logit_rows");
-            if !gathers.iter().any(|gather| gather.output[0] == rows) {
-                let name = format!("{GATHER}.{}", gathers.len());
-                let inputs = [input.as_str(), names::LOGIT_ROWS];
-                gathers.push(node("", "Gather", &name, &inputs, &[&rows], vec![int("axis", -2)]));
-            }
-            *input = rows;
+        for input in graph.node[index].input.iter_mut().filter(|input| from_above.contains(*input)) {
+            *input = gathered(input);
         }
     }
     for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| **input == gather.output[0]) {
@@ -119,25 +119,14 @@ pub(super) fn gather_early(graph: &mut GraphProto) {
     graph.node = above.into_iter().chain(gathers).chain(moved).chain(below).collect();
 }
 
-/// Values that are the same in every step.
-fn constants(graph: &GraphProto) -> HashSet<String> {
-    let mut constants: HashSet<String> = graph.initializer.iter().map(|tensor| tensor.name().to_owned()).collect();
-    for node in &graph.node {
-        if node.input.iter().all(|input| input.is_empty() || constants.contains(input)) {
-            constants.extend(node.output.iter().cloned());
-        }
-    }
-    constants
-}
-
 /// The nodes before `gather` that work row by row, and whose outputs nobody reads but it and others of them.
-fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<String>) -> BTreeSet<usize> {
+fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<&str>) -> BTreeSet<usize> {
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, node) in graph.node.iter().enumerate() {
         node.input.iter().for_each(|input| readers.entry(input).or_default().push(index));
     }
     let outputs: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
-    let constant = |input: &String| input.is_empty() || constants.contains(input);
+    let constant = |input: &String| input.is_empty() || constants.contains(input.as_str());
     let mut late = BTreeSet::from([gather]);
     for (index, node) in graph.node[..gather].iter().enumerate().rev() {
         let row_by_row = ROW_BY_ROW.contains(&node.op_type())

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use super::graph::{Attributes, Values, integers};
+use super::graph::{Attributes, Values, constants, integers};
 use crate::decode::{attention, matmul};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
@@ -89,16 +89,16 @@ const BY_SHAPE: &[&str] = &["Expand", "Reshape", "Slice", "Split"];
 /// Names a node that looks beyond its token.
 pub(super) fn check(graph: &GraphProto, flat: bool) -> Result<Vec<String>, String> {
     let values = Values::of(graph);
-    let (mut constants, mut shapes): (HashSet<&str>, HashSet<&str>) = (HashSet::new(), HashSet::new());
+    let constants = constants(graph);
+    let mut shapes: HashSet<&str> = HashSet::new();
     let mut exceptions = Vec::new();
     for node in &graph.node {
         let op = node.op_type();
         let outputs = node.output.iter().map(String::as_str);
         let inputs = || node.input.iter().map(String::as_str).filter(|input| !input.is_empty());
-        let constant = |name: &str| values.constant(name).is_some() || constants.contains(name);
+        let constant = |name: &str| constants.contains(name);
         if inputs().all(constant) {
-            constants.extend(outputs); // computed once, when the graph is loaded
-            continue;
+            continue; // computed once, when the graph is loaded
         }
         if op == "Shape" || inputs().all(|input| constant(input) || shapes.contains(input)) {
             if !ON_SHAPES.contains(&op) {
