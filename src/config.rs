@@ -82,9 +82,17 @@ impl Config {
     /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense; the
     /// message names the file, the key and the remedy.
     pub fn from_file(path: &Path) -> Result<Self> {
+        Self::from_file_with(path, &[])
+    }
+
+    /// As [`Config::from_file`], where roles may name models that the host brings itself.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn from_file_with(path: &Path, host_models: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, base, Some(path))
+        Self::parse(&text, base, Some(path), host_models)
     }
 
     /// Reads a configuration from text. Relative paths in it are relative to `base_dir`.
@@ -92,16 +100,25 @@ impl Config {
     /// # Errors
     /// As [`Config::from_file`].
     pub fn from_toml(toml: &str, base_dir: &Path) -> Result<Self> {
-        Self::parse(toml, base_dir, None)
+        Self::from_toml_with(toml, base_dir, &[])
     }
 
-    fn parse(text: &str, base_dir: &Path, origin: Option<&Path>) -> Result<Self> {
+    /// As [`Config::from_toml`], where roles may name models that the host brings itself.
+    ///
+    /// # Errors
+    /// As [`Config::from_file`].
+    pub fn from_toml_with(toml: &str, base_dir: &Path, host_models: &[String]) -> Result<Self> {
+        Self::parse(toml, base_dir, None, host_models)
+    }
+
+    fn parse(text: &str, base_dir: &Path, origin: Option<&Path>, host_models: &[String]) -> Result<Self> {
         let mut config: Config = toml::from_str(text).map_err(|e| {
             // The parser's message shows the line and what was expected there.
             let name = origin.map_or_else(|| "configuration".into(), |path| path.display().to_string());
             Error::invalid_config(format!("{name}: {e}")).with_source(e)
         })?;
         config.origin = origin.map(Path::to_owned);
+        config.host_models = host_models.to_vec();
         let runtime = [&mut config.runtime.library, &mut config.runtime.profile].into_iter().flatten();
         for path in config.models.values_mut().filter_map(|model| model.path.as_mut()).chain(runtime) {
             *path = base_dir.join(&*path);

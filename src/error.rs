@@ -50,6 +50,10 @@ pub enum ErrorKind {
     DeadlineExceeded,
     /// The queue is full.
     Overloaded,
+    /// The engine was closed.
+    Closed,
+    /// A child process uses what its parent made before `fork`.
+    Forked,
     /// A defect in this library.
     Internal,
 }

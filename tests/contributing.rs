@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 /// What cargo needs to build the package and its tests.
-const PARTS: [&str; 7] = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "tests", "benches", "examples"];
+const PARTS: [&str; 8] = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "ffi", "tests", "benches", "examples"];
 
 const CASES: &str = "tests/fixtures/ranking/metrics/question_marks.json";
 
@@ -125,10 +125,14 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn the_readme_shows_the_example_that_is_run() {
+fn the_readme_shows_the_examples_that_are_run() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let example = read("examples/rank.rs");
     let code = &example[example.find("use foreturn").expect("the code after the comments")..];
-    assert!(read("README.md").contains(code.trim()), "README.md and examples/rank.rs differ");
+    let readme = read("README.md");
+    assert!(readme.contains(code.trim()), "README.md and examples/rank.rs differ");
+    let (_, shown) = readme.split_once("```c\n").expect("C in README.md");
+    let (shown, _) = shown.split_once("```").expect("its end");
+    assert!(read("examples/c/rank.c").contains(shown), "README.md and examples/c/rank.c differ");
 }

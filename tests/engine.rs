@@ -426,9 +426,9 @@ fn a_pinned_prefix_stays_and_later_prompts_reuse_it() {
 #[test]
 fn a_deadline_gives_an_incomplete_ranking() {
     let Fresh { engine, .. } = &fresh(config(SETTINGS));
-    let limits = Limits { timeout: Some(Duration::from_millis(5)), cancel: None };
+    let limits = Limits { timeout: Some(Duration::from_millis(5)), cancel: None, priority: 0 };
     let start = Instant::now();
-    let options = RankOptions { limits: limits.clone(), on_progress: None };
+    let options = RankOptions { limits: limits.clone(), ..RankOptions::default() };
     let ranking = engine.rank(request(&CANDIDATES, json!({"window": 4})), options).expect("what there is");
     assert!(start.elapsed() < Duration::from_secs(2), "it took {:?}", start.elapsed());
     assert!(!ranking.complete && !ranking.bitwise);
@@ -447,8 +447,8 @@ fn a_deadline_gives_an_incomplete_ranking() {
 fn a_cancelled_request_ends_within_a_second() {
     let Fresh { engine, .. } = &fresh(config(SETTINGS));
     let cancel = CancelToken::new();
-    let limits = Limits { timeout: None, cancel: Some(cancel.clone()) };
-    let options = RankOptions { limits: limits.clone(), on_progress: None };
+    let limits = Limits { timeout: None, cancel: Some(cancel.clone()), priority: 0 };
+    let options = RankOptions { limits: limits.clone(), ..RankOptions::default() };
     let ranking = engine.submit_rank(request(&CANDIDATES, json!({"window": 8})), options).expect("queued");
     let reply =
         engine.submit_generate(MODEL, Prompt::Tokens(filler(20, 0)), sampled(0, 4000), limits.clone()).expect("queued");
@@ -477,7 +477,7 @@ fn closing_an_engine_ends_what_waits_with_a_clear_error() {
     let reply = submit(&engine, filler(20, 0), sampled(0, 4000));
     drop(engine);
     for error in [ranking.wait().expect_err("closed"), reply.wait().expect_err("closed")] {
-        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
         assert!(error.to_string().contains("the engine was closed"), "{error}");
     }
 }
@@ -655,8 +655,9 @@ fn silent() -> Engine {
 
 #[test]
 fn a_model_that_never_answers_does_not_outlast_the_deadline() {
-    let limits = Limits { timeout: Some(Duration::from_millis(100)), cancel: None };
-    let ranking = silent().rank(request(&["a"], json!({})), RankOptions { limits, on_progress: None }).expect("nulls");
+    let limits = Limits { timeout: Some(Duration::from_millis(100)), cancel: None, priority: 0 };
+    let ranking =
+        silent().rank(request(&["a"], json!({})), RankOptions { limits, ..RankOptions::default() }).expect("nulls");
     assert!(!ranking.complete && !ranking.bitwise);
     assert_eq!(ranking.ranking[0].reward, None);
 }
@@ -677,8 +678,8 @@ fn the_last_handle_may_go_with_a_callback() {
     let engine = silent();
     let (held, cancel) = (engine.clone(), CancelToken::new());
     let on_progress = Box::new(move |_| assert_eq!(held.models(), ["silent"]));
-    let limits = Limits { timeout: None, cancel: Some(cancel.clone()) };
-    let options = RankOptions { limits, on_progress: Some(on_progress) };
+    let limits = Limits { timeout: None, cancel: Some(cancel.clone()), priority: 0 };
+    let options = RankOptions { limits, on_progress: Some(on_progress), ..RankOptions::default() };
     let ranking = engine.submit_rank(request(&["a"], json!({})), options).expect("queued");
     drop(engine);
     std::thread::sleep(Duration::from_millis(50));

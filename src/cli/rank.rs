@@ -21,11 +21,12 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
     let bar = output::progress(0, "rollouts {bar:30} {pos}/{len} [{elapsed}]");
     let shown = bar.clone();
     let options = RankOptions {
-        limits: Limits { timeout: args.deadline, cancel: None },
+        limits: Limits { timeout: args.deadline, ..Limits::default() },
         on_progress: Some(Box::new(move |progress| {
             shown.set_length(progress.total as u64);
             shown.set_position(progress.finished as u64);
         })),
+        ..RankOptions::default()
     };
     let ranking = engine.rank(request, options);
     bar.finish_and_clear();

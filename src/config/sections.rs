@@ -32,6 +32,9 @@ pub struct RuntimeConfig {
     pub step_budget_ms: u64,
     /// Seconds after which a run of a model is ended, for graphs that never come to an end. At least 1; 600 if absent.
     pub step_limit_s: u64,
+    /// Rankings, and calls to single models, that may wait for their turn; what comes beyond is refused. At least 1; 256
+    /// of either if absent.
+    pub max_queued: usize,
     /// Where ONNX Runtime writes, for each model, how long each node of its graph took: a path that the date and `.json`
     /// are put behind. Relative to the file. Slows runs down.
     pub profile: Option<PathBuf>,
@@ -47,6 +50,7 @@ impl Default for RuntimeConfig {
             kv_cache: None,
             step_budget_ms: 100,
             step_limit_s: 600,
+            max_queued: 256,
             profile: None,
         }
     }
@@ -70,6 +74,9 @@ impl RuntimeConfig {
                 "step_limit_s = {}: give a number of seconds from 1 to 86400; the default is 600",
                 self.step_limit_s
             )));
+        }
+        if self.max_queued == 0 {
+            return Err(Error::invalid_config("max_queued = 0: at least 1 is needed; the default is 256"));
         }
         if self.kv_cache == Some(ByteSize(0)) {
             return Err(Error::invalid_config("kv_cache = 0: give a size such as \"512MiB\", or leave it out"));

@@ -39,8 +39,18 @@ pub struct DecoderStats {
     pub steps: u64,
     /// Token rows computed, prompts and replies together.
     pub computed_tokens: u64,
+    /// Tokens of the prompts that have ended.
+    pub prompt_tokens: u64,
+    /// Of these, tokens that were taken from the cache.
+    pub reused_tokens: u64,
     /// Sequences sent back to the queue for want of memory.
     pub preemptions: u64,
+    /// Sequences that share steps now.
+    pub sequences: usize,
+    /// Sequences that wait for memory or a place.
+    pub waiting: usize,
+    /// Cache blocks with contents now.
+    pub used_blocks: usize,
     /// Most cache blocks with contents at once.
     pub peak_blocks: usize,
     /// Cache blocks in all.
@@ -54,6 +64,9 @@ pub(crate) struct Decoder {
     provider: ProviderReport,
     scheduler: Scheduler<AnyReader>,
     pace: Pace,
+    // Of what has ended.
+    prompt_tokens: u64,
+    reused_tokens: u64,
 }
 
 /// Bytes that a step's logits may take: 512 rows of a vocabulary of 32k, 128 of one of 128k.
@@ -84,7 +97,8 @@ impl Decoder {
             block_bytes: folder.block_bytes(),
             variants: Variants { longest_short: folder.longest_short() },
         });
-        Ok(Decoder { folder, executor, provider, scheduler, pace: Pace::new(options.step_budget) })
+        let pace = Pace::new(options.step_budget);
+        Ok(Decoder { folder, executor, provider, scheduler, pace, prompt_tokens: 0, reused_tokens: 0 })
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
@@ -126,9 +140,13 @@ impl Decoder {
 
     /// Runs one step; returns whether sequences are left.
     pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), ended.len());
         let tokens = self.scheduler.step(self.pace.tokens(), &mut *self.executor, ended);
         self.pace.observe(tokens, start.elapsed());
+        for Ended { cost, .. } in &ended[before..] {
+            self.prompt_tokens += cost.prompt as u64;
+            self.reused_tokens += cost.reused() as u64;
+        }
         !self.scheduler.is_idle()
     }
 
@@ -142,7 +160,12 @@ impl Decoder {
         DecoderStats {
             steps: totals.steps,
             computed_tokens: totals.computed,
+            prompt_tokens: self.prompt_tokens,
+            reused_tokens: self.reused_tokens,
             preemptions: totals.preemptions,
+            sequences: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            used_blocks: self.scheduler.cache().occupied(),
             peak_blocks: totals.peak_blocks,
             blocks: self.scheduler.cache().total(),
         }

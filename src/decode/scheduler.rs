@@ -242,6 +242,16 @@ impl<R: Reader> Scheduler<R> {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
+    /// Sequences that share steps.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Sequences that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         self.totals
     }

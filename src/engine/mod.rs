@@ -11,20 +11,23 @@
 mod limits;
 mod owner;
 mod pending;
+mod process;
 mod scoring;
+mod statistics;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use self::limits::{CancelToken, Limits};
-use self::owner::{Command, Direct, Owner, RankRun, Task};
+use self::owner::{Call, Command, Owner, RankRun, SCORING, Task};
 pub use self::pending::Pending;
 pub use self::scoring::ScoreOptions;
+pub use self::statistics::{Latency, Stage, Statistics};
 pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
 use crate::chat::{ChatModel, Finish, Message, Usage};
@@ -32,7 +35,7 @@ use crate::config::{Config, RuntimeConfig};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
-use crate::rank::{Progress, RankJob, RankPlan, RankRequest, Ranking};
+use crate::rank::{EndedRollout, Progress, RankJob, RankPlan, RankRequest, Ranking};
 use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
 use crate::score::input::Prompting;
@@ -63,7 +66,9 @@ pub struct Engine {
 
 struct Inner {
     commands: Sender<Command>,
-    thread: Option<JoinHandle<()>>,
+    /// Taken by whoever closes the engine.
+    thread: Mutex<Option<JoinHandle<()>>>,
+    process: u32,
     plan: Option<Arc<RankPlan>>,
     /// Why there is no plan, where there is none.
     no_plan: Option<Error>,
@@ -84,14 +89,26 @@ impl Local {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
+impl Inner {
+    /// Ends the thread, and with it everything under way. A child process has no such thread.
+    fn close(&self) {
+        if process::refuse_child(self.process).is_err() {
+            return;
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The thread may be gone already; then there is nobody to tell.
         drop(self.commands.send(Command::Shutdown));
-        // A callback on the engine's thread may hold the last handle; the thread can't wait for itself.
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        // A callback on the engine's thread, or a metric, may hold the last handle; they can't wait for themselves.
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id() || SCORING.get();
+        if let Some(thread) = thread.filter(|thread| !own(thread)) {
             drop(thread.join());
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -102,6 +119,8 @@ pub struct RankOptions {
     pub limits: Limits,
     /// Called on the engine's thread whenever a rollout has ended; must return quickly and not call the engine.
     pub on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
+    /// Called with each rollout once it has ended, before metrics score it; as for `on_progress`.
+    pub on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
 }
 
 /// What a model is to continue or score.
@@ -132,7 +151,8 @@ pub struct Generation {
 
 /// A prefix that stays in a model's cache; dropping it lets the prefix go.
 pub struct Pin {
-    engine: Engine,
+    /// Not the engine itself: a pin doesn't keep it.
+    commands: Sender<Command>,
     model: usize,
     key: u64,
     /// Tokens of the prefix.
@@ -142,7 +162,7 @@ pub struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         // An engine that has ended has let go of everything.
-        drop(self.engine.inner.commands.send(Command::Unpin { model: self.model, key: self.key }));
+        drop(self.commands.send(Command::Unpin { model: self.model, key: self.key }));
     }
 }
 
@@ -151,6 +171,7 @@ pub struct EngineBuilder {
     config: Config,
     places: Places,
     custom: Vec<(String, ChatModelFactory)>,
+    metrics: Vec<WeightedMetric>,
 }
 
 impl EngineBuilder {
@@ -169,13 +190,20 @@ impl EngineBuilder {
         self
     }
 
+    /// Adds a metric of your own to those of the configuration. Its name tells it apart from theirs.
+    #[must_use]
+    pub fn metric(mut self, metric: WeightedMetric) -> Self {
+        self.metrics.push(metric);
+        self
+    }
+
     /// Loads the models and starts the engine.
     ///
     /// # Errors
     /// The configuration is wrong, ONNX Runtime is not found, or a model can't be loaded.
     pub fn build(self) -> Result<Engine> {
-        let EngineBuilder { mut config, places, custom } = self;
-        config.host_models.extend(custom.iter().map(|(name, _)| name.clone()));
+        let EngineBuilder { mut config, places, custom, metrics } = self;
+        config.host_models = custom.iter().map(|(name, _)| name.clone()).collect();
         let runtime = runtime_options(&config.runtime, places);
         let decode = decode_options(&config.runtime);
         let mut locals = BTreeMap::new();
@@ -193,24 +221,26 @@ impl EngineBuilder {
         }
         factories.extend(custom);
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
-        let (plan, no_plan) = match plan(&config, &locals) {
+        let (plan, no_plan) = match plan(&config, metrics, &locals) {
             Ok(plan) => (Some(Arc::new(plan)), None),
             Err(error) => (None, Some(error)),
         };
-        let (commands, thread) = Owner::start(factories)?;
-        let pins = AtomicU64::new(0);
-        Ok(Engine { inner: Arc::new(Inner { commands, thread: Some(thread), plan, no_plan, names, locals, pins }) })
+        let (commands, thread) = Owner::start(factories, config.runtime.max_queued)?;
+        let (thread, process, pins) = (Mutex::new(Some(thread)), std::process::id(), AtomicU64::new(0));
+        Ok(Engine { inner: Arc::new(Inner { commands, thread, process, plan, no_plan, names, locals, pins }) })
     }
 }
 
 /// The plan for rankings; metrics count tokens with the policy's tokenizer, or words where it is not ours.
-fn plan(config: &Config, locals: &BTreeMap<String, Local>) -> Result<RankPlan> {
+fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String, Local>) -> Result<RankPlan> {
     let policy = config.policy_model();
     let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
-    let plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
+    let mut plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
         Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
         None => text.split_whitespace().count(),
     }))?;
+    plan.metrics.extend(metrics);
+    WeightedMetric::check_all(&plan.metrics)?;
     for WeightedMetric { name, metric, .. } in &plan.metrics {
         for model in metric.models() {
             let Some(local) = locals.get(&*model) else { continue };
@@ -252,7 +282,7 @@ impl Engine {
 
     /// For settings beyond the configuration.
     pub fn builder(config: Config) -> EngineBuilder {
-        EngineBuilder { config, places: Places::default(), custom: Vec::new() }
+        EngineBuilder { config, places: Places::default(), custom: Vec::new(), metrics: Vec::new() }
     }
 
     /// An engine with the one model in `path`, named `model`.
@@ -384,7 +414,13 @@ impl Engine {
                 Generation { prompt_tokens, tokens, text, finish, logprobs, usage }
             }));
         };
-        self.direct(model, Task::Generate(tokens, options), limits.deadline(), pending.token(), Box::new(done))?;
+        self.call(
+            model,
+            Stage::Generate,
+            vec![(Task::Generate(tokens, options), Box::new(done))],
+            &limits,
+            pending.token(),
+        )?;
         Ok(pending)
     }
 
@@ -399,7 +435,7 @@ impl Engine {
                 "log-probabilities need at least two tokens: one to condition on, one to score",
             ));
         }
-        let completion = self.wait_for(model, Task::LogProbs(tokens.clone()), limits)?;
+        let completion = self.wait_for(model, Stage::LogProbs, Task::LogProbs(tokens.clone()), &limits)?;
         Ok((tokens, completion.logprobs))
     }
 
@@ -409,13 +445,21 @@ impl Engine {
     /// # Errors
     /// As [`Engine::generate`]; the memory budget has no room for it; the model has no cache.
     pub fn warm(&self, model: &str, prompt: Prompt) -> Result<Pin> {
+        self.warm_within(model, prompt, &Limits::default())
+    }
+
+    /// As [`Engine::warm`], with limits; a prefix that is not there in time is let go.
+    ///
+    /// # Errors
+    /// As [`Engine::warm`].
+    pub fn warm_within(&self, model: &str, prompt: Prompt, limits: &Limits) -> Result<Pin> {
         let tokens = self.encode(model, prompt)?;
         let key = self.inner.pins.fetch_add(1, Ordering::Relaxed);
         let length = tokens.len();
         let model_index = self.index(model)?;
         // Made first, so that a failure lets go of what was pinned by then.
-        let pin = Pin { engine: self.clone(), model: model_index, key, tokens: length };
-        self.wait_for(model, Task::Warm(key, tokens), Limits::default())?;
+        let pin = Pin { commands: self.inner.commands.clone(), model: model_index, key, tokens: length };
+        self.wait_for(model, Stage::Warm, Task::Warm(key, tokens), limits)?;
         Ok(pin)
     }
 
@@ -433,28 +477,45 @@ impl Engine {
     /// # Errors
     /// There is no such local model.
     pub fn status(&self, model: &str) -> Result<ModelStatus> {
+        self.local(model)?;
+        let status = self.statistics()?.models.remove(model);
+        status.ok_or_else(|| Error::internal("a local model without a status"))
+    }
+
+    /// What has been done since the engine was made, and what is under way.
+    ///
+    /// # Errors
+    /// The engine was closed.
+    pub fn statistics(&self) -> Result<Statistics> {
         let (pending, respond) = pending::pair(None);
-        self.send(Command::Status { model: self.index(model)?, respond })?;
+        self.send(Command::Statistics(respond))?;
         pending.wait()
     }
 
-    fn wait_for(&self, model: &str, task: Task, limits: Limits) -> Result<Completion> {
+    /// Ends the engine for all its handles. What is under way or waits ends with [`crate::ErrorKind::Closed`], and so does
+    /// what is asked later. Dropping the last handle does the same.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    fn wait_for(&self, model: &str, stage: Stage, task: Task, limits: &Limits) -> Result<Completion> {
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let done = Box::new(move |result| respond.send(result));
-        self.direct(model, task, limits.deadline(), pending.token(), done)?;
+        self.call(model, stage, vec![(task, done)], limits, pending.token())?;
         pending.wait()
     }
 
-    fn direct(
+    fn call(
         &self,
         model: &str,
-        task: Task,
-        deadline: Option<Instant>,
+        stage: Stage,
+        tasks: Vec<(Task, OnCompletion)>,
+        limits: &Limits,
         cancel: CancelToken,
-        done: OnCompletion,
     ) -> Result<()> {
-        let model = self.index(model)?;
-        self.send(Command::Direct(vec![Direct { model, task, deadline, cancel, done }]))
+        let (model, deadline, priority) = (self.index(model)?, limits.deadline(), limits.priority);
+        let start = Instant::now();
+        self.send(Command::Call(Call { model, stage, tasks, start, deadline, priority, cancel }))
     }
 
     fn encode(&self, model: &str, prompt: Prompt) -> Result<Vec<u32>> {
@@ -486,7 +547,8 @@ impl Engine {
     }
 
     fn send(&self, command: Command) -> Result<()> {
-        self.inner.commands.send(command).map_err(|_| Error::internal("the engine's thread has ended"))
+        process::refuse_child(self.inner.process)?;
+        self.inner.commands.send(command).map_err(|_| owner::closed("before this request"))
     }
 }
 

@@ -1,18 +1,21 @@
 //! The thread that owns an engine's models.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::limits::Turn;
 use super::pending::Responder;
+use super::statistics::{Recorder, Stage, Statistics};
 use super::{CancelToken, ChatModelFactory, RankOptions};
-use crate::chat::local::{LocalChat, ModelStatus, OnCompletion};
+use crate::chat::local::{LocalChat, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
-use crate::rank::{Ask, AskId, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, StopReason};
+use crate::rank::{Ask, AskId, EndedRollout, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, StopReason};
 use crate::runtime::RuntimeOptions;
 use crate::score::ScoreTask;
 use crate::score::input::{Encoded, Prompting};
@@ -20,8 +23,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Rankings that sample at the same time; more would only wait for each other's blocks.
 const MAX_ACTIVE: usize = 16;
-/// Rankings that wait for a place.
-const MAX_QUEUED: usize = 256;
+/// Texts to continue or to score that are under way on the models at the same time; a call that begins may exceed it.
+const MAX_UNDER_WAY: usize = 64;
 
 /// How long to leave models outside of this process alone before asking them again.
 const OUTSIDE_PAUSE: Duration = Duration::from_millis(1);
@@ -29,22 +32,57 @@ const OUTSIDE_PAUSE: Duration = Duration::from_millis(1);
 /// How long after the last deadline a step may go on: most are done by then, and their rows stay in the cache.
 const GRACE: Duration = Duration::from_secs(1);
 
+thread_local! {
+    /// Whether this thread scores for an engine, which waits for it in the end.
+    pub(super) static SCORING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// What the handle asks of the thread.
 pub(super) enum Command {
     Rank(Box<RankRun>),
-    Direct(Vec<Direct>),
+    Call(Call),
     Unpin { model: usize, key: u64 },
-    Status { model: usize, respond: Responder<ModelStatus> },
+    Statistics(Responder<Statistics>),
     Shutdown,
 }
 
-/// A request to one local model. Those of one command begin together.
-pub(super) struct Direct {
+/// What one call asks of one local model. Its tasks begin together.
+pub(super) struct Call {
     pub(super) model: usize,
-    pub(super) task: Task,
+    pub(super) stage: Stage,
+    pub(super) tasks: Vec<(Task, OnCompletion)>,
+    pub(super) start: Instant,
     pub(super) deadline: Option<Instant>,
+    pub(super) priority: i32,
     pub(super) cancel: CancelToken,
-    pub(super) done: OnCompletion,
+}
+
+impl Call {
+    /// Why it should end now, if it should.
+    fn interruption(&self, now: Instant) -> Option<Error> {
+        let late = || self.deadline.is_some_and(|deadline| now >= deadline);
+        match self.cancel.is_cancelled() {
+            true => Some(Error::new(ErrorKind::Cancelled, "cancelled while the request waited for its turn")),
+            false if late() => {
+                let message =
+                    "the deadline passed while the request waited for its turn. Allow more time, or ask less at once";
+                Some(Error::new(ErrorKind::DeadlineExceeded, message))
+            }
+            false => None,
+        }
+    }
+
+    fn refuse(self, error: &Error) {
+        self.tasks.into_iter().for_each(|(_, done)| done(Err(error.duplicate())));
+    }
+}
+
+/// A task of a call, on its model.
+struct UnderWay {
+    model: usize,
+    ticket: Ticket,
+    deadline: Option<Instant>,
+    cancel: CancelToken,
 }
 
 /// What a local model can do beside chatting.
@@ -61,8 +99,10 @@ pub(super) struct RankRun {
     plan: Arc<RankPlan>,
     start: Instant,
     deadline: Option<Instant>,
+    priority: i32,
     cancel: CancelToken,
     on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
+    on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
     reported: usize,
     respond: Responder<Ranking>,
 }
@@ -76,8 +116,9 @@ impl RankRun {
         cancel: CancelToken,
         respond: Responder<Ranking>,
     ) -> Self {
-        let deadline = options.limits.deadline();
-        RankRun { job, plan, start, deadline, cancel, on_progress: options.on_progress, reported: 0, respond }
+        let RankOptions { limits, on_progress, on_rollout } = options;
+        let (deadline, priority) = (limits.deadline(), limits.priority);
+        RankRun { job, plan, start, deadline, priority, cancel, on_progress, on_rollout, reported: 0, respond }
     }
 
     /// Why it should end now, if it should.
@@ -89,6 +130,9 @@ impl RankRun {
     }
 
     fn report(&mut self) {
+        if let Some(on_rollout) = &mut self.on_rollout {
+            self.job.take_ended().into_iter().for_each(on_rollout);
+        }
         let progress = self.job.progress();
         if let Some(on_progress) = self.on_progress.as_mut().filter(|_| progress.finished != self.reported) {
             self.reported = progress.finished;
@@ -116,20 +160,30 @@ type RunId = u64;
 pub(super) struct Owner {
     models: Vec<(String, Box<dyn ChatModel>)>,
     commands: Receiver<Command>,
-    /// Rankings waiting for a place: earliest deadline first, those without one last, by arrival.
-    queued: BTreeMap<(bool, Option<Instant>, RunId), Box<RankRun>>,
+    /// Rankings that wait for a place.
+    queued: BTreeMap<Turn, Box<RankRun>>,
+    /// Calls that wait for one.
+    calls: BTreeMap<Turn, Call>,
+    /// How many of either may wait.
+    max_queued: usize,
     active: BTreeMap<RunId, Box<RankRun>>,
     /// Who waits for a model's reply.
     asked: HashMap<(usize, Ticket), (RunId, AskId)>,
-    /// Requests to single models that can be interrupted.
-    direct: Vec<(usize, Ticket, Option<Instant>, CancelToken)>,
+    /// Tasks of calls that have begun.
+    direct: Vec<UnderWay>,
     next: RunId,
     finished: Vec<(Ticket, Result<ChatReply>)>,
+    /// Threads on which metrics score.
+    scoring: Vec<JoinHandle<()>>,
+    recorder: Recorder,
 }
 
 impl Owner {
     /// Loads the models on a new thread; returns once they are there.
-    pub(super) fn start(factories: Vec<(String, ChatModelFactory)>) -> Result<(Sender<Command>, JoinHandle<()>)> {
+    pub(super) fn start(
+        factories: Vec<(String, ChatModelFactory)>,
+        max_queued: usize,
+    ) -> Result<(Sender<Command>, JoinHandle<()>)> {
         let (commands, receiver) = channel();
         let (loaded, wait) = sync_channel(1);
         let run = move || {
@@ -137,7 +191,7 @@ impl Owner {
             match models {
                 Ok(models) => {
                     drop(loaded.send(Ok(())));
-                    Owner::new(models, receiver).run();
+                    Owner::new(models, receiver, max_queued).run();
                 }
                 Err(error) => drop(loaded.send(Err(error))),
             }
@@ -153,16 +207,20 @@ impl Owner {
         }
     }
 
-    fn new(models: Vec<(String, Box<dyn ChatModel>)>, commands: Receiver<Command>) -> Self {
+    fn new(models: Vec<(String, Box<dyn ChatModel>)>, commands: Receiver<Command>, max_queued: usize) -> Self {
         Owner {
             models,
             commands,
             queued: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            max_queued,
             active: BTreeMap::new(),
             asked: HashMap::new(),
             direct: Vec::new(),
             next: 0,
             finished: Vec::new(),
+            scoring: Vec::new(),
+            recorder: Recorder::default(),
         }
     }
 
@@ -177,7 +235,7 @@ impl Owner {
                 std::thread::sleep(OUTSIDE_PAUSE);
             }
         }
-        let closed = Error::new(ErrorKind::Cancelled, "the engine was closed while the request was under way");
+        let closed = closed("while the request was under way");
         for local in self.models.iter_mut().filter_map(|(_, model)| model.as_local()) {
             local.close(&closed);
         }
@@ -185,10 +243,15 @@ impl Owner {
         for run in runs {
             run.respond.send(Err(closed.duplicate()));
         }
+        std::mem::take(&mut self.calls).into_values().for_each(|call| call.refuse(&closed));
+        // What is asked from now on, by metrics that are still scoring too, is refused.
+        drop(std::mem::replace(&mut self.commands, channel().1));
+        // A metric may be a caller's, who takes it for gone once the engine is.
+        self.scoring.drain(..).for_each(|thread| drop(thread.join()));
     }
 
     fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.queued.is_empty() && self.direct.is_empty()
+        self.active.is_empty() && self.queued.is_empty() && self.direct.is_empty() && self.calls.is_empty()
     }
 
     /// Takes what commands there are, waiting for one when there is nothing else to do; `false` to end.
@@ -220,13 +283,13 @@ impl Owner {
         match command {
             Command::Shutdown => return false,
             Command::Rank(run) => self.enqueue(run),
-            Command::Direct(all) => all.into_iter().for_each(|direct| self.begin(direct)),
+            Command::Call(call) => self.enqueue_call(call),
             Command::Unpin { model, key } => {
                 if let Ok(local) = self.local(model) {
                     local.unpin(key);
                 }
             }
-            Command::Status { model, respond } => respond.send(self.local(model).map(|local| local.status())),
+            Command::Statistics(respond) => respond.send(Ok(self.statistics())),
         }
         true
     }
@@ -234,15 +297,39 @@ impl Owner {
     fn enqueue(&mut self, run: Box<RankRun>) {
         // Places may be free that nobody has taken yet.
         self.admit();
-        if self.queued.len() >= MAX_QUEUED {
-            return run.respond.send(Err(Error::new(
-                ErrorKind::Overloaded,
-                format!("{MAX_QUEUED} rankings are waiting already; try again later, or spread them over more engines"),
-            )));
+        if let Err(error) = self.check_queue(self.queued.len(), "rankings") {
+            return run.respond.send(Err(error));
         }
-        let id = self.next;
+        let turn = self.turn(run.priority, run.deadline);
+        self.queued.insert(turn, run);
+    }
+
+    fn enqueue_call(&mut self, call: Call) {
+        self.admit();
+        if let Err(error) = self.check_queue(self.calls.len(), "calls") {
+            return call.refuse(&error);
+        }
+        let turn = self.turn(call.priority, call.deadline);
+        self.calls.insert(turn, call);
+    }
+
+    fn turn(&mut self, priority: i32, deadline: Option<Instant>) -> Turn {
         self.next += 1;
-        self.queued.insert((run.deadline.is_none(), run.deadline, id), run);
+        Turn::new(priority, deadline, self.next)
+    }
+
+    fn check_queue(&mut self, waiting: usize, what: &str) -> Result<()> {
+        if waiting < self.max_queued {
+            return Ok(());
+        }
+        self.recorder.refused += 1;
+        Err(Error::new(
+            ErrorKind::Overloaded,
+            format!(
+                "{waiting} {what} are waiting already; try again later, spread them over more engines, or raise `max_queued` \
+                 under [runtime]"
+            ),
+        ))
     }
 
     fn local(&mut self, model: usize) -> Result<&mut LocalChat> {
@@ -250,17 +337,28 @@ impl Owner {
         model.as_local().ok_or_else(|| Error::invalid_request(format!("model `{name}` is not a local model")))
     }
 
-    fn begin(&mut self, direct: Direct) {
-        let Direct { model, task, deadline, cancel, done } = direct;
-        let queued = match (self.local(model), task) {
-            (Err(error), _) => return done(Err(error)),
-            (Ok(local), Task::Generate(tokens, options)) => local.generate(tokens, options, done),
-            (Ok(local), Task::LogProbs(tokens)) => local.logprobs(tokens, done),
-            (Ok(local), Task::Warm(key, tokens)) => local.warm(key, tokens, done),
-            (Ok(local), Task::Score(encoded, task)) => local.score(encoded, task, done),
-        };
-        if let Some(ticket) = queued {
-            self.direct.push((model, ticket, deadline, cancel));
+    fn begin(&mut self, call: Call) {
+        self.recorder.record(Stage::Queue, call.start.elapsed());
+        let Call { model, stage, tasks, start, deadline, cancel, .. } = call;
+        let timer = self.recorder.timer(stage, start, tasks.len());
+        for (task, done) in tasks {
+            let timer = timer.clone();
+            let done: OnCompletion = Box::new(move |result| {
+                timer.ended();
+                done(result);
+            });
+            let queued = match (self.local(model), task) {
+                (Err(error), _) => {
+                    done(Err(error));
+                    None
+                }
+                (Ok(local), Task::Generate(tokens, options)) => local.generate(tokens, options, done),
+                (Ok(local), Task::LogProbs(tokens)) => local.logprobs(tokens, done),
+                (Ok(local), Task::Warm(key, tokens)) => local.warm(key, tokens, done),
+                (Ok(local), Task::Score(encoded, task)) => local.score(encoded, task, done),
+            };
+            let under_way = |ticket| UnderWay { model, ticket, deadline, cancel: cancel.clone() };
+            self.direct.extend(queued.map(under_way));
         }
     }
 
@@ -272,25 +370,38 @@ impl Owner {
                 run.job.stop(why);
             }
         }
-        for (model, ticket, deadline, cancel) in std::mem::take(&mut self.direct) {
-            let finish = match deadline {
-                _ if cancel.is_cancelled() => Finish::Cancelled,
+        let waiting = std::mem::take(&mut self.calls);
+        for (turn, call) in waiting {
+            match call.interruption(now) {
+                Some(why) => call.refuse(&why),
+                None => drop(self.calls.insert(turn, call)),
+            }
+        }
+        for task in std::mem::take(&mut self.direct) {
+            let finish = match task.deadline {
+                _ if task.cancel.is_cancelled() => Finish::Cancelled,
                 Some(deadline) if now >= deadline => Finish::Deadline,
                 _ => {
-                    self.direct.push((model, ticket, deadline, cancel));
+                    self.direct.push(task);
                     continue;
                 }
             };
-            if let Ok(local) = self.local(model) {
-                local.end(ticket, finish);
+            if let Ok(local) = self.local(task.model) {
+                local.end(task.ticket, finish);
             }
         }
     }
 
-    /// Starts queued rankings while there are places.
+    /// Starts what waits while there are places.
     fn admit(&mut self) {
+        while self.direct.len() < MAX_UNDER_WAY
+            && let Some((_, call)) = self.calls.pop_first()
+        {
+            self.begin(call);
+        }
         while self.active.len() < MAX_ACTIVE {
-            let Some(((_, _, id), mut run)) = self.queued.pop_first() else { return };
+            let Some((Turn { arrival: id, .. }, mut run)) = self.queued.pop_first() else { return };
+            self.recorder.record(Stage::Queue, run.start.elapsed());
             let mut asks = Vec::new();
             if !run.job.is_done() {
                 run.job.start(&mut asks);
@@ -326,7 +437,7 @@ impl Owner {
     fn end_of(&self, model: usize) -> Option<Instant> {
         let runs = self.asked.iter().filter(|((asked, _), _)| *asked == model);
         let runs = runs.filter_map(|(_, (id, _))| self.active.get(id)).map(|run| run.deadline);
-        let direct = self.direct.iter().filter(|(asked, ..)| *asked == model).map(|(_, _, deadline, _)| *deadline);
+        let direct = self.direct.iter().filter(|task| task.model == model).map(|task| task.deadline);
         let last = runs.chain(direct).reduce(|one, other| Some(one?.max(other?))).flatten();
         last.and_then(|deadline| deadline.checked_add(GRACE))
     }
@@ -344,7 +455,7 @@ impl Owner {
             advanced |= !finished.is_empty();
             if let Some(local) = self.models[model].1.as_local() {
                 advanced |= busy;
-                self.direct.retain(|(other, ticket, ..)| *other != model || local.is_under_way(*ticket));
+                self.direct.retain(|task| task.model != model || local.is_under_way(task.ticket));
             }
             for (ticket, reply) in finished.drain(..) {
                 let Some((id, ask)) = self.asked.remove(&(model, ticket)) else { continue };
@@ -368,17 +479,45 @@ impl Owner {
     fn settle(&mut self) {
         let done: Vec<RunId> = self.active.iter().filter(|(_, run)| run.job.is_done()).map(|(id, _)| *id).collect();
         for id in done {
-            let Some(run) = self.active.remove(&id) else { continue };
+            let Some(mut run) = self.active.remove(&id) else { continue };
             let orphans: Vec<_> = self.asked.iter().filter(|(_, (run, _))| *run == id).map(|(key, _)| *key).collect();
             for (model, ticket) in orphans {
                 self.asked.remove(&(model, ticket));
                 self.models[model].1.cancel(ticket);
             }
             let info = self.models_info(&run.plan);
+            // What a deadline or a cancellation has ended.
+            run.report();
             let RankRun { job, start, respond, .. } = *run;
+            let timer = self.recorder.timer(Stage::Rank, start, 1);
             // Metrics score here, and a metric of the caller's may block: not on this thread.
-            let score = move || respond.send(job.finish(info, start.elapsed().as_secs_f64()));
-            drop(std::thread::Builder::new().name("foreturn-score".into()).spawn(score));
+            let score = move || {
+                SCORING.set(true);
+                let ranking = job.finish(info, start.elapsed().as_secs_f64());
+                timer.ended();
+                respond.send(ranking);
+            };
+            self.scoring.retain(|thread| !thread.is_finished());
+            self.scoring.extend(std::thread::Builder::new().name("foreturn-score".into()).spawn(score));
+        }
+    }
+
+    /// What has been done, and what is under way.
+    fn statistics(&mut self) -> Statistics {
+        let mut models = BTreeMap::new();
+        for (name, model) in &mut self.models {
+            if let Some(local) = model.as_local() {
+                models.insert(name.clone(), local.status());
+            }
+        }
+        Statistics {
+            queued_rankings: self.queued.len(),
+            queued_calls: self.calls.len(),
+            active_rankings: self.active.len(),
+            active_texts: self.direct.len(),
+            refused: self.recorder.refused,
+            stages: self.recorder.stages(),
+            models,
         }
     }
 
@@ -395,6 +534,11 @@ impl Owner {
         let models = roles.iter().map(|(role, name)| (*role, info(name))).collect();
         ModelsInfo { models, reward_models: named.iter().map(|name| info(name)).collect(), bitwise }
     }
+}
+
+/// The error of what an engine does not do any more.
+pub(super) fn closed(when: &str) -> Error {
+    Error::new(ErrorKind::Closed, format!("the engine was closed {when}"))
 }
 
 /// Gives a ranking a reply. A reply that nobody waits for would be a defect of this file; the ranking goes on without it.

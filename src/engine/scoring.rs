@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::owner::{Command, Direct, Task};
+use super::owner::Task;
 use super::pending::{self, Pending, Responder};
-use super::{Engine, Limits};
+use super::{Engine, Limits, Stage};
 use crate::chat::Message;
-use crate::chat::local::Completion;
+use crate::chat::local::{Completion, OnCompletion};
 use crate::score::{
     ImplicitOptions, ImplicitReward, ResponseLogProb, Score, ScoreInput, ScoreOutput, ScoreTask, StepOptions,
     StepScores, input,
@@ -125,14 +125,13 @@ impl Engine {
         let encoded = inputs.into_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let collector = Collector::new(encoded.len(), respond);
-        let (model, deadline) = (self.index(model)?, limits.deadline());
-        let direct = |(at, encoded)| {
+        let with_done = |(at, encoded)| {
             let collector = Arc::clone(&collector);
-            let done = Box::new(move |result| Collector::take(&collector, at, result));
-            Direct { model, task: Task::Score(encoded, task.clone()), deadline, cancel: pending.token(), done }
+            let done: OnCompletion = Box::new(move |result| Collector::take(&collector, at, result));
+            (Task::Score(encoded, task.clone()), done)
         };
-        let all = encoded.into_iter().enumerate().map(direct).collect();
-        self.send(Command::Direct(all))?;
+        let tasks = encoded.into_iter().enumerate().map(with_done).collect();
+        self.call(model, Stage::Score, tasks, &limits, pending.token())?;
         Ok(pending)
     }
 }

@@ -230,7 +230,7 @@ fn trace(sample: usize, future: &Future, outcome: &Outcome, metrics: &[WeightedM
     }
 }
 
-fn traced(said: &RolloutMessage) -> TracedMessage {
+pub(super) fn traced(said: &RolloutMessage) -> TracedMessage {
     TracedMessage {
         role: said.message.role,
         content: said.message.content.clone(),

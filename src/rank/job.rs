@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::assemble;
 use super::plan::{FailurePolicy, RankPlan};
-use super::ranking::{ModelsInfo, Ranking, RoleCosts, RolloutTrace};
+use super::ranking::{ModelsInfo, Ranking, RoleCosts, RolloutTrace, TracedMessage};
 use super::request::{Candidates, RankRequest};
 use super::rescore::{self, Origin};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
@@ -47,6 +47,21 @@ pub struct Progress {
     pub finished: usize,
     /// Rollouts in all.
     pub total: usize,
+}
+
+/// A rollout that has ended; metrics have not scored it yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedRollout {
+    /// Its candidate, from 0.
+    pub candidate: usize,
+    /// Which of the candidate's samples it is, from 0.
+    pub sample: usize,
+    /// What was said after the response.
+    pub messages: Vec<TracedMessage>,
+    /// Why it ended.
+    pub ended: Ended,
+    /// Seed of its random stream.
+    pub seed: u64,
 }
 
 /// One ranking in the making. See the [module](super) for how it is driven.
@@ -108,6 +123,8 @@ pub(super) struct Future {
     pub(super) evaluation: Evaluation,
     /// Why it is not judged, though it may have ended well.
     pub(super) left_out: Option<String>,
+    /// Whether [`RankJob::take_ended`] gave it out.
+    pub(super) told: bool,
 }
 
 impl Future {
@@ -296,6 +313,20 @@ impl RankJob {
         Progress { finished: futures.filter(|future| future.is_finished()).count(), total }
     }
 
+    /// The rollouts that have ended since this was asked last.
+    pub fn take_ended(&mut self) -> Vec<EndedRollout> {
+        let mut taken = Vec::new();
+        for (candidate, of) in self.candidates.iter_mut().enumerate() {
+            for (sample, future) in of.futures.iter_mut().enumerate().filter(|(_, future)| !future.told) {
+                let Some(ended) = future.rollout.ended() else { continue };
+                future.told = true;
+                let messages = future.rollout.future().iter().map(assemble::traced).collect();
+                taken.push(EndedRollout { candidate, sample, messages, ended, seed: future.rollout.seed() });
+            }
+        }
+        taken
+    }
+
     /// The result, once the job is done. Metrics score here, so it takes as long as they do.
     ///
     /// # Errors
@@ -373,7 +404,7 @@ impl RankJob {
         let sampled = |sample| {
             let seed = rollout_seed(self.seed, candidate, sample, common);
             let rollout = Rollout::new(self.scene.clone(), response.clone(), seed);
-            Future { rollout, evaluation: Evaluation::default(), left_out: None }
+            Future { rollout, evaluation: Evaluation::default(), left_out: None, told: false }
         };
         let given = |trace| Future::given(self.scene.clone(), response.clone(), trace);
         self.candidates[candidate].futures = match self.candidates[candidate].given.take() {

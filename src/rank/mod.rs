@@ -29,7 +29,7 @@ mod ranking;
 mod request;
 mod rescore;
 
-pub use job::{Ask, AskId, Progress, RankJob, StopReason};
+pub use job::{Ask, AskId, EndedRollout, Progress, RankJob, StopReason};
 pub use plan::{FailurePolicy, RankPlan, Roles};
 pub use ranking::{
     Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace, TracedMessage,

@@ -86,6 +86,7 @@ impl Future {
             rollout: Rollout::given(scene, response, seed, future, ended),
             evaluation: Evaluation::default(),
             left_out,
+            told: false,
         }
     }
 }

@@ -99,6 +99,20 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ended::StopSignal => "stop_signal",
+            Ended::Window => "window",
+            Ended::Length => "length",
+            Ended::Context => "context",
+            Ended::Deadline => "deadline",
+            Ended::Pruned => "pruned",
+            Ended::Cancelled => "cancelled",
+            Ended::Failed => "failed",
+        }
+    }
+
     /// Whether a rollout that ended so is judged.
     pub fn is_scored(self) -> bool {
         matches!(self, Ended::StopSignal | Ended::Window | Ended::Length | Ended::Context)
@@ -145,3 +159,16 @@ impl Default for RolloutSettings {
 pub const DEFAULT_POLICY_TOKENS: usize = 512;
 /// Most tokens of a simulated user's message, unless configured.
 pub const DEFAULT_USER_TOKENS: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_called_as_in_json() {
+        use Ended::*;
+        for ended in [StopSignal, Window, Length, Context, Deadline, Pruned, Cancelled, Failed] {
+            assert_eq!(serde_json::to_value(ended).expect("a text"), ended.as_str());
+        }
+    }
+}

@@ -3,8 +3,7 @@
 //! A process can load one ONNX Runtime and build one environment; once dropped, no other can be built. So it is made on
 //! first use, kept for good, and a request for a different library is an error instead of being ignored.
 
-use std::ffi::{CStr, OsStr, c_void};
-use std::mem::MaybeUninit;
+use std::ffi::{CStr, CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +13,7 @@ use ort::logging::LogLevel;
 use serde::Serialize;
 
 use super::locate::{self, Found, Source};
-use super::{RuntimeOptions, ort_error};
+use super::{RuntimeOptions, log, ort_error};
 use crate::{Error, ErrorKind, Result};
 
 /// What is known of the loaded ONNX Runtime.
@@ -89,18 +88,14 @@ impl Environment {
 
 /// The version and, as far as the loader knows it, the path of the library that is in use.
 fn loaded_library() -> (Option<PathBuf>, String) {
-    let function = ort::api().GetBuildInfoString as *const c_void;
-    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: dladdr only looks the address up; on success it fills `info`, whose path is a NUL-terminated string that
-    // lives as long as the library, which is never unloaded. Asking for the library again with RTLD_NOLOAD loads
-    // nothing, and OrtGetApiBase has the type that ONNX Runtime's header gives it.
+    let Some(path) = locate::object_of(ort::api().GetBuildInfoString as *const c_void) else {
+        return (None, "unknown".into());
+    };
+    let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return (Some(path), "unknown".into()) };
+    // SAFETY: asking for the library again with RTLD_NOLOAD loads nothing, and OrtGetApiBase has the type that ONNX
+    // Runtime's header gives it.
     unsafe {
-        if libc::dladdr(function, info.as_mut_ptr()) == 0 || (*info.as_ptr()).dli_fname.is_null() {
-            return (None, "unknown".into());
-        }
-        let name = (*info.as_ptr()).dli_fname;
-        let path = PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
-        let handle = libc::dlopen(name, libc::RTLD_NOLOAD | libc::RTLD_LAZY);
+        let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY);
         if handle.is_null() {
             return (Some(path), "unknown".into());
         }
@@ -160,8 +155,11 @@ fn finish(
         .with_name("foreturn")
         .with_telemetry(false)
         .with_global_thread_pool(pool)
+        .with_logger(Arc::new(|level: LogLevel, category: &str, _: &str, _: &str, message: &str| {
+            log::forward(level, category, message);
+        }))
         .build()
         .map_err(|e| ort_error("cannot create ONNX Runtime's environment", e))?;
-    ort.set_log_level(LogLevel::Error);
+    ort.set_log_level(LogLevel::Warning);
     Ok(Environment { ort, library, threads })
 }

@@ -1,6 +1,9 @@
-//! Where ONNX Runtime may be, in order: an explicit path, `ORT_DYLIB_PATH`, beside this program, the `onnxruntime`
-//! package of the Python on the PATH, the system loader. Never the working directory.
+//! Where ONNX Runtime may be, in order: an explicit path, the host's own, `ORT_DYLIB_PATH`, beside this library or this
+//! program, the `onnxruntime` package of the Python on the PATH, the system loader. Never the working directory.
 
+use std::ffi::{CStr, OsStr, c_void};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,8 +12,12 @@ use std::process::Command;
 /// The command line searches all of them; a library inside somebody else's process should not look at Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Places {
+    /// What this process has loaded already.
+    pub loaded: bool,
     /// `ORT_DYLIB_PATH`, unless the process runs with raised privileges.
     pub environment: bool,
+    /// The folder of the shared library that this code is in, where it is in one.
+    pub beside_library: bool,
     /// `../onnxruntime/lib` seen from the executable's folder, then the executable's own folder.
     pub beside_program: bool,
     /// The `onnxruntime` package of the `python3` on the PATH.
@@ -21,7 +28,14 @@ pub struct Places {
 
 impl Default for Places {
     fn default() -> Self {
-        Places { environment: true, beside_program: true, python_package: false, system: true }
+        Places {
+            loaded: false,
+            environment: true,
+            beside_library: true,
+            beside_program: true,
+            python_package: false,
+            system: true,
+        }
     }
 }
 
@@ -31,8 +45,12 @@ impl Default for Places {
 pub enum Source {
     /// Named by the caller or the configuration.
     Explicit,
+    /// Loaded by the host before.
+    Loaded,
     /// Named by `ORT_DYLIB_PATH`.
     Environment,
+    /// Found in the folder of the shared library that this code is in.
+    BesideLibrary,
     /// Found in a folder relative to the program.
     BesideProgram,
     /// Found in a Python package.
@@ -70,8 +88,14 @@ pub(crate) fn search(explicit: Option<&Path>, places: Places) -> Search {
         search.file(Source::Explicit, path.to_path_buf(), "the configured path");
         return search;
     }
+    if places.loaded {
+        search.loaded();
+    }
     if places.environment {
         search.environment();
+    }
+    if places.beside_library {
+        search.beside_library();
     }
     if places.beside_program {
         search.beside_program();
@@ -115,6 +139,24 @@ impl Search {
         }
     }
 
+    fn loaded(&mut self) {
+        match object_with(c"OrtGetApiBase") {
+            Some(path) => self.file(Source::Loaded, path, "the ONNX Runtime of this process"),
+            None => self.misses.push("loaded by this process: none whose symbols are global".into()),
+        }
+    }
+
+    fn beside_library(&mut self) {
+        let here = beside_library as *const c_void;
+        let program = std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok());
+        // In a program of its own, the place beside the program comes next.
+        let library =
+            object_of(here).and_then(|path| path.canonicalize().ok()).filter(|path| Some(path) != program.as_ref());
+        if let Some(folder) = library.as_deref().and_then(Path::parent) {
+            self.folder(Source::BesideLibrary, folder, "beside the library");
+        }
+    }
+
     fn beside_program(&mut self) {
         let Some(folder) =
             std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok()?.parent().map(Path::to_path_buf))
@@ -140,6 +182,29 @@ impl Search {
             },
         }
     }
+}
+
+/// Stands for this code when its place is asked for.
+fn beside_library() {}
+
+/// The file of the program or library that `address` is in.
+pub(super) fn object_of(address: *const c_void) -> Option<PathBuf> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr only looks the address up; on success it fills `info`, whose path is a NUL-terminated string that
+    // lives as long as the object is loaded; it is copied here.
+    unsafe {
+        if libc::dladdr(address, info.as_mut_ptr()) == 0 || (*info.as_ptr()).dli_fname.is_null() {
+            return None;
+        }
+        Some(PathBuf::from(OsStr::from_bytes(CStr::from_ptr((*info.as_ptr()).dli_fname).to_bytes())))
+    }
+}
+
+/// The file of the library whose global symbol this is, if one is loaded.
+fn object_with(symbol: &CStr) -> Option<PathBuf> {
+    // SAFETY: looks a name up; nothing is called.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()) };
+    (!address.is_null()).then(|| object_of(address))?
 }
 
 /// The library in `folder`: `libonnxruntime.so`, else the versioned name that wheels carry.
@@ -196,8 +261,8 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_for_in_the_working_directory() {
-        let search =
-            search(None, Places { environment: false, beside_program: false, python_package: false, system: true });
+        let places = Places { environment: false, beside_library: false, beside_program: false, ..Places::default() };
+        let search = search(None, places);
         // A bare name goes to the system loader, which does not look in the working directory.
         assert_eq!(search.found, [Found { source: Source::System, path: LIBRARY.into() }]);
     }

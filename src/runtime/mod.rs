@@ -6,6 +6,7 @@
 
 pub(crate) mod environment;
 pub mod locate;
+pub mod log;
 pub(crate) mod memory;
 pub mod providers;
 pub(crate) mod session;

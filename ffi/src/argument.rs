@@ -1,0 +1,267 @@
+//! What hosts pass, checked: strings, arrays, sized structs, places for results.
+
+use crate::error::Failure;
+use crate::status::FORETURN_ERROR_UNSUPPORTED;
+
+/// UTF-8 with its length; not NUL-terminated. `data` may be NULL where `size` is 0.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_str {
+    /// The first byte.
+    pub data: *const std::ffi::c_char,
+    /// Bytes.
+    pub size: usize,
+}
+
+impl foreturn_str {
+    pub(crate) const EMPTY: foreturn_str = foreturn_str { data: std::ptr::null(), size: 0 };
+
+    /// Lends a text. It lives as long as what it is borrowed from, which is the caller's to see to.
+    pub(crate) fn of(text: &str) -> Self {
+        foreturn_str { data: text.as_ptr().cast(), size: text.len() }
+    }
+
+    /// The text, where it is one.
+    ///
+    /// # Safety
+    /// `data` is NULL or valid for `size` bytes, for as long as the result is used.
+    pub(crate) unsafe fn text<'a>(self, name: &str) -> Result<&'a str, Failure> {
+        // SAFETY: passed on.
+        let bytes = unsafe { slice(self.data.cast::<u8>(), self.size, name)? };
+        std::str::from_utf8(bytes)
+            .map_err(|e| Failure::argument(format!("{name} is no UTF-8 from byte {} on", e.valid_up_to())))
+    }
+}
+
+/// An array; NULL where the length is 0.
+///
+/// # Safety
+/// `data` is NULL or valid for `count` items, for as long as the result is used.
+pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize, name: &str) -> Result<&'a [T], Failure> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    if data.is_null() {
+        return Err(Failure::argument(format!("{name} is NULL, and its length is {count}")));
+    }
+    if !data.is_aligned() {
+        return Err(Failure::argument(format!("{name} is not aligned as its type wants it")));
+    }
+    if count.checked_mul(size_of::<T>().max(1)).is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+        return Err(Failure::argument(format!("{name} has a length of {count}, more than memory holds")));
+    }
+    // SAFETY: not NULL, aligned, of a possible size, and valid by contract.
+    Ok(unsafe { std::slice::from_raw_parts(data, count) })
+}
+
+/// A place for a result. It is written on success only.
+pub(crate) struct Out<T>(*mut T);
+
+impl<T> Out<T> {
+    /// # Safety
+    /// `place` is NULL or valid for writing a T.
+    pub(crate) unsafe fn new(place: *mut T, name: &str) -> Result<Self, Failure> {
+        if place.is_null() || !place.is_aligned() {
+            return Err(Failure::argument(format!("{name} is NULL or not aligned: give it a place for the result")));
+        }
+        Ok(Out(place))
+    }
+
+    pub(crate) fn write(self, value: T) {
+        // SAFETY: not NULL, and valid by the contract of `new`.
+        unsafe { self.0.write(value) }
+    }
+}
+
+/// A struct that begins with its size as the host knows it: fields may be added at the end of ours, and of theirs.
+///
+/// # Safety
+/// `repr(C)`; the first field is `size: usize`; all-zero is a valid value.
+pub(crate) unsafe trait Sized_: Copy {
+    /// Its name in the header.
+    const NAME: &'static str;
+    /// Its size in the first version that had it.
+    const FIRST: usize;
+}
+
+/// Declares a sized struct.
+macro_rules! sized {
+    ($($name:ident),* $(,)?) => {
+        $(
+            // SAFETY: repr(C), `size` comes first, and all fields are numbers, flags and pointers.
+            unsafe impl $crate::argument::Sized_ for $name {
+                const NAME: &'static str = stringify!($name);
+                const FIRST: usize = size_of::<$name>();
+            }
+        )*
+    };
+}
+pub(crate) use sized;
+
+/// A struct of zeros but for its size.
+pub(crate) fn zeroed<T: Sized_>() -> T {
+    // SAFETY: all-zero is a valid value of a sized struct.
+    unsafe { std::mem::zeroed() }
+}
+
+/// What the host wrote into a struct; zeros where it gave none, and for fields that it doesn't know.
+///
+/// # Safety
+/// `given` is NULL, or valid for reading as many bytes as its first field says.
+pub(crate) unsafe fn read<T: Sized_>(given: *const T) -> Result<T, Failure> {
+    let mut value = zeroed::<T>();
+    if given.is_null() {
+        return Ok(value);
+    }
+    if !given.is_aligned() {
+        return Err(Failure::argument(format!("the {} is not aligned", T::NAME)));
+    }
+    // SAFETY: the size comes first, and the host vouches for that many bytes.
+    unsafe {
+        let size = check_size::<T>(given.cast::<usize>().read())?;
+        let known = size.min(size_of::<T>());
+        std::ptr::copy_nonoverlapping(given.cast::<u8>(), (&raw mut value).cast::<u8>(), known);
+        let beyond = std::slice::from_raw_parts(given.cast::<u8>().add(known), size - known);
+        if beyond.iter().any(|&byte| byte != 0) {
+            return Err(Failure::new(
+                FORETURN_ERROR_UNSUPPORTED,
+                format!("the {} has settings that this version of the library doesn't know; use a newer one", T::NAME),
+            ));
+        }
+    }
+    Ok(value)
+}
+
+/// An array of sized structs, which stand as far apart as the first one's size says.
+///
+/// # Safety
+/// `data` is NULL or valid for `count` structs of the size that the first one has.
+pub(crate) unsafe fn read_all<T: Sized_>(data: *const T, count: usize, name: &str) -> Result<Vec<T>, Failure> {
+    // SAFETY: passed on; looks at the first one's size only.
+    let Some(_) = unsafe { slice(data, count.min(1), name)? }.first() else { return Ok(Vec::new()) };
+    // SAFETY: each struct begins with its size, and is valid by contract.
+    unsafe {
+        let stride = check_size::<T>(data.cast::<usize>().read())?;
+        (0..count).map(|at| read(data.cast::<u8>().add(at * stride).cast::<T>())).collect()
+    }
+}
+
+/// Largest struct that a host may bring; what is larger has a size of garbage.
+const MOST: usize = 1 << 16;
+
+fn check_size<T: Sized_>(size: usize) -> Result<usize, Failure> {
+    if (T::FIRST..=MOST).contains(&size) {
+        return Ok(size);
+    }
+    Err(Failure::argument(format!(
+        "{}.size is {size}: set it to sizeof({}), as {}_init() does",
+        T::NAME,
+        T::NAME,
+        T::NAME
+    )))
+}
+
+/// Sets a struct to its defaults.
+///
+/// # Safety
+/// `place` is NULL or valid for writing `size` bytes.
+pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> Result<(), Failure> {
+    if place.is_null() || !place.is_aligned() {
+        return Err(Failure::argument(format!("the {} is NULL or not aligned", T::NAME)));
+    }
+    let size = check_size::<T>(size)?;
+    // SAFETY: valid for `size` bytes, of which the first are a usize.
+    unsafe {
+        place.cast::<u8>().write_bytes(0, size);
+        place.cast::<usize>().write(size);
+    }
+    Ok(())
+}
+
+/// Fills in what the host's struct has room for.
+///
+/// # Safety
+/// `place` is NULL, or valid for writing as many bytes as its first field says.
+pub(crate) unsafe fn fill<T: Sized_>(place: *mut T, mut value: T) -> Result<(), Failure> {
+    if place.is_null() || !place.is_aligned() {
+        return Err(Failure::argument(format!(
+            "the {} is NULL or not aligned: give it a place for the result",
+            T::NAME
+        )));
+    }
+    // SAFETY: the size comes first on either side, and the host vouches for that many bytes.
+    unsafe {
+        let size = check_size::<T>(place.cast::<usize>().read())?;
+        (&raw mut value).cast::<usize>().write(size);
+        let known = size.min(size_of::<T>());
+        std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), known);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::FORETURN_ERROR_INVALID_ARGUMENT;
+
+    #[repr(C)]
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Old {
+        size: usize,
+        a: u32,
+        b: u32,
+    }
+    #[repr(C)]
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct New {
+        size: usize,
+        a: u32,
+        b: u32,
+        c: u64,
+    }
+    // SAFETY: as `sized!` has it; New came after Old.
+    unsafe impl Sized_ for Old {
+        const NAME: &'static str = "old";
+        const FIRST: usize = size_of::<Old>();
+    }
+    // SAFETY: likewise.
+    unsafe impl Sized_ for New {
+        const NAME: &'static str = "new";
+        const FIRST: usize = size_of::<Old>();
+    }
+
+    #[test]
+    fn an_older_host_and_a_newer_one_are_understood() {
+        let old = Old { size: size_of::<Old>(), a: 1, b: 2 };
+        // SAFETY: each struct's size is its own.
+        unsafe {
+            let new = read::<New>((&raw const old).cast()).expect("zeros for what it doesn't know");
+            assert_eq!((new.a, new.b, new.c), (1, 2, 0));
+            let mut new = New { size: size_of::<New>(), a: 3, b: 4, c: 0 };
+            assert_eq!(read::<Old>((&raw const new).cast()).expect("nothing beyond").b, 4);
+            new.c = 5;
+            let refused = read::<Old>((&raw const new).cast()).expect_err("a setting that isn't known");
+            assert_eq!(refused.status, FORETURN_ERROR_UNSUPPORTED);
+            let mut place = Old { size: size_of::<Old>(), a: 0, b: 0 };
+            fill::<New>((&raw mut place).cast(), new).expect("as much as fits");
+            assert_eq!(place, Old { size: size_of::<Old>(), a: 3, b: 4 });
+            place.size = 3;
+            assert_eq!(read(&raw const place).expect_err("no size").status, FORETURN_ERROR_INVALID_ARGUMENT);
+        }
+    }
+
+    #[test]
+    fn lengths_without_data_and_bytes_without_sense_are_refused() {
+        // SAFETY: NULL, or valid for their length.
+        unsafe {
+            assert_eq!(foreturn_str::EMPTY.text("x").expect("nothing"), "");
+            let dangling = foreturn_str { data: std::ptr::null(), size: 3 };
+            assert!(dangling.text("x").expect_err("no data").message.contains("x is NULL"));
+            let bytes = b"ab\xff";
+            let garbage = foreturn_str { data: bytes.as_ptr().cast(), size: 3 };
+            assert!(garbage.text("x").expect_err("no UTF-8").message.contains("from byte 2"));
+            let endless = foreturn_str { data: bytes.as_ptr().cast(), size: usize::MAX };
+            assert!(endless.text("x").is_err());
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Engines.
+
+use std::path::{Path, PathBuf};
+
+use foreturn::chat::{Message, Role};
+use foreturn::config::{Config, ModelConfig};
+use foreturn::engine::{CancelToken, Engine, Limits};
+use foreturn::runtime::Places;
+
+use crate::argument::{self, Out, foreturn_str, sized, slice};
+use crate::callback::{refuse_free, refuse_inside};
+use crate::chat_model::{foreturn_chat_model, host_model};
+use crate::error::{Failure, foreturn_error, guard};
+use crate::handle::{self, handle};
+use crate::metric::{foreturn_message, foreturn_metric, host_metric};
+use crate::status::*;
+
+/// Loaded models, ready to rank and score. Any number of threads may use one at once; see foreturn_engine_free().
+pub struct foreturn_engine {
+    _private: [u8; 0],
+}
+
+handle!(foreturn_engine, Engine);
+
+/// A local model.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_model_options {
+    /// sizeof(foreturn_model_options).
+    pub size: usize,
+    /// Its name.
+    pub name: foreturn_str,
+    /// An exported model's folder.
+    pub path: foreturn_str,
+}
+sized!(foreturn_model_options);
+
+/// What an engine is made of. Everything is read before foreturn_engine_new() returns.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_engine_options {
+    /// sizeof(foreturn_engine_options).
+    pub size: usize,
+    /// A configuration file (TOML), or empty.
+    pub config_path: foreturn_str,
+    /// A configuration's text, or empty. Not both.
+    pub config_toml: foreturn_str,
+    /// The folder that relative paths in `config_toml` start from; the working directory if empty.
+    pub base_folder: foreturn_str,
+    /// Models beside those of the configuration.
+    pub models: *const foreturn_model_options,
+    /// How many there are.
+    pub model_count: usize,
+    /// Metrics of the host's, beside those of the configuration.
+    pub metrics: *const foreturn_metric,
+    /// How many there are.
+    pub metric_count: usize,
+    /// Models of the host's, beside those of the configuration.
+    pub chat_models: *const foreturn_chat_model,
+    /// How many there are.
+    pub chat_model_count: usize,
+    /// ONNX Runtime's library; goes before the configuration's. If both are empty it is searched for: ORT_DYLIB_PATH,
+    /// the folder of this library, that of the program, the system's loader; never the working directory.
+    pub runtime_library: foreturn_str,
+    /// Threads of the pool that all models share; 0: the configuration's, else one per processor that the calling thread
+    /// may run on. They inherit its affinity.
+    pub threads: u32,
+    /// Uses the ONNX Runtime that the process has loaded already, where its symbols are global.
+    pub use_loaded_runtime: bool,
+    /// Doesn't look at ORT_DYLIB_PATH.
+    pub ignore_environment: bool,
+}
+sized!(foreturn_engine_options);
+
+/// Sets a foreturn_engine_options to its defaults: nothing set. Give `size` as sizeof(foreturn_engine_options).
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_engine_options_init(
+    options: *mut foreturn_engine_options,
+    size: usize,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+}
+
+/// Sets a foreturn_model_options to its defaults: nothing set. Give `size` as sizeof(foreturn_model_options).
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_model_options_init(
+    options: *mut foreturn_model_options,
+    size: usize,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+}
+
+/// Loads the models and starts the engine's thread. Takes as long as loading does (a fraction of a second for a small
+/// model). ONNX Runtime is loaded by the first engine of the process and stays; a later one that names another library is
+/// refused.
+///
+/// Ownership: the caller frees `*out` with foreturn_engine_free(). The `user_data` of metrics and models that have a
+/// `release` is the engine's from here on, on failure too; not so where `options` could not be read (a wrong size, a setting
+/// of a newer version), and in a child by fork().
+/// Errors: FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_IO,
+/// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_MEMORY_BUDGET. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_engine_new(
+    options: *const foreturn_engine_options,
+    out: *mut *mut foreturn_engine,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            handle::refuse_child()?;
+            let options = argument::read(options)?;
+            // Taken over first: what the host handed over is let go of whatever happens.
+            let metrics = argument::read_all(options.metrics, options.metric_count, "metrics");
+            let chat_models = argument::read_all(options.chat_models, options.chat_model_count, "chat_models");
+            let metrics = metrics.and_then(|metrics| each(&metrics, |given| host_metric(given)));
+            let chat_models = chat_models.and_then(|models| each(&models, |given| host_model(given)));
+            let (metrics, chat_models) = (metrics?, chat_models?);
+            let out = Out::new(out, "out")?;
+            refuse_inside("foreturn_engine_new")?;
+            let names: Vec<String> = chat_models.iter().map(|(name, _)| name.clone()).collect();
+            let mut builder = Engine::builder(config(&options, &names)?).places(places(&options));
+            for metric in metrics {
+                builder = builder.metric(metric);
+            }
+            for (name, factory) in chat_models {
+                builder = builder.chat_model(name, factory);
+            }
+            out.write(handle::insert(builder.build()?));
+            Ok(())
+        })
+    }
+}
+
+/// Each of them made, or the first failure; all are gone through.
+fn each<T, R>(given: &[T], make: impl Fn(&T) -> Result<R, Failure>) -> Result<Vec<R>, Failure> {
+    let made: Vec<Result<R, Failure>> = given.iter().map(make).collect();
+    made.into_iter().collect()
+}
+
+/// The configuration with the host's models; `host_models` are those it answers for itself.
+unsafe fn config(options: &foreturn_engine_options, host_models: &[String]) -> Result<Config, Failure> {
+    // SAFETY: the strings are the host's, valid for the call.
+    unsafe {
+        let (path, toml) = (options.config_path.text("config_path")?, options.config_toml.text("config_toml")?);
+        let base = options.base_folder.text("base_folder")?;
+        let models = argument::read_all(options.models, options.model_count, "models")?;
+        let models = models.iter().map(|model| Ok((model.name.text("model.name")?, model.path.text("model.path")?)));
+        let models = models.collect::<Result<Vec<_>, Failure>>()?;
+        // Roles may name any of them.
+        let names: Vec<String> =
+            host_models.iter().cloned().chain(models.iter().map(|(name, _)| (*name).to_owned())).collect();
+        let mut config = match (path.is_empty(), toml.is_empty()) {
+            (false, false) => {
+                return Err(Failure::argument("config_path and config_toml are both set: give one of them"));
+            }
+            (false, true) => Config::from_file_with(Path::new(path), &names)?,
+            (true, false) => Config::from_toml_with(toml, Path::new(base), &names)?,
+            (true, true) => Config::default(),
+        };
+        for (name, path) in models {
+            let given = ModelConfig { path: Some(PathBuf::from(path)), ..ModelConfig::default() };
+            if config.models.insert(name.to_owned(), given).is_some() {
+                return Err(Failure::argument(format!("there are two models named `{name}`")));
+            }
+        }
+        let library = options.runtime_library.text("runtime_library")?;
+        if !library.is_empty() {
+            config.runtime.library = Some(PathBuf::from(library));
+        }
+        if options.threads > 0 {
+            config.runtime.threads = Some(options.threads as usize);
+        }
+        Ok(config)
+    }
+}
+
+fn places(options: &foreturn_engine_options) -> Places {
+    Places { loaded: options.use_loaded_runtime, environment: !options.ignore_environment, ..Places::default() }
+}
+
+/// Ends an engine: what is under way or waits ends with FORETURN_ERROR_CLOSED, also on other threads that wait for it;
+/// then the handle is freed. Returns when its threads have ended, and with them the host's metrics and models that they
+/// were calling. NULL is nothing. Results, pins and pending requests stay
+/// valid, and are freed by their own functions.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before, FORETURN_ERROR_REENTRANT. Any thread, but no callback.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> foreturn_status {
+    // SAFETY: no error object is asked for.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            handle::refuse_child()?;
+            refuse_free()?;
+            if let Some(engine) = handle::remove::<Engine>(engine)? {
+                engine.close();
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Cancels requests that carry it. Any thread may use one at once.
+pub struct foreturn_cancel {
+    _private: [u8; 0],
+}
+
+handle!(foreturn_cancel, CancelToken);
+
+/// Makes a token that nobody has cancelled.
+///
+/// Ownership: the caller frees `*out` with foreturn_cancel_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_cancel_new(
+    out: *mut *mut foreturn_cancel,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            handle::refuse_child()?;
+            let out = Out::new(out, "out")?;
+            out.write(handle::insert(CancelToken::new()));
+            Ok(())
+        })
+    }
+}
+
+/// Ends every request that carries the token, within about one step of the model (`step_budget_ms`). Callbacks may do it.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_cancel_cancel(
+    cancel: *const foreturn_cancel,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            handle::get::<CancelToken>(cancel)?.cancel();
+            Ok(())
+        })
+    }
+}
+
+/// Frees a token; requests that carry it go on. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed
+/// before. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_cancel_free(cancel: *mut foreturn_cancel) -> foreturn_status {
+    handle::remove::<CancelToken>(cancel).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+}
+
+/// How long a request may take, who may end it, and who goes first. All-zero is no limit.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_limits {
+    /// Milliseconds from submission; 0 is no limit.
+    pub timeout_ms: u64,
+    /// Cancels the request; may be NULL. It may be freed while the request goes on.
+    pub cancel: *const foreturn_cancel,
+    /// Of requests that wait for a place, those of higher priority go first, then those with the earliest deadline.
+    pub priority: i32,
+}
+
+impl foreturn_limits {
+    pub(crate) fn limits(&self) -> Result<Limits, Failure> {
+        let timeout = (self.timeout_ms > 0).then(|| std::time::Duration::from_millis(self.timeout_ms));
+        let cancel = match self.cancel.is_null() {
+            true => None,
+            false => Some((*handle::get::<CancelToken>(self.cancel)?).clone()),
+        };
+        Ok(Limits { timeout, cancel, priority: self.priority })
+    }
+}
+
+/// A conversation, from the host's messages.
+///
+/// # Safety
+/// As for [`slice`], and for the strings.
+pub(crate) unsafe fn messages(
+    data: *const foreturn_message,
+    count: usize,
+    name: &str,
+) -> Result<Vec<Message>, Failure> {
+    // SAFETY: passed on.
+    unsafe {
+        let given = slice(data, count, name)?;
+        given
+            .iter()
+            .enumerate()
+            .map(|(at, message)| {
+                let role = match message.role.text(&format!("{name}[{at}].role"))? {
+                    "system" => Role::System,
+                    "user" => Role::User,
+                    "assistant" => Role::Assistant,
+                    other => {
+                        return Err(Failure::argument(format!(
+                            "{name}[{at}].role is {other:?}: it is \"system\", \"user\" or \"assistant\""
+                        )));
+                    }
+                };
+                Ok(Message::new(role, message.content.text(&format!("{name}[{at}].content"))?))
+            })
+            .collect()
+    }
+}

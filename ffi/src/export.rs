@@ -1,0 +1,120 @@
+//! Exports of checkpoints.
+
+use std::ffi::c_void;
+
+use foreturn::export::{self, ExportOptions, ExportProgress, Placement, Quantize};
+use serde_json::json;
+
+use crate::argument::{self, Out, foreturn_str, sized};
+use crate::callback::{Inside, UserData};
+use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
+use crate::handle;
+use crate::status::foreturn_status;
+
+/// How an export stores weights: one of FORETURN_QUANTIZE_….
+pub type foreturn_quantize = u32;
+/// In float32.
+pub const FORETURN_QUANTIZE_NONE: foreturn_quantize = 0;
+/// Matrices in 8 bits.
+pub const FORETURN_QUANTIZE_INT8: foreturn_quantize = 1;
+/// Matrices in 4 bits, embedding and language-model head in 8.
+pub const FORETURN_QUANTIZE_INT4: foreturn_quantize = 2;
+
+/// Told how many bytes of weights are written, of how many. On the calling thread.
+pub type foreturn_export_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, done: u64, total: u64)>;
+
+/// What to export, and where to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_export_options {
+    /// sizeof(foreturn_export_options).
+    pub size: usize,
+    /// A Hugging Face folder or a .gguf file.
+    pub from: foreturn_str,
+    /// The folder to make.
+    pub to: foreturn_str,
+    /// How weights are stored.
+    pub quantize: foreturn_quantize,
+    /// Weights that share a scale: 32, 64, 128 or 256; 0: 32.
+    pub block: u32,
+    /// Whether an earlier export at `to` may be replaced. Other folders never are.
+    pub overwrite: bool,
+    /// May be NULL.
+    pub on_progress: foreturn_export_progress_fn,
+    /// Given to it.
+    pub user_data: *mut c_void,
+}
+sized!(foreturn_export_options);
+
+/// Sets a foreturn_export_options to its defaults: nothing set. Give `size` as sizeof(foreturn_export_options).
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_export_options_init(
+    options: *mut foreturn_export_options,
+    size: usize,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+}
+
+/// Turns a checkpoint into a model folder. The folder appears when it is whole. `report` gets a JSON object of what was
+/// made, and may be NULL.
+///
+/// Ownership: the caller frees `*report` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_MODEL,
+/// FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_export(
+    options: *const foreturn_export_options,
+    report: *mut *mut foreturn_string,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            handle::refuse_child()?;
+            let given = argument::read(options)?;
+            let out = if report.is_null() { None } else { Some(Out::new(report, "report")?) };
+            let mut options = ExportOptions::new(given.from.text("from")?, given.to.text("to")?);
+            options.quantize = match given.quantize {
+                FORETURN_QUANTIZE_NONE => Quantize::None,
+                FORETURN_QUANTIZE_INT8 => Quantize::Int8,
+                FORETURN_QUANTIZE_INT4 => Quantize::Int4,
+                other => {
+                    return Err(Failure::argument(format!("quantize is {other}: it is one of FORETURN_QUANTIZE_…")));
+                }
+            };
+            options.overwrite = given.overwrite;
+            if given.block > 0 {
+                options.block = given.block as usize;
+            }
+            let user_data = UserData(given.user_data);
+            let made = export::export(&options, &mut |ExportProgress { done, total, .. }| {
+                if let Some(call) = given.on_progress {
+                    let _inside = Inside::enter();
+                    // The host's function, with the host's pointer.
+                    call(user_data.0, done, total);
+                }
+            })?;
+            let weights = made.weights.iter().map(|file| {
+                let placement = match file.placement {
+                    Placement::HardLinked => "hard_linked",
+                    Placement::Copied => "copied",
+                    Placement::Written => "written",
+                };
+                json!({"name": file.name, "placement": placement})
+            });
+            if let Some(out) = out {
+                let report = json!({
+                    "architecture": made.architecture,
+                    "layers": made.layers,
+                    "parameters": made.parameters,
+                    "bytes": made.bytes,
+                    "weights": weights.collect::<Vec<_>>(),
+                });
+                out.write(handle::insert(Text(report.to_string())));
+            }
+            Ok(())
+        })
+    }
+}

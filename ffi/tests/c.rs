@@ -1,0 +1,286 @@
+//! The C ABI as hosts meet it: programs in C and C++, built with the compilers of this machine against the shared and the
+//! static library of `target/release`, run as they are, under valgrind and under AddressSanitizer. `make test` builds the
+//! libraries first.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use foreturn::export::{ExportOptions, export};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What the static library needs of the system; `tools/package.py` writes the same into foreturn.pc.
+const NATIVE: [&str; 1] = ["-lm"];
+
+/// Every scenario of `c/suite.c` that needs nothing but the models.
+const SCENARIOS: [&str; 14] = [
+    "arguments",
+    "calls",
+    "threads",
+    "cancelled",
+    "destroyed",
+    "overloaded",
+    "callbacks",
+    "signals",
+    "streams",
+    "surroundings",
+    "forked",
+    "environment",
+    "idle",
+    "logged",
+];
+
+/// Those that valgrind and AddressSanitizer look at: all that make and free something, on any thread.
+const CHECKED: [&str; 5] = ["arguments", "calls", "destroyed", "callbacks", "environment"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}
+
+fn built(name: &str) -> PathBuf {
+    let path = root().join("target/release").join(name);
+    assert!(path.exists(), "{} is missing: run `make test`, which builds it", path.display());
+    path
+}
+
+/// What all tests need: the library under its names, the tiny models.
+struct Stage {
+    folder: TempDir,
+}
+
+impl Stage {
+    fn get() -> &'static Stage {
+        static STAGE: OnceLock<Stage> = OnceLock::new();
+        STAGE.get_or_init(|| {
+            let folder = tempfile::tempdir().expect("a folder");
+            for name in ["libforeturn.so", "libforeturn.so.0"] {
+                std::os::unix::fs::symlink(built("libforeturn.so"), folder.path().join(name)).expect("a link");
+            }
+            for model in ["smollm2", "llama-reward"] {
+                tiny(model, folder.path());
+            }
+            Stage { folder }
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The flags that link the shared library, found again at run time.
+    fn shared(&self) -> Vec<String> {
+        let folder = self.path().display();
+        vec![
+            format!("-L{folder}"),
+            "-lforeturn".into(),
+            format!("-Wl,-rpath,{folder}"),
+            "-pthread".into(),
+            "-lm".into(),
+        ]
+    }
+}
+
+/// A tiny model with room for a conversation, exported to `folder/name`.
+fn tiny(name: &str, folder: &Path) {
+    let fixtures = root().join("tests/fixtures/models");
+    let checkpoint = folder.join(format!("{name}-checkpoint"));
+    fs::create_dir(&checkpoint).expect("a folder");
+    let reference = fs::read(fixtures.join(name).join("reference.json")).expect("a reference");
+    let reference: Value = serde_json::from_slice(&reference).expect("JSON");
+    let tokenizer = reference["tokenizer"].as_str().expect("its tokenizer");
+    for from in [fixtures.join(name).join("checkpoint"), fixtures.join("tokenizers").join(tokenizer)] {
+        for file in fs::read_dir(&from).expect("a folder") {
+            let file = file.expect("a file").path();
+            fs::copy(&file, checkpoint.join(file.file_name().expect("a name"))).expect("a copy");
+        }
+    }
+    let path = checkpoint.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("a config")).expect("JSON");
+    config["max_position_embeddings"] = 8192.into();
+    fs::write(&path, config.to_string()).expect("written");
+    export(&ExportOptions::new(&checkpoint, folder.join(name)), &mut |_| ()).expect("an export");
+}
+
+/// A tool of this machine; where it is missing, the test is skipped with a word, which CI doesn't allow.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn tool(name: &str) -> Option<&str> {
+    if Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Some(name);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{name} is missing");
+    eprintln!("skipped: {name} is missing");
+    None
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(name)
+}
+
+const C: [&str; 6] = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g"];
+const CPP: [&str; 6] = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g"];
+
+/// Compiles a program; `flags` before the source, `link` behind it.
+fn compile(compiler: &str, flags: &[&str], source: &Path, to: &Path, link: &[impl AsRef<OsStr>]) {
+    let mut command = Command::new(compiler);
+    command.args(flags).arg("-I").arg(root().join("include")).arg(source).arg("-o").arg(to).args(link);
+    let output = command.output().expect("the compiler runs");
+    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The suite against the shared library.
+fn suite() -> &'static Path {
+    static SUITE: OnceLock<PathBuf> = OnceLock::new();
+    SUITE.get_or_init(|| {
+        let to = Stage::get().path().join("suite");
+        compile("gcc", &C, &source("suite.c"), &to, &Stage::get().shared());
+        to
+    })
+}
+
+fn runtime() -> PathBuf {
+    let path = root().join("target/onnxruntime/lib/libonnxruntime.so");
+    assert!(path.exists(), "{} is missing: run `make test`, which fetches it", path.display());
+    path
+}
+
+/// Runs a command to its end; it has to write nothing and to succeed.
+fn silent(command: &mut Command) {
+    let Output { status, stdout, stderr } =
+        command.env("ORT_DYLIB_PATH", runtime()).output().expect("the program starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success() && stdout.is_empty() && stderr.is_empty(), "{command:?}: {status}\n{stdout}\n{stderr}");
+}
+
+#[test]
+fn every_promise_of_the_header_is_kept() {
+    for scenario in SCENARIOS {
+        silent(Command::new(suite()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}
+
+#[test]
+fn the_hosts_own_runtime_is_used_if_asked_for() {
+    let mut host = Command::new(suite());
+    silent(host.args(["loaded".as_ref(), Stage::get().path().as_os_str()]).env("HOST_RUNTIME", runtime()));
+}
+
+#[test]
+fn a_library_planted_in_the_working_directory_is_never_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = folder.path().join("planted.c");
+    let text =
+        "#include <stdio.h>\n__attribute__((constructor)) static void mark(void) { fopen(\"opened\", \"w\"); }\n";
+    fs::write(&program, text).expect("written");
+    compile("gcc", &["-shared", "-fPIC"], &program, &folder.path().join("libonnxruntime.so"), &[] as &[&str]);
+    let mut host = Command::new(suite());
+    host.args(["planted".as_ref(), Stage::get().path().as_os_str()]).current_dir(folder.path());
+    silent(host.env_remove("LD_LIBRARY_PATH"));
+    assert!(!folder.path().join("opened").exists(), "it was opened");
+}
+
+#[test]
+fn a_c_host_gets_the_numbers_of_the_command_line() {
+    let folder = Stage::get().path();
+    let (config, request) = (folder.join("rank.toml"), folder.join("rank.json"));
+    let toml = "seed = 3\n[models.m]\npath = \"smollm2\"\n[rollout]\nwindow = 2\nsamples = 3\nmax_user_tokens = 12\n\
+                max_policy_tokens = 12\n[[metrics]]\nkind = \"token_amount\"\n";
+    let json = r#"{"conversation": [{"role": "user", "content": "Write a poem."}],
+        "candidates": ["Roses are red.", "What about?"], "goal": {"task": "writing", "prompt": "A poem about a dog."}}"#;
+    fs::write(&config, toml).expect("written");
+    fs::write(&request, json).expect("written");
+    let mut host = Command::new(suite());
+    host.arg("rank").arg(folder).arg(&config).arg(json);
+    let mut line = Command::new(built("foreturn"));
+    line.args(["rank", "--json", "--config"]).arg(&config).arg("--request").arg(&request);
+    let mut rankings = [&mut host, &mut line].map(|command| {
+        let output = command.env("ORT_DYLIB_PATH", runtime()).output().expect("the program starts");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    });
+    rankings.iter_mut().for_each(forget_times);
+    assert!(rankings[0]["ranking"][0]["reward"].is_number());
+    assert_eq!(rankings[0], rankings[1]);
+}
+
+/// Takes out what differs from run to run: times, and tokens that another one's cache had.
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| name != "seconds" && name != "reused_tokens");
+            fields.values_mut().for_each(forget_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_times),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_static_library_links_with_the_flags_that_are_told() {
+    let to = Stage::get().path().join("suite-static");
+    let archive = built("libforeturn.a");
+    let link: Vec<&OsStr> = std::iter::once(archive.as_os_str()).chain(NATIVE.iter().map(OsStr::new)).collect();
+    compile("gcc", &C, &source("suite.c"), &to, &link);
+    silent(Command::new(&to).args(["callbacks".as_ref(), Stage::get().path().as_os_str()]));
+}
+
+#[test]
+fn headers_compile_twice_in_c_and_in_cpp() {
+    let folder = Stage::get().path();
+    let c = folder.join("twice.c");
+    fs::write(
+        &c,
+        "#include <foreturn.h>\n#include <foreturn.h>\nint main(void) { return foreturn_version().size == 0; }\n",
+    )
+    .expect("written");
+    let cpp = folder.join("twice.cpp");
+    let text = "#include <foreturn.hpp>\n#include <foreturn.h>\n#include <foreturn.hpp>\n\
+                int main() { return foreturn::version().empty(); }\n";
+    fs::write(&cpp, text).expect("written");
+    for compiler in ["gcc", "clang"] {
+        let Some(compiler) = tool(compiler) else { continue };
+        compile(compiler, &C, &c, &folder.join("twice"), &Stage::get().shared());
+        compile(compiler, &C, &source("suite.c"), &folder.join(format!("suite-{compiler}")), &Stage::get().shared());
+    }
+    for compiler in ["g++", "clang++"] {
+        let Some(compiler) = tool(compiler) else { continue };
+        for more in [&[][..], &["-fno-exceptions"], &["-DFORETURN_EXCEPTIONS"]] {
+            let flags = [&CPP[..], more].concat();
+            compile(compiler, &flags, &cpp, &folder.join("twice++"), &Stage::get().shared());
+        }
+    }
+}
+
+#[test]
+fn the_cpp_wrapper_does_what_the_header_does() {
+    let to = Stage::get().path().join("wrapper");
+    compile("g++", &CPP, &source("wrapper.cpp"), &to, &Stage::get().shared());
+    silent(Command::new(&to).arg(Stage::get().path().join("smollm2")));
+}
+
+#[test]
+fn valgrind_finds_no_error_and_no_leak() {
+    let Some(valgrind) = tool("valgrind") else { return };
+    for scenario in CHECKED {
+        let mut command = Command::new(valgrind);
+        command.args(["--quiet", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
+        // What is indirectly or possibly lost belongs to ONNX Runtime's environment, which lives as long as the process.
+        let suppressions = format!("--suppressions={}", source("valgrind.supp").display());
+        command.args(["--show-leak-kinds=definite", &suppressions]);
+        silent(command.arg(suite()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}
+
+#[test]
+fn address_sanitizer_finds_no_error_and_no_leak() {
+    let to = Stage::get().path().join("suite-asan");
+    let flags = [&C[..], &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]].concat();
+    compile("gcc", &flags, &source("suite.c"), &to, &Stage::get().shared());
+    for scenario in CHECKED {
+        let mut command = Command::new(&to);
+        command.env("ASAN_OPTIONS", "detect_leaks=1:detect_odr_violation=2");
+        silent(command.args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}

@@ -1,0 +1,698 @@
+/*
+ * What the header promises, kept: `suite SCENARIO FOLDER`, where FOLDER holds the tiny models. A scenario writes nothing and
+ * returns 0, or says what is wrong and returns 1.
+ */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <dlfcn.h>
+#include <locale.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- arguments and handles ---- */
+
+static void arguments(const char *folder) {
+  CHECK(foreturn_abi_version() == FORETURN_ABI_VERSION);
+  OK(foreturn_abi_check(FORETURN_ABI_VERSION, &error));
+  FAILS(FORETURN_ERROR_ABI, foreturn_abi_check(FORETURN_ABI_VERSION + 1, &error));
+  CHECK(foreturn_version().size > 0);
+
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(0, 1);
+  foreturn_ranking *ranking = (foreturn_ranking *)(uintptr_t)42;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(NULL, &request, NULL, &ranking, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, NULL, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_rank(engine, NULL, NULL, &ranking, &error));
+  CHECK(foreturn_rank(NULL, &request, NULL, &ranking, NULL) == FORETURN_ERROR_INVALID_ARGUMENT);
+
+  /* A length without data, bytes that are no UTF-8, a length beyond memory. */
+  request.goal_json = (foreturn_str){NULL, 3};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
+  request.goal_json = (foreturn_str){"\xff\xfe", 2};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
+  request = poem(0, 1);
+  request.messages = NULL;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
+  request = poem(0, 1);
+  request.candidate_count = SIZE_MAX / 2;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
+
+  /* Sizes: garbage is refused; a newer host's setting too, unless it is zero. */
+  request = poem(0, 1);
+  request.size = 3;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
+  struct {
+    foreturn_rank_request known;
+    uint64_t later;
+  } newer = {poem(0, 1), 1};
+  newer.known.size = sizeof newer;
+  FAILS(FORETURN_ERROR_UNSUPPORTED, foreturn_rank(engine, &newer.known, NULL, &ranking, &error));
+  CHECK(ranking == (foreturn_ranking *)(uintptr_t)42); /* outputs are written on success only */
+  newer.later = 0;
+  OK(foreturn_rank(engine, &newer.known, NULL, &ranking, &error));
+
+  foreturn_candidate candidate = {0};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_ranking_candidate(ranking, 0, &candidate, &error));
+  candidate.size = sizeof candidate;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_ranking_candidate(ranking, 2, &candidate, &error));
+  OK(foreturn_ranking_candidate(ranking, 1, &candidate, &error));
+
+  /* Freed, foreign and made-up handles. */
+  FAILS(FORETURN_ERROR_INVALID_HANDLE,
+        foreturn_ranking_candidate((foreturn_ranking *)engine, 0, &candidate, &error));
+  CHECK(foreturn_engine_free((foreturn_engine *)ranking) == FORETURN_ERROR_INVALID_HANDLE);
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_ERROR_INVALID_HANDLE);
+  CHECK(foreturn_ranking_free(NULL) == FORETURN_OK);
+  FAILS(FORETURN_ERROR_INVALID_HANDLE, foreturn_ranking_candidate(ranking, 0, &candidate, &error));
+  FAILS(FORETURN_ERROR_INVALID_HANDLE,
+        foreturn_ranking_candidate((foreturn_ranking *)(uintptr_t)0xdead0, 0, &candidate, &error));
+
+  /* Errors carry their causes. */
+  foreturn_engine_options options = {.size = sizeof options, .config_path = str("/nowhere/x.toml")};
+  foreturn_engine *none = NULL;
+  foreturn_error *error = NULL;
+  CHECK(foreturn_engine_new(&options, &none, &error) == FORETURN_ERROR_IO);
+  CHECK(foreturn_error_cause_count(error) == 1 && foreturn_error_cause(error, 0).size > 0);
+  CHECK(foreturn_error_cause(error, 1).size == 0);
+  CHECK(foreturn_error_free(error) == FORETURN_OK);
+  CHECK(foreturn_error_free(error) == FORETURN_ERROR_INVALID_HANDLE);
+  options.config_toml = str("[models.m]\npath = \"/nowhere\"\n");
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_engine_new(&options, &none, &error));
+  options.config_path = (foreturn_str){0};
+  FAILS(FORETURN_ERROR_INVALID_MODEL, foreturn_engine_new(&options, &none, &error));
+  options.config_toml = str("nonsense = 1\n");
+  FAILS(FORETURN_ERROR_INVALID_CONFIG, foreturn_engine_new(&options, &none, &error));
+
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_ERROR_INVALID_HANDLE);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- every function that asks a model ---- */
+
+static void on_text(void *user_data, foreturn_str text) {
+  *(size_t *)user_data += text.size;
+}
+
+static void calls(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  const foreturn_message chat[] = {{str("user"), str("How are you?")}};
+  foreturn_prompt prompt = {.size = sizeof prompt, .messages = chat, .message_count = 1};
+
+  foreturn_string *text = NULL;
+  foreturn_str view = {0};
+  OK(foreturn_render(engine, str("m"), chat, 1, true, &text, &error));
+  OK(foreturn_string_read(text, &view, &error));
+  CHECK(view.size > strlen("How are you?"));
+  CHECK(foreturn_string_free(text) == FORETURN_OK);
+
+  foreturn_pin *pin = NULL;
+  size_t pinned = 0;
+  foreturn_limits late = {.timeout_ms = 60000};
+  OK(foreturn_warm(engine, str("m"), &prompt, &late, &pin, &error));
+  OK(foreturn_pin_tokens(pin, &pinned, &error));
+  CHECK(pinned > 0);
+
+  size_t streamed = 0;
+  foreturn_generate_options how = {.size = sizeof how, .max_tokens = 12, .greedy = true, .ignore_eos = true,
+                                   .on_text = on_text, .user_data = &streamed};
+  foreturn_generation *reply = NULL;
+  foreturn_generation_info info = {.size = sizeof info};
+  OK(foreturn_generate(engine, str("m"), &prompt, &how, &reply, &error));
+  OK(foreturn_generation_read(reply, &info, &error));
+  CHECK(info.token_count == 12 && info.finish.size == 6 && memcmp(info.finish.data, "length", 6) == 0);
+  CHECK(info.text.size == streamed);
+  CHECK(info.reused_tokens / 16 == pinned / 16);
+  for (size_t i = 0; i < info.token_count; i++) CHECK(info.logprobs[i] <= 0);
+  CHECK(foreturn_generation_free(reply) == FORETURN_OK);
+  CHECK(foreturn_pin_free(pin) == FORETURN_OK);
+
+  OK(foreturn_logprobs(engine, str("m"), &prompt, NULL, &reply, &error));
+  info = (foreturn_generation_info){.size = sizeof info};
+  OK(foreturn_generation_read(reply, &info, &error));
+  CHECK(info.token_count + 1 == info.prompt_tokens && info.prompt_tokens == pinned);
+  CHECK(foreturn_generation_free(reply) == FORETURN_OK);
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_logprobs(engine, str("none"), &prompt, NULL, &reply, &error));
+
+  foreturn_statistics statistics = {.size = sizeof statistics};
+  OK(foreturn_engine_statistics(engine, &statistics, &error));
+  CHECK(statistics.generate.count == 1 && statistics.warm.count == 1 && statistics.logprobs.count == 1);
+  CHECK(statistics.generate.p99 >= statistics.generate.p50 && statistics.generate.p50 > 0);
+  foreturn_model_statistics model = {.size = sizeof model};
+  OK(foreturn_engine_model_statistics(engine, str("m"), &model, &error));
+  CHECK(model.steps > 0 && model.reused_tokens > 0 && model.cache_used_blocks > 0);
+  OK(foreturn_engine_openmetrics(engine, &text, &error));
+  OK(foreturn_string_read(text, &view, &error));
+  CHECK(view.size > 6 && memcmp(view.data + view.size - 6, "# EOF\n", 6) == 0);
+  CHECK(foreturn_string_free(text) == FORETURN_OK);
+  OK(foreturn_engine_statistics_json(engine, &text, &error));
+  CHECK(foreturn_string_free(text) == FORETURN_OK);
+
+  foreturn_export_options export = {.size = sizeof export, .from = str("/nowhere"), .to = str("/nowhere/else")};
+  FAILS(FORETURN_ERROR_IO, foreturn_export(&export, NULL, &error));
+  export.quantize = 9;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_export(&export, NULL, &error));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- ranking: `suite rank FOLDER CONFIG REQUEST` writes the JSON, for the command line's to be compared with ---- */
+
+static void print_ranking(const char *config, const char *request_json) {
+  foreturn_engine_options options = {.size = sizeof options, .config_path = str(config)};
+  foreturn_rank_request request = {.size = sizeof request, .json = str(request_json)};
+  foreturn_engine *engine = NULL;
+  foreturn_ranking *ranking = NULL;
+  foreturn_str json = {0};
+  OK(foreturn_engine_new(&options, &engine, &error));
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  OK(foreturn_ranking_json(ranking, &json, &error));
+  printf("%.*s\n", (int)json.size, json.data);
+
+  /* What the accessors say is what the JSON says; the driver compares the latter. */
+  foreturn_ranking_info info = {.size = sizeof info};
+  OK(foreturn_ranking_read(ranking, &info, &error));
+  CHECK(info.candidate_count == 2 && info.complete && info.bitwise && info.prompt_tokens > info.reused_tokens);
+  for (size_t place = 0; place < info.candidate_count; place++) {
+    foreturn_candidate candidate = {.size = sizeof candidate};
+    OK(foreturn_ranking_candidate(ranking, place, &candidate, &error));
+    double sum = 0, weighed = 0;
+    for (size_t i = 0; i < candidate.rollout_count; i++) {
+      foreturn_rollout rollout = {.size = sizeof rollout};
+      foreturn_message message = {0};
+      OK(foreturn_ranking_rollout(ranking, place, i, &rollout, &error));
+      CHECK(rollout.counted && rollout.reason.size == 0 && rollout.ended.size > 0 && rollout.sample == i);
+      for (size_t at = 0; at < rollout.message_count; at++)
+        OK(foreturn_ranking_message(ranking, place, i, at, &message, &error));
+      FAILS(FORETURN_ERROR_INVALID_ARGUMENT,
+            foreturn_ranking_message(ranking, place, i, rollout.message_count, &message, &error));
+      sum += rollout.reward;
+    }
+    CHECK(fabs(sum / (double)candidate.rollout_count - candidate.reward) < 1e-12);
+    CHECK(candidate.interval_low <= candidate.reward && candidate.reward <= candidate.interval_high);
+    for (size_t i = 0; i < candidate.metric_count; i++) {
+      foreturn_metric_summary metric = {.size = sizeof metric};
+      OK(foreturn_ranking_metric(ranking, place, i, &metric, &error));
+      weighed += metric.weight * metric.mean;
+    }
+    CHECK(fabs(weighed - candidate.reward) < 1e-12);
+  }
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- eight threads, one engine, two hundred requests ---- */
+
+enum { THREADS = 8, EACH = 25, CANDIDATES = 4 };
+
+static foreturn_engine *shared;
+static double serial[THREADS * EACH][CANDIDATES], threaded[THREADS * EACH][CANDIDATES];
+
+static void score_one(size_t number, double *into) {
+  char texts[CANDIDATES + 1][64];
+  snprintf(texts[0], sizeof texts[0], "Question number %zu of this very long list?", number % 20);
+  foreturn_message chats[CANDIDATES][2];
+  foreturn_score_input inputs[CANDIDATES];
+  for (size_t i = 0; i < CANDIDATES; i++) {
+    snprintf(texts[i + 1], sizeof texts[i + 1], "Answer %zu to %zu", i, number);
+    chats[i][0] = (foreturn_message){str("user"), str(texts[0])};
+    chats[i][1] = (foreturn_message){str("assistant"), str(texts[i + 1])};
+    inputs[i] = (foreturn_score_input){.size = sizeof inputs[i], .messages = chats[i], .message_count = 2};
+  }
+  foreturn_scores *scores = NULL;
+  size_t count = 0;
+  OK(foreturn_score(shared, str("r"), inputs, CANDIDATES, NULL, &scores, &error));
+  OK(foreturn_scores_count(scores, &count, &error));
+  CHECK(count == CANDIDATES);
+  for (size_t i = 0; i < CANDIDATES; i++) {
+    foreturn_score_info info = {.size = sizeof info};
+    OK(foreturn_scores_read(scores, i, &info, &error));
+    CHECK(info.value_count == 1 && info.row_count == 1 && info.tokens > 0);
+    into[i] = info.values[0];
+  }
+  CHECK(foreturn_scores_free(scores) == FORETURN_OK);
+}
+
+static void *score_some(void *first) {
+  for (size_t i = 0; i < EACH; i++) score_one((size_t)first + i, threaded[(size_t)first + i]);
+  return NULL;
+}
+
+static void threads(const char *folder) {
+  shared = engine_with(folder, SETTINGS, NULL, NULL);
+  for (size_t i = 0; i < THREADS * EACH; i++) score_one(i, serial[i]);
+  CHECK(foreturn_engine_free(shared) == FORETURN_OK);
+  shared = engine_with(folder, SETTINGS, NULL, NULL);
+  pthread_t all[THREADS];
+  for (size_t i = 0; i < THREADS; i++) CHECK(pthread_create(&all[i], NULL, score_some, (void *)(i * EACH)) == 0);
+  for (size_t i = 0; i < THREADS; i++) CHECK(pthread_join(all[i], NULL) == 0);
+  CHECK(memcmp(serial, threaded, sizeof serial) == 0);
+  CHECK(foreturn_engine_free(shared) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- the course of a request ---- */
+
+/* Submits a long ranking, cancels it by its token, and returns the seconds until it was over. */
+static double cancel_one(foreturn_engine *engine, const foreturn_rank_request *request) {
+  foreturn_cancel *cancel = NULL;
+  OK(foreturn_cancel_new(&cancel, &error));
+  foreturn_rank_options options = {.size = sizeof options, .limits = {.cancel = cancel}};
+  foreturn_pending *pending = NULL;
+  foreturn_ranking *ranking = NULL;
+  bool ready = true;
+  OK(foreturn_rank_submit(engine, request, &options, &pending, &error));
+  OK(foreturn_pending_wait(pending, 50, &ready, &error));
+  CHECK(!ready);
+  FAILS(FORETURN_ERROR_NOT_READY, foreturn_pending_ranking(pending, &ranking, &error));
+  double start = now();
+  OK(foreturn_cancel_cancel(cancel, &error));
+  CHECK(foreturn_cancel_free(cancel) == FORETURN_OK);
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  double took = now() - start;
+  CHECK(ready);
+  foreturn_scores *scores = NULL;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_pending_scores(pending, &scores, &error));
+  /* What there is: perhaps nothing that could be ranked. */
+  foreturn_error *error = NULL;
+  if (foreturn_pending_ranking(pending, &ranking, &error) == FORETURN_OK) {
+    foreturn_ranking_info info = {.size = sizeof info};
+    CHECK(foreturn_ranking_read(ranking, &info, NULL) == FORETURN_OK && !info.complete);
+    CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+    FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_pending_ranking(pending, &ranking, &error));
+  } else {
+    CHECK(foreturn_error_free(error) == FORETURN_OK);
+  }
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK);
+  return took;
+}
+
+static void cancelled(const char *folder) {
+  /* step_budget_ms is 100. A machine with other things to do may be late once, but not each time. */
+  const double BUDGET = 0.1;
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(32, 64);
+  double took = 1;
+  for (int tries = 0; tries < 5 && took > BUDGET; tries++) took = cancel_one(engine, &request);
+  CHECK(took <= BUDGET);
+
+  /* One that is cancelled already, and a deadline. */
+  const foreturn_message chat[] = {{str("user"), str("Hello?")}};
+  foreturn_prompt prompt = {.size = sizeof prompt, .messages = chat, .message_count = 1};
+  foreturn_generation *reply = NULL;
+  foreturn_cancel *cancel = NULL;
+  OK(foreturn_cancel_new(&cancel, &error));
+  OK(foreturn_cancel_cancel(cancel, &error));
+  foreturn_limits limits = {.cancel = cancel};
+  FAILS(FORETURN_ERROR_CANCELLED, foreturn_logprobs(engine, str("m"), &prompt, &limits, &reply, &error));
+  CHECK(foreturn_cancel_free(cancel) == FORETURN_OK);
+  foreturn_rank_options options = {.size = sizeof options, .limits = {.timeout_ms = 50}};
+  foreturn_ranking *ranking = NULL;
+  took = 1;
+  for (int tries = 0; tries < 5 && took > 0.05 + BUDGET; tries++) {
+    double start = now();
+    foreturn_status status = foreturn_rank(engine, &request, &options, &ranking, NULL);
+    took = now() - start;
+    if (status == FORETURN_OK) CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  }
+  CHECK(took <= 0.05 + BUDGET);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+static void *wait_closed(void *pending) {
+  bool ready = false;
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  CHECK(ready);
+  return NULL;
+}
+
+static void destroyed(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(32, 64);
+  foreturn_pending *pending[24] = {0};
+  pthread_t waiting[24];
+  for (size_t i = 0; i < 24; i++) {
+    OK(foreturn_rank_submit(engine, &request, NULL, &pending[i], &error));
+    CHECK(pthread_create(&waiting[i], NULL, wait_closed, pending[i]) == 0);
+  }
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  for (size_t i = 0; i < 24; i++) {
+    foreturn_ranking *ranking = NULL;
+    CHECK(pthread_join(waiting[i], NULL) == 0);
+    FAILS(FORETURN_ERROR_CLOSED, foreturn_pending_ranking(pending[i], &ranking, &error));
+    CHECK(foreturn_pending_free(pending[i]) == FORETURN_OK);
+  }
+  CHECK(foreturn_handle_count() == 0);
+}
+
+static atomic_int ready_calls;
+
+static void on_ready(void *user_data) {
+  (void)user_data;
+  atomic_fetch_add(&ready_calls, 1);
+}
+
+static void overloaded(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, "[runtime]\nmax_queued = 2\n" SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(32, 32);
+  foreturn_rank_options options = {.size = sizeof options, .on_ready = on_ready};
+  enum { MANY = 40 };
+  foreturn_pending *pending[MANY] = {0};
+  for (size_t i = 0; i < MANY; i++) OK(foreturn_rank_submit(engine, &request, &options, &pending[i], &error));
+  /* Sixteen at work, two waiting: the last ones were refused, and say so at once. */
+  bool ready = false;
+  OK(foreturn_pending_wait(pending[MANY - 1], UINT64_MAX, &ready, &error));
+  foreturn_ranking *ranking = NULL;
+  FAILS(FORETURN_ERROR_OVERLOADED, foreturn_pending_ranking(pending[MANY - 1], &ranking, &error));
+  foreturn_statistics statistics = {.size = sizeof statistics};
+  OK(foreturn_engine_statistics(engine, &statistics, &error));
+  CHECK(statistics.refused >= MANY - 18 && statistics.queued_rankings <= 2);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  for (size_t i = 0; i < MANY; i++) {
+    OK(foreturn_pending_wait(pending[i], UINT64_MAX, &ready, &error));
+    CHECK(foreturn_pending_free(pending[i]) == FORETURN_OK);
+  }
+  CHECK(atomic_load(&ready_calls) == MANY);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- callbacks ---- */
+
+struct host {
+  foreturn_engine *engine;
+  atomic_int metric_calls, model_calls, progress_calls, rollouts, released, reentrant;
+  atomic_int slept;
+  bool fail, slow;
+};
+
+static void release(void *user_data) {
+  atomic_fetch_add(&((struct host *)user_data)->released, 1);
+}
+
+static int32_t count_messages(void *user_data, const foreturn_metric_input *inputs, size_t count, double *values,
+                              foreturn_str *why) {
+  struct host *host = user_data;
+  atomic_fetch_add(&host->metric_calls, 1);
+  if (host->slow) {
+    CHECK(foreturn_engine_free(host->engine) == FORETURN_ERROR_REENTRANT);
+    usleep(300000);
+    atomic_fetch_add(&host->slept, 1);
+  }
+  if (host->fail) {
+    *why = str("out of paper");
+    return 7;
+  }
+  for (size_t i = 0; i < count; i++) {
+    CHECK(inputs[i].response < inputs[i].message_count);
+    CHECK(inputs[i].messages[inputs[i].response].role.size == 9); /* assistant */
+    CHECK(inputs[i].goal_json.size > 2 && inputs[i].ended.size > 0);
+    values[i] = (double)inputs[i].message_count;
+  }
+  return 0;
+}
+
+/* Calls that wait, from where the engine waits for us. */
+static void call_back(struct host *host) {
+  foreturn_rank_request request = poem(0, 1);
+  foreturn_ranking *ranking = NULL;
+  foreturn_statistics statistics = {.size = sizeof statistics};
+  FAILS(FORETURN_ERROR_REENTRANT, foreturn_rank(host->engine, &request, NULL, &ranking, &error));
+  FAILS(FORETURN_ERROR_REENTRANT, foreturn_engine_statistics(host->engine, &statistics, &error));
+  CHECK(foreturn_engine_free(host->engine) == FORETURN_ERROR_REENTRANT);
+  atomic_fetch_add(&host->reentrant, 1);
+}
+
+static void on_progress(void *user_data, size_t finished, size_t total) {
+  struct host *host = user_data;
+  CHECK(finished <= total && total == 4);
+  atomic_fetch_add(&host->progress_calls, 1);
+  call_back(host);
+}
+
+static void on_rollout(void *user_data, const foreturn_ended_rollout *rollout) {
+  struct host *host = user_data;
+  CHECK(rollout->candidate < 2 && rollout->sample < 2 && rollout->message_count == 2);
+  atomic_fetch_add(&host->rollouts, 1);
+}
+
+static int32_t reply(void *user_data, const foreturn_chat_request *requests, size_t count,
+                     foreturn_chat_replies *replies, foreturn_str *why) {
+  struct host *host = user_data;
+  (void)why;
+  atomic_fetch_add(&host->model_calls, 1);
+  call_back(host);
+  for (size_t i = 0; i < count; i++) {
+    CHECK(requests[i].task == FORETURN_CHAT_GENERATE && requests[i].message_count >= 3 && requests[i].max_tokens > 0);
+    const double half = 0.5;
+    FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_chat_replies_choice(replies, i, &half, 1, &error));
+    OK(foreturn_chat_replies_text(replies, i, str("Gladly."), false, 10, 2, &error));
+  }
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT,
+        foreturn_chat_replies_text(replies, count, str("?"), false, 0, 0, &error));
+  return 0;
+}
+
+static void callbacks(const char *folder) {
+  struct host host = {0};
+  foreturn_metric metric = {.size = sizeof metric, .name = str("length"), .weight = 0.5, .score = count_messages,
+                            .user_data = &host, .release = release};
+  foreturn_chat_model model = {.size = sizeof model, .name = str("host"), .reply = reply, .reproducible = true,
+                               .user_data = &host, .release = release};
+  host.engine = engine_with(folder, SETTINGS, &metric, &model);
+  foreturn_rank_request request = poem(1, 2);
+  foreturn_rank_options options = {.size = sizeof options, .on_progress = on_progress, .on_rollout = on_rollout,
+                                   .user_data = &host};
+  foreturn_ranking *ranking = NULL;
+  OK(foreturn_rank(host.engine, &request, &options, &ranking, &error));
+  CHECK(host.metric_calls > 0 && host.model_calls > 0 && host.progress_calls > 0 && host.rollouts == 4);
+  foreturn_metric_summary summary = {.size = sizeof summary};
+  OK(foreturn_ranking_metric(ranking, 0, 0, &summary, &error)); /* by name: length, token_amount */
+  CHECK(summary.name.size == 6 && summary.mean == 4 && summary.weight == 0.5);
+  foreturn_rollout rollout = {.size = sizeof rollout};
+  foreturn_message message = {0};
+  OK(foreturn_ranking_rollout(ranking, 0, 0, &rollout, &error));
+  OK(foreturn_ranking_message(ranking, 0, 0, 1, &message, &error));
+  CHECK(message.content.size == 7 && memcmp(message.content.data, "Gladly.", 7) == 0);
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+
+  /* A metric that fails leaves nothing to rank; the reason is told. */
+  host.fail = true;
+  foreturn_error *error = NULL;
+  CHECK(foreturn_rank(host.engine, &request, NULL, &ranking, &error) == FORETURN_ERROR_MODEL_OUTPUT);
+  foreturn_str why = foreturn_error_message(error);
+  CHECK(memmem(why.data, why.size, "out of paper", 12) != NULL);
+  CHECK(foreturn_error_free(error) == FORETURN_OK);
+  CHECK(host.released == 0);
+
+  /* The engine's end waits for a metric that is at work. */
+  host.fail = false;
+  host.slow = true;
+  int before = host.metric_calls;
+  foreturn_pending *pending = NULL;
+  request = poem(0, 1);
+  OK(foreturn_rank_submit(host.engine, &request, NULL, &pending, &error));
+  while (host.metric_calls == before) usleep(1000);
+  CHECK(foreturn_engine_free(host.engine) == FORETURN_OK);
+  CHECK(host.slept > 0 && host.released == 2);
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK);
+
+  /* What was handed over is let go of also where no engine comes of it. */
+  foreturn_engine_options broken = {.size = sizeof broken, .config_toml = str("nonsense = 1\n"), .metrics = &metric,
+                                    .metric_count = 1};
+  foreturn_engine *none = NULL;
+  FAILS(FORETURN_ERROR_INVALID_CONFIG, foreturn_engine_new(&broken, &none, &error));
+  CHECK(host.released == 3);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- manners of a guest ---- */
+
+static void use(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(1, 2);
+  foreturn_ranking *ranking = NULL;
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+static void signals(const char *folder) {
+  struct sigaction before[NSIG], after;
+  for (int s = 1; s < NSIG; s++) sigaction(s, NULL, &before[s]);
+  use(folder);
+  for (int s = 1; s < NSIG; s++)
+    if (sigaction(s, NULL, &after) == 0) CHECK(after.sa_handler == before[s].sa_handler);
+}
+
+/* That nothing is written the driver sees for itself, in every scenario; this one has something go wrong as well. */
+static void streams(const char *folder) {
+  use(folder);
+  foreturn_engine_options options = {.size = sizeof options, .config_toml = str("[models.x]\npath = \"/dev/null\"\n")};
+  foreturn_engine *none = NULL;
+  CHECK(foreturn_engine_new(&options, &none, NULL) != FORETURN_OK);
+}
+
+static void surroundings(const char *folder) {
+  char before[4096], after[4096];
+  CHECK(setlocale(LC_ALL, "C.UTF-8") != NULL);
+  char *locale = strdup(setlocale(LC_ALL, NULL));
+  CHECK(getcwd(before, sizeof before) != NULL);
+  size_t count = 0;
+  while (environ[count]) count++;
+  char **variables = malloc(count * sizeof *variables);
+  for (size_t i = 0; i < count; i++) variables[i] = strdup(environ[i]);
+  use(folder);
+  CHECK(strcmp(locale, setlocale(LC_ALL, NULL)) == 0);
+  CHECK(getcwd(after, sizeof after) != NULL && strcmp(before, after) == 0);
+  for (size_t i = 0; i < count; i++) {
+    CHECK(environ[i] != NULL && strcmp(environ[i], variables[i]) == 0);
+    free(variables[i]);
+  }
+  CHECK(environ[count] == NULL);
+  free(variables);
+  free(locale);
+}
+
+static void forked(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(32, 64);
+  foreturn_pending *pending = NULL;
+  OK(foreturn_rank_submit(engine, &request, NULL, &pending, &error));
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    alarm(20); /* a hang ends by this signal */
+    foreturn_ranking *ranking = NULL;
+    foreturn_error *error = (foreturn_error *)(uintptr_t)1;
+    foreturn_cancel *cancel = NULL;
+    bool ready = false;
+    bool fine = foreturn_rank(engine, &request, NULL, &ranking, &error) == FORETURN_ERROR_FORKED && error == NULL &&
+                foreturn_pending_wait(pending, UINT64_MAX, &ready, NULL) == FORETURN_ERROR_FORKED &&
+                foreturn_pending_free(pending) == FORETURN_ERROR_FORKED &&
+                foreturn_cancel_new(&cancel, NULL) == FORETURN_ERROR_FORKED &&
+                foreturn_engine_new(NULL, &engine, NULL) == FORETURN_ERROR_FORKED &&
+                foreturn_engine_free(engine) == FORETURN_ERROR_FORKED;
+    _exit(fine ? 0 : 1);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  /* The parent has lost nothing. */
+  foreturn_rank_request small = poem(0, 1);
+  foreturn_ranking *ranking = NULL;
+  OK(foreturn_rank(engine, &small, NULL, &ranking, &error));
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+static void environment(const char *folder) {
+  use(folder);
+  use(folder);
+  foreturn_engine_options options = {.size = sizeof options, .config_toml = str("[models.m]\npath = \"smollm2\"\n"),
+                                     .base_folder = str(folder), .runtime_library = str("/usr/lib/libother.so")};
+  foreturn_engine *none = NULL;
+  FAILS(FORETURN_ERROR_RUNTIME, foreturn_engine_new(&options, &none, &error));
+  use(folder);
+}
+
+/* The host's own ONNX Runtime, named by HOST_RUNTIME, and no other place. */
+static void loaded(const char *folder) {
+  CHECK(dlopen(getenv("HOST_RUNTIME"), RTLD_NOW | RTLD_GLOBAL) != NULL);
+  foreturn_engine_options options = {.size = sizeof options, .config_toml = str("[models.m]\npath = \"smollm2\"\n"),
+                                     .base_folder = str(folder), .ignore_environment = true,
+                                     .use_loaded_runtime = true};
+  foreturn_engine *engine = NULL;
+  OK(foreturn_engine_new(&options, &engine, &error));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+/* The working directory holds a libonnxruntime.so that leaves a mark when it is opened; the driver looks for it. */
+static void planted(const char *folder) {
+  foreturn_engine_options options = {.size = sizeof options, .config_toml = str("[models.m]\npath = \"smollm2\"\n"),
+                                     .base_folder = str(folder), .ignore_environment = true};
+  foreturn_engine *none = NULL;
+  FAILS(FORETURN_ERROR_RUNTIME, foreturn_engine_new(&options, &none, &error));
+}
+
+static void idle(const char *folder) {
+  /* Threads inherit the affinity of the thread that makes the engine. */
+  cpu_set_t one, found;
+  CPU_ZERO(&one);
+  CPU_SET(0, &one);
+  CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(1, 2);
+  foreturn_ranking *ranking = NULL;
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  for (pid_t task = getpid(); task < getpid() + 64; task++)
+    if (sched_getaffinity(task, sizeof found, &found) == 0 && getpgid(task) == getpgid(0))
+      CHECK(CPU_EQUAL(&one, &found));
+
+  /* An engine with nothing to do takes no time. */
+  struct rusage before, after;
+  getrusage(RUSAGE_SELF, &before);
+  usleep(500000);
+  getrusage(RUSAGE_SELF, &after);
+  double used = (double)(after.ru_utime.tv_sec - before.ru_utime.tv_sec) +
+                1e-6 * (double)(after.ru_utime.tv_usec - before.ru_utime.tv_usec);
+  CHECK(used < 0.05);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+static void on_log(void *user_data, foreturn_log_level level, foreturn_str message) {
+  CHECK(level <= FORETURN_LOG_ERROR && message.size > 0);
+  *(int *)user_data += 1;
+}
+
+static void logged(const char *folder) {
+  int messages = 0;
+  OK(foreturn_log_set(on_log, &messages, &error));
+  use(folder);
+  OK(foreturn_log_set(NULL, NULL, &error));
+}
+
+static const struct {
+  const char *name;
+  void (*run)(const char *folder);
+} SCENARIOS[] = {
+    {"arguments", arguments}, {"calls", calls},         {"threads", threads},
+    {"cancelled", cancelled}, {"destroyed", destroyed}, {"overloaded", overloaded},
+    {"callbacks", callbacks}, {"signals", signals},     {"streams", streams},
+    {"surroundings", surroundings}, {"forked", forked}, {"environment", environment},
+    {"loaded", loaded},       {"planted", planted},     {"idle", idle},
+    {"logged", logged},
+};
+
+int main(int argc, char **argv) {
+  if (argc == 5 && strcmp(argv[1], "rank") == 0) {
+    print_ranking(argv[3], argv[4]);
+    return 0;
+  }
+  for (size_t i = 0; argc == 3 && i < sizeof SCENARIOS / sizeof *SCENARIOS; i++)
+    if (strcmp(argv[1], SCENARIOS[i].name) == 0) {
+      SCENARIOS[i].run(argv[2]);
+      return 0;
+    }
+  fprintf(stderr, "usage: suite SCENARIO FOLDER, or suite rank FOLDER CONFIG REQUEST-JSON\n");
+  return 2;
+}

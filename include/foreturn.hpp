@@ -1,0 +1,949 @@
+// foreturn: multiturn-aware rewards, in C++17. A thin layer over foreturn.h, with nothing more to link.
+//
+// Names are those of the C header without their prefix, and what it says of them holds here. On top of that:
+//
+// - Results. What can fail returns a Result<T>: a T or an Error. With FORETURN_EXCEPTIONS defined, value() of
+//   an error throws an Exception; else nothing here throws, and value() of an error ends the program.
+// - Handles (Engine, Ranking, ...) are move-only and free themselves. An empty one, or one that was moved
+//   from, is refused by every function with FORETURN_ERROR_INVALID_ARGUMENT.
+// - Texts. Requests and options borrow their texts until the call returns; EngineOptions alone holds them.
+//   Texts and lists that come out belong to the handle that they came from. Those given to a callback last
+//   until it returns.
+// - Callbacks never unwind into C. What a metric or a chat model throws is its failure. If on_progress,
+//   on_rollout or on_text throws, the request fails (FORETURN_ERROR_MODEL_OUTPUT) and calls none of them
+//   again. on_ready and the log have nobody to tell: what they throw ends the program.
+// - Threads. As in C. A metric may be called by several threads at once; the callbacks of one request come
+//   one after the other, from one thread or another.
+
+#ifndef FORETURN_HPP
+#define FORETURN_HPP
+
+#include "foreturn.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#if defined(FORETURN_EXCEPTIONS) && !defined(__cpp_exceptions)
+#error "FORETURN_EXCEPTIONS is defined, and the compiler has exceptions switched off"
+#endif
+
+namespace foreturn {
+// Files of one program may be compiled with different settings. Each setting gets types of its own, or the
+// linker would take one's code for the other's.
+#if defined(FORETURN_EXCEPTIONS)
+inline namespace throwing {
+#elif defined(__cpp_exceptions)
+inline namespace catching {
+#else
+inline namespace plain {
+#endif
+
+// ---- Texts and lists --------------------------------------------------------------------------------------
+
+/// FORETURN_OK, or one of FORETURN_ERROR_....
+using Status = foreturn_status;
+
+namespace detail {
+
+inline foreturn_str lend(std::string_view text) noexcept { return {text.data(), text.size()}; }
+inline std::string_view view(foreturn_str raw) noexcept { return {raw.data, raw.size}; }
+
+// Arguments on their way to C, and back: texts are other types there, all else stays what it is.
+inline foreturn_str down(std::string_view text) noexcept { return lend(text); }
+template <class T> T down(T given) noexcept { return given; }
+inline std::string_view up(foreturn_str raw) noexcept { return view(raw); }
+template <class T> T up(T raw) noexcept { return raw; }
+
+// A T of what the C API gives.
+template <class T, class Raw> T make(Raw raw) {
+    if constexpr (std::is_same_v<Raw, foreturn_string*>) {
+        foreturn_str text{};
+        foreturn_string_read(raw, &text, nullptr);
+        T copy(view(text));
+        foreturn_string_free(raw);
+        return copy;
+    } else if constexpr (std::is_same_v<Raw, foreturn_str>) {
+        return T{view(raw)};
+    } else {
+        return T{raw};
+    }
+}
+
+}  // namespace detail
+
+/// A list that somebody else holds, much like std::span of C++20. Its items are made when they are looked at.
+template <class Item, class Raw = Item> class View {
+  public:
+    /// Goes through the items.
+    class iterator {
+      public:
+        using iterator_category = std::input_iterator_tag;
+        using value_type = Item;
+        using difference_type = std::ptrdiff_t;
+        using pointer = void;
+        using reference = Item;
+        explicit iterator(const Raw* at) noexcept : at_(at) {}
+        Item operator*() const noexcept { return detail::make<Item>(*at_); }
+        iterator& operator++() noexcept { return ++at_, *this; }
+        iterator operator++(int) noexcept { return iterator(at_++); }
+        friend bool operator==(iterator a, iterator b) noexcept { return a.at_ == b.at_; }
+        friend bool operator!=(iterator a, iterator b) noexcept { return a.at_ != b.at_; }
+
+      private:
+        const Raw* at_;
+    };
+
+    View(const Raw* data, size_t size) noexcept : data_(data), size_(size) {}
+    size_t size() const noexcept { return size_; }
+    bool empty() const noexcept { return size_ == 0; }
+    /// Not checked, as that of a std::vector.
+    Item operator[](size_t at) const noexcept { return detail::make<Item>(data_[at]); }
+    iterator begin() const noexcept { return iterator(data_); }
+    iterator end() const noexcept { return iterator(data_ + size_); }
+    /// The items as C has them.
+    const Raw* data() const noexcept { return data_; }
+
+  private:
+    const Raw* data_;
+    size_t size_;
+};
+
+/// One message of a conversation; its role is "system", "user" or "assistant".
+struct Message {
+    Message(std::string_view who, std::string_view what) noexcept : role(who), content(what) {}
+    explicit Message(foreturn_message raw) noexcept
+        : role(detail::view(raw.role)), content(detail::view(raw.content)) {}
+    std::string_view role, content;
+};
+
+/// Lent messages, and lent texts.
+using Messages = View<Message, foreturn_message>;
+using Texts = View<std::string_view, foreturn_str>;
+
+// ---- Handles, errors, results -----------------------------------------------------------------------------
+
+template <class T> class Result;
+
+namespace detail {
+
+template <class T, class... Taken, class... Given> Result<T> ask(Status (*f)(Taken...), Given... given);
+
+template <class Raw, Status (*Free)(Raw*)> class Handle {
+  public:
+    Handle() noexcept = default;
+    /// Takes over a handle of the C API.
+    explicit Handle(Raw* raw) noexcept : raw_(raw) {}
+    Handle(Handle&& other) noexcept : raw_(other.release()) {}
+    Handle& operator=(Handle&& other) noexcept {
+        Raw* const taken = other.release();  // before freeing: `other` may be this one
+        free();
+        raw_ = taken;
+        return *this;
+    }
+    ~Handle() { free(); }
+    /// Whether there is something in it.
+    explicit operator bool() const noexcept { return raw_ != nullptr; }
+    /// The handle of the C API, which stays this one's.
+    Raw* get() const noexcept { return raw_; }
+    /// The same, from here on the caller's to free.
+    Raw* release() noexcept { return std::exchange(raw_, nullptr); }
+    /// Frees it now. Where that is refused, as an engine's is in a callback, it stays.
+    Status free() noexcept {
+        const Status status = raw_ ? Free(raw_) : FORETURN_OK;
+        if (status == FORETURN_OK) raw_ = nullptr;
+        return status;
+    }
+
+  protected:
+    template <class T, class F, class... Given> Result<T> ask(F f, Given... given) const {
+        return detail::ask<T>(f, get(), given...);
+    }
+
+  private:
+    Raw* raw_ = nullptr;
+};
+
+// There is no way on, and nobody above to tell: the last words go to stderr.
+[[noreturn]] inline void die(const char* what, std::string_view why) noexcept {
+    std::fprintf(stderr, "foreturn: %s: %.*s\n", what, static_cast<int>(why.size()), why.data());
+    std::abort();
+}
+
+}  // namespace detail
+
+/// Why something failed.
+class Error : public detail::Handle<foreturn_error, foreturn_error_free> {
+  public:
+    /// No error: FORETURN_OK.
+    Error() noexcept = default;
+    /// What a function of the C API gave. In a child by fork() it gives no object.
+    Error(Status status, foreturn_error* raw) : Handle(raw) {
+        if (!raw) *this = Error(status, std::string("a child by fork() of the process that uses foreturn"));
+    }
+    /// One of the host's own.
+    Error(Status status, std::string why) : own_(std::make_unique<Own>(status, std::move(why))) {}
+
+    Status status() const noexcept {
+        if (own_) return own_->first;
+        return get() ? foreturn_error_status(get()) : FORETURN_OK;
+    }
+    /// What was wrong, where, and what to do.
+    std::string_view message() const noexcept {
+        return own_ ? std::string_view(own_->second) : detail::view(foreturn_error_message(get()));
+    }
+    /// How many causes stand behind it, the nearest first.
+    size_t cause_count() const noexcept { return foreturn_error_cause_count(get()); }
+    std::string_view cause(size_t at) const noexcept { return detail::view(foreturn_error_cause(get(), at)); }
+
+  private:
+    using Own = std::pair<Status, std::string>;
+    std::unique_ptr<Own> own_;
+};
+
+#ifdef FORETURN_EXCEPTIONS
+/// What value() of an error throws.
+class Exception : public std::runtime_error {
+  public:
+    explicit Exception(const Error& error)
+        : runtime_error(std::string(error.message())), status_(error.status()) {}
+    Status status() const noexcept { return status_; }
+
+  private:
+    Status status_;
+};
+#endif
+
+/// A T, or why there is none. Result<void> says no more than whether it went well.
+template <class T> class [[nodiscard]] Result {
+  public:
+    using value_type = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
+    Result(value_type value) : held_(std::in_place_index<0>, std::move(value)) {}
+    Result(Error error) : held_(std::in_place_index<1>, std::move(error)) {}
+
+    bool ok() const noexcept { return held_.index() == 0; }
+    explicit operator bool() const noexcept { return ok(); }
+
+    /// The value. Where there is none: an Exception if FORETURN_EXCEPTIONS is defined, else std::abort().
+    value_type& value() & { return check(), *std::get_if<0>(&held_); }
+    const value_type& value() const& { return check(), *std::get_if<0>(&held_); }
+    value_type value() && { return check(), std::move(*std::get_if<0>(&held_)); }
+    value_type& operator*() & { return value(); }
+    const value_type& operator*() const& { return value(); }
+    value_type operator*() && { return std::move(*this).value(); }
+    value_type* operator->() { return &value(); }
+    const value_type* operator->() const { return &value(); }
+#ifdef FORETURN_EXCEPTIONS
+    /// value(), where the name is to say what may happen.
+    value_type& or_throw() & { return value(); }
+    value_type or_throw() && { return std::move(*this).value(); }
+#endif
+
+    /// The error. Where there is none: std::abort().
+    Error& error() & { return check_error(), *std::get_if<1>(&held_); }
+    const Error& error() const& { return check_error(), *std::get_if<1>(&held_); }
+    Error error() && { return check_error(), std::move(*std::get_if<1>(&held_)); }
+
+  private:
+    void check() const {
+        if (ok()) return;
+#ifdef FORETURN_EXCEPTIONS
+        throw Exception(error());
+#else
+        detail::die("value() of a result that is an error", error().message());
+#endif
+    }
+    void check_error() const noexcept {
+        if (ok()) detail::die("error() of a result", "it went well");
+    }
+
+    std::variant<value_type, Error> held_;
+};
+
+/// Why a metric or a chat model of the host's has no answer.
+struct Failure {
+    std::string why;
+};
+
+namespace detail {
+
+// Structs that begin with their size say it; others have nothing to say.
+template <class Raw> auto set_size(Raw& raw, int) noexcept -> decltype(void(raw.size = sizeof(Raw))) {
+    raw.size = sizeof(Raw);
+}
+template <class Raw> void set_size(Raw&, long) noexcept {}
+template <class Raw> Raw sized() noexcept {
+    Raw raw{};
+    set_size(raw, 0);
+    return raw;
+}
+
+// f(given..., &error).
+template <class... Taken, class... Given> Result<void> tell(Status (*f)(Taken...), Given... given) {
+    foreturn_error* error = nullptr;
+    const Status status = f(down(given)..., &error);
+    if (status != FORETURN_OK) return Error(status, error);
+    return std::monostate();
+}
+
+// f(given..., &out, &error), and a T of what came out.
+template <class T, class... Taken, class... Given> Result<T> ask(Status (*f)(Taken...), Given... given) {
+    auto out = sized<std::remove_pointer_t<std::tuple_element_t<sizeof...(Given), std::tuple<Taken...>>>>();
+    auto done = tell(f, given..., &out);
+    if (!done) return std::move(done).error();
+    return make<T>(out);
+}
+
+// f(), with exceptions made failures: above it is C.
+template <class F> std::optional<Failure> guarded(F f) noexcept {
+#ifdef __cpp_exceptions
+    try {
+        return f();
+    } catch (const std::exception& thrown) {
+        return Failure{thrown.what()};
+    } catch (...) {
+        return Failure{"it threw something that is no std::exception"};
+    }
+#else
+    return f();
+#endif
+}
+
+// f(given...), which returns nothing or a std::optional<Failure>.
+template <class F, class... Given> std::optional<Failure> outcome(F& f, Given&&... given) {
+    if constexpr (std::is_void_v<std::invoke_result_t<F&, Given...>>) {
+        f(std::forward<Given>(given)...);
+        return std::nullopt;
+    } else {
+        return f(std::forward<Given>(given)...);
+    }
+}
+
+// The options of a request, with the callbacks in them, in a place that C can call back to.
+template <class Options> struct Watch {
+    Options options;
+    std::optional<Failure> failure = {};
+    // Of a queued request: keeps this alive until on_ready, its last callback, even if the Pending is gone.
+    std::shared_ptr<Watch> self = {};
+
+    // Sets the C callback that stands for one of the options, if that is set.
+    template <auto Member, class... Raw> void hook(void (*&slot)(void*, Raw...)) const noexcept {
+        if (options.*Member) slot = &call<Member, Raw...>;
+    }
+    template <auto Member, class... Raw> static void call(void* data, Raw... raw) noexcept {
+        auto& watch = *static_cast<Watch*>(data);
+        if (watch.failure) return;
+        watch.failure = guarded([&] { return outcome(watch.options.*Member, up(raw)...); });
+    }
+    static void ready(void* data) noexcept {
+        const std::shared_ptr<Watch> last = std::move(static_cast<Watch*>(data)->self);
+        if (last->options.on_ready) last->options.on_ready();
+    }
+};
+
+// A result, unless a callback failed on the way to it.
+template <class T> Result<T> unless_failed(Result<T> result, const std::optional<Failure>& failure) {
+    if (!result || !failure) return result;
+    return Error(FORETURN_ERROR_MODEL_OUTPUT, "a callback of the request failed: " + failure->why);
+}
+
+}  // namespace detail
+
+// ---- What is asked ----------------------------------------------------------------------------------------
+
+/// Cancels requests that carry it.
+class CancelToken : public detail::Handle<foreturn_cancel, foreturn_cancel_free> {
+  public:
+    using Handle::Handle;
+    static Result<CancelToken> create() { return detail::ask<CancelToken>(foreturn_cancel_new); }
+    /// Ends every request that carries it, soon. Callbacks may do it. Goes well unless this is empty.
+    Status cancel() const noexcept { return foreturn_cancel_cancel(get(), nullptr); }
+};
+
+/// How long a request may take, who may end it, and who goes first.
+struct Limits {
+    /// From submission; without it there is no limit. What is left of a deadline may be given as it is:
+    /// nothing, or less, is a millisecond here, where C would take it for no limit.
+    std::optional<std::chrono::milliseconds> timeout = {};
+    const CancelToken* cancel = nullptr;
+    int32_t priority = 0;
+};
+
+/// A ranking to be made: `json`, as the command line takes it, or the rest.
+struct RankRequest {
+    std::string_view json = {};
+    /// The conversation so far; its last message is the user's.
+    std::vector<Message> messages = {};
+    /// The responses to rank, or how many to sample from the policy.
+    std::vector<std::string_view> candidates = {};
+    size_t sample_candidates = 0;
+    /// What the user is after, as a JSON object.
+    std::string_view goal_json = {};
+    /// Turns to sample ahead, futures for each candidate, and what decides all random draws. What isn't set
+    /// (`samples`: is 0) is the configuration's.
+    std::optional<uint32_t> window = {};
+    uint32_t samples = 0;
+    std::optional<uint64_t> seed = {};
+};
+
+/// A rollout that has ended and is not scored yet; other fields as in C.
+struct EndedRollout : foreturn_ended_rollout {
+    EndedRollout(const foreturn_ended_rollout* raw) noexcept : foreturn_ended_rollout(*raw) {}
+    Messages messages{foreturn_ended_rollout::messages, message_count};
+    std::string_view ended = detail::view(foreturn_ended_rollout::ended);
+};
+
+/// How a ranking is run. Its callbacks come from the engine's threads; they must not wait for the engine.
+struct RankOptions {
+    Limits limits = {};
+    std::function<void(size_t finished, size_t total)> on_progress = {};
+    std::function<void(const EndedRollout& rollout)> on_rollout = {};
+    /// For submit_rank(): the last of the callbacks. No callback may be the last owner of an Engine.
+    std::function<void()> on_ready = {};
+};
+
+/// One thing to score: `messages` (the last one is scored), `text`, `tokens`, or `tokens` and their response.
+struct ScoreInput {
+    std::vector<Message> messages = {};
+    std::string_view text = {};
+    std::vector<uint32_t> tokens = {}, response_tokens = {};
+};
+
+/// How texts are scored.
+struct ScoreOptions {
+    Limits limits = {};
+    /// What is read off the model: FORETURN_SCORE_....
+    foreturn_score_task task = FORETURN_SCORE_LABELS;
+    std::string_view step_separator = {}, step_marker = {};
+    /// For submit_score(), as RankOptions::on_ready.
+    std::function<void()> on_ready = {};
+};
+
+/// What a model is to continue or to score: a conversation, or tokens.
+struct Prompt {
+    std::vector<Message> messages = {};
+    std::vector<uint32_t> tokens = {};
+    bool without_generation_prompt = false;
+};
+
+/// What a reply should be like; 0 stands for the defaults of C.
+struct GenerateOptions {
+    Limits limits = {};
+    size_t max_tokens = 0;
+    uint64_t seed = 0;
+    bool greedy = false, ignore_eos = false;
+    float temperature = 0, top_p = 0, min_p = 0, repetition_penalty = 0;
+    size_t top_k = 0;
+    std::vector<std::string_view> stop = {};
+    /// The reply piece by piece, on the engine's thread; it must not wait for the engine.
+    std::function<void(std::string_view text)> on_text = {};
+};
+
+// ---- What comes of it: the structs of C, with texts and lists in the place of pointers --------------------
+
+struct Candidate : foreturn_candidate {
+    std::string_view response = detail::view(foreturn_candidate::response);
+};
+struct MetricSummary : foreturn_metric_summary {
+    std::string_view name = detail::view(foreturn_metric_summary::name);
+};
+struct Rollout : foreturn_rollout {
+    std::string_view ended = detail::view(foreturn_rollout::ended);
+    std::string_view reason = detail::view(foreturn_rollout::reason);
+};
+struct ScoreInfo : foreturn_score_info {
+    View<double> values{foreturn_score_info::values, value_count};
+};
+struct GenerationInfo : foreturn_generation_info {
+    std::string_view text = detail::view(foreturn_generation_info::text);
+    std::string_view finish = detail::view(foreturn_generation_info::finish);
+    View<uint32_t> tokens{foreturn_generation_info::tokens, token_count};
+    View<float> logprobs{foreturn_generation_info::logprobs, token_count};
+};
+using RankingInfo = foreturn_ranking_info;
+using Latency = foreturn_latency;
+using Statistics = foreturn_statistics;
+using ModelStatistics = foreturn_model_statistics;
+
+/// Candidates by reward; places count from 0 for the best.
+class Ranking : public detail::Handle<foreturn_ranking, foreturn_ranking_free> {
+  public:
+    using Handle::Handle;
+    Result<RankingInfo> read() const { return ask<RankingInfo>(foreturn_ranking_read); }
+    Result<Candidate> candidate(size_t place) const {
+        return ask<Candidate>(foreturn_ranking_candidate, place);
+    }
+    Result<MetricSummary> metric(size_t place, size_t at) const {
+        return ask<MetricSummary>(foreturn_ranking_metric, place, at);
+    }
+    Result<Rollout> rollout(size_t place, size_t at) const {
+        return ask<Rollout>(foreturn_ranking_rollout, place, at);
+    }
+    Result<Message> message(size_t place, size_t rollout, size_t at) const {
+        return ask<Message>(foreturn_ranking_message, place, rollout, at);
+    }
+    /// As the command line prints it.
+    Result<std::string_view> json() const { return ask<std::string_view>(foreturn_ranking_json); }
+};
+
+/// Scores in the order asked.
+class Scores : public detail::Handle<foreturn_scores, foreturn_scores_free> {
+  public:
+    using Handle::Handle;
+    Result<size_t> count() const { return ask<size_t>(foreturn_scores_count); }
+    Result<ScoreInfo> read(size_t at) const { return ask<ScoreInfo>(foreturn_scores_read, at); }
+    /// With the names of labels.
+    Result<std::string_view> json() const { return ask<std::string_view>(foreturn_scores_json); }
+};
+
+/// A sampled reply, or the log-probabilities of a text.
+class Generation : public detail::Handle<foreturn_generation, foreturn_generation_free> {
+  public:
+    using Handle::Handle;
+    Result<GenerationInfo> read() const { return ask<GenerationInfo>(foreturn_generation_read); }
+};
+
+/// A prefix that stays in a model's cache while this lives.
+class Pin : public detail::Handle<foreturn_pin, foreturn_pin_free> {
+  public:
+    using Handle::Handle;
+    Result<size_t> tokens() const { return ask<size_t>(foreturn_pin_tokens); }
+};
+
+/// A request under way. It goes on when this is dropped, callbacks and all.
+class Pending : public detail::Handle<foreturn_pending, foreturn_pending_free> {
+  public:
+    using Failed = std::shared_ptr<const std::optional<Failure>>;  // where callbacks leave theirs
+    Pending() noexcept = default;
+    explicit Pending(foreturn_pending* raw, Failed failure = {}) noexcept
+        : Handle(raw), failure_(std::move(failure)) {}
+
+    /// Whether it is done, well or not; waits for that, but no longer than `timeout`.
+    Result<bool> wait(std::optional<std::chrono::milliseconds> timeout = {}) const {
+        const auto most = timeout ? std::max<int64_t>(0, timeout->count()) : -1;  // UINT64_MAX: for ever
+        return ask<bool>(foreturn_pending_wait, static_cast<uint64_t>(most));
+    }
+    /// What came of submit_rank(), once; FORETURN_ERROR_NOT_READY before it is done.
+    Result<Ranking> ranking() const { return checked(ask<Ranking>(foreturn_pending_ranking)); }
+    /// What came of submit_score(), likewise.
+    Result<Scores> scores() const { return checked(ask<Scores>(foreturn_pending_scores)); }
+    /// Ends the request, soon. Goes well unless this is empty.
+    Status cancel() const noexcept { return foreturn_pending_cancel(get(), nullptr); }
+
+  private:
+    // The failure is looked at only once the result is there: until then callbacks may write it.
+    template <class T> Result<T> checked(Result<T> result) const {
+        if (!result || !failure_) return result;
+        return detail::unless_failed(std::move(result), *failure_);
+    }
+    Failed failure_;
+};
+
+// ---- Metrics and chat models of the host's ----------------------------------------------------------------
+
+/// One conversation that a metric is to score; other fields as in C.
+struct MetricInput : foreturn_metric_input {
+    Messages messages{foreturn_metric_input::messages, message_count};
+    std::string_view goal_json = detail::view(foreturn_metric_input::goal_json);
+    std::string_view ended = detail::view(foreturn_metric_input::ended);
+};
+using MetricInputs = View<MetricInput, foreturn_metric_input>;
+/// A finite number for each input, or why not.
+using MetricValues = std::variant<std::vector<double>, Failure>;
+
+/// One answer of a choice, in its accepted spellings.
+struct Answer : Texts {
+    explicit Answer(const foreturn_answer& raw) noexcept : Texts(raw.spellings, raw.spelling_count) {}
+};
+/// One request to a chat model: FORETURN_CHAT_GENERATE or FORETURN_CHAT_CHOOSE; other fields as in C.
+struct ChatRequest : foreturn_chat_request {
+    Messages messages{foreturn_chat_request::messages, message_count};
+    Texts stop{foreturn_chat_request::stop, stop_count};
+    View<Answer, foreturn_answer> answers{foreturn_chat_request::answers, answer_count};
+};
+using ChatRequests = View<ChatRequest, foreturn_chat_request>;
+
+/// Where a chat model puts its replies. A reply that the library refuses fails its request, with the reason.
+class ChatReplies {
+  public:
+    explicit ChatReplies(foreturn_chat_replies* raw) noexcept : raw_(raw) {}
+    void text(size_t at, std::string_view text, bool cut = false, uint64_t prompt_tokens = 0,
+              uint64_t generated_tokens = 0) const {
+        const auto put = foreturn_chat_replies_text;
+        check(at, detail::tell(put, raw_, at, text, cut, prompt_tokens, generated_tokens));
+    }
+    void choice(size_t at, const std::vector<double>& probabilities) const {
+        const auto* first = probabilities.data();
+        check(at, detail::tell(foreturn_chat_replies_choice, raw_, at, first, probabilities.size()));
+    }
+    void fail(size_t at, std::string_view why) const {
+        foreturn_chat_replies_fail(raw_, at, detail::lend(why), nullptr);
+    }
+
+  private:
+    void check(size_t at, const Result<void>& put) const {
+        if (!put) fail(at, put.error().message());
+    }
+    foreturn_chat_replies* raw_;
+};
+
+namespace detail {
+
+template <class F> std::optional<Failure> score(F& metric, MetricInputs inputs, double* values) {
+    if constexpr (std::is_invocable_v<F&, MetricInputs, double*>) {
+        return outcome(metric, inputs, values);
+    } else {
+        MetricValues made = metric(inputs);
+        if (auto* failure = std::get_if<Failure>(&made)) return std::move(*failure);
+        const auto& given = *std::get_if<std::vector<double>>(&made);
+        if (given.size() != inputs.size()) {
+            const auto of = std::to_string(given.size()) + " values for " + std::to_string(inputs.size());
+            return Failure{of + " inputs"};
+        }
+        std::copy(given.begin(), given.end(), values);
+        return std::nullopt;
+    }
+}
+
+// A failure as C has it. Its text has to last until the next call on this thread.
+inline int32_t report(std::optional<Failure> failure, foreturn_str* why) noexcept {
+    if (!failure) return 0;
+    static thread_local std::string kept;
+    kept = std::move(failure->why);
+    *why = lend(kept);
+    return 1;
+}
+template <class F>
+int32_t score_in_c(void* data, const foreturn_metric_input* inputs, size_t count, double* values,
+                        foreturn_str* why) noexcept {
+    return report(guarded([&] { return score(*static_cast<F*>(data), {inputs, count}, values); }), why);
+}
+template <class F>
+int32_t reply_in_c(void* data, const foreturn_chat_request* requests, size_t count,
+                        foreturn_chat_replies* raw, foreturn_str* why) noexcept {
+    const ChatRequests asked(requests, count);
+    ChatReplies replies(raw);
+    return report(guarded([&] { return outcome(*static_cast<F*>(data), asked, replies); }), why);
+}
+
+}  // namespace detail
+
+// ---- The engine -------------------------------------------------------------------------------------------
+
+/// What an engine is made of. Callables become the engine's, which may let go of them later than it is freed:
+/// with its last Pin, or when a ranking that was being scored then is done. They must not own an Engine.
+class EngineOptions {
+  public:
+    /// A configuration file; or a configuration's text, and the folder that its relative paths start from.
+    std::string config_path = {}, config_toml = {}, base_folder = {};
+    /// ONNX Runtime's library; searched for if empty.
+    std::string runtime_library = {};
+    uint32_t threads = 0;
+    bool use_loaded_runtime = false, ignore_environment = false;
+
+    /// Adds an exported model's folder.
+    EngineOptions& model(std::string name, std::string path) {
+        models_.push_back({sizeof(foreturn_model_options), keep(std::move(name)), keep(std::move(path))});
+        return *this;
+    }
+
+    /// Adds a metric: a callable of (MetricInputs) that returns a std::vector<double> or MetricValues; or one
+    /// of (MetricInputs, double* values) that returns nothing or a std::optional<Failure>.
+    template <class F> EngineOptions& metric(std::string name, double weight, F callable) {
+        static_assert(std::is_invocable_v<F&, MetricInputs> || std::is_invocable_v<F&, MetricInputs, double*>,
+                      "a metric takes (foreturn::MetricInputs), or (foreturn::MetricInputs, double*)");
+        void* const data = own(std::move(callable));
+        metrics_.push_back({sizeof(foreturn_metric), keep(std::move(name)), weight, detail::score_in_c<F>,
+                            data, callables_.back().get_deleter()});
+        return *this;
+    }
+
+    /// Adds a chat model: a callable of (ChatRequests, ChatReplies&) that returns nothing or, if all requests
+    /// have failed, a Failure in a std::optional. `reproducible`: equal requests with equal seeds get equal
+    /// replies.
+    template <class F> EngineOptions& chat_model(std::string name, F callable, bool reproducible = false) {
+        static_assert(std::is_invocable_v<F&, const ChatRequests&, ChatReplies&>,
+                      "a chat model takes (foreturn::ChatRequests, foreturn::ChatReplies&)");
+        void* const data = own(std::move(callable));
+        chat_models_.push_back({sizeof(foreturn_chat_model), keep(std::move(name)), detail::reply_in_c<F>,
+                                reproducible, data, callables_.back().get_deleter()});
+        return *this;
+    }
+
+  private:
+    friend class Engine;
+    foreturn_str keep(std::string text) { return detail::lend(texts_.emplace_back(std::move(text))); }
+    template <class F> void* own(F callable) {
+        callables_.emplace_back(new F(std::move(callable)), [](void* data) { delete static_cast<F*>(data); });
+        return callables_.back().get();
+    }
+
+    std::vector<foreturn_model_options> models_;
+    std::vector<foreturn_metric> metrics_;
+    std::vector<foreturn_chat_model> chat_models_;
+    std::deque<std::string> texts_;  // of all the above: in a deque, texts stay where they are
+    std::vector<std::unique_ptr<void, foreturn_release_fn>> callables_;
+};
+
+namespace detail {
+
+inline std::vector<foreturn_str> lend(const std::vector<std::string_view>& texts) {
+    std::vector<foreturn_str> raw;
+    for (const auto text : texts) raw.push_back(lend(text));
+    return raw;
+}
+inline std::vector<foreturn_message> lend(const std::vector<Message>& messages) {
+    std::vector<foreturn_message> raw;
+    for (const auto& message : messages) raw.push_back({lend(message.role), lend(message.content)});
+    return raw;
+}
+inline foreturn_limits lend(const Limits& limits) noexcept {
+    const auto most = limits.timeout ? std::max<int64_t>(1, limits.timeout->count()) : 0;
+    const auto* cancel = limits.cancel ? limits.cancel->get() : nullptr;
+    return {static_cast<uint64_t>(most), cancel, limits.priority};
+}
+
+// Requests as C takes them, with the lists that they point into.
+
+struct RawPrompt {
+    explicit RawPrompt(const Prompt& given) : messages(lend(given.messages)) {
+        prompt.messages = messages.data(), prompt.message_count = messages.size();
+        prompt.tokens = given.tokens.data(), prompt.token_count = given.tokens.size();
+        prompt.without_generation_prompt = given.without_generation_prompt;
+    }
+    std::vector<foreturn_message> messages;
+    foreturn_prompt prompt = sized<foreturn_prompt>();
+};
+
+struct RawRank {
+    RawRank(const RankRequest& given, Watch<RankOptions>& watch)
+        : messages(lend(given.messages)), candidates(lend(given.candidates)) {
+        request.json = lend(given.json), request.goal_json = lend(given.goal_json);
+        request.messages = messages.data(), request.message_count = messages.size();
+        request.candidates = candidates.data(), request.candidate_count = candidates.size();
+        request.sample_candidates = given.sample_candidates, request.samples = given.samples;
+        request.has_window = given.window.has_value(), request.window = given.window.value_or(0);
+        request.has_seed = given.seed.has_value(), request.seed = given.seed.value_or(0);
+        options.limits = lend(watch.options.limits), options.user_data = &watch;
+        watch.hook<&RankOptions::on_progress>(options.on_progress);
+        watch.hook<&RankOptions::on_rollout>(options.on_rollout);
+    }
+    std::vector<foreturn_message> messages;
+    std::vector<foreturn_str> candidates;
+    foreturn_rank_request request = sized<foreturn_rank_request>();
+    foreturn_rank_options options = sized<foreturn_rank_options>();
+};
+
+struct RawScore {
+    RawScore(const std::vector<ScoreInput>& given, Watch<ScoreOptions>& watch) {
+        for (const auto& input : given) {
+            const auto& said = messages.emplace_back(lend(input.messages));
+            auto& raw = inputs.emplace_back(sized<foreturn_score_input>());
+            raw.messages = said.data(), raw.message_count = said.size();  // stays there when `messages` grows
+            raw.text = lend(input.text);
+            raw.tokens = input.tokens.data(), raw.token_count = input.tokens.size();
+            raw.response_tokens = input.response_tokens.data();
+            raw.response_token_count = input.response_tokens.size();
+        }
+        const auto& from = watch.options;
+        options.limits = lend(from.limits), options.task = from.task;
+        options.step_separator = lend(from.step_separator), options.step_marker = lend(from.step_marker);
+        options.user_data = &watch;
+    }
+    std::vector<std::vector<foreturn_message>> messages;
+    std::vector<foreturn_score_input> inputs;
+    foreturn_score_options options = sized<foreturn_score_options>();
+};
+
+// Queues a request by f(raw), which gives its C handle. From there on its callbacks come from other threads.
+template <class Raw, class Request, class Options, class F>
+Result<Pending> submit(const Request& request, Options options, F f) {
+    auto watch = std::make_shared<Watch<Options>>(Watch<Options>{std::move(options)});
+    Raw raw(request, *watch);
+    raw.options.on_ready = &Watch<Options>::ready;
+    watch->self = watch;
+    auto queued = f(raw);
+    if (!queued) {
+        watch->self.reset();  // there is no request, and its on_ready won't come
+        return std::move(queued).error();
+    }
+    return Pending(*queued, {watch, &watch->failure});
+}
+
+}  // namespace detail
+
+/// Checks that the library that the program runs with fits this header. Engine::create() does it too.
+inline Result<void> abi_check() { return detail::tell(foreturn_abi_check, uint32_t{FORETURN_ABI_VERSION}); }
+
+/// Loaded models, ready to rank and score. Any number of threads may use one at once.
+class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
+  public:
+    using Handle::Handle;
+
+    /// Loads the models. Options are to be moved here: what is callable in them becomes the engine's.
+    static Result<Engine> create(EngineOptions options) {
+        if (auto fits = abi_check(); !fits) return std::move(fits).error();
+        const auto lend = [](const std::string& text) { return detail::lend(text); };
+        auto raw = detail::sized<foreturn_engine_options>();
+        raw.config_path = lend(options.config_path), raw.config_toml = lend(options.config_toml);
+        raw.base_folder = lend(options.base_folder), raw.runtime_library = lend(options.runtime_library);
+        raw.threads = options.threads, raw.use_loaded_runtime = options.use_loaded_runtime;
+        raw.ignore_environment = options.ignore_environment;
+        raw.models = options.models_.data(), raw.model_count = options.models_.size();
+        raw.metrics = options.metrics_.data(), raw.metric_count = options.metrics_.size();
+        raw.chat_models = options.chat_models_.data(), raw.chat_model_count = options.chat_models_.size();
+        for (auto& callable : options.callables_) callable.release();  // C lets go of them, whatever happens
+        return detail::ask<Engine>(foreturn_engine_new, &raw);
+    }
+
+    /// Ranks and waits.
+    Result<Ranking> rank(const RankRequest& request, RankOptions options = {}) const {
+        detail::Watch<RankOptions> watch{std::move(options)};
+        const detail::RawRank raw(request, watch);
+        auto made = ask<Ranking>(foreturn_rank, &raw.request, &raw.options);
+        return detail::unless_failed(std::move(made), watch.failure);
+    }
+    /// Queues a ranking. If that fails, on_ready is not called.
+    Result<Pending> submit_rank(const RankRequest& request, RankOptions options = {}) const {
+        return detail::submit<detail::RawRank>(request, std::move(options), [&](const auto& raw) {
+            return ask<foreturn_pending*>(foreturn_rank_submit, &raw.request, &raw.options);
+        });
+    }
+
+    /// Scores by a local model and waits.
+    Result<Scores> score(std::string_view model, const std::vector<ScoreInput>& inputs,
+                         ScoreOptions options = {}) const {
+        detail::Watch<ScoreOptions> watch{std::move(options)};
+        const detail::RawScore raw(inputs, watch);
+        return ask<Scores>(foreturn_score, model, raw.inputs.data(), raw.inputs.size(), &raw.options);
+    }
+    /// Queues inputs to be scored. If that fails, on_ready is not called.
+    Result<Pending> submit_score(std::string_view model, const std::vector<ScoreInput>& inputs,
+                                 ScoreOptions options = {}) const {
+        return detail::submit<detail::RawScore>(inputs, std::move(options), [&](const auto& raw) {
+            const auto* inputs_at = raw.inputs.data();
+            const auto count = raw.inputs.size();
+            return ask<foreturn_pending*>(foreturn_score_submit, model, inputs_at, count, &raw.options);
+        });
+    }
+
+    /// Samples a reply and waits for it.
+    Result<Generation> generate(std::string_view model, const Prompt& prompt,
+                                GenerateOptions options = {}) const {
+        detail::Watch<GenerateOptions> watch{std::move(options)};
+        const auto& from = watch.options;
+        const auto stop = detail::lend(from.stop);
+        const detail::RawPrompt raw(prompt);
+        auto how = detail::sized<foreturn_generate_options>();
+        how.limits = detail::lend(from.limits), how.max_tokens = from.max_tokens, how.seed = from.seed;
+        how.greedy = from.greedy, how.ignore_eos = from.ignore_eos, how.temperature = from.temperature;
+        how.top_p = from.top_p, how.min_p = from.min_p, how.repetition_penalty = from.repetition_penalty;
+        how.top_k = from.top_k, how.stop = stop.data(), how.stop_count = stop.size(), how.user_data = &watch;
+        watch.hook<&GenerateOptions::on_text>(how.on_text);
+        auto made = ask<Generation>(foreturn_generate, model, &raw.prompt, &how);
+        return detail::unless_failed(std::move(made), watch.failure);
+    }
+    /// The log-probability of each token of a prompt after the first.
+    Result<Generation> logprobs(std::string_view model, const Prompt& prompt,
+                                const Limits& limits = {}) const {
+        const detail::RawPrompt raw(prompt);
+        const auto lent = detail::lend(limits);
+        return ask<Generation>(foreturn_logprobs, model, &raw.prompt, &lent);
+    }
+    /// The text that a conversation becomes for a model.
+    Result<std::string> render(std::string_view model, const std::vector<Message>& messages,
+                               bool generation_prompt = true) const {
+        const auto raw = detail::lend(messages);
+        return ask<std::string>(foreturn_render, model, raw.data(), raw.size(), generation_prompt);
+    }
+    /// Computes a prefix ahead of its use, waits for it, and keeps it in the cache while the Pin lives.
+    Result<Pin> warm(std::string_view model, const Prompt& prefix, const Limits& limits = {}) const {
+        const detail::RawPrompt raw(prefix);
+        const auto lent = detail::lend(limits);
+        return ask<Pin>(foreturn_warm, model, &raw.prompt, &lent);
+    }
+
+    /// Counters: the engine's, a model's, all of them as OpenMetrics or JSON. Waits for the step under way.
+    Result<Statistics> statistics() const { return ask<Statistics>(foreturn_engine_statistics); }
+    Result<ModelStatistics> model_statistics(std::string_view model) const {
+        return ask<ModelStatistics>(foreturn_engine_model_statistics, model);
+    }
+    Result<std::string> openmetrics() const { return ask<std::string>(foreturn_engine_openmetrics); }
+    Result<std::string> statistics_json() const { return ask<std::string>(foreturn_engine_statistics_json); }
+};
+
+// ---- Beside engines ---------------------------------------------------------------------------------------
+
+/// What to export (a Hugging Face folder or a .gguf file), and the folder to make.
+struct ExportOptions {
+    std::string_view from = {}, to = {};
+    foreturn_quantize quantize = FORETURN_QUANTIZE_NONE;
+    uint32_t block = 0;
+    bool overwrite = false;
+    /// On the calling thread.
+    std::function<void(uint64_t done, uint64_t total)> on_progress = {};
+};
+
+/// Turns a checkpoint into a model folder; returns a JSON object of what was made. (`export` is a word of
+/// C++.)
+inline Result<std::string> export_model(ExportOptions options) {
+    detail::Watch<ExportOptions> watch{std::move(options)};
+    const auto& from = watch.options;
+    auto how = detail::sized<foreturn_export_options>();
+    how.from = detail::lend(from.from), how.to = detail::lend(from.to), how.block = from.block;
+    how.quantize = from.quantize, how.overwrite = from.overwrite, how.user_data = &watch;
+    watch.hook<&ExportOptions::on_progress>(how.on_progress);
+    return detail::unless_failed(detail::ask<std::string>(foreturn_export, &how), watch.failure);
+}
+
+/// The level is one of FORETURN_LOG_WARNING and FORETURN_LOG_ERROR.
+using Log = std::function<void(foreturn_log_level level, std::string_view message)>;
+
+namespace detail {
+
+// Every log that was set, each pointing to the one before. They stay: a message may be on its way to any of
+// them.
+struct KeptLog {
+    Log log;
+    KeptLog* before;
+};
+inline std::atomic<KeptLog*> last_log{nullptr};
+inline void log_in_c(void* data, foreturn_log_level level, foreturn_str message) noexcept {
+    static_cast<const KeptLog*>(data)->log(level, view(message));
+}
+
+}  // namespace detail
+
+/// Sends the messages of ONNX Runtime, and of defects, to `log`, from any thread; nowhere if it is empty.
+/// What is set is kept until the program ends.
+inline Result<void> log_set(Log log) {
+    if (!log) return detail::tell(foreturn_log_set, nullptr, nullptr);
+    auto* const kept = new detail::KeptLog{std::move(log), nullptr};
+    kept->before = detail::last_log.exchange(kept);
+    return detail::tell(foreturn_log_set, &detail::log_in_c, kept);
+}
+
+/// The library's version, that of its ABI, and how many handles are alive in this process.
+inline std::string_view version() noexcept { return detail::view(foreturn_version()); }
+inline uint32_t abi_version() noexcept { return foreturn_abi_version(); }
+inline size_t handle_count() noexcept { return foreturn_handle_count(); }
+
+}  // namespace throwing, catching or plain
+}  // namespace foreturn
+
+#endif  // FORETURN_HPP

@@ -1,0 +1,275 @@
+//! What an engine has done: counts, and how long the stages of its requests took.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::ModelStatus;
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Stage {
+    /// From submission until a request gets its place.
+    Queue,
+    /// From submission of a ranking to its result.
+    Rank,
+    /// From submission of texts to be scored to the last score.
+    Score,
+    /// From submission to the end of a reply.
+    Generate,
+    /// From submission to the log-probabilities of a text.
+    LogProbs,
+    /// From submission until a prefix is in the cache.
+    Warm,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Stage; 6] =
+        [Stage::Queue, Stage::Rank, Stage::Score, Stage::Generate, Stage::LogProbs, Stage::Warm];
+
+    /// Its name in JSON and in OpenMetrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Queue => "queue",
+            Stage::Rank => "rank",
+            Stage::Score => "score",
+            Stage::Generate => "generate",
+            Stage::LogProbs => "log_probs",
+            Stage::Warm => "warm",
+        }
+    }
+}
+
+/// How long a stage took, in seconds; quantiles to within 1%. All are 0 before the first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Latency {
+    /// How often it was gone through.
+    pub count: u64,
+    /// Seconds in all.
+    pub sum: f64,
+    /// Median.
+    pub p50: f64,
+    /// 95th percentile.
+    pub p95: f64,
+    /// 99th percentile.
+    pub p99: f64,
+}
+
+/// An engine's counters at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Rankings that wait for a place.
+    pub queued_rankings: usize,
+    /// Calls to single models that wait for one.
+    pub queued_calls: usize,
+    /// Rankings under way.
+    pub active_rankings: usize,
+    /// Texts of calls under way.
+    pub active_texts: usize,
+    /// Requests that were refused because the queue was full.
+    pub refused: u64,
+    /// Latencies by stage, failed requests included.
+    pub stages: BTreeMap<Stage, Latency>,
+    /// Counters of the local models, by name.
+    pub models: BTreeMap<String, ModelStatus>,
+}
+
+type Histograms = Arc<Mutex<BTreeMap<Stage, Timed>>>;
+
+struct Timed {
+    /// Microseconds.
+    histogram: Histogram<u64>,
+    sum: Duration,
+}
+
+/// Collects latencies.
+#[derive(Default)]
+pub(super) struct Recorder {
+    stages: Histograms,
+    pub(super) refused: u64,
+}
+
+/// Records a stage once its last part has ended.
+#[derive(Clone)]
+pub(super) struct Timer {
+    stages: Histograms,
+    stage: Stage,
+    start: Instant,
+    left: Arc<AtomicUsize>,
+}
+
+impl Timer {
+    pub(super) fn ended(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            record(&self.stages, self.stage, self.start.elapsed());
+        }
+    }
+}
+
+fn record(stages: &Histograms, stage: Stage, took: Duration) {
+    let mut stages = stages.lock().unwrap_or_else(PoisonError::into_inner);
+    let timed = match stages.entry(stage) {
+        std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+        std::collections::btree_map::Entry::Vacant(entry) => {
+            // Two digits; grows with what it sees. No number of digits from 0 to 5 is refused.
+            let Ok(histogram) = Histogram::new(2) else { return };
+            entry.insert(Timed { histogram, sum: Duration::ZERO })
+        }
+    };
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    // Recording makes room; what there is no memory for counts as the longest time that there is room for.
+    if timed.histogram.record(micros).is_err() {
+        timed.histogram.saturating_record(micros);
+    }
+    timed.sum += took;
+}
+
+impl Recorder {
+    pub(super) fn record(&self, stage: Stage, took: Duration) {
+        record(&self.stages, stage, took);
+    }
+
+    /// Times a stage from `start` until each of `parts` has ended.
+    pub(super) fn timer(&self, stage: Stage, start: Instant, parts: usize) -> Timer {
+        Timer { stages: Arc::clone(&self.stages), stage, start, left: Arc::new(AtomicUsize::new(parts)) }
+    }
+
+    pub(super) fn stages(&self) -> BTreeMap<Stage, Latency> {
+        let stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        let latency = |stage| {
+            stages.get(&stage).map_or_else(Latency::default, |Timed { histogram, sum }| {
+                let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
+                let (p50, p95, p99) = (at(0.5), at(0.95), at(0.99));
+                Latency { count: histogram.len(), sum: sum.as_secs_f64(), p50, p95, p99 }
+            })
+        };
+        Stage::ALL.into_iter().map(|stage| (stage, latency(stage))).collect()
+    }
+}
+
+impl Statistics {
+    /// The counters in the OpenMetrics text format (version 1.0.0).
+    pub fn to_openmetrics(&self) -> String {
+        let mut text = Text::default();
+        text.family("foreturn_queued", "gauge", "Requests that wait for a place.");
+        text.sample("foreturn_queued", "kind=\"rankings\"", self.queued_rankings);
+        text.sample("foreturn_queued", "kind=\"calls\"", self.queued_calls);
+        text.family("foreturn_active", "gauge", "Rankings, and texts of calls, under way.");
+        text.sample("foreturn_active", "kind=\"rankings\"", self.active_rankings);
+        text.sample("foreturn_active", "kind=\"texts\"", self.active_texts);
+        text.family("foreturn_refused", "counter", "Requests refused because the queue was full.");
+        text.sample("foreturn_refused_total", "", self.refused);
+        text.family("foreturn_latency_seconds", "summary", "How long the stages of requests took.");
+        for (stage, latency) in &self.stages {
+            let stage = stage.as_str();
+            for (quantile, value) in [("0.5", latency.p50), ("0.95", latency.p95), ("0.99", latency.p99)] {
+                text.sample("foreturn_latency_seconds", &format!("stage=\"{stage}\",quantile=\"{quantile}\""), value);
+            }
+            text.sample("foreturn_latency_seconds_count", &format!("stage=\"{stage}\""), latency.count);
+            text.sample("foreturn_latency_seconds_sum", &format!("stage=\"{stage}\""), latency.sum);
+        }
+        for (name, kind, help, value) in MODEL_FAMILIES {
+            text.family(name, kind, help);
+            let suffix = if *kind == "counter" { "_total" } else { "" };
+            for (model, status) in &self.models {
+                text.sample(&format!("{name}{suffix}"), &format!("model=\"{}\"", escape(model)), value(status));
+            }
+        }
+        text.0.push_str("# EOF\n");
+        text.0
+    }
+}
+
+type Family = (&'static str, &'static str, &'static str, fn(&ModelStatus) -> u64);
+
+/// What is told of each model.
+const MODEL_FAMILIES: &[Family] = &[
+    ("foreturn_model_steps", "counter", "Runs of the model.", |m| m.stats.steps),
+    ("foreturn_model_computed_tokens", "counter", "Token rows computed.", |m| m.stats.computed_tokens),
+    ("foreturn_model_prompt_tokens", "counter", "Tokens of prompts that have ended.", |m| m.stats.prompt_tokens),
+    ("foreturn_model_reused_tokens", "counter", "Of these, tokens taken from the cache.", |m| m.stats.reused_tokens),
+    ("foreturn_model_preemptions", "counter", "Sequences that started over for want of memory.", |m| {
+        m.stats.preemptions
+    }),
+    ("foreturn_model_sequences", "gauge", "Sequences in the batch.", |m| m.stats.sequences as u64),
+    ("foreturn_model_waiting_sequences", "gauge", "Sequences that wait for the batch.", |m| m.stats.waiting as u64),
+    ("foreturn_model_cache_blocks", "gauge", "Blocks of the key-value cache.", |m| m.stats.blocks as u64),
+    ("foreturn_model_cache_used_blocks", "gauge", "Of these, blocks with contents.", |m| m.stats.used_blocks as u64),
+];
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# TYPE {name} {kind}\n# HELP {name} {help}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
+        let _ = match labels {
+            "" => writeln!(self.0, "{name} {value}"),
+            labels => writeln!(self.0, "{name}{{{labels}}} {value}"),
+        };
+    }
+}
+
+/// A label's value, as the format wants it.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_within_a_hundredth_and_a_call_counts_once() {
+        let recorder = Recorder::default();
+        for millis in 1..=1000 {
+            recorder.record(Stage::Rank, Duration::from_millis(millis));
+        }
+        let timer = recorder.timer(Stage::Score, Instant::now(), 2);
+        timer.clone().ended();
+        assert_eq!(recorder.stages()[&Stage::Score].count, 0, "one of two parts is missing");
+        timer.ended();
+        let stages = recorder.stages();
+        assert_eq!(stages[&Stage::Score].count, 1);
+        let rank = stages[&Stage::Rank];
+        assert_eq!((rank.count, rank.sum), (1000, 500.5));
+        for (got, expected) in [(rank.p50, 0.5), (rank.p95, 0.95), (rank.p99, 0.99)] {
+            assert!((got / expected - 1.0).abs() < 0.01, "{got} {expected}");
+        }
+    }
+
+    #[test]
+    fn openmetrics_names_each_family_once_and_ends_as_it_should() {
+        let statistics = Statistics {
+            queued_rankings: 1,
+            queued_calls: 2,
+            active_rankings: 3,
+            active_texts: 4,
+            refused: 5,
+            stages: Recorder::default().stages(),
+            models: BTreeMap::new(),
+        };
+        let text = statistics.to_openmetrics();
+        assert!(text.ends_with("\n# EOF\n"), "{text}");
+        assert!(text.contains("foreturn_refused_total 5\n"), "{text}");
+        assert!(text.contains("foreturn_latency_seconds{stage=\"queue\",quantile=\"0.99\"} 0\n"), "{text}");
+        let mut families: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let count = families.len();
+        families.dedup();
+        assert_eq!(families.len(), count);
+        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}
