@@ -906,6 +906,14 @@ foreturn_status foreturn_generation_read(const foreturn_generation *generation,
                                          foreturn_generation_info *out,
                                          foreturn_error **error);
 
+// A reply as a JSON object: its text, why it ended, tokens, log-probabilities, numbers of tokens.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT,
+// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+foreturn_status foreturn_generation_json(const foreturn_generation *generation,
+                                         foreturn_string **out,
+                                         foreturn_error **error);
+
 // Frees a reply and what it lent. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any
 // thread.
 foreturn_status foreturn_generation_free(foreturn_generation *generation);
@@ -946,7 +954,7 @@ foreturn_status foreturn_pin_free(foreturn_pin *pin);
 // nowhere. The library itself writes on no stream. A call that is under way on another thread may still come after this
 // returns.
 //
-// Ownership: `user_data` stays the caller's, and has to live as long as messages may come. Any thread.
+// Ownership: `user_data` stays the caller's, and has to live as long as messages may come. Errors: none. Any thread.
 foreturn_status foreturn_log_set(foreturn_log_fn log,
                                  void *user_data,
                                  foreturn_error **error);

@@ -516,6 +516,7 @@ class Generation : public detail::Handle<foreturn_generation, foreturn_generatio
   public:
     using Handle::Handle;
     Result<GenerationInfo> read() const { return ask<GenerationInfo>(foreturn_generation_read); }
+    Result<std::string> json() const { return ask<std::string>(foreturn_generation_json); }
 };
 
 /// A prefix that stays in a model's cache while this lives.

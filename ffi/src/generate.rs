@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use foreturn::chat::Finish;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Engine, Generation, Pin, Prompt};
+use serde_json::json;
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Inside, UserData, refuse_inside};
@@ -272,6 +273,34 @@ pub unsafe extern "C" fn foreturn_generation_read(
                 reused_tokens: generation.usage.reused_tokens,
             };
             argument::fill(out, info)
+        })
+    }
+}
+
+/// A reply as a JSON object: its text, why it ended, tokens, log-probabilities, numbers of tokens.
+///
+/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT,
+/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_generation_json(
+    generation: *const foreturn_generation,
+    out: *mut *mut foreturn_string,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            let generation = handle::get::<Generation>(generation)?;
+            let json = json!({
+                "text": generation.text,
+                "finish": finish_name(generation.finish),
+                "tokens": generation.tokens,
+                "logprobs": generation.logprobs,
+                "prompt_tokens": generation.usage.prompt_tokens,
+                "reused_tokens": generation.usage.reused_tokens,
+            });
+            Out::new(out, "out")?.write(handle::insert(Text(json.to_string())));
+            Ok(())
         })
     }
 }

@@ -26,7 +26,7 @@ pub type foreturn_log_fn =
 /// nowhere. The library itself writes on no stream. A call that is under way on another thread may still come after this
 /// returns.
 ///
-/// Ownership: `user_data` stays the caller's, and has to live as long as messages may come. Any thread.
+/// Ownership: `user_data` stays the caller's, and has to live as long as messages may come. Errors: none. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_log_set(
     log: foreturn_log_fn,

@@ -370,11 +370,10 @@ impl Owner {
                 run.job.stop(why);
             }
         }
-        let waiting = std::mem::take(&mut self.calls);
-        for (turn, call) in waiting {
-            match call.interruption(now) {
-                Some(why) => call.refuse(&why),
-                None => drop(self.calls.insert(turn, call)),
+        let over = self.calls.iter().filter_map(|(turn, call)| Some((*turn, call.interruption(now)?)));
+        for (turn, why) in over.collect::<Vec<_>>() {
+            if let Some(call) = self.calls.remove(&turn) {
+                call.refuse(&why);
             }
         }
         for task in std::mem::take(&mut self.direct) {
