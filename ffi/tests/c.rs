@@ -291,7 +291,14 @@ fn valgrind_finds_no_error_and_no_leak() {
     let suppressions = format!("--suppressions={}", source("valgrind.supp").display());
     for scenario in UNDER_VALGRIND {
         let mut command = Command::new(valgrind);
-        command.args(["--quiet", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
+        // Fair, or a thread that the program waits for may be left out for minutes.
+        command.args([
+            "--fair-sched=yes",
+            "--quiet",
+            "--error-exitcode=9",
+            "--leak-check=full",
+            "--errors-for-leak-kinds=definite",
+        ]);
         // What is indirectly or possibly lost belongs to ONNX Runtime's environment, which lives as long as the process.
         command.args(["--show-leak-kinds=definite", &suppressions]);
         silent(command.arg(suite()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
