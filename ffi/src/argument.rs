@@ -1,7 +1,7 @@
 //! What hosts pass, checked: strings, arrays, sized structs, places for results.
 
-use crate::error::Failure;
-use crate::status::FORETURN_ERROR_UNSUPPORTED;
+use crate::error::{Failure, guard};
+use crate::status::{FORETURN_ERROR_UNSUPPORTED, foreturn_status};
 
 /// UTF-8 with its length; not NUL-terminated. `data` may be NULL where `size` is 0.
 #[repr(C)]
@@ -47,11 +47,17 @@ pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize, name: &str) -> R
     if !data.is_aligned() {
         return Err(Failure::argument(format!("{name} is not aligned as its type wants it")));
     }
-    if count.checked_mul(size_of::<T>().max(1)).is_none_or(|bytes| isize::try_from(bytes).is_err()) {
-        return Err(Failure::argument(format!("{name} has a length of {count}, more than memory holds")));
-    }
+    check_length(count, size_of::<T>(), name)?;
     // SAFETY: not NULL, aligned, of a possible size, and valid by contract.
     Ok(unsafe { std::slice::from_raw_parts(data, count) })
+}
+
+/// Refuses lengths that no memory holds.
+fn check_length(count: usize, size: usize, name: &str) -> Result<(), Failure> {
+    match count.checked_mul(size).map(isize::try_from) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(Failure::argument(format!("{name} has a length of {count}, more than memory holds"))),
+    }
 }
 
 /// A place for a result. It is written on success only.
@@ -99,7 +105,7 @@ macro_rules! sized {
 pub(crate) use sized;
 
 /// A struct of zeros but for its size.
-pub(crate) fn zeroed<T: Sized_>() -> T {
+fn zeroed<T: Sized_>() -> T {
     // SAFETY: all-zero is a valid value of a sized struct.
     unsafe { std::mem::zeroed() }
 }
@@ -142,6 +148,7 @@ pub(crate) unsafe fn read_all<T: Sized_>(data: *const T, count: usize, name: &st
     // SAFETY: each struct begins with its size, and is valid by contract.
     unsafe {
         let stride = check_size::<T>(data.cast::<usize>().read())?;
+        check_length(count, stride, name)?;
         (0..count).map(|at| read(data.cast::<u8>().add(at * stride).cast::<T>())).collect()
     }
 }
@@ -165,17 +172,21 @@ fn check_size<T: Sized_>(size: usize) -> Result<usize, Failure> {
 ///
 /// # Safety
 /// `place` is NULL or valid for writing `size` bytes.
-pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> Result<(), Failure> {
-    if place.is_null() || !place.is_aligned() {
-        return Err(Failure::argument(format!("the {} is NULL or not aligned", T::NAME)));
-    }
-    let size = check_size::<T>(size)?;
-    // SAFETY: valid for `size` bytes, of which the first are a usize.
-    unsafe {
-        place.cast::<u8>().write_bytes(0, size);
-        place.cast::<usize>().write(size);
-    }
-    Ok(())
+pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> foreturn_status {
+    let init = || {
+        if place.is_null() || !place.is_aligned() {
+            return Err(Failure::argument(format!("the {} is NULL or not aligned", T::NAME)));
+        }
+        let size = check_size::<T>(size)?;
+        // SAFETY: valid for `size` bytes, of which the first are a usize.
+        unsafe {
+            place.cast::<u8>().write_bytes(0, size);
+            place.cast::<usize>().write(size);
+        }
+        Ok(())
+    };
+    // SAFETY: no error object is asked for.
+    unsafe { guard(std::ptr::null_mut(), init) }
 }
 
 /// Fills in what the host's struct has room for.

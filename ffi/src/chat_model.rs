@@ -107,7 +107,7 @@ sized!(foreturn_chat_model);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_chat_model_init(model: *mut foreturn_chat_model, size: usize) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(model, size)) }
+    unsafe { argument::init(model, size) }
 }
 
 type ReplyFn = unsafe extern "C" fn(
@@ -249,10 +249,6 @@ struct View {
 
 impl View {
     fn of(request: &ChatRequest) -> Self {
-        let message = |message: &foreturn::chat::Message| foreturn_message {
-            role: foreturn_str::of(message.role.as_str()),
-            content: foreturn_str::of(&message.content),
-        };
         let strs = |texts: &[String]| texts.iter().map(|text| foreturn_str::of(text)).collect::<Vec<_>>();
         let (stop, spellings) = match &request.task {
             ChatTask::Generate { stop, .. } => (strs(stop), Vec::new()),
@@ -264,7 +260,12 @@ impl View {
             spelling_count: spellings.len(),
         };
         let answers = spellings.iter().map(answer).collect();
-        View { messages: request.messages.iter().map(message).collect(), stop, _spellings: spellings, answers }
+        View {
+            messages: request.messages.iter().map(foreturn_message::lend).collect(),
+            stop,
+            _spellings: spellings,
+            answers,
+        }
     }
 
     fn request(&self, request: &ChatRequest) -> foreturn_chat_request {
@@ -334,7 +335,7 @@ fn put(
     let mut replies = replies.0.lock().unwrap_or_else(PoisonError::into_inner);
     let count = replies.len();
     let Some((wanted, place)) = replies.get_mut(index) else {
-        return Err(Failure::argument(format!("index {index}: there are {count} requests, counted from 0")));
+        return Err(Failure::beyond("index", index, count, "requests"));
     };
     *place = Some(make(*wanted)?);
     Ok(())

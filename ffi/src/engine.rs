@@ -11,7 +11,7 @@ use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{refuse_free, refuse_inside};
 use crate::chat_model::{foreturn_chat_model, host_model};
 use crate::error::{Failure, foreturn_error, guard};
-use crate::handle::{self, handle};
+use crate::handle::{self, Object, handle};
 use crate::metric::{foreturn_message, foreturn_metric, host_metric};
 use crate::status::*;
 
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn foreturn_engine_options_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+    unsafe { argument::init(options, size) }
 }
 
 /// Sets a foreturn_model_options to its defaults: nothing set. Give `size` as sizeof(foreturn_model_options).
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn foreturn_model_options_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+    unsafe { argument::init(options, size) }
 }
 
 /// Loads the models and starts the engine's thread. Takes as long as loading does (a fraction of a second for a small
@@ -206,6 +206,29 @@ pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> f
     }
 }
 
+/// What every function does that waits for an engine and gives a handle: `ask` is called once all else is found in order.
+///
+/// # Safety
+/// As for [`guard`] and [`Out::new`].
+pub(crate) unsafe fn waiting<T: Object>(
+    function: &str,
+    engine: *const foreturn_engine,
+    out: *mut *mut T::Handle,
+    error: *mut *mut foreturn_error,
+    ask: impl FnOnce(&Engine) -> Result<T, Failure>,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            let engine = handle::get::<Engine>(engine)?;
+            let out = Out::new(out, "out")?;
+            refuse_inside(function)?;
+            out.write(handle::insert(ask(&engine)?));
+            Ok(())
+        })
+    }
+}
+
 /// Cancels requests that carry it. Any thread may use one at once.
 pub struct foreturn_cancel {
     _private: [u8; 0],
@@ -253,7 +276,7 @@ pub unsafe extern "C" fn foreturn_cancel_cancel(
 /// before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_cancel_free(cancel: *mut foreturn_cancel) -> foreturn_status {
-    handle::remove::<CancelToken>(cancel).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<CancelToken>(cancel)
 }
 
 /// How long a request may take, who may end it, and who goes first. All-zero is no limit.
@@ -269,6 +292,15 @@ pub struct foreturn_limits {
 }
 
 impl foreturn_limits {
+    /// Those of the host; none where it gave NULL.
+    ///
+    /// # Safety
+    /// `given` is NULL or valid.
+    pub(crate) unsafe fn or_none(given: *const foreturn_limits) -> Result<Limits, Failure> {
+        // SAFETY: passed on.
+        unsafe { given.as_ref() }.map_or_else(|| Ok(Limits::default()), foreturn_limits::limits)
+    }
+
     pub(crate) fn limits(&self) -> Result<Limits, Failure> {
         let timeout = (self.timeout_ms > 0).then(|| std::time::Duration::from_millis(self.timeout_ms));
         let cancel = match self.cancel.is_null() {

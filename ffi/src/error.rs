@@ -29,6 +29,11 @@ impl Failure {
         Failure { status, message: message.into(), causes: Vec::new() }
     }
 
+    /// Of an index that `name` gives, where there are `count` of something.
+    pub(crate) fn beyond(name: &str, index: usize, count: usize, what: &str) -> Self {
+        Failure::argument(format!("{name} {index}: there are {count} {what}, counted from 0"))
+    }
+
     pub(crate) fn argument(message: impl Into<String>) -> Self {
         Failure::new(FORETURN_ERROR_INVALID_ARGUMENT, message)
     }
@@ -111,7 +116,7 @@ pub unsafe extern "C" fn foreturn_error_cause(error: *const foreturn_error, inde
 /// before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_error_free(error: *mut foreturn_error) -> foreturn_status {
-    handle::remove::<Failure>(error).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Failure>(error)
 }
 
 /// A text of its own memory.
@@ -146,7 +151,7 @@ pub unsafe extern "C" fn foreturn_string_read(
 /// Frees a string. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_string_free(string: *mut foreturn_string) -> foreturn_status {
-    handle::remove::<Text>(string).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Text>(string)
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub unsafe extern "C" fn foreturn_export_options_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+    unsafe { argument::init(options, size) }
 }
 
 /// Turns a checkpoint into a model folder. The folder appears when it is whole. `report` gets a JSON object of what was

@@ -8,8 +8,8 @@ use foreturn::engine::{Engine, Generation, Pin, Prompt};
 use serde_json::json;
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::callback::{Inside, UserData, refuse_inside};
-use crate::engine::{foreturn_engine, foreturn_limits, messages};
+use crate::callback::{Inside, UserData};
+use crate::engine::{foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
@@ -40,7 +40,7 @@ sized!(foreturn_prompt);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_prompt_init(prompt: *mut foreturn_prompt, size: usize) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(prompt, size)) }
+    unsafe { argument::init(prompt, size) }
 }
 
 unsafe fn read_prompt(given: *const foreturn_prompt) -> Result<Prompt, Failure> {
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn foreturn_generate_options_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+    unsafe { argument::init(options, size) }
 }
 
 unsafe fn generate_options(given: &foreturn_generate_options) -> Result<GenerateOptions, Failure> {
@@ -177,16 +177,6 @@ pub struct foreturn_generation_info {
 }
 sized!(foreturn_generation_info);
 
-fn finish_name(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-        Finish::Context => "context",
-        Finish::Deadline => "deadline",
-        Finish::Cancelled => "cancelled",
-    }
-}
-
 /// Samples a reply and waits for it. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_generation_free().
@@ -203,16 +193,10 @@ pub unsafe extern "C" fn foreturn_generate(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_generate")?;
+        waiting("foreturn_generate", engine, out, error, |engine| {
             let given = argument::read(options)?;
             let limits = given.limits.limits()?;
-            let generation =
-                engine.generate(model.text("model")?, read_prompt(prompt)?, generate_options(&given)?, limits)?;
-            out.write(handle::insert(generation));
-            Ok(())
+            Ok(engine.generate(model.text("model")?, read_prompt(prompt)?, generate_options(&given)?, limits)?)
         })
     }
 }
@@ -232,18 +216,14 @@ pub unsafe extern "C" fn foreturn_logprobs(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_logprobs")?;
-            let limits = limits.as_ref().map(foreturn_limits::limits).transpose()?.unwrap_or_default();
+        waiting("foreturn_logprobs", engine, out, error, |engine| {
+            let limits = foreturn_limits::or_none(limits)?;
             let (mut tokens, logprobs) = engine.logprobs(model.text("model")?, read_prompt(prompt)?, limits)?;
             let prompt_tokens = tokens.clone();
             tokens.remove(0);
             let (text, finish) = (String::new(), Finish::Stop);
             let usage = foreturn::chat::Usage { prompt_tokens: prompt_tokens.len() as u64, ..Default::default() };
-            out.write(handle::insert(Generation { prompt_tokens, tokens, text, finish, logprobs, usage }));
-            Ok(())
+            Ok(Generation { prompt_tokens, tokens, text, finish, logprobs, usage })
         })
     }
 }
@@ -265,7 +245,7 @@ pub unsafe extern "C" fn foreturn_generation_read(
             let info = foreturn_generation_info {
                 size: 0,
                 text: foreturn_str::of(&generation.text),
-                finish: foreturn_str::of(finish_name(generation.finish)),
+                finish: foreturn_str::of(generation.finish.as_str()),
                 tokens: generation.tokens.as_ptr(),
                 logprobs: generation.logprobs.as_ptr(),
                 token_count: generation.tokens.len().min(generation.logprobs.len()),
@@ -293,7 +273,7 @@ pub unsafe extern "C" fn foreturn_generation_json(
             let generation = handle::get::<Generation>(generation)?;
             let json = json!({
                 "text": generation.text,
-                "finish": finish_name(generation.finish),
+                "finish": generation.finish.as_str(),
                 "tokens": generation.tokens,
                 "logprobs": generation.logprobs,
                 "prompt_tokens": generation.usage.prompt_tokens,
@@ -309,7 +289,7 @@ pub unsafe extern "C" fn foreturn_generation_json(
 /// thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_free(generation: *mut foreturn_generation) -> foreturn_status {
-    handle::remove::<Generation>(generation).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Generation>(generation)
 }
 
 /// The text that a conversation becomes for a model.
@@ -361,13 +341,9 @@ pub unsafe extern "C" fn foreturn_warm(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_warm")?;
-            let limits = limits.as_ref().map(foreturn_limits::limits).transpose()?.unwrap_or_default();
-            out.write(handle::insert(engine.warm_within(model.text("model")?, read_prompt(prefix)?, &limits)?));
-            Ok(())
+        waiting("foreturn_warm", engine, out, error, |engine| {
+            let limits = foreturn_limits::or_none(limits)?;
+            Ok(engine.warm_within(model.text("model")?, read_prompt(prefix)?, &limits)?)
         })
     }
 }
@@ -394,5 +370,5 @@ pub unsafe extern "C" fn foreturn_pin_tokens(
 /// Lets a prefix go. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pin_free(pin: *mut foreturn_pin) -> foreturn_status {
-    handle::remove::<Pin>(pin).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Pin>(pin)
 }

@@ -7,8 +7,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::Failure;
-use crate::status::{FORETURN_ERROR_FORKED, FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE};
+use crate::error::{Failure, guard};
+use crate::status::*;
 
 /// Something that a handle stands for.
 pub(crate) trait Object: Send + Sync + Sized + 'static {
@@ -81,6 +81,12 @@ pub(crate) fn remove<T: Object>(handle: *mut T::Handle) -> Result<Option<Arc<T>>
     // Dropped outside of the lock, where whatever ends with it may take handles itself.
     let removed = objects().by_number.as_mut().and_then(|objects| objects.remove(&handle.addr()));
     if removed.is_some() { Ok(Some(object)) } else { Err(dead::<T>()) }
+}
+
+/// What every function that frees a handle does.
+pub(crate) fn free<T: Object>(handle: *mut T::Handle) -> foreturn_status {
+    // SAFETY: no error object is asked for.
+    unsafe { guard(ptr::null_mut(), || remove::<T>(handle).map(drop)) }
 }
 
 fn dead<T: Object>() -> Failure {

@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 
+use foreturn::chat::{Message, Role};
 use foreturn::reward::{Metric, MetricValue, Scored, WeightedMetric};
 use foreturn::{Error, ErrorKind};
 
@@ -17,6 +18,18 @@ pub struct foreturn_message {
     pub role: foreturn_str,
     /// What was said.
     pub content: foreturn_str,
+}
+
+impl foreturn_message {
+    /// Lends a message; see [`foreturn_str::of`].
+    pub(crate) fn lend(message: &Message) -> Self {
+        Self::of(message.role, &message.content)
+    }
+
+    /// As [`foreturn_message::lend`].
+    pub(crate) fn of(role: Role, content: &str) -> Self {
+        foreturn_message { role: foreturn_str::of(role.as_str()), content: foreturn_str::of(content) }
+    }
 }
 
 /// One conversation that a metric is to score. Everything in it is lent until the callback returns.
@@ -80,7 +93,7 @@ pub unsafe extern "C" fn foreturn_metric_init(
     size: usize,
 ) -> crate::status::foreturn_status {
     // SAFETY: passed on.
-    unsafe { crate::error::guard(std::ptr::null_mut(), || argument::init(metric, size)) }
+    unsafe { argument::init(metric, size) }
 }
 
 /// The host's pointer with what lets go of it.
@@ -130,15 +143,11 @@ impl Metric for HostMetric {
     }
 
     fn score(&self, batch: &[Scored<'_>]) -> Vec<foreturn::Result<MetricValue>> {
-        let view = |message: &foreturn::chat::Message| foreturn_message {
-            role: foreturn_str::of(message.role.as_str()),
-            content: foreturn_str::of(&message.content),
-        };
         let texts: Vec<(Vec<foreturn_message>, String)> = batch
             .iter()
             .map(|scored| {
                 let goal = serde_json::to_string(scored.input.goal).unwrap_or_default();
-                (scored.input.messages().map(view).collect(), goal)
+                (scored.input.messages().map(foreturn_message::lend).collect(), goal)
             })
             .collect();
         let inputs: Vec<foreturn_metric_input> = std::iter::zip(batch, &texts)

@@ -9,7 +9,7 @@ use foreturn::engine::{CancelToken, Pending};
 use crate::argument::Out;
 use crate::callback::{Inside, UserData, refuse_inside};
 use crate::error::{Failure, foreturn_error, guard};
-use crate::handle::{self, handle};
+use crate::handle::{self, Object, handle};
 use crate::ranking::{Ranked, foreturn_ranking};
 use crate::score::{Scored, foreturn_scores};
 use crate::status::*;
@@ -154,19 +154,12 @@ pub unsafe extern "C" fn foreturn_pending_ranking(
     out: *mut *mut foreturn_ranking,
     error: *mut *mut foreturn_error,
 ) -> foreturn_status {
+    let wanted = |outcome| match outcome {
+        Outcome::Ranking(ranking) => Ok(*ranking),
+        other => Err(other),
+    };
     // SAFETY: passed on.
-    unsafe {
-        guard(error, || {
-            let request = handle::get::<Request>(pending)?;
-            let out = Out::new(out, "out")?;
-            let ranking = request.take(|outcome| match outcome {
-                Outcome::Ranking(ranking) => Ok(ranking),
-                other => Err(other),
-            })?;
-            out.write(handle::insert(*ranking));
-            Ok(())
-        })
-    }
+    unsafe { hand_out(pending, out, error, wanted) }
 }
 
 /// The scores of a request that is done. They are given out once.
@@ -179,16 +172,27 @@ pub unsafe extern "C" fn foreturn_pending_scores(
     out: *mut *mut foreturn_scores,
     error: *mut *mut foreturn_error,
 ) -> foreturn_status {
+    let wanted = |outcome| match outcome {
+        Outcome::Scores(scores) => Ok(scores),
+        other => Err(other),
+    };
+    // SAFETY: passed on.
+    unsafe { hand_out(pending, out, error, wanted) }
+}
+
+/// Gives a request's result a handle, if it is what is `wanted`.
+unsafe fn hand_out<T: Object>(
+    pending: *const foreturn_pending,
+    out: *mut *mut T::Handle,
+    error: *mut *mut foreturn_error,
+    wanted: impl FnOnce(Outcome) -> Result<T, Outcome>,
+) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
             let request = handle::get::<Request>(pending)?;
             let out = Out::new(out, "out")?;
-            let scores = request.take(|outcome| match outcome {
-                Outcome::Scores(scores) => Ok(scores),
-                other => Err(other),
-            })?;
-            out.write(handle::insert(scores));
+            out.write(handle::insert(request.take(wanted)?));
             Ok(())
         })
     }
@@ -215,5 +219,5 @@ pub unsafe extern "C" fn foreturn_pending_cancel(
 /// it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pending_free(pending: *mut foreturn_pending) -> foreturn_status {
-    handle::remove::<Request>(pending).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Request>(pending)
 }

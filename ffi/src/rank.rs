@@ -7,8 +7,8 @@ use foreturn::rank::{Candidates, EndedRollout, Goal, Progress};
 use foreturn::{RankOptions, RankRequest};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::callback::{Inside, UserData, refuse_inside};
-use crate::engine::{foreturn_engine, foreturn_limits, messages};
+use crate::callback::{Inside, UserData};
+use crate::engine::{foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{Failure, foreturn_error, guard};
 use crate::handle;
 use crate::metric::foreturn_message;
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn foreturn_rank_request_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(request, size)) }
+    unsafe { argument::init(request, size) }
 }
 
 /// Sets a foreturn_rank_options to its defaults. Give `size` as sizeof(foreturn_rank_options).
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn foreturn_rank_options_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+    unsafe { argument::init(options, size) }
 }
 
 unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankRequest, Failure> {
@@ -173,11 +173,8 @@ fn rank_options(given: &foreturn_rank_options) -> Result<RankOptions, Failure> {
     let on_rollout = given.on_rollout.map(|call| -> Box<dyn FnMut(EndedRollout) + Send> {
         Box::new(move |rollout| {
             let user_data = user_data;
-            let view = |message: &foreturn::rank::TracedMessage| foreturn_message {
-                role: foreturn_str::of(message.role.as_str()),
-                content: foreturn_str::of(&message.content),
-            };
-            let messages: Vec<foreturn_message> = rollout.messages.iter().map(view).collect();
+            let said = rollout.messages.iter();
+            let messages: Vec<_> = said.map(|said| foreturn_message::of(said.role, &said.content)).collect();
             let lent = foreturn_ended_rollout {
                 candidate: rollout.candidate,
                 sample: rollout.sample,
@@ -210,14 +207,9 @@ pub unsafe extern "C" fn foreturn_rank(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_rank")?;
+        waiting("foreturn_rank", engine, out, error, |engine| {
             let options = argument::read(options)?;
-            let ranking = engine.rank(read_request(request)?, rank_options(&options)?)?;
-            out.write(handle::insert(Ranked::new(ranking)));
-            Ok(())
+            Ok(Ranked::new(engine.rank(read_request(request)?, rank_options(&options)?)?))
         })
     }
 }

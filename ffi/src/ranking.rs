@@ -29,19 +29,27 @@ impl Ranked {
         Ranked { ranking, json: OnceLock::new() }
     }
 
+    /// Made when it is asked for first.
+    fn json(&self) -> Result<&str, Failure> {
+        if self.json.get().is_none() {
+            let json = serde_json::to_string(&self.ranking).map_err(|e| {
+                Failure::new(FORETURN_ERROR_INTERNAL, format!("a ranking that JSON has no words for: {e}"))
+            })?;
+            // Another thread may have been quicker, with the same.
+            let _ = self.json.set(json);
+        }
+        Ok(self.json.get().map_or("", String::as_str))
+    }
+
     fn candidate(&self, place: usize) -> Result<&RankedCandidate, Failure> {
         let count = self.ranking.ranking.len();
-        self.ranking.ranking.get(place).ok_or_else(|| beyond("place", place, count, "candidates"))
+        self.ranking.ranking.get(place).ok_or_else(|| Failure::beyond("place", place, count, "candidates"))
     }
 
     fn rollout(&self, place: usize, index: usize) -> Result<&RolloutTrace, Failure> {
         let rollouts = &self.candidate(place)?.rollouts;
-        rollouts.get(index).ok_or_else(|| beyond("index", index, rollouts.len(), "rollouts"))
+        rollouts.get(index).ok_or_else(|| Failure::beyond("index", index, rollouts.len(), "rollouts"))
     }
-}
-
-fn beyond(name: &str, index: usize, count: usize, what: &str) -> Failure {
-    Failure::argument(format!("{name} {index}: there are {count} {what}, counted from 0"))
 }
 
 fn or_nan(number: Option<f64>) -> f64 {
@@ -219,7 +227,7 @@ pub unsafe extern "C" fn foreturn_ranking_metric(
             let ranked = handle::get::<Ranked>(ranking)?;
             let metrics = &ranked.candidate(place)?.metrics;
             let (name, MetricSummary { mean, std_error, weight, .. }) =
-                metrics.iter().nth(index).ok_or_else(|| beyond("index", index, metrics.len(), "metrics"))?;
+                metrics.iter().nth(index).ok_or_else(|| Failure::beyond("index", index, metrics.len(), "metrics"))?;
             let (name, mean, std_error) = (foreturn_str::of(name), or_nan(*mean), or_nan(*std_error));
             argument::fill(out, foreturn_metric_summary { size: 0, name, mean, std_error, weight: *weight })
         })
@@ -276,9 +284,9 @@ pub unsafe extern "C" fn foreturn_ranking_message(
         guard(error, || {
             let ranked = handle::get::<Ranked>(ranking)?;
             let messages = &ranked.rollout(place, rollout)?.messages;
-            let message = messages.get(index).ok_or_else(|| beyond("index", index, messages.len(), "messages"))?;
-            let (role, content) = (foreturn_str::of(message.role.as_str()), foreturn_str::of(&message.content));
-            Out::new(out, "out")?.write(foreturn_message { role, content });
+            let message =
+                messages.get(index).ok_or_else(|| Failure::beyond("index", index, messages.len(), "messages"))?;
+            Out::new(out, "out")?.write(foreturn_message::of(message.role, &message.content));
             Ok(())
         })
     }
@@ -299,10 +307,7 @@ pub unsafe extern "C" fn foreturn_ranking_json(
         guard(error, || {
             let ranked = handle::get::<Ranked>(ranking)?;
             let out = Out::new(out, "out")?;
-            let json = serde_json::to_string(&ranked.ranking).map_err(|e| {
-                Failure::new(FORETURN_ERROR_INTERNAL, format!("a ranking that JSON has no words for: {e}"))
-            })?;
-            out.write(foreturn_str::of(ranked.json.get_or_init(|| json)));
+            out.write(foreturn_str::of(ranked.json()?));
             Ok(())
         })
     }
@@ -312,5 +317,5 @@ pub unsafe extern "C" fn foreturn_ranking_json(
 /// Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_free(ranking: *mut foreturn_ranking) -> foreturn_status {
-    handle::remove::<Ranked>(ranking).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Ranked>(ranking)
 }

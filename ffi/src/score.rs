@@ -9,8 +9,7 @@ use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions};
 use serde_json::{Value, json};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::callback::refuse_inside;
-use crate::engine::{foreturn_engine, foreturn_limits, messages};
+use crate::engine::{foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{Failure, foreturn_error, guard};
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
@@ -80,7 +79,7 @@ sized!(foreturn_score_options);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_score_input_init(input: *mut foreturn_score_input, size: usize) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(input, size)) }
+    unsafe { argument::init(input, size) }
 }
 
 /// Sets a foreturn_score_options to its defaults. Give `size` as sizeof(foreturn_score_options).
@@ -92,7 +91,7 @@ pub unsafe extern "C" fn foreturn_score_options_init(
     size: usize,
 ) -> foreturn_status {
     // SAFETY: passed on.
-    unsafe { guard(std::ptr::null_mut(), || argument::init(options, size)) }
+    unsafe { argument::init(options, size) }
 }
 
 /// Scores in the order asked. Any number of threads may read them at once.
@@ -124,32 +123,16 @@ impl Scored {
 
 impl Row {
     fn new(output: ScoreOutput) -> Self {
-        let widen = |row: &[f32]| row.iter().map(|&number| f64::from(number)).collect::<Vec<f64>>();
-        match output {
+        let (rows, tokens, response_tokens, json) = match &output {
             ScoreOutput::Labels(score) => {
-                let json = json!(score);
-                let (values, rows) = match &score.scores {
-                    Scores::Text(row) => (widen(row), 1),
-                    Scores::Tokens(rows) => (widen(&rows.concat()), rows.len()),
-                };
-                Row { values, rows, tokens: score.tokens, response_tokens: 0, json }
+                let rows = if let Scores::Tokens(rows) = &score.scores { rows.len() } else { 1 };
+                (rows, score.tokens, 0, json!(score))
             }
-            ScoreOutput::Steps(steps) => {
-                let json = json!(steps);
-                Row { rows: steps.steps.len(), tokens: steps.tokens, response_tokens: 0, values: steps.steps, json }
-            }
-            ScoreOutput::Response(scored) => Row {
-                values: vec![scored.logprob],
-                rows: 1,
-                tokens: scored.tokens,
-                response_tokens: scored.response_tokens,
-                json: json!(scored),
-            },
-            ScoreOutput::Embedding(row) => {
-                let json = json!({ "embedding": row });
-                Row { values: widen(&row), rows: 1, tokens: 0, response_tokens: 0, json }
-            }
-        }
+            ScoreOutput::Steps(steps) => (steps.steps.len(), steps.tokens, 0, json!(steps)),
+            ScoreOutput::Response(scored) => (1, scored.tokens, scored.response_tokens, json!(scored)),
+            ScoreOutput::Embedding(row) => (1, 0, 0, json!({ "embedding": row })),
+        };
+        Row { values: output.numbers(), rows, tokens, response_tokens, json }
     }
 }
 
@@ -252,14 +235,10 @@ pub unsafe extern "C" fn foreturn_score(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_score")?;
+        waiting("foreturn_score", engine, out, error, |engine| {
             let options = score_options(&argument::read(options)?)?;
             let pending = engine.submit_score(model.text("model")?, self::inputs(inputs, count)?, options)?;
-            out.write(handle::insert(Scored::new(pending.wait()?)));
-            Ok(())
+            Ok(Scored::new(pending.wait()?))
         })
     }
 }
@@ -328,10 +307,8 @@ pub unsafe extern "C" fn foreturn_scores_read(
     unsafe {
         guard(error, || {
             let scores = handle::get::<Scored>(scores)?;
-            let Some(row) = scores.rows.get(index) else {
-                let count = scores.rows.len();
-                return Err(Failure::argument(format!("index {index}: there are {count} scores, counted from 0")));
-            };
+            let row = scores.rows.get(index);
+            let row = row.ok_or_else(|| Failure::beyond("index", index, scores.rows.len(), "scores"))?;
             let info = foreturn_score_info {
                 size: 0,
                 values: row.values.as_ptr(),
@@ -370,5 +347,5 @@ pub unsafe extern "C" fn foreturn_scores_json(
 /// thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_scores_free(scores: *mut foreturn_scores) -> foreturn_status {
-    handle::remove::<Scored>(scores).map_or_else(|failure| failure.status, |_| FORETURN_OK)
+    handle::free::<Scored>(scores)
 }

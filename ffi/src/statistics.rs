@@ -2,9 +2,9 @@
 
 use foreturn::engine::{Engine, Latency, Stage};
 
-use crate::argument::{self, Out, foreturn_str, sized};
+use crate::argument::{self, foreturn_str, sized};
 use crate::callback::refuse_inside;
-use crate::engine::foreturn_engine;
+use crate::engine::{foreturn_engine, waiting};
 use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle;
 use crate::status::*;
@@ -169,12 +169,8 @@ pub unsafe extern "C" fn foreturn_engine_openmetrics(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_engine_openmetrics")?;
-            out.write(handle::insert(Text(engine.statistics()?.to_openmetrics())));
-            Ok(())
+        waiting("foreturn_engine_openmetrics", engine, out, error, |engine| {
+            Ok(Text(engine.statistics()?.to_openmetrics()))
         })
     }
 }
@@ -191,15 +187,11 @@ pub unsafe extern "C" fn foreturn_engine_statistics_json(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
-            let out = Out::new(out, "out")?;
-            refuse_inside("foreturn_engine_statistics_json")?;
+        waiting("foreturn_engine_statistics_json", engine, out, error, |engine| {
             let json = serde_json::to_string(&engine.statistics()?).map_err(|e| {
                 Failure::new(FORETURN_ERROR_INTERNAL, format!("statistics that JSON has no words for: {e}"))
             })?;
-            out.write(handle::insert(Text(json)));
-            Ok(())
+            Ok(Text(json))
         })
     }
 }

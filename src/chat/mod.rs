@@ -154,6 +154,19 @@ pub enum Finish {
     Cancelled,
 }
 
+impl Finish {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::Context => "context",
+            Finish::Deadline => "deadline",
+            Finish::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What a request cost. Reused tokens depend on what the cache held before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {

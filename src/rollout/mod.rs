@@ -170,5 +170,9 @@ mod tests {
         for ended in [StopSignal, Window, Length, Context, Deadline, Pruned, Cancelled, Failed] {
             assert_eq!(serde_json::to_value(ended).expect("a text"), ended.as_str());
         }
+        use crate::chat::Finish;
+        for finish in [Finish::Stop, Finish::Length, Finish::Context, Finish::Deadline, Finish::Cancelled] {
+            assert_eq!(serde_json::to_value(finish).expect("a text"), finish.as_str());
+        }
     }
 }

@@ -166,6 +166,20 @@ pub enum ScoreOutput {
     Embedding(Vec<f32>),
 }
 
+impl ScoreOutput {
+    /// Its numbers, row by row: logits, probabilities of steps, the log-probability, the vector. Widening keeps what tells
+    /// them apart.
+    pub fn numbers(&self) -> Vec<f64> {
+        let widen = |row: &[f32]| row.iter().map(|&number| f64::from(number)).collect();
+        match self {
+            ScoreOutput::Labels(Score { scores: Scores::Text(row), .. }) | ScoreOutput::Embedding(row) => widen(row),
+            ScoreOutput::Labels(Score { scores: Scores::Tokens(rows), .. }) => widen(&rows.concat()),
+            ScoreOutput::Steps(steps) => steps.steps.clone(),
+            ScoreOutput::Response(scored) => vec![scored.logprob],
+        }
+    }
+}
+
 /// The reward that a preference-trained policy implies: β · (log π − log π_ref) of a response (DPO, arXiv 2305.18290,
 /// equation 5 without the term that depends on the prompt alone).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

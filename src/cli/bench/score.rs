@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use foreturn::engine::{Prompt, ScoreOptions};
 use foreturn::model::{ModelFolder, ModelKind};
-use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores};
+use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
 use foreturn::{Engine, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
@@ -162,21 +162,7 @@ impl<'a> Load<'a> {
         let start = Instant::now();
         let outputs = self.engine.submit_score(MODEL, inputs, options)?.wait()?;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Request { scores: outputs.iter().flat_map(numbers).collect(), seconds })
-    }
-}
-
-/// A score's numbers; widening keeps what tells them apart.
-fn numbers(output: &ScoreOutput) -> Vec<f64> {
-    let widen = |row: &[f32]| row.iter().map(|&number| f64::from(number)).collect();
-    match output {
-        ScoreOutput::Response(scored) => vec![scored.logprob],
-        ScoreOutput::Labels(score) => match &score.scores {
-            Scores::Text(row) => widen(row),
-            Scores::Tokens(rows) => widen(&rows.concat()),
-        },
-        ScoreOutput::Embedding(row) => widen(row),
-        ScoreOutput::Steps(steps) => steps.steps.clone(),
+        Ok(Request { scores: outputs.iter().flat_map(ScoreOutput::numbers).collect(), seconds })
     }
 }
 
