@@ -70,6 +70,9 @@ pub struct Config {
     /// [`EngineBuilder::chat_model`](crate::engine::EngineBuilder::chat_model).
     #[serde(skip)]
     pub host_models: Vec<String>,
+    /// The folder that relative paths in settings of metrics are relative to; the working directory where empty.
+    #[serde(skip)]
+    pub base_dir: PathBuf,
     /// The file this came from, for messages.
     #[serde(skip)]
     pub origin: Option<PathBuf>,
@@ -119,6 +122,7 @@ impl Config {
         })?;
         config.origin = origin.map(Path::to_owned);
         config.host_models = host_models.to_vec();
+        config.base_dir = base_dir.to_owned();
         let runtime = [&mut config.runtime.library, &mut config.runtime.profile].into_iter().flatten();
         for path in config.models.values_mut().filter_map(|model| model.path.as_mut()).chain(runtime) {
             *path = base_dir.join(&*path);

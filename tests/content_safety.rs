@@ -131,7 +131,7 @@ fn hostile_candidates_and_users_change_no_structure_of_simulators_and_judges() {
         };
         let mut prompts = vec![InstructedUser::default().prompt(&goal, &[&history[0], &response])];
         for kind in metric_kinds() {
-            let metric = match build_metric(kind, toml::Table::new()) {
+            let metric = match build_metric(kind, toml::Table::new(), "".as_ref()) {
                 Ok(metric) => metric,
                 // A reward model is shown the conversation itself, as in the tests above.
                 Err(error) if error.to_string().contains("model is missing") => continue,
@@ -143,6 +143,7 @@ fn hostile_candidates_and_users_change_no_structure_of_simulators_and_judges() {
                 future: &[&history[0]],
                 goal: &goal,
                 ended: Ended::Window,
+                extracted: None,
                 count_tokens: &|_| 0,
             };
             prompts.extend(

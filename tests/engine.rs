@@ -342,10 +342,11 @@ fn judge_prompts(kinds: &[&str]) -> Vec<Vec<u32>> {
             future: &[],
             goal: &goal,
             ended: Ended::Window,
+            extracted: None,
             count_tokens: &|_| 0,
         };
         for kind in kinds {
-            let metric = build_metric(kind, toml::Table::new()).expect("a metric");
+            let metric = build_metric(kind, toml::Table::new(), "".as_ref()).expect("a metric");
             let questions = metric.questions(&input, &[]).expect("questions");
             prompts.extend(questions.iter().map(|question| prompt_tokens(&question.messages)));
         }

@@ -341,6 +341,8 @@ struct MetricCase {
     response: String,
     #[serde(default)]
     future: Vec<Message>,
+    /// What was extracted from the conversation, for a metric with `extract`.
+    extracted: Option<String>,
     #[serde(default)]
     goal: Goal,
     /// Probabilities of the answers to each of its questions.
@@ -356,7 +358,7 @@ struct MetricCase {
 fn metrics_give_the_values_in_their_data_files() {
     for (path, text) in fixtures("ranking/metrics") {
         let file: MetricCases = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let metric = build_metric(&file.kind, file.settings).expect("a metric");
+        let metric = build_metric(&file.kind, file.settings, "".as_ref()).expect("a metric");
         for case in file.cases {
             let at = format!("{} ({})", path.display(), case.about);
             let response = Message::new(Role::Assistant, case.response);
@@ -368,6 +370,7 @@ fn metrics_give_the_values_in_their_data_files() {
                 future: &future,
                 goal: &case.goal,
                 ended: Ended::Window,
+                extracted: case.extracted.as_deref(),
                 count_tokens: &*count_tokens,
             };
             metric.check(&case.goal).unwrap_or_else(|e| panic!("{at}: {e}"));
@@ -527,7 +530,8 @@ fn missing_models_and_metrics_are_named() {
     twice.metrics.push(twice.metrics[0].clone());
     assert!(refused(twice, "").contains("two metrics named `messages`"));
     let mut judged = plan_with(|n| n as f64);
-    judged.metrics = vec![WeightedMetric::new(build_metric("helpfulness", toml::Table::new()).expect("a metric"), 1.0)];
+    judged.metrics =
+        vec![WeightedMetric::new(build_metric("helpfulness", toml::Table::new(), "".as_ref()).expect("a metric"), 1.0)];
     assert!(refused(judged, "").starts_with("roles.judge is missing, and metric `helpfulness` needs it"));
 }
 

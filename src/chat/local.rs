@@ -362,7 +362,11 @@ impl ChatModel for LocalChat {
         let prompt = folder.tokenizer().encode_chat(&messages, &self.prompting.render)?;
         let length = prompt.tokens.len();
         match request.task {
-            ChatTask::Generate { max_tokens, sampling, stop } => {
+            ChatTask::Generate { schema: Some(schema), .. } => Err(Error::unsupported(format!(
+                "a reply in JSON (`{}`) from a local model: this version has no constrained sampling",
+                schema.name
+            ))),
+            ChatTask::Generate { max_tokens, sampling, stop, schema: None } => {
                 let options =
                     GenerateOptions { max_tokens, sampling, seed: request.seed, stop, ..GenerateOptions::default() };
                 let reader = self.generate_reader(options, length)?;

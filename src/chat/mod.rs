@@ -96,6 +96,8 @@ pub enum ChatTask {
         sampling: SamplingOptions,
         /// Texts that end the reply; they are not part of it.
         stop: Vec<String>,
+        /// The reply is to be a JSON document of this schema; free text where absent.
+        schema: Option<Arc<JsonSchema>>,
     },
     /// Read off, from one prefill, how likely each of these answers opens the reply.
     Choose {
@@ -104,6 +106,15 @@ pub enum ChatTask {
     },
     /// Score the conversation as it stands; nobody speaks next.
     Score(ScoreTask),
+}
+
+/// What a reply in JSON has to look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonSchema {
+    /// A short name of letters, digits, `_` and `-`, which endpoints ask for.
+    pub name: String,
+    /// The schema.
+    pub schema: serde_json::Value,
 }
 
 /// A finished request.

@@ -1,5 +1,6 @@
 //! From what the file says to what holds: file before preset before default.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Config, MetricConfig};
@@ -106,7 +107,7 @@ impl Config {
         let preset = self.preset_values()?;
         if let Some(listed) = &self.metrics {
             let of = |(at, config)| {
-                let metric = build(config, preset.as_ref()).and_then(|metric| self.with_models(metric));
+                let metric = build(config, preset.as_ref(), &self.base_dir).and_then(|metric| self.with_models(metric));
                 metric.map_err(|e| e.context(format!("metrics[{at}]")))
             };
             let metrics = listed.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
@@ -120,19 +121,17 @@ impl Config {
                     "the preset scores this task by metric `{kind}`, which this version doesn't have: list the metrics to use under [[metrics]]"
                 )));
             }
-            build(&MetricConfig { kind: kind.to_owned(), ..MetricConfig::default() }, Some(&preset))
+            build(&MetricConfig { kind: kind.to_owned(), ..MetricConfig::default() }, Some(&preset), &self.base_dir)
         };
         preset.kinds.iter().map(of_kind).collect()
     }
 }
 
 /// One metric, its own settings before the preset's for its kind.
-fn build(config: &MetricConfig, preset: Option<&PresetValues>) -> Result<WeightedMetric> {
+fn build(config: &MetricConfig, preset: Option<&PresetValues>, base: &Path) -> Result<WeightedMetric> {
     let mut settings = preset.map(|preset| preset.settings(&config.kind)).unwrap_or_default();
     settings.extend(config.settings.clone());
-    let metric = WeightedMetric::new(build_metric(&config.kind, settings)?, config.weight.unwrap_or(1.0));
-    Ok(match &config.name {
-        Some(name) => WeightedMetric { name: name.clone(), ..metric },
-        None => metric,
-    })
+    let metric = WeightedMetric::new(build_metric(&config.kind, settings, base)?, config.weight.unwrap_or(1.0));
+    let extract = config.extract.as_ref().map(|extract| extract.build().map(Arc::new)).transpose()?;
+    Ok(WeightedMetric { name: config.name.clone().unwrap_or(metric.name), extract, ..metric })
 }

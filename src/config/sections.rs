@@ -10,6 +10,7 @@ use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::FailurePolicy;
+use crate::reward::ExtractConfig;
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
 
@@ -315,6 +316,9 @@ pub struct MetricConfig {
     /// Its factor in the reward; 1 if absent.
     #[serde(default)]
     pub weight: Option<f64>,
+    /// What is distilled from the conversation first, for the metric to look at instead of all of it.
+    #[serde(default)]
+    pub extract: Option<ExtractConfig>,
     /// The kind's own settings; each goes before the preset's.
     #[serde(flatten)]
     pub settings: toml::Table,

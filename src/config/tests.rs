@@ -59,6 +59,7 @@ fn value_of_100_tokens(metric: &dyn crate::reward::Metric) -> f64 {
         future: &[],
         goal: &goal,
         ended: crate::rollout::Ended::Window,
+        extracted: None,
         count_tokens: &|text| text.len(),
     };
     metric.score(&[crate::reward::Scored { input, answers: &[] }]).pop().unwrap().unwrap().value

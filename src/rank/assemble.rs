@@ -7,7 +7,7 @@ use super::job::{Candidate, Future, RankJob, StopReason, future_messages, is_int
 use super::plan::FailurePolicy;
 use super::ranking::{Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
 use crate::chat::{ChatOutput, Finish, Message};
-use crate::reward::{Estimate, MetricValue, Scored, WeightedMetric};
+use crate::reward::{Estimate, MetricInput, MetricValue, Scored, WeightedMetric};
 use crate::rollout::{Ended, RolloutMessage};
 use crate::{Error, ErrorKind, Result};
 
@@ -136,7 +136,9 @@ fn score_metric(job: &RankJob, at: usize, weighted: &WeightedMetric, futures: &[
     let mut batch = Vec::new();
     for ((future, messages), answers) in futures.iter().zip(&messages).zip(&answers) {
         if let Ok(answers) = answers {
-            batch.push(Scored { input: metric_input(&job.plan, &job.scene, &future.rollout, messages), answers });
+            let input = metric_input(&job.plan, &job.scene, &future.rollout, messages);
+            let extracted = future.evaluation.extracted(weighted);
+            batch.push(Scored { input: MetricInput { extracted, ..input }, answers });
         }
     }
     let scores = if batch.is_empty() { Vec::new() } else { weighted.metric.score(&batch) };

@@ -9,7 +9,7 @@ use super::ranking::{ModelsInfo, Ranking, RoleCosts, RolloutTrace, TracedMessage
 use super::request::{Candidates, RankRequest};
 use super::rescore::{self, Origin};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
-use crate::reward::{Evaluation, MetricInput, Pending};
+use crate::reward::{Asker, Evaluation, MetricInput, Pending};
 use crate::rollout::seed::{candidate_seed, question_seed, rollout_seed};
 use crate::rollout::{Ended, Generation, ModelRole, Rollout, Scene};
 use crate::{Error, ErrorKind, Result};
@@ -144,7 +144,7 @@ struct Place {
 enum Waiting {
     Candidate(usize),
     Rollout(Place),
-    Metric { place: Place, metric: usize, number: usize },
+    Metric { place: Place, asker: Asker, number: usize },
 }
 
 impl RankJob {
@@ -266,13 +266,13 @@ impl RankJob {
                 let next = self.future(place).rollout.on_reply(reply);
                 self.advance(place, next, asks);
             }
-            Waiting::Metric { place, metric, number } => {
+            Waiting::Metric { place, asker, number } => {
                 let answer = reply.map(|reply| reply.output);
                 let (plan, scene) = (self.plan.clone(), self.scene.clone());
                 let Future { rollout, evaluation, .. } = self.future(place);
                 let messages = future_messages(rollout);
                 let input = metric_input(&plan, &scene, rollout, &messages);
-                let pending = evaluation.on_answer(&plan.metrics, &input, (metric, number), answer);
+                let pending = evaluation.on_answer(&plan.metrics, &input, (asker, number), answer);
                 self.ask_questions(place, pending, asks);
             }
         }
@@ -375,7 +375,7 @@ impl RankJob {
         let Generation { max_tokens, sampling } = self.scene.settings.policy.clone();
         let request = ChatRequest {
             messages: self.scene.history.clone(),
-            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new() },
+            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema: None },
             seed: candidate_seed(self.seed, candidate),
         };
         self.ask(ModelRole::Policy, request, Waiting::Candidate(candidate), asks);
@@ -438,10 +438,10 @@ impl RankJob {
     }
 
     fn ask_questions(&mut self, place: Place, pending: Vec<Pending>, asks: &mut Vec<Ask>) {
-        for Pending { metric, number, question } in pending {
-            let seed = question_seed(self.future(place).rollout.seed(), metric, number, question.role);
+        for Pending { asker, number, question } in pending {
+            let seed = question_seed(self.future(place).rollout.seed(), asker.number(), number, question.role);
             let request = ChatRequest { messages: question.messages, task: question.task, seed };
-            self.ask_model(question.role, question.model, request, Waiting::Metric { place, metric, number }, asks);
+            self.ask_model(question.role, question.model, request, Waiting::Metric { place, asker, number }, asks);
         }
         if let Some(failure) = self.future(place).evaluation.failure().map(Error::duplicate) {
             self.fail_if(self.plan.on_metric_failure, &failure, place);
@@ -494,6 +494,7 @@ pub(super) fn metric_input<'a>(
         future,
         goal: &scene.goal,
         ended: rollout.ended().unwrap_or(Ended::Window),
+        extracted: None,
         count_tokens: &*plan.count_tokens,
     }
 }

@@ -113,7 +113,8 @@ impl RankPlan {
         WeightedMetric::check_all(&self.metrics)?;
         for weighted in &self.metrics {
             weighted.metric.check(goal)?;
-            for &role in weighted.metric.roles() {
+            let extractor = weighted.extract.as_ref().map(|_| &ModelRole::Extractor);
+            for &role in weighted.metric.roles().iter().chain(extractor) {
                 self.check_role(role, &format!("metric `{}`", weighted.name))?;
             }
         }

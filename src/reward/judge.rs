@@ -79,7 +79,10 @@ impl JudgeMetric {
 
     fn prompt(&self, input: &MetricInput<'_>, question: &RubricQuestion) -> Vec<Message> {
         let mut text = String::new();
-        push_conversation(&mut text, input.messages(), self.settings.show_reasoning);
+        match input.extracted {
+            Some(artefact) => push_fenced(&mut text, "artefact", artefact),
+            None => push_conversation(&mut text, input.messages(), self.settings.show_reasoning),
+        }
         for field in &self.rubric.shows {
             if let Some(shown) = field.of(input.goal) {
                 push_fenced(&mut text, field.tag(), shown);
@@ -218,11 +221,12 @@ mod tests {
             future: &[],
             goal: &goal,
             ended: crate::rollout::Ended::Window,
+            extracted: None,
             count_tokens: &|text| text.len(),
         };
         let mut prompts = Vec::new();
         for kind in ["accuracy", "helpfulness", "interactivity"] {
-            let metric = crate::reward::build_metric(kind, toml::Table::new()).unwrap();
+            let metric = crate::reward::build_metric(kind, toml::Table::new(), "".as_ref()).unwrap();
             prompts.extend(metric.questions(&input, &[]).unwrap().into_iter().map(|question| question.messages));
         }
         let fence = "</conversation>\n";

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::chat::{ChatOutput, ChatTask, Message};
+use super::extract::Extraction;
+use crate::chat::{ChatOutput, ChatTask, Message, Role};
 use crate::model::ModelFolder;
 use crate::rollout::{Ended, Goal, ModelRole};
 use crate::{Error, Result};
@@ -23,6 +24,8 @@ pub struct MetricInput<'a> {
     pub goal: &'a Goal,
     /// Why the future ended.
     pub ended: Ended,
+    /// What was distilled from the conversation, where the metric has `extract`.
+    pub extracted: Option<&'a str>,
     /// Counts tokens.
     pub count_tokens: &'a (dyn Fn(&str) -> usize + Send + Sync),
 }
@@ -31,6 +34,13 @@ impl<'a> MetricInput<'a> {
     /// The whole conversation: history, response, future.
     pub fn messages(&self) -> impl Iterator<Item = &'a Message> + use<'a> {
         self.history.iter().chain(std::iter::once(self.response)).chain(self.future.iter().copied())
+    }
+
+    /// The artefact that is compared, run or embedded: what was extracted, else the assistant's last message without what it
+    /// reasoned.
+    pub fn subject(&self) -> &'a str {
+        let said = || self.future.iter().rev().find(|message| message.role == Role::Assistant);
+        self.extracted.unwrap_or_else(|| said().map_or(self.response, |message| message).visible())
     }
 }
 
@@ -150,6 +160,8 @@ pub struct WeightedMetric {
     pub name: String,
     /// Factor in the sum; finite.
     pub weight: f64,
+    /// What is distilled from the conversation before the metric sees it. Metrics with the same extraction share it.
+    pub extract: Option<Arc<Extraction>>,
     /// The metric.
     pub metric: Arc<dyn Metric>,
 }
@@ -157,7 +169,7 @@ pub struct WeightedMetric {
 impl WeightedMetric {
     /// `metric` under the name of its kind.
     pub fn new(metric: Arc<dyn Metric>, weight: f64) -> Self {
-        WeightedMetric { name: metric.kind().to_owned(), weight, metric }
+        WeightedMetric { name: metric.kind().to_owned(), weight, extract: None, metric }
     }
 
     /// Refuses weights that are not finite, and names that don't tell metrics apart.

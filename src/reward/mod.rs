@@ -10,10 +10,13 @@
 //! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]).
 //!
 //! - [`Metric`]: the trait; `metrics/` holds one file for each kind.
+//! - [`Extraction`]: an artefact that is distilled from the conversation first (Eq. 3).
 //! - [`Rubric`]: questions with weighed answers, as data files; `rubrics/` holds those that come with the library.
 //! - `preset`: the constants of published setups.
 
 mod evaluation;
+mod extract;
+mod json_reply;
 mod judge;
 mod metric;
 mod metrics;
@@ -21,7 +24,8 @@ mod preset;
 mod rubric;
 mod stats;
 
-pub(crate) use evaluation::{Evaluation, Pending};
+pub(crate) use evaluation::{Asker, Evaluation, Pending};
+pub use extract::{ExtractConfig, Extraction};
 pub use judge::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
 pub use metric::{Metric, MetricInput, MetricValue, Question, Scored, TokenCounter, WeightedMetric};
 pub use metrics::{build as build_metric, kinds as metric_kinds};

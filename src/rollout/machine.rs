@@ -144,7 +144,7 @@ impl Rollout {
     fn request(&self, messages: Vec<Message>, generation: &Generation, stop: Vec<String>) -> ChatRequest {
         let Generation { max_tokens, sampling } = generation.clone();
         let seed = turn_seed(self.seed, self.turn, self.speaker);
-        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop }, seed }
+        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop, schema: None }, seed }
     }
 
     fn conversation(&self) -> impl Iterator<Item = &Message> {

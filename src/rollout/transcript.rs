@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use crate::chat::{Message, Role};
 
 /// Tags that fence foreign text. A new fence is added here, or it can be forged.
-const TAGS: [&str; 7] = ["conversation", "user", "assistant", "task", "goal", "reference", "tests"];
+const TAGS: [&str; 8] = ["conversation", "user", "assistant", "task", "goal", "reference", "tests", "artefact"];
 
 /// Appends `text` between `<tag>` and `</tag>`, each on its own line.
 pub(crate) fn push_fenced(out: &mut String, tag: &str, text: &str) {

@@ -4,6 +4,7 @@
 //!
 //! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1] (see [`JudgeSettings`]).
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::settings;
@@ -14,7 +15,7 @@ use crate::reward::rubric::Rubric;
 
 const RUBRIC: &str = include_str!("../rubrics/helpfulness.toml");
 
-pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let settings: JudgeSettings = settings(table)?;
     let rubric = Rubric::parse(RUBRIC, "rubrics/helpfulness.toml")?;
     Ok(Arc::new(JudgeMetric::new("helpfulness", rubric, settings)?))

@@ -7,6 +7,7 @@
 //! `length_normalized = true` takes means over tokens; `scope = "conversation" | "response"` (the assistant's last
 //! message, or the response under test). Both models' tokens are `cost.reward`'s.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -43,7 +44,7 @@ struct ImplicitReward {
     scope: Scope,
 }
 
-pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let Settings { model, reference, beta, length_normalized, scope } = settings(table)?;
     let options = ImplicitOptions { beta, length_normalized };
     options.validate()?;

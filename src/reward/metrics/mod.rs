@@ -1,5 +1,6 @@
 //! The kinds of metrics: one file each, one line each in the list below.
 
+use std::path::Path;
 use std::sync::Arc;
 
 mod scored;
@@ -10,16 +11,16 @@ use super::metric::Metric;
 use crate::{Error, Result};
 
 /// Declares the modules and registers each under its name. A module has a function
-/// `build(settings: toml::Table) -> Result<Arc<dyn Metric>>`, which takes what stands in `[[metrics]]` beside `kind`,
-/// `name` and `weight`.
+/// `build(settings: toml::Table, base: &Path) -> Result<Arc<dyn Metric>>`, which takes what stands in `[[metrics]]` beside
+/// `kind`, `name`, `weight` and `extract`, and the folder that paths among it are relative to.
 macro_rules! kinds {
-    ($($kind:ident,)*) => {
-        $(mod $kind;)*
-        const KINDS: &[(&str, Build)] = &[$((stringify!($kind), $kind::build),)*];
+    ($($(#[$condition:meta])* $kind:ident,)*) => {
+        $($(#[$condition])* mod $kind;)*
+        const KINDS: &[(&str, Build)] = &[$($(#[$condition])* (stringify!($kind), $kind::build),)*];
     };
 }
 
-type Build = fn(toml::Table) -> Result<Arc<dyn Metric>>;
+type Build = fn(toml::Table, &Path) -> Result<Arc<dyn Metric>>;
 
 kinds! {
     accuracy,
@@ -36,13 +37,13 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(kind, _)| *kind)
 }
 
-/// Builds a metric of `kind` from its settings.
+/// Builds a metric of `kind` from its settings; relative paths among them are relative to `base`.
 ///
 /// # Errors
 /// [`crate::ErrorKind::InvalidConfig`] for an unknown kind or settings that it doesn't take.
-pub fn build(kind: &str, settings: toml::Table) -> Result<Arc<dyn Metric>> {
+pub fn build(kind: &str, settings: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> {
     match KINDS.iter().find(|(name, _)| *name == kind) {
-        Some((_, build)) => build(settings).map_err(|e| e.context(format!("metric `{kind}`"))),
+        Some((_, build)) => build(settings, base).map_err(|e| e.context(format!("metric `{kind}`"))),
         None => {
             let known: Vec<&str> = kinds().collect();
             Err(Error::invalid_config(format!(

@@ -8,6 +8,7 @@
 //! `scope = "conversation" | "response"` (the assistant's last message, or the response under test);
 //! `show_reasoning = true` makes what the assistant reasoned part of its steps. Its tokens are `cost.reward`'s.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -82,7 +83,7 @@ struct ProcessReward {
     shown: (Scope, bool),
 }
 
-pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let Settings { model, separator, marker, positive, aggregate, scale, offset, scope, show_reasoning } =
         settings(table)?;
     let line = Line { scale, offset };

@@ -7,6 +7,7 @@
 //! `scope = "conversation" | "response"` (up to the assistant's last message, or without the future);
 //! `show_reasoning = true` shows the model what the assistant reasoned. Its tokens are `cost.reward`'s.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -62,7 +63,7 @@ struct RewardModel {
     shown: (Scope, bool),
 }
 
-pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let Settings { model, label, apply, scale, offset, scope, show_reasoning } = settings(table)?;
     let line = Line { scale, offset };
     line.validate()?;

@@ -7,6 +7,7 @@
 //! Settings: `lambda` per token, finite and ≥ 0 (default 5e-4, the paper's for MATH-Chat); `unit = "tokens" | "words"`:
 //! tokens of the policy, or whitespace-separated words; `count_reasoning = true` counts reasoning too.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -37,7 +38,7 @@ impl Default for TokenAmount {
     }
 }
 
-pub(super) fn build(table: toml::Table) -> Result<Arc<dyn Metric>> {
+pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let metric: TokenAmount = settings(table)?;
     if !metric.lambda.is_finite() || metric.lambda < 0.0 {
         return Err(Error::invalid_config(format!("lambda = {} is not a finite number of at least 0", metric.lambda)));
