@@ -18,7 +18,7 @@ use crate::rollout::transcript::{push_conversation, push_fenced};
 use crate::{Error, ErrorKind, Result};
 
 /// Most tokens of an extractor's reply, unless configured.
-pub const DEFAULT_EXTRACT_TOKENS: usize = 2048;
+pub(crate) const DEFAULT_EXTRACT_TOKENS: usize = 2048;
 
 const RESULT: &str = "final_completion";
 const THOUGHT: &str = "thought";
@@ -60,7 +60,7 @@ pub struct ExtractTable {
     pub instruction: Option<String>,
     /// Whether the extractor thinks aloud first, which costs tokens; no if absent.
     pub thought: bool,
-    /// Most tokens of its reply; [`DEFAULT_EXTRACT_TOKENS`] if absent.
+    /// Most tokens of its reply; 2048 if absent.
     pub max_tokens: Option<usize>,
     /// Whether the extractor sees what the assistant reasoned before its replies; no if absent.
     pub show_reasoning: bool,
