@@ -111,11 +111,21 @@ fn drive(
 ) -> Result<Ranking> {
     let mut asks = Vec::new();
     job.start(&mut asks);
-    while !job.is_done() {
+    loop {
+        score(&mut job, &mut asks);
+        if job.is_done() {
+            return job.finish(models(), 1.0);
+        }
         let ask = asks.swap_remove(pick(asks.len()));
         job.on_reply(ask.id, reply(&ask), &mut asks)?;
     }
-    job.finish(models(), 1.0)
+}
+
+/// Lets metrics score what has ended.
+fn score(job: &mut RankJob, asks: &mut Vec<Ask>) {
+    while let Some(batch) = job.take_scoring() {
+        job.on_scores(batch.run(), asks);
+    }
 }
 
 // ---- whole rankings ----
@@ -269,7 +279,9 @@ fn only_the_scores_change_with_another_judge() {
     let mut job = RankJob::rescore(ask(), &first, plan(|n| -2.0 * n as f64)).expect("a job");
     let mut asks = Vec::new();
     job.start(&mut asks);
-    assert!(asks.is_empty() && job.is_done(), "the metric asks nothing, and nothing is sampled");
+    assert!(asks.is_empty(), "the metric asks nothing, and nothing is sampled");
+    score(&mut job, &mut asks);
+    assert!(job.is_done());
     assert_eq!((job.progress().finished, job.progress().total), (4, 4));
     let again = job.finish(models(), 1.0).expect("a ranking");
     for (first, again) in first.ranking.iter().zip(&again.ranking) {
@@ -290,6 +302,7 @@ fn a_ranking_that_was_cut_short_stays_incomplete() {
         job.on_reply(ask.id, text_reply("words"), &mut asks).expect("a known request");
     }
     job.stop(StopReason::Deadline);
+    score(&mut job, &mut asks);
     let first = job.finish(models(), 1.0).expect("a ranking");
     let never = |ask: &Ask| panic!("{ask:?}");
     let again = drive(RankJob::rescore(ask(), &first, plan()).expect("a job"), never, |_| 0).expect("a ranking");
@@ -465,6 +478,8 @@ fn a_deadline_ranks_complete_rounds_and_reports_the_rest() {
     assert_eq!((job.progress().finished, job.progress().total), (3, 4));
     assert!(!job.is_done());
     job.stop(StopReason::Deadline);
+    assert!(!job.is_done(), "what had ended is scored");
+    score(&mut job, &mut asks);
     assert!(job.is_done());
     assert_eq!(job.outstanding().collect::<Vec<_>>(), [late.id]);
     // What still comes counts as cost and changes nothing else.

@@ -142,6 +142,11 @@ impl Metric for HostMetric {
         &self.name
     }
 
+    /// A call costs the host something, so there are few.
+    fn wants_whole_rounds(&self) -> bool {
+        true
+    }
+
     fn score(&self, batch: &[Scored<'_>]) -> Vec<foreturn::Result<MetricValue>> {
         let texts: Vec<(Vec<foreturn_message>, String)> = batch
             .iter()

@@ -49,7 +49,7 @@ pub struct foreturn_rank_request {
 }
 sized!(foreturn_rank_request);
 
-/// A rollout that has ended; metrics have not scored it yet. Lent until the callback returns.
+/// A rollout that has ended and is scored, or will not be. Lent until the callback returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_ended_rollout {
@@ -65,6 +65,12 @@ pub struct foreturn_ended_rollout {
     pub ended: foreturn_str,
     /// Seed of its random stream.
     pub seed: u64,
+    /// The weighted sum of its metrics; 0 without `has_reward`.
+    pub reward: f64,
+    /// Whether it has a reward: one whose rollout or whose metric failed has none.
+    pub has_reward: bool,
+    /// All that is known of it, as the JSON object of a trace: messages, tokens, metrics with what models answered, cost.
+    pub json: foreturn_str,
 }
 
 /// Told whenever a rollout has ended and is judged, with how many have, of how many. Called from the engine's thread; it
@@ -174,7 +180,9 @@ fn rank_options(given: &foreturn_rank_options) -> Result<RankOptions, Failure> {
         Box::new(move |rollout| {
             let user_data = user_data;
             let said = rollout.messages.iter();
-            let messages: Vec<_> = said.map(|said| foreturn_message::of(said.role, &said.content)).collect();
+            let messages: Vec<_> =
+                said.map(|said| foreturn_message::of(said.message.role, &said.message.content)).collect();
+            let json = serde_json::to_string(&rollout).unwrap_or_default();
             let lent = foreturn_ended_rollout {
                 candidate: rollout.candidate,
                 sample: rollout.sample,
@@ -182,6 +190,9 @@ fn rank_options(given: &foreturn_rank_options) -> Result<RankOptions, Failure> {
                 message_count: messages.len(),
                 ended: foreturn_str::of(rollout.ended.as_str()),
                 seed: rollout.seed,
+                reward: rollout.reward.unwrap_or_default(),
+                has_reward: rollout.reward.is_some(),
+                json: foreturn_str::of(&json),
             };
             let _inside = Inside::enter();
             // SAFETY: the host's function, with the host's pointer; what is lent lives until it returns.

@@ -249,6 +249,9 @@ pub(super) struct RankArgs {
     /// Rank what is finished after this time (150ms, 2s, 1m)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) deadline: Option<Duration>,
+    /// Append every rollout to this file as it ends, as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

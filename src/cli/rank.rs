@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets};
 use foreturn::config::Config;
-use foreturn::engine::{Engine, Limits};
+use foreturn::engine::{Engine, Limits, TraceWriter};
 use foreturn::rank::{RankedCandidate, Ranking};
 use foreturn::{RankOptions, RankRequest, Result};
 
@@ -16,6 +16,7 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
     let (text, origin) = output::read(&args.request)?;
     let request = RankRequest::from_json(&text, &origin)?;
 
+    let trace = args.trace.as_deref().map(TraceWriter::append).transpose()?;
     let engine = Engine::builder(config).places(places()).build()?;
     report_providers(&engine)?;
     let bar = output::progress(0, "rollouts {bar:30} {pos}/{len} [{elapsed}]");
@@ -28,7 +29,10 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
         })),
         ..RankOptions::default()
     };
-    let ranking = engine.rank(request, options);
+    let ranking = match &trace {
+        Some(trace) => trace.rank(&engine, request, options),
+        None => engine.rank(request, options),
+    };
     bar.finish_and_clear();
     let ranking = ranking?;
     if args.json { output::json(&ranking) } else { print(&ranking) }

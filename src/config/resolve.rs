@@ -30,6 +30,7 @@ impl Config {
                 policy: self.generation(&roles, ModelRole::Policy, rollout.max_policy_tokens, DEFAULT_POLICY_TOKENS),
                 user: self.generation(&roles, ModelRole::User, rollout.max_user_tokens, DEFAULT_USER_TOKENS),
                 common_random_numbers: rollout.common_random_numbers.unwrap_or(default.rollout.common_random_numbers),
+                on_role_confusion: rollout.on_role_confusion.unwrap_or_default(),
             },
             simulator: Arc::new(InstructedUser {
                 persona: rollout.persona.clone(),

@@ -11,6 +11,7 @@ use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::FailurePolicy;
 use crate::reward::ExtractConfig;
+use crate::rollout::{OnRoleConfusion, Style};
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
 
@@ -268,8 +269,10 @@ pub struct RolloutConfig {
     pub stop_signal: Option<String>,
     /// Who the simulated user is.
     pub persona: Option<String>,
-    /// How the simulated user writes.
-    pub style: Option<String>,
+    /// How the simulated user writes: a text, or a list of traits.
+    pub style: Option<Style>,
+    /// What happens when the simulated user talks like the assistant: "report" (the default), "fail" or "ignore".
+    pub on_role_confusion: Option<OnRoleConfusion>,
     /// Whether the simulated user sees what the policy reasoned before its replies; no if absent.
     pub show_reasoning: Option<bool>,
     /// Whether sample k of every candidate shares its random stream; yes if absent.
@@ -289,7 +292,10 @@ impl RolloutConfig {
         crate::rank::validate_samples(self.samples).map_err(as_config)?;
         at_least_one("max_user_tokens", self.max_user_tokens)?;
         at_least_one("max_policy_tokens", self.max_policy_tokens)?;
-        for (key, text) in [("stop_signal", &self.stop_signal), ("persona", &self.persona), ("style", &self.style)] {
+        if self.style.as_ref().is_some_and(Style::is_empty) {
+            return Err(Error::invalid_config("style is empty: give a text or a list of traits, or leave it out"));
+        }
+        for (key, text) in [("stop_signal", &self.stop_signal), ("persona", &self.persona)] {
             if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
                 return Err(Error::invalid_config(format!("{key} is empty: give a text, or leave it out")));
             }

@@ -14,6 +14,7 @@ mod pending;
 mod process;
 mod scoring;
 mod statistics;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,6 +29,7 @@ use self::owner::{Call, Command, Owner, RankRun, SCORING, Task};
 pub use self::pending::Pending;
 pub use self::scoring::ScoreOptions;
 pub use self::statistics::{Latency, Stage, Statistics};
+pub use self::trace::TraceWriter;
 pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
 use crate::chat::{ChatModel, Finish, Message, Usage};
@@ -119,7 +121,7 @@ pub struct RankOptions {
     pub limits: Limits,
     /// Called on the engine's thread whenever a rollout has ended; must return quickly and not call the engine.
     pub on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
-    /// Called with each rollout once it has ended, before metrics score it; as for `on_progress`.
+    /// Called with each rollout once it has ended and is scored, or won't be; as for `on_progress`.
     pub on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
 }
 
@@ -360,17 +362,25 @@ impl Engine {
         job: impl FnOnce(Arc<RankPlan>) -> Result<RankJob>,
     ) -> Result<Pending<Ranking>> {
         let start = Instant::now();
-        let plan = match (&self.inner.plan, &self.inner.no_plan) {
-            (Some(plan), _) => Arc::clone(plan),
-            (None, Some(error)) => return Err(error.duplicate()),
-            (None, None) => return Err(Error::internal("an engine without a plan")),
-        };
+        let plan = Arc::clone(self.plan()?);
         self.check_roles(&plan)?;
         let job = job(Arc::clone(&plan))?;
         let (pending, respond) = pending::pair(options.limits.cancel.clone());
         let run = RankRun::new(job, plan, start, options, pending.token(), respond);
         self.send(Command::Rank(Box::new(run)))?;
         Ok(pending)
+    }
+
+    /// How rankings are made: the configuration, resolved.
+    ///
+    /// # Errors
+    /// The configuration doesn't say how to rank.
+    pub fn plan(&self) -> Result<&Arc<RankPlan>> {
+        match (&self.inner.plan, &self.inner.no_plan) {
+            (Some(plan), _) => Ok(plan),
+            (None, Some(error)) => Err(error.duplicate()),
+            (None, None) => Err(Error::internal("an engine without a plan")),
+        }
     }
 
     fn check_roles(&self, plan: &RankPlan) -> Result<()> {

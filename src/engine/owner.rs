@@ -15,7 +15,9 @@ use crate::chat::local::{LocalChat, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
-use crate::rank::{Ask, AskId, EndedRollout, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, StopReason};
+use crate::rank::{
+    Ask, AskId, EndedRollout, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, Scores, StopReason,
+};
 use crate::runtime::RuntimeOptions;
 use crate::score::ScoreTask;
 use crate::score::input::{Encoded, Prompting};
@@ -173,8 +175,9 @@ pub(super) struct Owner {
     direct: Vec<UnderWay>,
     next: RunId,
     finished: Vec<(Ticket, Result<ChatReply>)>,
-    /// Threads on which metrics score.
+    /// Threads on which metrics score, and how their scores come back.
     scoring: Vec<JoinHandle<()>>,
+    scores: (Sender<(RunId, Scores)>, Receiver<(RunId, Scores)>),
     recorder: Recorder,
 }
 
@@ -220,6 +223,7 @@ impl Owner {
             next: 0,
             finished: Vec::new(),
             scoring: Vec::new(),
+            scores: channel(),
             recorder: Recorder::default(),
         }
     }
@@ -228,11 +232,14 @@ impl Owner {
         while self.receive() {
             self.interrupt();
             self.admit();
-            let advanced = self.advance();
+            let mut advanced = self.advance();
+            advanced |= self.score();
             self.settle();
             if !advanced && !self.is_idle() {
-                // Only models outside of this process have work; they need no processor of ours.
-                std::thread::sleep(OUTSIDE_PAUSE);
+                // Only metrics and models outside of this process have work; they need nothing of this thread.
+                if let Ok((id, scores)) = self.scores.1.recv_timeout(OUTSIDE_PAUSE) {
+                    self.take_scores(id, scores);
+                }
             }
         }
         let closed = closed("while the request was under way");
@@ -370,6 +377,8 @@ impl Owner {
                 run.job.stop(why);
             }
         }
+        let stopped = self.active.iter().filter(|(_, run)| run.job.is_stopped()).map(|(id, _)| *id);
+        stopped.collect::<Vec<_>>().into_iter().for_each(|id| self.withdraw(id));
         let over = self.calls.iter().filter_map(|(turn, call)| Some((*turn, call.interruption(now)?)));
         for (turn, why) in over.collect::<Vec<_>>() {
             if let Some(call) = self.calls.remove(&turn) {
@@ -474,30 +483,60 @@ impl Owner {
         advanced
     }
 
+    /// Sends metrics to work on what has ended, and takes what they made of it. Returns whether anything came of it.
+    fn score(&mut self) -> bool {
+        let mut advanced = false;
+        while let Ok((id, scores)) = self.scores.1.try_recv() {
+            self.take_scores(id, scores);
+            advanced = true;
+        }
+        for (id, run) in &mut self.active {
+            let Some(batch) = run.job.take_scoring() else { continue };
+            let (id, sender) = (*id, self.scores.0.clone());
+            // A metric may block: not on this thread.
+            let score = move || {
+                SCORING.set(true);
+                // Nobody listens once the engine has ended.
+                drop(sender.send((id, batch.run())));
+            };
+            self.scoring.retain(|thread| !thread.is_finished());
+            match std::thread::Builder::new().name("foreturn-score".into()).spawn(score) {
+                Ok(thread) => self.scoring.push(thread),
+                Err(e) => run.job.fail(Error::new(ErrorKind::Io, format!("cannot start a thread for metrics: {e}"))),
+            }
+        }
+        advanced
+    }
+
+    fn take_scores(&mut self, id: RunId, scores: Scores) {
+        let Some(run) = self.active.get_mut(&id) else { return };
+        let mut asks = Vec::new();
+        run.job.on_scores(scores, &mut asks);
+        run.report();
+        self.submit(id, asks);
+    }
+
+    /// Cancels what a ranking has asked and needs no more.
+    fn withdraw(&mut self, id: RunId) {
+        let orphans: Vec<_> = self.asked.iter().filter(|(_, (run, _))| *run == id).map(|(key, _)| *key).collect();
+        for (model, ticket) in orphans {
+            self.asked.remove(&(model, ticket));
+            self.models[model].1.cancel(ticket);
+        }
+    }
+
     /// Hands out rankings that are done.
     fn settle(&mut self) {
         let done: Vec<RunId> = self.active.iter().filter(|(_, run)| run.job.is_done()).map(|(id, _)| *id).collect();
         for id in done {
+            self.withdraw(id);
             let Some(mut run) = self.active.remove(&id) else { continue };
-            let orphans: Vec<_> = self.asked.iter().filter(|(_, (run, _))| *run == id).map(|(key, _)| *key).collect();
-            for (model, ticket) in orphans {
-                self.asked.remove(&(model, ticket));
-                self.models[model].1.cancel(ticket);
-            }
             let info = self.models_info(&run.plan);
             // What a deadline or a cancellation has ended.
             run.report();
             let RankRun { job, start, respond, .. } = *run;
-            let timer = self.recorder.timer(Stage::Rank, start, 1);
-            // Metrics score here, and a metric of the caller's may block: not on this thread.
-            let score = move || {
-                SCORING.set(true);
-                let ranking = job.finish(info, start.elapsed().as_secs_f64());
-                timer.ended();
-                respond.send(ranking);
-            };
-            self.scoring.retain(|thread| !thread.is_finished());
-            self.scoring.extend(std::thread::Builder::new().name("foreturn-score".into()).spawn(score));
+            self.recorder.record(Stage::Rank, start.elapsed());
+            respond.send(job.finish(info, start.elapsed().as_secs_f64()));
         }
     }
 

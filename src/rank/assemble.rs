@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use super::count::{self, Loss, Outcome};
-use super::job::{Candidate, Future, RankJob, StopReason, future_messages, is_interruption, metric_input};
-use super::plan::FailurePolicy;
+use super::future::{Candidate, Future, is_interruption};
+use super::job::{RankJob, StopReason};
 use super::ranking::{Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
-use crate::chat::{ChatOutput, Finish, Message};
-use crate::reward::{Estimate, MetricInput, MetricValue, Scored, WeightedMetric};
+use crate::chat::Finish;
+use crate::reward::{Estimate, MetricValue, WeightedMetric};
 use crate::rollout::{Ended, RolloutMessage};
 use crate::{Error, ErrorKind, Result};
 
 /// The result of a job that is done.
 pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
-    let mut outcomes = score(job)?;
+    let mut outcomes = outcomes(job);
     let complete = job.stopped().is_none() && !count::is_interrupted(&outcomes);
     // With nothing sampled there are no rounds: each candidate has its one evaluation.
     if job.scene.window > 0 {
@@ -58,59 +58,33 @@ fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>]) -> Result<()> {
     ))
 }
 
-/// Outcomes by candidate and sample, before pairing. Each metric scores all conversations in one batch.
-fn score(job: &RankJob) -> Result<Vec<Vec<Outcome>>> {
+/// Outcomes by candidate and sample, before pairing.
+fn outcomes(job: &RankJob) -> Vec<Vec<Outcome>> {
     let metrics = &job.plan.metrics;
-    let mut outcomes: Vec<Vec<Outcome>> =
-        job.candidates.iter().map(|candidate| unscored(candidate, job, metrics.len())).collect();
-    let mut places: Vec<(usize, usize)> = Vec::new();
-    for (candidate, of) in outcomes.iter().enumerate() {
-        places.extend(
-            of.iter().enumerate().filter(|(_, outcome)| outcome.loss.is_none()).map(|(sample, _)| (candidate, sample)),
-        );
-    }
-    let futures: Vec<&Future> =
-        places.iter().map(|&(candidate, sample)| &job.candidates[candidate].futures[sample]).collect();
-    for (at, weighted) in metrics.iter().enumerate() {
-        for (&(candidate, sample), result) in places.iter().zip(score_metric(job, at, weighted, &futures)) {
-            let outcome = &mut outcomes[candidate][sample];
-            match result {
-                Ok(value) => outcome.values[at] = Some(value),
-                Err(error) if is_interruption(&error) => {
-                    outcome.loss.get_or_insert(Loss::Interrupted(error.to_string()));
-                }
-                Err(error) if job.plan.on_metric_failure == FailurePolicy::Error => {
-                    return Err(error.context(format!("candidate {candidate}, sample {sample}")));
-                }
-                Err(error) => {
-                    outcome.loss.get_or_insert(Loss::Failed(error.to_string()));
-                }
-            }
+    let outcome = |future: &Future| Outcome {
+        values: future
+            .scores
+            .iter()
+            .map(|score| score.as_ref().and_then(|score| score.as_ref().ok()).copied())
+            .collect(),
+        reward: future.reward(metrics),
+        loss: loss_of(future, metrics, job.stopped()),
+    };
+    let of = |candidate: &Candidate| match (&candidate.response, &candidate.failure) {
+        (Some(_), _) => candidate.futures.iter().map(outcome).collect(),
+        (None, failure) => {
+            let loss = match failure {
+                Some(error) if !is_interruption(error) => Loss::Failed(error.to_string()),
+                _ => Loss::Interrupted("the response was not sampled in time".into()),
+            };
+            vec![Outcome { values: vec![None; metrics.len()], reward: None, loss: Some(loss) }; candidate.samples]
         }
-    }
-    for outcome in outcomes.iter_mut().flatten().filter(|outcome| outcome.loss.is_none()) {
-        outcome.reward = weighted_sum(&outcome.values, metrics);
-        if outcome.reward.is_none() {
-            outcome.loss = Some(Loss::Failed("the weighted sum of its metrics is not a finite number".into()));
-        }
-    }
-    Ok(outcomes)
+    };
+    job.candidates.iter().map(of).collect()
 }
 
-/// The outcomes of a candidate's rollouts before metrics score, with the losses known so far.
-fn unscored(candidate: &Candidate, job: &RankJob, metrics: usize) -> Vec<Outcome> {
-    let outcome = |loss| Outcome { values: vec![None; metrics], reward: None, loss };
-    if candidate.response.is_none() {
-        let loss = match &candidate.failure {
-            Some(error) if !is_interruption(error) => Loss::Failed(error.to_string()),
-            _ => Loss::Interrupted("the response was not sampled in time".into()),
-        };
-        return vec![outcome(Some(loss)); candidate.samples];
-    }
-    candidate.futures.iter().map(|future| outcome(loss_of(future, job.stopped()))).collect()
-}
-
-fn loss_of(future: &Future, stopped: Option<StopReason>) -> Option<Loss> {
+/// Why a future that has ended doesn't count, by itself, if so.
+pub(super) fn loss_of(future: &Future, metrics: &[WeightedMetric], stopped: Option<StopReason>) -> Option<Loss> {
     if let Some(reason) = &future.left_out {
         return Some(Loss::LeftOut(reason.clone()));
     }
@@ -121,51 +95,24 @@ fn loss_of(future: &Future, stopped: Option<StopReason>) -> Option<Loss> {
         Some(Ended::Deadline) => Some(Loss::Interrupted("the deadline passed before it ended".into())),
         Some(Ended::Cancelled) => Some(Loss::Interrupted("it was cancelled before it ended".into())),
         Some(Ended::Pruned) => Some(Loss::LeftOut("it was given up by the allocation of rollouts".into())),
-        _ if !future.evaluation.is_answered() => Some(Loss::Interrupted(match stopped {
+        _ if !future.is_settled() => Some(Loss::Interrupted(match stopped {
             Some(StopReason::Cancelled) => "it was cancelled before it was judged".into(),
             _ => "the deadline passed before it was judged".into(),
         })),
-        _ => None,
+        _ => unscored(future, metrics),
     }
 }
 
-/// One metric on all conversations that can be judged: one result each.
-fn score_metric(job: &RankJob, at: usize, weighted: &WeightedMetric, futures: &[&Future]) -> Vec<Result<MetricValue>> {
-    let answers: Vec<Result<Vec<ChatOutput>>> = futures.iter().map(|future| future.evaluation.answers(at)).collect();
-    let messages: Vec<Vec<&Message>> = futures.iter().map(|future| future_messages(&future.rollout)).collect();
-    let mut batch = Vec::new();
-    for ((future, messages), answers) in futures.iter().zip(&messages).zip(&answers) {
-        if let Ok(answers) = answers {
-            let input = metric_input(&job.plan, &job.scene, &future.rollout, messages);
-            let extracted = future.evaluation.extracted(weighted);
-            batch.push(Scored { input: MetricInput { extracted, ..input }, answers });
+/// Why a future has no reward though all its metrics had their turn, if so.
+fn unscored(future: &Future, metrics: &[WeightedMetric]) -> Option<Loss> {
+    match future.scores.iter().flatten().find_map(|score| score.as_ref().err()) {
+        Some(error) if is_interruption(error) => Some(Loss::Interrupted(error.to_string())),
+        Some(error) => Some(Loss::Failed(error.to_string())),
+        None if future.reward(metrics).is_none() => {
+            Some(Loss::Failed("the weighted sum of its metrics is not a finite number".into()))
         }
+        None => None,
     }
-    let scores = if batch.is_empty() { Vec::new() } else { weighted.metric.score(&batch) };
-    let (asked, got) = (batch.len(), scores.len());
-    let mut scores = scores.into_iter();
-    let mut result = |answers: Result<Vec<ChatOutput>>| {
-        answers?;
-        let score = match scores.next() {
-            Some(score) if asked == got => score.and_then(finite),
-            _ => Err(Error::internal(format!("it gave {got} results for {asked} conversations"))),
-        };
-        score.map_err(|error| error.context(format!("metric `{}`", weighted.name)))
-    };
-    answers.into_iter().map(&mut result).collect()
-}
-
-fn finite(score: MetricValue) -> Result<MetricValue> {
-    if score.value.is_finite() {
-        return Ok(score);
-    }
-    Err(Error::new(ErrorKind::ModelOutput, format!("its value is {}, not a finite number", score.value)))
-}
-
-/// Eq. 2 for one conversation; `None` where a value is missing or the sum overflows.
-fn weighted_sum(values: &[Option<MetricValue>], metrics: &[WeightedMetric]) -> Option<f64> {
-    let terms = values.iter().zip(metrics).map(|(value, weighted)| value.map(|value| weighted.weight * value.value));
-    terms.sum::<Option<f64>>().filter(|sum| sum.is_finite())
 }
 
 fn ranked(at: usize, candidate: &Candidate, outcomes: &[Outcome], metrics: &[WeightedMetric]) -> RankedCandidate {
@@ -186,11 +133,16 @@ fn ranked(at: usize, candidate: &Candidate, outcomes: &[Outcome], metrics: &[Wei
         metrics: summaries.collect(),
         rollouts: rollouts.map(|(sample, (future, outcome))| trace(sample, future, outcome, metrics)).collect(),
         excluded: outcomes.len() - counted.len(),
+        confused: candidate.futures.iter().filter(|future| is_confused(future)).count(),
         note: note(candidate),
         retokenized_differs: candidate.retokenized_differs
             || candidate.futures.iter().any(|future| future.rollout.response_retokenized_differs()),
         cost: candidate.cost,
     }
+}
+
+fn is_confused(future: &Future) -> bool {
+    future.rollout.future().iter().any(|said| said.confusion.is_some())
 }
 
 /// What there is to say about a response that was sampled.
@@ -238,5 +190,6 @@ pub(super) fn traced(said: &RolloutMessage) -> TracedMessage {
         content: said.message.content.clone(),
         finish: Some(said.finish).filter(|&finish| finish != Finish::Stop),
         retokenized_differs: said.retokenized_differs,
+        confusion: said.confusion,
     }
 }

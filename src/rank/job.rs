@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::assemble;
+use super::future::{Candidate, Future, Place, is_interruption, metric_input};
 use super::plan::{FailurePolicy, RankPlan};
-use super::ranking::{ModelsInfo, Ranking, RoleCosts, RolloutTrace, TracedMessage};
+use super::ranking::{ModelsInfo, Ranking, RoleCosts};
+use super::record::EndedRollout;
 use super::request::{Candidates, RankRequest};
 use super::rescore::{self, Origin};
+use super::scoring::{Scores, ScoringBatch};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
-use crate::reward::{Asker, Evaluation, MetricInput, Pending};
+use crate::reward::{Asker, Pending};
 use crate::rollout::seed::{candidate_seed, question_seed, rollout_seed};
 use crate::rollout::{Ended, Generation, ModelRole, Rollout, Scene};
 use crate::{Error, ErrorKind, Result};
@@ -49,21 +52,6 @@ pub struct Progress {
     pub total: usize,
 }
 
-/// A rollout that has ended; metrics have not scored it yet.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EndedRollout {
-    /// Its candidate, from 0.
-    pub candidate: usize,
-    /// Which of the candidate's samples it is, from 0.
-    pub sample: usize,
-    /// What was said after the response.
-    pub messages: Vec<TracedMessage>,
-    /// Why it ended.
-    pub ended: Ended,
-    /// Seed of its random stream.
-    pub seed: u64,
-}
-
 /// One ranking in the making. See the [module](super) for how it is driven.
 ///
 /// Replies may come in any order, the result is the same: every request carries its own seed, and every sum is taken in
@@ -80,64 +68,11 @@ pub struct RankJob {
     /// The requests that are out, and what waits for them.
     waiting: BTreeMap<AskId, (ModelRole, Waiting)>,
     asked: u64,
+    /// Whether metrics are at work.
+    scoring: bool,
     started: bool,
     stopped: Option<StopReason>,
     failure: Option<Error>,
-}
-
-/// A response and its futures.
-pub(super) struct Candidate {
-    /// `None` until it is sampled.
-    pub(super) response: Option<Message>,
-    pub(super) futures: Vec<Future>,
-    /// Its futures before the start, where they are known and need no sampling.
-    pub(super) given: Option<Vec<RolloutTrace>>,
-    /// How many futures there are to be.
-    pub(super) samples: usize,
-    /// Why the policy stopped writing it, if it was sampled.
-    pub(super) finish: Option<Finish>,
-    pub(super) failure: Option<Error>,
-    /// Whether it is known to have been sampled as other tokens than its text gives.
-    pub(super) retokenized_differs: bool,
-    pub(super) cost: RoleCosts,
-}
-
-impl Candidate {
-    pub(super) fn new(response: Option<String>, samples: usize) -> Self {
-        Candidate {
-            response: response.map(|text| Message::new(Role::Assistant, text)),
-            futures: Vec::new(),
-            given: None,
-            samples,
-            finish: None,
-            failure: None,
-            retokenized_differs: false,
-            cost: RoleCosts::default(),
-        }
-    }
-}
-
-/// A rollout and its judging.
-pub(super) struct Future {
-    pub(super) rollout: Rollout,
-    pub(super) evaluation: Evaluation,
-    /// Why it is not judged, though it may have ended well.
-    pub(super) left_out: Option<String>,
-    /// Whether [`RankJob::take_ended`] gave it out.
-    pub(super) told: bool,
-}
-
-impl Future {
-    fn is_finished(&self) -> bool {
-        self.rollout.ended().is_some() && self.evaluation.is_answered()
-    }
-}
-
-/// A future's place.
-#[derive(Clone, Copy)]
-struct Place {
-    candidate: usize,
-    sample: usize,
 }
 
 /// What a reply is for.
@@ -206,6 +141,7 @@ impl RankJob {
             plan,
             waiting: BTreeMap::new(),
             asked: 0,
+            scoring: false,
             started: false,
             stopped: None,
             failure: None,
@@ -255,6 +191,9 @@ impl RankJob {
         if let Ok(reply) = &reply {
             self.cost.add(role, reply.usage);
             self.candidates[candidate].cost.add(role, reply.usage);
+            if let Waiting::Rollout(place) | Waiting::Metric { place, .. } = waiting {
+                self.future(place).cost.add(role, reply.usage);
+            }
         }
         if self.stopped.is_some() || self.failure.is_some() {
             return Ok(());
@@ -269,10 +208,12 @@ impl RankJob {
             Waiting::Metric { place, asker, number } => {
                 let answer = reply.map(|reply| reply.output);
                 let (plan, scene) = (self.plan.clone(), self.scene.clone());
-                let Future { rollout, evaluation, .. } = self.future(place);
-                let messages = future_messages(rollout);
-                let input = metric_input(&plan, &scene, rollout, &messages);
+                let future = self.future(place);
+                let mut evaluation = std::mem::take(&mut future.evaluation);
+                let messages = future.messages();
+                let input = metric_input(&plan, &scene, &future.rollout, &messages);
                 let pending = evaluation.on_answer(&plan.metrics, &input, (asker, number), answer);
+                future.evaluation = evaluation;
                 self.ask_questions(place, pending, asks);
             }
         }
@@ -296,45 +237,100 @@ impl RankJob {
         }
     }
 
-    /// Whether no reply can change the result any more.
-    pub fn is_done(&self) -> bool {
-        self.failure.is_some() || self.stopped.is_some() || (self.started && self.waiting.is_empty())
+    /// Takes what metrics are to score now; `None` while they are at work, or there is nothing for them. Bring the scores
+    /// back with [`RankJob::on_scores`].
+    pub fn take_scoring(&mut self) -> Option<ScoringBatch> {
+        if self.scoring || self.failure.is_some() {
+            return None;
+        }
+        self.take_failures();
+        let quiet = self.waiting.is_empty() || self.stopped.is_some();
+        let mut batch = ScoringBatch::new(&self.plan, &self.scene);
+        for (place, future) in self.futures().filter(|(_, future)| future.is_scorable()) {
+            batch.add(place, future, |_, weighted| quiet || !weighted.metric.wants_whole_rounds());
+        }
+        self.scoring = !batch.is_empty();
+        self.scoring.then_some(batch)
     }
 
-    /// The requests that are out. Those of a job that is done can be cancelled.
+    /// Takes the scores of the last batch, and appends the requests that follow from them.
+    pub fn on_scores(&mut self, scores: Scores, asks: &mut Vec<Ask>) {
+        self.scoring = false;
+        let before = asks.len();
+        for (place, metric, score) in scores.0 {
+            if let Err(error) = &score {
+                self.fail_if(self.plan.on_metric_failure, error, place);
+            }
+            self.future(place).scores[metric] = Some(score);
+        }
+        self.withdraw_if_failed(asks, before);
+    }
+
+    /// Metrics whose questions have failed have no more to score.
+    fn take_failures(&mut self) {
+        for future in self.candidates.iter_mut().flat_map(|candidate| &mut candidate.futures) {
+            if future.is_scorable() {
+                let unscored = future.scores.iter_mut().enumerate().filter(|(_, score)| score.is_none());
+                for (metric, score) in unscored {
+                    *score = future.evaluation.answers(metric).err().map(Err);
+                }
+            }
+        }
+    }
+
+    /// Whether no reply and no score can change the result any more.
+    pub fn is_done(&self) -> bool {
+        if self.failure.is_some() {
+            return true;
+        }
+        let quiet = self.stopped.is_some() || (self.started && self.waiting.is_empty());
+        quiet && !self.scoring && self.futures().all(|(_, future)| !future.is_answered() || future.is_settled())
+    }
+
+    /// Whether it was stopped from outside; replies to what is out are then of no use.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// Ends the ranking with an error of whoever drives it.
+    pub fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+    }
+
+    /// The requests that are out. Those of a job that is done or stopped can be cancelled.
     pub fn outstanding(&self) -> impl Iterator<Item = AskId> + '_ {
         self.waiting.keys().copied()
     }
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        let futures = self.candidates.iter().flat_map(|candidate| &candidate.futures);
         let total = self.candidates.iter().map(|candidate| candidate.samples).sum();
-        Progress { finished: futures.filter(|future| future.is_finished()).count(), total }
+        Progress { finished: self.futures().filter(|(_, future)| future.is_answered()).count(), total }
     }
 
-    /// The rollouts that have ended since this was asked last.
+    /// The rollouts that have ended and are scored, or won't be, since this was asked last.
     pub fn take_ended(&mut self) -> Vec<EndedRollout> {
+        let (done, plan) = (self.is_done(), Arc::clone(&self.plan));
         let mut taken = Vec::new();
         for (candidate, of) in self.candidates.iter_mut().enumerate() {
             for (sample, future) in of.futures.iter_mut().enumerate().filter(|(_, future)| !future.told) {
-                let Some(ended) = future.rollout.ended() else { continue };
-                future.told = true;
-                let messages = future.rollout.future().iter().map(assemble::traced).collect();
-                taken.push(EndedRollout { candidate, sample, messages, ended, seed: future.rollout.seed() });
+                if future.is_settled() || (done && future.rollout.ended().is_some()) {
+                    future.told = true;
+                    taken.push(EndedRollout::of(candidate, sample, future, &plan));
+                }
             }
         }
         taken
     }
 
-    /// The result, once the job is done. Metrics score here, so it takes as long as they do.
+    /// The result, once the job is done.
     ///
     /// # Errors
     /// The failure that ended it, where the plan says so; [`ErrorKind::ModelOutput`] where rollouts failed and none is left
     /// to count; [`ErrorKind::Internal`] where it isn't done.
     pub fn finish(mut self, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
         if !self.is_done() {
-            return Err(Error::internal("this ranking still waits for replies"));
+            return Err(Error::internal("this ranking still waits for replies or scores"));
         }
         match self.failure.take() {
             Some(failure) => Err(failure),
@@ -345,6 +341,12 @@ impl RankJob {
     /// Whether the job was stopped from outside.
     pub(super) fn stopped(&self) -> Option<StopReason> {
         self.stopped
+    }
+
+    fn futures(&self) -> impl Iterator<Item = (Place, &Future)> {
+        self.candidates.iter().enumerate().flat_map(|(candidate, of)| {
+            of.futures.iter().enumerate().map(move |(sample, future)| (Place { candidate, sample }, future))
+        })
     }
 
     fn future(&mut self, place: Place) -> &mut Future {
@@ -401,12 +403,12 @@ impl RankJob {
 
     fn plan_futures(&mut self, candidate: usize, response: &Message) {
         let common = self.scene.settings.common_random_numbers;
+        let metrics = self.plan.metrics.len();
         let sampled = |sample| {
             let seed = rollout_seed(self.seed, candidate, sample, common);
-            let rollout = Rollout::new(self.scene.clone(), response.clone(), seed);
-            Future { rollout, evaluation: Evaluation::default(), left_out: None, told: false }
+            Future::new(Rollout::new(self.scene.clone(), response.clone(), seed), metrics)
         };
-        let given = |trace| Future::given(self.scene.clone(), response.clone(), trace);
+        let given = |trace| Future::given(self.scene.clone(), response.clone(), trace, metrics);
         self.candidates[candidate].futures = match self.candidates[candidate].given.take() {
             Some(traces) => traces.into_iter().map(given).collect(),
             None => (0..self.samples).map(sampled).collect(),
@@ -427,12 +429,14 @@ impl RankJob {
             return self.ask(role, request, Waiting::Rollout(place), asks);
         }
         let (plan, scene) = (self.plan.clone(), self.scene.clone());
-        let Future { rollout, evaluation, .. } = self.future(place);
-        if let Some(failure) = rollout.failure().map(Error::duplicate) {
+        let future = self.future(place);
+        if let Some(failure) = future.rollout.failure().map(Error::duplicate) {
             self.fail_if(plan.on_rollout_failure, &failure, place);
-        } else if rollout.ended().is_some_and(Ended::is_scored) {
-            let messages = future_messages(rollout);
-            let pending = evaluation.start(&plan.metrics, &metric_input(&plan, &scene, rollout, &messages));
+        } else if future.rollout.ended().is_some_and(Ended::is_scored) {
+            let mut evaluation = std::mem::take(&mut future.evaluation);
+            let messages = future.messages();
+            let pending = evaluation.start(&plan.metrics, &metric_input(&plan, &scene, &future.rollout, &messages));
+            future.evaluation = evaluation;
             self.ask_questions(place, pending, asks);
         }
     }
@@ -462,40 +466,6 @@ impl RankJob {
         if policy == FailurePolicy::Error && !is_interruption(error) && self.failure.is_none() {
             self.failure = Some(error.duplicate().context(place));
         }
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "candidate {}, sample {}", self.candidate, self.sample)
-    }
-}
-
-/// Whether an error says that the clock or the caller ended a request.
-pub(super) fn is_interruption(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Cancelled)
-}
-
-/// A rollout's future without its notes.
-pub(super) fn future_messages(rollout: &Rollout) -> Vec<&Message> {
-    rollout.future().iter().map(|said| &said.message).collect()
-}
-
-/// What a metric sees of a rollout whose messages are `future`.
-pub(super) fn metric_input<'a>(
-    plan: &'a RankPlan,
-    scene: &'a Scene,
-    rollout: &'a Rollout,
-    future: &'a [&'a Message],
-) -> MetricInput<'a> {
-    MetricInput {
-        history: &scene.history,
-        response: rollout.response(),
-        future,
-        goal: &scene.goal,
-        ended: rollout.ended().unwrap_or(Ended::Window),
-        extracted: None,
-        count_tokens: &*plan.count_tokens,
     }
 }
 

@@ -12,29 +12,37 @@
 //! while !job.is_done() {
 //!     submit every ask to the model that plays its role
 //!     job.on_reply(id, reply, &mut asks)     as replies come
+//!     job.take_scoring() ─▶ batch.run()      on any thread: metrics may block
+//!     job.on_scores(scores, &mut asks)       as scores come
 //! }
-//! job.finish(models, seconds)                on any thread: metrics may block
+//! job.finish(models, seconds)
 //! ```
 //!
 //! - `request`, `ranking`: what goes in and comes out, as JSON.
 //! - `plan`: a configuration, resolved.
-//! - `job`: the state machine; `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
+//! - `job`: the state machine; `future`: a rollout with its judging; `scoring`: metrics at work; `record`: a rollout for traces.
+//! - `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
 //!   arithmetic.
 
 mod assemble;
 mod count;
+mod future;
 mod job;
 mod plan;
 mod ranking;
+mod record;
 mod request;
 mod rescore;
+mod scoring;
 
-pub use job::{Ask, AskId, EndedRollout, Progress, RankJob, StopReason};
+pub use job::{Ask, AskId, Progress, RankJob, StopReason};
 pub use plan::{FailurePolicy, RankPlan, Roles};
 pub use ranking::{
     Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace, TracedMessage,
 };
+pub use record::{EndedRollout, MetricRecord, RawAnswer, RecordedMessage};
 pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_WINDOW, RankRequest};
 pub(crate) use request::{validate_samples, validate_window};
+pub use scoring::{Scores, ScoringBatch};
 
 pub use crate::rollout::{Ended, Goal, ModelRole};

@@ -93,12 +93,12 @@ impl RankPlan {
     }
 
     /// The window in force for `request`.
-    pub(super) fn window(&self, request: &RankRequest) -> usize {
+    pub fn window(&self, request: &RankRequest) -> usize {
         request.window.unwrap_or(self.window)
     }
 
     /// The number of futures in force for `request`. With nothing to sample there is one evaluation.
-    pub(super) fn samples(&self, request: &RankRequest) -> usize {
+    pub fn samples(&self, request: &RankRequest) -> usize {
         if self.window(request) == 0 { 1 } else { request.samples.unwrap_or(self.samples) }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::chat::{Finish, Role, Usage};
-use crate::rollout::{Ended, ModelRole};
+use crate::rollout::{Confusion, Ended, ModelRole};
 
 /// Candidates ranked by multiturn-aware reward. What is unknown is `None`, null in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -48,6 +48,9 @@ pub struct RankedCandidate {
     pub rollouts: Vec<RolloutTrace>,
     /// How many of the rollouts asked for do not count.
     pub excluded: usize,
+    /// In how many rollouts the simulated user spoke as the assistant; they count, but tell less.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub confused: usize,
     /// Why the response itself is missing or cut off, if it was to be sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -56,6 +59,10 @@ pub struct RankedCandidate {
     pub retokenized_differs: bool,
     /// This candidate's share of the cost.
     pub cost: RoleCosts,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// One metric over the rollouts that count.
@@ -110,6 +117,9 @@ pub struct TracedMessage {
     /// Whether it was sampled as other tokens than its text gives; the conversation went on from the sampled ones.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub retokenized_differs: bool,
+    /// How a user's message shows that its model speaks as the assistant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Confusion>,
 }
 
 /// Usage by role.

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::job::{Candidate, Future};
+use super::future::{Candidate, Future};
 use super::ranking::{ModelInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
 use super::request::{Candidates, RankRequest};
 use crate::chat::{Finish, Message};
-use crate::reward::Evaluation;
 use crate::rollout::{ModelRole, Rollout, RolloutMessage, Scene};
 use crate::{Error, ErrorKind, Result};
 
@@ -78,16 +77,11 @@ fn candidate(ranked: &RankedCandidate) -> Candidate {
 
 impl Future {
     /// A future of `response` as a ranking has it. One that didn't count there doesn't count here.
-    pub(super) fn given(scene: Arc<Scene>, response: Message, trace: RolloutTrace) -> Self {
+    pub(super) fn given(scene: Arc<Scene>, response: Message, trace: RolloutTrace, metrics: usize) -> Self {
         let RolloutTrace { messages, ended, seed, counted, reason, .. } = trace;
         let left_out = (!counted).then(|| reason.unwrap_or_else(|| "it did not count before".into()));
         let future = messages.into_iter().map(said).collect();
-        Future {
-            rollout: Rollout::given(scene, response, seed, future, ended),
-            evaluation: Evaluation::default(),
-            left_out,
-            told: false,
-        }
+        Future { left_out, ..Future::new(Rollout::given(scene, response, seed, future, ended), metrics) }
     }
 }
 
@@ -96,5 +90,6 @@ fn said(traced: TracedMessage) -> RolloutMessage {
         message: Message::new(traced.role, traced.content),
         finish: traced.finish.unwrap_or(Finish::Stop),
         retokenized_differs: traced.retokenized_differs,
+        confusion: traced.confusion,
     }
 }

@@ -134,6 +134,16 @@ impl Evaluation {
         }
     }
 
+    /// The answers to a metric's questions so far, whatever became of the others.
+    pub(crate) fn raw_answers(&self, metric: usize) -> impl Iterator<Item = &ChatOutput> {
+        self.metrics.get(metric).into_iter().flat_map(|progress| progress.answers.iter().flatten())
+    }
+
+    /// Whether anything was asked, or nothing had to be.
+    pub(crate) fn is_started(&self) -> bool {
+        !self.metrics.is_empty()
+    }
+
     /// What was extracted for a metric; `None` where it wants nothing extracted, or the extraction failed.
     pub(crate) fn extracted(&self, weighted: &WeightedMetric) -> Option<&str> {
         let extraction = weighted.extract.as_ref()?;

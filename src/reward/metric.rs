@@ -148,8 +148,14 @@ pub trait Metric: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Scores a batch; one result for each conversation, in order. May block: it is called by whoever finishes the
-    /// ranking, not by the thread that drives the models.
+    /// Whether it scores a ranking's conversations, or those of a round of an allocation, all at once, when the last of them
+    /// has ended. Otherwise it scores each soon after it has ended, while models are at work on others.
+    fn wants_whole_rounds(&self) -> bool {
+        false
+    }
+
+    /// Scores a batch; one result for each conversation, in order. May block: it is called on a thread of its own, not on
+    /// the one that drives the models.
     fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>>;
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::seed::turn_seed;
-use super::{Ended, Generation, Goal, ModelRole, RolloutSettings, Simulator, UserTurn};
+use super::{
+    Confusion, Ended, Generation, Goal, ModelRole, OnRoleConfusion, RolloutSettings, Simulator, UserTurn, confusion,
+};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
 use crate::{Error, ErrorKind, Result};
 
@@ -31,6 +33,8 @@ pub struct RolloutMessage {
     /// Whether its text, tokenised again, gives other tokens than those that were sampled. Known only once a later prompt
     /// has included it.
     pub retokenized_differs: bool,
+    /// How a user's message shows that its model speaks as the assistant.
+    pub confusion: Option<Confusion>,
 }
 
 /// One sampled future of one response.
@@ -184,15 +188,39 @@ impl Rollout {
         // The tokens of a cleaned text are not those that were sampled, and the policy re-tokenises anyway.
         match turn {
             UserTurn::Says(words) => {
-                self.push(Message::new(Role::User, words), finish);
+                self.push_user(words, finish)?;
                 self.speaker = ModelRole::Policy;
             }
             UserTurn::Leaves(words) => {
                 if let Some(words) = words {
-                    self.push(Message::new(Role::User, words), Finish::Stop);
+                    self.push_user(words, Finish::Stop)?;
                 }
                 self.end(Ended::StopSignal);
             }
+        }
+        Ok(())
+    }
+
+    /// Appends the user's message, unless it is the assistant's and that is a failure.
+    fn push_user(&mut self, words: String, finish: Finish) -> Result<()> {
+        let on_confusion = self.scene.settings.on_role_confusion;
+        let found = match on_confusion {
+            OnRoleConfusion::Ignore => None,
+            _ => confusion(&words, &self.conversation().collect::<Vec<_>>()),
+        };
+        if let (Some(_), OnRoleConfusion::Fail) = (found, on_confusion) {
+            return Err(Error::new(
+                ErrorKind::ModelOutput,
+                format!(
+                    "the simulated user speaks as the assistant ({words:?}): use a model for roles.user that stays in its part, \
+                     or set rollout.on_role_confusion = \"report\""
+                ),
+            ));
+        }
+        let before = self.future.len();
+        self.push(Message::new(Role::User, words), finish);
+        if let Some(said) = self.future.get_mut(before) {
+            said.confusion = found;
         }
         Ok(())
     }
@@ -201,7 +229,7 @@ impl Rollout {
     fn push(&mut self, message: Message, finish: Finish) {
         let full = finish == Finish::Context;
         if !(full && message.content.is_empty()) {
-            self.future.push(RolloutMessage { message, finish, retokenized_differs: false });
+            self.future.push(RolloutMessage { message, finish, retokenized_differs: false, confusion: None });
         }
         if full {
             self.end(Ended::Context);
@@ -292,6 +320,7 @@ mod tests {
             message: Message::new(Role::User, "bye"),
             finish: Finish::Stop,
             retokenized_differs: false,
+            confusion: None,
         };
         let mut given = Rollout::given(scene, response, seed, vec![said.clone()], Ended::StopSignal);
         assert!(given.start().is_none() && given.on_reply(reply("more", Finish::Stop)).is_none());
@@ -333,6 +362,29 @@ mod tests {
         broken.start();
         broken.on_reply(Err(Error::runtime("boom")));
         assert_eq!(broken.failure().unwrap().kind(), ErrorKind::Runtime);
+    }
+
+    #[test]
+    fn a_user_who_speaks_as_the_assistant_is_marked_or_fails() {
+        let mut marked = rollout(1);
+        marked.start();
+        assert!(marked.on_reply(reply("How can I help you today?", Finish::Stop)).is_some());
+        assert_eq!(marked.future()[0].confusion, Some(Confusion::Offers));
+
+        let with = |on_role_confusion| {
+            let Rollout { scene, response, .. } = rollout(1);
+            let settings = RolloutSettings { on_role_confusion, ..RolloutSettings::default() };
+            let Scene { history, goal, simulator, window, .. } = Arc::into_inner(scene).expect("the only one");
+            let scene = Scene { history, goal, simulator, settings, window };
+            let mut rollout = Rollout::new(Arc::new(scene), response, 17);
+            rollout.start();
+            rollout.on_reply(reply("How can I help you today?", Finish::Stop));
+            rollout
+        };
+        let failed = with(OnRoleConfusion::Fail);
+        assert_eq!((failed.ended(), failed.future().len()), (Some(Ended::Failed), 0));
+        assert!(failed.failure().unwrap().to_string().contains("speaks as the assistant"));
+        assert_eq!(with(OnRoleConfusion::Ignore).future()[0].confusion, None);
     }
 
     #[test]

@@ -11,19 +11,24 @@
 //!
 //! - [`simulator`]: what the user model is shown and how its reply is read.
 //! - [`seed`]: where every request's random stream comes from.
+//! - `style`, `confusion`: how simulated users write, and when they are none.
 //! - `transcript`: foreign text, fenced off, for simulators and judges.
 
 use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
 
+mod confusion;
 mod machine;
 pub mod seed;
 pub mod simulator;
+mod style;
 pub(crate) mod transcript;
 
+pub use confusion::{Confusion, confusion};
 pub use machine::{Rollout, RolloutMessage, Scene};
 pub use simulator::{InstructedUser, Simulator, UserTurn};
+pub use style::{Style, Trait};
 
 /// Which part a model plays in a ranking. One model may play several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -143,6 +148,21 @@ pub struct RolloutSettings {
     /// Whether sample k of every candidate draws from the same random stream, so that candidates are compared on equal
     /// luck.
     pub common_random_numbers: bool,
+    /// What happens when the simulated user talks like the assistant.
+    pub on_role_confusion: OnRoleConfusion,
+}
+
+/// What happens when the simulated user talks like the assistant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnRoleConfusion {
+    /// The message is marked, and rankings count such rollouts.
+    #[default]
+    Report,
+    /// The rollout fails: `rollout.on_failure` says what follows.
+    Fail,
+    /// Nobody looks.
+    Ignore,
 }
 
 impl Default for RolloutSettings {
@@ -151,6 +171,7 @@ impl Default for RolloutSettings {
             policy: Generation { max_tokens: DEFAULT_POLICY_TOKENS, sampling: SamplingOptions::default() },
             user: Generation { max_tokens: DEFAULT_USER_TOKENS, sampling: SamplingOptions::default() },
             common_random_numbers: true,
+            on_role_confusion: OnRoleConfusion::default(),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! request share the longest possible prefix.
 
 use super::transcript::{push_conversation, push_fenced};
-use super::{Goal, ModelRole};
+use super::{Goal, ModelRole, Style};
 use crate::chat::reasoning::visible;
 use crate::chat::{Message, Role};
 use crate::{Error, Result};
@@ -50,8 +50,8 @@ pub trait Simulator: Send + Sync {
 pub struct InstructedUser {
     /// Who the user is, in a sentence or two addressed to the model ("You are a nurse on night shift…").
     pub persona: Option<String>,
-    /// How the user writes, in a sentence or two; replaces the built-in description.
-    pub style: Option<String>,
+    /// How the user writes; replaces the built-in description.
+    pub style: Option<Style>,
     /// The words that end the conversation; not empty.
     pub stop_signal: String,
     /// Whether the user sees what the assistant reasoned before it replied.
@@ -91,7 +91,7 @@ impl InstructedUser {
     /// The part that is the same for every request of a configuration.
     fn instructions(&self) -> String {
         let mut text = String::from(PART);
-        let style = self.style.as_deref().unwrap_or(DEFAULT_STYLE);
+        let style = self.style.as_ref().map_or_else(|| DEFAULT_STYLE.to_owned(), Style::describe);
         let stop = &self.stop_signal;
         text.push_str(&format!("- {style}\n"));
         text.push_str(&format!(

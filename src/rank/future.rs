@@ -1,0 +1,131 @@
+//! A response and its sampled futures, as a ranking in the making keeps them.
+
+use crate::chat::{Finish, Message, Role};
+use crate::reward::{Evaluation, MetricInput, MetricValue, WeightedMetric};
+use crate::rollout::{Ended, Rollout, Scene};
+use crate::{Error, ErrorKind, Result};
+
+use super::plan::RankPlan;
+use super::ranking::{RoleCosts, RolloutTrace};
+
+/// A response and its futures.
+pub(super) struct Candidate {
+    /// `None` until it is sampled.
+    pub(super) response: Option<Message>,
+    pub(super) futures: Vec<Future>,
+    /// Its futures before the start, where they are known and need no sampling.
+    pub(super) given: Option<Vec<RolloutTrace>>,
+    /// How many futures were asked for so far.
+    pub(super) samples: usize,
+    /// Why the policy stopped writing it, if it was sampled.
+    pub(super) finish: Option<Finish>,
+    pub(super) failure: Option<Error>,
+    /// Whether it is known to have been sampled as other tokens than its text gives.
+    pub(super) retokenized_differs: bool,
+    pub(super) cost: RoleCosts,
+}
+
+impl Candidate {
+    pub(super) fn new(response: Option<String>, samples: usize) -> Self {
+        Candidate {
+            response: response.map(|text| Message::new(Role::Assistant, text)),
+            futures: Vec::new(),
+            given: None,
+            samples,
+            finish: None,
+            failure: None,
+            retokenized_differs: false,
+            cost: RoleCosts::default(),
+        }
+    }
+}
+
+/// A future's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) candidate: usize,
+    pub(super) sample: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "candidate {}, sample {}", self.candidate, self.sample)
+    }
+}
+
+/// A rollout, its judging, and its scores.
+pub(super) struct Future {
+    pub(super) rollout: Rollout,
+    pub(super) evaluation: Evaluation,
+    /// By metric; `None` until it has scored.
+    pub(super) scores: Vec<Option<Result<MetricValue>>>,
+    /// Why it is not judged, though it may have ended well.
+    pub(super) left_out: Option<String>,
+    /// Whether [`RankJob::take_ended`](super::RankJob::take_ended) gave it out.
+    pub(super) told: bool,
+    pub(super) cost: RoleCosts,
+}
+
+impl Future {
+    /// A future that nothing is known of yet, to be scored by so many metrics.
+    pub(super) fn new(rollout: Rollout, metrics: usize) -> Self {
+        Future {
+            rollout,
+            evaluation: Evaluation::default(),
+            scores: std::iter::repeat_with(|| None).take(metrics).collect(),
+            left_out: None,
+            told: false,
+            cost: RoleCosts::default(),
+        }
+    }
+
+    /// Whether no model is asked about it any more.
+    pub(super) fn is_answered(&self) -> bool {
+        self.rollout.ended().is_some() && self.evaluation.is_answered()
+    }
+
+    /// Whether metrics score it: it ended of its own accord, and all their questions are answered.
+    pub(super) fn is_scorable(&self) -> bool {
+        self.left_out.is_none() && self.rollout.ended().is_some_and(Ended::is_scored) && self.evaluation.is_answered()
+    }
+
+    /// Whether nothing more will become of it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_answered() && (!self.is_scorable() || self.scores.iter().all(Option::is_some))
+    }
+
+    /// Its reward: the weighted sum of its metrics (Eq. 2); `None` where one is missing or the sum overflows.
+    pub(super) fn reward(&self, metrics: &[WeightedMetric]) -> Option<f64> {
+        let value = |score: &Option<Result<MetricValue>>| score.as_ref()?.as_ref().ok().map(|value| value.value);
+        let terms = self.scores.iter().zip(metrics).map(|(score, weighted)| Some(weighted.weight * value(score)?));
+        self.left_out.is_none().then(|| terms.sum::<Option<f64>>()).flatten().filter(|sum| sum.is_finite())
+    }
+
+    /// What was said in it, without its notes.
+    pub(super) fn messages(&self) -> Vec<&Message> {
+        self.rollout.future().iter().map(|said| &said.message).collect()
+    }
+}
+
+/// What a metric sees of a rollout whose messages are `future`.
+pub(super) fn metric_input<'a>(
+    plan: &'a RankPlan,
+    scene: &'a Scene,
+    rollout: &'a Rollout,
+    future: &'a [&'a Message],
+) -> MetricInput<'a> {
+    MetricInput {
+        history: &scene.history,
+        response: rollout.response(),
+        future,
+        goal: &scene.goal,
+        ended: rollout.ended().unwrap_or(Ended::Window),
+        extracted: None,
+        count_tokens: &*plan.count_tokens,
+    }
+}
+
+/// Whether an error says that the clock or the caller ended a request.
+pub(super) fn is_interruption(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Cancelled)
+}

@@ -1,0 +1,134 @@
+//! Metrics at work: conversations whose questions are answered, on their way to values.
+//!
+//! Metrics may block (a program, a callback of the host), so they don't run where the models are driven. A
+//! [`ScoringBatch`] owns all that they look at; whoever drives the job runs it on any thread and brings the [`Scores`] back.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::future::{Future, Place};
+use super::plan::RankPlan;
+use crate::chat::{ChatOutput, Message};
+use crate::reward::{MetricInput, MetricValue, Scored, WeightedMetric};
+use crate::rollout::{Ended, Scene};
+use crate::{Error, ErrorKind, Result};
+
+/// Conversations to be scored by metrics.
+#[must_use = "the job waits for its scores"]
+pub struct ScoringBatch {
+    plan: Arc<RankPlan>,
+    scene: Arc<Scene>,
+    conversations: Vec<Conversation>,
+    /// By metric: which conversations it scores, with what it was answered about each.
+    work: Vec<(usize, Vec<Answered>)>,
+}
+
+/// What became of a [`ScoringBatch`].
+pub struct Scores(pub(super) Vec<(Place, usize, Result<MetricValue>)>);
+
+struct Conversation {
+    place: Place,
+    response: Message,
+    future: Vec<Message>,
+    ended: Ended,
+}
+
+struct Answered {
+    conversation: usize,
+    answers: Vec<ChatOutput>,
+    extracted: Option<String>,
+}
+
+impl ScoringBatch {
+    pub(super) fn new(plan: &Arc<RankPlan>, scene: &Arc<Scene>) -> Self {
+        let work = (0..plan.metrics.len()).map(|metric| (metric, Vec::new())).collect();
+        ScoringBatch { plan: Arc::clone(plan), scene: Arc::clone(scene), conversations: Vec::new(), work }
+    }
+
+    /// Adds a future for the metrics that `wanted` names and that have their answers.
+    pub(super) fn add(&mut self, place: Place, future: &Future, wanted: impl Fn(usize, &WeightedMetric) -> bool) {
+        let conversation = self.conversations.len();
+        let mut any = false;
+        for (metric, answered) in &mut self.work {
+            let weighted = &self.plan.metrics[*metric];
+            let Ok(answers) = future.evaluation.answers(*metric) else { continue };
+            if future.scores[*metric].is_none() && wanted(*metric, weighted) {
+                let extracted = future.evaluation.extracted(weighted).map(str::to_owned);
+                answered.push(Answered { conversation, answers, extracted });
+                any = true;
+            }
+        }
+        if any {
+            self.conversations.push(Conversation {
+                place,
+                response: future.rollout.response().clone(),
+                future: future.messages().into_iter().cloned().collect(),
+                ended: future.rollout.ended().unwrap_or(Ended::Window),
+            });
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.conversations.is_empty()
+    }
+
+    /// Scores. Takes as long as the metrics do.
+    pub fn run(self) -> Scores {
+        let mut scores = Vec::new();
+        for (metric, answered) in self.work.iter().filter(|(_, answered)| !answered.is_empty()) {
+            let places = answered.iter().map(|answered| self.conversations[answered.conversation].place);
+            let results = self.score(&self.plan.metrics[*metric], answered);
+            scores.extend(places.zip(results).map(|(place, result)| (place, *metric, result)));
+        }
+        Scores(scores)
+    }
+
+    /// One metric on its conversations: one result each.
+    fn score(&self, weighted: &WeightedMetric, answered: &[Answered]) -> Vec<Result<MetricValue>> {
+        let futures: Vec<Vec<&Message>> =
+            answered.iter().map(|answered| self.conversations[answered.conversation].future.iter().collect()).collect();
+        let batch: Vec<Scored<'_>> = answered
+            .iter()
+            .zip(&futures)
+            .map(|(answered, future)| Scored { input: self.input(answered, future), answers: &answered.answers })
+            .collect();
+        let named = |error: Error| error.context(format!("metric `{}`", weighted.name));
+        // A metric may be the host's; what it throws is its failure, not the ranking's end.
+        let results = catch_unwind(AssertUnwindSafe(|| weighted.metric.score(&batch))).unwrap_or_else(|panic| {
+            let error = Error::internal(format!("it panicked: {}", said(&*panic)));
+            batch.iter().map(|_| Err(error.duplicate())).collect()
+        });
+        let (asked, got) = (batch.len(), results.len());
+        if asked != got {
+            let error = named(Error::internal(format!("it gave {got} results for {asked} conversations")));
+            return batch.iter().map(|_| Err(error.duplicate())).collect();
+        }
+        results.into_iter().map(|result| result.and_then(finite).map_err(named)).collect()
+    }
+
+    fn input<'a>(&'a self, answered: &'a Answered, future: &'a [&'a Message]) -> MetricInput<'a> {
+        let conversation = &self.conversations[answered.conversation];
+        MetricInput {
+            history: &self.scene.history,
+            response: &conversation.response,
+            future,
+            goal: &self.scene.goal,
+            ended: conversation.ended,
+            extracted: answered.extracted.as_deref(),
+            count_tokens: &*self.plan.count_tokens,
+        }
+    }
+}
+
+/// The message of a panic.
+fn said(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+fn finite(score: MetricValue) -> Result<MetricValue> {
+    if score.value.is_finite() {
+        return Ok(score);
+    }
+    Err(Error::new(ErrorKind::ModelOutput, format!("its value is {}, not a finite number", score.value)))
+}
