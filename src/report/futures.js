@@ -277,14 +277,16 @@ function showFutures(ranking, view) {
 let current = null;
 let waiting = null;
 
-function redrawSoon(event) {
+function redrawSoon(wait) {
   clearTimeout(waiting);
-  // Typing is let finish; a choice acts at once.
-  waiting = setTimeout(() => current && drawTree(current), event.target.tagName === "INPUT" ? 150 : 0);
+  waiting = setTimeout(() => current && drawTree(current), wait);
 }
 
-byId("filters").addEventListener("input", redrawSoon);
-byId("filters").addEventListener("reset", redrawSoon);
+// Typing is let finish; a choice acts at once.
+const typed = (event) => event.target.tagName === "INPUT";
+byId("filters").addEventListener("input", (event) => typed(event) && redrawSoon(150));
+byId("filters").addEventListener("change", (event) => typed(event) || redrawSoon(0));
+byId("filters").addEventListener("reset", () => redrawSoon(0));
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 showIndex();
 show(0);

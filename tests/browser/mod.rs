@@ -1,7 +1,7 @@
 //! Chromium without a window, driven over WebDriver (<https://www.w3.org/TR/webdriver2/>): JSON over plain HTTP to
 //! chromedriver, which listens on this machine only.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -135,8 +135,11 @@ impl Browser {
         let mut asked: Vec<String> = Vec::new();
         for entry in self.log("performance") {
             let event: Value = serde_json::from_str(&entry).expect("an event");
-            if event["message"]["method"] == "Network.requestWillBeSent" {
-                asked.push(event["message"]["params"]["request"]["url"].as_str().expect("an address").to_owned());
+            let (method, request) = (&event["message"]["method"], &event["message"]["params"]);
+            // The browser's own first page loads its own parts.
+            let by_page = !request["documentURL"].as_str().is_some_and(|by| by.starts_with("chrome://"));
+            if method == "Network.requestWillBeSent" && by_page {
+                asked.push(request["request"]["url"].as_str().expect("an address").to_owned());
             }
         }
         asked.dedup();
@@ -169,24 +172,9 @@ impl Browser {
 
     /// One request; what is not a success fails the test.
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
-        let body = if method == "GET" { String::new() } else { body.to_string() };
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("chromedriver answers");
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n", self.port);
-        write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("a request");
-        let mut reply = BufReader::new(stream);
-        let (mut line, mut status, mut length) = (String::new(), None, 0);
-        while reply.read_line(&mut line).expect("a reply") > 2 {
-            let lower = line.to_ascii_lowercase();
-            status = status.or_else(|| lower.split(' ').nth(1).map(str::to_owned));
-            if let Some(value) = lower.strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-            line.clear();
-        }
-        let mut content = vec![0; length];
-        reply.read_exact(&mut content).expect("a whole reply");
-        let mut content: Value = serde_json::from_slice(&content).expect("JSON");
-        assert_eq!(status.as_deref(), Some("200"), "{method} {path} {body}: {content}");
+        let (status, mut content) = request(self.port, method, path, body)
+            .unwrap_or_else(|error| panic!("chromedriver does not answer {method} {path}: {error}"));
+        assert_eq!(status, 200, "{method} {path} {body}: {content}");
         content["value"].take()
     }
 }
@@ -195,14 +183,35 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // The browser first: chromedriver alone would leave it behind. A failed test must not panic again.
         if !self.session.is_empty() {
-            let path = format!("DELETE /session/{} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", self.session);
-            if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-                let _ = stream.write_all(path.as_bytes()).and_then(|()| stream.read_to_end(&mut Vec::new()));
-            }
+            let _ = request(self.port, "DELETE", &format!("/session/{}", self.session), &Value::Null);
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// Status and content of the answer to a request. A connection serves one.
+fn request(port: u16, method: &str, path: &str, body: &Value) -> io::Result<(u16, Value)> {
+    let body = if method == "POST" { body.to_string() } else { String::new() };
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n");
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
+    let mut reply = BufReader::new(stream);
+    let mut line = String::new();
+    reply.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let mut length = 0;
+    while line.trim() != "" {
+        line.clear();
+        reply.read_line(&mut line)?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    let mut content = vec![0; length];
+    reply.read_exact(&mut content)?;
+    Ok((status.ok_or(io::ErrorKind::InvalidData)?, serde_json::from_slice(&content)?))
 }
 
 /// Temporary folders have plain names, so nothing needs escaping.
