@@ -65,9 +65,14 @@ fn the_page_shows_what_the_trace_has() {
     assert_eq!(browser.text("#about"), "Can you write me a poem?");
     assert_eq!(browser.text("#unreadable summary"), "1 line of the trace could not be read");
     // As the trace's result has them, best first; the sum of the futures' values, by hand: (1.779 + 1.816 + 0.848 + 1.632) / 4.
-    let rows = browser.run("return [...document.querySelectorAll('#candidates tbody tr')].map((r) =>
-        [r.querySelector('button').textContent, r.children[1].firstChild.textContent])");
-    assert_eq!(rows, json!([["Candidate 0", "1.519 ± 0.227"], ["Candidate 1", "0.741 ± 0.138"], ["Candidate 2", "0.507 ± 0.179"]]));
+    let rows = browser.run(
+        "return [...document.querySelectorAll('#candidates tbody tr')].map((r) =>
+        [r.querySelector('button').textContent, r.children[1].firstChild.textContent])",
+    );
+    assert_eq!(
+        rows,
+        json!([["Candidate 0", "1.519 ± 0.227"], ["Candidate 1", "0.741 ± 0.138"], ["Candidate 2", "0.507 ± 0.179"]])
+    );
     let label = browser.run("return document.querySelector('#candidates .plot').getAttribute('aria-label')");
     assert_eq!(label, "mean 1.519, 95% interval 0.796 to 2.241");
     assert!(browser.text("#candidates").contains("93%"));
@@ -104,7 +109,9 @@ fn futures_that_begin_alike_share_a_branch() {
     let leaf = format!("{branch} .branch > .inside > .tree > li:nth-child(1) > details");
     browser.press_enter(&format!("{leaf} > summary"));
     let text = browser.text(&leaf);
-    for part in ["Sample 0", "He ran where the waves come in", "window: all turns of the window were sampled", "0.930", "0.070"] {
+    for part in
+        ["Sample 0", "He ran where the waves come in", "window: all turns of the window were sampled", "0.930", "0.070"]
+    {
         assert!(text.contains(part), "{part} in {text}");
     }
     assert!(text.contains("9007199254740993"), "a seed keeps all digits: {text}");
@@ -163,8 +170,10 @@ fn hostile_text_stays_text() {
     let texts = &lines(&trace)[0]["candidates"];
 
     for ranking in 0..browser.count("#rankings option") {
-        browser.run(&format!("const s = document.querySelector('#rankings'); s.selectedIndex = {ranking};
-            s.dispatchEvent(new Event('change')); {OPEN_ALL}"));
+        browser.run(&format!(
+            "const s = document.querySelector('#rankings'); s.selectedIndex = {ranking};
+            s.dispatchEvent(new Event('change')); {OPEN_ALL}"
+        ));
         // Nothing that our own script does not make, and none of it does anything.
         let made = browser.run("return [...document.querySelectorAll('*')].filter((e) =>
             ['IMG', 'IFRAME', 'OBJECT', 'EMBED', 'BASE'].includes(e.tagName) || e.hasAttribute('style')
@@ -177,8 +186,10 @@ fn hostile_text_stays_text() {
         }
     }
     assert_eq!(browser.run("return window.pwned ?? null"), Value::Null);
-    browser.run(&format!("const s = document.querySelector('#rankings'); s.selectedIndex = 0;
-        s.dispatchEvent(new Event('change')); {OPEN_ALL}"));
+    browser.run(&format!(
+        "const s = document.querySelector('#rankings'); s.selectedIndex = 0;
+        s.dispatchEvent(new Event('change')); {OPEN_ALL}"
+    ));
     let said = browser.run("return [...document.querySelectorAll('#conversation .text')].map((e) => e.textContent)");
     // Characters that hide or reorder are written out; the others are as they were.
     for (at, text) in texts.as_array().expect("a list").iter().enumerate() {
@@ -192,11 +203,17 @@ fn hostile_text_stays_text() {
     browser.assert_quiet(&page);
 
     // The page's policy holds as well: no script but ours, and no connection.
-    browser.run("document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.pwned = 9' }))");
+    browser.run(
+        "document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.pwned = 9' }))",
+    );
     assert_eq!(browser.run("return window.pwned ?? null"), Value::Null);
-    let refused = browser.run("try { new WebSocket('ws://127.0.0.1:9/'); return 'connected' } catch (e) { return e.name }");
+    let refused =
+        browser.run("try { new WebSocket('ws://127.0.0.1:9/'); return 'connected' } catch (e) { return e.name }");
     let log = browser.console().join("\n");
-    assert!(log.contains("script-src") && (refused == "SecurityError" || log.contains("default-src")), "{refused} {log}");
+    assert!(
+        log.contains("script-src") && (refused == "SecurityError" || log.contains("default-src")),
+        "{refused} {log}"
+    );
 }
 
 #[test]
@@ -253,7 +270,8 @@ fn it_is_readable_wide_and_narrow_light_and_dark() {
             browser.assert_fits(width);
         }
         // WCAG 2.1, 1.4.3: text has at least 4.5 times the luminance of what is behind it, or the other way round.
-        let poor = browser.run("
+        let poor = browser.run(
+            "
             const style = getComputedStyle(document.documentElement), back = ['page', 'card', 'user', 'assistant'];
             const luminance = (name) => {
               const hex = style.getPropertyValue(`--${name}`).trim().slice(1);
@@ -264,11 +282,14 @@ fn it_is_readable_wide_and_narrow_light_and_dark() {
             const ratio = (a, b) => Math.max(luminance(a) / luminance(b), luminance(b) / luminance(a));
             return ['text', 'soft', 'accent', 'warn', 'bad'].flatMap((a) => back.map((b) => [a, b]))
               .concat([['text', 'mark'], ['text', 'warn-back'], ['warn', 'warn-back']])
-              .filter(([a, b]) => !(ratio(a, b) >= 4.5)).map(([a, b]) => [a, b, ratio(a, b)])");
+              .filter(([a, b]) => !(ratio(a, b) >= 4.5)).map(([a, b]) => [a, b, ratio(a, b)])",
+        );
         assert_eq!(poor, json!([]), "{scheme}");
         // Every control has a name.
-        let nameless = browser.run("return [...document.querySelectorAll('input, select, button, summary')].filter((e) =>
-            !(e.textContent.trim() || e.labels?.length)).length");
+        let nameless = browser.run(
+            "return [...document.querySelectorAll('input, select, button, summary')].filter((e) =>
+            !(e.textContent.trim() || e.labels?.length)).length",
+        );
         assert_eq!(nameless, 0);
     }
     browser.assert_quiet(&page);

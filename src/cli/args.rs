@@ -31,6 +31,9 @@ pub(super) enum Command {
     Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
+    /// Turn a trace of rankings into one HTML page
+    #[cfg(feature = "report")]
+    Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the wait for scores
     Bench(BenchArgs),
     /// Measure how far models are from a reference, as quantised exports are from float32
@@ -249,6 +252,20 @@ pub(super) struct RankArgs {
     /// Rank what is finished after this time (150ms, 2s, 1m)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) deadline: Option<Duration>,
+}
+
+#[cfg(feature = "report")]
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Trace, one JSON document a line, or - for standard input
+    #[arg(value_name = "ROLLOUTS.JSONL")]
+    pub(super) trace: PathBuf,
+    /// Page to write; an earlier one is replaced
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// Only this ranking; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(super) ranking: Vec<String>,
 }
 
 #[derive(Debug, Args)]

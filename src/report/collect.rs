@@ -10,7 +10,7 @@ use std::mem;
 use serde::Serialize;
 
 use super::trace::{Candidate, Candidates, Cost, Line, Outcome, Request, Rollout, Usage};
-use crate::reward::stats::Estimate;
+use crate::reward::Estimate;
 
 /// Rankings in the order in which the trace first names them.
 #[derive(Debug, Default)]

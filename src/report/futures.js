@@ -20,7 +20,7 @@ const OPENED = 8;
 function branches(futures, depth) {
   const groups = groupBy(futures, (future) => {
     const said = future.messages[depth];
-    return said ? `${said.role}\n${said.content}` : future;
+    return said ? JSON.stringify([said.role, said.content]) : future;
   });
   return Array.from(groups.values(), (group) => ({ futures: group, from: depth, to: sharedUntil(group, depth) }));
 }

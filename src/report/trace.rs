@@ -309,9 +309,10 @@ mod tests {
 
     #[test]
     fn another_schema_is_refused_by_its_number() {
-        for text in
-            [r#"{"kind":"request","ranking":"a","schema":2}"#, r#"{"kind":"ranking","ranking":"a","result":{"schema":2}}"#]
-        {
+        for text in [
+            r#"{"kind":"request","ranking":"a","schema":2}"#,
+            r#"{"kind":"ranking","ranking":"a","result":{"schema":2}}"#,
+        ] {
             assert_eq!(Line::parse(text.as_bytes()).unwrap_err(), "it has schema 2; this version reads 1");
         }
     }

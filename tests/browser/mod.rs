@@ -19,22 +19,16 @@ pub(crate) struct Browser {
     driver: Child,
     port: u16,
     session: String,
-    _profile: TempDir,
+    profile: TempDir,
 }
 
 impl Browser {
     /// Starts one; `None`, with a word about it, where there is none. CI may not do without.
-    #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub(crate) fn start() -> Option<Self> {
         let driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut driver = match driver {
             Ok(driver) => driver,
-            Err(error) => {
-                let hint = format!("no chromedriver ({error}): install chromium and chromium-driver");
-                assert!(std::env::var_os("CI").is_none(), "{hint}");
-                eprintln!("skipped: {hint}");
-                return None;
-            }
+            Err(error) => return skip(&format!("no chromedriver ({error})")),
         };
         let mut said = BufReader::new(driver.stdout.take().expect("standard output")).lines();
         let port = said.find_map(|line| {
@@ -44,20 +38,28 @@ impl Browser {
         std::thread::spawn(move || said.for_each(drop));
         let profile = tempfile::tempdir().expect("a temporary folder");
         let mut browser =
-            Browser { driver, port: port.expect("chromedriver listens"), session: String::new(), _profile: profile };
-        let arguments = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-        ];
-        let folder = format!("--user-data-dir={}", browser._profile.path().display());
-        let arguments: Vec<&str> = arguments.into_iter().chain([folder.as_str()]).collect();
-        let wanted = json!({"capabilities": {"alwaysMatch": {
+            Browser { driver, port: port.expect("chromedriver listens"), session: String::new(), profile };
+        let (status, answer) = request(browser.port, "POST", "/session", &browser.wanted()).expect("an answer");
+        let failure = answer["value"]["message"].as_str().unwrap_or_default();
+        if failure.contains("cannot find Chrome binary") {
+            return skip("chromedriver finds no Chromium");
+        }
+        assert_eq!(status, 200, "{answer}");
+        browser.session = answer["value"]["sessionId"].as_str().expect("a session").to_owned();
+        Some(browser)
+    }
+
+    /// What a session is to be like.
+    fn wanted(&self) -> Value {
+        // Root, as CI is, gets no sandbox; the pages are our own.
+        let arguments = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run \
+            --disable-background-networking --disable-component-update --disable-sync --window-size=1280,900";
+        let mut arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        arguments.push(format!("--user-data-dir={}", self.profile.path().display()));
+        json!({"capabilities": {"alwaysMatch": {
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
             "goog:chromeOptions": {"args": arguments},
-        }}});
-        let session = browser.call("POST", "/session", &wanted);
-        browser.session = session["sessionId"].as_str().expect("a session").to_owned();
-        Some(browser)
+        }}})
     }
 
     /// Opens a page and waits until its script has run.
@@ -97,7 +99,9 @@ impl Browser {
 
     /// Chooses the option of a menu whose text begins so.
     pub(crate) fn choose(&self, menu: &str, option: &str) {
-        let find = format!("return [...document.querySelectorAll('{menu} option')].findIndex((o) => o.text.startsWith({option:?}))");
+        let find = format!(
+            "return [...document.querySelectorAll('{menu} option')].findIndex((o) => o.text.startsWith({option:?}))"
+        );
         let at = self.run(&find).as_i64().expect("a number");
         assert!(at >= 0, "no option {option} in {menu}");
         self.click(&format!("{menu} option:nth-child({})", at + 1));
@@ -188,6 +192,14 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn skip(why: &str) -> Option<Browser> {
+    let hint = format!("{why}: install chromium and chromium-driver");
+    assert!(std::env::var_os("CI").is_none(), "{hint}");
+    eprintln!("skipped: {hint}");
+    None
 }
 
 /// Status and content of the answer to a request. A connection serves one.
