@@ -84,6 +84,8 @@ fn the_page_shows_what_the_trace_has() {
     assert!(browser.text("#conversation").contains("two of them wont sit next to each other"));
     browser.choose("#rankings", "poem-0003");
     assert!(browser.text("#notices").contains("no result for this ranking"));
+    let helpfulness = browser.text("#candidates tbody tr:nth-child(1) td:nth-child(4)");
+    assert_eq!(helpfulness, "0.940", "(0.93 + 0.95) / 2, of the futures so far");
     browser.write("#find", "round table");
     assert_eq!(browser.text("#rankings"), "none found", "the last message is searched, not the first");
     browser.assert_quiet(&page);
@@ -242,6 +244,7 @@ fn five_thousand_futures_stay_usable() {
     browser.open(&page);
     let opened = started.elapsed();
     assert_eq!(browser.text("#matches"), "5,000 futures");
+    assert_eq!(browser.text("#choose"), "", "there is nothing to choose");
     let drawn = browser.run("return document.querySelectorAll('*').length").as_u64().expect("a number");
     assert!(drawn < 5_000, "{drawn} elements");
     assert!(browser.text("#tree .more").starts_with("Show 100 more of 300"));

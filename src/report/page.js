@@ -275,6 +275,14 @@ function metricCell(summary) {
   return [withError(summary.mean, summary.std_error), notes.length > 0 && el("small", {}, notes.join(", "))];
 }
 
+// A metric's mean where the trace has no result that would say it.
+function soFar(ranking, futures, name) {
+  if (ranking.outcome) return null;
+  const counted = futures.filter((future) => future.counted);
+  const values = counted.map((future) => judgedOf(own(future.metrics, name)).value).filter(Number.isFinite);
+  return { mean: mean(values), std_error: null };
+}
+
 function columns(ranking, view) {
   const some = (field) => ranking.candidates.some((candidate) => candidate[field] !== null);
   const best = ranking.candidates[0];
@@ -293,7 +301,7 @@ function columns(ranking, view) {
     some("probability_best") && { name: "P(best)", class: "number", cell: (candidate) =>
       candidate.probability_best === null ? "–" : percent(candidate.probability_best) },
     ...view.metrics.map((name) => ({ name, foreign: true, class: "number", note: weightOf(ranking, name),
-      cell: (candidate) => metricCell(own(candidate.metrics, name)) })),
+      cell: (candidate) => metricCell(own(candidate.metrics, name) ?? soFar(ranking, view.futures(candidate), name)) })),
     { name: "Futures", class: "number", cell: (candidate) => {
       const futures = view.futures(candidate), counted = futures.filter((rollout) => rollout.counted).length;
       return counted === futures.length ? integer(counted) : `${integer(counted)} of ${integer(futures.length)}`;

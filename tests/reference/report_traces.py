@@ -74,7 +74,8 @@ class Trace:
                 if name == "token_amount":
                     metrics[name]["saturated"] = sum(r["metrics"][name]["saturated"] for r in good) / max(len(good), 1)
                 else:
-                    metrics[name]["mass"] = min((r["metrics"][name].get("mass", 1) for r in good), default=None)
+                    masses = [r["metrics"][name]["mass"] for r in good if "mass" in r["metrics"][name]]
+                    metrics[name]["mass"] = min(masses, default=None)
             ranked.append({
                 "candidate": c, "response": text, "reward": mean, "std_error": error, "interval": interval,
                 "metrics": metrics, "excluded": len(mine) - len(good), "cost": self.cost(mine),
