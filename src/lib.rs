@@ -32,6 +32,8 @@ pub mod internals;
 pub mod model;
 pub(crate) mod onnx;
 pub mod rank;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod reward;
 pub mod rollout;
 pub mod runtime;

@@ -31,6 +31,9 @@ pub(super) enum Command {
     Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
+    /// Turn a trace of rankings into one HTML page
+    #[cfg(feature = "report")]
+    Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the wait for scores
     Bench(BenchArgs),
     /// Measure how far models are from a reference, as quantised exports are from float32
@@ -252,6 +255,20 @@ pub(super) struct RankArgs {
     /// Append every rollout to this file as it ends, as a line of JSON
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
+}
+
+#[cfg(feature = "report")]
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Trace, one JSON document a line, or - for standard input
+    #[arg(value_name = "ROLLOUTS.JSONL")]
+    pub(super) trace: PathBuf,
+    /// Page to write; an earlier one is replaced
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    /// Only this ranking; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(super) ranking: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,8 @@ mod compare;
 mod models;
 mod output;
 mod rank;
+#[cfg(feature = "report")]
+mod report;
 mod reward_bench;
 mod score;
 
@@ -39,6 +41,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => models::logprobs(&args),
         Command::Score(args) => score::score(&args),
         Command::Rank(args) => rank::rank(&args),
+        #[cfg(feature = "report")]
+        Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),
     }

@@ -1,0 +1,75 @@
+//! A file that appears whole or not at all: it is written under a temporary name beside its final one, then renamed.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Writes `content` to `path`. Through a symbolic link, the file that it leads to is replaced, not the link.
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let target = resolve(path)?;
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    let partial = target.with_file_name(name);
+    let written = File::create_new(&partial)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&partial, &target));
+    written.map_err(|error| {
+        if error.kind() != std::io::ErrorKind::AlreadyExists {
+            // Best effort; its name says what it is.
+            let _ = fs::remove_file(&partial);
+        }
+        Error::io("write", path, error)
+    })
+}
+
+/// The file to replace or to make. Devices and folders are not replaced.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Ok(target) if target.is_file() => Ok(target),
+        Ok(_) => Err(Error::invalid_request(format!(
+            "{} is no regular file, and a page can't take its place; give the name of a file",
+            path.display()
+        ))),
+        Err(_) if path.file_name().is_some() => Ok(path.to_owned()),
+        Err(error) => Err(Error::io("write", path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_replaces_another_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("page.html");
+        write(&page, b"one").unwrap();
+        write(&page, b"two").unwrap();
+        assert_eq!(fs::read(&page).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path(), Path::new("/dev/null"), Path::new("/")] {
+            assert!(write(path, b"x").unwrap_err().to_string().contains("is no regular file"));
+        }
+        assert!(write(&folder.path().join("none/page.html"), b"x").is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let [page, link] = ["page.html", "link.html"].map(|name| folder.path().join(name));
+        fs::write(&page, "one").unwrap();
+        std::os::unix::fs::symlink(&page, &link).unwrap();
+        write(&link, b"two").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&page).unwrap(), b"two");
+    }
+}
