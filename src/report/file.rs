@@ -51,14 +51,18 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_is_no_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        for path in [folder.path(), Path::new("/dev/null"), Path::new("/")] {
+        // Stands for devices: what it is gets lost where a file takes its place.
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for path in [folder.path(), &socket] {
             assert!(write(path, b"x").unwrap_err().to_string().contains("is no regular file"));
         }
         assert!(write(&folder.path().join("none/page.html"), b"x").is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[cfg(unix)]

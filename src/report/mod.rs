@@ -219,6 +219,26 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_byte_costs_its_line_at_most() {
+        let text = include_str!("../../tests/fixtures/report/poem_and_maths.jsonl");
+        let lines: Vec<&str> = text.lines().collect();
+        // A request, two futures and a result.
+        assert!(lines[lines.len() - 7].starts_with("{\"kind\": \"ranking\""));
+        let whole = [lines[0], lines[2], lines[3], lines[lines.len() - 7]].join("\n").into_bytes();
+        for at in (0..whole.len()).step_by(97) {
+            for byte in *b"\"{]9e\\\n\xff" {
+                let mut damaged = whole.clone();
+                damaged[at] = byte;
+                let report = Report::from_lines(&*damaged, "trace.jsonl").unwrap();
+                // A line end within a line makes two of it.
+                let lost = report.unreadable() + report.unknown;
+                assert!(lost <= 2, "byte {byte} at {at}");
+                assert!(report.to_html().is_ok());
+            }
+        }
+    }
+
+    #[test]
     fn nothing_readable_is_an_error_that_says_why() {
         for (text, why) in [
             ("", "there is nothing in it"),
