@@ -31,7 +31,7 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{ByteSize, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
+pub use sections::{AllocationConfig, ByteSize, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
 pub use crate::runtime::{OnUnavailable, Provider};
 

@@ -61,6 +61,10 @@ impl Script {
                     let rollout = seed::rollout_seed(self.seed, candidate, *number, self.common);
                     let turns = (0..4).map(|turn| seed::turn_seed(rollout, turn, ask.role));
                     let questions = (0..16).map(|q| seed::question_seed(rollout, q / 4, q % 4, ask.role));
+                    // Extractions come after all metrics, whose answers a judge may give as well.
+                    let extractions =
+                        (0..4).map(|at| seed::question_seed(rollout, (1 << 16) + at, 0, ModelRole::Extractor));
+                    let questions = questions.chain(extractions);
                     turns.chain(questions).any(|seed| seed == ask.request.seed)
                 })
         };

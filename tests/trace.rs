@@ -62,7 +62,10 @@ fn a_trace_has_every_rollout_as_it_ended() {
     let told = told.lock().expect("no panic");
     assert_eq!(told.len(), 4);
     for (line, candidate, sample) in &*told {
-        assert_eq!((&line["kind"], &line["candidate"], &line["sample"]), (&json!("rollout"), &json!(candidate), &json!(sample)));
+        assert_eq!(
+            (&line["kind"], &line["candidate"], &line["sample"]),
+            (&json!("rollout"), &json!(candidate), &json!(sample))
+        );
     }
     let all = lines(&path);
     assert_eq!(all.len(), 2 * (1 + 4 + 1));

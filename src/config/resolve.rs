@@ -32,6 +32,8 @@ impl Config {
                 common_random_numbers: rollout.common_random_numbers.unwrap_or(default.rollout.common_random_numbers),
                 on_role_confusion: rollout.on_role_confusion.unwrap_or_default(),
             },
+            allocation: rollout.allocation.as_ref().map(|allocation| allocation.settings()).unwrap_or_default(),
+            prune_after_first_turn: rollout.prune_after_first_turn.unwrap_or_default(),
             simulator: Arc::new(InstructedUser {
                 persona: rollout.persona.clone(),
                 style: rollout.style.clone(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
-use crate::rank::FailurePolicy;
+use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
 use crate::reward::ExtractConfig;
 use crate::rollout::{OnRoleConfusion, Style};
 use crate::runtime::{OnUnavailable, Provider};
@@ -283,6 +283,33 @@ pub struct RolloutConfig {
     pub max_policy_tokens: Option<usize>,
     /// What happens when a rollout fails: "drop" (the default) or "error".
     pub on_failure: FailurePolicy,
+    /// Which candidates get how many futures: "fixed" (the default), "sequential_halving", "stop_when_sure", or a table with
+    /// `strategy` and its settings.
+    pub allocation: Option<AllocationConfig>,
+    /// Whether the worse half of the candidates is given up after the first turn of their first futures; no if absent.
+    pub prune_after_first_turn: Option<bool>,
+}
+
+/// `allocation` of `[rollout]`: a strategy, or a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"fixed\", \"sequential_halving\", \"stop_when_sure\", or a table with strategy and its settings"
+)]
+pub enum AllocationConfig {
+    /// With its defaults.
+    Strategy(Strategy),
+    /// With settings.
+    Settings(AllocationSettings),
+}
+
+impl AllocationConfig {
+    pub(super) fn settings(&self) -> AllocationSettings {
+        match self {
+            AllocationConfig::Strategy(strategy) => AllocationSettings { strategy: *strategy, ..Default::default() },
+            AllocationConfig::Settings(settings) => *settings,
+        }
+    }
 }
 
 impl RolloutConfig {
@@ -290,6 +317,9 @@ impl RolloutConfig {
         let as_config = |error: Error| Error::invalid_config(error.to_string());
         crate::rank::validate_window(self.window).map_err(as_config)?;
         crate::rank::validate_samples(self.samples).map_err(as_config)?;
+        if let Some(allocation) = &self.allocation {
+            allocation.settings().validate().map_err(|e| e.context("allocation"))?;
+        }
         at_least_one("max_user_tokens", self.max_user_tokens)?;
         at_least_one("max_policy_tokens", self.max_policy_tokens)?;
         if self.style.as_ref().is_some_and(Style::is_empty) {

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use super::allocation::{AllocationSettings, Allocator, Why};
 use super::count::{self, Loss, Outcome};
 use super::future::{Candidate, Future, is_interruption};
 use super::job::{RankJob, StopReason};
-use super::ranking::{Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
+use super::ranking::{
+    AllocationSummary, Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage,
+};
 use crate::chat::Finish;
-use crate::reward::{Estimate, MetricValue, WeightedMetric};
+use crate::reward::{Difference, Estimate, MetricValue, WeightedMetric, probability_best};
 use crate::rollout::{Ended, RolloutMessage};
 use crate::{Error, ErrorKind, Result};
 
@@ -33,14 +36,58 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     // Stable, so equals stay in the order of the request; no reward sorts below every reward.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
     ranking.sort_by(|a, b| key(b).total_cmp(&key(a)));
+    compare(&mut ranking, &outcomes, job);
     let cost = Cost { roles: job.cost, seconds };
     let ModelsInfo { models, reward_models, bitwise } = models;
-    let mut ranking =
-        Ranking { schema: 1, ranking, cost, models, reward_models, bitwise: bitwise && complete, complete };
+    // The clock is not the same twice.
+    let timed = job.plan.allocation.budget.seconds.is_some();
+    let mut ranking = Ranking {
+        schema: 1,
+        ranking,
+        cost,
+        models,
+        allocation: allocation(job),
+        reward_models,
+        bitwise: bitwise && complete && !timed,
+        complete,
+    };
     if let Some(origin) = &job.origin {
         origin.mark(&mut ranking);
     }
     Ok(ranking)
+}
+
+/// Compares each candidate with the best, by the rollouts that count.
+fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &RankJob) {
+    let paired = job.scene.settings.common_random_numbers;
+    let reward = |outcome: &Outcome| outcome.reward.filter(|_| outcome.loss.is_none());
+    let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| of.iter().map(reward).collect()).collect();
+    let probabilities = probability_best(&rewards, paired);
+    let best = ranking.first().map(|best| best.candidate);
+    for ranked in ranking {
+        let at = ranked.candidate;
+        ranked.probability_best = probabilities.get(at).copied().flatten();
+        ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(at));
+        let of_best = best.filter(|&best| best != at).map(|best| &rewards[best]);
+        ranked.difference = of_best.and_then(|best| Difference::of(&rewards[at], best, paired));
+    }
+}
+
+fn allocation(job: &RankJob) -> AllocationSummary {
+    let settings = if job.scene.window > 0 { job.plan.allocation } else { AllocationSettings::default() };
+    let stopped = match (job.stopped(), job.allocated) {
+        (Some(StopReason::Deadline), None) => "deadline",
+        (Some(StopReason::Cancelled), None) => "cancelled",
+        (_, Some(Why::Budget)) => "budget",
+        (_, Some(Why::Sure)) => "sure",
+        _ => "complete",
+    };
+    AllocationSummary {
+        strategy: settings.strategy,
+        rounds: job.allocator.as_ref().map_or(1, Allocator::rounds),
+        rollouts: job.candidates.iter().map(|candidate| candidate.samples).sum(),
+        stopped,
+    }
 }
 
 /// Everything failed: a ranking of nulls would hide what is wrong.
@@ -130,6 +177,9 @@ fn ranked(at: usize, candidate: &Candidate, outcomes: &[Outcome], metrics: &[Wei
         reward: estimate.map(|estimate| estimate.mean),
         std_error: estimate.and_then(|estimate| estimate.std_error),
         interval: estimate.and_then(|estimate| estimate.interval),
+        difference: None,
+        probability_best: None,
+        given_up: candidate.given_up,
         metrics: summaries.collect(),
         rollouts: rollouts.map(|(sample, (future, outcome))| trace(sample, future, outcome, metrics)).collect(),
         excluded: outcomes.len() - counted.len(),
@@ -147,6 +197,9 @@ fn is_confused(future: &Future) -> bool {
 
 /// What there is to say about a response that was sampled.
 fn note(candidate: &Candidate) -> Option<String> {
+    if candidate.note.is_some() {
+        return candidate.note.clone();
+    }
     match (&candidate.failure, candidate.finish) {
         (Some(error), _) => Some(error.to_string()),
         (None, Some(Finish::Length)) => Some("the response was cut off at its limit of new tokens".into()),

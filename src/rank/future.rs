@@ -20,6 +20,10 @@ pub(super) struct Candidate {
     /// Why the policy stopped writing it, if it was sampled.
     pub(super) finish: Option<Finish>,
     pub(super) failure: Option<Error>,
+    /// Whether it is known to have been given up.
+    pub(super) given_up: bool,
+    /// What there is to say about it.
+    pub(super) note: Option<String>,
     /// Whether it is known to have been sampled as other tokens than its text gives.
     pub(super) retokenized_differs: bool,
     pub(super) cost: RoleCosts,
@@ -34,6 +38,8 @@ impl Candidate {
             samples,
             finish: None,
             failure: None,
+            given_up: false,
+            note: None,
             retokenized_differs: false,
             cost: RoleCosts::default(),
         }
@@ -79,14 +85,25 @@ impl Future {
         }
     }
 
-    /// Whether no model is asked about it any more.
+    /// Whether no model is asked about it any more, unless it is resumed.
     pub(super) fn is_answered(&self) -> bool {
-        self.rollout.ended().is_some() && self.evaluation.is_answered()
+        (self.rollout.ended().is_some() || self.rollout.is_paused()) && self.evaluation.is_answered()
     }
 
-    /// Whether metrics score it: it ended of its own accord, and all their questions are answered.
+    /// Whether it is judged: it ended of its own accord, or pauses.
+    pub(super) fn is_judged(&self) -> bool {
+        self.left_out.is_none() && (self.rollout.is_paused() || self.rollout.ended().is_some_and(Ended::is_scored))
+    }
+
+    /// Whether metrics score it: it is judged, and all their questions are answered.
     pub(super) fn is_scorable(&self) -> bool {
-        self.left_out.is_none() && self.rollout.ended().is_some_and(Ended::is_scored) && self.evaluation.is_answered()
+        self.is_judged() && self.evaluation.is_answered()
+    }
+
+    /// Forgets what was made of it, to be judged anew when it has ended.
+    pub(super) fn forget_scores(&mut self) {
+        self.evaluation = Evaluation::default();
+        self.scores.iter_mut().for_each(|score| *score = None);
     }
 
     /// Whether nothing more will become of it.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::allocation::{AllocationSettings, Allocator, Decision, Spent, Why};
 use super::assemble;
 use super::future::{Candidate, Future, Place, is_interruption, metric_input};
 use super::plan::{FailurePolicy, RankPlan};
@@ -63,8 +65,12 @@ pub struct RankJob {
     pub(super) cost: RoleCosts,
     /// Where the futures come from, if they aren't sampled here.
     pub(super) origin: Option<Origin>,
-    samples: usize,
     seed: u64,
+    /// Says which rollouts come next; `None` where the futures come from elsewhere.
+    pub(super) allocator: Option<Allocator>,
+    /// Why there are no more rollouts.
+    pub(super) allocated: Option<Why>,
+    begun: Option<Instant>,
     /// The requests that are out, and what waits for them.
     waiting: BTreeMap<AskId, (ModelRole, Waiting)>,
     asked: u64,
@@ -98,11 +104,14 @@ impl RankJob {
             needs.push(ModelRole::Policy);
         }
         plan.check(needs, &request.goal)?;
-        let candidates = match &request.candidates {
-            Candidates::Given(texts) => texts.iter().map(|text| Candidate::new(Some(text.clone()), samples)).collect(),
-            Candidates::Sample(count) => (0..*count).map(|_| Candidate::new(None, samples)).collect(),
+        let candidates: Vec<Candidate> = match &request.candidates {
+            Candidates::Given(texts) => texts.iter().map(|text| Candidate::new(Some(text.clone()), 0)).collect(),
+            Candidates::Sample(count) => (0..*count).map(|_| Candidate::new(None, 0)).collect(),
         };
-        Ok(RankJob::of(request, plan, candidates))
+        // Where nothing is sampled, there is nothing to allocate.
+        let settings = if window > 0 { plan.allocation } else { AllocationSettings::default() };
+        let allocator = Allocator::new(settings, candidates.len(), samples, plan.rollout.common_random_numbers)?;
+        Ok(RankJob { allocator: Some(allocator), ..RankJob::of(request, plan, candidates) })
     }
 
     /// A job that samples nothing: the rollouts of `ranking`, which was made of `request`, are scored anew with the
@@ -133,12 +142,14 @@ impl RankJob {
         };
         RankJob {
             scene: Arc::new(scene),
-            samples: candidates.iter().map(|candidate| candidate.samples).max().unwrap_or(0),
             candidates,
             cost: RoleCosts::default(),
             origin: None,
             seed: request.seed.unwrap_or(plan.seed),
             plan,
+            allocator: None,
+            allocated: None,
+            begun: None,
             waiting: BTreeMap::new(),
             asked: 0,
             scoring: false,
@@ -154,22 +165,72 @@ impl RankJob {
             return;
         }
         let before = asks.len();
+        self.begun = Some(Instant::now());
         for candidate in 0..self.candidates.len() {
-            match self.candidates[candidate].response.clone() {
-                Some(response) => self.plan_futures(candidate, &response),
-                None if self.origin.is_none() => self.ask_for_candidate(candidate, asks),
-                None => {}
+            match &self.candidates[candidate] {
+                Candidate { response: Some(_), given: Some(_), .. } => self.take_given(candidate),
+                Candidate { response: None, given: None, .. } => self.ask_for_candidate(candidate, asks),
+                _ => {}
             }
         }
-        // Sample k of every candidate before k + 1: a deadline then finds complete rounds.
-        for sample in 0..self.samples {
+        if self.origin.is_some() {
+            self.start_futures(0, asks);
+        }
+        self.next_round(asks);
+        self.withdraw_if_failed(asks, before);
+    }
+
+    /// Asks for the next round of rollouts if the last one is over, which the first always is.
+    pub(super) fn next_round(&mut self, asks: &mut Vec<Ask>) {
+        self.take_failures();
+        let first = self.candidates.iter().all(|candidate| candidate.samples == 0);
+        let over = self.waiting.is_empty() && !self.scoring && self.futures().all(|(_, future)| future.is_settled());
+        if self.allocated.is_some() || self.stopped.is_some() || self.failure.is_some() || !(first || over) {
+            return;
+        }
+        if self.futures().any(|(_, future)| future.rollout.is_paused()) {
+            return self.prune(asks);
+        }
+        let (rewards, spent) = (self.rewards(), self.spent());
+        let Some(allocator) = &mut self.allocator else { return };
+        match allocator.next(&rewards, spent) {
+            Decision::Done(why) => self.allocated = Some(why),
+            Decision::Sample { rollouts } => {
+                let from = rollouts.iter().map(|(_, samples)| samples.start).min().unwrap_or(0);
+                for (candidate, samples) in rollouts {
+                    self.candidates[candidate].samples = samples.end;
+                    self.plan_futures(candidate);
+                }
+                self.start_futures(from, asks);
+            }
+        }
+    }
+
+    /// Starts what there is from this sample on: sample k of every candidate before k + 1, so that a deadline finds complete
+    /// rounds.
+    fn start_futures(&mut self, from: usize, asks: &mut Vec<Ask>) {
+        let most = self.candidates.iter().map(|candidate| candidate.futures.len()).max().unwrap_or(0);
+        for sample in from..most {
             for candidate in 0..self.candidates.len() {
                 if sample < self.candidates[candidate].futures.len() {
                     self.start_future(Place { candidate, sample }, asks);
                 }
             }
         }
-        self.withdraw_if_failed(asks, before);
+    }
+
+    pub(super) fn rewards(&self) -> Vec<Vec<Option<f64>>> {
+        let reward = |future: &Future| future.reward(&self.plan.metrics);
+        self.candidates.iter().map(|candidate| candidate.futures.iter().map(reward).collect()).collect()
+    }
+
+    fn spent(&self) -> Spent {
+        let total = self.cost.total();
+        Spent {
+            rollouts: self.candidates.iter().map(|candidate| candidate.samples).sum(),
+            tokens: total.prompt_tokens + total.generated_tokens,
+            seconds: self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
+        }
     }
 
     /// Takes the reply to one request, or the error with which it was refused, and appends the requests that follow from it.
@@ -217,6 +278,7 @@ impl RankJob {
                 self.ask_questions(place, pending, asks);
             }
         }
+        self.next_round(asks);
         self.withdraw_if_failed(asks, before);
         Ok(())
     }
@@ -243,7 +305,6 @@ impl RankJob {
         if self.scoring || self.failure.is_some() {
             return None;
         }
-        self.take_failures();
         let quiet = self.waiting.is_empty() || self.stopped.is_some();
         let mut batch = ScoringBatch::new(&self.plan, &self.scene);
         for (place, future) in self.futures().filter(|(_, future)| future.is_scorable()) {
@@ -263,6 +324,7 @@ impl RankJob {
             }
             self.future(place).scores[metric] = Some(score);
         }
+        self.next_round(asks);
         self.withdraw_if_failed(asks, before);
     }
 
@@ -283,7 +345,8 @@ impl RankJob {
         if self.failure.is_some() {
             return true;
         }
-        let quiet = self.stopped.is_some() || (self.started && self.waiting.is_empty());
+        let asked = self.allocator.is_none() || self.allocated.is_some();
+        let quiet = self.stopped.is_some() || (self.started && asked && self.waiting.is_empty());
         quiet && !self.scoring && self.futures().all(|(_, future)| !future.is_answered() || future.is_settled())
     }
 
@@ -305,7 +368,8 @@ impl RankJob {
     /// How far it is.
     pub fn progress(&self) -> Progress {
         let total = self.candidates.iter().map(|candidate| candidate.samples).sum();
-        Progress { finished: self.futures().filter(|(_, future)| future.is_answered()).count(), total }
+        let finished = |future: &Future| future.rollout.ended().is_some() && future.is_answered();
+        Progress { finished: self.futures().filter(|(_, future)| finished(future)).count(), total }
     }
 
     /// The rollouts that have ended and are scored, or won't be, since this was asked last.
@@ -314,7 +378,7 @@ impl RankJob {
         let mut taken = Vec::new();
         for (candidate, of) in self.candidates.iter_mut().enumerate() {
             for (sample, future) in of.futures.iter_mut().enumerate().filter(|(_, future)| !future.told) {
-                if future.is_settled() || (done && future.rollout.ended().is_some()) {
+                if future.rollout.ended().is_some() && (future.is_settled() || done) {
                     future.told = true;
                     taken.push(EndedRollout::of(candidate, sample, future, &plan));
                 }
@@ -343,7 +407,7 @@ impl RankJob {
         self.stopped
     }
 
-    fn futures(&self) -> impl Iterator<Item = (Place, &Future)> {
+    pub(super) fn futures(&self) -> impl Iterator<Item = (Place, &Future)> {
         self.candidates.iter().enumerate().flat_map(|(candidate, of)| {
             of.futures.iter().enumerate().map(move |(sample, future)| (Place { candidate, sample }, future))
         })
@@ -386,10 +450,10 @@ impl RankJob {
     fn on_candidate(&mut self, candidate: usize, reply: Result<ChatReply>, asks: &mut Vec<Ask>) {
         match sampled_candidate(reply) {
             Ok((response, finish)) => {
-                self.plan_futures(candidate, &response);
                 self.candidates[candidate].response = Some(response);
                 self.candidates[candidate].finish = Some(finish);
-                for sample in 0..self.samples {
+                self.plan_futures(candidate);
+                for sample in 0..self.candidates[candidate].samples {
                     self.start_future(Place { candidate, sample }, asks);
                 }
             }
@@ -397,22 +461,35 @@ impl RankJob {
                 let error = error.context("sampling it from the policy");
                 self.fail_if(self.plan.on_rollout_failure, &error, format!("candidate {candidate}"));
                 self.candidates[candidate].failure = Some(error);
+                if let Some(allocator) = &mut self.allocator {
+                    allocator.leave_out(candidate);
+                }
             }
         }
     }
 
-    fn plan_futures(&mut self, candidate: usize, response: &Message) {
+    /// Makes the futures of a candidate that were asked for and aren't there yet, once its response is known.
+    fn plan_futures(&mut self, candidate: usize) {
         let common = self.scene.settings.common_random_numbers;
-        let metrics = self.plan.metrics.len();
-        let sampled = |sample| {
-            let seed = rollout_seed(self.seed, candidate, sample, common);
-            Future::new(Rollout::new(self.scene.clone(), response.clone(), seed), metrics)
-        };
-        let given = |trace| Future::given(self.scene.clone(), response.clone(), trace, metrics);
-        self.candidates[candidate].futures = match self.candidates[candidate].given.take() {
-            Some(traces) => traces.into_iter().map(given).collect(),
-            None => (0..self.samples).map(sampled).collect(),
-        };
+        let (scene, metrics, seed) = (Arc::clone(&self.scene), self.plan.metrics.len(), self.seed);
+        let prunes = self.prunes_next_round();
+        let of = &mut self.candidates[candidate];
+        let Some(response) = &of.response else { return };
+        for sample in of.futures.len()..of.samples {
+            let seed = rollout_seed(seed, candidate, sample, common);
+            let rollout = Rollout::new(Arc::clone(&scene), response.clone(), seed);
+            let rollout = if prunes { rollout.pausing_after(1) } else { rollout };
+            of.futures.push(Future::new(rollout, metrics));
+        }
+    }
+
+    /// Makes the futures that a candidate had before.
+    fn take_given(&mut self, candidate: usize) {
+        let (scene, metrics) = (Arc::clone(&self.scene), self.plan.metrics.len());
+        let of = &mut self.candidates[candidate];
+        let (Some(response), Some(traces)) = (&of.response, of.given.take()) else { return };
+        let given = |trace| Future::given(Arc::clone(&scene), response.clone(), trace, metrics);
+        of.futures = traces.into_iter().map(given).collect();
     }
 
     fn start_future(&mut self, place: Place, asks: &mut Vec<Ask>) {
@@ -420,6 +497,14 @@ impl RankJob {
             return;
         }
         let next = self.future(place).rollout.start();
+        self.advance(place, next, asks);
+    }
+
+    /// Lets a rollout go on after its pause.
+    pub(super) fn resume(&mut self, place: Place, asks: &mut Vec<Ask>) {
+        let future = self.future(place);
+        future.forget_scores();
+        let next = future.rollout.resume();
         self.advance(place, next, asks);
     }
 
@@ -432,7 +517,7 @@ impl RankJob {
         let future = self.future(place);
         if let Some(failure) = future.rollout.failure().map(Error::duplicate) {
             self.fail_if(plan.on_rollout_failure, &failure, place);
-        } else if future.rollout.ended().is_some_and(Ended::is_scored) {
+        } else if future.is_judged() {
             let mut evaluation = std::mem::take(&mut future.evaluation);
             let messages = future.messages();
             let pending = evaluation.start(&plan.metrics, &metric_input(&plan, &scene, &future.rollout, &messages));

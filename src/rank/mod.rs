@@ -24,21 +24,27 @@
 //! - `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
 //!   arithmetic.
 
+mod allocation;
 mod assemble;
 mod count;
 mod future;
 mod job;
 mod plan;
+mod prune;
 mod ranking;
 mod record;
 mod request;
 mod rescore;
 mod scoring;
 
+pub use allocation::{
+    AllocationSettings, Allocator, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Decision, Spent, Strategy, Why,
+};
 pub use job::{Ask, AskId, Progress, RankJob, StopReason};
 pub use plan::{FailurePolicy, RankPlan, Roles};
 pub use ranking::{
-    Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace, TracedMessage,
+    AllocationSummary, Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace,
+    TracedMessage,
 };
 pub use record::{EndedRollout, MetricRecord, RawAnswer, RecordedMessage};
 pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_WINDOW, RankRequest};

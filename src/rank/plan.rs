@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::allocation::AllocationSettings;
 use super::request::RankRequest;
 use crate::reward::{TokenCounter, WeightedMetric};
 use crate::rollout::{Goal, InstructedUser, ModelRole, RolloutSettings, Simulator};
@@ -55,6 +56,11 @@ pub struct RankPlan {
     pub seed: u64,
     /// How futures are sampled.
     pub rollout: RolloutSettings,
+    /// Which candidates get how many futures.
+    pub allocation: AllocationSettings,
+    /// Whether futures pause after their first turn, for the worse half of the candidates to be given up there. Of no effect
+    /// with one turn or two candidates.
+    pub prune_after_first_turn: bool,
     /// Plays the user.
     pub simulator: Arc<dyn Simulator>,
     /// The metrics and their weights; at least one.
@@ -76,6 +82,8 @@ impl RankPlan {
             samples: 3,
             seed: 0,
             rollout: RolloutSettings::default(),
+            allocation: AllocationSettings::default(),
+            prune_after_first_turn: false,
             simulator: Arc::new(InstructedUser::default()),
             metrics: Vec::new(),
             on_metric_failure: FailurePolicy::default(),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::allocation::Strategy;
 use crate::chat::{Finish, Role, Usage};
+use crate::reward::Difference;
 use crate::rollout::{Confusion, Ended, ModelRole};
 
 /// Candidates ranked by multiturn-aware reward. What is unknown is `None`, null in JSON.
@@ -18,6 +20,8 @@ pub struct Ranking {
     pub cost: Cost,
     /// Which models played which role.
     pub models: BTreeMap<ModelRole, ModelInfo>,
+    /// Which candidates got how many rollouts, and why there were no more.
+    pub allocation: AllocationSummary,
     /// Which models metrics asked by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reward_models: Vec<ModelInfo>,
@@ -42,6 +46,14 @@ pub struct RankedCandidate {
     pub std_error: Option<f64>,
     /// 95% interval of the reward by Student's t; unknown at one sample.
     pub interval: Option<[f64; 2]>,
+    /// Its reward less that of the best; sharper than the two intervals where random numbers are common. Unknown for the
+    /// best itself, and where either has no reward.
+    pub difference: Option<Difference>,
+    /// Probability that it is the best of the candidates, in [0, 1]; unknown at one sample.
+    pub probability_best: Option<f64>,
+    /// Whether the allocation of rollouts gave it up: it has fewer of them, on purpose.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
     /// Each metric over the rollouts that count, by name.
     pub metrics: BTreeMap<String, MetricSummary>,
     /// All rollouts, by sample.
@@ -59,6 +71,19 @@ pub struct RankedCandidate {
     pub retokenized_differs: bool,
     /// This candidate's share of the cost.
     pub cost: RoleCosts,
+}
+
+/// How rollouts were allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct AllocationSummary {
+    /// Which candidates were to get how many.
+    pub strategy: Strategy,
+    /// Rounds of rollouts; between them, rewards were looked at.
+    pub rounds: usize,
+    /// Rollouts asked for in all.
+    pub rollouts: usize,
+    /// Why there were no more: "complete", "budget", "sure"; "deadline" or "cancelled" where the ranking was cut short.
+    pub stopped: &'static str,
 }
 
 fn is_zero(count: &usize) -> bool {

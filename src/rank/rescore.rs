@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::future::{Candidate, Future};
-use super::ranking::{ModelInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
+use super::ranking::{AllocationSummary, ModelInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
 use super::request::{Candidates, RankRequest};
 use crate::chat::{Finish, Message};
 use crate::rollout::{ModelRole, Rollout, RolloutMessage, Scene};
@@ -14,6 +14,7 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Origin {
     /// Who sampled them.
     models: BTreeMap<ModelRole, ModelInfo>,
+    allocation: AllocationSummary,
     bitwise: bool,
     complete: bool,
 }
@@ -24,7 +25,7 @@ const SAMPLING: [ModelRole; 2] = [ModelRole::Policy, ModelRole::User];
 impl Origin {
     pub(super) fn of(ranking: &Ranking) -> Self {
         let models = SAMPLING.iter().filter_map(|role| Some((*role, ranking.models.get(role)?.clone()))).collect();
-        Origin { models, bitwise: ranking.bitwise, complete: ranking.complete }
+        Origin { models, allocation: ranking.allocation, bitwise: ranking.bitwise, complete: ranking.complete }
     }
 
     /// Puts it into a ranking that was made of these futures.
@@ -32,6 +33,7 @@ impl Origin {
         // Who would sample here has sampled nothing.
         ranking.models.retain(|role, _| !SAMPLING.contains(role));
         ranking.models.extend(self.models.clone());
+        ranking.allocation = self.allocation;
         ranking.bitwise &= self.bitwise;
         ranking.complete &= self.complete;
     }
@@ -65,11 +67,12 @@ fn candidate(ranked: &RankedCandidate) -> Candidate {
     // Without a response there are no rollouts, but those asked for are reported as excluded.
     let samples = if ranked.response.is_some() { ranked.rollouts.len() } else { ranked.excluded };
     let missing = || (ranked.response.is_none()).then(|| "the response was not sampled".to_owned());
-    let note = ranked.note.clone().or_else(missing);
+    let failure = ranked.note.clone().or_else(missing).map(|note| Error::new(ErrorKind::ModelOutput, note));
     Candidate {
         given: Some(ranked.rollouts.clone()),
-        // Where there is a response, this is read as its note only.
-        failure: note.map(|note| Error::new(ErrorKind::ModelOutput, note)),
+        failure,
+        given_up: ranked.given_up,
+        note: ranked.note.clone(),
         retokenized_differs: ranked.retokenized_differs,
         ..Candidate::new(ranked.response.clone(), samples)
     }

@@ -32,4 +32,4 @@ pub use metrics::{build as build_metric, kinds as metric_kinds};
 pub(crate) use preset::PresetValues;
 pub use preset::{Preset, Task};
 pub use rubric::{Answer, GoalField, Rubric, RubricQuestion};
-pub use stats::Estimate;
+pub use stats::{Difference, Estimate, MAX_COMPARED, Posterior, probability_best};

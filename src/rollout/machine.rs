@@ -45,6 +45,8 @@ pub struct Rollout {
     future: Vec<RolloutMessage>,
     /// Turns completed.
     turn: usize,
+    /// The turn before which it waits to be resumed.
+    pause: Option<usize>,
     speaker: ModelRole,
     ended: Option<Ended>,
     failure: Option<Error>,
@@ -60,6 +62,7 @@ impl Rollout {
             seed,
             future: Vec::new(),
             turn: 0,
+            pause: None,
             speaker: ModelRole::User,
             ended: None,
             failure: None,
@@ -70,6 +73,23 @@ impl Rollout {
     /// A future of `response` that is known already: `future` is what was said, `ended` why no more was.
     pub fn given(scene: Arc<Scene>, response: Message, seed: u64, future: Vec<RolloutMessage>, ended: Ended) -> Self {
         Rollout { future, ended: Some(ended), ..Rollout::new(scene, response, seed) }
+    }
+
+    /// Makes it wait for [`Rollout::resume`] after so many turns, if it hasn't ended by then.
+    #[must_use]
+    pub fn pausing_after(self, turns: usize) -> Self {
+        Rollout { pause: Some(turns), ..self }
+    }
+
+    /// Whether it waits to be resumed.
+    pub fn is_paused(&self) -> bool {
+        self.ended.is_none() && self.pause == Some(self.turn) && self.speaker == ModelRole::User
+    }
+
+    /// Goes on after a pause: the next request.
+    pub fn resume(&mut self) -> Option<(ModelRole, ChatRequest)> {
+        self.pause = None;
+        self.next_request()
     }
 
     /// The first request; none where the window is 0, and then the rollout has ended, as one has whose future was given.
@@ -129,7 +149,7 @@ impl Rollout {
             let cut_off = self.future.last().is_some_and(|last| last.finish == Finish::Length);
             self.ended = Some(if cut_off { Ended::Length } else { Ended::Window });
         }
-        if self.ended.is_some() {
+        if self.ended.is_some() || self.is_paused() {
             return None;
         }
         let conversation: Vec<&Message> = self.conversation().collect();
@@ -304,6 +324,25 @@ mod tests {
         assert!(rollout.on_reply(reply("so.", Finish::Stop)).is_none());
         assert_eq!(rollout.ended(), Some(Ended::Window));
         assert_eq!(rollout.future().len(), 2);
+    }
+
+    #[test]
+    fn a_pause_holds_a_rollout_between_two_turns() {
+        let mut rollout = rollout(2).pausing_after(1);
+        rollout.start();
+        assert!(!rollout.is_paused());
+        rollout.on_reply(reply("and?", Finish::Stop));
+        assert!(rollout.on_reply(reply("so.", Finish::Stop)).is_none());
+        assert!(rollout.is_paused() && rollout.ended().is_none());
+        let (role, request) = rollout.resume().expect("the second turn");
+        assert_eq!((role, request.seed), (ModelRole::User, turn_seed(17, 1, ModelRole::User)));
+        assert!(!rollout.is_paused());
+
+        let mut short = super::tests::rollout(1).pausing_after(1);
+        short.start();
+        short.on_reply(reply("and?", Finish::Stop));
+        short.on_reply(reply("so.", Finish::Stop));
+        assert_eq!((short.ended(), short.is_paused()), (Some(Ended::Window), false));
     }
 
     #[test]
