@@ -144,6 +144,7 @@ unsafe fn generate_options(given: &foreturn_generate_options) -> Result<Generate
         stop: stop.collect::<Result<_, _>>()?,
         ignore_eos: given.ignore_eos,
         on_text,
+        ..GenerateOptions::default()
     })
 }
 

@@ -9,6 +9,7 @@ use super::{
     ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, SampledTokens, Ticket, Usage,
     reasoning,
 };
+use crate::decode::constraint::Constraints;
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::{DecodeOptions, DecoderStats};
@@ -28,6 +29,7 @@ pub(crate) struct LocalChat {
     /// Whether the chat template takes no system message, so that one goes in front of the first message instead.
     folds_system: bool,
     bitwise: bool,
+    constraints: Constraints,
     next: u64,
     under_way: HashMap<SequenceId, UnderWay>,
     sequences: HashMap<Ticket, SequenceId>,
@@ -94,6 +96,7 @@ impl LocalChat {
             prompting: Prompting { render, ..prompting },
             folds_system,
             bitwise,
+            constraints: Constraints::default(),
             next: 0,
             under_way: HashMap::new(),
             sequences: HashMap::new(),
@@ -187,12 +190,15 @@ impl LocalChat {
         }
     }
 
-    fn generate_reader(&self, options: GenerateOptions, prompt: usize) -> Result<Generate> {
+    fn generate_reader(&mut self, options: GenerateOptions, prompt: usize) -> Result<Generate> {
         let folder = self.backend.folder();
         if prompt == 0 {
             return Err(Error::invalid_request("the prompt is empty; give at least one token"));
         }
-        Generate::new(options, prompt, folder.context_length(), folder.tokenizer(), &folder.stop_tokens())
+        let (tokenizer, stop_tokens) = (folder.tokenizer(), folder.stop_tokens());
+        let start = |schema: &_| self.constraints.start(schema, tokenizer, &stop_tokens);
+        let constraint = options.schema.as_ref().map(start).transpose()?;
+        Generate::new(options, prompt, folder.context_length(), tokenizer, &stop_tokens, constraint)
     }
 
     fn queue_direct(
@@ -271,7 +277,8 @@ impl LocalChat {
     fn output(&self, reader: AnyReader, under_way: &UnderWay) -> ChatOutput {
         match reader {
             AnyReader::Generate(mut reader) => {
-                if under_way.opens_reasoning {
+                // JSON is no reasoning, whatever the prompt opened.
+                if under_way.opens_reasoning && !reader.is_constrained() {
                     reader.text = reasoning::with_opening(std::mem::take(&mut reader.text));
                 }
                 // A stop text is cut from the text, so the tokens no longer spell it.
@@ -362,13 +369,10 @@ impl ChatModel for LocalChat {
         let prompt = folder.tokenizer().encode_chat(&messages, &self.prompting.render)?;
         let length = prompt.tokens.len();
         match request.task {
-            ChatTask::Generate { schema: Some(schema), .. } => Err(Error::unsupported(format!(
-                "a reply in JSON (`{}`) from a local model: this version has no constrained sampling",
-                schema.name
-            ))),
-            ChatTask::Generate { max_tokens, sampling, stop, schema: None } => {
+            ChatTask::Generate { max_tokens, sampling, stop, schema } => {
+                let seed = request.seed;
                 let options =
-                    GenerateOptions { max_tokens, sampling, seed: request.seed, stop, ..GenerateOptions::default() };
+                    GenerateOptions { max_tokens, sampling, seed, stop, schema, ..GenerateOptions::default() };
                 let reader = self.generate_reader(options, length)?;
                 let max_new = reader.max_tokens();
                 self.queue_chat(prompt, max_new, AnyReader::Generate(Box::new(reader)))

@@ -117,6 +117,18 @@ pub struct JsonSchema {
     pub schema: serde_json::Value,
 }
 
+impl JsonSchema {
+    /// A schema from the text of a file. `origin` names it in messages; the schema is named `reply`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it isn't JSON.
+    pub fn parse(json: &str, origin: &str) -> Result<Self> {
+        let schema = serde_json::from_str(json)
+            .map_err(|e| Error::invalid_request(format!("{origin}: not a JSON schema: {e}")).with_source(e))?;
+        Ok(JsonSchema { name: "reply".into(), schema })
+    }
+}
+
 /// A finished request.
 #[derive(Debug, Clone)]
 pub struct ChatReply {

@@ -139,6 +139,9 @@ pub(super) struct GenerateArgs {
     /// Go on past end-of-sequence tokens
     #[arg(long)]
     pub(super) ignore_eos: bool,
+    /// JSON schema that the reply has to follow
+    #[arg(long, value_name = "FILE", conflicts_with = "ignore_eos")]
+    pub(super) schema: Option<PathBuf>,
     /// Divides the logits; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     pub(super) temperature: f32,

@@ -1,9 +1,10 @@
 //! Commands on the runtime and on single models.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use foreturn::chat::parse_messages;
+use foreturn::chat::{JsonSchema, parse_messages};
 use foreturn::config::{Config, ModelConfig, RuntimeConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
@@ -153,11 +154,19 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         // A failure to write shows when the line is ended below.
         false => Some(Box::new(|text| drop(output::write(text)))),
     };
+    let schema = match &args.schema {
+        Some(path) => {
+            let (text, origin) = output::read(path)?;
+            Some(Arc::new(JsonSchema::parse(&text, &origin)?))
+        }
+        None => None,
+    };
     let options = GenerateOptions {
         max_tokens: args.max_new_tokens,
         sampling,
         seed: args.seed,
         ignore_eos: args.ignore_eos,
+        schema,
         on_text: stream,
         ..GenerateOptions::default()
     };

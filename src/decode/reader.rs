@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::constraint::Constraint;
 use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
 use super::scheduler::{Next, Reader};
 use super::stop::StopMatcher;
-use crate::Result;
-use crate::chat::Finish;
+use crate::chat::{Finish, JsonSchema};
 use crate::model::tokenizer::{TextStream, Tokenizer};
+use crate::{Error, Result};
 
 /// Receives a reply's text as it is sampled.
 pub type OnText = Box<dyn FnMut(&str) + Send>;
@@ -26,6 +27,14 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Goes on past end-of-turn tokens.
     pub ignore_eos: bool,
+    /// The reply is a JSON document of this schema, on one line, with the keys of objects in the schema's order; free text
+    /// where absent. It ends with the document ([`Finish::Stop`]), or in the middle of it when `max_tokens` are there. Takes
+    /// neither `stop` nor `ignore_eos`.
+    ///
+    /// Needs the feature `constraints`. Draft 2020-12, less what depends on values elsewhere in the document (`not`, `if`,
+    /// `uniqueItems`, …) and `$ref` to other files, which is refused. Texts and numbers without a bound in the schema
+    /// (`maxLength`; `minimum` and `maximum`) have none.
+    pub schema: Option<Arc<JsonSchema>>,
     /// Called with each piece of text that can't be part of a stop text any more.
     pub on_text: Option<OnText>,
 }
@@ -38,6 +47,7 @@ impl Default for GenerateOptions {
             seed: 0,
             stop: Vec::new(),
             ignore_eos: false,
+            schema: None,
             on_text: None,
         }
     }
@@ -79,6 +89,7 @@ pub(crate) struct Generate {
     /// Whether `max_tokens` was cut to what the context leaves.
     cut: bool,
     sampler: Sampler,
+    constraint: Option<Constraint>,
     stop_tokens: Vec<u32>,
     stream: TextStream,
     stops: StopMatcher,
@@ -90,14 +101,16 @@ pub(crate) struct Generate {
 }
 
 impl Generate {
-    /// A reader for a reply to `prompt` tokens in a context of `context`.
+    /// A reader for a reply to `prompt` tokens in a context of `context`. `constraint` is that of the schema, if there is one.
     pub(crate) fn new(
         options: GenerateOptions,
         prompt: usize,
         context: usize,
         tokenizer: &Arc<Tokenizer>,
         stop_tokens: &[u32],
+        constraint: Option<Constraint>,
     ) -> Result<Self> {
+        check_schema(&options, constraint.is_some())?;
         let room = context.saturating_sub(prompt);
         Ok(Generate {
             next: prompt - 1,
@@ -105,6 +118,7 @@ impl Generate {
             max_tokens: options.max_tokens.min(room),
             cut: options.max_tokens > room,
             sampler: Sampler::new(options.sampling, options.seed)?,
+            constraint,
             stop_tokens: if options.ignore_eos { Vec::new() } else { stop_tokens.to_vec() },
             stream: TextStream::new(Arc::clone(tokenizer), !options.ignore_eos),
             stops: StopMatcher::new(&options.stop)?,
@@ -121,13 +135,21 @@ impl Generate {
         self.max_tokens
     }
 
+    /// Whether it is held to a schema.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
     fn read(&mut self, tokens: &[u32], logits: &[f32]) -> Result<Next> {
         self.next += 1;
         if self.max_tokens == 0 {
             return self.end(self.limit());
         }
         let draw = (tokens.len() - self.prompt) as u64;
-        let sampled = self.sampler.sample(draw, tokens, logits)?;
+        let sampled = match &mut self.constraint {
+            None => self.sampler.sample(draw, tokens, logits)?,
+            Some(constraint) => self.sampler.sample_among(constraint.allowed()?, draw, tokens, logits)?,
+        };
         self.tokens.push(sampled.token);
         self.logprobs.push(sampled.logprob);
         if self.stop_tokens.contains(&sampled.token) {
@@ -136,6 +158,12 @@ impl Generate {
         let piece = self.stream.push(sampled.token)?;
         if self.emit(&piece) {
             return self.end(Finish::Stop);
+        }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(sampled.token)?;
+            if constraint.is_complete() {
+                return self.end(Finish::Stop);
+            }
         }
         if self.tokens.len() == self.max_tokens {
             return self.end(self.limit());
@@ -182,6 +210,22 @@ impl Generate {
             Some((last, rest)) if self.stop_tokens.contains(last) => rest,
             _ => &self.tokens,
         }
+    }
+}
+
+/// Refuses options that would cut a document short of its schema or go on after it.
+fn check_schema(options: &GenerateOptions, constrained: bool) -> Result<()> {
+    let Some(schema) = &options.schema else { return Ok(()) };
+    let name = &schema.name;
+    if !options.stop.is_empty() || options.ignore_eos {
+        let other = if options.ignore_eos { "ignore_eos" } else { "stop texts" };
+        return Err(Error::invalid_request(format!(
+            "the JSON schema `{name}` and {other}: a reply in JSON ends with its document; leave out one of them"
+        )));
+    }
+    match constrained {
+        true => Ok(()),
+        false => Err(Error::internal(format!("a reply was asked for in JSON (`{name}`) and isn't held to it"))),
     }
 }
 

@@ -99,15 +99,12 @@ impl Sampler {
     /// # Errors
     /// The logits hold NaN, or nothing finite.
     pub fn sample(&mut self, draw: u64, history: &[u32], logits: &[f32]) -> Result<Sampled> {
-        let max = usable_maximum(logits)?;
-        let normaliser = f64::from(max) + f64::from(exp_sum(logits, max, 1.0)).ln();
-        // A temperature next to 0 has no finite inverse.
-        let scale = (1.0 / self.options.temperature).min(f32::MAX);
-        let greedy = self.options.temperature == 0.0;
+        let (max, normaliser) = normaliser(logits)?;
         let token = if self.options.repetition_penalty == 1.0 {
-            if greedy {
+            if self.is_greedy() {
                 first(logits, max)
             } else {
+                let scale = self.scale();
                 let total = exp_into(logits, &mut self.weights, max, scale);
                 self.draw(draw, total)
             }
@@ -115,15 +112,67 @@ impl Sampler {
             self.weights.clear();
             self.weights.extend_from_slice(logits);
             self.penalise(history);
-            let max = usable_maximum(&self.weights)?;
-            if greedy {
-                first(&self.weights, max)
-            } else {
-                let total = exp_row(&mut self.weights, max, scale);
-                self.draw(draw, total)
-            }
+            self.choose(draw)?
         };
         Ok(Sampled { token: token as u32, logprob: (f64::from(logits[token]) - normaliser) as f32 })
+    }
+
+    /// As [`Sampler::sample`], from the tokens whose bits are set in `allowed` (32 to a word). Others have no part in
+    /// temperature and truncation; the log-probability stays that under the model.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`], or no token that is allowed has a finite logit.
+    pub(crate) fn sample_among(
+        &mut self,
+        allowed: &[u32],
+        draw: u64,
+        history: &[u32],
+        logits: &[f32],
+    ) -> Result<Sampled> {
+        let (_, normaliser) = normaliser(logits)?;
+        self.weights.clear();
+        self.weights.resize(logits.len(), f32::NEG_INFINITY);
+        for (word, (weights, logits)) in allowed.iter().zip(self.weights.chunks_mut(32).zip(logits.chunks(32))) {
+            let mut left = *word;
+            while left != 0 {
+                let bit = left.trailing_zeros() as usize;
+                left &= left - 1;
+                if let (Some(weight), Some(logit)) = (weights.get_mut(bit), logits.get(bit)) {
+                    *weight = *logit;
+                }
+            }
+        }
+        if !self.weights.iter().any(|logit| logit.is_finite()) {
+            return Err(Error::new(
+                ErrorKind::ModelOutput,
+                "the model rules out every token that can come next in the reply's JSON schema: their logits are -inf",
+            ));
+        }
+        if self.options.repetition_penalty != 1.0 {
+            self.penalise(history);
+        }
+        let token = self.choose(draw)?;
+        Ok(Sampled { token: token as u32, logprob: (f64::from(logits[token]) - normaliser) as f32 })
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.options.temperature == 0.0
+    }
+
+    /// What logits are multiplied by. A temperature next to 0 has no finite inverse.
+    fn scale(&self) -> f32 {
+        (1.0 / self.options.temperature).min(f32::MAX)
+    }
+
+    /// Chooses by the logits in the scratch row.
+    fn choose(&mut self, draw: u64) -> Result<usize> {
+        let max = usable_maximum(&self.weights)?;
+        if self.is_greedy() {
+            return Ok(first(&self.weights, max));
+        }
+        let scale = self.scale();
+        let total = exp_row(&mut self.weights, max, scale);
+        Ok(self.draw(draw, total))
     }
 
     /// Applies the repetition penalty to the logits in the scratch row.
@@ -250,8 +299,13 @@ fn first(row: &[f32], max: f32) -> usize {
 /// # Errors
 /// A logit is NaN or +∞, or none is finite.
 pub(crate) fn log_sum_exp(logits: &[f32]) -> Result<f64> {
+    normaliser(logits).map(|(_, normaliser)| normaliser)
+}
+
+/// The largest logit and [`log_sum_exp`].
+fn normaliser(logits: &[f32]) -> Result<(f32, f64)> {
     let max = usable_maximum(logits)?;
-    Ok(f64::from(max) + f64::from(exp_sum(logits, max, 1.0)).ln())
+    Ok((max, f64::from(max) + f64::from(exp_sum(logits, max, 1.0)).ln()))
 }
 
 /// The largest of a row of logits, all of which can be used.
@@ -378,6 +432,28 @@ mod tests {
                 .filter(|&i| top_p == 1.0 || before(&kept, i) < goal * (1.0 + 1e-5))
                 .filter(|&i| i == 0 || kept[i].1 >= f64::from(min_p) * (1.0 - 1e-5));
             prop_assert!(allowed.map(|i| kept[i].0).any(|token| token == sampled.token as usize));
+        }
+
+        /// Tokens that aren't allowed might as well be impossible, but for the log-probability.
+        #[test]
+        fn among_some_is_as_if_there_were_no_others(logits in prop::collection::vec(-8f32..8.0, 1..80), bits in prop::collection::vec(any::<u32>(), 1..4), seed: u64, draw in 0u64..5, temperature in 0f32..2.0, top_k in 0usize..5, top_p in 0.1f32..=1.0, penalty in 0.8f32..1.2) {
+            let options = SamplingOptions { temperature, top_k, top_p, repetition_penalty: penalty, ..SamplingOptions::default() };
+            let allowed = |token: usize| bits.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+            let masked: Vec<f32> = (0..).zip(&logits).map(|(token, x)| if allowed(token) { *x } else { f32::NEG_INFINITY }).collect();
+            let mut sampler = Sampler::new(options, seed).expect("valid");
+            match sampler.sample(draw, &[0, 1], &masked) {
+                Ok(expected) => {
+                    let sampled = sampler.sample_among(&bits, draw, &[0, 1], &logits).expect("finite");
+                    prop_assert_eq!(sampled.token, expected.token);
+                    prop_assert!(allowed(sampled.token as usize));
+                    let logprob = f64::from(logits[sampled.token as usize]) - log_sum_exp(&logits).expect("finite");
+                    prop_assert!((f64::from(sampled.logprob) - logprob).abs() < 1e-6);
+                }
+                Err(_) => {
+                    let error = sampler.sample_among(&bits, draw, &[0, 1], &logits).expect_err("nothing is allowed");
+                    prop_assert_eq!(error.kind(), ErrorKind::ModelOutput);
+                }
+            }
         }
 
         /// A draw depends on its number, not on the draws before it.

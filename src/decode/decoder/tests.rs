@@ -1,9 +1,12 @@
 //! The real model: against transformers' tokens, and bit for bit against itself.
 
+#[cfg(feature = "constraints")]
+mod constrained;
 mod kinds;
 
 use super::*;
 use crate::decode::SamplingOptions;
+use crate::decode::constraint::Constraint;
 use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
 use crate::model::{Batching, ModelKind, OpenOptions};
 use crate::testing::{fixture, runtime, smollm2};
@@ -25,10 +28,19 @@ fn tokens(value: &serde_json::Value) -> Vec<u32> {
 
 /// Queues a reply.
 fn generate(decoder: &mut Decoder, prompt: &[u32], options: GenerateOptions) -> SequenceId {
+    generate_within(decoder, prompt, options, None)
+}
+
+fn generate_within(
+    decoder: &mut Decoder,
+    prompt: &[u32],
+    options: GenerateOptions,
+    constraint: Option<Constraint>,
+) -> SequenceId {
     let folder = Arc::clone(decoder.folder());
-    let reader =
-        Generate::new(options, prompt.len(), folder.context_length(), folder.tokenizer(), &folder.stop_tokens())
-            .expect("options");
+    let (tokenizer, stop_tokens) = (folder.tokenizer(), folder.stop_tokens());
+    let reader = Generate::new(options, prompt.len(), folder.context_length(), tokenizer, &stop_tokens, constraint)
+        .expect("options");
     let max = reader.max_tokens();
     decoder.submit(prompt.to_vec(), max, AnyReader::Generate(Box::new(reader))).expect("accepted")
 }

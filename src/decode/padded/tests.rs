@@ -48,7 +48,7 @@ fn replies_by(batching: Batching, model: &ModelProto, prompts: &[Vec<u32>], coun
         let greedy = SamplingOptions::greedy();
         let options =
             GenerateOptions { max_tokens: count, sampling: greedy, ignore_eos: true, ..GenerateOptions::default() };
-        let reader = Generate::new(options, prompt.len(), 512, folder.tokenizer(), &[]).expect("options");
+        let reader = Generate::new(options, prompt.len(), 512, folder.tokenizer(), &[], None).expect("options");
         decoder.submit(prompt.clone(), count, AnyReader::Generate(Box::new(reader))).expect("accepted");
     }
     let mut ended = Vec::new();

@@ -8,7 +8,7 @@
 //! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
 //! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
 //! taken for structure, with the help of `disguise`. What reward models and encoders need beside is in `around` (the
-//! tokens around a text) and `steps` (a mark after each step of a solution).
+//! tokens around a text) and `steps` (a mark after each step of a solution); what each token spells is in `spelling`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,6 +24,8 @@ mod files;
 mod guard;
 mod prompt;
 mod python;
+#[cfg(feature = "constraints")]
+mod spelling;
 mod steps;
 mod stream;
 mod template;

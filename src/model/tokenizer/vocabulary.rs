@@ -37,6 +37,8 @@ pub(super) struct Vocabulary {
     /// Indices into `controls` by first character, longest text first.
     by_first: HashMap<char, Vec<usize>>,
     control_ids: HashSet<u32>,
+    /// What stands for text that the vocabulary can't express.
+    unknown: Option<u32>,
     /// What every marker begins with.
     lead: String,
     /// A marker of our own, for tokens that are put in afterwards.
@@ -65,9 +67,10 @@ impl Vocabulary {
         rename(tokenizer, &controls);
         let neutral = load(tokenizer, &path)?;
         let mut control_ids: HashSet<u32> = controls.iter().map(|control| control.id).collect();
-        if let Some(unknown) = unknown_token(&tokenizer["model"], &neutral) {
+        let unknown = unknown_token(&tokenizer["model"], &neutral);
+        if let Some(unknown) = &unknown {
             // Any text with a character that the vocabulary lacks yields it, so it can't be structure.
-            control_ids.remove(&unknown);
+            control_ids.remove(unknown);
         }
         let mut by_first: HashMap<char, Vec<usize>> = HashMap::new();
         for (index, control) in controls.iter().enumerate() {
@@ -76,7 +79,7 @@ impl Vocabulary {
         for indices in by_first.values_mut() {
             indices.sort_by_key(|&index| std::cmp::Reverse(controls[index].text.len()));
         }
-        let vocabulary = Vocabulary { real, neutral, controls, by_first, control_ids, lead, slot, slot_id };
+        let vocabulary = Vocabulary { real, neutral, controls, by_first, control_ids, unknown, lead, slot, slot_id };
         vocabulary.check_markers(&path)?;
         Ok(vocabulary)
     }
@@ -91,6 +94,14 @@ impl Vocabulary {
 
     pub(super) fn is_control(&self, id: u32) -> bool {
         self.control_ids.contains(&id)
+    }
+
+    /// The name of a token that stands for text: none of a control token, of what stands for text that the vocabulary can't
+    /// express, and of our own slot.
+    #[cfg(feature = "constraints")]
+    pub(super) fn text_token(&self, id: u32) -> Option<String> {
+        let structure = self.is_control(id) || self.unknown == Some(id);
+        self.real.id_to_token(id).filter(|name| !structure && !self.has_marker(name))
     }
 
     /// Whether a control token begins with this character.

@@ -43,7 +43,7 @@ fn data(name: &str) -> PathBuf {
 }
 
 /// A model folder with one of the fixtures' tokenizers.
-fn folder(kind: &str, config: &Value) -> TempDir {
+pub(super) fn folder(kind: &str, config: &Value) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(data(&format!("{kind}.tokenizer.json")), folder.path().join("tokenizer.json")).unwrap();
     fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
