@@ -152,7 +152,12 @@ impl Tokenizer {
 
     /// Whether the model has a control token of this text.
     pub fn has_control_token(&self, text: &str) -> bool {
-        self.vocabulary.controls().iter().any(|control| control.text == text)
+        self.control_token(text).is_some()
+    }
+
+    /// The id of the model's control token of this text.
+    pub(crate) fn control_token(&self, text: &str) -> Option<u32> {
+        self.vocabulary.controls().iter().find(|control| control.text == text).map(|control| control.id)
     }
 
     /// The names of the model's chat templates; empty for a base model.
