@@ -39,6 +39,19 @@ pub enum ScoreInput {
     },
 }
 
+impl ScoreInput {
+    /// What is scored of a chat: the conversation, or the text that is to become a vector, if it is a single message.
+    pub(crate) fn of(mut messages: Vec<Message>, task: &ScoreTask) -> Self {
+        match (messages.pop(), task) {
+            (Some(only), ScoreTask::Embedding) if messages.is_empty() => ScoreInput::Text(only.content),
+            (last, _) => {
+                messages.extend(last);
+                ScoreInput::Chat(messages)
+            }
+        }
+    }
+}
+
 /// What is read off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ScoreTask {
