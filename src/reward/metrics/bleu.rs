@@ -182,7 +182,10 @@ mod tests {
         for Pair { hypothesis, reference, scores, nltk } in pairs {
             for ((metric, expected), settings) in metrics.iter().zip(scores).zip(&settings) {
                 let found = metric.of(&hypothesis, &reference);
-                assert!((found - expected).abs() <= 1e-9, "{settings}{hypothesis:?} {reference:?}: {found}, {expected}");
+                assert!(
+                    (found - expected).abs() <= 1e-9,
+                    "{settings}{hypothesis:?} {reference:?}: {found}, {expected}"
+                );
                 assert!((0.0..=1.0).contains(&found));
             }
             let found = characters.of(&hypothesis, &reference);

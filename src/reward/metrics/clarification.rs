@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn the_judge_sees_the_response_and_not_what_came_after() {
         let metric = build(toml::Table::new(), "".as_ref()).unwrap();
-        let (response, later) = (Message::new(Role::Assistant, "Which bank?"), Message::new(Role::User, "The river's."));
+        let (response, later) =
+            (Message::new(Role::Assistant, "Which bank?"), Message::new(Role::User, "The river's."));
         let (goal, history) = (Goal::default(), [Message::new(Role::User, "Where is the bank?")]);
         assert_eq!(metric.check(&goal).unwrap_err().kind(), crate::ErrorKind::InvalidRequest);
         let input = MetricInput {

@@ -83,9 +83,10 @@ pub(super) fn build(table: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> 
             "max_output = {max_output} and batch_size = {batch_size}: both have to be at least 1"
         )));
     }
-    let timeout = Duration::try_from_secs_f64(timeout_s).ok().filter(|timeout| !timeout.is_zero()).ok_or_else(|| {
-        Error::invalid_config(format!("timeout_s = {timeout_s} is not a number of seconds above 0"))
-    })?;
+    let timeout = Duration::try_from_secs_f64(timeout_s)
+        .ok()
+        .filter(|timeout| !timeout.is_zero())
+        .ok_or_else(|| Error::invalid_config(format!("timeout_s = {timeout_s} is not a number of seconds above 0")))?;
     let path = located(name, base)?;
     let empty_environment = env == Environment::Empty;
     let program = Program { path, arguments: arguments.to_vec(), empty_environment, timeout, max_output };

@@ -19,7 +19,9 @@ pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metri
         Some(toml::Value::String(path)) if !path.trim().is_empty() => base.join(path),
         Some(other) => return Err(Error::invalid_config(format!("rubric = {other} is not the path of a file"))),
         None => {
-            return Err(Error::invalid_config("rubric is missing: name a file of questions, as in rubric = \"tone.toml\""));
+            return Err(Error::invalid_config(
+                "rubric is missing: name a file of questions, as in rubric = \"tone.toml\"",
+            ));
         }
     };
     let settings: JudgeSettings = settings(table)?;

@@ -100,7 +100,10 @@ enum Scope {
 impl Settings {
     fn validate(&self) -> Result<()> {
         if !self.lambda.is_finite() || self.lambda < 0.0 {
-            return Err(Error::invalid_config(format!("lambda = {} is not a finite number of at least 0", self.lambda)));
+            return Err(Error::invalid_config(format!(
+                "lambda = {} is not a finite number of at least 0",
+                self.lambda
+            )));
         }
         match self.clamp {
             Clamp::At(limit) if !limit.is_finite() || limit <= 0.0 => {
@@ -159,7 +162,8 @@ impl TokenAmount {
             Scope::Future => input.history.len() + 1,
         };
         let messages = input.messages().skip(passed).filter(|message| self.counts(message));
-        let texts = messages.map(|message| if self.settings.count_reasoning { &message.content } else { message.visible() });
+        let texts =
+            messages.map(|message| if self.settings.count_reasoning { &message.content } else { message.visible() });
         let count = |text: &str| self.count.map_or_else(|| (input.count_tokens)(text), |count| count(text));
         match self.settings.joined {
             true => count(&texts.collect::<Vec<&str>>().join(" ")),
@@ -228,5 +232,28 @@ mod tests {
         for Case { text, tokens } in cases {
             assert_eq!(count(&text), tokens, "{text:?}");
         }
+    }
+
+    /// tiktoken: 3 tokens of "1 2", 1 of "1" and of "2".
+    #[cfg(feature = "tiktoken")]
+    #[test]
+    fn messages_can_be_counted_as_one_text() {
+        let (history, goal) = ([Message::new(Role::User, "1")], crate::rollout::Goal::default());
+        let response = Message::new(Role::Assistant, "2");
+        let input = MetricInput {
+            history: &history,
+            response: &response,
+            future: &[],
+            goal: &goal,
+            ended: crate::rollout::Ended::Window,
+            extracted: None,
+            count_tokens: &|text| text.len(),
+        };
+        let value = |rest: &str| {
+            let toml = format!("unit = 'cl100k'\nlambda = 1\nclamp = false\nsign = 'amount'\n{rest}");
+            build(toml.parse().unwrap(), "".as_ref()).unwrap().score(&[Scored { input, answers: &[] }]).pop().unwrap()
+        };
+        assert_eq!(value("joined = true").unwrap().value, 3.0);
+        assert_eq!(value("").unwrap().value, 2.0);
     }
 }

@@ -4,16 +4,14 @@ use super::*;
 use crate::chat::Role;
 use crate::rollout::Ended;
 
-/// Says what it was given; tests that start this program again tell it so by this variable.
+/// Tells the test that starts this program again that it is the program started.
 const INNER: &str = "FORETURN_TEST_HOST_OF_COMMANDS";
-
-fn metric(toml: &str) -> Arc<dyn Metric> {
-    build(toml.parse().expect("settings"), "".as_ref()).unwrap_or_else(|e| panic!("{toml}: {e}"))
-}
 
 /// A metric that runs a shell script.
 fn shell(script: &str, rest: &str) -> Arc<dyn Metric> {
-    metric(&format!("command = ['sh', '-c', '''{script}''']\n{rest}"))
+    let mut table: toml::Table = rest.parse().expect("settings");
+    table.insert("command".into(), vec!["sh", "-c", script].into());
+    build(table, "".as_ref()).unwrap_or_else(|e| panic!("{script}: {e}"))
 }
 
 /// The metric's results for conversations with these responses.
@@ -44,7 +42,10 @@ fn failure(metric: &dyn Metric) -> (ErrorKind, String) {
 fn a_program_is_told_the_conversation_and_scores_in_batches() {
     let folder = tempfile::tempdir().unwrap();
     let seen = folder.path().join("seen");
-    let script = format!("tee -a {} | grep -o response | sed s/response/0.25/ | paste -sd, | sed \"s/^/{{\\\"scores\\\":[/;s/$/]}}/\"", seen.display());
+    let script = format!(
+        "tee -a {} | grep -o response | sed s/response/0.25/ | paste -sd, | sed \"s/^/{{\\\"scores\\\":[/;s/$/]}}/\"",
+        seen.display()
+    );
     let results = score(&*shell(&script, "batch_size = 2"), &["one", "two <think>no</think>", "three"]);
     assert_eq!(results.len(), 3);
     for result in results {
@@ -65,10 +66,8 @@ fn a_program_is_told_the_conversation_and_scores_in_batches() {
 
 #[test]
 fn scores_may_have_reasons_and_each_fails_alone() {
-    let script = r#"cat >/dev/null; echo '{"scores": [1, {"value": -2.5, "saturated": true}, {"error": "no poem"}, null]}'"#;
-    let results = score(&*shell(&script.replace('\'', "\""), ""), &["a"; 4]);
-    assert!(results[0].is_err(), "quotes inside quotes are no JSON");
-    let results = score(&*metric(&format!("command = ['sh', '-c', {:?}]", script)), &["a"; 4]);
+    let scores = r#"[1, {"value": -2.5, "saturated": true}, {"error": "no poem"}, null]"#;
+    let results = score(&*shell(&format!("echo '{{\"scores\": {scores}}}'"), ""), &["a"; 4]);
     assert_eq!(*results[0].as_ref().unwrap(), MetricValue::new(1.0));
     assert_eq!(*results[1].as_ref().unwrap(), MetricValue { saturated: Some(true), ..MetricValue::new(-2.5) });
     assert_eq!(results[2].as_ref().unwrap_err().to_string(), "the program says: no poem");
@@ -82,42 +81,44 @@ fn what_goes_wrong_is_a_failure_with_the_reason() {
         ("echo oops >&2; exit 3", "", &["`sh`: it failed (exit status: 3)", "standard error ends: oops"][..]),
         ("echo why >&2; echo hello", "", &["not the JSON", "why"]),
         ("echo", "", &["not the JSON"]),
-        ("echo {\\\"scores\\\":[]}", "", &["it gave 0 scores for 1 conversations"]),
-        ("echo {\\\"scores\\\":[NaN]}", "", &["not the JSON"]),
-        ("echo {\\\"scores\\\":[1e999]}", "", &["not the JSON"]),
+        ("echo '{\"scores\":[]}'", "", &["it gave 0 scores for 1 conversations"]),
+        ("echo '{\"scores\":[NaN]}'", "", &["not the JSON"]),
+        ("echo '{\"scores\":[1e999]}'", "", &["not the JSON"]),
         ("kill -9 $$", "", &["it failed (signal: 9"]),
         ("yes", "max_output = 1000", &["more than max_output = 1000 bytes"]),
         (&format!("echo {long}end >&2; exit 1"), "", &["xend"]),
     ] {
-        let (kind, message) = failure(&*metric(&format!("command = ['sh', '-c', \"\"\"{script}\"\"\"]\n{rest}")));
+        let (kind, message) = failure(&*shell(script, rest));
         assert_eq!(kind, ErrorKind::ModelOutput, "{message}");
         assert!(parts.iter().all(|part| message.contains(part)) && message.len() < 2300, "{script}: {message}");
     }
-    let (kind, message) = failure(&*metric("command = ['no-such-program-here']"));
+    let (kind, message) = failure(&*build("command = ['no-such-program-here']".parse().unwrap(), "".as_ref()).unwrap());
     assert!(kind == ErrorKind::Io && message.contains("`no-such-program-here` could not be started"), "{message}");
 }
 
 #[test]
 fn a_slow_program_is_killed_with_all_it_started() {
-    for script in ["sleep 60 & sleep 60", "sleep 60 & exit 0", "exec >&-; sleep 60"] {
+    for script in
+        ["sleep 60 & echo $! > PID; sleep 60", "sleep 60 & echo $! > PID", "echo $$ > PID; exec >&-; sleep 60"]
+    {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("group");
+        let path = folder.path().join("pid");
         let started = Instant::now();
-        let (kind, message) = failure(&*shell(&format!("echo $$ > {}; {script}", path.display()), "timeout_s = 0.3"));
+        let (kind, message) = failure(&*shell(&script.replace("PID", &path.display().to_string()), "timeout_s = 0.3"));
         assert_eq!(kind, ErrorKind::ModelOutput);
         assert!(message.contains("longer than timeout_s = 0.3"), "{script}: {message}");
-        assert!(started.elapsed() < Duration::from_secs(20), "{script}");
-        let group: i32 = std::fs::read_to_string(path).unwrap().trim().parse().unwrap();
-        // Killed processes stay in their group until somebody has waited for them.
-        let gone = || {
-            // SAFETY: signal 0 is none: it asks whether there is such a group.
-            unsafe { libc::kill(-group, 0) != 0 }
-        };
-        while !gone() {
-            assert!(started.elapsed() < Duration::from_secs(30), "{script}: a process of group {group} lives on");
+        let process = std::fs::read_to_string(path).unwrap();
+        while is_alive(process.trim()) {
+            assert!(started.elapsed() < Duration::from_secs(30), "{script}: process {process} lives on");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Whether a process is there and has not ended; one that nobody waits for stays as a zombie.
+fn is_alive(process: &str) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    state.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
 }
 
 #[test]
@@ -177,9 +178,8 @@ fn in_such_a_host() {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
     let long = "x".repeat(1 << 20);
-    let reply = "exec <&-; sleep 0.1; echo {\\\"scores\\\":[0.5]}";
-    let metric = metric(&format!("command = ['sh', '-c', \"\"\"{reply}\"\"\"]"));
-    assert_eq!(*score(&*metric, &[&long])[0].as_ref().unwrap(), MetricValue::new(0.5));
+    let deaf = shell("exec <&-; sleep 0.1; echo '{\"scores\":[0.5]}'", "");
+    assert_eq!(*score(&*deaf, &[&long])[0].as_ref().unwrap(), MetricValue::new(0.5));
     let (_, message) = failure(&*shell("exit 1", ""));
     assert!(message.contains("not the JSON"), "no status, no output, no value: {message}");
     let (_, message) = failure(&*shell("sleep 60 & exit 0", "timeout_s = 0.3"));
