@@ -36,10 +36,7 @@ impl ClarificationReport {
     /// `balanced_accuracy_score`), in [0, 1]. Of one alone where the other never comes; `None` without any.
     pub fn macro_accuracy(&self) -> Option<f64> {
         let share = |right: usize, wrong: usize| (right + wrong > 0).then(|| right as f64 / (right + wrong) as f64);
-        mean([
-            share(self.asked_ambiguous, self.missed_ambiguous),
-            share(self.answered_clear, self.asked_clear),
-        ])
+        mean([share(self.asked_ambiguous, self.missed_ambiguous), share(self.answered_clear, self.asked_clear)])
     }
 
     /// The mean of the F1 of asking and of not asking (scikit-learn's `f1_score(average="macro")`), in [0, 1]. A class that

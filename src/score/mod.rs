@@ -242,3 +242,19 @@ impl ImplicitOptions {
         ImplicitReward { reward: self.beta * (of(policy) - of(reference)), policy, reference }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Role;
+
+    #[test]
+    fn a_single_message_is_embedded_as_a_text() {
+        let messages = |count| vec![Message::new(Role::User, "Why?"); count];
+        let of = |count, task| ScoreInput::of(messages(count), &task);
+        assert_eq!(of(1, ScoreTask::Embedding), ScoreInput::Text("Why?".into()));
+        assert_eq!(of(1, ScoreTask::Labels), ScoreInput::Chat(messages(1)));
+        assert_eq!(of(2, ScoreTask::Embedding), ScoreInput::Chat(messages(2)));
+        assert_eq!(of(0, ScoreTask::Embedding), ScoreInput::Chat(vec![]));
+    }
+}
