@@ -19,6 +19,7 @@ REFERENCE_VENV := target/reference-venv
 FIXTURES_VENV := target/fixtures-venv
 BUILDER_VENV := target/genai-builder-venv
 GENAI_VENV := target/genai-venv
+METRICS_VENV := target/metrics-venv
 PEERS_VENV := target/peers-venv
 PEERS_HF := target/peers/smollm2-135m-instruct-hf
 # Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
@@ -35,7 +36,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 .DELETE_ON_ERROR:
 .PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
   test lint deny bench bench-baseline instructions \
-  instructions-baseline references fixtures check-genai clean-models
+  instructions-baseline references metric-references fixtures check-genai clean-models
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -158,6 +159,11 @@ references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew w
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
 
+metric-references: $(METRICS_VENV)/.installed ## Record anew what sacrebleu, NLTK, tiktoken and scikit-learn compute
+	$(METRICS_VENV)/bin/python tests/reference/make_bleu_fixtures.py
+	$(METRICS_VENV)/bin/python tests/reference/make_token_counts.py
+	$(METRICS_VENV)/bin/python tests/reference/make_clarification_fixtures.py
+
 fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/fixtures/models and embedder.json anew
 	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py
 	$(FIXTURES_VENV)/bin/python tests/reference/make_gguf_models.py
@@ -177,6 +183,7 @@ check-genai: quantized $(GENAI_VENV)/.installed ## Check that onnxruntime-genai 
 $(REFERENCE_VENV)/.installed: tests/reference/requirements.txt
 $(FIXTURES_VENV)/.installed: tests/reference/requirements-fixtures.txt
 $(BUILDER_VENV)/.installed: tests/reference/requirements-genai-builder.txt
+$(METRICS_VENV)/.installed: tests/reference/requirements-metrics.txt
 $(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
 $(PEERS_VENV)/.installed: benches/peers/requirements.txt
 target/%-venv/.installed:

@@ -15,6 +15,7 @@ use foreturn::rank::{
 };
 use foreturn::reward::{Metric, MetricInput, MetricValue, Scored, TokenCounter, WeightedMetric, build_metric};
 use foreturn::rollout::seed;
+use foreturn::score::ScoreOutput;
 use foreturn::{Error, ErrorKind, Result};
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -354,6 +355,9 @@ struct MetricCases {
 #[serde(deny_unknown_fields)]
 struct MetricCase {
     about: String,
+    /// Settings beside the file's.
+    #[serde(default)]
+    settings: toml::Table,
     history: Vec<Message>,
     response: String,
     #[serde(default)]
@@ -362,22 +366,44 @@ struct MetricCase {
     extracted: Option<String>,
     #[serde(default)]
     goal: Goal,
-    /// Probabilities of the answers to each of its questions.
+    /// What the models say to its questions.
     #[serde(default)]
-    answers: Vec<Vec<f64>>,
+    answers: Vec<Said>,
     /// The value; absent where the metric has to fail.
     value: Option<f64>,
     saturated: Option<bool>,
     mass: Option<f64>,
 }
 
+/// What a model says to a metric.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    /// Probabilities of a question's answers.
+    Probabilities(Vec<f64>),
+    /// A text as a vector.
+    Embedding { embedding: Vec<f32> },
+}
+
+impl From<Said> for ChatOutput {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Probabilities(probabilities) => ChatOutput::Choice { probabilities },
+            Said::Embedding { embedding } => ChatOutput::Score(ScoreOutput::Embedding(embedding)),
+        }
+    }
+}
+
 #[test]
 fn metrics_give_the_values_in_their_data_files() {
     for (path, text) in fixtures("ranking/metrics") {
         let file: MetricCases = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let metric = build_metric(&file.kind, file.settings, "".as_ref()).expect("a metric");
+        let folder = path.parent().expect("a folder");
         for case in file.cases {
             let at = format!("{} ({})", path.display(), case.about);
+            let mut settings = file.settings.clone();
+            settings.extend(case.settings);
+            let metric = build_metric(&file.kind, settings, folder).unwrap_or_else(|e| panic!("{at}: {e}"));
             let response = Message::new(Role::Assistant, case.response);
             let future: Vec<&Message> = case.future.iter().collect();
             let count_tokens = words();
@@ -393,8 +419,7 @@ fn metrics_give_the_values_in_their_data_files() {
             metric.check(&case.goal).unwrap_or_else(|e| panic!("{at}: {e}"));
             let questions = metric.questions(&input, &[]).expect("questions");
             assert_eq!(questions.len(), case.answers.len(), "{at}: questions");
-            let answers: Vec<ChatOutput> =
-                case.answers.into_iter().map(|probabilities| ChatOutput::Choice { probabilities }).collect();
+            let answers: Vec<ChatOutput> = case.answers.into_iter().map(ChatOutput::from).collect();
             let score = metric.score(&[Scored { input, answers: &answers }]).pop().expect("one result");
             match (case.value, score) {
                 (Some(value), Ok(score)) => {

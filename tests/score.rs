@@ -149,7 +149,8 @@ fn a_published_embedder_gives_the_embeddings_of_sentence_transformers() {
     let texts: Vec<Text> = serde_json::from_str(&texts).expect("texts");
     let folder = scratch();
     export(&ExportOptions::new(&checkpoint, folder.path().join("minilm")), &mut |_| ()).expect("an export");
-    let toml = format!("[models.minilm]\npath = {:?}\n", folder.path().join("minilm").display().to_string());
+    let path = folder.path().join("minilm").display().to_string();
+    let toml = format!("{}[models.minilm]\npath = {path:?}\n", similarity_by("minilm"));
     let mut config = Config::from_toml(&toml, Path::new("/")).expect("a configuration");
     config.runtime.library = Some(runtime_path());
     let engine = Engine::new(config).expect("an engine");
@@ -158,6 +159,8 @@ fn a_published_embedder_gives_the_embeddings_of_sentence_transformers() {
         let given: Vec<f64> = given.into_iter().map(f64::from).collect();
         close(&given, &text.embedding, 1e-4, &text.text);
     }
+    let texts: Vec<(String, Vec<f64>)> = texts.into_iter().map(|text| (text.text, text.embedding)).collect();
+    check_similarities(&engine, &texts);
 }
 
 #[test]
@@ -572,6 +575,42 @@ fn rankings_use_reward_models() {
     }
 }
 
+fn similarity_by(model: &str) -> String {
+    format!("[[metrics]]\nkind = \"similarity\"\nmodel = \"{model}\"\n")
+}
+
+/// Holds rewards by `similarity` to the cosines of recorded embeddings, each text against the first.
+fn check_similarities(engine: &Engine, texts: &[(String, Vec<f64>)]) {
+    let (reference, one) = &texts[0];
+    let candidates: Vec<&str> = texts.iter().map(|(text, _)| text.as_str()).collect();
+    let request = json!({
+        "conversation": [{"role": "user", "content": "Say something."}], "candidates": candidates, "window": 0,
+        "goal": {"reference": reference},
+    });
+    let request = RankRequest::from_json(&request.to_string(), "a request").expect("a request");
+    let ranking = engine.rank(request, RankOptions::default()).expect("a ranking");
+    assert_eq!(ranking.ranking.len(), texts.len());
+    let dot = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
+    for candidate in &ranking.ranking {
+        let (text, other) = &texts[candidate.candidate];
+        let cosine = dot(one, other) / (dot(one, one) * dot(other, other)).sqrt();
+        close(&[candidate.reward.expect("a reward")], &[cosine], 1e-4, text);
+    }
+}
+
+#[test]
+fn similarities_are_the_cosines_of_the_references_embeddings() {
+    for name in ["bert-embedding", "bert-embedding-first"] {
+        let cases = reference(name).cases;
+        let texts: Vec<(String, Vec<f64>)> =
+            cases.into_iter().filter_map(|case| case.text.map(|text| (text, case.embedding))).collect();
+        assert!(texts.len() >= 2, "{name}");
+        let folder = scratch();
+        let engine = Engine::new(config(folder.path(), &[name], &similarity_by(name))).expect("an engine");
+        check_similarities(&engine, &texts);
+    }
+}
+
 #[test]
 fn metrics_that_their_model_cannot_serve_are_refused_before_anything_is_sampled() {
     let request = r#"{"conversation": [{"role": "user", "content": "Hi"}], "candidates": ["a"], "window": 0}"#;
@@ -586,6 +625,7 @@ fn metrics_that_their_model_cannot_serve_are_refused_before_anything_is_sampled(
         ("llama-labels", "kind = \"reward_model\"\nlabel = 5", "label 5 is not there"),
         ("llama-labels", "kind = \"process_reward\"", "scores whole texts, not tokens"),
         ("llama", "kind = \"reward_model\"", "a language model without a head of scores"),
+        ("llama-labels", "kind = \"similarity\"", "gives scores, and an embedding is asked of it"),
         ("llama-labels", "kind = \"implicit_reward\"\nreference = \"llama-labels\"", "gives scores instead of tokens"),
     ] {
         let rest = format!("[[metrics]]\nmodel = \"{model}\"\n{metric}\n");

@@ -362,7 +362,7 @@ impl ChatModel for LocalChat {
         let folder = Arc::clone(self.backend.folder());
         let messages = if self.folds_system { folded(request.messages) } else { request.messages };
         if let ChatTask::Score(task) = request.task {
-            let encoded = input::encode(&folder, &self.prompting, ScoreInput::Chat(messages), &task)?;
+            let encoded = input::encode(&folder, &self.prompting, ScoreInput::of(messages, &task), &task)?;
             let id = self.backend.score(encoded)?;
             return Ok(self.track(id, EncodedChat::default(), Some(task), None));
         }

@@ -104,7 +104,8 @@ pub enum ChatTask {
         /// For each answer, its accepted spellings.
         answers: Vec<Vec<String>>,
     },
-    /// Score the conversation as it stands; nobody speaks next.
+    /// Score the conversation as it stands; nobody speaks next. For an embedding, a single message is a text by itself,
+    /// without who says it.
     Score(ScoreTask),
 }
 

@@ -102,13 +102,14 @@ impl JudgeMetric {
             let (asked, got) = (questions.len(), answers.len());
             return Err(Error::internal(format!("it asked {asked} questions and got {got} answers")));
         }
-        let (mut sum, mut least_mass) = (0.0, 1.0_f64);
+        let (mut sum, mut weights, mut least_mass) = (0.0, 0.0, 1.0_f64);
         for (question, answer) in questions.iter().zip(answers) {
             let (value, mass) = self.answer_value(question, answer)?;
-            sum += value;
+            sum += question.weight * value;
+            weights += question.weight;
             least_mass = least_mass.min(mass);
         }
-        Ok(MetricValue { value: sum / questions.len() as f64, saturated: None, mass: Some(least_mass) })
+        Ok(MetricValue { mass: Some(least_mass), ..MetricValue::new(sum / weights) })
     }
 
     /// A question's value and the probability mass on its answers.

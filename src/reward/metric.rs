@@ -77,9 +77,16 @@ pub struct MetricValue {
     pub mass: Option<f64>,
 }
 
+impl MetricValue {
+    /// A value and nothing beside it.
+    pub fn new(value: f64) -> Self {
+        MetricValue { value, saturated: None, mass: None }
+    }
+}
+
 impl From<f64> for MetricValue {
     fn from(value: f64) -> Self {
-        MetricValue { value, saturated: None, mass: None }
+        MetricValue::new(value)
     }
 }
 

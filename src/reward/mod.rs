@@ -14,6 +14,7 @@
 //! - [`Rubric`]: questions with weighed answers, as data files; `rubrics/` holds those that come with the library.
 //! - `preset`: the constants of published setups.
 
+mod clarification;
 mod evaluation;
 mod extract;
 mod json_reply;
@@ -24,6 +25,7 @@ mod preset;
 mod rubric;
 mod stats;
 
+pub use clarification::ClarificationReport;
 pub(crate) use evaluation::{Asker, Evaluation, Pending};
 pub use extract::{ExtractConfig, Extraction};
 pub use judge::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};

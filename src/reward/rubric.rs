@@ -3,6 +3,7 @@
 //! ```toml
 //! shows = ["reference"]            # fields of the goal that the judge sees, of task, prompt, reference, tests
 //! [[questions]]
+//! weight = 1.0                     # its share of the value; 1 if absent
 //! text = "Does the final answer agree with the reference?"
 //! [[questions.answers]]
 //! spellings = ["Yes", "yes"]       # the first is the one the judge is told
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use crate::rollout::Goal;
 use crate::{Error, Result};
 
-/// Questions to a judge; the rubric's value is the mean of theirs.
+/// Questions to a judge; the rubric's value is the mean of theirs by their weights.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rubric {
@@ -36,6 +37,13 @@ pub struct RubricQuestion {
     pub text: String,
     /// Its answers; at least two.
     pub answers: Vec<Answer>,
+    /// Its weight in the mean over all questions; finite and above 0.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// An answer and what it is worth.
@@ -120,6 +128,9 @@ impl RubricQuestion {
         if self.text.trim().is_empty() {
             return Err(Error::invalid_config("text is empty: write the question"));
         }
+        if !self.weight.is_finite() || self.weight <= 0.0 {
+            return Err(Error::invalid_config(format!("weight = {} is not a finite number above 0", self.weight)));
+        }
         if self.answers.len() < 2 {
             let found = self.answers.len();
             return Err(Error::invalid_config(format!("answers has {found} entries: a question needs at least two")));
@@ -175,6 +186,7 @@ mod tests {
             (format!("{yes}{}", answer("", "0.0")), "spellings is empty"),
             (format!("{yes}{}", answer("\"No\"", "nan")), "not a finite number"),
             (format!("{yes}wieght = 1"), "unknown field `wieght`"),
+            (format!("weight = 0.0\n{yes}{}", answer("\"No\"", "0.0")), "weight = 0 is not a finite number above 0"),
         ] {
             let message = parse(&text).unwrap_err().to_string();
             assert!(message.starts_with("r.toml: ") && message.contains(part), "{message}");

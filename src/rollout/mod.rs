@@ -78,6 +78,9 @@ pub struct Goal {
     /// Name of the function that the tests call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry_point: Option<String>,
+    /// Whether the last user message before the response leaves open what is meant, so that a good response asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ambiguous: Option<bool>,
 }
 
 /// Why a rollout ended.

@@ -39,6 +39,19 @@ pub enum ScoreInput {
     },
 }
 
+impl ScoreInput {
+    /// What is scored of a chat: the conversation, or the text that is to become a vector, if it is a single message.
+    pub(crate) fn of(mut messages: Vec<Message>, task: &ScoreTask) -> Self {
+        match (messages.pop(), task) {
+            (Some(only), ScoreTask::Embedding) if messages.is_empty() => ScoreInput::Text(only.content),
+            (last, _) => {
+                messages.extend(last);
+                ScoreInput::Chat(messages)
+            }
+        }
+    }
+}
+
 /// What is read off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ScoreTask {
@@ -227,5 +240,21 @@ impl ImplicitOptions {
             false => scored.logprob,
         };
         ImplicitReward { reward: self.beta * (of(policy) - of(reference)), policy, reference }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Role;
+
+    #[test]
+    fn a_single_message_is_embedded_as_a_text() {
+        let messages = |count| vec![Message::new(Role::User, "Why?"); count];
+        let of = |count, task| ScoreInput::of(messages(count), &task);
+        assert_eq!(of(1, ScoreTask::Embedding), ScoreInput::Text("Why?".into()));
+        assert_eq!(of(1, ScoreTask::Labels), ScoreInput::Chat(messages(1)));
+        assert_eq!(of(2, ScoreTask::Embedding), ScoreInput::Chat(messages(2)));
+        assert_eq!(of(0, ScoreTask::Embedding), ScoreInput::Chat(vec![]));
     }
 }

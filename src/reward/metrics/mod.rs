@@ -8,6 +8,7 @@ mod scored;
 use serde::de::DeserializeOwned;
 
 use super::metric::Metric;
+use crate::rollout::Goal;
 use crate::{Error, Result};
 
 /// Declares the modules and registers each under its name. A module has a function
@@ -24,11 +25,16 @@ type Build = fn(toml::Table, &Path) -> Result<Arc<dyn Metric>>;
 
 kinds! {
     accuracy,
+    bleu,
+    clarification,
+    command,
     helpfulness,
     implicit_reward,
     interactivity,
+    judge,
     process_reward,
     reward_model,
+    similarity,
     token_amount,
 }
 
@@ -57,4 +63,19 @@ pub fn build(kind: &str, settings: toml::Table, base: &Path) -> Result<Arc<dyn M
 /// A metric's settings from their table.
 fn settings<T: DeserializeOwned>(table: toml::Table) -> Result<T> {
     T::deserialize(toml::Value::Table(table)).map_err(|e| Error::invalid_config(e.message().to_owned()).with_source(e))
+}
+
+/// What `kind` compares with.
+///
+/// # Errors
+/// There is nothing.
+fn reference<'a>(goal: &'a Goal, kind: &str) -> Result<&'a str> {
+    goal.reference.as_deref().filter(|text| !text.trim().is_empty()).ok_or_else(|| missing("reference", kind))
+}
+
+/// The error of a goal without `field`, which `kind` needs.
+fn missing(field: &str, kind: &str) -> Error {
+    Error::invalid_request(format!(
+        "goal.{field} is missing, and metric `{kind}` needs it: add it to the request, or leave the metric out of [[metrics]]"
+    ))
 }
