@@ -7,7 +7,7 @@ use super::job::{Candidate, Future, RankJob, StopReason, future_messages, is_int
 use super::plan::FailurePolicy;
 use super::ranking::{Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
 use crate::chat::{ChatOutput, Finish, Message};
-use crate::reward::{Estimate, MetricInput, MetricValue, Scored, WeightedMetric};
+use crate::reward::{Combination, Estimate, MetricInput, MetricValue, Scored, WeightedMetric};
 use crate::rollout::{Ended, RolloutMessage};
 use crate::{Error, ErrorKind, Result};
 
@@ -28,7 +28,7 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
         .iter()
         .zip(&outcomes)
         .enumerate()
-        .map(|(at, (candidate, outcomes))| ranked(at, candidate, outcomes, metrics))
+        .map(|(at, (candidate, outcomes))| ranked(at, candidate, outcomes, (metrics, job.plan.combination)))
         .collect();
     // Stable, so equals stay in the order of the request; no reward sorts below every reward.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
@@ -168,13 +168,19 @@ fn weighted_sum(values: &[Option<MetricValue>], metrics: &[WeightedMetric]) -> O
     terms.sum::<Option<f64>>().filter(|sum| sum.is_finite())
 }
 
-fn ranked(at: usize, candidate: &Candidate, outcomes: &[Outcome], metrics: &[WeightedMetric]) -> RankedCandidate {
+fn ranked(
+    at: usize,
+    candidate: &Candidate,
+    outcomes: &[Outcome],
+    (metrics, combination): (&[WeightedMetric], Combination),
+) -> RankedCandidate {
     let counted: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.loss.is_none()).collect();
-    let rewards: Vec<f64> = counted.iter().filter_map(|outcome| outcome.reward).collect();
-    let estimate = Estimate::of(&rewards);
+    let values = |outcome: &&Outcome| outcome.values.iter().flatten().map(|value| value.value).collect();
+    let conversations: Vec<Vec<f64>> = counted.iter().map(values).collect();
+    let estimate = Estimate::of(&combination.rewards(&conversations, metrics));
     let summaries = metrics.iter().enumerate().map(|(metric, weighted)| {
         let values: Vec<MetricValue> = counted.iter().filter_map(|outcome| outcome.values[metric]).collect();
-        (weighted.name.clone(), summary(&values, weighted.weight))
+        (weighted.name.clone(), summary(&values, weighted.weight, combination))
     });
     let rollouts = candidate.futures.iter().zip(outcomes).enumerate();
     RankedCandidate {
@@ -203,15 +209,17 @@ fn note(candidate: &Candidate) -> Option<String> {
     }
 }
 
-fn summary(values: &[MetricValue], weight: f64) -> MetricSummary {
+fn summary(values: &[MetricValue], weight: f64, combination: Combination) -> MetricSummary {
     let estimate = Estimate::of(&values.iter().map(|value| value.value).collect::<Vec<f64>>());
+    // A clamped mean tells no conversations apart at all.
+    let clamped = combination.bound(estimate.map(|estimate| estimate.mean), weight).map(|_| 1.0);
     let clamps: Vec<bool> = values.iter().filter_map(|value| value.saturated).collect();
     let took_effect = clamps.iter().filter(|&&saturated| saturated).count();
     MetricSummary {
         mean: estimate.map(|estimate| estimate.mean),
         std_error: estimate.and_then(|estimate| estimate.std_error),
         weight,
-        saturated: (!clamps.is_empty()).then(|| took_effect as f64 / clamps.len() as f64),
+        saturated: clamped.or((!clamps.is_empty()).then(|| took_effect as f64 / clamps.len() as f64)),
         mass: values.iter().filter_map(|value| value.mass).reduce(f64::min),
     }
 }

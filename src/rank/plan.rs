@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::request::RankRequest;
-use crate::reward::{TokenCounter, WeightedMetric};
+use crate::reward::{Combination, TokenCounter, WeightedMetric};
 use crate::rollout::{Goal, InstructedUser, ModelRole, RolloutSettings, Simulator};
 use crate::{Error, Result};
 
@@ -59,6 +59,8 @@ pub struct RankPlan {
     pub simulator: Arc<dyn Simulator>,
     /// The metrics and their weights; at least one.
     pub metrics: Vec<WeightedMetric>,
+    /// How their values become a reward.
+    pub combination: Combination,
     /// What happens when a metric has no value for a rollout.
     pub on_metric_failure: FailurePolicy,
     /// What happens when a rollout fails.
@@ -78,6 +80,7 @@ impl RankPlan {
             rollout: RolloutSettings::default(),
             simulator: Arc::new(InstructedUser::default()),
             metrics: Vec::new(),
+            combination: Combination::default(),
             on_metric_failure: FailurePolicy::default(),
             on_rollout_failure: FailurePolicy::default(),
             count_tokens,

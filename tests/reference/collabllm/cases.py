@@ -1,5 +1,8 @@
 """The conversations, and what the scripted models say in them.
 
+`config` and `request` are foreturn's side: what makes its preset score the same conversations. What they leave out is the
+preset's, so that its own window, samples, metrics and weights are held to the reference's.
+
 A sample's `user` replies are what the user model writes, JSON and all; `policy` are the assistant's. `extractor` and
 `judge` are asked once about the finished conversation, by the metric that needs it.
 """
@@ -32,7 +35,8 @@ MATH = {
     "about": "Two responses, three futures each, w = 2. One user leaves at once, one after a turn with last words, and "
     "signals in a thought or in the assistant's words end nothing. Replies come fenced, with remarks around them, with "
     "single or triple quotes, with trailing commas, and numbers as texts.",
-    "task": "math",
+    "config": ['preset = "collabllm"', 'task = "math"'],
+    "request": {},
     "task_desc": "question answering",
     "max_new_turns": 4,
     "metric_names": ["accuracy", "interactivity", "token_amount"],
@@ -119,7 +123,8 @@ DOCUMENT = {
     "name": "document",
     "about": "BLEU of the extracted document, over characters, w = 1 (two new messages): several lines in triple quotes, "
     "a document shorter than the reference, one longer, one with nothing in common.",
-    "task": "document",
+    "config": ['preset = "collabllm"', 'task = "document"'],
+    "request": {"window": 1},
     "task_desc": "document editing",
     "max_new_turns": 2,
     "metric_names": ["document->bleu", "interactivity", "token_amount"],
@@ -181,7 +186,7 @@ DOCUMENT = {
                 {
                     "user": [turn("thats from a textbook")],
                     "policy": ["The soil was clay."],
-                    "extractor": extract("The soil was clay."),
+                    "extractor": extract("\nThe soil was clay. \n"),
                     "judge": {"interactivity": verdict("interactivity", 0.4)},
                 },
             ],
@@ -204,7 +209,8 @@ WRONG = "def task_func(text):\n    return {word: 1 for word in text.split()}\n"
 CODE = {
     "name": "code",
     "about": "Pass rate of the extracted code, w = 1: code that passes, code that fails a test, code that doesn't compile.",
-    "task": "code",
+    "config": ['preset = "collabllm"', 'task = "code"'],
+    "request": {"window": 1, "samples": 2},
     "task_desc": "code generation",
     "max_new_turns": 2,
     "metric_names": ["runnable code->pass_rate", "interactivity", "token_amount"],
@@ -257,7 +263,19 @@ IMMEDIATE = {
     "name": "immediate",
     "about": "w = 0: nothing is sampled, the conversation as it stands is scored; it has a system message, which is not "
     "counted. The answer is extracted before it is judged.",
-    "task": "math",
+    "config": [
+        'preset = "collabllm"',
+        "[[metrics]]",
+        'kind = "accuracy"',
+        'extract = "answer"',
+        "[[metrics]]",
+        'kind = "interactivity"',
+        "weight = 0.5",
+        "[[metrics]]",
+        'kind = "token_amount"',
+        "weight = -0.1",
+    ],
+    "request": {"window": 0, "samples": 1},
     "task_desc": "question answering",
     "max_new_turns": 0,
     "metric_names": ["answer->accuracy", "interactivity", "token_amount"],
@@ -299,7 +317,8 @@ CASES = [MATH, DOCUMENT, CODE, IMMEDIATE]
 VERL = {
     "name": "verl",
     "about": "verl's recipe with the weights of its training script on the conversations of `math`.",
-    "task": "math",
+    "config": ['preset = "verl"', 'task = "math"'],
+    "request": {},
     "task_desc": "question answering",
     "window": 2,
     "metric_weights": {"accuracy": 1, "interactivity": 1, "token_amount": -0.0001},
@@ -314,13 +333,25 @@ VERL_CLAMPED = {
     "name": "verl_clamped",
     "about": "Weights under which metrics are clamped, one at 1 and one at -1; single conversations would be clamped "
     "elsewhere, for it is the weighted mean that is.",
+    "config": [
+        'preset = "verl"',
+        "[[metrics]]",
+        'kind = "accuracy"',
+        "[[metrics]]",
+        'kind = "interactivity"',
+        "weight = 1.8",
+        "[[metrics]]",
+        'kind = "token_amount"',
+        "weight = -0.03",
+    ],
     "metric_weights": {"accuracy": 1, "interactivity": 1.8, "token_amount": -0.03},
 }
 
 VERL_DOCUMENT = {
     "name": "verl_document",
     "about": "verl's recipe with bleu_score, which extracts and is over characters, too.",
-    "task": "document",
+    "config": ['preset = "verl"', 'task = "document"'],
+    "request": {"window": 1},
     "task_desc": "document editing",
     "window": 1,
     "metric_weights": {"bleu_score": 1, "interactivity": 1, "token_amount": -0.0001},
