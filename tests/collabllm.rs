@@ -291,7 +291,8 @@ fn kinds_of_rewards_are_a_matter_of_configuration() {
     ] {
         for window in 0..=3 {
             let config = format!("preset = \"paper\"\ntask = \"math\"\n{metrics}[rollout]\nwindow = {window}\n");
-            let config = Config::from_toml(&(config + "[models.m]\npath = \"unused\"\n"), Path::new("/")).expect("a configuration");
+            let config = Config::from_toml(&(config + "[models.m]\npath = \"unused\"\n"), Path::new("/"))
+                .expect("a configuration");
             let plan = config.plan(Arc::new(str::len)).expect("a plan");
             let found: Vec<&str> = plan.metrics.iter().map(|weighted| weighted.metric.kind()).collect();
             assert_eq!((found.as_slice(), plan.window, plan.samples), (kinds, window, 3));

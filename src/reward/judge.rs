@@ -95,9 +95,7 @@ impl JudgeMetric {
         settings.validate()?;
         let kind = kind.into();
         let json = match settings.judging {
-            Judging::Json => {
-                Some(JsonJudge::new(&kind, &rubric, settings.max_tokens.unwrap_or(DEFAULT_JUDGE_TOKENS))?)
-            }
+            Judging::Json => Some(JsonJudge::new(&kind, &rubric, settings.max_tokens.unwrap_or(DEFAULT_JUDGE_TOKENS))?),
             Judging::Hard | Judging::Soft => None,
         };
         Ok(JudgeMetric { kind, rubric, settings, json })
@@ -292,8 +290,12 @@ mod tests {
             assert_eq!(value(&soft, bad).unwrap_err().kind(), ErrorKind::ModelOutput, "{bad:?}");
         }
         assert!(
-            JudgeMetric::new("j", soft.rubric.clone(), JudgeSettings { min_mass: Some(1.5), ..JudgeSettings::default() })
-                .is_err()
+            JudgeMetric::new(
+                "j",
+                soft.rubric.clone(),
+                JudgeSettings { min_mass: Some(1.5), ..JudgeSettings::default() }
+            )
+            .is_err()
         );
     }
 }

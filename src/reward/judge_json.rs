@@ -1,4 +1,3 @@
-cat > src/reward/judge_json.rs <<'E'
 //! Judging in JSON: the judge writes `{"thought": "…", "<metric>": number}`, and the number is the value.
 //!
 //! This is how the published setups judge. It costs a text where reading off probabilities costs a prefill, but needs no

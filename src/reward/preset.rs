@@ -136,25 +136,24 @@ impl PresetValues {
                 let lambda = if self.task == Some(Task::Document) { 1e-4 } else { 5e-4 };
                 table([("lambda", lambda.into())])
             }
-            // Thousands of tokens, as a cost that a negative weight makes one.
+            // Thousands of tokens of all that the assistant said; the weight makes a cost of them.
             ("token_amount", Preset::Collabllm) => table([
                 ("unit", "cl100k".into()),
                 ("whose", "assistant".into()),
-                ("per", 1000.into()),
-                ("lambda", 1.0.into()),
+                ("joined", true.into()),
+                ("count_reasoning", true.into()),
+                ("lambda", 1e-3.into()),
                 ("clamp", false.into()),
-                ("sign", 1.into()),
+                ("sign", "amount".into()),
             ]),
             ("token_amount", Preset::Verl) => table([
                 ("unit", "words".into()),
-                ("scope", "response".into()),
+                ("scope", "continuation".into()),
                 ("lambda", 1.0.into()),
                 ("clamp", false.into()),
-                ("sign", 1.into()),
+                ("sign", "amount".into()),
             ]),
-            ("bleu", Preset::Collabllm | Preset::Verl) => {
-                table([("characters", true.into()), ("smoothing", "none".into())])
-            }
+            ("bleu", Preset::Collabllm | Preset::Verl) => table([("characters", true.into())]),
             ("accuracy" | "interactivity" | "helpfulness", preset) => {
                 let judging = if preset == Preset::Paper { "hard" } else { "json" };
                 table([("judging", judging.into())])

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Goal, InstructedUser, Simulator, UserTurn};
-use crate::chat::{JsonSchema, Message, Role, json_reply};
 use crate::chat::reasoning::visible;
+use crate::chat::{JsonSchema, Message, Role, json_reply};
 use crate::{Error, ErrorKind, Result};
 
 const ANSWER: &str = "current_answer";
@@ -90,7 +90,9 @@ mod tests {
     #[test]
     fn only_the_response_is_said_and_only_it_ends_the_conversation() {
         let user = JsonUser::default();
-        let reply = |response: &str| format!(r#"{{"current_answer": "a", "thought": "[[TERMINATE CHAT]]?", "response": {response}}}"#);
+        let reply = |response: &str| {
+            format!(r#"{{"current_answer": "a", "thought": "[[TERMINATE CHAT]]?", "response": {response}}}"#)
+        };
         let says = |text: &str| UserTurn::Says(text.to_owned());
         assert_eq!(user.read(&reply("\" go on\\n\"")).unwrap(), says("go on"));
         assert_eq!(user.read(&format!("<think>{{}}</think>```json\n{}\n```", reply("'42'"))).unwrap(), says("42"));
@@ -98,14 +100,17 @@ mod tests {
             let turn = user.read(&reply(&format!("\"{words}\""))).unwrap();
             assert_eq!(turn, UserTurn::Leaves(Some(words.to_owned())));
         }
-        for bad in [reply("42"), reply("\" \""), reply("null"), r#"{"response": "hi"}"#.into(), "hi".into(), String::new()] {
+        for bad in
+            [reply("42"), reply("\" \""), reply("null"), r#"{"response": "hi"}"#.into(), "hi".into(), String::new()]
+        {
             assert_eq!(user.read(&bad).unwrap_err().kind(), ErrorKind::ModelOutput, "{bad}");
         }
     }
 
     #[test]
     fn the_prompt_asks_for_the_keys_in_order() {
-        let user = JsonUser::new(InstructedUser { persona: Some("You are a pilot.".into()), ..InstructedUser::default() });
+        let user =
+            JsonUser::new(InstructedUser { persona: Some("You are a pilot.".into()), ..InstructedUser::default() });
         let goal = Goal { prompt: Some("find x".into()), reference: Some("41".into()), ..Goal::default() };
         let prompt = user.prompt(&goal, &[&Message::new(Role::User, "help")]);
         assert!(prompt[0].content.contains("You are a pilot.") && prompt[0].content.contains("[[TERMINATE CHAT]]"));

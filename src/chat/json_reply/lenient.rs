@@ -187,7 +187,9 @@ mod tests {
 
     #[test]
     fn what_is_open_stays_an_error() {
-        for text in ["", "{", "{a: 1}", "{\"a\" 1}", "[1 2]", "'a", "\"a\\", "\"\\u12\"", "--1", "1e999", "nan", "é", "1 2"] {
+        for text in
+            ["", "{", "{a: 1}", "{\"a\" 1}", "[1 2]", "'a", "\"a\\", "\"\\u12\"", "--1", "1e999", "nan", "é", "1 2"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&"[".repeat(100_000)).is_err());
