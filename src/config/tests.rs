@@ -66,7 +66,9 @@ fn presets_of_implementations_are_for_listed_metrics_too() {
         let values = Preset::values(parse(&format!("preset = \"{preset}\"\n{listed}")).unwrap().preset.unwrap(), None);
         assert_eq!(values.unwrap().weight("token_amount"), weight);
     }
-    let text = plan("preset = \"collabllm\"\n[rollout]\nsimulator = \"text\"\n[[metrics]]\nkind = \"accuracy\"\njudging = \"soft\"");
+    let text = plan(
+        "preset = \"collabllm\"\n[rollout]\nsimulator = \"text\"\n[[metrics]]\nkind = \"accuracy\"\njudging = \"soft\"",
+    );
     assert!(text.simulator.schema().is_none());
     assert_eq!(text.rollout.user.max_tokens, 128);
 }
