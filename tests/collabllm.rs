@@ -217,9 +217,16 @@ fn collabllm_document() {
     assert_as_reference("document");
 }
 
+/// Runs the code that was written, so it needs a Python; says so where there is none, and fails where CI has none.
+#[cfg(feature = "sandbox")]
 #[test]
 fn collabllm_code() {
-    assert_as_reference("code");
+    const PYTHON: &str = "/usr/bin/python3";
+    if Path::new(PYTHON).is_file() {
+        return assert_as_reference("code");
+    }
+    assert!(std::env::var_os("CI").is_none(), "there is no {PYTHON}");
+    eprintln!("SKIPPED: there is no {PYTHON}");
 }
 
 #[test]

@@ -154,6 +154,8 @@ impl PresetValues {
                 ("sign", "amount".into()),
             ]),
             ("bleu", Preset::Collabllm | Preset::Verl) => table([("characters", true.into())]),
+            // As BigCodeBench runs them.
+            ("pass_rate", Preset::Collabllm | Preset::Verl) => table([("tests_run", "together".into())]),
             ("accuracy" | "interactivity" | "helpfulness", preset) => {
                 let judging = if preset == Preset::Paper { "hard" } else { "json" };
                 table([("judging", judging.into())])

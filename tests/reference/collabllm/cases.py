@@ -209,7 +209,18 @@ WRONG = "def task_func(text):\n    return {word: 1 for word in text.split()}\n"
 CODE = {
     "name": "code",
     "about": "Pass rate of the extracted code, w = 1: code that passes, code that fails a test, code that doesn't compile.",
-    "config": ['preset = "collabllm"', 'task = "code"'],
+    "config": [
+        'preset = "collabllm"',
+        "[[metrics]]",
+        'kind = "pass_rate"',
+        'interpreter = "/usr/bin/python3"',
+        # The code is ours, and this is not a test of the sandbox.
+        'isolation = "none"',
+        "[[metrics]]",
+        'kind = "interactivity"',
+        "[[metrics]]",
+        'kind = "token_amount"',
+    ],
     "request": {"window": 1, "samples": 2},
     "task_desc": "code generation",
     "max_new_turns": 2,
