@@ -13,6 +13,7 @@ use crate::score::{ScoreOutput, ScoreTask};
 use crate::{Error, Result};
 
 mod backend;
+pub(crate) mod json_reply;
 pub(crate) mod local;
 pub(crate) mod reasoning;
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::{Config, MetricConfig};
 use crate::rank::{RankPlan, Roles};
 use crate::reward::{PresetValues, TokenCounter, WeightedMetric, build_metric, metric_kinds};
-use crate::rollout::{
-    DEFAULT_POLICY_TOKENS, DEFAULT_USER_TOKENS, Generation, InstructedUser, ModelRole, RolloutSettings,
-};
+use crate::rollout::{DEFAULT_POLICY_TOKENS, Generation, InstructedUser, ModelRole, RolloutSettings};
 use crate::{Error, Result};
 
 impl Config {
@@ -22,25 +20,27 @@ impl Config {
         let default = RankPlan::new(count_tokens);
         let rollout = &self.rollout;
         let roles = self.resolve_roles()?;
+        let simulator = rollout.simulator.or(preset.as_ref().map(|preset| preset.simulator)).unwrap_or_default();
         Ok(RankPlan {
             window: rollout.window.or(preset.as_ref().map(|preset| preset.window)).unwrap_or(default.window),
             samples: rollout.samples.or(preset.as_ref().map(|preset| preset.samples)).unwrap_or(default.samples),
             seed: self.seed.unwrap_or(default.seed),
             rollout: RolloutSettings {
                 policy: self.generation(&roles, ModelRole::Policy, rollout.max_policy_tokens, DEFAULT_POLICY_TOKENS),
-                user: self.generation(&roles, ModelRole::User, rollout.max_user_tokens, DEFAULT_USER_TOKENS),
+                user: self.generation(&roles, ModelRole::User, rollout.max_user_tokens, simulator.max_tokens()),
                 common_random_numbers: rollout.common_random_numbers.unwrap_or(default.rollout.common_random_numbers),
                 on_role_confusion: rollout.on_role_confusion.unwrap_or_default(),
             },
             allocation: rollout.allocation.as_ref().map(|allocation| allocation.settings()).unwrap_or_default(),
             prune_after_first_turn: rollout.prune_after_first_turn.unwrap_or_default(),
-            simulator: Arc::new(InstructedUser {
+            simulator: simulator.simulator(InstructedUser {
                 persona: rollout.persona.clone(),
                 style: rollout.style.clone(),
                 show_reasoning: rollout.show_reasoning.unwrap_or_default(),
                 stop_signal: rollout.stop_signal.clone().unwrap_or_else(|| InstructedUser::default().stop_signal),
             }),
             metrics: self.resolve_metrics()?,
+            combination: preset.as_ref().map(|preset| preset.combination).unwrap_or_default(),
             on_metric_failure: self.on_metric_failure,
             on_rollout_failure: rollout.on_failure,
             roles,
@@ -118,7 +118,7 @@ impl Config {
             return Ok(metrics);
         }
         let Some(preset) = preset else { return Ok(Vec::new()) };
-        let of_kind = |&kind: &&str| {
+        let of_kind = |kind: &str| {
             if !metric_kinds().any(|known| known == kind) {
                 return Err(Error::unsupported(format!(
                     "the preset scores this task by metric `{kind}`, which this version doesn't have: list the metrics to use under [[metrics]]"
@@ -126,15 +126,19 @@ impl Config {
             }
             build(&MetricConfig { kind: kind.to_owned(), ..MetricConfig::default() }, Some(&preset), &self.base_dir)
         };
-        preset.kinds.iter().map(of_kind).collect()
+        preset.kinds()?.into_iter().map(of_kind).collect()
     }
 }
 
 /// One metric, its own settings before the preset's for its kind.
 fn build(config: &MetricConfig, preset: Option<&PresetValues>, base: &Path) -> Result<WeightedMetric> {
-    let mut settings = preset.map(|preset| preset.settings(&config.kind)).unwrap_or_default();
+    let kind = config.kind.as_str();
+    let mut settings = preset.map(|preset| preset.settings(kind)).unwrap_or_default();
     settings.extend(config.settings.clone());
-    let metric = WeightedMetric::new(build_metric(&config.kind, settings, base)?, config.weight.unwrap_or(1.0));
-    let extract = config.extract.as_ref().map(|extract| extract.build().map(Arc::new)).transpose()?;
+    let weight = config.weight.or(preset.map(|preset| preset.weight(kind))).unwrap_or(1.0);
+    let extract = config.extract.clone().or(preset.and_then(|preset| preset.extract(kind)));
+    let thought = preset.is_some_and(|preset| preset.thought);
+    let extract = extract.map(|extract| extract.build(thought).map(Arc::new)).transpose()?;
+    let metric = WeightedMetric::new(build_metric(kind, settings, base)?, weight);
     Ok(WeightedMetric { name: config.name.clone().unwrap_or(metric.name), extract, ..metric })
 }

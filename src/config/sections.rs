@@ -11,7 +11,7 @@ use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
 use crate::reward::ExtractConfig;
-use crate::rollout::{OnRoleConfusion, Style};
+use crate::rollout::{OnRoleConfusion, SimulatorKind, Style};
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
 
@@ -265,6 +265,9 @@ pub struct RolloutConfig {
     pub window: Option<usize>,
     /// Futures for each candidate, S; the preset's, else 3.
     pub samples: Option<usize>,
+    /// How the simulated user replies: "text", or "json", in which the user thinks before the message; the preset's, else
+    /// "text".
+    pub simulator: Option<SimulatorKind>,
     /// The words by which the simulated user ends the conversation; `[[TERMINATE CHAT]]` if absent.
     pub stop_signal: Option<String>,
     /// Who the simulated user is.
@@ -277,7 +280,7 @@ pub struct RolloutConfig {
     pub show_reasoning: Option<bool>,
     /// Whether sample k of every candidate shares its random stream; yes if absent.
     pub common_random_numbers: Option<bool>,
-    /// Most tokens of a simulated user's message; the model's `max_tokens`, else 128.
+    /// Most tokens of a simulated user's message; the model's `max_tokens`, else 128, in JSON 1024.
     pub max_user_tokens: Option<usize>,
     /// Most tokens of a policy reply; the model's `max_tokens`, else 512.
     pub max_policy_tokens: Option<usize>,
@@ -349,10 +352,11 @@ pub struct MetricConfig {
     /// Its name in rankings; the kind if absent.
     #[serde(default)]
     pub name: Option<String>,
-    /// Its factor in the reward; 1 if absent.
+    /// Its factor in the reward; the preset's for its kind, else 1.
     #[serde(default)]
     pub weight: Option<f64>,
-    /// What is distilled from the conversation first, for the metric to look at instead of all of it.
+    /// What is distilled from the conversation first, for the metric to look at instead of all of it; the preset's for its
+    /// kind, else nothing.
     #[serde(default)]
     pub extract: Option<ExtractConfig>,
     /// The kind's own settings; each goes before the preset's.

@@ -50,6 +50,29 @@ fn listed_metrics_replace_the_list_and_keep_the_presets_settings() {
     assert_eq!(values, [-0.01, -1.0]);
 }
 
+#[test]
+fn presets_of_implementations_are_for_listed_metrics_too() {
+    use crate::reward::Combination;
+    for (preset, weight, combination) in
+        [("collabllm", -0.5, Combination::SumThenMean), ("verl", -1e-4, Combination::ClampedMeans)]
+    {
+        let listed = "[[metrics]]\nkind = \"interactivity\"\n[[metrics]]\nkind = \"accuracy\"\nextract = \"answer\"\nweight = 2\n";
+        let plan = plan(&format!("preset = \"{preset}\"\n{listed}"));
+        assert_eq!((plan.window, plan.samples, plan.combination), (2, 3, combination));
+        assert!(plan.simulator.schema().is_some());
+        assert_eq!(plan.rollout.user.max_tokens, 1024);
+        let weights: Vec<f64> = plan.metrics.iter().map(|weighted| weighted.weight).collect();
+        assert_eq!(weights, [1.0, 2.0]);
+        let values = Preset::values(parse(&format!("preset = \"{preset}\"\n{listed}")).unwrap().preset.unwrap(), None);
+        assert_eq!(values.unwrap().weight("token_amount"), weight);
+    }
+    let text = plan(
+        "preset = \"collabllm\"\n[rollout]\nsimulator = \"text\"\n[[metrics]]\nkind = \"accuracy\"\njudging = \"soft\"",
+    );
+    assert!(text.simulator.schema().is_none());
+    assert_eq!(text.rollout.user.max_tokens, 128);
+}
+
 fn value_of_100_tokens(metric: &dyn crate::reward::Metric) -> f64 {
     let response = crate::chat::Message::new(crate::chat::Role::Assistant, "x".repeat(100));
     let goal = crate::rollout::Goal::default();
@@ -119,7 +142,9 @@ fn nonsense_is_refused_by_key() {
         ("[models.m]\nbase_url = \"http://x\"", "remote models are not available in this version"),
         ("task = \"math\"", "task is set without a preset"),
         ("preset = \"paper\"", "needs task"),
-        ("preset = \"verl\"", "preset = \"verl\" is not available in this version"),
+        ("preset = \"verl\"", "preset = \"verl\" needs task = \"document\", \"code\" or \"math\": its metrics"),
+        ("preset = \"collabllm\"", "or list [[metrics]]"),
+        ("[rollout]\nsimulator = \"xml\"", "unknown variant `xml`"),
         ("preset = \"paper\"\ntask = \"code\"", "metric `pass_rate`, which this version doesn't have"),
         ("[[metrics]]\nkind = \"blue\"", "metrics[0]: there is no metric `blue`"),
         (
@@ -140,6 +165,9 @@ fn nonsense_is_refused_by_key() {
         ("[[metrics]]\nkind = \"implicit_reward\"\nmodel = \"m\"", "reference is missing"),
         ("[[metrics]]\nkind = \"implicit_reward\"\nmodel = \"m\"\nreference = \"m\"\nbeta = 0.0", "beta = 0 is not"),
         ("[[metrics]]\nkind = \"accuracy\"\nmin_mass = 2.0", "min_mass = 2 is not in [0, 1]"),
+        ("[[metrics]]\nkind = \"accuracy\"\njudging = \"json\"\nmin_mass = 0.2", "leave one of them out"),
+        ("[[metrics]]\nkind = \"accuracy\"\nmax_tokens = 9", "the judge writes nothing unless judging = \"json\""),
+        ("[[metrics]]\nkind = \"accuracy\"\njudging = \"json\"\nmax_tokens = 0", "max_tokens = 0"),
         ("[[metrics]]\nkind = \"accuracy\"\nweight = inf", "metrics[0] (`accuracy`): weight = inf"),
         (
             "[[metrics]]\nkind = \"accuracy\"\n[[metrics]]\nkind = \"accuracy\"",

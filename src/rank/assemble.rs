@@ -10,7 +10,7 @@ use super::ranking::{
     AllocationSummary, Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage,
 };
 use crate::chat::Finish;
-use crate::reward::{Difference, Estimate, MetricValue, WeightedMetric, probability_best};
+use crate::reward::{Combination, Difference, Estimate, MetricValue, WeightedMetric, probability_best};
 use crate::rollout::{Ended, RolloutMessage};
 use crate::{Error, ErrorKind, Result};
 
@@ -31,7 +31,7 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
         .iter()
         .zip(&outcomes)
         .enumerate()
-        .map(|(at, (candidate, outcomes))| ranked(at, candidate, outcomes, metrics))
+        .map(|(at, (candidate, outcomes))| ranked(at, candidate, outcomes, (metrics, job.plan.combination)))
         .collect();
     // Stable, so equals stay in the order of the request; no reward sorts below every reward.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
@@ -60,8 +60,8 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
 /// Compares each candidate with the best, by the rollouts that count.
 fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &RankJob) {
     let paired = job.scene.settings.common_random_numbers;
-    let reward = |outcome: &Outcome| outcome.reward.filter(|_| outcome.loss.is_none());
-    let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| of.iter().map(reward).collect()).collect();
+    let plan = (&*job.plan.metrics, job.plan.combination);
+    let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, plan)).collect();
     let probabilities = probability_best(&rewards, paired);
     let best = ranking.first().map(|best| best.candidate);
     for ranked in ranking {
@@ -71,6 +71,15 @@ fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &Ran
         let of_best = best.filter(|&best| best != at).map(|best| &rewards[best]);
         ranked.difference = of_best.and_then(|best| Difference::of(&rewards[at], best, paired));
     }
+}
+
+/// By sample, numbers whose mean is the reward; `None` where a rollout doesn't count.
+fn rewards(outcomes: &[Outcome], (metrics, combination): (&[WeightedMetric], Combination)) -> Vec<Option<f64>> {
+    let counts = |outcome: &&Outcome| outcome.loss.is_none();
+    let values = |outcome: &Outcome| outcome.values.iter().flatten().map(|value| value.value).collect();
+    let conversations: Vec<Vec<f64>> = outcomes.iter().filter(counts).map(values).collect();
+    let mut rewards = combination.rewards(&conversations, metrics).into_iter();
+    outcomes.iter().map(|outcome| counts(&outcome).then(|| rewards.next()).flatten()).collect()
 }
 
 fn allocation(job: &RankJob) -> AllocationSummary {
@@ -162,13 +171,18 @@ fn unscored(future: &Future, metrics: &[WeightedMetric]) -> Option<Loss> {
     }
 }
 
-fn ranked(at: usize, candidate: &Candidate, outcomes: &[Outcome], metrics: &[WeightedMetric]) -> RankedCandidate {
+fn ranked(
+    at: usize,
+    candidate: &Candidate,
+    outcomes: &[Outcome],
+    (metrics, combination): (&[WeightedMetric], Combination),
+) -> RankedCandidate {
     let counted: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.loss.is_none()).collect();
-    let rewards: Vec<f64> = counted.iter().filter_map(|outcome| outcome.reward).collect();
+    let rewards: Vec<f64> = rewards(outcomes, (metrics, combination)).into_iter().flatten().collect();
     let estimate = Estimate::of(&rewards);
     let summaries = metrics.iter().enumerate().map(|(metric, weighted)| {
         let values: Vec<MetricValue> = counted.iter().filter_map(|outcome| outcome.values[metric]).collect();
-        (weighted.name.clone(), summary(&values, weighted.weight))
+        (weighted.name.clone(), summary(&values, weighted.weight, combination))
     });
     let rollouts = candidate.futures.iter().zip(outcomes).enumerate();
     RankedCandidate {
@@ -208,15 +222,17 @@ fn note(candidate: &Candidate) -> Option<String> {
     }
 }
 
-fn summary(values: &[MetricValue], weight: f64) -> MetricSummary {
+fn summary(values: &[MetricValue], weight: f64, combination: Combination) -> MetricSummary {
     let estimate = Estimate::of(&values.iter().map(|value| value.value).collect::<Vec<f64>>());
+    // A clamped mean tells no conversations apart at all.
+    let clamped = combination.bound(estimate.map(|estimate| estimate.mean), weight).map(|_| 1.0);
     let clamps: Vec<bool> = values.iter().filter_map(|value| value.saturated).collect();
     let took_effect = clamps.iter().filter(|&&saturated| saturated).count();
     MetricSummary {
         mean: estimate.map(|estimate| estimate.mean),
         std_error: estimate.and_then(|estimate| estimate.std_error),
         weight,
-        saturated: (!clamps.is_empty()).then(|| took_effect as f64 / clamps.len() as f64),
+        saturated: clamped.or((!clamps.is_empty()).then(|| took_effect as f64 / clamps.len() as f64)),
         mass: values.iter().filter_map(|value| value.mass).reduce(f64::min),
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::allocation::AllocationSettings;
 use super::request::RankRequest;
-use crate::reward::{TokenCounter, WeightedMetric};
+use crate::reward::{Combination, TokenCounter, WeightedMetric};
 use crate::rollout::{Goal, InstructedUser, ModelRole, RolloutSettings, Simulator};
 use crate::{Error, Result};
 
@@ -65,6 +65,8 @@ pub struct RankPlan {
     pub simulator: Arc<dyn Simulator>,
     /// The metrics and their weights; at least one.
     pub metrics: Vec<WeightedMetric>,
+    /// How their values become a reward.
+    pub combination: Combination,
     /// What happens when a metric has no value for a rollout.
     pub on_metric_failure: FailurePolicy,
     /// What happens when a rollout fails.
@@ -86,6 +88,7 @@ impl RankPlan {
             prune_after_first_turn: false,
             simulator: Arc::new(InstructedUser::default()),
             metrics: Vec::new(),
+            combination: Combination::default(),
             on_metric_failure: FailurePolicy::default(),
             on_rollout_failure: FailurePolicy::default(),
             count_tokens,

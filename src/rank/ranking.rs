@@ -99,7 +99,8 @@ pub struct MetricSummary {
     pub std_error: Option<f64>,
     /// Its factor in the reward.
     pub weight: f64,
-    /// For metrics with a clamp: the share of rollouts on which it took effect, in [0, 1].
+    /// For metrics with a clamp: the share of rollouts on which it took effect, in [0, 1]. 1 where the mean was clamped
+    /// ([`Combination::ClampedMeans`](crate::reward::Combination)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saturated: Option<f64>,
     /// For judged metrics: the least probability mass that fell on the answers, in [0, 1].

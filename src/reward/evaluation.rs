@@ -302,7 +302,7 @@ mod tests {
     fn an_extraction_is_made_once_for_all_metrics_that_want_it() {
         let extract = |instruction: &str| {
             let table = ExtractTable { instruction: Some(instruction.into()), ..ExtractTable::default() };
-            Some(Arc::new(ExtractConfig::Table(table).build().expect("an extraction")))
+            Some(Arc::new(ExtractConfig::Table(table).build(false).expect("an extraction")))
         };
         let metric = |name: &str, extract| WeightedMetric {
             name: name.into(),

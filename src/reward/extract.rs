@@ -9,13 +9,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::json_reply;
 use super::metric::{MetricInput, Question};
-use crate::chat::{ChatOutput, ChatTask, Finish, JsonSchema, Message, Role};
+use crate::chat::{ChatOutput, ChatTask, JsonSchema, Message, Role, json_reply};
 use crate::decode::SamplingOptions;
 use crate::rollout::ModelRole;
 use crate::rollout::transcript::{push_conversation, push_fenced};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Most tokens of an extractor's reply, unless configured.
 pub(crate) const DEFAULT_EXTRACT_TOKENS: usize = 2048;
@@ -58,8 +57,8 @@ pub struct ExtractTable {
     pub kind: Option<ExtractKind>,
     /// What to extract, in a sentence or two addressed to the extractor; in place of `kind`.
     pub instruction: Option<String>,
-    /// Whether the extractor thinks aloud first, which costs tokens; no if absent.
-    pub thought: bool,
+    /// Whether the extractor thinks aloud first, which costs tokens; the preset's, else no.
+    pub thought: Option<bool>,
     /// Most tokens of its reply; 2048 if absent.
     pub max_tokens: Option<usize>,
     /// Whether the extractor sees what the assistant reasoned before its replies; no if absent.
@@ -67,11 +66,11 @@ pub struct ExtractTable {
 }
 
 impl ExtractConfig {
-    /// The extraction that it describes.
+    /// The extraction that it describes. `thought` says whether the extractor thinks aloud first where this doesn't.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] where it says neither or both of `kind` and `instruction`, or `max_tokens` is 0.
-    pub fn build(&self) -> Result<Extraction> {
+    /// [`crate::ErrorKind::InvalidConfig`] where it says neither or both of `kind` and `instruction`, or `max_tokens` is 0.
+    pub fn build(&self, thought: bool) -> Result<Extraction> {
         let table = match self {
             ExtractConfig::Kind(kind) => ExtractTable { kind: Some(*kind), ..ExtractTable::default() },
             ExtractConfig::Table(table) => table.clone(),
@@ -90,7 +89,7 @@ impl ExtractConfig {
         if max_tokens == 0 {
             return Err(Error::invalid_config("extract.max_tokens = 0: at least 1 is needed"));
         }
-        Ok(Extraction::new(instruction, table.thought, max_tokens, table.show_reasoning))
+        Ok(Extraction::new(instruction, table.thought.unwrap_or(thought), max_tokens, table.show_reasoning))
     }
 }
 
@@ -155,23 +154,11 @@ impl Extraction {
     /// The artefact in the extractor's reply.
     ///
     /// # Errors
-    /// [`ErrorKind::ModelOutput`] for a reply that was cut off, or is not the JSON document that was asked for.
+    /// [`crate::ErrorKind::ModelOutput`] for a reply that was cut off, or is not the JSON document that was asked for.
     pub(super) fn read(&self, output: &ChatOutput) -> Result<String> {
-        let ChatOutput::Text { text, finish, .. } = output else {
-            return Err(Error::internal("the extractor gave numbers where a text was asked for"));
-        };
-        if matches!(finish, Finish::Length | Finish::Context) {
-            return Err(Error::new(
-                ErrorKind::ModelOutput,
-                format!(
-                    "the extractor's reply was cut off ({}): raise extract.max_tokens = {}, or use a model with a longer context",
-                    finish.as_str(),
-                    self.max_tokens
-                ),
-            ));
-        }
-        match json_reply::object(text)?.get(RESULT) {
-            Some(Value::String(artefact)) => Ok(artefact.trim().to_owned()),
+        let limit = format!("extract.max_tokens = {}", self.max_tokens);
+        match json_reply::read(output, &self.schema, &limit)?.get(RESULT) {
+            Some(Value::String(artefact)) => Ok(artefact.clone()),
             other => Err(json_reply::wrong(RESULT, "a text", other)),
         }
     }
@@ -180,6 +167,8 @@ impl Extraction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
+    use crate::chat::Finish;
 
     fn reply(text: &str, finish: Finish) -> ChatOutput {
         ChatOutput::Text { text: text.into(), tokens: None, finish, retokenized_differs: vec![] }
@@ -191,7 +180,7 @@ mod tests {
             extract: ExtractConfig,
         }
         let table: Table = toml::from_str(toml).map_err(|e| Error::invalid_config(e.message().to_owned()))?;
-        table.extract.build()
+        table.extract.build(false)
     }
 
     #[test]
@@ -215,7 +204,7 @@ mod tests {
     fn only_whole_replies_are_read() {
         let extraction = parse("extract = 'answer'").unwrap();
         let read = |text: &str, finish| extraction.read(&reply(text, finish));
-        assert_eq!(read(r#"{"final_completion": " 42 "}"#, Finish::Stop).unwrap(), "42");
+        assert_eq!(read(r#"{"final_completion": "42\n"}"#, Finish::Stop).unwrap(), "42\n");
         assert_eq!(read("```json\n{\"thought\": \"t\", \"final_completion\": \"\"}\n```", Finish::Stop).unwrap(), "");
         for (text, finish) in [
             (r#"{"final_completion": "4"#, Finish::Length),

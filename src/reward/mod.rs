@@ -12,13 +12,15 @@
 //! - [`Metric`]: the trait; `metrics/` holds one file for each kind.
 //! - [`Extraction`]: an artefact that is distilled from the conversation first (Eq. 3).
 //! - [`Rubric`]: questions with weighed answers, as data files; `rubrics/` holds those that come with the library.
+//! - [`Combination`]: in which order weighing and averaging go.
 //! - `preset`: the constants of published setups.
 
 mod clarification;
+mod combination;
 mod evaluation;
 mod extract;
-mod json_reply;
 mod judge;
+mod judge_json;
 mod metric;
 mod metrics;
 mod preset;
@@ -26,12 +28,14 @@ mod rubric;
 mod stats;
 
 pub use clarification::ClarificationReport;
+pub use combination::Combination;
 pub(crate) use evaluation::{Asker, Evaluation, Pending};
 pub use extract::{ExtractConfig, Extraction};
 pub use judge::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
+pub use judge_json::DEFAULT_JUDGE_TOKENS;
 pub use metric::{Metric, MetricInput, MetricValue, Question, Scored, TokenCounter, WeightedMetric};
 pub use metrics::{build as build_metric, kinds as metric_kinds};
 pub(crate) use preset::PresetValues;
 pub use preset::{Preset, Task};
-pub use rubric::{Answer, GoalField, Rubric, RubricQuestion};
+pub use rubric::{Answer, GoalField, JsonQuestion, Rubric, RubricQuestion};
 pub use stats::{Difference, Estimate, MAX_COMPARED, Posterior, probability_best};

@@ -11,6 +11,10 @@
 //! [[questions.answers]]
 //! spellings = ["No", "no"]
 //! value = 0.0
+//! [json]                           # the same in one question, for judges that write a number (`judging = "json"`)
+//! text = "1 if the final answer agrees with the reference, else 0."
+//! values = [0, 1]                  # that the judge is held to; any number from 0 to 1 if absent
+//! context = ["prompt"]             # fields of the goal that are shown as well, where a request has them
 //! ```
 
 use serde::Deserialize;
@@ -27,6 +31,35 @@ pub struct Rubric {
     pub shows: Vec<GoalField>,
     /// The questions; at least one.
     pub questions: Vec<RubricQuestion>,
+    /// What a judge is asked that writes its verdict as a number in JSON.
+    #[serde(default)]
+    pub json: Option<JsonQuestion>,
+}
+
+/// A rubric in one question, answered with a number.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonQuestion {
+    /// What the number means.
+    pub text: String,
+    /// The numbers that the judge is held to, in [0, 1]; any number from 0 to 1 where empty.
+    #[serde(default)]
+    pub values: Vec<f64>,
+    /// Fields of the goal that the judge sees beside the rubric's, where a request has them.
+    #[serde(default)]
+    pub context: Vec<GoalField>,
+}
+
+impl JsonQuestion {
+    fn validate(&self) -> Result<()> {
+        if self.text.trim().is_empty() {
+            return Err(Error::invalid_config("text is empty: write what the number means"));
+        }
+        match self.values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+            Some(value) => Err(Error::invalid_config(format!("values holds {value}, which is not in [0, 1]"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One question of a rubric.
@@ -119,7 +152,7 @@ impl Rubric {
         for (at, question) in self.questions.iter().enumerate() {
             question.validate().map_err(|e| e.context(format!("questions[{at}]")))?;
         }
-        Ok(())
+        self.json.as_ref().map_or(Ok(()), JsonQuestion::validate).map_err(|e| e.context("json"))
     }
 }
 
@@ -187,6 +220,8 @@ mod tests {
             (format!("{yes}{}", answer("\"No\"", "nan")), "not a finite number"),
             (format!("{yes}wieght = 1"), "unknown field `wieght`"),
             (format!("weight = 0.0\n{yes}{}", answer("\"No\"", "0.0")), "weight = 0 is not a finite number above 0"),
+            (format!("{yes}{}[json]\ntext = \" \"", answer("\"No\"", "0.0")), "json: text is empty"),
+            (format!("{yes}{}[json]\ntext = \"t\"\nvalues = [0, 2]", answer("\"No\"", "0.0")), "json: values holds 2"),
         ] {
             let message = parse(&text).unwrap_err().to_string();
             assert!(message.starts_with("r.toml: ") && message.contains(part), "{message}");

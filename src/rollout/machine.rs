@@ -6,7 +6,7 @@ use super::seed::turn_seed;
 use super::{
     Confusion, Ended, Generation, Goal, ModelRole, OnRoleConfusion, RolloutSettings, Simulator, UserTurn, confusion,
 };
-use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
+use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, JsonSchema, Message, Role};
 use crate::{Error, ErrorKind, Result};
 
 /// What all rollouts of a ranking share.
@@ -156,19 +156,26 @@ impl Rollout {
         let settings = &self.scene.settings;
         let request = match self.speaker {
             ModelRole::User => {
-                let prompt = self.scene.simulator.prompt(&self.scene.goal, &conversation);
-                self.request(prompt, &settings.user, self.scene.simulator.stop_texts())
+                let simulator = &self.scene.simulator;
+                let prompt = simulator.prompt(&self.scene.goal, &conversation);
+                self.request(prompt, &settings.user, simulator.stop_texts(), simulator.schema())
             }
             // The policy sees the conversation and nothing else: no goal, no instructions of ours.
-            _ => self.request(conversation.into_iter().cloned().collect(), &settings.policy, Vec::new()),
+            _ => self.request(conversation.into_iter().cloned().collect(), &settings.policy, Vec::new(), None),
         };
         Some((self.speaker, request))
     }
 
-    fn request(&self, messages: Vec<Message>, generation: &Generation, stop: Vec<String>) -> ChatRequest {
+    fn request(
+        &self,
+        messages: Vec<Message>,
+        generation: &Generation,
+        stop: Vec<String>,
+        schema: Option<Arc<JsonSchema>>,
+    ) -> ChatRequest {
         let Generation { max_tokens, sampling } = generation.clone();
         let seed = turn_seed(self.seed, self.turn, self.speaker);
-        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop, schema: None }, seed }
+        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop, schema }, seed }
     }
 
     fn conversation(&self) -> impl Iterator<Item = &Message> {

@@ -9,16 +9,19 @@
 //!                       (Simulator)      (the policy)
 //! ```
 //!
-//! - [`simulator`]: what the user model is shown and how its reply is read.
+//! - [`simulator`]: what the user model is shown and how its reply is read; [`JsonUser`] is one who thinks first.
 //! - [`seed`]: where every request's random stream comes from.
 //! - `style`, `confusion`: how simulated users write, and when they are none.
 //! - `transcript`: foreign text, fenced off, for simulators and judges.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
 
 mod confusion;
+mod json_user;
 mod machine;
 pub mod seed;
 pub mod simulator;
@@ -26,6 +29,7 @@ mod style;
 pub(crate) mod transcript;
 
 pub use confusion::{Confusion, confusion};
+pub use json_user::JsonUser;
 pub use machine::{Rollout, RolloutMessage, Scene};
 pub use simulator::{InstructedUser, Simulator, UserTurn};
 pub use style::{Style, Trait};
@@ -132,6 +136,35 @@ impl Ended {
     }
 }
 
+/// How the simulated user replies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SimulatorKind {
+    /// With the message and nothing else: [`InstructedUser`].
+    #[default]
+    Text,
+    /// In JSON, with what the user thinks before the message: [`JsonUser`].
+    Json,
+}
+
+impl SimulatorKind {
+    /// `user`, who replies in this way.
+    pub(crate) fn simulator(self, user: InstructedUser) -> Arc<dyn Simulator> {
+        match self {
+            SimulatorKind::Text => Arc::new(user),
+            SimulatorKind::Json => Arc::new(JsonUser::new(user)),
+        }
+    }
+
+    /// Most tokens of a reply, unless configured.
+    pub(crate) fn max_tokens(self) -> usize {
+        match self {
+            SimulatorKind::Text => DEFAULT_USER_TOKENS,
+            SimulatorKind::Json => DEFAULT_JSON_USER_TOKENS,
+        }
+    }
+}
+
 /// How one of the speakers writes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
@@ -183,6 +216,8 @@ impl Default for RolloutSettings {
 pub const DEFAULT_POLICY_TOKENS: usize = 512;
 /// Most tokens of a simulated user's message, unless configured.
 pub const DEFAULT_USER_TOKENS: usize = 128;
+/// Most tokens of a simulated user's reply in JSON, which holds more than the message, unless configured.
+pub const DEFAULT_JSON_USER_TOKENS: usize = 1024;
 
 #[cfg(test)]
 mod tests {

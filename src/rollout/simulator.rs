@@ -3,12 +3,14 @@
 //! A [`Simulator`] has no state and calls nothing. It turns a goal and a conversation into a prompt and a reply into a
 //! [`UserTurn`]. [`InstructedUser`] asks any instruction-tuned model to play the user. Its prompt puts what never changes
 //! first (the part to play, persona, style), then the goal, and the growing conversation last, so that all rollouts of a
-//! request share the longest possible prefix.
+//! request share the longest possible prefix. [`JsonUser`](super::JsonUser) has it think in JSON before it speaks.
+
+use std::sync::Arc;
 
 use super::transcript::{push_conversation, push_fenced};
 use super::{Goal, ModelRole, Style};
 use crate::chat::reasoning::visible;
-use crate::chat::{Message, Role};
+use crate::chat::{JsonSchema, Message, Role};
 use crate::{Error, Result};
 
 /// The words by which a simulated user ends the conversation, unless configured.
@@ -32,6 +34,11 @@ pub trait Simulator: Send + Sync {
     /// Texts that end the user model's reply because what follows them is not the user's.
     fn stop_texts(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What the user model's reply has to be, where it is JSON.
+    fn schema(&self) -> Option<Arc<JsonSchema>> {
+        None
     }
 
     /// Reads the user model's reply. Only these words can end the conversation: a stop signal in a candidate or an
@@ -70,10 +77,14 @@ impl Default for InstructedUser {
 }
 
 const PART: &str = "\
-You are acting the part of a person who has opened a chat with an AI assistant. You are the person, never the assistant. \
+You are acting the part of a person who has opened a chat with an AI assistant. You are the person, never the assistant. ";
+
+const DELIVERED: &str = "\
 Whatever you write is delivered to the assistant exactly as it stands, so write the person's next message and nothing \
 around it: no name in front, no quotation marks, no remarks about the part you play.
+";
 
+const BEHAVIOUR: &str = "
 How the person behaves:
 - They came for help. They do not work out the task, do not hand over a finished answer, and do not offer the assistant any help.
 - They respond to the assistant's latest message: they answer what it asked, say what is off, or ask for the next thing.
@@ -88,9 +99,9 @@ const DEFAULT_STYLE: &str =
 const CUE: &str = "\nThe person's next message:";
 
 impl InstructedUser {
-    /// The part that is the same for every request of a configuration.
-    fn instructions(&self) -> String {
-        let mut text = String::from(PART);
+    /// The part that is the same for every request of a configuration. `delivered` says what the assistant gets to read.
+    pub(super) fn instructions(&self, delivered: &str) -> String {
+        let mut text = [PART, delivered, BEHAVIOUR].concat();
         let style = self.style.as_ref().map_or_else(|| DEFAULT_STYLE.to_owned(), Style::describe);
         let stop = &self.stop_signal;
         text.push_str(&format!("- {style}\n"));
@@ -107,10 +118,9 @@ impl InstructedUser {
         );
         text
     }
-}
 
-impl Simulator for InstructedUser {
-    fn prompt(&self, goal: &Goal, conversation: &[&Message]) -> Vec<Message> {
+    /// The goal as far as the user knows it, and the conversation.
+    pub(super) fn situation(&self, goal: &Goal, conversation: &[&Message]) -> String {
         let mut text = String::new();
         if let Some(task) = &goal.task {
             push_fenced(&mut text, "task", task);
@@ -119,8 +129,14 @@ impl Simulator for InstructedUser {
             push_fenced(&mut text, "goal", wanted);
         }
         push_conversation(&mut text, conversation.iter().copied(), self.show_reasoning);
-        text.push_str(CUE);
-        vec![Message::new(Role::System, self.instructions()), Message::new(Role::User, text)]
+        text
+    }
+}
+
+impl Simulator for InstructedUser {
+    fn prompt(&self, goal: &Goal, conversation: &[&Message]) -> Vec<Message> {
+        let text = self.situation(goal, conversation) + CUE;
+        vec![Message::new(Role::System, self.instructions(DELIVERED)), Message::new(Role::User, text)]
     }
 
     fn stop_texts(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 //!
 //! Range [0, 1]; hard judging gives 0 or 1. Needs `goal.reference`.
 //!
-//! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1] (see [`JudgeSettings`]).
+//! Settings: `judging = "soft" | "hard" | "json"`, `min_mass` in [0, 1], `max_tokens` (see [`JudgeSettings`]).
 
 use std::path::Path;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! Range [0, 1]: the mean over the questions of its rubric.
 //!
-//! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1] (see [`JudgeSettings`]).
+//! Settings: `judging = "soft" | "hard" | "json"`, `min_mass` in [0, 1], `max_tokens` (see [`JudgeSettings`]).
 
 use std::path::Path;
 use std::sync::Arc;
