@@ -187,6 +187,13 @@ fn what_needs_the_models_own_tokens_is_refused() {
     assert!(server.asked().is_empty(), "nothing was asked of it");
 }
 
+#[test]
+fn the_example_is_a_configuration() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/remote.toml");
+    let config = Config::from_file(&path).expect("settings");
+    assert!(config.models["large"].base_url.is_some() && config.models["policy"].path.is_some());
+}
+
 // ---- retries and limits ----
 
 #[test]

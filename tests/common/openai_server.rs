@@ -188,7 +188,12 @@ impl Drop for Server {
 
 impl Shared {
     /// Answers what comes over one connection, one request after the other.
-    fn serve(&self, stream: &TcpStream) -> io::Result<()> {
+    fn serve(&self, mut stream: &TcpStream) -> io::Result<()> {
+        let mut first = [0];
+        // TLS begins with the type of a handshake, which no method of HTTP begins with.
+        if stream.peek(&mut first)? == 1 && first == [0x16] {
+            return stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+        }
         let mut reader = BufReader::new(stream);
         while let Some(asked) = self.read(&mut reader)? {
             self.most_at_once.fetch_max(self.at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
