@@ -244,17 +244,17 @@ fn retries_are_bounded_and_what_cannot_pass_is_not_tried_again() {
 fn no_more_requests_are_under_way_than_allowed() {
     let server = Server::start(|asked| honest(asked).after(Duration::from_millis(30)));
     assert_honest(&rank(&engine(&server, "max_concurrent = 3", "")).expect("a ranking"));
-    assert_eq!(server.most_at_once(), 3);
+    assert!((2..=3).contains(&server.most_at_once()), "{} at once", server.most_at_once());
 }
 
 #[test]
 fn requests_are_as_far_apart_as_allowed() {
     let server = Server::start(honest);
-    assert_honest(&rank(&engine(&server, "requests_per_minute = 1200", "")).expect("a ranking"));
-    let asked = server.asked();
-    let (first, last) = (asked[0].at, asked[asked.len() - 1].at);
-    // Eighteen requests, 50 ms apart; the first may have been on its way for a while.
-    assert!(last - first >= Duration::from_millis(17 * 50 - 40), "{:?}", last - first);
+    let engine = engine(&server, "requests_per_minute = 1200", "");
+    let start = Instant::now();
+    assert_honest(&rank(&engine).expect("a ranking"));
+    assert_eq!(server.asked().len(), 18);
+    assert!(start.elapsed() >= Duration::from_millis(17 * 50), "18 requests, 50 ms apart: {:?}", start.elapsed());
 }
 
 // ---- lies ----
@@ -332,7 +332,10 @@ fn a_lie_costs_the_pair_of_futures_and_never_counts_as_a_zero() {
             0 => lie(),
             _ => honest(asked),
         });
-        let engine = engine(&server, "timeout_s = 2\nmax_concurrent = 1\nmax_retries = 0", "");
+        // Only what never ends has to be waited for.
+        let seconds = if name == "drip" { 2 } else { 60 };
+        let model = format!("timeout_s = {seconds}\nmax_concurrent = 1\nmax_retries = 0");
+        let engine = engine(&server, &model, "");
         let ranking = rank(&engine).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_honest(&ranking);
         let lost: Vec<_> = ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts).filter(|r| !r.counted).collect();
@@ -346,7 +349,8 @@ fn a_lie_costs_the_pair_of_futures_and_never_counts_as_a_zero() {
 
 #[test]
 fn a_lie_of_the_judge_costs_the_pair_or_the_ranking() {
-    let judge = |change: fn(&mut Value)| {
+    type Change = fn(&mut Value);
+    let judge = |change: Change| {
         move |asked: &Asked| match (asked.is_choice(), asked.text().contains(CANDIDATES[0])) {
             (true, true) if asked.text().contains("Is what the assistant says correct") => {
                 let Answer::Reply { body, .. } = Answer::chooses(&[("Yes", 0.9)]) else { panic!("a reply") };
@@ -357,7 +361,7 @@ fn a_lie_of_the_judge_costs_the_pair_or_the_ranking() {
             _ => honest(asked),
         }
     };
-    let lies: [(fn(&mut Value), &str); 4] = [
+    let lies: [(Change, &str); 4] = [
         (|body| body["choices"][0]["logprobs"] = json!(null), "Set logprobs = false"),
         (|body| body["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = json!([]), "Set logprobs = false"),
         (

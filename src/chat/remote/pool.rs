@@ -107,7 +107,9 @@ impl Pool {
                 let outcome = catch_unwind(AssertUnwindSafe(|| shared.answer(job, &mut agent)));
                 let outcome = outcome.unwrap_or_else(|_| Some(Err(reply::lost(&shared.endpoint))));
                 // Nobody listens any more once the engine has ended.
-                drop(outcome.map(|reply| outcomes.send((ticket, reply))));
+                if let Some(reply) = outcome {
+                    drop(outcomes.send((ticket, reply)));
+                }
             }
         };
         std::thread::Builder::new().name("foreturn-remote".into()).spawn(work).map(drop)
