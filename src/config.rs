@@ -26,6 +26,7 @@ use crate::rank::FailurePolicy;
 use crate::reward::{Preset, Task};
 use crate::{Error, Result};
 
+mod remote;
 mod resolve;
 mod sections;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod tests;
 
 pub use sections::{AllocationConfig, ByteSize, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
+pub use crate::chat::remote::{JsonMode, MaxTokensField};
 pub use crate::runtime::{OnUnavailable, Provider};
 
 /// Everything that a `foreturn.toml` says.

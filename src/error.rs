@@ -34,7 +34,7 @@ pub enum ErrorKind {
     InvalidModel,
     /// A well-formed thing that this version can't handle.
     Unsupported,
-    /// The file system said no.
+    /// The file system or the network said no.
     Io,
     /// ONNX Runtime was not found, or failed.
     Runtime,
@@ -48,7 +48,7 @@ pub enum ErrorKind {
     Cancelled,
     /// The deadline passed.
     DeadlineExceeded,
-    /// The queue is full.
+    /// The queue is full, here or at an endpoint.
     Overloaded,
     /// The engine was closed.
     Closed,

@@ -2,7 +2,7 @@
 //!
 //! A chat model takes requests and gives replies later, so that whoever drives it can batch what is due: `submit`
 //! queues, `poll` advances by one bounded step and hands out what has finished. `local` puts an exported model
-//! behind it; remote endpoints and host callbacks fit the same trait.
+//! behind it, `remote` an endpoint; host callbacks fit the same trait.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ mod backend;
 pub(crate) mod json_reply;
 pub(crate) mod local;
 pub(crate) mod reasoning;
+pub(crate) mod remote;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -52,7 +52,8 @@ pub(super) fn model_config(template: &TemplateArgs) -> ModelConfig {
 
 /// Says on standard error where a model runs on another provider than the one preferred.
 pub(super) fn report_providers(engine: &Engine) -> Result<()> {
-    for name in engine.models() {
+    // Remote models run on nothing of ours.
+    for name in engine.models().iter().filter(|name| engine.folder(name).is_some()) {
         let provider = engine.status(name)?.provider;
         for (wanted, reason) in &provider.unavailable {
             output::warning(&format!("model `{name}` runs on {:?}, not on {wanted:?}: {reason}", provider.used));

@@ -1,11 +1,13 @@
 //! The sections of a configuration.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::de::{Deserializer, Error as _};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
+use crate::chat::remote::{JsonMode, MaxTokensField};
 use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
@@ -156,12 +158,33 @@ pub struct ModelConfig {
     /// What its cache holds: "auto" (the default: bfloat16 for quantised weights where the processor multiplies it),
     /// "float32", or "bfloat16".
     pub cache_type: CacheType,
-    /// Address of a remote endpoint. Not available in this version.
+    /// Address of an endpoint that speaks OpenAI's protocol, instead of a path: `https://host/v1`. It and the settings down
+    /// to `headers` are for remote models alone; see `docs/remote-models.md`.
     pub base_url: Option<String>,
-    /// The model's name at a remote endpoint. Not available in this version.
+    /// The model's name at the endpoint.
     pub model: Option<String>,
-    /// Environment variable with a remote endpoint's key. Not available in this version.
+    /// Environment variable with the endpoint's key, which is read when the engine is built; no key is sent if absent.
     pub api_key_env: Option<String>,
+    /// Seconds that one request may take, from the first byte to the last. 1 to 86400; 120 if absent.
+    pub timeout_s: Option<u64>,
+    /// Seconds within which a connection has to stand. 1 to 86400; 10 if absent.
+    pub connect_timeout_s: Option<u64>,
+    /// How often a request is sent again that was not answered, or with a status that may pass. At most 20; 3 if absent.
+    pub max_retries: Option<u32>,
+    /// Requests under way at the same time. 1 to 256; 8 if absent.
+    pub max_concurrent: Option<usize>,
+    /// Requests a minute, repeated ones included, evenly spaced. At least 1; no limit if absent.
+    pub requests_per_minute: Option<u32>,
+    /// What the endpoint calls the limit on new tokens: "max_tokens" if absent, or "max_completion_tokens".
+    pub max_tokens_field: Option<MaxTokensField>,
+    /// Whether requests carry a seed; yes if absent.
+    pub send_seed: Option<bool>,
+    /// Whether judges' answers are read off log-probabilities (yes if absent), or off the text that the model writes.
+    pub logprobs: Option<bool>,
+    /// How a reply in JSON is asked for: "json_schema" if absent, "json_object" or "none".
+    pub json_mode: Option<JsonMode>,
+    /// Further HTTP headers.
+    pub headers: BTreeMap<String, String>,
     /// Divides the logits; 0 is greedy. In [0, ∞); 1 if absent.
     pub temperature: Option<f32>,
     /// Nucleus sampling. In (0, 1]; 1 (off) if absent.
@@ -228,14 +251,7 @@ impl ModelConfig {
 
     pub(super) fn validate(&self) -> Result<()> {
         self.render_options()?;
-        if self.base_url.is_some() || self.model.is_some() || self.api_key_env.is_some() {
-            return Err(Error::unsupported(
-                "base_url, model and api_key_env: remote models are not available in this version. Give the path of an exported model",
-            ));
-        }
-        if self.path.is_none() {
-            return Err(Error::invalid_config("path is missing: give the folder of an exported model"));
-        }
+        self.validate_place()?;
         if let Some((key, value, range)) = self.sampling().out_of_range() {
             return Err(Error::invalid_config(format!("{key} = {value} is not in {range}")));
         }

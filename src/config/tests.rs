@@ -139,7 +139,6 @@ fn nonsense_is_refused_by_key() {
         ("[models.m]", "[models.m]: path is missing"),
         ("[models.m]\npath = \"m\"\ntop_p = 0.0", "[models.m]: top_p = 0 is not in (0, 1]"),
         ("[models.m]\npath = \"m\"\ntemperature = nan", "temperature = NaN is not in"),
-        ("[models.m]\nbase_url = \"http://x\"", "remote models are not available in this version"),
         ("task = \"math\"", "task is set without a preset"),
         ("preset = \"paper\"", "needs task"),
         ("preset = \"verl\"", "preset = \"verl\" needs task = \"document\", \"code\" or \"math\": its metrics"),

@@ -32,8 +32,10 @@ pub use self::statistics::{Latency, Stage, Statistics};
 pub use self::trace::TraceWriter;
 pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
+#[cfg(feature = "remote")]
+use crate::chat::remote::RemoteChat;
 use crate::chat::{ChatModel, Finish, Message, Usage};
-use crate::config::{Config, RuntimeConfig};
+use crate::config::{Config, ModelConfig, RuntimeConfig};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
@@ -211,6 +213,9 @@ impl EngineBuilder {
         let mut locals = BTreeMap::new();
         let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
         for (name, model) in &config.models {
+            if model.base_url.is_some() {
+                factories.push((name.clone(), remote_factory(name, model)?));
+            }
             let Some(path) = &model.path else { continue };
             let folder =
                 ModelFolder::open_with(path, model.open_options()).map_err(|e| e.context(format!("model `{name}`")))?;
@@ -231,6 +236,21 @@ impl EngineBuilder {
         let (thread, process, pins) = (Mutex::new(Some(thread)), std::process::id(), AtomicU64::new(0));
         Ok(Engine { inner: Arc::new(Inner { commands, thread, process, plan, no_plan, names, locals, pins }) })
     }
+}
+
+/// Makes a model that an endpoint runs; its key is read now.
+#[cfg(feature = "remote")]
+fn remote_factory(name: &str, model: &ModelConfig) -> Result<ChatModelFactory> {
+    let endpoint = model.endpoint(name).map_err(|e| e.context(format!("model `{name}`")))?;
+    Ok(Box::new(move || Ok(Box::new(RemoteChat::new(endpoint)?))))
+}
+
+#[cfg(not(feature = "remote"))]
+fn remote_factory(name: &str, _: &ModelConfig) -> Result<ChatModelFactory> {
+    Err(Error::unsupported(format!(
+        "model `{name}` has a base_url, and this build has no remote models. Build with the feature `remote`, or give \
+         the path of an exported model"
+    )))
 }
 
 /// The plan for rankings; metrics count tokens with the policy's tokenizer, or words where it is not ours.
@@ -293,7 +313,7 @@ impl Engine {
     /// As [`EngineBuilder::build`].
     pub fn with_model(path: &Path, runtime: RuntimeConfig, places: Places) -> Result<Engine> {
         let mut config = Config { runtime, ..Config::default() };
-        let model = crate::config::ModelConfig { path: Some(path.to_path_buf()), ..Default::default() };
+        let model = ModelConfig { path: Some(path.to_path_buf()), ..Default::default() };
         config.models.insert("model".into(), model);
         Engine::builder(config).places(places).build()
     }
@@ -543,7 +563,9 @@ impl Engine {
     fn local(&self, model: &str) -> Result<&Local> {
         self.index(model)?;
         self.inner.locals.get(model).ok_or_else(|| {
-            Error::invalid_request(format!("model `{model}` is not a local model, so its tokens can't be had"))
+            Error::invalid_request(format!(
+                "model `{model}` is not a local model, so its tokens can't be had: only rankings can use it"
+            ))
         })
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod models;
+pub(crate) mod openai_server;
 
 use std::collections::BTreeSet;
 use std::fs;

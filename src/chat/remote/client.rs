@@ -1,0 +1,309 @@
+//! One request by HTTP, and what its failure means.
+
+use std::io::Read;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::{Response, header};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::{Agent, Body, Timeout};
+
+use super::endpoint::Endpoint;
+use super::limits::LONGEST_RETRY_AFTER;
+use crate::{Error, ErrorKind, Result};
+
+/// Most bytes of a reply.
+const MAX_REPLY: u64 = 16 << 20;
+/// Most bytes that are read of a reply that says what went wrong.
+const MAX_COMPLAINT: u64 = 64 << 10;
+
+/// Why there is no reply.
+pub(super) struct Failure {
+    pub(super) kind: ErrorKind,
+    /// What was wrong and what to do.
+    pub(super) what: String,
+    pub(super) retry: Retry,
+}
+
+/// Whether sending again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    Never,
+    /// After a pause of ours.
+    Backoff,
+    /// The server said when.
+    After(Duration),
+}
+
+impl Failure {
+    fn new(kind: ErrorKind, what: String) -> Self {
+        Failure { kind, what, retry: Retry::Never }
+    }
+
+    fn or_later(self) -> Self {
+        Failure { retry: Retry::Backoff, ..self }
+    }
+}
+
+/// An agent with connections of its own, for one worker.
+pub(super) fn agent(endpoint: &Endpoint) -> Result<Agent> {
+    let mut config = Agent::config_builder()
+        .http_status_as_error(false)
+        // The key would go along to wherever the server points.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("foreturn/", env!("CARGO_PKG_VERSION")))
+        .timeout_global(Some(endpoint.timeout))
+        .timeout_resolve(Some(endpoint.connect_timeout))
+        .timeout_connect(Some(endpoint.connect_timeout));
+    if endpoint.is_https() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = roots().map_err(|what| endpoint.error(ErrorKind::InvalidConfig, &what))?;
+        let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider);
+        config = config.tls_config(tls.build());
+    }
+    Ok(config.build().into())
+}
+
+/// The certificates that this machine trusts, read once.
+fn roots() -> Result<RootCerts, String> {
+    static ROOTS: OnceLock<Result<RootCerts, String>> = OnceLock::new();
+    let load = || {
+        let found = rustls_native_certs::load_native_certs();
+        if found.certs.is_empty() {
+            let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+            return Err(format!(
+                "this machine has no root certificates to check https with ({}). Install its ca-certificates, or name a \
+                 file of them in SSL_CERT_FILE",
+                if errors.is_empty() { "none found".to_owned() } else { errors.join("; ") }
+            ));
+        }
+        let certificates: Vec<_> = found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+        Ok(RootCerts::new_with_certs(&certificates))
+    };
+    ROOTS.get_or_init(load).clone()
+}
+
+/// Sends a body and takes the bytes of the reply.
+pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut request = agent
+        .post(endpoint.url())
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, "application/json");
+    for (name, value) in &endpoint.headers {
+        request = request.header(name, value.reveal());
+    }
+    if let Some(key) = &endpoint.key {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", key.reveal()));
+    }
+    let mut response = request.send(body).map_err(|e| transport(endpoint, &e))?;
+    if !response.status().is_success() {
+        return Err(status(endpoint, response));
+    }
+    let content_type = header(&response, "content-type");
+    let is_json = content_type.as_ref().is_none_or(|given| is_json(given));
+    let read = response.body_mut().with_config().limit(MAX_REPLY).read_to_vec();
+    let bytes = read.map_err(|e| transport(endpoint, &e))?;
+    if !is_json {
+        let (given, shown) = (content_type.unwrap_or_default(), endpoint.quote(&String::from_utf8_lossy(&bytes)));
+        return Err(Failure::new(
+            ErrorKind::ModelOutput,
+            format!(
+                "it answered in {}, not in JSON: {shown:?}. Check base_url: it ends in /v1 on most servers",
+                endpoint.quote(&given)
+            ),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn header(response: &Response<Body>, name: &str) -> Option<String> {
+    response.headers().get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// What a status that is no success means.
+fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
+    let status = response.status();
+    if status.is_redirection() {
+        let target = header(&response, "location").unwrap_or_default();
+        let target = target.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()).unwrap_or_default();
+        let host = endpoint.quote(target.rsplit('@').next().unwrap_or_default());
+        return Failure::new(
+            ErrorKind::InvalidConfig,
+            format!(
+                "status {status}: it points elsewhere ({host:?}), where the key will not be sent. Put the final address \
+                 into base_url"
+            ),
+        );
+    }
+    let asked = header(&response, "retry-after").and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+    let mut body = Vec::new();
+    // What can't be read is not needed: the status says enough.
+    drop(response.body_mut().as_reader().take(MAX_COMPLAINT).read_to_end(&mut body));
+    let complaint = Complaint::read(&body);
+    let said = match endpoint.quote(&complaint.message) {
+        words if words.is_empty() => String::new(),
+        words => format!(": {words}"),
+    };
+    let failure = |kind, remedy: &str| Failure::new(kind, format!("status {status}{said}. {remedy}"));
+    let mut failure = match status.as_u16() {
+        _ if complaint.is_context() => {
+            failure(ErrorKind::ContextLength, "The prompt is longer than the model's context")
+        }
+        401 | 403 => failure(
+            ErrorKind::InvalidConfig,
+            "Check api_key_env: the key in it is missing, wrong or not allowed this model",
+        ),
+        404 | 405 => failure(ErrorKind::InvalidConfig, "Check base_url, which ends in /v1 on most servers, and model"),
+        429 if complaint.code == "insufficient_quota" => {
+            failure(ErrorKind::Overloaded, "The account has no credit left")
+        }
+        429 => failure(ErrorKind::Overloaded, "Lower max_concurrent, or set requests_per_minute").or_later(),
+        408 | 409 | 500.. => failure(ErrorKind::Io, "The server failed; look at its log, or try later").or_later(),
+        _ => failure(
+            ErrorKind::InvalidConfig,
+            "The server refuses what it was asked: see send_seed, max_tokens_field, logprobs and json_mode",
+        ),
+    };
+    if let (Retry::Backoff, Some(asked)) = (failure.retry, asked) {
+        failure.retry = Retry::After(asked);
+        if asked > LONGEST_RETRY_AFTER {
+            failure.retry = Retry::Never;
+            let (asked, longest) = (asked.as_secs(), LONGEST_RETRY_AFTER.as_secs());
+            failure.what.push_str(&format!(" (it asks to wait {asked} s; more than {longest} s are not waited for)"));
+        }
+    }
+    failure
+}
+
+/// What a server says is wrong, in one of the forms that servers have.
+#[derive(Default)]
+pub(super) struct Complaint {
+    pub(super) message: String,
+    code: String,
+}
+
+impl Complaint {
+    fn read(body: &[u8]) -> Self {
+        match serde_json::from_slice::<Value>(body) {
+            Ok(value) => Complaint::of(value.get("error").unwrap_or(&value)),
+            Err(_) => Complaint { message: String::from_utf8_lossy(body).into_owned(), code: String::new() },
+        }
+    }
+
+    /// Of the value of the field `error`.
+    pub(super) fn of(error: &Value) -> Self {
+        let text = |key: &str| error.get(key).and_then(Value::as_str);
+        let message = text("message").or_else(|| text("detail")).or_else(|| error.as_str());
+        let code = text("code").or_else(|| text("type")).unwrap_or_default();
+        Complaint { message: message.map_or_else(|| error.to_string(), str::to_owned), code: code.to_owned() }
+    }
+
+    /// Whether the prompt is too long: OpenAI's code, llama.cpp's type, vLLM's words.
+    fn is_context(&self) -> bool {
+        matches!(&*self.code, "context_length_exceeded" | "exceed_context_size_error")
+            || self.message.contains("maximum context length")
+    }
+}
+
+/// What a failure on the way means.
+fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
+    let seconds = |duration: Duration| duration.as_secs();
+    let io = |what: String| Failure::new(ErrorKind::Io, what);
+    if let Some(tls) = tls_error(error) {
+        return io(format!(
+            "no TLS connection ({tls}). If the server speaks plain HTTP, write http:// in base_url; if its certificate is \
+             your own authority's, name that in SSL_CERT_FILE"
+        ));
+    }
+    match error {
+        ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
+            let limit = seconds(endpoint.connect_timeout);
+            io(format!("no connection within {limit} s. Check base_url and the network, or raise connect_timeout_s"))
+                .or_later()
+        }
+        ureq::Error::Timeout(_) => io(format!(
+            "no whole reply within {} s. Raise timeout_s, or lower max_concurrent so that the server has less to do at once",
+            seconds(endpoint.timeout)
+        )),
+        ureq::Error::HostNotFound => io("there is no such host. Check base_url".into()).or_later(),
+        ureq::Error::BodyExceedsLimit(_) => Failure::new(
+            ErrorKind::ModelOutput,
+            format!("its reply is longer than {} MiB. This is no chat completion; check base_url", MAX_REPLY >> 20),
+        ),
+        ureq::Error::Io(e) => {
+            let what = endpoint.quote(&e.to_string());
+            io(format!("the connection failed ({what}). Check that the server runs and that base_url is right"))
+                .or_later()
+        }
+        other => {
+            io(format!("it doesn't speak HTTP as it should ({}). Check base_url", endpoint.quote(&other.to_string())))
+        }
+    }
+}
+
+/// The failure of TLS in an error, which may be wrapped in one of input and output.
+fn tls_error(error: &ureq::Error) -> Option<String> {
+    match error {
+        ureq::Error::Rustls(e) => Some(e.to_string()),
+        ureq::Error::Tls(what) => Some((*what).to_owned()),
+        ureq::Error::Io(e) => e.get_ref()?.downcast_ref::<rustls::Error>().map(ToString::to_string),
+        _ => None,
+    }
+}
+
+/// The error of a failure after `attempts` requests.
+pub(super) fn failed(endpoint: &Endpoint, failure: &Failure, attempts: u32) -> Error {
+    let what = match attempts {
+        1 => failure.what.clone(),
+        _ => format!("{} ({attempts} attempts)", failure.what),
+    };
+    endpoint.error(failure.kind, &what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_known_by_its_type() {
+        for (given, json) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("text/html", false),
+            ("text/event-stream", false),
+            ("", false),
+        ] {
+            assert_eq!(is_json(given), json, "{given}");
+        }
+    }
+
+    #[test]
+    fn complaints_are_read_in_their_many_forms() {
+        for (body, message) in [
+            (r#"{"error": {"message": "too hot", "code": 3}}"#, "too hot"),
+            (r#"{"error": "too hot"}"#, "too hot"),
+            (r#"{"detail": "too hot"}"#, "too hot"),
+            (r#"{"message": "too hot"}"#, "too hot"),
+            ("too hot", "too hot"),
+            (r#"{"detail": [{"loc": 1}]}"#, r#"{"detail":[{"loc":1}]}"#),
+        ] {
+            assert_eq!(Complaint::read(body.as_bytes()).message, message, "{body}");
+        }
+        for (body, context) in [
+            (r#"{"error": {"message": "x", "code": "context_length_exceeded"}}"#, true),
+            (r#"{"error": {"message": "x", "type": "exceed_context_size_error"}}"#, true),
+            (r#"{"message": "This model's maximum context length is 8 tokens."}"#, true),
+            (r#"{"error": {"message": "x", "code": "other"}}"#, false),
+        ] {
+            assert_eq!(Complaint::read(body.as_bytes()).is_context(), context, "{body}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Models behind endpoints that speak OpenAI's chat-completions protocol: hosted ones, vLLM, llama.cpp, Ollama.
+//!
+//! ```text
+//! RemoteChat ──Job──▶ pool of workers ──body──▶ client (HTTP) ──▶ endpoint
+//!     ▲                  limits: pace, retries        │
+//!     └──── ChatReply ◀── reply, choice ◀─────────────┘
+//! ```
+//!
+//! - `model`: the [`ChatModel`](super::ChatModel); `pool`: the threads that wait for the network in its stead.
+//! - `endpoint`: where and how; `request`, `reply`, `choice`: what is said in JSON.
+//! - `client`: one request by HTTP; `limits`: when to send, and when to send again.
+//!
+//! An endpoint is not trusted: whatever it sends becomes a reply or an error, and never an answer that it didn't give.
+
+#[cfg(feature = "remote")]
+mod choice;
+#[cfg(feature = "remote")]
+mod client;
+#[cfg(feature = "remote")]
+mod endpoint;
+#[cfg(feature = "remote")]
+mod limits;
+#[cfg(feature = "remote")]
+mod model;
+#[cfg(feature = "remote")]
+mod pool;
+#[cfg(feature = "remote")]
+mod reply;
+#[cfg(feature = "remote")]
+mod request;
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(feature = "remote")]
+pub(crate) use self::endpoint::{Endpoint, Extensions, Secret};
+#[cfg(feature = "remote")]
+pub(crate) use self::model::RemoteChat;
+
+/// What an endpoint calls the limit on new tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    /// The older name, which nearly every server knows.
+    #[default]
+    MaxTokens,
+    /// The newer name, which OpenAI's reasoning models insist on.
+    MaxCompletionTokens,
+}
+
+impl MaxTokensField {
+    /// The field's name in a request.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MaxTokensField::MaxTokens => "max_tokens",
+            MaxTokensField::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// How an endpoint is asked for a reply in JSON.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JsonMode {
+    /// The endpoint is held to the schema.
+    #[default]
+    JsonSchema,
+    /// The endpoint is held to JSON; the prompt names the keys.
+    JsonObject,
+    /// The prompt alone asks for it.
+    None,
+}

@@ -1,0 +1,283 @@
+//! Where a model is: in a folder, or behind an address. What each kind alone can have is refused for the other.
+
+#[cfg(feature = "remote")]
+use std::env::VarError;
+#[cfg(feature = "remote")]
+use std::sync::Arc;
+#[cfg(feature = "remote")]
+use std::time::Duration;
+
+use super::ModelConfig;
+#[cfg(feature = "remote")]
+use crate::chat::remote::{Endpoint, Extensions, Secret};
+use crate::{Error, Result};
+
+/// Most seconds of a timeout.
+const MAX_SECONDS: u64 = 86_400;
+
+impl ModelConfig {
+    /// Refuses a model that is nowhere, or at two places, and settings of the other kind.
+    pub(super) fn validate_place(&self) -> Result<()> {
+        match (&self.path, &self.base_url) {
+            (None, None) => Err(Error::invalid_config(
+                "path is missing: give the folder of an exported model, or base_url and model for a remote one",
+            )),
+            (Some(_), Some(_)) => Err(Error::invalid_config(
+                "path and base_url are both set: a model is either a folder here or behind an address; leave one out",
+            )),
+            (Some(_), None) => self.refuse(&self.remote_keys(), "base_url", "path"),
+            (None, Some(url)) => {
+                self.refuse(&self.local_keys(), "path", "base_url")?;
+                validate_url(url)?;
+                self.validate_remote()
+            }
+        }
+    }
+
+    fn refuse(&self, keys: &[(&'static str, bool)], needs: &str, has: &str) -> Result<()> {
+        match keys.iter().find(|(_, set)| *set) {
+            None => Ok(()),
+            Some((key, _)) => Err(Error::invalid_config(format!(
+                "{key} is for models with a {needs}, and this one has a {has}: leave it out"
+            ))),
+        }
+    }
+
+    /// Keys of remote models, and whether they are set.
+    fn remote_keys(&self) -> [(&'static str, bool); 12] {
+        [
+            ("model", self.model.is_some()),
+            ("api_key_env", self.api_key_env.is_some()),
+            ("timeout_s", self.timeout_s.is_some()),
+            ("connect_timeout_s", self.connect_timeout_s.is_some()),
+            ("max_retries", self.max_retries.is_some()),
+            ("max_concurrent", self.max_concurrent.is_some()),
+            ("requests_per_minute", self.requests_per_minute.is_some()),
+            ("max_tokens_field", self.max_tokens_field.is_some()),
+            ("send_seed", self.send_seed.is_some()),
+            ("logprobs", self.logprobs.is_some()),
+            ("json_mode", self.json_mode.is_some()),
+            ("headers", !self.headers.is_empty()),
+        ]
+    }
+
+    /// Keys of models in a folder, and whether they are set.
+    fn local_keys(&self) -> [(&'static str, bool); 7] {
+        let default = ModelConfig::default();
+        [
+            ("batching", self.batching != default.batching),
+            ("cache_type", self.cache_type != default.cache_type),
+            ("template", self.template.is_some()),
+            ("template_arguments", !self.template_arguments.is_empty()),
+            ("date", self.date.is_some()),
+            ("compat", self.compat != default.compat),
+            ("bos", self.bos != default.bos),
+        ]
+    }
+
+    fn validate_remote(&self) -> Result<()> {
+        if self.model.as_ref().is_none_or(|model| model.trim().is_empty()) {
+            return Err(Error::invalid_config("model is missing: give the name that the endpoint has for the model"));
+        }
+        if self.api_key_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            return Err(Error::invalid_config(
+                "api_key_env is not the name of an environment variable: name the variable that holds the key, not the key",
+            ));
+        }
+        in_range("timeout_s", self.timeout_s, 1, MAX_SECONDS)?;
+        in_range("connect_timeout_s", self.connect_timeout_s, 1, MAX_SECONDS)?;
+        in_range("max_retries", self.max_retries.map(u64::from), 0, 20)?;
+        in_range("max_concurrent", self.max_concurrent.map(|n| n as u64), 1, 256)?;
+        in_range("requests_per_minute", self.requests_per_minute.map(u64::from), 1, u64::from(u32::MAX))?;
+        self.headers.iter().try_for_each(|(name, value)| validate_header(name, value))
+    }
+}
+
+fn in_range(key: &str, value: Option<u64>, least: u64, most: u64) -> Result<()> {
+    match value.filter(|value| !(least..=most).contains(value)) {
+        None => Ok(()),
+        Some(value) => Err(Error::invalid_config(format!("{key} = {value} is not in {least} to {most}"))),
+    }
+}
+
+/// The address itself is not repeated in messages: it may hold a password.
+fn validate_url(url: &str) -> Result<()> {
+    let wrong =
+        |what: &str| Err(Error::invalid_config(format!("base_url {what}, as in \"https://api.example.com/v1\"")));
+    let Some(rest) = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) else {
+        return wrong("has to begin with https:// or http://");
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    if authority.contains('@') {
+        return wrong(
+            "holds a name or password: put the key into the environment and name it in api_key_env; give the bare address",
+        );
+    }
+    if authority.is_empty() || authority.starts_with(':') {
+        return wrong("names no host: give one");
+    }
+    if url.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#')) {
+        return wrong("holds a query, a fragment or a space: give host and path alone");
+    }
+    if rest.trim_end_matches('/').ends_with("/chat/completions") {
+        return wrong("goes too far: leave out /chat/completions");
+    }
+    Ok(())
+}
+
+/// A header's value is not repeated in messages: it may be a key.
+fn validate_header(name: &str, value: &str) -> Result<()> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(token) {
+        return Err(Error::invalid_config(format!("headers: {name:?} is no name of a header")));
+    }
+    let own = ["authorization", "content-type", "content-length", "host", "transfer-encoding", "connection", "accept"];
+    if own.contains(&name.to_ascii_lowercase().as_str()) {
+        return Err(Error::invalid_config(format!(
+            "headers.{name} is written by foreturn: leave it out; a key belongs into the variable that api_key_env names"
+        )));
+    }
+    if value.chars().any(|c| !(' '..='~').contains(&c)) {
+        return Err(Error::invalid_config(format!("headers.{name} holds characters that no header may have")));
+    }
+    Ok(())
+}
+
+#[cfg(feature = "remote")]
+impl ModelConfig {
+    /// The endpoint, with its key.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidConfig`] where the settings make no sense, or the key is not in the environment.
+    pub(crate) fn endpoint(&self, name: &str) -> Result<Endpoint> {
+        let (Some(base_url), Some(model)) = (&self.base_url, &self.model) else {
+            return Err(Error::invalid_config("base_url and model are both needed for a remote model"));
+        };
+        validate_url(base_url)?;
+        self.validate_remote()?;
+        let seconds = |value: Option<u64>, default| Duration::from_secs(value.unwrap_or(default));
+        let headers = self.headers.iter().map(|(name, value)| (name.clone(), Secret::new(value.clone())));
+        Ok(Endpoint {
+            name: Arc::from(name),
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            model: model.clone(),
+            key: self.api_key_env.as_deref().map(|name| key(name, std::env::var(name))).transpose()?,
+            headers: headers.collect(),
+            timeout: seconds(self.timeout_s, 120),
+            connect_timeout: seconds(self.connect_timeout_s, 10),
+            max_retries: self.max_retries.unwrap_or(3),
+            max_concurrent: self.max_concurrent.unwrap_or(8),
+            requests_per_minute: self.requests_per_minute,
+            max_tokens_field: self.max_tokens_field.unwrap_or_default(),
+            send_seed: self.send_seed.unwrap_or(true),
+            logprobs: self.logprobs.unwrap_or(true),
+            json_mode: self.json_mode.unwrap_or_default(),
+            extensions: Extensions {
+                top_k: self.top_k.is_some(),
+                min_p: self.min_p.is_some(),
+                repetition_penalty: self.repetition_penalty.is_some(),
+            },
+        })
+    }
+}
+
+/// The key that an environment variable holds; nothing of it is ever said.
+#[cfg(feature = "remote")]
+fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
+    let wrong = |what: &str| Error::invalid_config(format!("api_key_env = {variable:?}: {what}"));
+    let value = match value {
+        Ok(value) => value.trim().to_owned(),
+        Err(VarError::NotPresent) => {
+            return Err(wrong(
+                "there is no such environment variable; set it to the endpoint's key before the engine is built",
+            ));
+        }
+        Err(VarError::NotUnicode(_)) => return Err(wrong("its value is not UTF-8, so it is no key")),
+    };
+    if value.is_empty() {
+        return Err(wrong("the variable is empty; set it to the endpoint's key, or leave api_key_env out"));
+    }
+    if value.chars().any(|c| !c.is_ascii_graphic()) {
+        return Err(wrong("its value holds spaces or characters that no header may have, so it is no key"));
+    }
+    Ok(Secret::new(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::Config;
+
+    const REMOTE: &str = "[models.m]\nbase_url = \"http://localhost:8000/v1\"\nmodel = \"big\"\n";
+
+    fn refused(text: &str) -> String {
+        Config::from_toml(text, Path::new("/base")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_remote_model_needs_an_address_and_a_name_and_nothing_local() {
+        Config::from_toml(REMOTE, Path::new("/base")).unwrap();
+        for (more, part) in [
+            ("path = \"m\"", "path and base_url are both set"),
+            ("batching = \"padded\"", "batching is for models with a path"),
+            ("cache_type = \"float32\"", "cache_type is for models with a path"),
+            ("template = \"t\"", "template is for models with a path"),
+            ("date = \"2024-07-26\"", "date is for models with a path"),
+            ("bos = \"double\"", "bos is for models with a path"),
+            ("compat = \"transformers\"", "compat is for models with a path"),
+            ("template_arguments = { a = 1 }", "template_arguments is for models with a path"),
+            ("timeout_s = 0", "timeout_s = 0 is not in 1 to 86400"),
+            ("max_retries = 21", "max_retries = 21 is not in 0 to 20"),
+            ("max_concurrent = 0", "max_concurrent = 0 is not in 1 to 256"),
+            ("requests_per_minute = 0", "requests_per_minute = 0"),
+            ("max_tokens_field = \"tokens\"", "unknown variant `tokens`"),
+            ("json_mode = \"yaml\"", "unknown variant `yaml`"),
+            ("headers = { \"a b\" = \"c\" }", "is no name of a header"),
+            ("headers = { Authorization = \"Bearer x\" }", "headers.Authorization is written by foreturn"),
+            ("api_key_env = \"\"", "api_key_env is not the name"),
+            ("temperature = -1.0", "temperature = -1 is not in"),
+        ] {
+            let message = refused(&format!("{REMOTE}{more}"));
+            assert!(message.contains(part), "{more}: {message}");
+        }
+        for (text, part) in [
+            ("path = \"m\"\nmodel = \"x\"", "model is for models with a base_url"),
+            ("path = \"m\"\nmax_retries = 1", "max_retries is for models with a base_url"),
+            ("path = \"m\"\nheaders = { a = \"b\" }", "headers is for models with a base_url"),
+            ("base_url = \"http://x\"", "model is missing"),
+            ("base_url = \"ftp://x\"\nmodel = \"y\"", "has to begin with https://"),
+            ("base_url = \"https://\"\nmodel = \"y\"", "names no host"),
+            ("base_url = \"https://x/v1?key=secret\"\nmodel = \"y\"", "holds a query"),
+            ("base_url = \"https://x/v1/chat/completions\"\nmodel = \"y\"", "leave out /chat/completions"),
+            ("base_url = \"https://me:secret@x/v1\"\nmodel = \"y\"", "holds a name or password"),
+        ] {
+            let message = refused(&format!("[models.m]\n{text}"));
+            assert!(message.contains(part), "{text}: {message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "remote")]
+    fn the_key_comes_from_the_environment_and_shows_nowhere() {
+        let text = format!("{REMOTE}api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\"\n");
+        let config = Config::from_toml(&text, Path::new("/base")).unwrap();
+        let message = config.models["m"].endpoint("m").unwrap_err().to_string();
+        assert!(message.contains("api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\": there is no such"), "{message}");
+
+        for (value, part) in [
+            ("", "the variable is empty"),
+            (" \n", "the variable is empty"),
+            ("sk two", "holds spaces"),
+            ("sk\ntwo", "holds spaces"),
+            ("sk-\u{e9}", "holds spaces or characters"),
+        ] {
+            let message = super::key("KEY", Ok(value.into())).unwrap_err().to_string();
+            assert!(message.starts_with("api_key_env = \"KEY\": ") && message.contains(part), "{message}");
+            assert!(!message.contains("sk"), "{message}");
+        }
+        let key = super::key("KEY", Ok("sk-0123456789\n".into())).unwrap();
+        assert_eq!((key.reveal(), format!("{key:?}").as_str()), ("sk-0123456789", "[secret]"));
+    }
+}
