@@ -35,6 +35,8 @@ pub mod rank;
 pub mod reward;
 pub mod rollout;
 pub mod runtime;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod sandbox;
 pub mod score;
 #[cfg(test)]
 pub(crate) mod testing;

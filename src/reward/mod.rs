@@ -20,6 +20,8 @@ mod json_reply;
 mod judge;
 mod metric;
 mod metrics;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod pass_rate;
 mod preset;
 mod rubric;
 mod stats;

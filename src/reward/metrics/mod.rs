@@ -27,6 +27,8 @@ kinds! {
     helpfulness,
     implicit_reward,
     interactivity,
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    pass_rate,
     process_reward,
     reward_model,
     token_amount,
