@@ -79,9 +79,7 @@ impl Init {
             Ok(0) => init::main(plan),
             // SAFETY: just made by the kernel, and nobody else's.
             Ok(pid) => Ok(Init { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, isolated }),
-            Err(errno) if isolated => {
-                Err(cannot_isolate("make namespaces", &std::io::Error::from_raw_os_error(errno)))
-            }
+            Err(errno) if isolated => Err(cannot_isolate("make namespaces", &std::io::Error::from_raw_os_error(errno))),
             Err(errno) => {
                 let e = std::io::Error::from_raw_os_error(errno);
                 Err(Error::new(ErrorKind::Io, format!("cannot start a process: {e}")).with_source(e))
@@ -132,37 +130,36 @@ impl Drop for Init {
 struct Stream<R> {
     pipe: Option<R>,
     bytes: Vec<u8>,
+    /// Whether there was more than the limit. The pipe stays open: who writes is to be ended, not to be told.
+    full: bool,
 }
 
 impl<R: Read + AsRawFd> Stream<R> {
     fn new(pipe: Option<R>) -> Self {
-        Stream { pipe, bytes: Vec::new() }
+        Stream { pipe, bytes: Vec::new(), full: false }
     }
 
     fn fd(&self) -> RawFd {
-        self.pipe.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.pipe.as_ref().filter(|_| !self.full).map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Reads what is there; says no where that is more than `most` in all.
     fn read(&mut self, most: u64) -> bool {
         let mut part = [0; 16384];
-        while let Some(pipe) = &mut self.pipe {
+        while let Some(pipe) = self.pipe.as_mut().filter(|_| !self.full) {
             match pipe.read(&mut part) {
                 Ok(0) => self.pipe = None,
                 Ok(read) => {
                     let room = usize::try_from(most).unwrap_or(usize::MAX) - self.bytes.len();
                     self.bytes.extend_from_slice(&part[..read.min(room)]);
-                    if read > room {
-                        self.pipe = None;
-                        return false;
-                    }
+                    self.full = read > room;
                 }
                 Err(e) if e.kind() == IoErrorKind::Interrupted => {}
-                Err(e) if e.kind() == IoErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == IoErrorKind::WouldBlock => break,
                 Err(_) => self.pipe = None,
             }
         }
-        true
+        !self.full
     }
 }
 

@@ -50,6 +50,7 @@ pub(super) fn main(plan: &mut Plan) -> ! {
             Err(errno) => Failure { stage: Stage::Fork, at, errno }.send(plan.status.as_raw_fd()),
         }
     }
+    plan.close_programs();
     serve(plan, &watch);
     if !plan.isolated {
         children_end();
@@ -79,8 +80,7 @@ fn set_up(plan: &mut Plan) -> Result<Watch, Failure> {
     unsafe { libc::umask(0o022) };
     if plan.isolated {
         for (at, mount) in plan.mounts.iter_mut().enumerate() {
-            mount.fd =
-                sys::open_tree(&mount.source).map_err(|errno| Failure { stage: Stage::Source, at, errno })?;
+            mount.fd = sys::open_tree(&mount.source).map_err(|errno| Failure { stage: Stage::Source, at, errno })?;
         }
         identity(plan.user.is_some()).map_err(Failure::of(Stage::Identity))?;
         root_folder(plan)?;

@@ -26,6 +26,7 @@ pub(super) fn main(plan: &Plan, at: usize) -> ! {
             Err(failure) => Failure { at, ..failure }.send(status),
         },
         Ok(pid) => {
+            plan.close_programs();
             let ended = wait(pid);
             Record::Ended { program: at as u16, status: ended }.send(status);
             sys::exit(0)

@@ -150,6 +150,14 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Closes what is the programs' alone. A pipe ends only when nobody has its other end. Only system calls.
+    pub(super) fn close_programs(&self) {
+        for (fd, _) in self.programs.iter().flat_map(|start| &start.descriptors) {
+            // SAFETY: an open descriptor, which this copy of the process doesn't use again, nor drop.
+            unsafe { libc::close(fd.as_raw_fd()) };
+        }
+    }
+
     /// What the root folder is made of.
     fn root_folder(&mut self, visible: &[PathBuf]) -> Result<()> {
         let mut folders = BTreeSet::from(["tmp", "proc", "dev", "dev/shm"].map(PathBuf::from));

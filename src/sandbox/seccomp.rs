@@ -49,7 +49,8 @@ const SIGNALS: &[c_long] = calls! {
     SYS_timer_settime SYS_timer_gettime SYS_timer_getoverrun SYS_timer_delete
 };
 
-const CLOCKS: &[c_long] = calls! { SYS_clock_gettime SYS_clock_getres SYS_clock_nanosleep SYS_nanosleep SYS_gettimeofday };
+const CLOCKS: &[c_long] =
+    calls! { SYS_clock_gettime SYS_clock_getres SYS_clock_nanosleep SYS_nanosleep SYS_gettimeofday };
 
 const SOCKETS: &[c_long] = calls! {
     SYS_bind SYS_connect SYS_listen SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_sendto SYS_recvfrom

@@ -72,14 +72,7 @@ pub(super) fn move_mount(fd: RawFd, target: &CStr) -> Result<(), Errno> {
     const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 4;
     // SAFETY: both paths end in a zero.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            fd,
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
+        libc::syscall(libc::SYS_move_mount, fd, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), MOVE_MOUNT_F_EMPTY_PATH)
     };
     checked(result).map(drop)
 }

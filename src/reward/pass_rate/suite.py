@@ -129,7 +129,7 @@ class Reporter(unittest.TestResult):
         self._fail("it was expected to fail")
 
 
-def run_unittest(namespace, names, report, guard, check_method=lambda method: None):
+def run_unittest(namespace, names, report, guard, check_method):
     cases = {}
     for name in names:
         kind, method = name.split(".")
@@ -155,14 +155,14 @@ def run_asserts(source, namespace, report, guard):
             exec(code, namespace)
 
 
-def run_tests(style, names, source, namespace, entry_point, report, guard, check_method=lambda method: None):
+def run_tests(style, names, source, namespace, entry_point, report, guard, checker=lambda code: lambda method: None):
     """Loads and runs the tests of `source` in `namespace`."""
     if style == "asserts":
         return run_asserts(source, namespace, report, guard)
     code = compile(source, "tests.py", "exec")
     exec(code, namespace)
     if style == "unittest":
-        return run_unittest(namespace, names, report, guard, check_method(code))
+        return run_unittest(namespace, names, report, guard, checker(code))
     one_test(report, guard, "check", lambda: namespace["check"](namespace[entry_point]))
 
 
