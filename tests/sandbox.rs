@@ -16,6 +16,9 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use foreturn::ErrorKind;
+use foreturn::chat::{Message, Role};
+use foreturn::reward::{MetricInput, Scored};
+use foreturn::rollout::{Ended, Goal};
 use foreturn::sandbox::{End, Isolation, Limit, Limits, Program, Sandbox};
 use programs::{Case, Host, cases, tester};
 
@@ -93,6 +96,7 @@ fn programs_get_their_verdicts_as_another_user_with_children_ignored() {
 #[test]
 #[ignore = "run by other tests, in a process of its own"]
 fn programs_under_test() {
+    assert!(std::env::var_os("FORETURN_SECRET").is_some(), "there has to be something to find");
     let before = Instant::now();
     let host = Host::new();
     let cases = cases(&host);
@@ -119,7 +123,9 @@ fn programs_under_test() {
 }
 
 fn run(case: &Case) -> Result<(), String> {
-    let verdict = tester(case).verdict(&case.code, &case.tests, Some(&case.entry_point)).map_err(|e| e.to_string())?;
+    let verdict = tester(case, Isolation::Required)
+        .verdict(&case.code, &case.tests, Some(&case.entry_point))
+        .map_err(|e| e.to_string())?;
     if verdict.all() != case.passes {
         return Err(format!("{verdict:?}"));
     }
@@ -225,4 +231,160 @@ fn what_cannot_be_run_is_an_error() {
     assert_eq!(sandbox.run(vec![shell("").1]).expect_err("no such folder").kind(), ErrorKind::Io);
     let sandbox = Sandbox { user: 0, ..Sandbox::default() };
     assert_eq!(sandbox.run(vec![shell("").1]).expect_err("root").kind(), ErrorKind::InvalidConfig);
+}
+
+/// The metric with `settings`, and what it makes of a message.
+fn metric(settings: &str) -> foreturn::Result<std::sync::Arc<dyn foreturn::Metric>> {
+    let table = format!("interpreter = \"{PYTHON}\"\n{settings}").parse().expect("TOML");
+    foreturn::reward::build_metric("pass_rate", table, Path::new("/"))
+}
+
+const TESTS: &str = "assert f(1) == 2\nassert f(2) == 3\n";
+
+fn values(settings: &str, tests: &str, messages: &[&str]) -> Vec<foreturn::Result<f64>> {
+    let goal = Goal { tests: Some(tests.into()), entry_point: Some("f".into()), ..Goal::default() };
+    let messages: Vec<Message> = messages.iter().map(|text| Message::new(Role::Assistant, *text)).collect();
+    let inputs = messages.iter().map(|response| MetricInput {
+        history: &[],
+        response,
+        future: &[],
+        goal: &goal,
+        ended: Ended::Window,
+        extracted: None,
+        count_tokens: &|_| 0,
+    });
+    let scored: Vec<Scored<'_>> = inputs.map(|input| Scored { input, answers: &[] }).collect();
+    let metric = metric(settings).expect("a metric");
+    metric.check(&goal).expect("a goal");
+    metric.score(&scored).into_iter().map(|value| value.map(|value| value.value)).collect()
+}
+
+#[test]
+fn the_metric_runs_the_code_of_a_message() {
+    let Some(_turn) = able() else { return };
+    let messages = [
+        "Here you are:\n```python\ndef f(x):\n    return x + 1\n```\nIt adds one.",
+        "def f(x):\n    return 2",
+        "I'd rather not.",
+        "```python\ndef f(x):\n    return x * 2 if x == 1 else x + 1\n```",
+    ];
+    for settings in ["", "tests_run = \"together\"\nparallel = 2"] {
+        let values: Vec<f64> =
+            values(settings, TESTS, &messages).into_iter().map(|value| value.expect("a value")).collect();
+        assert_eq!(values, [1.0, 0.0, 0.0, 1.0], "{settings}");
+    }
+    let partial = values("partial = true\nparallel = 3", TESTS, &messages[..2]);
+    assert_eq!(partial.into_iter().map(|value| value.expect("a value")).collect::<Vec<_>>(), [1.0, 0.5]);
+}
+
+#[test]
+fn tests_that_cannot_be_run_are_errors_and_not_zeros() {
+    let Some(_turn) = able() else { return };
+    let right = ["def f(x):\n    return x + 1"];
+    for (tests, words) in [
+        ("assert f(1) ==", "no Python"),
+        ("print(f(1))", "has no tests"),
+        ("assert np.all(f(1) == 2)", "`np`"),
+        ("assert f(lambda x: x) == 2", "tests_run = \"together\""),
+        ("import no_such_module\nassert f(1) == 2", "no_such_module"),
+    ] {
+        let e = values("", tests, &right).remove(0).expect_err(tests);
+        assert_eq!(e.kind(), ErrorKind::InvalidRequest, "{e}");
+        assert!(e.to_string().contains(words), "{e}");
+    }
+    let together = values("tests_run = \"together\"", "print(f(1))", &right).remove(0);
+    assert_eq!(together.expect_err("no tests").kind(), ErrorKind::InvalidRequest);
+}
+
+#[test]
+fn settings_and_goals_are_checked() {
+    for (settings, words) in [
+        ("memory = \"1MiB\"", "64MiB"),
+        ("timeout_s = 0", "timeout_s = 0"),
+        ("parallel = 0", "parallel = 0"),
+        ("user = 0", "root"),
+        ("isolation = \"off\"", "off"),
+        ("tests_run = \"elsewhere\"", "elsewhere"),
+        ("memmory = 1", "memmory"),
+    ] {
+        let e = metric(settings).err().expect(settings);
+        assert_eq!(e.kind(), ErrorKind::InvalidConfig, "{e}");
+        assert!(e.to_string().contains(words), "{e}");
+    }
+    let nothing = foreturn::reward::build_metric("pass_rate", toml::Table::new(), Path::new("/"));
+    assert!(nothing.err().expect("an error").to_string().contains("interpreter is missing"));
+    let nowhere = "interpreter = \"no/python\"".parse().expect("TOML");
+    let e = foreturn::reward::build_metric("pass_rate", nowhere, Path::new("/base")).err().expect("an error");
+    assert!(e.to_string().contains("/base/no/python"), "{e}");
+
+    let goal = |tests: Option<&str>, entry_point: Option<&str>| Goal {
+        tests: tests.map(str::to_owned),
+        entry_point: entry_point.map(str::to_owned),
+        ..Goal::default()
+    };
+    let apart = metric("").expect("a metric");
+    assert!(apart.check(&goal(Some(TESTS), Some("f"))).is_ok());
+    assert!(apart.check(&goal(Some(TESTS), None)).expect_err("none").to_string().contains("goal.entry_point"));
+    assert!(apart.check(&goal(None, Some("f"))).expect_err("none").to_string().contains("goal.tests"));
+    let together = metric("tests_run = \"together\"").expect("a metric");
+    assert!(together.check(&goal(Some(TESTS), None)).is_ok());
+    assert!(together.check(&goal(Some("def check(candidate):\n    pass"), None)).is_err());
+}
+
+#[test]
+fn an_interpreter_that_is_none_is_an_error() {
+    let Some(_turn) = able() else { return };
+    let table = "interpreter = \"/bin/sh\"".parse().expect("TOML");
+    let metric = foreturn::reward::build_metric("pass_rate", table, Path::new("/")).expect("a metric");
+    let goal = Goal { tests: Some(TESTS.into()), entry_point: Some("f".into()), ..Goal::default() };
+    let response = Message::new(Role::Assistant, "def f(x):\n    return x + 1");
+    let input = MetricInput {
+        history: &[],
+        response: &response,
+        future: &[],
+        goal: &goal,
+        ended: Ended::Window,
+        extracted: None,
+        count_tokens: &|_| 0,
+    };
+    let e = metric.score(&[Scored { input, answers: &[] }]).remove(0).expect_err("no Python");
+    assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("/bin/sh"), "{e}");
+}
+
+/// The same programs that find nothing in the sandbox find something without it: the sandbox is what stops them.
+#[test]
+fn without_isolation_hostile_programs_find_the_host() {
+    let Some(_turn) = able() else { return };
+    let host = Host::new();
+    let harmless = ["a caller of Unix sockets", "a reader of homes and of the host's files", "processes of others"];
+    let cases = cases(&host);
+    let cases: Vec<_> = cases.iter().filter(|case| harmless.contains(&case.about.as_str())).collect();
+    assert_eq!(cases.len(), 6);
+    for case in cases {
+        let verdict = programs::tester(case, Isolation::None).verdict(&case.code, &case.tests, Some(&case.entry_point));
+        assert!(!verdict.expect("a verdict").all(), "{} ({})", case.about, case.mode);
+    }
+}
+
+/// Where user namespaces are off, nothing runs, unless the settings say so.
+#[test]
+fn without_namespaces_nothing_runs() {
+    let Some(_turn) = able() else { return };
+    let program = std::env::current_exe().expect("this program");
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --exact nothing_runs_here --ignored";
+    let done = Command::new("unshare").args(["-Ur", "sh", "-c", script]).arg(program).output().expect("unshare");
+    let said = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Run by the one above.
+#[test]
+#[ignore = "run by another test, where there are no user namespaces"]
+fn nothing_runs_here() {
+    let right = ["def f(x):\n    return x + 1"];
+    let e = values("", TESTS, &right).remove(0).expect_err("no namespaces");
+    assert_eq!(e.kind(), ErrorKind::Unsupported, "{e}");
+    assert!(e.to_string().contains("isolation = \"none\""), "{e}");
+    let without = values("isolation = \"none\"", TESTS, &right).remove(0);
+    assert_eq!(without.expect("a value"), 1.0);
 }
