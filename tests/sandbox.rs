@@ -5,6 +5,7 @@
 //! ordinary user where the tests are run by root.
 
 #![cfg(all(feature = "sandbox", target_os = "linux"))]
+#![allow(clippy::print_stderr)]
 
 mod programs;
 

@@ -130,6 +130,10 @@ fn root_folder(plan: &Plan) -> Result<(), Failure> {
     sys::mount(c"tmpfs", c"/tmp", c"tmpfs", HERE, c"mode=0755,size=1m,nr_inodes=8192").map_err(&root)?;
     // SAFETY: constant text.
     done(unsafe { libc::chdir(c"/tmp".as_ptr()) }).map_err(&root)?;
+    // First, for what is to be visible may lie in it.
+    // SAFETY: constant text.
+    done(unsafe { libc::mkdir(c"tmp".as_ptr(), 0o755) }).map_err(&root)?;
+    sys::mount(c"tmpfs", c"tmp", c"tmpfs", HERE, &plan.temporary).map_err(Failure::of(Stage::Temporary))?;
     for folder in &plan.folders {
         // SAFETY: ends in a zero.
         done(unsafe { libc::mkdir(folder.as_ptr(), 0o755) }).map_err(&root)?;
@@ -152,7 +156,6 @@ fn root_folder(plan: &Plan) -> Result<(), Failure> {
         // SAFETY: opened in `set_up`, and not used again.
         unsafe { libc::close(mount.fd) };
     }
-    sys::mount(c"tmpfs", c"tmp", c"tmpfs", HERE, &plan.temporary).map_err(Failure::of(Stage::Temporary))?;
     // While the host's /proc is in sight, for the kernel shows no more of it than one sees already.
     sys::mount_proc(c"proc", false).map_err(Failure::of(Stage::Proc))?;
     sys::enter_root().map_err(Failure::of(Stage::Pivot))?;

@@ -160,7 +160,7 @@ impl Plan {
 
     /// What the root folder is made of.
     fn root_folder(&mut self, visible: &[PathBuf]) -> Result<()> {
-        let mut folders = BTreeSet::from(["tmp", "proc", "dev", "dev/shm"].map(PathBuf::from));
+        let mut folders = BTreeSet::from(["proc", "dev", "dev/shm"].map(PathBuf::from));
         let devices = landlock::DEVICES.iter().map(Path::new).filter(|path| path.exists());
         let device = sys::RDONLY | sys::NOSUID | sys::NOEXEC;
         let plain = sys::RDONLY | sys::NOSUID | sys::NODEV;
@@ -181,6 +181,8 @@ impl Plan {
             let (source, target) = (text(path.as_os_str())?, text(target.as_os_str())?);
             self.mounts.push(Mount { source, target, attributes, fd: -1 });
         }
+        // There already.
+        folders.remove(Path::new("tmp"));
         // In order, so parents come first.
         self.folders = folders.iter().map(|folder| text(folder.as_os_str())).collect::<Result<_>>()?;
         Ok(())
@@ -197,9 +199,10 @@ fn system_link(path: &Path) -> Option<PathBuf> {
 fn visible(wanted: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
     for path in wanted {
-        if !path.is_absolute() || path.parent().is_none() {
+        let reserved = ["/proc", "/dev"].iter().any(|own| path.starts_with(own));
+        if !path.is_absolute() || path.parent().is_none() || reserved || path == Path::new("/tmp") {
             return Err(Error::invalid_config(format!(
-                "{}: a sandbox shows absolute paths only, and not the whole root folder",
+                "{}: a sandbox shows absolute paths, but not the root folder, /tmp, or what is in /proc and /dev",
                 path.display()
             )));
         }
@@ -260,7 +263,8 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
 /// Limits of each process, none above what the host has itself.
 fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit_resource_t, u64)> {
     let mut limits = vec![
-        (libc::RLIMIT_CORE, 0),
+        // No core, not even to a program of the host's: at 0, the kernel would still call that one.
+        (libc::RLIMIT_CORE, 1),
         (libc::RLIMIT_CPU, wanted.cpu.as_secs_f64().ceil() as u64),
         (libc::RLIMIT_FSIZE, wanted.file_size),
         (libc::RLIMIT_NOFILE, 256),
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn paths_that_cannot_be_shown_are_refused() {
-        for path in ["usr", "/", "/no/such/path"] {
+        for path in ["usr", "/", "/no/such/path", "/tmp", "/proc/1", "/dev/sda"] {
             assert!(visible(&[path.into()]).is_err(), "{path}");
         }
     }

@@ -105,8 +105,9 @@ fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccomp
     allow(libc::SYS_clone, 0, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?;
     allow(libc::SYS_socket, 0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
     allow(libc::SYS_socketpair, 0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
-    // Typing into a terminal.
-    allow(libc::SYS_ioctl, 1, SeccompCmpOp::Ne, libc::TIOCSTI as u64)?;
+    // Typing into a terminal; libc's constant has another type on each system.
+    const TIOCSTI: u64 = 0x5412;
+    allow(libc::SYS_ioctl, 1, SeccompCmpOp::Ne, TIOCSTI)?;
     // Its own limits, not those of another process.
     allow(libc::SYS_prlimit64, 0, SeccompCmpOp::Eq, 0)
 }
