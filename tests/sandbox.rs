@@ -389,3 +389,33 @@ fn nothing_runs_here() {
     let without = values("isolation = \"none\"", TESTS, &right).remove(0);
     assert_eq!(without.expect("a value"), 1.0);
 }
+
+#[test]
+fn the_sandbox_ends_with_the_host() {
+    let Some(_turn) = able() else { return };
+    let program = std::env::current_exe().expect("this program");
+    let mut host =
+        Command::new(program).args(["--exact", "a_host_to_be_killed", "--ignored"]).spawn().expect("a process");
+    let soon = |done: &dyn Fn() -> bool| {
+        (0..500).any(|_| {
+            done() || {
+                std::thread::sleep(Duration::from_millis(20));
+                false
+            }
+        })
+    };
+    let started = soon(&|| !programs::running("7654321").is_empty());
+    host.kill().expect("a process to kill");
+    host.wait().expect("an end");
+    assert!(started && soon(&|| programs::running("7654321").is_empty()));
+}
+
+/// Run by the one above.
+#[test]
+#[ignore = "run by another test, which kills it"]
+fn a_host_to_be_killed() {
+    let (mut sandbox, program) = shell("sleep 7654321 & sleep 7654321");
+    sandbox.limits.wall = Duration::from_secs(60);
+    let outcomes = sandbox.run(vec![program]);
+    panic!("it was not killed: {outcomes:?}");
+}
