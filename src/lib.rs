@@ -37,6 +37,8 @@ pub mod report;
 pub mod reward;
 pub mod rollout;
 pub mod runtime;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod sandbox;
 pub mod score;
 #[cfg(test)]
 pub(crate) mod testing;

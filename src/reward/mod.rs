@@ -23,6 +23,8 @@ mod judge;
 mod judge_json;
 mod metric;
 mod metrics;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod pass_rate;
 mod preset;
 mod rubric;
 mod stats;

@@ -32,6 +32,8 @@ kinds! {
     implicit_reward,
     interactivity,
     judge,
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
+    pass_rate,
     process_reward,
     reward_model,
     similarity,

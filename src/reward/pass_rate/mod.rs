@@ -1,0 +1,207 @@
+//! Runs a program's unit tests and says which of them it passes: what is behind the metric `pass_rate`.
+//!
+//! ```text
+//!           apart                                          together
+//! host ◀─3─ tests' process ──4──▶ solution's process     host ◀─3─ one process with both
+//!                          ◀──5──
+//! ```
+//!
+//! Apart, the solution's process answers calls of its entry point and has no part in the verdict; only values of plain
+//! types travel. Together, both share an interpreter, so the verdict is only as good as what `together.py` does against
+//! forgers. Either way the host counts: a test passes if the tests' text has it and the channel says so, and what the
+//! program prints or exits with means nothing. The Python side is in the files beside this one.
+
+mod interpreter;
+mod program;
+mod verdict;
+
+use std::collections::HashMap;
+use std::io::{PipeReader, PipeWriter, Read};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use self::interpreter::Interpreter;
+pub use self::program::program_text;
+pub use self::verdict::Verdict;
+use crate::sandbox::{End, Isolation, Limits, Outcome, Program, Sandbox};
+use crate::{Error, ErrorKind, Result};
+
+const VALUES: &str = include_str!("values.py");
+const START: &str = include_str!("start.py");
+const SOLUTION: &str = include_str!("solution.py");
+const SUITE: &str = include_str!("suite.py");
+const TESTER: &str = include_str!("tester.py");
+const TOGETHER: &str = include_str!("together.py");
+const LIST: &str = include_str!("list.py");
+
+/// Where the tests run, seen from the solution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TestsRun {
+    /// In a process of their own, which the solution can't reach.
+    #[default]
+    Apart,
+    /// In the solution's interpreter. Weaker, for tests that replace parts of the solution or get objects from it.
+    Together,
+}
+
+/// How programs are tested.
+#[derive(Debug, Clone)]
+pub struct TestSettings {
+    /// The Python interpreter, 3.10 or newer; absolute.
+    pub interpreter: PathBuf,
+    /// Folders put in front of the interpreter's search path, absolute; programs see them, read-only.
+    pub packages: Vec<PathBuf>,
+    /// Further paths that programs see, read-only.
+    pub visible: Vec<PathBuf>,
+    /// Where the tests run.
+    pub tests_run: TestsRun,
+    /// Whether programs run isolated.
+    pub isolation: Isolation,
+    /// What a program and its tests may use together.
+    pub limits: Limits,
+    /// See [`Sandbox::user`].
+    pub user: u32,
+}
+
+/// Tests programs.
+pub struct Tester {
+    settings: TestSettings,
+    interpreter: OnceLock<Result<Interpreter>>,
+    /// Names of tests by the tests' text.
+    listed: Mutex<HashMap<String, Arc<[String]>>>,
+}
+
+impl Tester {
+    /// A tester; nothing is run yet.
+    pub fn new(settings: TestSettings) -> Self {
+        Tester { settings, interpreter: OnceLock::new(), listed: Mutex::new(HashMap::new()) }
+    }
+
+    /// Runs the `tests` of `code`. `entry_point` is the function that they call.
+    ///
+    /// # Errors
+    /// What is not the program's fault: the isolation or the interpreter can't be had
+    /// ([`Unsupported`](ErrorKind::Unsupported)), or the tests are none, or not for this way of running them
+    /// ([`InvalidRequest`](ErrorKind::InvalidRequest)).
+    pub fn verdict(&self, code: &str, tests: &str, entry_point: Option<&str>) -> Result<Verdict> {
+        match self.settings.tests_run {
+            TestsRun::Apart => self.apart(code, tests, entry_point),
+            TestsRun::Together => self.together(code, tests, entry_point),
+        }
+    }
+
+    fn apart(&self, code: &str, tests: &str, entry_point: Option<&str>) -> Result<Verdict> {
+        let entry_point = entry_point.ok_or_else(|| {
+            Error::invalid_request(
+                "goal.entry_point is missing: the tests need the name of the function that they call",
+            )
+        })?;
+        let nonce = nonce()?;
+        let (from_tester, to_solution) = pipe()?;
+        let (from_solution, to_tester) = pipe()?;
+        let job = json!({"tests": tests, "entry_point": entry_point, "nonce": nonce});
+        let mut tester = self.program(&[VALUES, START, SUITE, TESTER], job)?;
+        tester.report = true;
+        tester.links = vec![to_solution.into(), from_solution.into()];
+        let mut solution =
+            self.program(&[VALUES, START, SOLUTION], json!({"code": code, "entry_point": entry_point}))?;
+        solution.links = vec![from_tester.into(), to_tester.into()];
+
+        let outcomes = self.sandbox()?.run(vec![tester, solution])?;
+        let [tester, solution] = outcomes.as_slice() else { return Err(Error::internal("not two outcomes")) };
+        let records = verdict::read(&tester.report, &nonce)?;
+        let names = match (&records.tests, tester.end) {
+            (Some(names), _) => names.clone(),
+            // Too early for the tests: the solution is to blame, if they can be read without it.
+            (None, End::Limit(_)) => self.names(tests)?.to_vec(),
+            (None, _) => return Err(says_nothing(tester, records.broken)),
+        };
+        // The tests' process can be trusted, but not made wait for: where it was stopped, the solution's end says why.
+        let end = if matches!(solution.end, End::Signalled(_)) { solution.end } else { tester.end };
+        Verdict::of(records, &names, end)
+    }
+
+    fn together(&self, code: &str, tests: &str, entry_point: Option<&str>) -> Result<Verdict> {
+        let names = self.names(tests)?;
+        let nonce = nonce()?;
+        let job = json!({"code": code, "tests": tests, "entry_point": entry_point, "nonce": nonce});
+        let mut both = self.program(&[VALUES, START, SUITE, TOGETHER], job)?;
+        both.report = true;
+        let outcomes = self.sandbox()?.run(vec![both])?;
+        let [both] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
+        match verdict::read(&both.report, &nonce) {
+            // The program can say that the tests are broken: nobody asked it.
+            Ok(records) => Verdict::of(verdict::Records { broken: None, ..records }, &names, both.end),
+            Err(_) => Ok(Verdict::none(names.len(), "it wrote into the channel of the verdict")),
+        }
+    }
+
+    /// The tests that there are, as a process says that has nothing to do with the solution.
+    fn names(&self, tests: &str) -> Result<Arc<[String]>> {
+        let listed = || self.listed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(names) = listed().get(tests) {
+            return Ok(Arc::clone(names));
+        }
+        let nonce = nonce()?;
+        let mut list = self.program(&[VALUES, START, SUITE, LIST], json!({"tests": tests, "nonce": nonce}))?;
+        list.report = true;
+        let outcomes = self.sandbox()?.run(vec![list])?;
+        let [list] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
+        let records = verdict::read(&list.report, &nonce)?;
+        let names: Arc<[String]> = records.tests.ok_or_else(|| says_nothing(list, records.broken))?.into();
+        listed().insert(tests.to_owned(), Arc::clone(&names));
+        Ok(names)
+    }
+
+    fn interpreter(&self) -> Result<&Interpreter> {
+        let found = self.interpreter.get_or_init(|| Interpreter::find(&self.settings.interpreter));
+        found.as_ref().map_err(Error::duplicate)
+    }
+
+    fn sandbox(&self) -> Result<Sandbox> {
+        let TestSettings { packages, visible, isolation, limits, user, .. } = &self.settings;
+        let visible = self.interpreter()?.paths.iter().chain(packages).chain(visible).cloned().collect();
+        Ok(Sandbox { isolation: *isolation, limits: limits.clone(), visible, user: *user })
+    }
+
+    /// The interpreter with a program of several texts, and a job on its standard input.
+    fn program(&self, texts: &[&str], mut job: serde_json::Value) -> Result<Program> {
+        job["packages"] = json!(self.settings.packages);
+        let mut program = Program::new(&self.interpreter()?.executable);
+        // Isolated from environment and user's site folder, no byte code written, UTF-8 everywhere.
+        program.args = ["-I", "-B", "-X", "utf8", "-c"].map(Into::into).to_vec();
+        program.args.push(texts.concat().into());
+        program.input = job.to_string().into_bytes();
+        Ok(program)
+    }
+}
+
+/// The tests' process ended before it could say which tests there are.
+fn says_nothing(outcome: &Outcome, broken: Option<String>) -> Error {
+    match broken {
+        Some(why) => Error::invalid_request(why),
+        None => Error::runtime(format!(
+            "the tests could not be run: {}; its last words: {}",
+            outcome.end,
+            String::from_utf8_lossy(&outcome.stderr).lines().last().unwrap_or("none")
+        )),
+    }
+}
+
+/// Sixteen bytes that nobody can guess, in hexadecimal digits.
+fn nonce() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    let path = std::path::Path::new("/dev/urandom");
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|e| Error::io("read", path, e))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn pipe() -> Result<(PipeReader, PipeWriter)> {
+    std::io::pipe().map_err(|e| Error::new(ErrorKind::Io, format!("cannot make a pipe: {e}")).with_source(e))
+}

@@ -1,0 +1,163 @@
+//! From what the channel said to a verdict.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use crate::sandbox::End;
+use crate::{Error, Result};
+
+/// Which tests a program passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// How many of its tests passed.
+    pub passed: usize,
+    /// How many there are, by the tests' text; at least one.
+    pub total: usize,
+    /// Why it isn't all of them: the first failure.
+    pub reason: Option<String>,
+}
+
+impl Verdict {
+    /// Whether all tests passed.
+    pub fn all(&self) -> bool {
+        self.passed == self.total
+    }
+
+    /// The share of the tests that passed, in [0, 1].
+    pub fn share(&self) -> f64 {
+        self.passed as f64 / self.total as f64
+    }
+
+    pub(super) fn none(total: usize, why: &str) -> Self {
+        Verdict { passed: 0, total, reason: Some(why.to_owned()) }
+    }
+
+    /// Counts what was said of the tests in `names`; a process whose account is not complete ended by `end`.
+    ///
+    /// # Errors
+    /// There are no tests, or they can't be run at all.
+    pub(super) fn of(records: Records, names: &[String], end: End) -> Result<Verdict> {
+        if let Some(why) = records.broken {
+            return Err(Error::invalid_request(why));
+        }
+        if names.is_empty() {
+            return Err(Error::invalid_request("goal.tests has no tests"));
+        }
+        if let Some(why) = records.failed {
+            return Ok(Verdict::none(names.len(), &format!("the solution is not there: {why}")));
+        }
+        let mut told = HashSet::new();
+        let mut passed = 0;
+        let mut reason = None;
+        for (name, why) in &records.ran {
+            let known = name.as_ref().filter(|name| names.contains(name));
+            let what = name.as_deref().unwrap_or("what comes before a test");
+            match (known, why) {
+                // Twice the same is not what an honest run says.
+                (Some(name), _) if !told.insert(name.clone()) => {
+                    return Ok(Verdict::none(names.len(), &format!("{name}: two verdicts")));
+                }
+                (Some(_), None) => passed += 1,
+                (_, Some(why)) => reason = reason.or_else(|| Some(format!("{what}: {why}"))),
+                (None, None) => return Ok(Verdict::none(names.len(), &format!("{what}: there is no such test"))),
+            }
+        }
+        if passed < names.len() && reason.is_none() {
+            let missing = names.iter().find(|name| !told.contains(*name));
+            let missing = missing.map_or("a test", String::as_str);
+            reason = Some(format!("{missing} has no verdict: {end}"));
+        }
+        Ok(Verdict { passed, total: names.len(), reason: reason.filter(|_| passed < names.len()) })
+    }
+}
+
+/// What came through the channel.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Records {
+    /// Which tests there are.
+    pub(super) tests: Option<Vec<String>>,
+    /// Tests that ran, with why they failed; without a name, what is around tests.
+    pub(super) ran: Vec<(Option<String>, Option<String>)>,
+    /// Why the solution could not be loaded.
+    pub(super) failed: Option<String>,
+    /// Why the tests can't be run.
+    pub(super) broken: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    nonce: String,
+    tests: Option<Vec<String>>,
+    ran: Option<String>,
+    why: Option<String>,
+    failed: Option<String>,
+    broken: Option<String>,
+    #[serde(default)]
+    done: bool,
+}
+
+/// Reads the lines of a report. An unfinished last line is left out: its writer was stopped.
+///
+/// # Errors
+/// A line that is none, or doesn't bear the `nonce`.
+pub(super) fn read(report: &[u8], nonce: &str) -> Result<Records> {
+    let mut records = Records::default();
+    let whole = report.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    for line in report[..whole].split_inclusive(|byte| *byte == b'\n') {
+        let line: Line = serde_json::from_slice(line)
+            .map_err(|e| Error::internal(format!("a line in the channel of the verdict that is none: {e}")))?;
+        if line.nonce != nonce {
+            return Err(Error::internal("a line in the channel of the verdict that is somebody else's"));
+        }
+        records.tests = records.tests.or(line.tests);
+        records.failed = records.failed.or(line.failed);
+        // Of the last, which knows most.
+        records.broken = line.broken.or(records.broken);
+        if line.ran.is_some() || line.why.is_some() {
+            records.ran.push((line.ran, line.why));
+        } else if line.done {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(lines: &[&str]) -> Result<Verdict> {
+        let report: String = lines.iter().map(|line| format!("{{\"nonce\": \"n\", {line}}}\n")).collect();
+        let names = ["A.a".to_owned(), "A.b".to_owned()];
+        Verdict::of(read(report.as_bytes(), "n")?, &names, End::Exited(0))
+    }
+
+    #[test]
+    fn only_tests_that_there_are_count() {
+        let both = verdict(&[r#""ran": "A.a", "why": null"#, r#""ran": "A.b", "why": null"#]).expect("a verdict");
+        assert_eq!(both, Verdict { passed: 2, total: 2, reason: None });
+        let one = verdict(&[r#""ran": "A.a", "why": null"#, r#""done": true"#]).expect("a verdict");
+        assert_eq!((one.passed, one.share()), (1, 0.5));
+        assert!(one.reason.expect("a reason").starts_with("A.b has no verdict"));
+        let failed = verdict(&[r#""ran": "A.a", "why": "2 != 3""#, r#""ran": "A.b", "why": null"#]).expect("a verdict");
+        assert_eq!((failed.passed, failed.reason.as_deref()), (1, Some("A.a: 2 != 3")));
+    }
+
+    #[test]
+    fn what_an_honest_run_never_says_is_no_pass() {
+        let twice = [r#""ran": "A.a", "why": null"#; 2];
+        assert_eq!(verdict(&twice).expect("a verdict").passed, 0);
+        assert_eq!(verdict(&[r#""ran": "A.c", "why": null"#]).expect("a verdict").passed, 0);
+        let late = [r#""done": true"#, r#""ran": "A.a", "why": null"#];
+        assert_eq!(verdict(&late).expect("a verdict").passed, 0);
+        assert!(read(b"{\"nonce\": \"m\", \"done\": true}\n", "n").is_err());
+        assert!(read(b"ok\n", "n").is_err());
+    }
+
+    #[test]
+    fn broken_tests_are_an_error() {
+        assert!(verdict(&[r#""broken": "no Python""#]).is_err());
+    }
+}

@@ -1,0 +1,358 @@
+//! Everything that the processes of a sandbox will need, made while memory may still be allocated.
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
+use std::io::{PipeReader, PipeWriter};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use libc::c_char;
+use seccompiler::BpfProgram;
+
+use super::{Isolation, Limits, Program, Sandbox, landlock, seccomp, sys};
+use crate::{Error, ErrorKind, Result};
+
+/// Descriptors of a sandbox's processes are this or above, so that putting them where a program expects them (below)
+/// overwrites none of them.
+pub(super) const FIRST_DESCRIPTOR: RawFd = 64;
+
+/// What dynamic programs need, beside their own files. What a machine lacks is left out.
+const SYSTEM: [&str; 9] = [
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/usr/share/zoneinfo",
+];
+
+/// What the host keeps of a run: the other ends of its pipes.
+pub(super) struct HostEnds {
+    pub(super) status: PipeReader,
+    pub(super) control: PipeWriter,
+    pub(super) programs: Vec<ProgramEnds>,
+    /// Without isolation, the temporary folder.
+    pub(super) folder: Option<Temporary>,
+}
+
+/// The other ends of a program's streams.
+pub(super) struct ProgramEnds {
+    pub(super) input: Vec<u8>,
+    pub(super) stdin: PipeWriter,
+    pub(super) stdout: PipeReader,
+    pub(super) stderr: PipeReader,
+    pub(super) report: Option<PipeReader>,
+}
+
+/// A path that the sandbox shows.
+pub(super) struct Mount {
+    pub(super) source: CString,
+    /// Relative to the root folder.
+    pub(super) target: CString,
+    pub(super) attributes: u64,
+    /// The mount, once it is open.
+    pub(super) fd: RawFd,
+}
+
+/// A program, ready for `execve`.
+pub(super) struct Start {
+    pub(super) path: CString,
+    /// Points into `_arguments`; ends in a null.
+    pub(super) argv: Vec<*const c_char>,
+    pub(super) envp: Vec<*const c_char>,
+    /// Which descriptor it has under which number.
+    pub(super) descriptors: Vec<(OwnedFd, RawFd)>,
+    /// Its keeper, once it runs.
+    pub(super) keeper: libc::pid_t,
+    _arguments: Vec<CString>,
+}
+
+/// See the module.
+pub(super) struct Plan {
+    pub(super) isolated: bool,
+    /// The host's user to become; none where the host is no root.
+    pub(super) user: Option<u32>,
+    pub(super) status: OwnedFd,
+    pub(super) control: OwnedFd,
+    /// The descriptors of all this, in order.
+    pub(super) keep: Vec<RawFd>,
+    /// Relative to the root folder, parents first.
+    pub(super) folders: Vec<CString>,
+    pub(super) files: Vec<CString>,
+    pub(super) symlinks: Vec<(CString, CString)>,
+    pub(super) mounts: Vec<Mount>,
+    /// Mount options of the temporary folder.
+    pub(super) temporary: CString,
+    /// Where programs start.
+    pub(super) folder: CString,
+    pub(super) limits: Vec<(libc::__rlimit_resource_t, u64)>,
+    pub(super) filter: BpfProgram,
+    pub(super) rules: Option<OwnedFd>,
+    pub(super) programs: Vec<Start>,
+    /// Pages of memory, and clock ticks, that all may use together.
+    pub(super) pages: u64,
+    pub(super) ticks: u64,
+    pub(super) host: Option<HostEnds>,
+}
+
+impl Plan {
+    /// Checks and prepares a run.
+    ///
+    /// # Errors
+    /// Paths that are not there or not absolute, no Landlock, no descriptors left.
+    pub(super) fn new(sandbox: &Sandbox, programs: Vec<Program>) -> Result<Plan> {
+        let isolated = sandbox.isolation == Isolation::Required;
+        // SAFETY: takes nothing, cannot fail.
+        let root = unsafe { libc::geteuid() } == 0;
+        if sandbox.user == 0 {
+            return Err(Error::invalid_config("user = 0: foreign programs don't run as root; 65534 is `nobody`"));
+        }
+        let visible = visible(&sandbox.visible)?;
+        let folder = if isolated { None } else { Some(Temporary::new()?) };
+        let inside = folder.as_ref().map_or(Path::new("/tmp"), |folder| &folder.0);
+        let (status, status_end) = pipe()?;
+        let (control_end, control) = pipe()?;
+        let count = programs.len() as u64;
+        let (starts, ends) = starts(programs, folder.as_ref().map(|folder| folder.0.as_path()))?;
+        let mut plan = Plan {
+            isolated,
+            user: root.then_some(sandbox.user),
+            status: raise(status_end.into())?,
+            control: raise(control_end.into())?,
+            keep: Vec::new(),
+            folders: Vec::new(),
+            files: Vec::new(),
+            symlinks: Vec::new(),
+            mounts: Vec::new(),
+            temporary: CString::new(format!("mode=0700,size={},nr_inodes=65536", sandbox.limits.files))
+                .map_err(|_| Error::internal("a number with a zero byte"))?,
+            folder: text(inside.as_os_str())?,
+            limits: limits(&sandbox.limits, isolated, count),
+            filter: if isolated { seccomp::filter()? } else { BpfProgram::new() },
+            rules: if isolated { Some(raise(landlock::rules(&visible)?)?) } else { None },
+            programs: starts,
+            pages: sandbox.limits.memory / system(libc::_SC_PAGESIZE, 4096),
+            ticks: sandbox.limits.cpu.as_millis() as u64 * system(libc::_SC_CLK_TCK, 100) / 1000,
+            host: Some(HostEnds { status, control, programs: ends, folder }),
+        };
+        if isolated {
+            plan.root_folder(&visible)?;
+        }
+        let own = [&plan.status, &plan.control].into_iter().chain(&plan.rules);
+        let given = plan.programs.iter().flat_map(|start| start.descriptors.iter().map(|(fd, _)| fd));
+        let mut keep: Vec<RawFd> = own.chain(given).map(AsRawFd::as_raw_fd).collect();
+        keep.sort_unstable();
+        plan.keep = keep;
+        Ok(plan)
+    }
+
+    /// Closes what is the programs' alone. A pipe ends only when nobody has its other end. Only system calls.
+    pub(super) fn close_programs(&self) {
+        for (fd, _) in self.programs.iter().flat_map(|start| &start.descriptors) {
+            // SAFETY: an open descriptor, which this copy of the process doesn't use again, nor drop.
+            unsafe { libc::close(fd.as_raw_fd()) };
+        }
+    }
+
+    /// What the root folder is made of.
+    fn root_folder(&mut self, visible: &[PathBuf]) -> Result<()> {
+        let mut folders = BTreeSet::from(["proc", "dev", "dev/shm"].map(PathBuf::from));
+        let devices = landlock::DEVICES.iter().map(Path::new).filter(|path| path.exists());
+        let device = sys::RDONLY | sys::NOSUID | sys::NOEXEC;
+        let plain = sys::RDONLY | sys::NOSUID | sys::NODEV;
+        let paths = devices.map(|path| (path, device)).chain(visible.iter().map(|path| (path.as_path(), plain)));
+        for (path, attributes) in paths {
+            let target = path.strip_prefix("/").unwrap_or(path);
+            folders.extend(target.ancestors().skip(1).filter(|folder| *folder != Path::new("")).map(Path::to_owned));
+            // Where the distribution merged /lib and /usr/lib, one is a link to the other.
+            if let Some(to) = system_link(path) {
+                self.symlinks.push((text(to.as_os_str())?, text(target.as_os_str())?));
+                continue;
+            }
+            if path.is_dir() {
+                folders.insert(target.to_owned());
+            } else {
+                self.files.push(text(target.as_os_str())?);
+            }
+            let (source, target) = (text(path.as_os_str())?, text(target.as_os_str())?);
+            self.mounts.push(Mount { source, target, attributes, fd: -1 });
+        }
+        // There already.
+        folders.remove(Path::new("tmp"));
+        // In order, so parents come first.
+        self.folders = folders.iter().map(|folder| text(folder.as_os_str())).collect::<Result<_>>()?;
+        Ok(())
+    }
+}
+
+/// Where a library folder of the system is a link, what it points to.
+fn system_link(path: &Path) -> Option<PathBuf> {
+    SYSTEM.iter().any(|system| path == Path::new(system)).then(|| std::fs::read_link(path).ok()).flatten()
+}
+
+/// The paths to be shown, none within another: the system's, and `wanted` under their names and under those that links
+/// in them lead to.
+fn visible(wanted: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+    for path in wanted {
+        let reserved = ["/proc", "/dev"].iter().any(|own| path.starts_with(own));
+        if !path.is_absolute() || path.parent().is_none() || reserved || path == Path::new("/tmp") {
+            return Err(Error::invalid_config(format!(
+                "{}: a sandbox shows absolute paths, but not the root folder, /tmp, or what is in /proc and /dev",
+                path.display()
+            )));
+        }
+        let real = path.canonicalize().map_err(|e| Error::io("find", path, e))?;
+        paths.extend([path.components().collect(), real]);
+    }
+    // Shorter ones first, so that what lies within another meets it.
+    paths.sort_by_key(|path| (path.components().count(), path.clone()));
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        if !kept.iter().any(|outer| path.starts_with(outer)) {
+            kept.push(path);
+        }
+    }
+    Ok(kept)
+}
+
+/// Programs with their pipes, and the host's ends of these.
+fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, Vec<ProgramEnds>)> {
+    let mut starts = Vec::new();
+    let mut ends = Vec::new();
+    for Program { path, args, input, report, links } in programs {
+        let (stdin_end, stdin) = pipe()?;
+        let (stdout, stdout_end) = pipe()?;
+        let (stderr, stderr_end) = pipe()?;
+        let mut descriptors =
+            vec![(raise(stdin_end.into())?, 0), (raise(stdout_end.into())?, 1), (raise(stderr_end.into())?, 2)];
+        let report = if report {
+            let (report, report_end) = pipe()?;
+            descriptors.push((raise(report_end.into())?, 3));
+            Some(report)
+        } else {
+            None
+        };
+        for (link, number) in links.into_iter().zip(4..) {
+            descriptors.push((raise(link)?, number));
+        }
+        let name = text(path.as_os_str())?;
+        let mut arguments = vec![name.clone()];
+        for argument in &args {
+            arguments.push(text(argument)?);
+        }
+        let argv = arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        let mut envp = Vec::new();
+        if let Some(folder) = folder {
+            // Nothing else tells a program where its own folder is, where /tmp is the host's.
+            let variable = text(OsStr::from_bytes(&[b"TMPDIR=", folder.as_os_str().as_bytes()].concat()))?;
+            envp.push(variable.as_ptr());
+            arguments.push(variable);
+        }
+        envp.push(std::ptr::null());
+        starts.push(Start { path: name, argv, envp, descriptors, keeper: 0, _arguments: arguments });
+        ends.push(ProgramEnds { input, stdin, stdout, stderr, report });
+    }
+    Ok((starts, ends))
+}
+
+/// Limits of each process, none above what the host has itself.
+fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit_resource_t, u64)> {
+    let mut limits = vec![
+        // No core, not even to a program of the host's: at 0, the kernel would still call that one.
+        (libc::RLIMIT_CORE, 1),
+        (libc::RLIMIT_CPU, wanted.cpu.as_secs_f64().ceil() as u64),
+        (libc::RLIMIT_FSIZE, wanted.file_size),
+        (libc::RLIMIT_NOFILE, 256),
+        (libc::RLIMIT_MEMLOCK, 1 << 16),
+        (libc::RLIMIT_MSGQUEUE, 0),
+        (libc::RLIMIT_STACK, 8 << 20),
+    ];
+    if isolated {
+        // `init` and the keepers belong to the same user.
+        limits.push((libc::RLIMIT_NPROC, wanted.processes + 1 + programs));
+    }
+    // The last one, for what comes after it has to do with what memory it has.
+    limits.push((libc::RLIMIT_AS, wanted.memory));
+    for (resource, value) in &mut limits {
+        let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `own` outlives the call.
+        if unsafe { libc::getrlimit(*resource, &raw mut own) } == 0 {
+            *value = own.rlim_max.min(*value);
+        }
+    }
+    limits
+}
+
+/// A number that the system tells.
+fn system(name: libc::c_int, default: u64) -> u64 {
+    // SAFETY: takes a number; -1 means that it doesn't say.
+    u64::try_from(unsafe { libc::sysconf(name) }).ok().filter(|value| *value > 0).unwrap_or(default)
+}
+
+fn pipe() -> Result<(PipeReader, PipeWriter)> {
+    std::io::pipe().map_err(|e| Error::new(ErrorKind::Io, format!("cannot make a pipe: {e}")).with_source(e))
+}
+
+/// The same under a number from [`FIRST_DESCRIPTOR`] on.
+fn raise(fd: OwnedFd) -> Result<OwnedFd> {
+    // SAFETY: duplicates an open descriptor.
+    let raised = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR) };
+    if raised == -1 {
+        let e = std::io::Error::last_os_error();
+        return Err(Error::new(ErrorKind::Io, format!("cannot duplicate a descriptor: {e}")).with_source(e));
+    }
+    // SAFETY: just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(raised) })
+}
+
+fn text(text: &OsStr) -> Result<CString> {
+    CString::new(text.as_bytes())
+        .map_err(|_| Error::invalid_request(format!("{text:?} has a zero byte: no argument or path may have one")))
+}
+
+/// A folder of the host that goes when this does.
+pub(super) struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Result<Self> {
+        let base = std::env::temp_dir();
+        let mut template = text(base.join("foreturn-XXXXXX").as_os_str())?.into_bytes_with_nul();
+        // SAFETY: ends in a zero, and is changed in place.
+        if unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) }.is_null() {
+            return Err(Error::io("create a folder in", &base, std::io::Error::last_os_error()));
+        }
+        template.pop();
+        Ok(Temporary(PathBuf::from(OsStr::from_bytes(&template))))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What a program made unwritable stays: there is nobody to tell, and the folder is the system's to clean.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_within_others_are_left_out() {
+        let paths = visible(&["/usr/lib/os-release".into(), "/usr".into(), "/usr/bin".into()]).expect("paths");
+        assert!(paths.contains(&PathBuf::from("/usr")), "{paths:?}");
+        assert!(!paths.iter().any(|path| path != Path::new("/usr") && path.starts_with("/usr")), "{paths:?}");
+    }
+
+    #[test]
+    fn paths_that_cannot_be_shown_are_refused() {
+        for path in ["usr", "/", "/no/such/path", "/tmp", "/proc/1", "/dev/sda"] {
+            assert!(visible(&[path.into()]).is_err(), "{path}");
+        }
+    }
+}
