@@ -139,7 +139,9 @@ fn drive(request: RankRequest, plan: RankPlan, reply: impl Fn(&Ask) -> String) -
     let mut job = RankJob::new(request, Arc::new(plan))?;
     let mut asks = Vec::new();
     job.start(&mut asks);
-    while let Some(ask) = asks.pop() {
+    loop {
+        job.score(&mut asks);
+        let Some(ask) = asks.pop() else { break };
         let output =
             ChatOutput::Text { text: reply(&ask), tokens: None, finish: Finish::Stop, retokenized_differs: vec![] };
         job.on_reply(ask.id, Ok(ChatReply { output, usage: Usage::default() }), &mut asks)?;

@@ -117,19 +117,12 @@ fn drive(
     let mut asks = Vec::new();
     job.start(&mut asks);
     loop {
-        score(&mut job, &mut asks);
+        job.score(&mut asks);
         if job.is_done() {
             return job.finish(models(), 1.0);
         }
         let ask = asks.swap_remove(pick(asks.len()));
         job.on_reply(ask.id, reply(&ask), &mut asks)?;
-    }
-}
-
-/// Lets metrics score what has ended.
-fn score(job: &mut RankJob, asks: &mut Vec<Ask>) {
-    while let Some(batch) = job.take_scoring() {
-        job.on_scores(batch.run(), asks);
     }
 }
 
@@ -285,7 +278,7 @@ fn only_the_scores_change_with_another_judge() {
     let mut asks = Vec::new();
     job.start(&mut asks);
     assert!(asks.is_empty(), "the metric asks nothing, and nothing is sampled");
-    score(&mut job, &mut asks);
+    job.score(&mut asks);
     assert!(job.is_done());
     assert_eq!((job.progress().finished, job.progress().total), (4, 4));
     let again = job.finish(models(), 1.0).expect("a ranking");
@@ -307,7 +300,7 @@ fn a_ranking_that_was_cut_short_stays_incomplete() {
         job.on_reply(ask.id, text_reply("words"), &mut asks).expect("a known request");
     }
     job.stop(StopReason::Deadline);
-    score(&mut job, &mut asks);
+    job.score(&mut asks);
     let first = job.finish(models(), 1.0).expect("a ranking");
     let never = |ask: &Ask| panic!("{ask:?}");
     let again = drive(RankJob::rescore(ask(), &first, plan()).expect("a job"), never, |_| 0).expect("a ranking");
@@ -508,7 +501,7 @@ fn a_deadline_ranks_complete_rounds_and_reports_the_rest() {
     assert!(!job.is_done());
     job.stop(StopReason::Deadline);
     assert!(!job.is_done(), "what had ended is scored");
-    score(&mut job, &mut asks);
+    job.score(&mut asks);
     assert!(job.is_done());
     assert_eq!(job.outstanding().collect::<Vec<_>>(), [late.id]);
     // What still comes counts as cost and changes nothing else.

@@ -314,6 +314,13 @@ impl RankJob {
         self.scoring.then_some(batch)
     }
 
+    /// Lets metrics score here and now what is due, for drivers that have nothing better to do meanwhile.
+    pub fn score(&mut self, asks: &mut Vec<Ask>) {
+        while let Some(batch) = self.take_scoring() {
+            self.on_scores(batch.run(), asks);
+        }
+    }
+
     /// Takes the scores of the last batch, and appends the requests that follow from them.
     pub fn on_scores(&mut self, scores: Scores, asks: &mut Vec<Ask>) {
         self.scoring = false;
