@@ -90,7 +90,8 @@ fn read_parts(
         Wanted::Text => text(endpoint, choice)?,
         Wanted::Choice { answers, logprobs } => probabilities(endpoint, choice, answers, *logprobs)?,
     };
-    let fingerprint = completion.system_fingerprint.map(|text| text.chars().take(MAX_FINGERPRINT).collect());
+    let fingerprint = completion.system_fingerprint.map(|text| endpoint.without_key(text));
+    let fingerprint = fingerprint.map(|text| text.chars().take(MAX_FINGERPRINT).collect());
     Ok((ChatReply { output, usage }, fingerprint))
 }
 
@@ -113,7 +114,7 @@ fn said(endpoint: &Endpoint, choice: &mut Choice) -> Result<(String, Finish), St
         None => return Err("finish_reason is missing, so the text may not be whole".into()),
     };
     let content = said.content.ok_or("message.content is null: the model wrote no text")?;
-    Ok((content, finish))
+    Ok((endpoint.without_key(content), finish))
 }
 
 fn text(endpoint: &Endpoint, mut choice: Choice) -> Result<ChatOutput, String> {
@@ -193,6 +194,16 @@ mod tests {
         let ChatOutput::Text { text, finish, .. } = reply.output else { panic!("a text") };
         assert_eq!((text.as_str(), finish, fingerprint.as_deref()), ("Hi.", Finish::Stop, Some("fp_1")));
         assert_eq!(reply.usage, Usage { prompt_tokens: 9, reused_tokens: 4, generated_tokens: 2, seconds: 2.0 });
+    }
+
+    #[test]
+    fn a_reply_that_says_the_key_back_is_read_without_it() {
+        let mut body = good();
+        body["choices"][0]["message"]["content"] = json!("I was sent sk-0123456789.");
+        body["system_fingerprint"] = json!("sk-0123456789");
+        let (reply, fingerprint) = parse(&Wanted::Text, &body.to_string()).unwrap();
+        let ChatOutput::Text { text, .. } = reply.output else { panic!("a text") };
+        assert_eq!((text.as_str(), fingerprint.as_deref()), ("I was sent [secret].", Some("[secret]")));
     }
 
     #[test]
