@@ -312,6 +312,11 @@ fn folded(mut messages: Vec<Message>) -> Vec<Message> {
     messages
 }
 
+/// Those of the stop texts that are control tokens of the model.
+fn controls(stop: &[String], folder: &ModelFolder) -> Vec<(u32, String)> {
+    stop.iter().filter_map(|text| Some((folder.tokenizer().control_token(text)?, text.clone()))).collect()
+}
+
 fn refuse(done: OnCompletion, error: Error) -> Option<Ticket> {
     done(Err(error));
     None
@@ -366,14 +371,20 @@ impl ChatModel for LocalChat {
             let id = self.backend.score(encoded)?;
             return Ok(self.track(id, EncodedChat::default(), Some(task), None));
         }
-        let prompt = folder.tokenizer().encode_chat(&messages, &self.prompting.render)?;
+        let prompt = match request.task {
+            ChatTask::Generate { speaker: Role::User, .. } => {
+                folder.tokenizer().encode_user_turn(&messages, &self.prompting.render)?
+            }
+            _ => folder.tokenizer().encode_chat(&messages, &self.prompting.render)?,
+        };
         let length = prompt.tokens.len();
         match request.task {
-            ChatTask::Generate { max_tokens, sampling, stop, schema } => {
+            ChatTask::Generate { max_tokens, sampling, stop, schema, speaker } => {
                 let seed = request.seed;
+                let controls = if speaker == Role::User { controls(&stop, &folder) } else { Vec::new() };
                 let options =
                     GenerateOptions { max_tokens, sampling, seed, stop, schema, ..GenerateOptions::default() };
-                let reader = self.generate_reader(options, length)?;
+                let reader = self.generate_reader(options, length)?.ending_with(controls);
                 let max_new = reader.max_tokens();
                 self.queue_chat(prompt, max_new, AnyReader::Generate(Box::new(reader)))
             }

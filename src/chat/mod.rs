@@ -100,6 +100,9 @@ pub enum ChatTask {
         stop: Vec<String>,
         /// The reply is to be a JSON document of this schema; free text where absent.
         schema: Option<Arc<JsonSchema>>,
+        /// Whose message it writes: the assistant's, or the user's where a model was trained to be one. In a user's message,
+        /// a control token of the model that is among the `stop` texts stays at the end: by it the user ends the conversation.
+        speaker: Role,
     },
     /// Read off, from one prefill, how likely each of these answers opens the reply.
     Choose {

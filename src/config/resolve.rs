@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Config, MetricConfig};
 use crate::rank::{RankPlan, Roles};
 use crate::reward::{PresetValues, TokenCounter, WeightedMetric, build_metric, metric_kinds};
-use crate::rollout::{DEFAULT_POLICY_TOKENS, Generation, InstructedUser, ModelRole, RolloutSettings};
+use crate::rollout::{DEFAULT_POLICY_TOKENS, Generation, ModelRole, RolloutSettings};
 use crate::{Error, Result};
 
 impl Config {
@@ -20,25 +20,20 @@ impl Config {
         let default = RankPlan::new(count_tokens);
         let rollout = &self.rollout;
         let roles = self.resolve_roles()?;
-        let simulator = rollout.simulator.or(preset.as_ref().map(|preset| preset.simulator)).unwrap_or_default();
+        let role_style = rollout.role_style.or(preset.as_ref().map(|preset| preset.role_style)).unwrap_or_default();
         Ok(RankPlan {
             window: rollout.window.or(preset.as_ref().map(|preset| preset.window)).unwrap_or(default.window),
             samples: rollout.samples.or(preset.as_ref().map(|preset| preset.samples)).unwrap_or(default.samples),
             seed: self.seed.unwrap_or(default.seed),
             rollout: RolloutSettings {
                 policy: self.generation(&roles, ModelRole::Policy, rollout.max_policy_tokens, DEFAULT_POLICY_TOKENS),
-                user: self.generation(&roles, ModelRole::User, rollout.max_user_tokens, simulator.max_tokens()),
+                user: self.generation(&roles, ModelRole::User, rollout.max_user_tokens, role_style.max_tokens()),
                 common_random_numbers: rollout.common_random_numbers.unwrap_or(default.rollout.common_random_numbers),
                 on_role_confusion: rollout.on_role_confusion.unwrap_or_default(),
             },
             allocation: rollout.allocation.as_ref().map(|allocation| allocation.settings()).unwrap_or_default(),
             prune_after_first_turn: rollout.prune_after_first_turn.unwrap_or_default(),
-            simulator: simulator.simulator(InstructedUser {
-                persona: rollout.persona.clone(),
-                style: rollout.style.clone(),
-                show_reasoning: rollout.show_reasoning.unwrap_or_default(),
-                stop_signal: rollout.stop_signal.clone().unwrap_or_else(|| InstructedUser::default().stop_signal),
-            }),
+            simulator: rollout.simulator(role_style),
             metrics: self.resolve_metrics()?,
             combination: preset.as_ref().map(|preset| preset.combination).unwrap_or_default(),
             on_metric_failure: self.on_metric_failure,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::de::{Deserializer, Error as _};
 use serde::ser::Serializer;
@@ -13,7 +14,7 @@ use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
 use crate::reward::ExtractConfig;
-use crate::rollout::{OnRoleConfusion, SimulatorKind, Style};
+use crate::rollout::{InstructedUser, JsonUser, OnRoleConfusion, RoleStyle, Simulator, Style, TrainedUser};
 use crate::runtime::{OnUnavailable, Provider};
 use crate::{Error, Result};
 
@@ -281,9 +282,9 @@ pub struct RolloutConfig {
     pub window: Option<usize>,
     /// Futures for each candidate, S; the preset's, else 3.
     pub samples: Option<usize>,
-    /// How the simulated user replies: "text", or "json", in which the user thinks before the message; the preset's, else
-    /// "text".
-    pub simulator: Option<SimulatorKind>,
+    /// How the user's model plays the user: "text" (told to, in words), "json" (told to, and thinks before the message), or
+    /// "user_lm" (trained to); the preset's, else "text".
+    pub role_style: Option<RoleStyle>,
     /// The words by which the simulated user ends the conversation; `[[TERMINATE CHAT]]` if absent.
     pub stop_signal: Option<String>,
     /// Who the simulated user is.
@@ -332,10 +333,32 @@ impl AllocationConfig {
 }
 
 impl RolloutConfig {
+    /// Who plays the user.
+    pub(super) fn simulator(&self, role_style: RoleStyle) -> Arc<dyn Simulator> {
+        let show_reasoning = self.show_reasoning.unwrap_or_default();
+        if role_style == RoleStyle::UserLm {
+            let stop_signal = self.stop_signal.clone().unwrap_or_else(|| TrainedUser::default().stop_signal);
+            return Arc::new(TrainedUser { persona: self.persona.clone(), stop_signal, show_reasoning });
+        }
+        let user = InstructedUser {
+            persona: self.persona.clone(),
+            style: self.style.clone(),
+            show_reasoning,
+            stop_signal: self.stop_signal.clone().unwrap_or_else(|| InstructedUser::default().stop_signal),
+        };
+        if role_style == RoleStyle::Json { Arc::new(JsonUser::new(user)) } else { Arc::new(user) }
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         let as_config = |error: Error| Error::invalid_config(error.to_string());
         crate::rank::validate_window(self.window).map_err(as_config)?;
         crate::rank::validate_samples(self.samples).map_err(as_config)?;
+        if self.role_style == Some(RoleStyle::UserLm) && self.style.is_some() {
+            return Err(Error::invalid_config(
+                "style is set, and role_style = \"user_lm\": a model that was trained to be the user writes as it learned to; leave \
+                 style out, or tell an instructed model (role_style = \"text\")",
+            ));
+        }
         if let Some(allocation) = &self.allocation {
             allocation.settings().validate().map_err(|e| e.context("allocation"))?;
         }

@@ -67,7 +67,7 @@ fn presets_of_implementations_are_for_listed_metrics_too() {
         assert_eq!(values.unwrap().weight("token_amount"), weight);
     }
     let text = plan(
-        "preset = \"collabllm\"\n[rollout]\nsimulator = \"text\"\n[[metrics]]\nkind = \"accuracy\"\njudging = \"soft\"",
+        "preset = \"collabllm\"\n[rollout]\nrole_style = \"text\"\n[[metrics]]\nkind = \"accuracy\"\njudging = \"soft\"",
     );
     assert!(text.simulator.schema().is_none());
     assert_eq!(text.rollout.user.max_tokens, 128);
@@ -143,7 +143,7 @@ fn nonsense_is_refused_by_key() {
         ("preset = \"paper\"", "needs task"),
         ("preset = \"verl\"", "preset = \"verl\" needs task = \"document\", \"code\" or \"math\": its metrics"),
         ("preset = \"collabllm\"", "or list [[metrics]]"),
-        ("[rollout]\nsimulator = \"xml\"", "unknown variant `xml`"),
+        ("[rollout]\nrole_style = \"xml\"", "unknown variant `xml`"),
         ("preset = \"paper\"\ntask = \"code\"", "metric `pass_rate`, which this version doesn't have"),
         ("[[metrics]]\nkind = \"blue\"", "metrics[0]: there is no metric `blue`"),
         (

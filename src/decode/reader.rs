@@ -91,6 +91,8 @@ pub(crate) struct Generate {
     sampler: Sampler,
     constraint: Option<Constraint>,
     stop_tokens: Vec<u32>,
+    /// Tokens that end the reply, and the text that each then leaves at its end.
+    endings: Vec<(u32, String)>,
     stream: TextStream,
     stops: StopMatcher,
     on_text: Option<OnText>,
@@ -119,6 +121,7 @@ impl Generate {
             cut: options.max_tokens > room,
             sampler: Sampler::new(options.sampling, options.seed)?,
             constraint,
+            endings: Vec::new(),
             stop_tokens: if options.ignore_eos { Vec::new() } else { stop_tokens.to_vec() },
             stream: TextStream::new(Arc::clone(tokenizer), !options.ignore_eos),
             stops: StopMatcher::new(&options.stop)?,
@@ -133,6 +136,11 @@ impl Generate {
     /// Most tokens it will sample.
     pub(crate) fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// Has the reply end with these tokens, too, and with the text that stands beside each.
+    pub(crate) fn ending_with(self, endings: Vec<(u32, String)>) -> Self {
+        Generate { endings, ..self }
     }
 
     /// Whether it is held to a schema.
@@ -152,6 +160,12 @@ impl Generate {
         };
         self.tokens.push(sampled.token);
         self.logprobs.push(sampled.logprob);
+        if let Some(at) = self.endings.iter().position(|(token, _)| *token == sampled.token) {
+            let ended = self.end(Finish::Stop);
+            let (_, text) = self.endings.swap_remove(at);
+            self.give(&text);
+            return ended;
+        }
         if self.stop_tokens.contains(&sampled.token) {
             return self.end(Finish::Stop);
         }

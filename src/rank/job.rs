@@ -448,7 +448,7 @@ impl RankJob {
         let Generation { max_tokens, sampling } = self.scene.settings.policy.clone();
         let request = ChatRequest {
             messages: self.scene.history.clone(),
-            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema: None },
+            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema: None, speaker: Role::Assistant },
             seed: candidate_seed(self.seed, candidate),
         };
         self.ask(ModelRole::Policy, request, Waiting::Candidate(candidate), asks);

@@ -242,8 +242,13 @@ mod tests {
                 [ChatOutput::Text { text, .. }] => (ModelRole::Judge, format!("is {text} good?")),
                 _ => return Ok(Vec::new()),
             };
-            let task =
-                ChatTask::Generate { max_tokens: 8, sampling: SamplingOptions::default(), stop: vec![], schema: None };
+            let task = ChatTask::Generate {
+                max_tokens: 8,
+                sampling: SamplingOptions::default(),
+                stop: vec![],
+                schema: None,
+                speaker: Role::Assistant,
+            };
             Ok(vec![Question { role, model: None, messages: vec![Message::new(Role::User, text)], task }])
         }
         fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {

@@ -147,7 +147,7 @@ impl Extraction {
             role: ModelRole::Extractor,
             model: None,
             messages: vec![Message::new(Role::System, INTRODUCTION), Message::new(Role::User, text)],
-            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema },
+            task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema, speaker: Role::Assistant },
         }
     }
 

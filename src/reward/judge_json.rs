@@ -70,7 +70,7 @@ impl JsonJudge {
         // Greedy: a verdict is not a matter of luck.
         let sampling = SamplingOptions { temperature: 0.0, ..SamplingOptions::default() };
         let (max_tokens, schema) = (self.max_tokens, Some(Arc::clone(&self.schema)));
-        ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema }
+        ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema, speaker: Role::Assistant }
     }
 
     /// The number in the judge's reply.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::combination::Combination;
 use super::extract::{ExtractConfig, ExtractKind};
-use crate::rollout::SimulatorKind;
+use crate::rollout::RoleStyle;
 use crate::{Error, Result};
 
 /// A published setup whose constants are defaults: request and file go before them.
@@ -54,7 +54,7 @@ pub(crate) struct PresetValues {
     /// Futures for each candidate.
     pub(crate) samples: usize,
     /// How the simulated user replies.
-    pub(crate) simulator: SimulatorKind,
+    pub(crate) role_style: RoleStyle,
     /// How values become a reward.
     pub(crate) combination: Combination,
     /// Whether extractors think aloud first.
@@ -72,13 +72,13 @@ impl Preset {
             task,
             window: 2,
             samples: 3,
-            simulator: SimulatorKind::Json,
+            role_style: RoleStyle::Json,
             combination: Combination::SumThenMean,
             thought: true,
         };
         match self {
             Preset::Paper if task.is_none() => Err(self.needs_task("its constants depend on it")),
-            Preset::Paper => Ok(PresetValues { simulator: SimulatorKind::Text, thought: false, ..json }),
+            Preset::Paper => Ok(PresetValues { role_style: RoleStyle::Text, thought: false, ..json }),
             Preset::Collabllm => Ok(json),
             Preset::Verl => Ok(PresetValues { combination: Combination::ClampedMeans, ..json }),
         }

@@ -175,7 +175,9 @@ impl Rollout {
     ) -> ChatRequest {
         let Generation { max_tokens, sampling } = generation.clone();
         let seed = turn_seed(self.seed, self.turn, self.speaker);
-        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop, schema }, seed }
+        let is_user = self.speaker == ModelRole::User && self.scene.simulator.is_trained();
+        let speaker = if is_user { Role::User } else { Role::Assistant };
+        ChatRequest { messages, task: ChatTask::Generate { max_tokens, sampling, stop, schema, speaker }, seed }
     }
 
     fn conversation(&self) -> impl Iterator<Item = &Message> {

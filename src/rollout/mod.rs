@@ -9,12 +9,11 @@
 //!                       (Simulator)      (the policy)
 //! ```
 //!
-//! - [`simulator`]: what the user model is shown and how its reply is read; [`JsonUser`] is one who thinks first.
+//! - [`simulator`]: what the user model is shown and how its reply is read; [`JsonUser`] is one who thinks first,
+//!   [`TrainedUser`] one that was trained to be the user.
 //! - [`seed`]: where every request's random stream comes from.
 //! - `style`, `confusion`: how simulated users write, and when they are none.
 //! - `transcript`: foreign text, fenced off, for simulators and judges.
-
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,12 +26,14 @@ pub mod seed;
 pub mod simulator;
 mod style;
 pub(crate) mod transcript;
+mod user_lm;
 
 pub use confusion::{Confusion, confusion};
 pub use json_user::JsonUser;
 pub use machine::{Rollout, RolloutMessage, Scene};
 pub use simulator::{InstructedUser, Simulator, UserTurn};
 pub use style::{Style, Trait};
+pub use user_lm::{END_OF_CONVERSATION, TrainedUser};
 
 /// Which part a model plays in a ranking. One model may play several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,31 +137,25 @@ impl Ended {
     }
 }
 
-/// How the simulated user replies.
+/// How the user's model plays the user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SimulatorKind {
-    /// With the message and nothing else: [`InstructedUser`].
+#[serde(rename_all = "snake_case")]
+pub enum RoleStyle {
+    /// It is told to, and replies with the message and nothing else: [`InstructedUser`].
     #[default]
     Text,
-    /// In JSON, with what the user thinks before the message: [`JsonUser`].
+    /// It is told to, and replies in JSON, with what the user thinks before the message: [`JsonUser`].
     Json,
+    /// It was trained to: [`TrainedUser`].
+    UserLm,
 }
 
-impl SimulatorKind {
-    /// `user`, who replies in this way.
-    pub(crate) fn simulator(self, user: InstructedUser) -> Arc<dyn Simulator> {
-        match self {
-            SimulatorKind::Text => Arc::new(user),
-            SimulatorKind::Json => Arc::new(JsonUser::new(user)),
-        }
-    }
-
+impl RoleStyle {
     /// Most tokens of a reply, unless configured.
     pub(crate) fn max_tokens(self) -> usize {
         match self {
-            SimulatorKind::Text => DEFAULT_USER_TOKENS,
-            SimulatorKind::Json => DEFAULT_JSON_USER_TOKENS,
+            RoleStyle::Text | RoleStyle::UserLm => DEFAULT_USER_TOKENS,
+            RoleStyle::Json => DEFAULT_JSON_USER_TOKENS,
         }
     }
 }

@@ -41,6 +41,12 @@ pub trait Simulator: Send + Sync {
         None
     }
 
+    /// Whether the model writes the user's turns as its own, because it was trained to; others are told to in a prompt that
+    /// they answer.
+    fn is_trained(&self) -> bool {
+        false
+    }
+
     /// Reads the user model's reply. Only these words can end the conversation: a stop signal in a candidate or an
     /// earlier message means nothing.
     ///

@@ -56,6 +56,10 @@ impl Simulator for TrainedUser {
         std::iter::once(Message::new(Role::System, self.intent(goal))).chain(said).collect()
     }
 
+    fn is_trained(&self) -> bool {
+        true
+    }
+
     fn stop_texts(&self) -> Vec<String> {
         vec![self.stop_signal.clone()]
     }
@@ -87,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_prompt_is_the_intent_and_the_conversation_as_it_is() {
-        let goal = Goal { prompt: Some("a poem about my dog".into()), tests: Some("assert x".into()), ..Goal::default() };
+        let goal =
+            Goal { prompt: Some("a poem about my dog".into()), tests: Some("assert x".into()), ..Goal::default() };
         let said = [
             Message::new(Role::System, "Be kind."),
             Message::new(Role::User, "poem pls"),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::JsonMode;
 use super::endpoint::Endpoint;
-use crate::chat::{ChatRequest, ChatTask, JsonSchema};
+use crate::chat::{ChatRequest, ChatTask, JsonSchema, Role};
 use crate::decode::SamplingOptions;
 use crate::{Error, Result};
 
@@ -41,7 +41,14 @@ pub(super) fn body(endpoint: &Endpoint, request: ChatRequest) -> Result<(Value, 
         fields.insert(endpoint.max_tokens_field.as_str().into(), tokens.into());
     };
     let wanted = match request.task {
-        ChatTask::Generate { max_tokens, sampling, stop, schema } => {
+        ChatTask::Generate { speaker: Role::User, .. } => {
+            return Err(Error::unsupported(format!(
+                "model `{}`: an endpoint writes the assistant's messages. A model that was trained to be the user \
+                 (role_style = \"user_lm\") has to be a local one",
+                endpoint.name
+            )));
+        }
+        ChatTask::Generate { max_tokens, sampling, stop, schema, .. } => {
             limit(fields, max_tokens);
             sample(fields, endpoint, &sampling);
             if !stop.is_empty() {
@@ -126,7 +133,7 @@ mod tests {
 
     fn generate(sampling: SamplingOptions, stop: Vec<String>, schema: bool) -> ChatRequest {
         let schema = schema.then(|| Arc::new(JsonSchema { name: "s".into(), schema: json!({"type": "object"}) }));
-        request(ChatTask::Generate { max_tokens: 9, sampling, stop, schema })
+        request(ChatTask::Generate { max_tokens: 9, sampling, stop, schema, speaker: Role::Assistant })
     }
 
     #[test]

@@ -120,6 +120,19 @@ impl Tokenizer {
         Prompt::new(self, messages, options)?.encode(options)
     }
 
+    /// The tokens of a prompt that ends with the header of the user's turn, for a model that writes the user's messages.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_chat`]; the template does not write a user's message as it stands.
+    pub fn encode_user_turn(&self, messages: &[Message], options: &RenderOptions) -> Result<EncodedChat> {
+        let placeholder = PrivateChars::unused_in("", messages).take()?;
+        let next = Message::new(Role::User, placeholder.to_string());
+        let messages: Vec<Message> = messages.iter().cloned().chain([next]).collect();
+        let options = RenderOptions { add_generation_prompt: false, ..options.clone() };
+        let prompt = Prompt { until: Some(placeholder), ..Prompt::new(self, &messages, &options)? };
+        prompt.encode(&options)
+    }
+
     /// As [`Tokenizer::encode_chat`], with the control token `control` wherever a message has the character
     /// `placeholder`, which nothing else may contain.
     pub(super) fn encode_marked_chat(
@@ -143,6 +156,8 @@ struct Prompt<'a> {
     date: DateTime,
     /// A character of the messages, and the control token that it becomes.
     mark: Option<(char, usize)>,
+    /// A character of the messages before which the prompt ends.
+    until: Option<char>,
 }
 
 /// A rendering in which some messages are single characters, to be replaced by their sampled tokens.
@@ -181,6 +196,7 @@ impl<'a> Prompt<'a> {
             options,
             date: options.date.unwrap_or_else(DateTime::now),
             mark: None,
+            until: None,
         })
     }
 
@@ -231,6 +247,15 @@ impl<'a> Prompt<'a> {
                     Compat::Transformers => &control.text,
                 },
             ),
+        };
+        let pieces = match self.until.map(|until| pieces.split_once(until)) {
+            None => pieces,
+            Some(Some((before, _))) => before.to_owned(),
+            Some(None) => {
+                return Err(Error::invalid_request(
+                    "the chat template does not write a user's message as it stands, so it can't be told where one begins",
+                ));
+            }
         };
         let encode: Encode<'_> = match options.compat {
             Compat::Safe => &|text| self.vocabulary.encode_marked(text),
