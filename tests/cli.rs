@@ -211,6 +211,23 @@ fn generate_gives_the_tokens_of_transformers() {
 }
 
 #[test]
+#[cfg(feature = "constraints")]
+fn generate_follows_a_schema() {
+    let schema = json!({"type": "object", "properties": {"capital": {"type": "string", "maxLength": 30}},
+        "required": ["capital"], "additionalProperties": false});
+    let folder = scratch();
+    let path = folder.path().join("schema.json");
+    std::fs::write(&path, schema.to_string()).expect("written");
+    let path = path.to_str().expect("UTF-8");
+    let generate =
+        ["generate", "--model", &model(), "--messages", "-", "--temperature", "0", "--json", "--schema", path];
+    let reply = foreturn_reading(QUESTION, &generate).json();
+    assert_eq!(reply["finish"], "stop");
+    let document: Value = serde_json::from_str(reply["text"].as_str().expect("a text")).expect("JSON");
+    assert!(document["capital"].is_string(), "{document}");
+}
+
+#[test]
 fn sampling_follows_its_seed() {
     let generate = |seed: &str| {
         let model = model();

@@ -114,11 +114,14 @@ impl Constraint {
 
     /// The error of a reply that can't go on.
     fn lost(&self, reason: &str) -> Error {
+        let reason = match reason.lines().next().unwrap_or_default() {
+            "NoExtensionBias" => "no token of the model spells what may come next",
+            other => other,
+        };
+        let name = &self.schema.name;
         Error::unsupported(format!(
-            "a reply can't be held to the JSON schema `{}` any longer: {}. Use a simpler schema, or a model whose tokens spell \
-             all of JSON",
-            self.schema.name,
-            reason.lines().next().unwrap_or_default()
+            "a reply can't be held to the JSON schema `{name}` any longer: {reason}. Use a simpler schema, or a model whose \
+             tokens spell all of JSON"
         ))
     }
 

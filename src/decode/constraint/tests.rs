@@ -254,10 +254,20 @@ fn an_end_of_turn_that_spells_something_is_no_text() {
     let (tokenizer, _) = &TOKENIZERS[0];
     let quote = tokenizer.token_id("\"").unwrap();
     let mut constraints = Constraints::default();
-    let schema = schema(json!({"type": "string"}));
+    let schema = schema(json!({"type": ["string", "integer"]}));
     assert!(is_set(constraints.start(&schema, tokenizer, &[]).unwrap().allowed().unwrap(), quote));
     let mut other = Constraints::default().start(&schema, tokenizer, &[quote]).unwrap();
     assert!(!is_set(other.allowed().unwrap(), quote));
+}
+
+#[test]
+fn a_vocabulary_that_cannot_spell_the_document_says_so() {
+    let (tokenizer, _) = &TOKENIZERS[0];
+    let quote = tokenizer.token_id("\"").unwrap();
+    let mut constraint = Constraints::default().start(&schema(json!({"type": "string"})), tokenizer, &[quote]).unwrap();
+    let error = constraint.allowed().expect_err("no text without a quote");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("`test`") && error.to_string().contains("no token of the model"), "{error}");
 }
 
 fn is_set(mask: &[u32], id: u32) -> bool {
