@@ -1,8 +1,8 @@
-//! Foreign code: right, wrong and hostile programs (`tests/fixtures/sandbox`), each of which has to get the right verdict,
-//! leave nothing behind and do the host no harm.
+//! Foreign code: right, wrong and hostile programs (`tests/fixtures/sandbox`), each of which has to get the right
+//! verdict, leave nothing behind and do the host no harm.
 //!
-//! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by an
-//! ordinary user where the tests are run by root.
+//! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by
+//! an ordinary user where the tests are run by root.
 
 #![cfg(all(feature = "sandbox", target_os = "linux"))]
 #![allow(clippy::print_stderr)]

@@ -314,8 +314,8 @@ fn refused(stage: Stage, at: usize, errno: i32, mounts: &[String], programs: &[S
 /// The machine lacks something. Says so, and that there is a choice.
 fn cannot_isolate(what: &str, e: &std::io::Error) -> Error {
     Error::unsupported(format!(
-        "foreign code can't be isolated on this machine: cannot {what}: {e}. It takes Linux 5.13 or newer with Landlock, \
-         seccomp and user namespaces that this user may make (in a container, those are often off). isolation = \
+        "foreign code can't be isolated on this machine: cannot {what}: {e}. It takes Linux 5.13 or newer with \
+         Landlock, seccomp and user namespaces that this user may make (in a container, those are often off). isolation = \
          \"none\" runs the code all the same, with this program's own rights"
     ))
 }

@@ -294,8 +294,8 @@ fn system(name: libc::c_int, default: u64) -> u64 {
     u64::try_from(unsafe { libc::sysconf(name) }).ok().filter(|value| *value > 0).unwrap_or(default)
 }
 
-/// A file in memory that holds `bytes` and can't be changed. Unlike a pipe, nobody has to feed it, and no SIGPIPE comes of
-/// a program that doesn't read.
+/// A file in memory that holds `bytes` and can't be changed. Unlike a pipe, nobody has to feed it, and no SIGPIPE
+/// comes of a program that doesn't read.
 fn held(bytes: &[u8]) -> Result<OwnedFd> {
     let failed = |e: std::io::Error| {
         Error::new(ErrorKind::Io, format!("cannot hold {} bytes of input: {e}", bytes.len())).with_source(e)

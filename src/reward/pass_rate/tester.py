@@ -1,5 +1,5 @@
-# The process of the tests, where the solution is apart: it has the tests, a stand-in for the solution's entry point, and
-# the channel to the host. No code of the solution runs here.
+# The process of the tests, where the solution is apart: it has the tests, a stand-in for the solution's entry point,
+# and the channel to the host. No code of the solution runs here.
 import builtins
 import importlib
 import symtable
@@ -51,7 +51,8 @@ class Solution:
             self.stop(f"the solution's answer can't be read: {short(repr(error))}")
         if error is None:
             self.stop(
-                f'the solution returns {why}, which does not travel between processes (tests_run = "together" passes it)'
+                f"the solution returns {why}, which does not travel between processes: where tests want that, use "
+                'tests_run = "together"'
             )
         self.raised.append(error)
         raise error
