@@ -1,8 +1,8 @@
-//! Foreign code: right, wrong and hostile programs (`tests/fixtures/sandbox`), each of which has to get the right verdict,
-//! leave nothing behind and do the host no harm.
+//! Foreign code: right, wrong and hostile programs (`tests/fixtures/sandbox`), each of which has to get the right
+//! verdict, leave nothing behind and do the host no harm.
 //!
-//! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by an
-//! ordinary user where the tests are run by root.
+//! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by
+//! an ordinary user where the tests are run by root.
 
 #![cfg(all(feature = "sandbox", target_os = "linux"))]
 #![allow(clippy::print_stderr)]
@@ -153,11 +153,12 @@ fn shell(text: &str) -> (Sandbox, Program) {
 #[test]
 fn streams_status_and_report_come_back() {
     let Some(_turn) = able() else { return };
-    let (sandbox, mut program) = shell("cat; echo out; echo err >&2; echo told >&3; exit 7");
-    program.input = b"in ".repeat(100);
+    let (mut sandbox, mut program) = shell("cat; echo out; echo err >&2; echo told >&3; exit 7");
+    sandbox.limits.output = 1 << 20;
+    program.input = b"in ".repeat(200_000);
     let outcomes = sandbox.run(vec![program]).expect("a run");
     assert_eq!(outcomes[0].end, End::Exited(7));
-    assert_eq!(outcomes[0].stdout, [b"in ".repeat(100), b"out\n".to_vec()].concat());
+    assert_eq!(outcomes[0].stdout, [b"in ".repeat(200_000), b"out\n".to_vec()].concat());
     assert_eq!((outcomes[0].stderr.as_slice(), outcomes[0].report.as_slice()), (&b"err\n"[..], &b"told\n"[..]));
 
     let (sandbox, program) = shell("kill -9 $$");

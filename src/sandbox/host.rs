@@ -1,7 +1,8 @@
-//! The host's side of a run: starts `init`, feeds and reads the pipes, keeps the time, and makes an end.
+//! The host's side of a run: starts `init`, reads the pipes, keeps the time, and makes an end.
 
-use std::io::{ErrorKind as IoErrorKind, Read, Write};
+use std::io::{ErrorKind as IoErrorKind, PipeReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::plan::{HostEnds, Plan, ProgramEnds};
@@ -15,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// See [`Sandbox::run`].
 pub(super) fn run(mut plan: Plan, sandbox: &Sandbox) -> Result<Vec<Outcome>> {
     let deadline = Instant::now() + sandbox.limits.wall;
-    let mut host = plan.host.take().ok_or_else(|| Error::internal("a plan without ends of pipes"))?;
+    let host = plan.host.take().ok_or_else(|| Error::internal("a plan without ends of pipes"))?;
     for fd in host.descriptors() {
         unblock(fd)?;
     }
     let init = Init::start(&mut plan)?;
     let prepared = if plan.isolated { init.map_user(plan.user) } else { Ok(()) };
-    prepared.and_then(|()| host.control.write_all(&[1]).map_err(|e| cannot_isolate("start", &e)))?;
+    prepared.and_then(|()| init.go(&host.control))?;
     let names: Vec<String> = plan.mounts.iter().map(|mount| mount.source.to_string_lossy().into_owned()).collect();
     let paths: Vec<String> = plan.programs.iter().map(|start| start.path.to_string_lossy().into_owned()).collect();
     // The sandbox's ends: a pipe ends only when nobody has them.
@@ -32,7 +33,8 @@ pub(super) fn run(mut plan: Plan, sandbox: &Sandbox) -> Result<Vec<Outcome>> {
     run.attend(&mut status, deadline);
     init.end(control);
     run.records(&mut status);
-    run.rest();
+    // What is left in the pipes. Too much is too much here too.
+    run.serve();
     drop(folder);
     run.outcomes(&names, &paths)
 }
@@ -41,7 +43,7 @@ impl HostEnds {
     fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         let programs = self.programs.iter().flat_map(|ends| {
             let report = ends.report.as_ref().map(AsRawFd::as_raw_fd);
-            [ends.stdin.as_raw_fd(), ends.stdout.as_raw_fd(), ends.stderr.as_raw_fd()].into_iter().chain(report)
+            [ends.stdout.as_raw_fd(), ends.stderr.as_raw_fd()].into_iter().chain(report)
         });
         std::iter::once(self.status.as_raw_fd()).chain(programs)
     }
@@ -103,6 +105,15 @@ impl Init {
         write("uid_map", format!("{} {uid} 1", init::INSIDE))
     }
 
+    /// Lets it go on, now that it has a user.
+    fn go(&self, control: &UnixStream) -> Result<()> {
+        // SAFETY: one byte. Without SIGPIPE, which would end a host that doesn't expect it.
+        match unsafe { libc::send(control.as_raw_fd(), [1_u8].as_ptr().cast(), 1, libc::MSG_NOSIGNAL) } {
+            1 => Ok(()),
+            _ => Err(cannot_isolate("start", &std::io::Error::last_os_error())),
+        }
+    }
+
     /// Ends it with all that it started. `control` is what it waits for where no namespace ends with it.
     fn end(self, control: impl Sized) {
         drop(control);
@@ -127,15 +138,15 @@ impl Drop for Init {
 }
 
 /// A pipe that is read up to a limit.
-struct Stream<R> {
-    pipe: Option<R>,
+struct Stream {
+    pipe: Option<PipeReader>,
     bytes: Vec<u8>,
     /// Whether there was more than the limit. The pipe stays open: who writes is to be ended, not to be told.
     full: bool,
 }
 
-impl<R: Read + AsRawFd> Stream<R> {
-    fn new(pipe: Option<R>) -> Self {
+impl Stream {
+    fn new(pipe: Option<PipeReader>) -> Self {
         Stream { pipe, bytes: Vec::new(), full: false }
     }
 
@@ -165,35 +176,16 @@ impl<R: Read + AsRawFd> Stream<R> {
 
 /// What is known of one program.
 struct State {
-    input: Vec<u8>,
-    written: usize,
-    stdin: Option<std::io::PipeWriter>,
     /// Standard output, standard error, report.
-    streams: [Stream<std::io::PipeReader>; 3],
+    streams: [Stream; 3],
     status: Option<i32>,
 }
 
 impl State {
     fn new(ends: ProgramEnds) -> Self {
-        let ProgramEnds { input, stdin, stdout, stderr, report } = ends;
+        let ProgramEnds { stdout, stderr, report } = ends;
         let streams = [Stream::new(Some(stdout)), Stream::new(Some(stderr)), Stream::new(report)];
-        State { input, written: 0, stdin: Some(stdin), streams, status: None }
-    }
-
-    /// Writes what the pipe takes; closes it where all is written or nobody reads.
-    fn feed(&mut self) {
-        while let Some(pipe) = &mut self.stdin {
-            match pipe.write(&self.input[self.written..]) {
-                Ok(0) => self.stdin = None,
-                Ok(written) => self.written += written,
-                Err(e) if e.kind() == IoErrorKind::Interrupted => {}
-                Err(e) if e.kind() == IoErrorKind::WouldBlock => return,
-                Err(_) => self.stdin = None,
-            }
-            if self.written == self.input.len() {
-                self.stdin = None;
-            }
-        }
+        State { streams, status: None }
     }
 }
 
@@ -213,18 +205,17 @@ impl Run {
     }
 
     /// Serves the pipes until there is a reason to make an end.
-    fn attend(&mut self, status: &mut std::io::PipeReader, deadline: Instant) {
+    fn attend(&mut self, status: &mut PipeReader, deadline: Instant) {
         while !self.over && self.limit.is_none() && self.failure.is_none() && self.leader_runs() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 self.limit = Some(Limit::Wall);
                 return;
             }
-            let look = |fd, events| libc::pollfd { fd, events, revents: 0 };
-            let mut polled = vec![look(status.as_raw_fd(), libc::POLLIN)];
+            let look = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            let mut polled = vec![look(status.as_raw_fd())];
             for state in &self.programs {
-                polled.push(look(state.stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd), libc::POLLOUT));
-                polled.extend(state.streams.iter().map(|stream| look(stream.fd(), libc::POLLIN)));
+                polled.extend(state.streams.iter().map(|stream| look(stream.fd())));
             }
             let timeout = i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
             // SAFETY: an array and its length.
@@ -240,7 +231,6 @@ impl Run {
 
     fn serve(&mut self) {
         for state in &mut self.programs {
-            state.feed();
             for stream in &mut state.streams {
                 if !stream.read(self.output) {
                     self.limit = self.limit.or(Some(Limit::Output));
@@ -249,13 +239,8 @@ impl Run {
         }
     }
 
-    /// Reads what is left in the pipes once all have ended. Too much is too much here too.
-    fn rest(&mut self) {
-        self.serve();
-    }
-
     /// Reads the records that are there.
-    fn records(&mut self, status: &mut std::io::PipeReader) {
+    fn records(&mut self, status: &mut PipeReader) {
         loop {
             let mut bytes = [0; LENGTH];
             match status.read(&mut bytes) {
@@ -329,8 +314,8 @@ fn refused(stage: Stage, at: usize, errno: i32, mounts: &[String], programs: &[S
 /// The machine lacks something. Says so, and that there is a choice.
 fn cannot_isolate(what: &str, e: &std::io::Error) -> Error {
     Error::unsupported(format!(
-        "foreign code can't be isolated on this machine: cannot {what}: {e}. It takes Linux 5.13 or newer with Landlock, \
-         seccomp and user namespaces that this user may make (in a container, those are often off). isolation = \
+        "foreign code can't be isolated on this machine: cannot {what}: {e}. It takes Linux 5.13 or newer with \
+         Landlock, seccomp and user namespaces that this user may make (in a container, those are often off). isolation = \
          \"none\" runs the code all the same, with this program's own rights"
     ))
 }

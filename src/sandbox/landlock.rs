@@ -18,9 +18,9 @@ pub(super) const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", 
 /// keeping count.
 const GENERATIONS: [ABI; 4] = [ABI::V5, ABI::V3, ABI::V2, ABI::V1];
 
-/// Rules that let a program read and execute what is `visible` (paths of the host), and use [`DEVICES`]. What is mounted
-/// inside the sandbox is [added](allow) there. Network and foreign abstract sockets and processes are out of reach, on
-/// kernels whose Landlock knows them; elsewhere the namespaces alone keep them away.
+/// Rules that let a program read and execute what is `visible` (paths of the host), and use [`DEVICES`]. What is
+/// mounted inside the sandbox is [added](allow) there. Network and foreign abstract sockets and processes are out of
+/// reach, on kernels whose Landlock knows them; elsewhere the namespaces alone keep them away.
 ///
 /// # Errors
 /// The kernel has no Landlock, or it is off.

@@ -4,16 +4,16 @@
 //! first leads: when it ends, all end. What is what:
 //!
 //! ```text
-//! host ── clone3 ──▶ init         namespaces: user, mount, PID, network, IPC, UTS, cgroup; builds the root folder; watches
+//! host ── clone3 ──▶ init         namespaces: user, mount, PID, network, IPC, UTS, cgroup; builds the root; watches
 //!                      ├─ keeper    PID and mount namespaces of one program; waits for it
 //!                      │    └─ program   another user, no capabilities, Landlock, seccomp, limits
 //!                      └─ keeper ─ …
 //! ```
 //!
-//! Between `clone3` and `execve` there are only system calls on what [`plan`] prepared, so the host may have threads. Its
-//! children's signals are left alone: `init` never executes anything, so it keeps its exit signal of none, and neither a
-//! handler for SIGCHLD, nor SIGCHLD ignored, nor a `waitpid(-1)` in the host meets it. When `init` ends, the kernel ends
-//! everything in its PID namespace, and the host sees `init` end only after that.
+//! Between `clone3` and `execve` there are only system calls on what `plan` prepared, so the host may have threads.
+//! Its children's signals are left alone: `init` never executes anything, so it keeps its exit signal of none, and
+//! neither a handler for SIGCHLD, nor SIGCHLD ignored, nor a `waitpid(-1)` in the host meets it. When `init` ends, the
+//! kernel ends everything in its PID namespace, and the host sees `init` end only after that.
 //!
 //! This module knows nothing of metrics; docs/code-execution.md says what is isolated and what is not.
 
@@ -181,12 +181,11 @@ pub struct Outcome {
 }
 
 impl Sandbox {
-    /// Runs `programs` beside each other until the first has ended or a limit is reached, ends whatever they started, and
-    /// returns their outcomes in order. Blocks.
+    /// Runs `programs` beside each other until the first has ended or a limit is reached, ends whatever they started,
+    /// and returns their outcomes in order. Blocks.
     ///
-    /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the isolation can't be had on this machine, or a program can't
-    /// be started; [`Io`](crate::ErrorKind::Io) where the host runs out of descriptors or processes.
+    /// # Errors [`Unsupported`](crate::ErrorKind::Unsupported) where the isolation can't be had on this machine, or a
+    /// program can't be started; [`Io`](crate::ErrorKind::Io) where the host runs out of descriptors or processes.
     pub fn run(&self, programs: Vec<Program>) -> Result<Vec<Outcome>> {
         host::run(plan::Plan::new(self, programs)?, self)
     }

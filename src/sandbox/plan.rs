@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
-use std::io::{PipeReader, PipeWriter};
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use libc::c_char;
@@ -33,7 +35,7 @@ const SYSTEM: [&str; 9] = [
 /// What the host keeps of a run: the other ends of its pipes.
 pub(super) struct HostEnds {
     pub(super) status: PipeReader,
-    pub(super) control: PipeWriter,
+    pub(super) control: UnixStream,
     pub(super) programs: Vec<ProgramEnds>,
     /// Without isolation, the temporary folder.
     pub(super) folder: Option<Temporary>,
@@ -41,8 +43,6 @@ pub(super) struct HostEnds {
 
 /// The other ends of a program's streams.
 pub(super) struct ProgramEnds {
-    pub(super) input: Vec<u8>,
-    pub(super) stdin: PipeWriter,
     pub(super) stdout: PipeReader,
     pub(super) stderr: PipeReader,
     pub(super) report: Option<PipeReader>,
@@ -115,7 +115,8 @@ impl Plan {
         let folder = if isolated { None } else { Some(Temporary::new()?) };
         let inside = folder.as_ref().map_or(Path::new("/tmp"), |folder| &folder.0);
         let (status, status_end) = pipe()?;
-        let (control_end, control) = pipe()?;
+        let (control_end, control) = UnixStream::pair()
+            .map_err(|e| Error::new(ErrorKind::Io, format!("cannot make a pair of sockets: {e}")).with_source(e))?;
         let count = programs.len() as u64;
         let (starts, ends) = starts(programs, folder.as_ref().map(|folder| folder.0.as_path()))?;
         let mut plan = Plan {
@@ -225,11 +226,10 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
     let mut starts = Vec::new();
     let mut ends = Vec::new();
     for Program { path, args, input, report, links } in programs {
-        let (stdin_end, stdin) = pipe()?;
         let (stdout, stdout_end) = pipe()?;
         let (stderr, stderr_end) = pipe()?;
         let mut descriptors =
-            vec![(raise(stdin_end.into())?, 0), (raise(stdout_end.into())?, 1), (raise(stderr_end.into())?, 2)];
+            vec![(raise(held(&input)?)?, 0), (raise(stdout_end.into())?, 1), (raise(stderr_end.into())?, 2)];
         let report = if report {
             let (report, report_end) = pipe()?;
             descriptors.push((raise(report_end.into())?, 3));
@@ -255,7 +255,7 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
         }
         envp.push(std::ptr::null());
         starts.push(Start { path: name, argv, envp, descriptors, keeper: 0, _arguments: arguments });
-        ends.push(ProgramEnds { input, stdin, stdout, stderr, report });
+        ends.push(ProgramEnds { stdout, stderr, report });
     }
     Ok((starts, ends))
 }
@@ -292,6 +292,28 @@ fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit
 fn system(name: libc::c_int, default: u64) -> u64 {
     // SAFETY: takes a number; -1 means that it doesn't say.
     u64::try_from(unsafe { libc::sysconf(name) }).ok().filter(|value| *value > 0).unwrap_or(default)
+}
+
+/// A file in memory that holds `bytes` and can't be changed. Unlike a pipe, nobody has to feed it, and no SIGPIPE
+/// comes of a program that doesn't read.
+fn held(bytes: &[u8]) -> Result<OwnedFd> {
+    let failed = |e: std::io::Error| {
+        Error::new(ErrorKind::Io, format!("cannot hold {} bytes of input: {e}", bytes.len())).with_source(e)
+    };
+    // SAFETY: the name ends in a zero.
+    let fd = unsafe { libc::memfd_create(c"input".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd == -1 {
+        return Err(failed(std::io::Error::last_os_error()));
+    }
+    // SAFETY: just made, and nobody else's.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.write_all(bytes).and_then(|()| file.rewind()).map_err(failed)?;
+    let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    // SAFETY: an open descriptor and numbers.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } == -1 {
+        return Err(failed(std::io::Error::last_os_error()));
+    }
+    Ok(file.into())
 }
 
 fn pipe() -> Result<(PipeReader, PipeWriter)> {

@@ -1,8 +1,9 @@
 //! The system calls that a program in the sandbox may make.
 //!
 //! A list of what is allowed: what is not on it fails with ENOSYS, as on a kernel that is too old, so that libraries
-//! fall back to what is. Left out on purpose are tracing and the memory of other processes, namespaces and mounts, keys,
-//! bpf, io_uring, userfaultfd, memory that no file limit counts (memfd, System V), and sockets other than Unix ones.
+//! fall back to what is. Left out on purpose are tracing and the memory of other processes, namespaces and mounts,
+//! keys, bpf, io_uring, userfaultfd, memory that no file limit counts (memfd, System V), and sockets other than Unix
+//! ones.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +19,9 @@ macro_rules! calls {
 }
 
 const FILES: &[c_long] = calls! {
-    SYS_read SYS_write SYS_close SYS_fstat SYS_lseek SYS_pread64 SYS_pwrite64 SYS_readv SYS_writev SYS_preadv SYS_pwritev
-    SYS_preadv2 SYS_pwritev2 SYS_openat SYS_openat2 SYS_newfstatat SYS_statx SYS_faccessat SYS_faccessat2 SYS_readlinkat
-    SYS_mkdirat SYS_unlinkat SYS_symlinkat SYS_linkat SYS_renameat2 SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat
+    SYS_read SYS_write SYS_close SYS_fstat SYS_lseek SYS_pread64 SYS_pwrite64 SYS_readv SYS_writev SYS_preadv
+    SYS_pwritev SYS_preadv2 SYS_pwritev2 SYS_openat SYS_openat2 SYS_newfstatat SYS_statx SYS_faccessat SYS_faccessat2
+    SYS_readlinkat SYS_mkdirat SYS_unlinkat SYS_symlinkat SYS_linkat SYS_renameat2 SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat
     SYS_utimensat SYS_ftruncate SYS_truncate SYS_fallocate SYS_fsync SYS_fdatasync SYS_sync_file_range SYS_flock
     SYS_fcntl SYS_dup SYS_dup3 SYS_pipe2 SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir SYS_umask SYS_statfs SYS_fstatfs
     SYS_sendfile SYS_copy_file_range SYS_splice SYS_tee SYS_fadvise64 SYS_readahead SYS_close_range SYS_getxattr
@@ -40,7 +41,8 @@ const PROCESSES: &[c_long] = calls! {
     SYS_getpgid SYS_setpgid SYS_getsid SYS_setsid SYS_prctl SYS_set_tid_address SYS_set_robust_list
     SYS_get_robust_list SYS_rseq SYS_futex SYS_sched_yield SYS_sched_getaffinity SYS_sched_setaffinity
     SYS_sched_getparam SYS_sched_getscheduler SYS_sched_get_priority_max SYS_sched_get_priority_min SYS_getpriority
-    SYS_setpriority SYS_getrusage SYS_times SYS_sysinfo SYS_uname SYS_getrandom SYS_getcpu SYS_capget SYS_restart_syscall
+    SYS_setpriority SYS_getrusage SYS_times SYS_sysinfo SYS_uname SYS_getrandom SYS_getcpu SYS_capget
+    SYS_restart_syscall
 };
 
 const SIGNALS: &[c_long] = calls! {

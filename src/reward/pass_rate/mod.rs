@@ -37,6 +37,9 @@ const TESTER: &str = include_str!("tester.py");
 const TOGETHER: &str = include_str!("together.py");
 const LIST: &str = include_str!("list.py");
 
+/// How many tests' names are remembered.
+const MOST_LISTED: usize = 1000;
+
 /// Where the tests run, seen from the solution.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -153,7 +156,11 @@ impl Tester {
         let [list] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
         let records = verdict::read(&list.report, &nonce)?;
         let names: Arc<[String]> = records.tests.ok_or_else(|| says_nothing(list, records.broken))?.into();
-        listed().insert(tests.to_owned(), Arc::clone(&names));
+        let mut listed = listed();
+        if listed.len() >= MOST_LISTED {
+            listed.clear();
+        }
+        listed.insert(tests.to_owned(), Arc::clone(&names));
         Ok(names)
     }
 

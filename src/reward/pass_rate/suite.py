@@ -66,13 +66,13 @@ def described(error):
 
 def one_test(report, guard, name, run):
     """Runs a test that is a function, and reports it."""
-    guard(name)
+    before = guard(name)
     try:
         run()
     except BaseException as error:
         report(name, described(error), error)
     else:
-        report(name, guard(name), None)
+        report(name, before or guard(name), None)
 
 
 class Reporter(unittest.TestResult):

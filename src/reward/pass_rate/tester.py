@@ -1,5 +1,5 @@
-# The process of the tests, where the solution is apart: it has the tests, a stand-in for the solution's entry point, and
-# the channel to the host. No code of the solution runs here.
+# The process of the tests, where the solution is apart: it has the tests, a stand-in for the solution's entry point,
+# and the channel to the host. No code of the solution runs here.
 import builtins
 import importlib
 import symtable
@@ -34,7 +34,10 @@ class Solution:
         except OSError:
             self.stop("the solution's process has ended")
         except Exception as why:
-            self.broken = f'the tests give {self.entry_point} {short(why)}, which does not travel to the solution\'s process: use tests_run = "together"'
+            self.broken = (
+                f"the tests give {self.entry_point} {short(why)}, which does not travel to the solution's process: use "
+                'tests_run = "together"'
+            )
             raise Stop(self.broken) from None
         try:
             answer = receive(5)
@@ -47,7 +50,10 @@ class Solution:
         except Exception as error:
             self.stop(f"the solution's answer can't be read: {short(repr(error))}")
         if error is None:
-            self.stop(f'the solution returns {why}, which does not travel between processes (tests_run = "together" passes it)')
+            self.stop(
+                f"the solution returns {why}, which does not travel between processes: where tests want that, use "
+                'tests_run = "together"'
+            )
         self.raised.append(error)
         raise error
 
@@ -55,10 +61,12 @@ class Solution:
         """What the solution raised: of a class of the standard library, where it is one."""
         module, name = answer["raised"]
         args = tuple(decode(arg) for arg in answer["args"])
+        known = sys.stdlib_module_names - {"unittest", "test"}
         found = None
-        if type(module) is str and type(name) is str and module.partition(".")[0] in sys.stdlib_module_names - {"unittest", "test"}:
+        if type(module) is str and type(name) is str and module.partition(".")[0] in known:
             found = getattr(importlib.import_module(module), name, None)
-        if not (isinstance(found, type) and issubclass(found, (Exception, SystemExit))) or "unittest" in found.__module__:
+        fit = isinstance(found, type) and issubclass(found, (Exception, SystemExit))
+        if not fit or "unittest" in found.__module__:
             self.stop(f"the solution raised {short(answer.get('text'))}")
         error = found.__new__(found, *(args if found.__module__ == "builtins" else ()))
         error.args = args
@@ -73,8 +81,8 @@ def unbound(source):
     while tables:
         table = tables.pop()
         tables += table.get_children()
-        used |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and symbol.is_global()}
-        used |= {symbol.get_name() for symbol in table.get_symbols() if table.get_type() == "module" and symbol.is_referenced()}
+        outer = table.get_type() == "module"
+        used |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (outer or s.is_global())}
     return used - bound - set(dir(builtins))
 
 
@@ -101,8 +109,12 @@ def main():
     def report(name, why, error):
         wrong, solution.wrong = solution.wrong, None
         missing = getattr(error, "name", None)
-        if isinstance(error, NameError) and missing in foreign and not any(error is raised for raised in solution.raised):
-            solution.broken = f'the tests use `{missing}`, which they neither define nor import: only {entry_point} is there (with tests_run = "together", all that the solution defines)'
+        theirs = not any(error is raised for raised in solution.raised)
+        if isinstance(error, NameError) and missing in foreign and theirs:
+            solution.broken = (
+                f"the tests use `{missing}`, which they neither define nor import: only {entry_point} is there (with "
+                'tests_run = "together", all that the solution defines)'
+            )
         record(ran=name, why=why if why is not None else wrong)
 
     module = types.ModuleType("tests")

@@ -23,6 +23,10 @@ def _iso(kind):
     return (lambda value: value.isoformat(), kind.fromisoformat)
 
 
+def _text(value):
+    return base64.b64encode(value).decode()
+
+
 def _items(kind):
     return (lambda value: [encode(item) for item in value], lambda items: kind(decode(item) for item in items))
 
@@ -39,9 +43,10 @@ def _unpairs(pairs):
 _KINDS = {
     int: ("int", hex, lambda text: int(text, 16)),
     float: ("float", float.hex, float.fromhex),
-    complex: ("complex", lambda value: [value.real.hex(), value.imag.hex()], lambda parts: complex(*map(float.fromhex, parts))),
-    bytes: ("bytes", lambda value: base64.b64encode(value).decode(), lambda text: base64.b64decode(text, validate=True)),
-    bytearray: ("bytearray", lambda value: base64.b64encode(value).decode(), lambda text: bytearray(base64.b64decode(text))),
+    complex: ("complex", lambda value: [value.real.hex(), value.imag.hex()],
+              lambda parts: complex(*map(float.fromhex, parts))),
+    bytes: ("bytes", _text, base64.b64decode),
+    bytearray: ("bytearray", _text, lambda text: bytearray(base64.b64decode(text))),
     list: ("list", *_items(list)),
     tuple: ("tuple", *_items(tuple)),
     set: ("set", *_items(set)),
@@ -68,14 +73,17 @@ _ITERATORS = (types.GeneratorType, map, filter, zip, enumerate, reversed)
 def _array(value):
     if value.dtype.kind not in "biufcSU":
         raise Unpassable(f"a numpy array of {value.dtype}")
-    return [value.dtype.str, list(value.shape), base64.b64encode(value.tobytes()).decode()]
+    return [value.dtype.str, list(value.shape), _text(value.tobytes())]
 
 
 def _unarray(parts):
     import numpy
 
     dtype, shape, data = parts
-    return numpy.frombuffer(base64.b64decode(data), dtype=numpy.dtype(str(dtype))).reshape(shape).copy()
+    dtype = numpy.dtype(str(dtype))
+    if dtype.kind not in "biufcSU":
+        raise ValueError("no array of numbers or text")
+    return numpy.frombuffer(base64.b64decode(data), dtype=dtype).reshape(shape).copy()
 
 
 _READ["ndarray"] = _unarray
