@@ -18,9 +18,11 @@
 //!
 //! - `request`, `ranking`: what goes in and comes out, as JSON.
 //! - `plan`: a configuration, resolved.
+//! - `allocation`: which rollouts to spend where.
 //! - `job`: the state machine; `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
 //!   arithmetic.
 
+mod allocation;
 mod assemble;
 mod count;
 mod job;
@@ -29,6 +31,9 @@ mod ranking;
 mod request;
 mod rescore;
 
+pub use allocation::{
+    AllocationSettings, Allocator, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Decision, Spent, Strategy, Why,
+};
 pub use job::{Ask, AskId, EndedRollout, Progress, RankJob, StopReason};
 pub use plan::{FailurePolicy, RankPlan, Roles};
 pub use ranking::{

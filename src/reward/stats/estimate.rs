@@ -1,4 +1,4 @@
-//! Means of samples, and how sure they are.
+//! The mean of samples.
 
 use statrs::distribution::{Continuous, ContinuousCDF, StudentsT};
 
@@ -31,7 +31,7 @@ impl Estimate {
         let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
         let std_error = Some((variance / n as f64).sqrt()).filter(|error| error.is_finite());
         let interval = std_error.and_then(|error| {
-            let half = t_quantile_975(n - 1)? * error;
+            let half = t_quantile_975((n - 1) as f64)? * error;
             Some([mean - half, mean + half]).filter(|bounds| bounds.iter().all(|bound| bound.is_finite()))
         });
         Some(Estimate { std_error, interval, ..estimate })
@@ -39,8 +39,8 @@ impl Estimate {
 }
 
 /// The 97.5% quantile of Student's t.
-fn t_quantile_975(degrees_of_freedom: usize) -> Option<f64> {
-    let distribution = StudentsT::new(0.0, 1.0, degrees_of_freedom as f64).ok()?;
+pub(super) fn t_quantile_975(degrees_of_freedom: f64) -> Option<f64> {
+    let distribution = StudentsT::new(0.0, 1.0, degrees_of_freedom).ok()?;
     let t = distribution.inverse_cdf(0.975);
     // The inverse is good to about 11 digits; one Newton step makes it as good as the distribution function.
     Some(t - (distribution.cdf(t) - 0.975) / distribution.pdf(t))
@@ -63,14 +63,14 @@ mod tests {
             (30, 2.042_272_456),
             (1000, 1.962_339_081),
         ] {
-            let computed = t_quantile_975(degrees_of_freedom).unwrap();
+            let computed = t_quantile_975(f64::from(degrees_of_freedom)).unwrap();
             assert!((computed - quantile).abs() < 1e-9, "{degrees_of_freedom}: {computed}");
         }
         // With one and two degrees of freedom there are closed forms.
         let one = (0.475 * std::f64::consts::PI).tan();
         let two = 0.95 * (2.0 / (1.0 - 0.95 * 0.95_f64)).sqrt();
-        assert!((t_quantile_975(1).unwrap() - one).abs() < 1e-12);
-        assert!((t_quantile_975(2).unwrap() - two).abs() < 1e-12);
+        assert!((t_quantile_975(1.0).unwrap() - one).abs() < 1e-12);
+        assert!((t_quantile_975(2.0).unwrap() - two).abs() < 1e-12);
     }
 
     #[test]
