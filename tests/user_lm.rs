@@ -40,7 +40,8 @@ fn prompts_are_what_its_tokenizer_renders() {
     let cases: Vec<Case> = serde_json::from_str(&text).expect("cases");
     assert_eq!(cases.iter().filter(|case| case.tokens.is_some()).count(), 2);
     for Case { messages, text, tokens } in cases {
-        let encoded = model.tokenizer().encode_user_turn(&messages, &RenderOptions::default()).expect("a prompt").tokens;
+        let encoded =
+            model.tokenizer().encode_user_turn(&messages, &RenderOptions::default()).expect("a prompt").tokens;
         assert_eq!(model.tokenizer().decode(&encoded, false).expect("a text"), text);
         match tokens {
             Some(tokens) => assert_eq!(encoded, tokens),

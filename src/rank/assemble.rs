@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::allocation::{AllocationSettings, Allocator, Why};
+use super::allocation::{AllocationSettings, Allocator, Strategy, Why};
 use super::count::{self, Loss, Outcome};
 use super::future::{Candidate, Future, is_interruption};
 use super::job::{RankJob, StopReason};
@@ -10,7 +10,7 @@ use super::ranking::{
     AllocationSummary, Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage,
 };
 use crate::chat::Finish;
-use crate::reward::{Combination, Difference, Estimate, MetricValue, WeightedMetric, probability_best};
+use crate::reward::{Combination, Difference, Estimate, MetricValue, WeightedMetric, leads, probability_best};
 use crate::rollout::{Ended, RolloutMessage};
 use crate::{Error, ErrorKind, Result};
 
@@ -63,13 +63,14 @@ fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &Ran
     let plan = (&*job.plan.metrics, job.plan.combination);
     let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, plan)).collect();
     let probabilities = probability_best(&rewards, paired);
-    let best = ranking.first().map(|best| best.candidate);
+    let adaptive = allocation(job).strategy != Strategy::Fixed;
+    // Wider where the best was chosen for its rewards: it may owe some of its lead to luck.
+    let leads = ranking.first().map(|best| leads(&rewards, best.candidate, paired, adaptive)).unwrap_or_default();
     for ranked in ranking {
         let at = ranked.candidate;
         ranked.probability_best = probabilities.get(at).copied().flatten();
         ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(at));
-        let of_best = best.filter(|&best| best != at).map(|best| &rewards[best]);
-        ranked.difference = of_best.and_then(|best| Difference::of(&rewards[at], best, paired));
+        ranked.difference = leads.get(at).copied().flatten().map(Difference::reversed);
     }
 }
 

@@ -20,6 +20,7 @@
 //!
 //! - `request`, `ranking`: what goes in and comes out, as JSON.
 //! - `plan`: a configuration, resolved.
+//! - `allocation`: which rollouts to spend where; `prune`: candidates given up after their first turn.
 //! - `job`: the state machine; `future`: a rollout with its judging; `scoring`: metrics at work; `record`: a rollout for traces.
 //! - `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
 //!   arithmetic.

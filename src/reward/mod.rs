@@ -7,7 +7,8 @@
 //!
 //! A [`Metric`] gives a conversation a number; it may ask models about it first. The reward of one conversation is the
 //! weighted sum of its metrics (Eq. 2 to 4 of CollabLLM, arXiv 2502.00640); the multiturn-aware reward of a response is
-//! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]).
+//! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]), and compared with
+//! others ([`Difference`], [`leads`], [`probability_best`]).
 //!
 //! - [`Metric`]: the trait; `metrics/` holds one file for each kind.
 //! - [`Extraction`]: an artefact that is distilled from the conversation first (Eq. 3).
@@ -40,4 +41,4 @@ pub use metrics::{build as build_metric, kinds as metric_kinds};
 pub(crate) use preset::PresetValues;
 pub use preset::{Preset, Task};
 pub use rubric::{Answer, GoalField, JsonQuestion, Rubric, RubricQuestion};
-pub use stats::{Difference, Estimate, MAX_COMPARED, Posterior, probability_best};
+pub use stats::{Difference, Estimate, MAX_COMPARED, Posterior, leads, probability_best};

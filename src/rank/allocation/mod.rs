@@ -212,7 +212,7 @@ impl Allocator {
         if self.taken >= self.samples { Err(Why::Complete) } else { Ok(self.samples - self.taken) }
     }
 
-    /// Gives up the worse half and shares what is affordable equally among the rounds that are left.
+    /// Gives up the worse half. All rounds that are left will add as many samples as is affordable.
     fn halve(&mut self, rewards: &[Vec<Option<f64>>], affordable: usize) -> Result<usize, Why> {
         let mut in_play = self.in_play();
         if self.taken > 0 && !self.was_pilot {
@@ -226,8 +226,12 @@ impl Allocator {
                 self.states[candidate] = State::GivenUp;
             }
         }
-        let rounds = in_play.len().next_power_of_two().trailing_zeros().max(1) as usize;
-        Ok((affordable / (in_play.len() * rounds)).max(1))
+        let (mut size, mut left) = (in_play.len(), in_play.len());
+        while size > 2 {
+            size = size.div_ceil(2);
+            left += size;
+        }
+        Ok((affordable / left).max(1))
     }
 
     /// Stops where the leader is surely the best, and gives up those that surely aren't.

@@ -16,8 +16,8 @@ pub enum Strategy {
     /// The same number for each.
     #[default]
     Fixed,
-    /// In rounds of about equal cost; after each, the worse half of the candidates is given up (Karnin, Koren, Somekh 2013).
-    /// Spends its budget, whatever the rewards are.
+    /// In rounds, after each of which the worse half of the candidates is given up (Karnin, Koren, Somekh 2013; but here every
+    /// round adds as many samples, rather than costing as much). Spends its budget, whatever the rewards are.
     SequentialHalving,
     /// In small rounds; after each, candidates are given up that are most unlikely to be the best, and sampling ends when
     /// the best is known with the confidence asked for. Its budget is a limit that easy rankings don't reach.

@@ -42,6 +42,12 @@ impl Difference {
         Self::welch(Estimate::of(&a)?, Estimate::of(&b)?)
     }
 
+    /// By how much the second mean is above the first.
+    pub fn reversed(self) -> Self {
+        let Difference { mean, std_error, interval } = self;
+        Difference { mean: 0.0 - mean, std_error, interval: interval.map(|[low, high]| [0.0 - high, 0.0 - low]) }
+    }
+
     fn welch(a: Estimate, b: Estimate) -> Option<Self> {
         let mean = a.mean - b.mean;
         if !mean.is_finite() {

@@ -13,7 +13,6 @@
 
 use std::f64::consts::TAU;
 
-use super::Difference;
 use super::linear::{Cholesky, Square};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -52,7 +51,7 @@ impl Posterior {
     /// for more than [`MAX_COMPARED`], and for rewards that are not finite.
     pub fn of(rewards: &[Vec<Option<f64>>], paired: bool) -> Option<Self> {
         let data = Data::of(rewards, paired)?;
-        let draws = if data.total == 0.0 { vec![0.0; data.compared()] } else { data.draw()? };
+        let draws = if data.is_flat() { vec![0.0; data.compared()] } else { data.draw()? };
         Some(Posterior { compared: data.compared(), place: data.place, draws, scale: data.scale })
     }
 
@@ -76,23 +75,6 @@ impl Posterior {
         let good = |values: &&[f64]| values.iter().all(|value| *value <= values[at] + margin / self.scale);
         let draws = self.draws.chunks_exact(self.compared);
         Some(draws.clone().filter(good).count() as f64 / draws.len() as f64)
-    }
-
-    /// By how much `a` is better than `b`: mean, standard deviation and 95% interval of the posterior.
-    ///
-    /// Unlike [`Difference::of`], this may be asked of candidates that were chosen by their rewards (the leader and its
-    /// runner-up), and after a strategy that stopped by them. Its mean is nearer to 0 than the difference of the means, for
-    /// the leader of a ranking owes a part of its lead to luck. `None` for candidates that can't be compared.
-    pub fn difference(&self, a: usize, b: usize) -> Option<Difference> {
-        let (a, b) = ((*self.place.get(a)?)?, (*self.place.get(b)?)?);
-        let mut sorted: Vec<f64> =
-            self.draws.chunks_exact(self.compared).map(|values| self.scale * (values[a] - values[b])).collect();
-        sorted.sort_unstable_by(f64::total_cmp);
-        let count = sorted.len() as f64;
-        let mean = sorted.iter().sum::<f64>() / count;
-        let std_error = (sorted.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count).sqrt();
-        let interval = [0.025, 0.975].map(|p| sorted[((count - 1.0) * p).round() as usize]);
-        Some(Difference { mean, std_error: Some(std_error), interval: Some(interval) })
     }
 }
 
@@ -167,6 +149,11 @@ impl Data {
                 *self.precision.at(row, column) -= rows * columns / count;
             }
         }
+    }
+
+    /// Whether the candidates' rewards differ by no more than rounding.
+    fn is_flat(&self) -> bool {
+        self.total <= 1e-26 * self.freedom as f64
     }
 
     fn compared(&self) -> usize {
@@ -281,5 +268,117 @@ impl Random {
                 return 2.0 * d * v * self.uniform().powf(2.0 / freedom);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use statrs::distribution::{ContinuousCDF as _, StudentsT};
+
+    use super::*;
+
+    fn rows<const N: usize>(rows: &[[f64; N]]) -> Vec<Vec<Option<f64>>> {
+        rows.iter().map(|row| row.map(Some).to_vec()).collect()
+    }
+
+    fn sum(best: &[Option<f64>]) -> f64 {
+        best.iter().flatten().sum()
+    }
+
+    #[test]
+    fn one_sample_says_nothing() {
+        for paired in [false, true] {
+            assert_eq!(probability_best(&rows(&[[0.9], [0.1], [0.3]]), paired), [None; 3]);
+            assert_eq!(probability_best(&rows(&[[0.9, 0.8]]), paired), [None]);
+            assert_eq!(probability_best(&[], paired), []);
+        }
+        // Pairs that never meet.
+        let apart = [vec![Some(0.9), Some(0.8), None, None], vec![None, None, Some(0.1), Some(0.2)]];
+        assert_eq!(probability_best(&apart, true), [None; 2]);
+        assert!(probability_best(&apart, false)[0] > Some(0.8));
+    }
+
+    #[test]
+    fn who_has_no_reward_has_no_probability() {
+        let mut rewards = rows(&[[0.9, 0.7, 0.8], [0.4, 0.6, 0.3], [0.0; 3]]);
+        rewards[2] = vec![None; 3];
+        let best = probability_best(&rewards, true);
+        assert!(best[2].is_none() && (sum(&best) - 1.0).abs() < 1e-12 && best[0] > best[1]);
+        rewards[2].clear();
+        assert_eq!(probability_best(&rewards, true), best);
+    }
+
+    #[test]
+    fn equals_share() {
+        let equal = probability_best(&rows(&[[0.5; 4]; 4]), true);
+        assert_eq!(equal, [Some(0.25); 4]);
+        assert_eq!(
+            probability_best(&rows(&[[0.1, 0.7, 0.3]; 3]), true),
+            [Some(1.0 / 3.0); 3],
+            "all luck, which they share"
+        );
+        // The same numbers in another order: equal means, unpaired.
+        let shuffled = rows(&[[0.1, 0.5, 0.3], [0.3, 0.1, 0.5], [0.5, 0.3, 0.1]]);
+        for p in probability_best(&shuffled, false) {
+            assert!((p.unwrap() - 1.0 / 3.0).abs() < 0.02, "{p:?}");
+        }
+    }
+
+    #[test]
+    fn a_variance_of_zero_is_not_certainty() {
+        let twice = probability_best(&rows(&[[1.0; 2], [0.0; 2]]), true)[0].unwrap();
+        let often = probability_best(&rows(&[[1.0; 20], [0.0; 20]]), true)[0].unwrap();
+        assert!(twice > 0.6 && twice < 0.99 && often > 0.99, "{twice} {often}");
+    }
+
+    #[test]
+    fn two_candidates_far_apart_are_as_student_says() {
+        // With a wide spread of values the prior has no say: the posterior of a difference is Student's t. 20 pairs with
+        // differences 0 ± 1 around 0.35.
+        let noise: Vec<f64> = (0..20).map(|at| if at % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let rewards = [
+            noise.iter().map(|noise| Some(0.35 + noise / 2.0)).collect(),
+            noise.iter().map(|noise| Some(-noise / 2.0)).collect::<Vec<_>>(),
+        ];
+        let error = (20.0_f64 / 19.0 / 20.0).sqrt();
+        let flat = StudentsT::new(0.0, 1.0, 19.0).unwrap().cdf(0.35 / error);
+        let computed = probability_best(&rewards, true)[0].unwrap();
+        // The prior takes a little; it never adds.
+        assert!(computed < flat && computed > flat - 0.09, "{computed} {flat}");
+    }
+
+    #[test]
+    fn pairs_take_out_luck_that_is_shared() {
+        let luck = [0.0, 3.0, -2.0, 5.0, 1.0];
+        let row = |value: f64, noise: [f64; 5]| (0..5).map(|at| Some(value + luck[at] + noise[at])).collect::<Vec<_>>();
+        let rewards = [row(0.5, [0.1, -0.1, 0.05, 0.0, -0.05]), row(0.0, [-0.1, 0.0, 0.1, 0.05, -0.05])];
+        assert!(probability_best(&rewards, true)[0] > Some(0.95));
+        assert!(probability_best(&rewards, false)[0] < Some(0.7));
+        // Whoever was given up early is compared on the samples that it has, lucky or not.
+        let early = [rewards[0].clone(), rewards[1].clone(), row(-0.5, [0.0; 5])[..2].to_vec()];
+        let best = probability_best(&early, true);
+        assert!(best[0] > Some(0.9) && best[2] < Some(0.1), "{best:?}");
+    }
+
+    #[test]
+    fn it_does_not_depend_on_the_unit_and_is_the_same_every_time() {
+        let rewards = rows(&[[0.9, 0.2, 0.8], [0.4, 0.6, 0.3], [0.5, 0.1, 0.6]]);
+        let best = probability_best(&rewards, true);
+        assert_eq!(best, probability_best(&rewards, true));
+        let scaled: Vec<Vec<_>> =
+            rewards.iter().map(|row| row.iter().map(|x| x.map(|x| 1e200 * x)).collect()).collect();
+        for (p, scaled) in best.iter().zip(probability_best(&scaled, true)) {
+            assert!((p.unwrap() - scaled.unwrap()).abs() < 1e-3);
+        }
+        assert_eq!(probability_best(&rows(&[[f64::INFINITY, 0.0], [1.0, 2.0]]), true), [None; 2]);
+    }
+
+    #[test]
+    fn a_margin_makes_it_likelier() {
+        let posterior = Posterior::of(&rows(&[[0.9, 0.2, 0.8], [0.4, 0.6, 0.3], [0.5, 0.1, 0.6]]), true).unwrap();
+        let within = [0.0, 0.2, 10.0].map(|margin| posterior.within(0, margin).unwrap());
+        assert_eq!(Some(within[0]), posterior.best()[0]);
+        assert!(within[0] < within[1] && within[1] < within[2]);
+        assert_eq!(posterior.within(5, 0.0), None);
     }
 }
