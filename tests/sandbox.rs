@@ -195,7 +195,7 @@ fn the_first_program_leads_and_links_connect() {
 #[test]
 fn programs_of_a_run_share_the_folder_and_nothing_else() {
     let Some(_turn) = able() else { return };
-    let (sandbox, leader) = shell("while [ ! -e /tmp/x ]; do :; done; cat /tmp/x; cat /dev/shm/y; echo /proc/[0-9]*");
+    let (sandbox, leader) = shell("while [ ! -s /tmp/x ]; do :; done; cat /tmp/x; cat /dev/shm/y; echo /proc/[0-9]*");
     let (_, other) = shell("echo y > /dev/shm/y; echo x > /tmp/z; exec 3>&-; cat /tmp/z > /tmp/x; sleep 60");
     let outcomes = sandbox.run(vec![leader, other]).expect("a run");
     let said = String::from_utf8_lossy(&outcomes[0].stdout);
