@@ -38,6 +38,7 @@ pub(super) struct Vocabulary {
     by_first: HashMap<char, Vec<usize>>,
     control_ids: HashSet<u32>,
     /// What stands for text that the vocabulary can't express.
+    #[cfg(feature = "constraints")]
     unknown: Option<u32>,
     /// What every marker begins with.
     lead: String,
@@ -79,7 +80,18 @@ impl Vocabulary {
         for indices in by_first.values_mut() {
             indices.sort_by_key(|&index| std::cmp::Reverse(controls[index].text.len()));
         }
-        let vocabulary = Vocabulary { real, neutral, controls, by_first, control_ids, unknown, lead, slot, slot_id };
+        let vocabulary = Vocabulary {
+            real,
+            neutral,
+            controls,
+            by_first,
+            control_ids,
+            #[cfg(feature = "constraints")]
+            unknown,
+            lead,
+            slot,
+            slot_id,
+        };
         vocabulary.check_markers(&path)?;
         Ok(vocabulary)
     }
