@@ -6,9 +6,9 @@
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ impl Output {
     }
 }
 
-fn unusable(path: &std::path::Path, what: &str, stderr: &str) -> Error {
+fn unusable(path: &Path, what: &str, stderr: &str) -> Error {
     let said = if stderr.is_empty() { String::new() } else { format!(". Its standard error ends: {stderr}") };
     Error::new(ErrorKind::ModelOutput, format!("`{}`: {what}{said}", path.display()))
 }
@@ -216,10 +216,7 @@ impl Stream {
     /// Why reading ended; `None` where it still goes on after `time`.
     fn wait(&self, time: Option<Duration>) -> Option<End> {
         let Some(time) = time else { return self.end.recv().ok() };
-        match self.end.recv_timeout(time) {
-            Ok(end) => Some(end),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.end.recv_timeout(time).ok()
     }
 
     fn kept(&self) -> Vec<u8> {
