@@ -44,7 +44,14 @@ fn able() -> Option<MutexGuard<'static, ()>> {
     None
 }
 
-/// Runs the ignored test `programs_under_test` of this file in another process.
+/// Set in processes of their own that tests run themselves in.
+const CHILD: &str = "FORETURN_TEST_CHILD";
+
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// Runs the test `programs_get_their_verdicts_here` in another process.
 fn elsewhere(user: Option<u32>, ignore_children: bool) {
     let folder = tempfile::tempdir().expect("a folder");
     // Where the build folder is may be out of another user's reach.
@@ -53,7 +60,7 @@ fn elsewhere(user: Option<u32>, ignore_children: bool) {
     let mut open = Command::new("chmod");
     assert!(open.args(["-R", "a+rX"]).arg(folder.path()).status().expect("chmod").success());
     let mut command = Command::new(&copy);
-    command.args(["--exact", "programs_under_test", "--ignored", "--nocapture"]).current_dir("/");
+    command.args(["--exact", "programs_get_their_verdicts_here", "--nocapture"]).current_dir("/").env(CHILD, "1");
     command.env("FIXTURES", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sandbox"));
     command.env("FORETURN_SECRET", "xyzzy");
     if let Some(user) = user {
@@ -81,6 +88,9 @@ fn is_root() -> bool {
 
 #[test]
 fn programs_get_their_verdicts_here() {
+    if is_child() {
+        return programs_under_test();
+    }
     if let Some(_turn) = able() {
         elsewhere(None, false);
     }
@@ -93,9 +103,7 @@ fn programs_get_their_verdicts_as_another_user_with_children_ignored() {
     }
 }
 
-/// Run by the two above.
-#[test]
-#[ignore = "run by other tests, in a process of its own"]
+/// Run by the two above, in a process of its own.
 fn programs_under_test() {
     assert!(std::env::var_os("FORETURN_SECRET").is_some(), "there has to be something to find");
     let before = Instant::now();
@@ -371,17 +379,23 @@ fn without_isolation_hostile_programs_find_the_host() {
 /// Where user namespaces are off, nothing runs, unless the settings say so.
 #[test]
 fn without_namespaces_nothing_runs() {
+    if is_child() {
+        return nothing_runs_here();
+    }
     let Some(_turn) = able() else { return };
     let program = std::env::current_exe().expect("this program");
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --exact nothing_runs_here --ignored";
-    let done = Command::new("unshare").args(["-Ur", "sh", "-c", script]).arg(program).output().expect("unshare");
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --exact without_namespaces_nothing_runs";
+    let done = Command::new("unshare")
+        .args(["-Ur", "sh", "-c", script])
+        .arg(program)
+        .env(CHILD, "1")
+        .output()
+        .expect("unshare");
     let said = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(done.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// Run by the one above.
-#[test]
-#[ignore = "run by another test, where there are no user namespaces"]
+/// Run by the one above, where there are no user namespaces.
 fn nothing_runs_here() {
     let right = ["def f(x):\n    return x + 1"];
     let e = values("", TESTS, &right).remove(0).expect_err("no namespaces");
@@ -393,10 +407,16 @@ fn nothing_runs_here() {
 
 #[test]
 fn the_sandbox_ends_with_the_host() {
+    if is_child() {
+        return a_host_to_be_killed();
+    }
     let Some(_turn) = able() else { return };
     let program = std::env::current_exe().expect("this program");
-    let mut host =
-        Command::new(program).args(["--exact", "a_host_to_be_killed", "--ignored"]).spawn().expect("a process");
+    let mut host = Command::new(program)
+        .args(["--exact", "the_sandbox_ends_with_the_host"])
+        .env(CHILD, "1")
+        .spawn()
+        .expect("a process");
     let soon = |done: &dyn Fn() -> bool| {
         (0..500).any(|_| {
             done() || {
@@ -411,9 +431,7 @@ fn the_sandbox_ends_with_the_host() {
     assert!(started && soon(&|| programs::running("7654321").is_empty()));
 }
 
-/// Run by the one above.
-#[test]
-#[ignore = "run by another test, which kills it"]
+/// Run by the one above, which kills it.
 fn a_host_to_be_killed() {
     let (mut sandbox, program) = shell("sleep 7654321 & sleep 7654321");
     sandbox.limits.wall = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use foreturn::chat::{ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Ticket, Usage};
+use foreturn::chat::{ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Role, Ticket, Usage};
 use foreturn::engine::ChatModelFactory;
 use foreturn::{Error, ErrorKind, Result};
 
@@ -60,6 +60,11 @@ pub struct foreturn_chat_request {
     pub answers: *const foreturn_answer,
     /// How many there are.
     pub answer_count: usize,
+    /// A JSON schema that the reply has to follow, as JSON; empty where the reply is free text (FORETURN_CHAT_GENERATE).
+    pub schema_json: foreturn_str,
+    /// Whether the model, trained to be the user, writes the user's next message and not the assistant's
+    /// (FORETURN_CHAT_GENERATE).
+    pub as_user: bool,
 }
 
 /// Where a chat model's callback puts its replies. Lent until it returns; of that thread alone.
@@ -245,6 +250,7 @@ struct View {
     /// Behind `answers`, which point into them.
     _spellings: Vec<Vec<foreturn_str>>,
     answers: Vec<foreturn_answer>,
+    schema: String,
 }
 
 impl View {
@@ -260,11 +266,16 @@ impl View {
             spelling_count: spellings.len(),
         };
         let answers = spellings.iter().map(answer).collect();
+        let schema = match &request.task {
+            ChatTask::Generate { schema: Some(schema), .. } => schema.schema.to_string(),
+            _ => String::new(),
+        };
         View {
             messages: request.messages.iter().map(foreturn_message::lend).collect(),
             stop,
             _spellings: spellings,
             answers,
+            schema,
         }
     }
 
@@ -287,6 +298,8 @@ impl View {
             stop_count: self.stop.len(),
             answers: self.answers.as_ptr(),
             answer_count: self.answers.len(),
+            schema_json: foreturn_str::of(&self.schema),
+            as_user: matches!(request.task, ChatTask::Generate { speaker: Role::User, .. }),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Replies, log-probabilities, prompts.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
-use foreturn::chat::Finish;
+use foreturn::chat::{Finish, JsonSchema};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Engine, Generation, Pin, Prompt};
 use serde_json::json;
@@ -97,6 +98,8 @@ pub struct foreturn_generate_options {
     pub on_text: foreturn_text_fn,
     /// Given to it; has to live until the call returns.
     pub user_data: *mut c_void,
+    /// A JSON schema that the reply has to follow, as JSON; empty: free text. Takes neither `stop` nor `ignore_eos`.
+    pub schema_json: foreturn_str,
 }
 sized!(foreturn_generate_options);
 
@@ -122,6 +125,10 @@ unsafe fn generate_options(given: &foreturn_generate_options) -> Result<Generate
     let stop = stop.iter().enumerate();
     // SAFETY: likewise.
     let stop = stop.map(|(at, text)| unsafe { text.text(&format!("stop[{at}]")) }.map(str::to_owned));
+    // SAFETY: likewise.
+    let schema = unsafe { given.schema_json.text("schema_json")? };
+    let parsed = (!schema.is_empty()).then(|| JsonSchema::parse(schema, "schema_json").map(Arc::new));
+    let schema = parsed.transpose()?;
     let user_data = UserData(given.user_data);
     let on_text = given.on_text.map(|call| -> Box<dyn FnMut(&str) + Send> {
         Box::new(move |text| {
@@ -143,8 +150,8 @@ unsafe fn generate_options(given: &foreturn_generate_options) -> Result<Generate
         seed: given.seed,
         stop: stop.collect::<Result<_, _>>()?,
         ignore_eos: given.ignore_eos,
+        schema,
         on_text,
-        ..GenerateOptions::default()
     })
 }
 

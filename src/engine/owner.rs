@@ -158,6 +158,9 @@ pub(super) fn local_factory(
 /// A ranking's number, by arrival.
 type RunId = u64;
 
+/// What metrics made of a ranking's rollouts.
+type Scored = (RunId, Scores);
+
 /// Everything the thread owns.
 pub(super) struct Owner {
     models: Vec<(String, Box<dyn ChatModel>)>,
@@ -177,7 +180,7 @@ pub(super) struct Owner {
     finished: Vec<(Ticket, Result<ChatReply>)>,
     /// Threads on which metrics score, and how their scores come back.
     scoring: Vec<JoinHandle<()>>,
-    scores: (Sender<(RunId, Scores)>, Receiver<(RunId, Scores)>),
+    scores: (Sender<Scored>, Receiver<Scored>),
     recorder: Recorder,
 }
 

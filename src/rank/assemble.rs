@@ -119,11 +119,7 @@ fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>]) -> Result<()> {
 fn outcomes(job: &RankJob) -> Vec<Vec<Outcome>> {
     let metrics = &job.plan.metrics;
     let outcome = |future: &Future| Outcome {
-        values: future
-            .scores
-            .iter()
-            .map(|score| score.as_ref().and_then(|score| score.as_ref().ok()).copied())
-            .collect(),
+        values: future.scores.iter().map(|score| score.as_ref()?.as_ref().ok().cloned()).collect(),
         reward: future.reward(metrics),
         loss: loss_of(future, metrics, job.stopped()),
     };
@@ -182,7 +178,7 @@ fn ranked(
     let rewards: Vec<f64> = rewards(outcomes, (metrics, combination)).into_iter().flatten().collect();
     let estimate = Estimate::of(&rewards);
     let summaries = metrics.iter().enumerate().map(|(metric, weighted)| {
-        let values: Vec<MetricValue> = counted.iter().filter_map(|outcome| outcome.values[metric]).collect();
+        let values: Vec<MetricValue> = counted.iter().filter_map(|outcome| outcome.values[metric].clone()).collect();
         (weighted.name.clone(), summary(&values, weighted.weight, combination))
     });
     let rollouts = candidate.futures.iter().zip(outcomes).enumerate();
@@ -239,8 +235,10 @@ fn summary(values: &[MetricValue], weight: f64, combination: Combination) -> Met
 }
 
 fn trace(sample: usize, future: &Future, outcome: &Outcome, metrics: &[WeightedMetric]) -> RolloutTrace {
-    let values =
-        metrics.iter().zip(&outcome.values).map(|(weighted, value)| (weighted.name.clone(), value.map(|v| v.value)));
+    let values = metrics
+        .iter()
+        .zip(&outcome.values)
+        .map(|(weighted, value)| (weighted.name.clone(), value.as_ref().map(|v| v.value)));
     RolloutTrace {
         sample,
         messages: future.rollout.future().iter().map(traced).collect(),

@@ -61,6 +61,9 @@ pub struct MetricRecord {
     /// For judged metrics: the least probability mass that fell on the answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mass: Option<f64>,
+    /// What the metric says about its value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// What was extracted from the conversation for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extracted: Option<String>,
@@ -132,6 +135,7 @@ fn record(at: usize, weighted: &WeightedMetric, future: &Future) -> MetricRecord
         value: value.map(|value| value.value),
         saturated: value.and_then(|value| value.saturated),
         mass: value.and_then(|value| value.mass),
+        note: value.and_then(|value| value.note.clone()),
         extracted: future.evaluation.extracted(weighted).map(str::to_owned),
         answers: future.evaluation.raw_answers(at).map(raw).collect(),
         error,

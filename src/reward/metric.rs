@@ -67,7 +67,7 @@ pub struct Scored<'a> {
 }
 
 /// A metric's value for one conversation.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MetricValue {
     /// The value; finite. Its range and unit are the metric's.
     pub value: f64,
@@ -75,12 +75,14 @@ pub struct MetricValue {
     pub saturated: Option<bool>,
     /// For judged metrics: the smallest probability mass that fell on the answers of one of its questions, in [0, 1].
     pub mass: Option<f64>,
+    /// What there is to say about the value, for whoever reads a trace.
+    pub note: Option<String>,
 }
 
 impl MetricValue {
     /// A value and nothing beside it.
     pub fn new(value: f64) -> Self {
-        MetricValue { value, saturated: None, mass: None }
+        MetricValue { value, saturated: None, mass: None, note: None }
     }
 }
 

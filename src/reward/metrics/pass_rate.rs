@@ -145,7 +145,8 @@ impl PassRate {
     fn value(&self, input: &MetricInput<'_>) -> Result<MetricValue> {
         let tests = tests(input.goal)?;
         let verdict = self.tester.verdict(program_text(input.subject()), tests, input.goal.entry_point.as_deref())?;
-        Ok(MetricValue::from(if self.partial { verdict.share() } else { f64::from(u8::from(verdict.all())) }))
+        let value = if self.partial { verdict.share() } else { f64::from(u8::from(verdict.all())) };
+        Ok(MetricValue { note: verdict.reason, ..MetricValue::new(value) })
     }
 }
 

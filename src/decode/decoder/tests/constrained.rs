@@ -39,7 +39,7 @@ fn queue(decoder: &mut Decoder, constraints: &mut Constraints, prompt: &[u32], s
     let start = |schema| constraints.start(schema, folder.tokenizer(), &folder.stop_tokens()).expect("compiled");
     let constraint = schema.as_ref().map(start);
     // Some greedily, for that is how extractors sample.
-    let sampling = if seed % 2 == 0 { SamplingOptions::greedy() } else { SamplingOptions::default() };
+    let sampling = if seed.is_multiple_of(2) { SamplingOptions::greedy() } else { SamplingOptions::default() };
     // A character takes up to four tokens, so every document has room.
     let max_tokens = if constrained { 8 * LONGEST + 40 } else { 24 };
     let options = GenerateOptions { max_tokens, seed, sampling, schema, ..GenerateOptions::default() };
