@@ -185,6 +185,11 @@ typedef struct {
   const foreturn_answer *answers;
   // How many there are.
   size_t answer_count;
+  // A JSON schema that the reply has to follow, as JSON; empty where the reply is free text (FORETURN_CHAT_GENERATE).
+  foreturn_str schema_json;
+  // Whether the model, trained to be the user, writes the user's next message and not the assistant's
+  // (FORETURN_CHAT_GENERATE).
+  bool as_user;
 } foreturn_chat_request;
 
 // Answers `count` requests: puts one reply for each into `replies`. A request without a reply has failed. Returns 0, or
@@ -389,6 +394,8 @@ typedef struct {
   foreturn_text_fn on_text;
   // Given to it; has to live until the call returns.
   void *user_data;
+  // A JSON schema that the reply has to follow, as JSON; empty: free text. Takes neither `stop` nor `ignore_eos`.
+  foreturn_str schema_json;
 } foreturn_generate_options;
 
 // What a foreturn_generation holds.
@@ -452,7 +459,7 @@ typedef struct {
 // must return quickly and not call functions that wait.
 typedef void (*foreturn_progress_fn)(void *user_data, size_t finished, size_t total);
 
-// A rollout that has ended; metrics have not scored it yet. Lent until the callback returns.
+// A rollout that has ended and is scored, or will not be. Lent until the callback returns.
 typedef struct {
   // Its candidate, from 0.
   size_t candidate;
@@ -466,6 +473,12 @@ typedef struct {
   foreturn_str ended;
   // Seed of its random stream.
   uint64_t seed;
+  // The weighted sum of its metrics; 0 without `has_reward`.
+  double reward;
+  // Whether it has a reward: one whose rollout or whose metric failed has none.
+  bool has_reward;
+  // All that is known of it, as the JSON object of a trace: messages, tokens, metrics with what models answered, cost.
+  foreturn_str json;
 } foreturn_ended_rollout;
 
 // Told of each rollout that has ended. As foreturn_progress_fn.

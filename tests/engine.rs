@@ -504,6 +504,16 @@ fn a_context_that_fills_up_ends_its_rollout_as_context() {
     assert_eq!((reply.finish, reply.tokens.len()), (Finish::Context, 4));
 }
 
+#[test]
+fn a_simulated_user_opens_a_conversation() {
+    let Fresh { engine, .. } = &fresh(config(SETTINGS));
+    let open = |seed| engine.open_conversation(&goal(), seed, Limits::default());
+    let first = open(7).expect("a message");
+    assert_eq!((first.role, first.content.trim().is_empty()), (Role::User, false));
+    assert_eq!(open(7).expect("a message").content, first.content);
+    assert!((8..12).any(|seed| open(seed).is_ok_and(|other| other.content != first.content)), "{first:?}");
+}
+
 // ---- models of the host's own ----
 
 static TICKETS: AtomicU64 = AtomicU64::new(0);

@@ -42,7 +42,7 @@ fn print(ranking: &Ranking) -> Result<()> {
     let metrics: Vec<String> = ranking.ranking.first().map(|c| c.metrics.keys().cloned().collect()).unwrap_or_default();
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
-    let mut header = vec!["candidate".to_owned(), "reward".to_owned(), "95% interval".to_owned()];
+    let mut header = ["candidate", "reward", "95% interval", "P(best)"].map(str::to_owned).to_vec();
     header.extend(metrics.iter().cloned());
     header.extend(["rollouts", "generated", "reused", "response"].map(String::from));
     table.set_header(header);
@@ -59,6 +59,13 @@ fn print(ranking: &Ranking) -> Result<()> {
                 ))?;
             }
         }
+    }
+    for candidate in ranking.ranking.iter().filter(|candidate| candidate.given_up && candidate.note.is_some()) {
+        output::line(format!("candidate {}: {}", candidate.candidate, candidate.note.as_deref().unwrap_or_default()))?;
+    }
+    let confused: usize = ranking.ranking.iter().map(|candidate| candidate.confused).sum();
+    if confused > 0 {
+        output::line(format!("in {confused} of the rollouts the simulated user talks like the assistant"))?;
     }
     let total = ranking.cost.roles.total();
     output::line(format!(
@@ -82,6 +89,7 @@ fn row(candidate: &RankedCandidate, metrics: &[String]) -> Vec<String> {
         candidate.candidate.to_string(),
         with_error(candidate.reward, candidate.std_error),
         candidate.interval.map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.3}, {high:.3}]")),
+        candidate.probability_best.map_or_else(|| "–".to_owned(), |best| format!("{best:.2}")),
     ];
     row.extend(metrics.iter().map(|name| match candidate.metrics.get(name) {
         Some(metric) => with_error(metric.mean, metric.std_error),

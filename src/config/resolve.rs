@@ -135,5 +135,10 @@ fn build(config: &MetricConfig, preset: Option<&PresetValues>, base: &Path) -> R
     let thought = preset.is_some_and(|preset| preset.thought);
     let extract = extract.map(|extract| extract.build(thought).map(Arc::new)).transpose()?;
     let metric = WeightedMetric::new(build_metric(kind, settings, base)?, weight);
+    if config.extract.is_some() && !metric.metric.takes_extract() {
+        return Err(Error::invalid_config(format!(
+            "extract is set, and metric `{kind}` looks at the conversation alone: leave extract out"
+        )));
+    }
     Ok(WeightedMetric { name: config.name.clone().unwrap_or(metric.name), extract, ..metric })
 }

@@ -167,6 +167,7 @@ fn nonsense_is_refused_by_key() {
         ("[[metrics]]\nkind = \"accuracy\"\njudging = \"json\"\nmin_mass = 0.2", "leave one of them out"),
         ("[[metrics]]\nkind = \"accuracy\"\nmax_tokens = 9", "the judge writes nothing unless judging = \"json\""),
         ("[[metrics]]\nkind = \"accuracy\"\njudging = \"json\"\nmax_tokens = 0", "max_tokens = 0"),
+        ("[[metrics]]\nkind = \"token_amount\"\nextract = \"answer\"", "looks at the conversation alone"),
         ("[[metrics]]\nkind = \"accuracy\"\nweight = inf", "metrics[0] (`accuracy`): weight = inf"),
         (
             "[[metrics]]\nkind = \"accuracy\"\n[[metrics]]\nkind = \"accuracy\"",

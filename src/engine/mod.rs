@@ -9,6 +9,7 @@
 //! cancellations in between. So rankings that arrive together share batches and prefixes, and nothing needs a lock.
 
 mod limits;
+mod opening;
 mod owner;
 mod pending;
 mod process;

@@ -157,6 +157,12 @@ pub trait Metric: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Whether it looks at what `extract` distils, rather than at the conversation alone. A configuration that has something
+    /// extracted for one that doesn't is refused.
+    fn takes_extract(&self) -> bool {
+        true
+    }
+
     /// Whether it scores a ranking's conversations, or those of a round of an allocation, all at once, when the last of them
     /// has ended. Otherwise it scores each soon after it has ended, while models are at work on others.
     fn wants_whole_rounds(&self) -> bool {

@@ -28,7 +28,7 @@ pub enum UserTurn {
 /// Plays the user: writes prompts for the user model and reads its replies.
 pub trait Simulator: Send + Sync {
     /// The prompt under which the user model writes the next user message. `conversation` is everything so far, ending
-    /// with a message of the assistant.
+    /// with a message of the assistant; empty where the user opens it.
     fn prompt(&self, goal: &Goal, conversation: &[&Message]) -> Vec<Message>;
 
     /// Texts that end the user model's reply because what follows them is not the user's.
@@ -104,6 +104,12 @@ const DEFAULT_STYLE: &str =
 
 const CUE: &str = "\nThe person's next message:";
 
+/// In place of a conversation that hasn't begun.
+const OPENING: &str = "\
+Nothing has been said yet: the person opens the chat. Their first message says roughly what they are after and leaves most \
+of what they know unsaid.
+";
+
 impl InstructedUser {
     /// The part that is the same for every request of a configuration. `delivered` says what the assistant gets to read.
     pub(super) fn instructions(&self, delivered: &str) -> String {
@@ -134,7 +140,11 @@ impl InstructedUser {
         if let Some(wanted) = goal.prompt.as_ref().or(goal.reference.as_ref()) {
             push_fenced(&mut text, "goal", wanted);
         }
-        push_conversation(&mut text, conversation.iter().copied(), self.show_reasoning);
+        if conversation.is_empty() {
+            text.push_str(OPENING);
+        } else {
+            push_conversation(&mut text, conversation.iter().copied(), self.show_reasoning);
+        }
         text
     }
 }

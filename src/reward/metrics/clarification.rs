@@ -40,6 +40,10 @@ impl Metric for Clarification {
         "clarification"
     }
 
+    fn takes_extract(&self) -> bool {
+        false
+    }
+
     fn roles(&self) -> &[ModelRole] {
         self.asks.roles()
     }

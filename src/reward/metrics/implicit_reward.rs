@@ -57,6 +57,10 @@ impl Metric for ImplicitReward {
         "implicit_reward"
     }
 
+    fn takes_extract(&self) -> bool {
+        false
+    }
+
     fn models(&self) -> Vec<Arc<str>> {
         vec![Arc::clone(&self.policy), Arc::clone(&self.reference)]
     }

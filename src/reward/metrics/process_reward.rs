@@ -108,6 +108,10 @@ impl Metric for ProcessReward {
         "process_reward"
     }
 
+    fn takes_extract(&self) -> bool {
+        false
+    }
+
     fn models(&self) -> Vec<Arc<str>> {
         vec![Arc::clone(&self.model)]
     }

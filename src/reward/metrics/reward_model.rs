@@ -100,6 +100,10 @@ impl Metric for RewardModel {
         "reward_model"
     }
 
+    fn takes_extract(&self) -> bool {
+        false
+    }
+
     fn models(&self) -> Vec<Arc<str>> {
         vec![Arc::clone(&self.model)]
     }

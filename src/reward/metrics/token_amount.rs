@@ -191,6 +191,10 @@ impl Metric for TokenAmount {
         "token_amount"
     }
 
+    fn takes_extract(&self) -> bool {
+        false
+    }
+
     fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
         batch.iter().map(|scored| Ok(self.value(&scored.input))).collect()
     }
