@@ -1,0 +1,7 @@
+//! A user's rubric is read or refused.
+//!
+//! Run with `cargo +nightly fuzz run rubric`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| drop(foreturn::reward::Rubric::parse(text, "rubric.toml")));

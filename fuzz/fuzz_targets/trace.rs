@@ -1,0 +1,11 @@
+//! Whatever stands in a trace of rankings, the report reads it or refuses it, and can be written.
+//!
+//! Run with `cargo +nightly fuzz run trace`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Ok(report) = foreturn::report::Report::from_lines(data, "trace.jsonl") {
+        report.to_html().expect("a report that can be written");
+    }
+});
