@@ -258,7 +258,7 @@ fn logprobs_are_those_of_transformers() {
 #[test]
 fn rank_prints_a_ranking_or_a_table() {
     let ranking = rank(&model_path(), RANKING, &["--json"]).json();
-    assert_eq!(fields(&ranking), ["schema", "ranking", "cost", "models", "bitwise", "complete"]);
+    assert_eq!(fields(&ranking), ["schema", "ranking", "cost", "models", "allocation", "bitwise", "complete"]);
     assert_eq!(
         (&ranking["schema"], &ranking["bitwise"], &ranking["complete"]),
         (&json!(1), &json!(true), &json!(true))
@@ -285,7 +285,18 @@ fn rank_prints_a_ranking_or_a_table() {
 
 fn assert_candidate(candidate: &Value) {
     let known = fields(candidate);
-    for field in ["candidate", "response", "reward", "std_error", "interval", "metrics", "rollouts", "excluded"] {
+    for field in [
+        "candidate",
+        "response",
+        "reward",
+        "std_error",
+        "interval",
+        "metrics",
+        "rollouts",
+        "excluded",
+        "difference",
+        "probability_best",
+    ] {
         assert!(known.contains(&field), "{field} is not in {known:?}");
     }
     assert_eq!(numbers(&candidate["interval"]).len(), 2);

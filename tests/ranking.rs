@@ -519,6 +519,20 @@ fn a_deadline_ranks_complete_rounds_and_reports_the_rest() {
 }
 
 #[test]
+fn a_deadline_before_the_start_reports_every_rollout_as_excluded() {
+    let mut job =
+        RankJob::new(request(r#", "window": 1, "samples": 2"#), Arc::new(plan_with(|n| n as f64))).expect("a job");
+    job.stop(StopReason::Deadline);
+    assert!(job.is_done());
+    let ranking = job.finish(models(), 1.0).expect("a ranking");
+    assert_eq!((ranking.complete, ranking.allocation.rollouts), (false, 4));
+    for candidate in &ranking.ranking {
+        assert_eq!((candidate.reward, candidate.excluded), (None, 2));
+        assert!(candidate.rollouts.iter().all(|rollout| rollout.ended == Ended::Deadline));
+    }
+}
+
+#[test]
 fn values_that_are_not_numbers_never_come_out() {
     let ends = |value: fn(usize) -> f64, policy| {
         let plan = RankPlan { on_metric_failure: policy, ..plan_with(value) };

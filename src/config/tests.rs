@@ -144,7 +144,7 @@ fn nonsense_is_refused_by_key() {
         ("preset = \"verl\"", "preset = \"verl\" needs task = \"document\", \"code\" or \"math\": its metrics"),
         ("preset = \"collabllm\"", "or list [[metrics]]"),
         ("[rollout]\nrole_style = \"xml\"", "unknown variant `xml`"),
-        ("preset = \"paper\"\ntask = \"code\"", "metric `pass_rate`, which this version doesn't have"),
+        ("preset = \"paper\"\ntask = \"code\"", "metric `pass_rate`: interpreter is missing"),
         ("[[metrics]]\nkind = \"blue\"", "metrics[0]: there is no metric `blue`"),
         (
             "[[metrics]]\nkind = \"token_amount\"\nlamda = 1.0",

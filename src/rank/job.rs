@@ -289,6 +289,11 @@ impl RankJob {
         if self.is_done() {
             return;
         }
+        if !self.started {
+            // The rollouts that were to be are then there to be reported.
+            self.start(&mut Vec::new());
+            self.waiting.clear();
+        }
         self.stopped = Some(why);
         let ended = match why {
             StopReason::Deadline => Ended::Deadline,

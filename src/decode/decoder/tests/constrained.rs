@@ -79,7 +79,7 @@ fn replies_in_json_and_free_ones_are_the_same_together_and_alone() {
             finish(&mut decoder).into_iter().map(reply).next().expect("one reply")
         })
         .collect();
-    for (threads, kv_cache) in [(2, AMPLE), (1, 40 * smollm2().block_bytes())] {
+    for (threads, kv_cache) in [(2, AMPLE), (1, 80 * smollm2().block_bytes())] {
         let (mut decoder, mut constraints) = (decoder(threads, kv_cache, SHORT), Constraints::default());
         for (seed, prompt) in (0..).zip(prompts) {
             queue(&mut decoder, &mut constraints, prompt, seed, constrained(seed));
