@@ -283,6 +283,22 @@ fn rank_prints_a_ranking_or_a_table() {
     }
 }
 
+#[test]
+fn a_trace_of_a_ranking_becomes_a_page() {
+    let folder = scratch();
+    let [trace, page] = ["rollouts.jsonl", "report.html"].map(|name| folder.path().join(name).display().to_string());
+    for _ in 0..2 {
+        rank(&model_path(), RANKING, &["--json", "--trace", &trace]).json();
+    }
+    let lines = std::fs::read_to_string(&trace).expect("a trace");
+    // The request, two candidates with two rollouts each, and the ranking; twice.
+    assert_eq!(lines.lines().count(), 2 * (1 + 4 + 1));
+    let report = foreturn(&["report", &trace, "-o", &page]);
+    assert!(report.stderr.is_empty(), "{}", report.stderr);
+    assert!(report.output().contains("2 rankings, 8 futures"));
+    assert!(std::fs::read_to_string(&page).expect("a page").contains("Roses are red."));
+}
+
 fn assert_candidate(candidate: &Value) {
     let known = fields(candidate);
     for field in [
