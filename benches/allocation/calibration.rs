@@ -9,7 +9,7 @@ use crate::world::{Noise, Random, World};
 
 const EDGES: [f64; 9] = [0.0, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95];
 
-pub fn measure(repetitions: u64) -> Value {
+pub(crate) fn measure(repetitions: u64) -> Value {
     let sure = AllocationSettings {
         strategy: Strategy::StopWhenSure,
         budget: Budget { rollouts: Some(96), ..Budget::default() },

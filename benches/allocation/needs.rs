@@ -9,7 +9,7 @@ use crate::world::{Noise, Table, World, ladder, slippage};
 const WANTED: f64 = 0.9;
 const CHEAP: u64 = 2000;
 
-pub fn measure(repetitions: u64) -> Value {
+pub(crate) fn measure(repetitions: u64) -> Value {
     let mut rows = Vec::new();
     for (name, means, limit) in [("one good", slippage(), 60), ("ladder", ladder(), 700)] {
         for rho in [0.0, 0.3, 0.6] {

@@ -1,31 +1,28 @@
 //! One simulated ranking.
 
-use foreturn::rank::{AllocationSettings, Allocator, Decision, Spent, Why};
+use foreturn::rank::{AllocationSettings, Allocator, Decision, Spent};
 
 use crate::world::{Table, World};
 
 /// How a ranking went.
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// As the allocator saw them.
-    pub rewards: Vec<Vec<Option<f64>>>,
-    pub rollouts: usize,
-    pub why: Why,
-    pub rounds: usize,
-    pub given_up: Vec<bool>,
+    pub(crate) rewards: Vec<Vec<Option<f64>>>,
+    pub(crate) rollouts: usize,
     /// The candidate with the highest mean of those not given up.
-    pub leader: usize,
+    pub(crate) leader: usize,
 }
 
 /// Runs an allocation to its end.
-pub fn run(world: &World, settings: AllocationSettings, samples: usize, seed: u64) -> Outcome {
+pub(crate) fn run(world: &World, settings: AllocationSettings, samples: usize, seed: u64) -> Outcome {
     let candidates = world.means.len();
     let mut allocator = Allocator::new(settings, candidates, samples, world.rho > 0.0).expect("settings");
     let mut table = Table::new(candidates, seed);
     let mut rewards = vec![Vec::new(); candidates];
     let mut spent = Spent::default();
-    let why = loop {
+    loop {
         match allocator.next(&rewards, spent) {
-            Decision::Done(why) => break why,
+            Decision::Done(_) => break,
             Decision::Sample { rollouts } => {
                 for (candidate, samples) in rollouts {
                     table.extend(world, samples.end);
@@ -34,13 +31,13 @@ pub fn run(world: &World, settings: AllocationSettings, samples: usize, seed: u6
                 }
             }
         }
-    };
+    }
     let given_up: Vec<bool> = (0..candidates).map(|candidate| allocator.is_given_up(candidate)).collect();
     let key = |candidate: usize| if given_up[candidate] { f64::NEG_INFINITY } else { mean(&rewards[candidate]) };
     let leader = (0..candidates).max_by(|&a, &b| key(a).total_cmp(&key(b)).then(b.cmp(&a))).expect("a candidate");
-    Outcome { rollouts: spent.rollouts, why, rounds: allocator.rounds(), given_up, leader, rewards }
+    Outcome { rollouts: spent.rollouts, leader, rewards }
 }
 
-pub fn mean(rewards: &[Option<f64>]) -> f64 {
+pub(crate) fn mean(rewards: &[Option<f64>]) -> f64 {
     rewards.iter().flatten().sum::<f64>() / rewards.iter().flatten().count() as f64
 }

@@ -8,7 +8,7 @@ use statrs::distribution::{ContinuousCDF as _, Normal};
 
 /// How rewards scatter around a candidate's true value.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Noise {
+pub(crate) enum Noise {
     /// Normal.
     Normal,
     /// Normal, with standard deviations from half to one and a half times the common one.
@@ -21,34 +21,34 @@ pub enum Noise {
 
 /// Candidates, and how their rewards come about.
 #[derive(Debug, Clone)]
-pub struct World {
-    pub means: Vec<f64>,
-    pub noise: Noise,
+pub(crate) struct World {
+    pub(crate) means: Vec<f64>,
+    pub(crate) noise: Noise,
     /// Standard deviation of a reward.
-    pub spread: f64,
+    pub(crate) spread: f64,
     /// Correlation of two candidates' rewards of one sample.
-    pub rho: f64,
+    pub(crate) rho: f64,
 }
 
 impl World {
     /// The place of the true best; the first of equals.
-    pub fn best(&self) -> usize {
+    pub(crate) fn best(&self) -> usize {
         (0..self.means.len()).rev().max_by(|&a, &b| self.means[a].total_cmp(&self.means[b])).unwrap()
     }
 }
 
 /// The rewards of one simulated ranking, made as they are asked for. Sample k is the same however many are asked for.
-pub struct Table {
-    pub rewards: Vec<Vec<f64>>,
+pub(crate) struct Table {
+    pub(crate) rewards: Vec<Vec<f64>>,
     random: Random,
 }
 
 impl Table {
-    pub fn new(candidates: usize, seed: u64) -> Self {
+    pub(crate) fn new(candidates: usize, seed: u64) -> Self {
         Table { rewards: vec![Vec::new(); candidates], random: Random::new(seed) }
     }
 
-    pub fn extend(&mut self, world: &World, samples: usize) {
+    pub(crate) fn extend(&mut self, world: &World, samples: usize) {
         while self.rewards[0].len() < samples {
             let luck = self.random.normal();
             for (candidate, of) in self.rewards.iter_mut().enumerate() {
@@ -75,13 +75,13 @@ fn reward(world: &World, candidate: usize, luck: f64, own: f64) -> f64 {
 }
 
 /// Random numbers with a fixed seed.
-pub struct Random {
+pub(crate) struct Random {
     random: ChaCha8Rng,
     spare: Option<f64>,
 }
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Random { random: ChaCha8Rng::seed_from_u64(seed), spare: None }
     }
 
@@ -89,7 +89,7 @@ impl Random {
         ((self.random.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
         }
@@ -101,14 +101,14 @@ impl Random {
 
 /// Eight candidates with the values of Table 5 of the CollabLLM paper (MATH: 0.863 chosen, 0.547 rejected): one good among
 /// equals, or evenly from one to the other. The best is not the first, so that ties don't favour it.
-pub fn slippage() -> Vec<f64> {
+pub(crate) fn slippage() -> Vec<f64> {
     let mut means = vec![0.547; 8];
     means[3] = 0.863;
     means
 }
 
 /// See [`slippage`].
-pub fn ladder() -> Vec<f64> {
+pub(crate) fn ladder() -> Vec<f64> {
     let order = [4, 2, 6, 0, 5, 1, 7, 3];
     order.map(|step| 0.863 - (0.863 - 0.547) * step as f64 / 7.0).to_vec()
 }

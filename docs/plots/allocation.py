@@ -114,7 +114,7 @@ def calibration(data):
 
 def coverage(data):
     """Dots: coverage of each kind of interval under normal noise."""
-    rows = [row for row in data["rows"] if row["noise"] == "normal"]
+    rows = [row for row in data["rows"] if row["noise"] == "normal" and row["world"] not in ("five", "twelve")]
     strategies = list(dict.fromkeys(row["strategy"] for row in rows))
     kinds = [
         ("means", "means of candidates"), ("difference_to_true_best", "differences to the true best"),
@@ -157,7 +157,8 @@ def tables(data):
     print("|---|---|---|---|---|---|---|---|")
     groups = {}
     for row in data["coverage"]["rows"]:
-        groups.setdefault((row["noise"], row["strategy"], "common" if row["rho"] else "independent"), []).append(row)
+        noise = "normal, held out" if row["world"] in ("five", "twelve") else row["noise"]
+        groups.setdefault((noise, row["strategy"], "common" if row["rho"] else "independent"), []).append(row)
     for group, rows in groups.items():
         lows, highs = ([f"{100 * pick(row[key] for row in rows):.1f}" for key in keys] for pick in (min, max))
         cells = [low if low == high else f"{low} to {high}" for low, high in zip(lows, highs)]
