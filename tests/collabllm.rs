@@ -223,13 +223,14 @@ fn collabllm_document() {
 /// Runs the code that was written, so it needs a Python; says so where there is none, and fails where CI has none.
 #[cfg(feature = "sandbox")]
 #[test]
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn collabllm_code() {
     const PYTHON: &str = "/usr/bin/python3";
     if Path::new(PYTHON).is_file() {
         return assert_as_reference("code");
     }
     assert!(std::env::var_os("CI").is_none(), "there is no {PYTHON}");
-    eprintln!("SKIPPED: there is no {PYTHON}");
+    eprintln!("skipped: there is no {PYTHON}");
 }
 
 #[test]

@@ -157,7 +157,10 @@ mod tests {
     /// The reference makes a number or truth value of a text that looks like one; here it stays a text until it is used.
     fn is_same(found: &Value, parsed: &Value) -> bool {
         match (found, parsed) {
-            (Value::String(text), Value::Number(_) | Value::Bool(_)) => parsed.to_string() == text.as_str(),
+            (Value::String(text), Value::Number(_) | Value::Bool(_)) => {
+                let spelled = parsed.to_string();
+                *text == spelled
+            }
             (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
             (Value::Object(a), Value::Object(b)) => {
                 a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|b| is_same(value, b)))

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// Refuses every schema.
 #[derive(Default)]
-pub(crate) struct Constraints;
+pub(crate) struct Constraints {}
 
 /// There is none.
 pub(crate) enum Constraint {}

@@ -78,7 +78,7 @@ enum State {
     Lost,
 }
 
-/// One ranking's allocation. See the [module](self).
+/// One ranking's allocation: hand it the rewards of a finished round, and it names the next.
 #[derive(Debug, Clone)]
 pub struct Allocator {
     settings: AllocationSettings,

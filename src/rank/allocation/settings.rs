@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Default of [`AllocationSettings::confidence`].
+/// Default of `confidence` of [`AllocationSettings`].
 pub const DEFAULT_CONFIDENCE: f64 = 0.9;
-/// Default of [`AllocationSettings::first`].
+/// Default of `first` of [`AllocationSettings`].
 pub const DEFAULT_FIRST: usize = 3;
 
 /// Which candidates get how many rollouts. docs/allocation.md says which strategy to use when.
