@@ -33,9 +33,13 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
         .enumerate()
         .map(|(at, (candidate, outcomes))| ranked(at, candidate, outcomes, (metrics, job.plan.combination)))
         .collect();
-    // Stable, so equals stay in the order of the request; no reward sorts below every reward.
+    for ranked in &mut ranking {
+        ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(ranked.candidate));
+    }
+    // Stable, so equals stay in the order of the request; no reward sorts below every reward, and those given up, of which less
+    // is known, below those that weren't.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
-    ranking.sort_by(|a, b| key(b).total_cmp(&key(a)));
+    ranking.sort_by(|a, b| a.given_up.cmp(&b.given_up).then(key(b).total_cmp(&key(a))));
     compare(&mut ranking, &outcomes, job);
     let cost = Cost { roles: job.cost, seconds };
     let ModelsInfo { models, reward_models, bitwise } = models;
@@ -69,7 +73,6 @@ fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &Ran
     for ranked in ranking {
         let at = ranked.candidate;
         ranked.probability_best = probabilities.get(at).copied().flatten();
-        ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(at));
         ranked.difference = leads.get(at).copied().flatten().map(Difference::reversed);
     }
 }
