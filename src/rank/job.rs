@@ -346,7 +346,7 @@ impl RankJob {
             if future.is_scorable() {
                 let unscored = future.scores.iter_mut().enumerate().filter(|(_, score)| score.is_none());
                 for (metric, score) in unscored {
-                    *score = future.evaluation.answers(metric).err().map(Err);
+                    *score = future.evaluation.failure_of(metric).map(|failure| Err(failure.duplicate()));
                 }
             }
         }

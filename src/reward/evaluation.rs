@@ -134,6 +134,11 @@ impl Evaluation {
         }
     }
 
+    /// What left a metric's answers incomplete.
+    pub(crate) fn failure_of(&self, metric: usize) -> Option<&Error> {
+        self.metrics.get(metric)?.failure.as_ref()
+    }
+
     /// The answers to a metric's questions so far, whatever became of the others.
     pub(crate) fn raw_answers(&self, metric: usize) -> impl Iterator<Item = &ChatOutput> {
         self.metrics.get(metric).into_iter().flat_map(|progress| progress.answers.iter().flatten())
