@@ -88,7 +88,7 @@ fn row(
     let paired = world.rho > 0.0;
     for seed in seeds {
         let Outcome { rewards, leader, .. } = run(world, settings, samples, seed);
-        let leads = leads(&rewards, leader, paired, settings.strategy != Strategy::Fixed);
+        let leads = leads(&rewards, leader, paired, settings.strategy == Strategy::StopWhenSure);
         for candidate in 0..rewards.len() {
             let truth = |a: usize| world.means[a] - world.means[candidate];
             let difference =

@@ -21,7 +21,7 @@ impl Difference {
     ///
     /// With `paired`, sample k of both shares its random numbers: the estimate is that of the differences by sample, over
     /// the samples that both have, and what a sample's luck adds to both drops out. Otherwise the two are independent, of
-    /// unequal variances, and each contributes all its samples (Welch 1947).
+    /// unequal variances, and each contributes all its samples (Welch 1947; at two samples each Student's own).
     ///
     /// `None` where there is nothing to compare.
     ///
@@ -60,9 +60,11 @@ impl Difference {
         if error == 0.0 {
             return Some(Difference { mean, std_error: Some(0.0), interval: Some([mean, mean]) });
         }
-        // Welch and Satterthwaite; by shares of the variance, whose squares don't overflow.
+        // Welch and Satterthwaite; by shares of the variance, whose squares don't overflow. At two samples each their guess of
+        // the degrees of freedom makes intervals too wide, and the pooled variance, which has the same error, needs none.
         let share = |error_of: f64, n: usize| (error_of / error).powi(4) / (n - 1) as f64;
-        let freedom = 1.0 / (share(error_a, a.n) + share(error_b, b.n));
+        let guessed = 1.0 / (share(error_a, a.n) + share(error_b, b.n));
+        let freedom = if a.n == 2 && b.n == 2 { 2.0 } else { guessed };
         let interval = t_quantile_975(freedom).map(|t| [mean - t * error, mean + t * error]);
         let interval = interval.filter(|bounds| bounds.iter().all(|bound| bound.is_finite()));
         Some(Difference { mean, std_error: Some(error).filter(|error| error.is_finite()), interval })

@@ -10,15 +10,16 @@ use statrs::distribution::{Continuous as _, ContinuousCDF as _, Normal};
 
 use super::{Difference, probability_best};
 
-/// Widening of intervals after a strategy that stops, or gives candidates up, by the rewards. Measured:
+/// Widening of intervals where sampling stopped because of the rewards, with common random numbers and without. Measured:
 /// docs/allocation.md.
-const WIDENING_WHEN_STOPPED: f64 = 1.03;
+const WIDENING_WHEN_STOPPED: [f64; 2] = [1.03, 1.09];
 /// The 97.5% quantile of the normal distribution.
 const NORMAL_975: f64 = 1.959_963_984_540_054;
 
 /// By candidate: by how much `leader`, the candidate with the highest mean, is better, with a 95% interval that allows for
 /// its having been chosen. `None` for the leader, and where there is nothing to compare; see [`Difference::of`] for `paired`
-/// and for what is unknown. `adaptive` says that rewards decided how many there are of them.
+/// and for what is unknown. `stopped` says that sampling went
+/// on until the rewards told the candidates apart.
 ///
 /// ```
 /// use foreturn::reward::leads;
@@ -27,14 +28,19 @@ const NORMAL_975: f64 = 1.959_963_984_540_054;
 /// let leads = leads(&rewards, 0, true, false);
 /// assert!(leads[0].is_none() && leads[1].unwrap().interval.unwrap()[0] > 0.0);
 /// ```
-pub fn leads(rewards: &[Vec<Option<f64>>], leader: usize, paired: bool, adaptive: bool) -> Vec<Option<Difference>> {
+pub fn leads(rewards: &[Vec<Option<f64>>], leader: usize, paired: bool, stopped: bool) -> Vec<Option<Difference>> {
     let Some(of_leader) = rewards.get(leader) else { return vec![None; rewards.len()] };
     let candidates = rewards.iter().filter(|of| of.iter().any(Option::is_some)).count();
     let chance = 1.0 / candidates.max(2) as f64;
     let best = probability_best(rewards, paired)[leader].unwrap_or(chance);
     let doubt = ((1.0 - best) / (1.0 - chance)).clamp(0.0, 1.0);
     let chosen = 1.0 + (widening_of_equals(candidates) - 1.0) * doubt.sqrt();
-    let factor = if adaptive { chosen * WIDENING_WHEN_STOPPED } else { chosen };
+    let [common, own] = WIDENING_WHEN_STOPPED;
+    let factor = match (stopped, paired) {
+        (false, _) => chosen,
+        (true, true) => chosen * common,
+        (true, false) => chosen * own,
+    };
     let lead = |(candidate, of): (usize, &Vec<Option<f64>>)| {
         let difference = Difference::of(of_leader, of, paired).filter(|_| candidate != leader)?;
         let widened = |[low, high]: [f64; 2]| {
