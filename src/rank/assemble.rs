@@ -67,9 +67,9 @@ fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &Ran
     let plan = (&*job.plan.metrics, job.plan.combination);
     let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, plan)).collect();
     let probabilities = probability_best(&rewards, paired);
-    let adaptive = allocation(job).strategy != Strategy::Fixed;
+    let stops = allocation(job).strategy == Strategy::StopWhenSure;
     // Wider where the best was chosen for its rewards: it may owe some of its lead to luck.
-    let leads = ranking.first().map(|best| leads(&rewards, best.candidate, paired, adaptive)).unwrap_or_default();
+    let leads = ranking.first().map(|best| leads(&rewards, best.candidate, paired, stops)).unwrap_or_default();
     for ranked in ranking {
         let at = ranked.candidate;
         ranked.probability_best = probabilities.get(at).copied().flatten();
