@@ -127,7 +127,7 @@ fn satisfies(document: &Value, schema: &Value) -> bool {
         ("string", Value::String(text)) => {
             schema["maxLength"].as_u64().is_none_or(|most| text.chars().count() as u64 <= most)
         }
-        ("integer", Value::Number(number)) => number.is_i64() && within(number.as_f64().unwrap()),
+        ("integer", Value::Number(number)) => number.as_f64().is_some_and(|of| of.fract() == 0.0 && within(of)),
         ("number", Value::Number(number)) => within(number.as_f64().unwrap()),
         ("boolean", Value::Bool(_)) => true,
         ("array", Value::Array(items)) => {
