@@ -56,7 +56,10 @@ impl Difference {
         let (Some(error_a), Some(error_b)) = (a.std_error, b.std_error) else {
             return Some(Difference { mean, std_error: None, interval: None });
         };
-        let error = error_a.hypot(error_b);
+        // Not `hypot`, which asks for a newer glibc than all else; scaled as it is, against overflow.
+        let larger = error_a.max(error_b);
+        let error =
+            if larger > 0.0 { larger * ((error_a / larger).powi(2) + (error_b / larger).powi(2)).sqrt() } else { 0.0 };
         if error == 0.0 {
             return Some(Difference { mean, std_error: Some(0.0), interval: Some([mean, mean]) });
         }
