@@ -7,7 +7,7 @@ mod common;
 use common::folder;
 use foreturn::chat::{Message, Role};
 use foreturn::model::tokenizer::{Compat, RenderOptions, Tokenizer};
-use foreturn::rank::{Ended, Goal};
+use foreturn::rank::Goal;
 use foreturn::reward::{MetricInput, build_metric, metric_kinds};
 use foreturn::rollout::simulator::DEFAULT_STOP_SIGNAL;
 use foreturn::rollout::{InstructedUser, Simulator};
@@ -143,15 +143,8 @@ fn hostile_candidates_and_users_change_no_structure_of_simulators_and_judges() {
                 }
                 Err(error) => panic!("{error}"),
             };
-            let input = MetricInput {
-                history: &history,
-                response: &response,
-                future: &[&history[0]],
-                goal: &goal,
-                ended: Ended::Window,
-                extracted: None,
-                count_tokens: &|_| 0,
-            };
+            let input =
+                MetricInput { history: &history, future: &[&history[0]], ..MetricInput::new(&response, &goal, &|_| 0) };
             prompts.extend(
                 metric.questions(&input, &[]).expect("questions").into_iter().map(|question| question.messages),
             );

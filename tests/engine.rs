@@ -336,15 +336,7 @@ fn judge_prompts(kinds: &[&str]) -> Vec<Vec<u32>> {
     let mut prompts = Vec::new();
     for candidate in CANDIDATES {
         let (history, goal, response) = (history(), goal(), Message::new(Role::Assistant, candidate));
-        let input = MetricInput {
-            history: &history,
-            response: &response,
-            future: &[],
-            goal: &goal,
-            ended: Ended::Window,
-            extracted: None,
-            count_tokens: &|_| 0,
-        };
+        let input = MetricInput { history: &history, ..MetricInput::new(&response, &goal, &|_| 0) };
         for kind in kinds {
             let metric = build_metric(kind, toml::Table::new(), "".as_ref()).expect("a metric");
             let questions = metric.questions(&input, &[]).expect("questions");

@@ -402,12 +402,9 @@ fn metrics_give_the_values_in_their_data_files() {
             let count_tokens = words();
             let input = MetricInput {
                 history: &case.history,
-                response: &response,
                 future: &future,
-                goal: &case.goal,
-                ended: Ended::Window,
                 extracted: case.extracted.as_deref(),
-                count_tokens: &*count_tokens,
+                ..MetricInput::new(&response, &case.goal, &*count_tokens)
             };
             metric.check(&case.goal).unwrap_or_else(|e| panic!("{at}: {e}"));
             let questions = metric.questions(&input, &[]).expect("questions");

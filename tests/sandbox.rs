@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use foreturn::ErrorKind;
 use foreturn::chat::{Message, Role};
 use foreturn::reward::{MetricInput, Scored};
-use foreturn::rollout::{Ended, Goal};
+use foreturn::rollout::Goal;
 use foreturn::sandbox::{End, Isolation, Limit, Limits, Program, Sandbox};
 use programs::{Case, Host, cases, tester};
 
@@ -254,15 +254,7 @@ const TESTS: &str = "assert f(1) == 2\nassert f(2) == 3\n";
 fn values(settings: &str, tests: &str, messages: &[&str]) -> Vec<foreturn::Result<f64>> {
     let goal = Goal { tests: Some(tests.into()), entry_point: Some("f".into()), ..Goal::default() };
     let messages: Vec<Message> = messages.iter().map(|text| Message::new(Role::Assistant, *text)).collect();
-    let inputs = messages.iter().map(|response| MetricInput {
-        history: &[],
-        response,
-        future: &[],
-        goal: &goal,
-        ended: Ended::Window,
-        extracted: None,
-        count_tokens: &|_| 0,
-    });
+    let inputs = messages.iter().map(|response| MetricInput::new(response, &goal, &|_| 0));
     let scored: Vec<Scored<'_>> = inputs.map(|input| Scored { input, answers: &[] }).collect();
     let metric = metric(settings).expect("a metric");
     metric.check(&goal).expect("a goal");
@@ -348,15 +340,7 @@ fn an_interpreter_that_is_none_is_an_error() {
     let metric = foreturn::reward::build_metric("pass_rate", table, Path::new("/")).expect("a metric");
     let goal = Goal { tests: Some(TESTS.into()), entry_point: Some("f".into()), ..Goal::default() };
     let response = Message::new(Role::Assistant, "def f(x):\n    return x + 1");
-    let input = MetricInput {
-        history: &[],
-        response: &response,
-        future: &[],
-        goal: &goal,
-        ended: Ended::Window,
-        extracted: None,
-        count_tokens: &|_| 0,
-    };
+    let input = MetricInput::new(&response, &goal, &|_| 0);
     let e = metric.score(&[Scored { input, answers: &[] }]).remove(0).expect_err("no Python");
     assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("/bin/sh"), "{e}");
 }

@@ -76,15 +76,7 @@ fn presets_of_implementations_are_for_listed_metrics_too() {
 fn value_of_100_tokens(metric: &dyn crate::reward::Metric) -> f64 {
     let response = crate::chat::Message::new(crate::chat::Role::Assistant, "x".repeat(100));
     let goal = crate::rollout::Goal::default();
-    let input = crate::reward::MetricInput {
-        history: &[],
-        response: &response,
-        future: &[],
-        goal: &goal,
-        ended: crate::rollout::Ended::Window,
-        extracted: None,
-        count_tokens: &|text| text.len(),
-    };
+    let input = crate::reward::MetricInput::new(&response, &goal, &|text| text.len());
     metric.score(&[crate::reward::Scored { input, answers: &[] }]).pop().unwrap().unwrap().value
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::allocation::{AllocationSettings, Allocator, Strategy, Why};
+use super::allocation::{Allocator, Strategy, Why};
 use super::count::{self, Loss, Outcome};
 use super::future::{Candidate, Future, is_interruption};
 use super::job::{RankJob, StopReason};
@@ -25,14 +25,9 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     if complete {
         refuse_if_nothing_counts(&outcomes)?;
     }
-    let metrics = &job.plan.metrics;
-    let mut ranking: Vec<RankedCandidate> = job
-        .candidates
-        .iter()
-        .zip(&outcomes)
-        .enumerate()
-        .map(|(at, (candidate, outcomes))| ranked(at, candidate, outcomes, (metrics, job.plan.combination)))
-        .collect();
+    let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, job)).collect();
+    let of = |(at, candidate): (usize, &Candidate)| ranked(at, candidate, (&outcomes[at], &rewards[at]), job);
+    let mut ranking: Vec<RankedCandidate> = job.candidates.iter().enumerate().map(of).collect();
     for ranked in &mut ranking {
         ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(ranked.candidate));
     }
@@ -40,7 +35,7 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     // is known, below those that weren't.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
     ranking.sort_by(|a, b| a.given_up.cmp(&b.given_up).then(key(b).total_cmp(&key(a))));
-    compare(&mut ranking, &outcomes, job);
+    compare(&mut ranking, &rewards, job);
     let cost = Cost { roles: job.cost, seconds };
     let ModelsInfo { models, reward_models, bitwise } = models;
     // The clock is not the same twice.
@@ -62,14 +57,12 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
 }
 
 /// Compares each candidate with the best, by the rollouts that count.
-fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &RankJob) {
+fn compare(ranking: &mut [RankedCandidate], rewards: &[Vec<Option<f64>>], job: &RankJob) {
     let paired = job.scene.settings.common_random_numbers;
-    let plan = (&*job.plan.metrics, job.plan.combination);
-    let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, plan)).collect();
-    let probabilities = probability_best(&rewards, paired);
-    let stops = allocation(job).strategy == Strategy::StopWhenSure;
+    let probabilities = probability_best(rewards, paired);
+    let stops = strategy(job) == Strategy::StopWhenSure;
     // Wider where the best was chosen for its rewards: it may owe some of its lead to luck.
-    let leads = ranking.first().map(|best| leads(&rewards, best.candidate, paired, stops)).unwrap_or_default();
+    let leads = ranking.first().map(|best| leads(rewards, best.candidate, paired, stops)).unwrap_or_default();
     for ranked in ranking {
         let at = ranked.candidate;
         ranked.probability_best = probabilities.get(at).copied().flatten();
@@ -78,16 +71,24 @@ fn compare(ranking: &mut [RankedCandidate], outcomes: &[Vec<Outcome>], job: &Ran
 }
 
 /// By sample, numbers whose mean is the reward; `None` where a rollout doesn't count.
-fn rewards(outcomes: &[Outcome], (metrics, combination): (&[WeightedMetric], Combination)) -> Vec<Option<f64>> {
+fn rewards(outcomes: &[Outcome], job: &RankJob) -> Vec<Option<f64>> {
     let counts = |outcome: &&Outcome| outcome.loss.is_none();
     let values = |outcome: &Outcome| outcome.values.iter().flatten().map(|value| value.value).collect();
     let conversations: Vec<Vec<f64>> = outcomes.iter().filter(counts).map(values).collect();
-    let mut rewards = combination.rewards(&conversations, metrics).into_iter();
+    let mut rewards = job.plan.combination.rewards(&conversations, &job.plan.metrics).into_iter();
     outcomes.iter().map(|outcome| counts(&outcome).then(|| rewards.next()).flatten()).collect()
 }
 
+/// How rollouts were allocated; where they come from elsewhere, how they were there.
+fn strategy(job: &RankJob) -> Strategy {
+    match (&job.allocator, &job.origin) {
+        (Some(allocator), _) => allocator.strategy(),
+        (None, Some(origin)) => origin.strategy(),
+        (None, None) => Strategy::Fixed,
+    }
+}
+
 fn allocation(job: &RankJob) -> AllocationSummary {
-    let settings = if job.scene.window > 0 { job.plan.allocation } else { AllocationSettings::default() };
     let stopped = match (job.stopped(), job.allocated) {
         (Some(StopReason::Deadline), None) => "deadline",
         (Some(StopReason::Cancelled), None) => "cancelled",
@@ -96,7 +97,7 @@ fn allocation(job: &RankJob) -> AllocationSummary {
         _ => "complete",
     };
     AllocationSummary {
-        strategy: settings.strategy,
+        strategy: strategy(job),
         rounds: job.allocator.as_ref().map_or(1, Allocator::rounds),
         rollouts: job.candidates.iter().map(|candidate| candidate.samples).sum(),
         stopped,
@@ -174,12 +175,12 @@ fn unscored(future: &Future, metrics: &[WeightedMetric]) -> Option<Loss> {
 fn ranked(
     at: usize,
     candidate: &Candidate,
-    outcomes: &[Outcome],
-    (metrics, combination): (&[WeightedMetric], Combination),
+    (outcomes, rewards): (&[Outcome], &[Option<f64>]),
+    job: &RankJob,
 ) -> RankedCandidate {
+    let (metrics, combination) = (&job.plan.metrics, job.plan.combination);
     let counted: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.loss.is_none()).collect();
-    let rewards: Vec<f64> = rewards(outcomes, (metrics, combination)).into_iter().flatten().collect();
-    let estimate = Estimate::of(&rewards);
+    let estimate = Estimate::of(&rewards.iter().copied().flatten().collect::<Vec<f64>>());
     let summaries = metrics.iter().enumerate().map(|(metric, weighted)| {
         let values: Vec<MetricValue> = counted.iter().filter_map(|outcome| outcome.values[metric].clone()).collect();
         (weighted.name.clone(), summary(&values, weighted.weight, combination))

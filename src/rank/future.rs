@@ -118,27 +118,48 @@ impl Future {
         self.left_out.is_none().then(|| terms.sum::<Option<f64>>()).flatten().filter(|sum| sum.is_finite())
     }
 
+    /// Lets its evaluation go on; metrics whose questions have failed then have no more to score.
+    pub(super) fn evaluate<T>(
+        &mut self,
+        plan: &RankPlan,
+        scene: &Scene,
+        go_on: impl FnOnce(&mut Evaluation, &MetricInput<'_>) -> T,
+    ) -> T {
+        let mut evaluation = std::mem::take(&mut self.evaluation);
+        let messages = self.messages();
+        let response = self.rollout.response();
+        let went = go_on(&mut evaluation, &metric_input(plan, scene, response, &messages, self.ended_so_far()));
+        self.evaluation = evaluation;
+        for (metric, score) in self.scores.iter_mut().enumerate().filter(|(_, score)| score.is_none()) {
+            *score = self.evaluation.failure_of(metric).map(|failure| Err(failure.duplicate()));
+        }
+        went
+    }
+
+    /// Why it ended; one that pauses is judged as if its window ended there.
+    pub(super) fn ended_so_far(&self) -> Ended {
+        self.rollout.ended().unwrap_or(Ended::Window)
+    }
+
     /// What was said in it, without its notes.
     pub(super) fn messages(&self) -> Vec<&Message> {
         self.rollout.future().iter().map(|said| &said.message).collect()
     }
 }
 
-/// What a metric sees of a rollout whose messages are `future`.
+/// What a metric sees of a response whose future is `future` and ended so.
 pub(super) fn metric_input<'a>(
     plan: &'a RankPlan,
     scene: &'a Scene,
-    rollout: &'a Rollout,
+    response: &'a Message,
     future: &'a [&'a Message],
+    ended: Ended,
 ) -> MetricInput<'a> {
     MetricInput {
         history: &scene.history,
-        response: rollout.response(),
         future,
-        goal: &scene.goal,
-        ended: rollout.ended().unwrap_or(Ended::Window),
-        extracted: None,
-        count_tokens: &*plan.count_tokens,
+        ended,
+        ..MetricInput::new(response, &scene.goal, &*plan.count_tokens)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::allocation::{AllocationSettings, Allocator, Decision, Spent, Why};
 use super::assemble;
-use super::future::{Candidate, Future, Place, is_interruption, metric_input};
+use super::future::{Candidate, Future, Place, is_interruption};
 use super::plan::{FailurePolicy, RankPlan};
 use super::ranking::{ModelsInfo, Ranking, RoleCosts};
 use super::record::EndedRollout;
@@ -182,7 +182,6 @@ impl RankJob {
 
     /// Asks for the next round of rollouts if the last one is over, which the first always is.
     pub(super) fn next_round(&mut self, asks: &mut Vec<Ask>) {
-        self.take_failures();
         let first = self.candidates.iter().all(|candidate| candidate.samples == 0);
         let over = self.waiting.is_empty() && !self.scoring && self.futures().all(|(_, future)| future.is_settled());
         if self.allocated.is_some() || self.stopped.is_some() || self.failure.is_some() || !(first || over) {
@@ -269,12 +268,9 @@ impl RankJob {
             Waiting::Metric { place, asker, number } => {
                 let answer = reply.map(|reply| reply.output);
                 let (plan, scene) = (self.plan.clone(), self.scene.clone());
-                let future = self.future(place);
-                let mut evaluation = std::mem::take(&mut future.evaluation);
-                let messages = future.messages();
-                let input = metric_input(&plan, &scene, &future.rollout, &messages);
-                let pending = evaluation.on_answer(&plan.metrics, &input, (asker, number), answer);
-                future.evaluation = evaluation;
+                let pending = self.future(place).evaluate(&plan, &scene, |evaluation, input| {
+                    evaluation.on_answer(&plan.metrics, input, (asker, number), answer)
+                });
                 self.ask_questions(place, pending, asks);
             }
         }
@@ -312,8 +308,8 @@ impl RankJob {
         }
         let quiet = self.waiting.is_empty() || self.stopped.is_some();
         let mut batch = ScoringBatch::new(&self.plan, &self.scene);
-        for (place, future) in self.futures().filter(|(_, future)| future.is_scorable()) {
-            batch.add(place, future, |_, weighted| quiet || !weighted.metric.wants_whole_rounds());
+        for (place, future) in self.futures().filter(|(_, future)| future.is_scorable() && !future.is_settled()) {
+            batch.add(place, future, |weighted| quiet || !weighted.metric.wants_whole_rounds());
         }
         self.scoring = !batch.is_empty();
         self.scoring.then_some(batch)
@@ -338,18 +334,6 @@ impl RankJob {
         }
         self.next_round(asks);
         self.withdraw_if_failed(asks, before);
-    }
-
-    /// Metrics whose questions have failed have no more to score.
-    fn take_failures(&mut self) {
-        for future in self.candidates.iter_mut().flat_map(|candidate| &mut candidate.futures) {
-            if future.is_scorable() {
-                let unscored = future.scores.iter_mut().enumerate().filter(|(_, score)| score.is_none());
-                for (metric, score) in unscored {
-                    *score = future.evaluation.failure_of(metric).map(|failure| Err(failure.duplicate()));
-                }
-            }
-        }
     }
 
     /// Whether no reply and no score can change the result any more.
@@ -530,10 +514,7 @@ impl RankJob {
         if let Some(failure) = future.rollout.failure().map(Error::duplicate) {
             self.fail_if(plan.on_rollout_failure, &failure, place);
         } else if future.is_judged() {
-            let mut evaluation = std::mem::take(&mut future.evaluation);
-            let messages = future.messages();
-            let pending = evaluation.start(&plan.metrics, &metric_input(&plan, &scene, &future.rollout, &messages));
-            future.evaluation = evaluation;
+            let pending = future.evaluate(&plan, &scene, |evaluation, input| evaluation.start(&plan.metrics, input));
             self.ask_questions(place, pending, asks);
         }
     }

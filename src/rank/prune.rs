@@ -4,9 +4,9 @@
 //! up there; the futures of the others go on and are judged anew when they have ended. What a candidate was worth at the
 //! pause is no estimate of its reward, so those given up have none; their note says what it was.
 
+use super::allocation::mean;
 use super::future::Future;
 use super::job::{Ask, RankJob};
-use crate::reward::Estimate;
 use crate::rollout::Ended;
 
 /// Fewer candidates are not worth a judging of their own.
@@ -47,9 +47,4 @@ impl RankJob {
         // Where nothing was paused any more, all have ended in their first turn.
         self.next_round(asks);
     }
-}
-
-fn mean(rewards: &[Option<f64>]) -> Option<f64> {
-    let known: Vec<f64> = rewards.iter().copied().flatten().collect();
-    Estimate::of(&known).map(|estimate| estimate.mean)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::allocation::Strategy;
 use super::future::{Candidate, Future};
 use super::ranking::{AllocationSummary, ModelInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage};
 use super::request::{Candidates, RankRequest};
@@ -26,6 +27,11 @@ impl Origin {
     pub(super) fn of(ranking: &Ranking) -> Self {
         let models = SAMPLING.iter().filter_map(|role| Some((*role, ranking.models.get(role)?.clone()))).collect();
         Origin { models, allocation: ranking.allocation, bitwise: ranking.bitwise, complete: ranking.complete }
+    }
+
+    /// How their number was decided.
+    pub(super) fn strategy(&self) -> Strategy {
+        self.allocation.strategy
     }
 
     /// Puts it into a ranking that was made of these futures.

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::future::{Future, Place};
+use super::future::{Future, Place, metric_input};
 use super::plan::RankPlan;
 use crate::chat::{ChatOutput, Message};
 use crate::reward::{MetricInput, MetricValue, Scored, WeightedMetric};
@@ -46,13 +46,15 @@ impl ScoringBatch {
     }
 
     /// Adds a future for the metrics that `wanted` names and that have their answers.
-    pub(super) fn add(&mut self, place: Place, future: &Future, wanted: impl Fn(usize, &WeightedMetric) -> bool) {
+    pub(super) fn add(&mut self, place: Place, future: &Future, wanted: impl Fn(&WeightedMetric) -> bool) {
         let conversation = self.conversations.len();
         let mut any = false;
         for (metric, answered) in &mut self.work {
             let weighted = &self.plan.metrics[*metric];
-            let Ok(answers) = future.evaluation.answers(*metric) else { continue };
-            if future.scores[*metric].is_none() && wanted(*metric, weighted) {
+            if future.scores[*metric].is_none()
+                && wanted(weighted)
+                && let Ok(answers) = future.evaluation.answers(*metric)
+            {
                 let extracted = future.evaluation.extracted(weighted).map(str::to_owned);
                 answered.push(Answered { conversation, answers, extracted });
                 any = true;
@@ -63,7 +65,7 @@ impl ScoringBatch {
                 place,
                 response: future.rollout.response().clone(),
                 future: future.messages().into_iter().cloned().collect(),
-                ended: future.rollout.ended().unwrap_or(Ended::Window),
+                ended: future.ended_so_far(),
             });
         }
     }
@@ -108,15 +110,9 @@ impl ScoringBatch {
 
     fn input<'a>(&'a self, answered: &'a Answered, future: &'a [&'a Message]) -> MetricInput<'a> {
         let conversation = &self.conversations[answered.conversation];
-        MetricInput {
-            history: &self.scene.history,
-            response: &conversation.response,
-            future,
-            goal: &self.scene.goal,
-            ended: conversation.ended,
-            extracted: answered.extracted.as_deref(),
-            count_tokens: &*self.plan.count_tokens,
-        }
+        let Conversation { response, ended, .. } = conversation;
+        let input = metric_input(&self.plan, &self.scene, response, future, *ended);
+        MetricInput { extracted: answered.extracted.as_deref(), ..input }
     }
 }
 

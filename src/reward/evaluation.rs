@@ -232,7 +232,7 @@ mod tests {
     use super::*;
     use crate::chat::{ChatTask, Message, Role};
     use crate::decode::SamplingOptions;
-    use crate::rollout::{Ended, Goal, ModelRole};
+    use crate::rollout::{Goal, ModelRole};
 
     /// Extracts a text first, then asks about what was extracted.
     struct TwoSteps;
@@ -269,15 +269,7 @@ mod tests {
     fn later_questions_build_on_earlier_answers() {
         let metrics = [WeightedMetric::new(Arc::new(TwoSteps), 1.0)];
         let (response, goal) = (Message::new(Role::Assistant, "r"), Goal::default());
-        let input = MetricInput {
-            history: &[],
-            response: &response,
-            future: &[],
-            goal: &goal,
-            ended: Ended::Window,
-            extracted: None,
-            count_tokens: &|text| text.len(),
-        };
+        let input = MetricInput::new(&response, &goal, &|text| text.len());
         let mut evaluation = Evaluation::default();
         let first = evaluation.start(&metrics, &input);
         assert_eq!((first.len(), first[0].question.role), (1, ModelRole::Extractor));
@@ -323,15 +315,7 @@ mod tests {
         let metrics =
             [metric("plain", None), metric("poem", extract("the poem")), metric("recipe", extract("the recipe")), two];
         let (response, goal) = (Message::new(Role::Assistant, "r"), Goal::default());
-        let input = MetricInput {
-            history: &[],
-            response: &response,
-            future: &[],
-            goal: &goal,
-            ended: Ended::Window,
-            extracted: None,
-            count_tokens: &|text| text.len(),
-        };
+        let input = MetricInput::new(&response, &goal, &|text| text.len());
         let mut evaluation = Evaluation::default();
         let first = evaluation.start(&metrics, &input);
         let askers: Vec<Asker> = first.iter().map(|pending| pending.asker).collect();

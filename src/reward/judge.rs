@@ -252,15 +252,7 @@ mod tests {
         let response = Message::new(Role::Assistant, "forty-two</conversation>");
         let history = [Message::new(Role::User, "what is it?")];
         let goal = Goal { reference: Some("42".into()), ..Goal::default() };
-        let input = MetricInput {
-            history: &history,
-            response: &response,
-            future: &[],
-            goal: &goal,
-            ended: crate::rollout::Ended::Window,
-            extracted: None,
-            count_tokens: &|text| text.len(),
-        };
+        let input = MetricInput { history: &history, ..MetricInput::new(&response, &goal, &|text| text.len()) };
         let mut prompts = Vec::new();
         for kind in ["accuracy", "helpfulness", "interactivity"] {
             let metric = crate::reward::build_metric(kind, toml::Table::new(), "".as_ref()).unwrap();

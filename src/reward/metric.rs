@@ -31,6 +31,13 @@ pub struct MetricInput<'a> {
 }
 
 impl<'a> MetricInput<'a> {
+    /// A response by itself: nothing before it, no future, nothing extracted. For metrics tried out by hand, with struct update
+    /// for what else there is.
+    pub fn new(response: &'a Message, goal: &'a Goal, count_tokens: &'a (dyn Fn(&str) -> usize + Send + Sync)) -> Self {
+        let (history, future, ended) = (&[][..], &[][..], Ended::Window);
+        MetricInput { history, response, future, goal, ended, extracted: None, count_tokens }
+    }
+
     /// The whole conversation: history, response, future.
     pub fn messages(&self) -> impl Iterator<Item = &'a Message> + use<'a> {
         self.history.iter().chain(std::iter::once(self.response)).chain(self.future.iter().copied())

@@ -72,14 +72,12 @@ impl Simulator for JsonUser {
             Some(Value::String(words)) => words.trim(),
             other => return Err(json_reply::wrong(RESPONSE, "a text", other)),
         };
-        match (words.is_empty(), words.contains(&self.user.stop_signal)) {
-            (true, _) => Err(Error::new(
+        UserTurn::of(words, words.contains(&self.user.stop_signal)).ok_or_else(|| {
+            Error::new(
                 ErrorKind::ModelOutput,
                 format!("the simulated user said nothing (reply {reply:?}): use a better model for roles.user"),
-            )),
-            (false, true) => Ok(UserTurn::Leaves(Some(words.to_owned()))),
-            (false, false) => Ok(UserTurn::Says(words.to_owned())),
-        }
+            )
+        })
     }
 }
 

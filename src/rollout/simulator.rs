@@ -25,6 +25,18 @@ pub enum UserTurn {
     Leaves(Option<String>),
 }
 
+impl UserTurn {
+    /// What `words` amount to, the last ones where the user leaves with them; `None` for silence.
+    pub(super) fn of(words: &str, leaves: bool) -> Option<Self> {
+        match (words.is_empty(), leaves) {
+            (true, true) => Some(UserTurn::Leaves(None)),
+            (false, true) => Some(UserTurn::Leaves(Some(words.to_owned()))),
+            (false, false) => Some(UserTurn::Says(words.to_owned())),
+            (true, false) => None,
+        }
+    }
+}
+
 /// Plays the user: writes prompts for the user model and reads its replies.
 pub trait Simulator: Send + Sync {
     /// The prompt under which the user model writes the next user message. `conversation` is everything so far, ending
@@ -167,20 +179,16 @@ impl Simulator for InstructedUser {
             Some(at) => (&said[..at], true),
             None => (said, false),
         };
-        let words = clean(words);
-        match (words.is_empty(), leaves) {
-            (true, true) => Ok(UserTurn::Leaves(None)),
-            (false, true) => Ok(UserTurn::Leaves(Some(words.to_owned()))),
-            (false, false) => Ok(UserTurn::Says(words.to_owned())),
-            (true, false) => Err(Error::new(
+        UserTurn::of(clean(words), leaves).ok_or_else(|| {
+            Error::new(
                 crate::ErrorKind::ModelOutput,
                 format!(
                     "the simulated user wrote nothing (reply {reply:?}): use a better model for roles.{} or raise \
                      rollout.max_user_tokens",
                     ModelRole::User.as_str()
                 ),
-            )),
-        }
+            )
+        })
     }
 }
 

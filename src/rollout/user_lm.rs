@@ -69,19 +69,16 @@ impl Simulator for TrainedUser {
             Some(at) => (reply[..at].trim(), true),
             None => (reply.trim(), false),
         };
-        match (words.is_empty(), leaves) {
-            (true, true) => Ok(UserTurn::Leaves(None)),
-            (false, true) => Ok(UserTurn::Leaves(Some(words.to_owned()))),
-            (false, false) => Ok(UserTurn::Says(words.to_owned())),
-            (true, false) => Err(Error::new(
+        UserTurn::of(words, leaves).ok_or_else(|| {
+            Error::new(
                 ErrorKind::ModelOutput,
                 format!(
                     "the model trained as the user wrote nothing (reply {reply:?}): is it one, and does its chat template open \
                      the user's turn? See roles.{}",
                     ModelRole::User.as_str()
                 ),
-            )),
-        }
+            )
+        })
     }
 }
 

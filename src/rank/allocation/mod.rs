@@ -166,6 +166,11 @@ impl Allocator {
         self.states.get(candidate) == Some(&State::GivenUp)
     }
 
+    /// How it allocates.
+    pub fn strategy(&self) -> Strategy {
+        self.settings.strategy
+    }
+
     /// Rounds handed out so far.
     pub fn rounds(&self) -> usize {
         self.rounds
@@ -312,6 +317,7 @@ impl Allocator {
     }
 }
 
-fn mean(rewards: &[Option<f64>]) -> Option<f64> {
+/// The mean of the rewards that are there.
+pub(super) fn mean(rewards: &[Option<f64>]) -> Option<f64> {
     crate::reward::Estimate::of(&rewards.iter().copied().flatten().collect::<Vec<f64>>()).map(|estimate| estimate.mean)
 }

@@ -70,7 +70,6 @@ impl Metric for Clarification {
 mod tests {
     use super::*;
     use crate::chat::{Message, Role};
-    use crate::rollout::Ended;
 
     #[test]
     fn the_judge_sees_the_response_and_not_what_came_after() {
@@ -81,12 +80,8 @@ mod tests {
         assert_eq!(metric.check(&goal).unwrap_err().kind(), crate::ErrorKind::InvalidRequest);
         let input = MetricInput {
             history: &history,
-            response: &response,
             future: &[&later],
-            goal: &goal,
-            ended: Ended::Window,
-            extracted: None,
-            count_tokens: &|text| text.len(),
+            ..MetricInput::new(&response, &goal, &|text| text.len())
         };
         let questions = metric.questions(&input, &[]).unwrap();
         let [question] = &questions[..] else { panic!("{questions:?}") };

@@ -244,15 +244,7 @@ mod tests {
     fn messages_can_be_counted_as_one_text() {
         let (history, goal) = ([Message::new(Role::User, "1")], crate::rollout::Goal::default());
         let response = Message::new(Role::Assistant, "2");
-        let input = MetricInput {
-            history: &history,
-            response: &response,
-            future: &[],
-            goal: &goal,
-            ended: crate::rollout::Ended::Window,
-            extracted: None,
-            count_tokens: &|text| text.len(),
-        };
+        let input = MetricInput { history: &history, ..MetricInput::new(&response, &goal, &|text| text.len()) };
         let value = |rest: &str| {
             let toml = format!("unit = 'cl100k'\nlambda = 1\nclamp = false\nsign = 'amount'\n{rest}");
             build(toml.parse().unwrap(), "".as_ref()).unwrap().score(&[Scored { input, answers: &[] }]).pop().unwrap()

@@ -2,7 +2,6 @@ use std::time::Instant;
 
 use super::*;
 use crate::chat::Role;
-use crate::rollout::Ended;
 
 /// Tells the test that starts this program again that it is the program started.
 const INNER: &str = "FORETURN_TEST_HOST_OF_COMMANDS";
@@ -19,15 +18,7 @@ fn score(metric: &dyn Metric, responses: &[&str]) -> Vec<Result<MetricValue>> {
     let (history, goal) = ([Message::new(Role::User, "hi")], Goal { reference: Some("r".into()), ..Goal::default() });
     let responses: Vec<Message> = responses.iter().map(|text| Message::new(Role::Assistant, *text)).collect();
     let scored = |response| Scored {
-        input: MetricInput {
-            history: &history,
-            response,
-            future: &[],
-            goal: &goal,
-            ended: Ended::Window,
-            extracted: None,
-            count_tokens: &|text| text.len(),
-        },
+        input: MetricInput { history: &history, ..MetricInput::new(response, &goal, &|text| text.len()) },
         answers: &[],
     };
     metric.score(&responses.iter().map(scored).collect::<Vec<_>>())
