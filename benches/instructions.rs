@@ -17,8 +17,9 @@ type Work = Box<dyn FnMut()>;
 type Workload = (&'static str, usize, fn() -> Work);
 
 const WORKLOADS: &[Workload] = &[
-    ("attention-decode", 100, || attention(512, 1)),
-    ("attention-prefill", 1, || attention(0, 512)),
+    ("attention-decode", 100, || attention(false, 512, 1)),
+    ("attention-prefill", 1, || attention(false, 0, 512)),
+    ("attention-int8", 1, || attention(true, 0, 512)),
     ("matmul-float32", 2, || matmul(false)),
     ("matmul-int8", 2, || matmul(true)),
     ("sampler-temperature", 50, || sampler(1.0)),
@@ -74,8 +75,8 @@ fn say(text: &str) {
 }
 
 /// `tokens` new tokens after `past`: one layer of SmolLM2-135M.
-fn attention(past: usize, tokens: usize) -> Work {
-    let mut attention = Attention::new(past, tokens);
+fn attention(bytes: bool, past: usize, tokens: usize) -> Work {
+    let mut attention = Attention::new(bytes, past, tokens);
     Box::new(move || {
         black_box(attention.run());
     })

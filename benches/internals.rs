@@ -38,14 +38,17 @@ fn scheduler(c: &mut Criterion) {
 /// One layer of SmolLM2-135M on one thread.
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention, 9 heads over 3, size 64");
-    for context in [128, 512, 2048] {
-        let mut decode = Attention::new(context, 1);
-        group.throughput(Throughput::Elements(1));
-        group.bench_function(BenchmarkId::new("one token after", context), |b| b.iter(|| decode.run()));
+    for (name, bytes) in [("", false), ("int8, ", true)] {
+        for context in [128, 512, 2048] {
+            let mut decode = Attention::new(bytes, context, 1);
+            group.throughput(Throughput::Elements(1));
+            let id = BenchmarkId::new(format!("{name}one token after"), context);
+            group.bench_function(id, |b| b.iter(|| decode.run()));
+        }
+        let mut prefill = Attention::new(bytes, 0, 512);
+        group.throughput(Throughput::Elements(512));
+        group.bench_function(format!("{name}512 tokens after none"), |b| b.iter(|| prefill.run()));
     }
-    let mut prefill = Attention::new(0, 512);
-    group.throughput(Throughput::Elements(512));
-    group.bench_function("512 tokens after none", |b| b.iter(|| prefill.run()));
 }
 
 /// The gate and up projections of a layer of SmolLM2-135M on one thread; throughput in multiplications.

@@ -8,8 +8,9 @@ use crate::decode::attention::BLOCK_SIZE;
 use crate::decode::attention::form::Stored;
 use crate::decode::attention::kernel::{Call, Heads, Item, Packed};
 use crate::decode::cache::Cache;
-use crate::decode::matmul::kernel::{self as product, Call as Product, Rounded};
-use crate::decode::matmul::pack::{self, Finish, Kind, Part, Shape};
+use crate::decode::dot;
+use crate::decode::matmul::kernel::{Call as Product, Rounded};
+use crate::decode::matmul::pack::{self, Blocks, Finish, Kind, Part, Shape};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::simd::Isa;
 use crate::decode::step::{Executor, Step};
@@ -109,6 +110,7 @@ impl Executor for Nothing {
 
 /// One sequence's attention in one layer of SmolLM2-135M, without rotary embedding, on one thread.
 pub struct Attention {
+    stored_as: Stored,
     past: usize,
     tokens: usize,
     query: Vec<f32>,
@@ -124,20 +126,23 @@ pub struct Attention {
 impl Attention {
     const HEADS: Heads = Heads { query: 9, kv: 3, size: 64 };
 
-    /// `tokens` new tokens after `past` that are in the cache.
-    pub fn new(past: usize, tokens: usize) -> Self {
+    /// `tokens` new tokens after `past` that are in the cache, one of float32 or, with `bytes`, of int8.
+    pub fn new(bytes: bool, past: usize, tokens: usize) -> Self {
+        let stored_as = if bytes { Stored::Int8 } else { Stored::Float32 };
         let Heads { query, kv, size } = Self::HEADS;
         let blocks = (past + tokens).div_ceil(BLOCK_SIZE);
         // Anything finite and not all alike.
         let floats = |n: usize| (0..n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect::<Vec<f32>>();
+        let numbers = blocks * stored_as.block_bytes(Self::HEADS) / size_of::<f32>();
         Attention {
+            stored_as,
             past,
             tokens,
             query: floats(tokens * query * size),
             key: floats(tokens * kv * size),
             value: floats(tokens * kv * size),
-            key_cache: floats(blocks * Self::HEADS.block_floats()),
-            value_cache: floats(blocks * Self::HEADS.block_floats()),
+            key_cache: floats(numbers),
+            value_cache: floats(numbers),
             table: (0..blocks as i32).rev().collect(),
             queries: vec![0.0; tokens * query * size],
             output: vec![0.0; tokens * query * size],
@@ -156,7 +161,7 @@ impl Attention {
             query: Packed { data: &self.query, offset: 0, stride: query * size },
             key: Packed { data: &self.key, offset: 0, stride: kv * size },
             value: Packed { data: &self.value, offset: 0, stride: kv * size },
-            stored_as: Stored::Float32,
+            stored_as: self.stored_as,
             key_cache: self.key_cache.as_mut_ptr().cast(),
             value_cache: self.value_cache.as_mut_ptr().cast(),
             block_table: &self.table,
@@ -165,7 +170,8 @@ impl Attention {
             queries: self.queries.as_mut_ptr().cast(),
             output: self.output.as_mut_ptr(),
         };
-        let (isa, step) = (Isa::detect(), Self::HEADS.tokens_per_item());
+        let isa = if self.stored_as == Stored::Int8 { dot::best_isa() } else { Isa::detect() };
+        let step = Self::HEADS.tokens_per_item();
         for token in 0..self.tokens {
             let position = self.past + token;
             let slot = self.table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
@@ -205,9 +211,14 @@ impl MatMul {
         let (values, scales) = (little_endian(inputs * columns), little_endian(inputs / 32 * columns));
         let part = match kind {
             Kind::Floats => Part::Floats { values: &values, columns, by_column: true },
-            Kind::Bytes | Kind::Nibbles => {
-                Part::Blocks { bits: 8, block: 32, columns, quants: &quants, scales: &scales, zero_points: None }
-            }
+            Kind::Bytes | Kind::Nibbles => Part::Blocks(Blocks {
+                bits: 8,
+                block: 32,
+                columns,
+                quants: &quants,
+                scales: &scales,
+                zero_points: None,
+            }),
         };
         let mut matrix = vec![0; shape.bytes()];
         pack::pack(&shape, &[part], 0..shape.panels(), &mut matrix);
@@ -217,7 +228,7 @@ impl MatMul {
 
     /// Computes the product; returns a number of it.
     pub fn run(&mut self) -> f32 {
-        let (isa, mut scratch) = (product::best_isa(), Vec::new());
+        let (isa, mut scratch) = (dot::best_isa(), Vec::new());
         let call = Product::new(self.shape, isa, &self.matrix, &self.inputs, &mut self.rounded, &mut self.output);
         // SAFETY: one thread; the instruction set was detected.
         unsafe {

@@ -156,8 +156,8 @@ pub struct ModelConfig {
     /// How its sequences are batched: "auto" (the default), or "padded" for the graph as it is in ONNX Runtime, which is
     /// slower.
     pub batching: Batching,
-    /// What its cache holds: "auto" (the default: bfloat16 for quantised weights where the processor multiplies it),
-    /// "float32", or "bfloat16".
+    /// What its cache holds: "auto" (the default: int8 for quantised weights where the processor multiplies bytes, else
+    /// float32), "float32", "bfloat16", or "int8".
     pub cache_type: CacheType,
     /// Address of an endpoint that speaks OpenAI's protocol, instead of a path: `https://host/v1`. It and the settings down
     /// to `headers` are for remote models alone; see `docs/remote-models.md`.

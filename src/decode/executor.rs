@@ -65,13 +65,14 @@ impl PagedExecutor {
         let matrices = Matrices::pack(&shapes, options.effective_threads(), read)?;
         let mut session = Session::open(&graph, || operators(paged.cache, matrices), options)?;
 
-        let block = heads.block_floats() * paged.cache.bytes();
+        let block = paged.cache.block_bytes(heads);
         let cache = block * blocks;
         let pool = Buffer::reserve(cache * 2 * shape.layers)?;
-        let dims = [blocks, BLOCK_SIZE, heads.kv, heads.stored()].map(|n| n as i64);
+        let dims = [blocks, BLOCK_SIZE, heads.kv, paged.cache.row(heads)].map(|n| n as i64);
         let element = match paged.cache {
             Stored::Float32 => Element::Float32,
             Stored::Bfloat16 => Element::Bfloat16,
+            Stored::Int8 => Element::Uint8,
         };
         for layer in 0..shape.layers {
             session.bind(&names::key_cache(layer), &pool.tensor(element, cache * 2 * layer, &dims)?)?;

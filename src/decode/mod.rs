@@ -1,13 +1,14 @@
 //! Tokens in, tokens out: `Decoder` batches sequences over one loaded model.
 //!
 //! `scheduler` decides which tokens the next step computes, `cache` which blocks hold them, `executor` runs the
-//! step in ONNX Runtime with the operators of `attention` and `matmul` (both on the lanes
-//! of `simd`), and a sequence's `reader` says what comes after its logits, within what a `constraint` allows.
+//! step in ONNX Runtime with the operators of `attention` and `matmul` (both on the lanes of `simd` and the products of
+//! bytes of `dot`), and a sequence's `reader` says what comes after its logits, within what a `constraint` allows.
 
 pub(crate) mod attention;
 pub(crate) mod cache;
 pub(crate) mod constraint;
 mod decoder;
+pub(crate) mod dot;
 pub(crate) mod executor;
 pub(crate) mod matmul;
 mod padded;

@@ -66,6 +66,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn largest(v: Self::V) -> f32;
     /// 2ⁿ for the integer n that the addition of 1.5·2²³ left in the low bits of `t`; n in [-126, 127].
     unsafe fn exp2_from_shifted(t: Self::V) -> Self::V;
+    /// `v` · 2ⁿ, n as there, for normal numbers whose product is one; NaN without a payload for such a NaN.
+    unsafe fn scale_by_shifted(v: Self::V, t: Self::V) -> Self::V;
 }
 
 /// Lane numbers as floats, for masks.
@@ -154,6 +156,25 @@ pub(crate) unsafe fn coarse_exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// 2ˣ within 2⁻¹³ of it for x < 127, for weights that become bytes; below -125, 2⁻¹²⁵. NaN for NaN without a payload.
+#[inline(always)]
+pub(crate) unsafe fn coarse_exp2<S: Simd>(x: S::V) -> S::V {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
+    // SAFETY: the caller compiled for S.
+    unsafe {
+        // In this order: of a NaN and a number, `max` gives the second.
+        let clamped = S::max(S::splat(-125.0), x);
+        let t = S::add(clamped, S::splat(SHIFT));
+        let f = S::sub(clamped, S::sub(t, S::splat(SHIFT)));
+        // 2ᶠ for |f| ≤ 1/2: the polynomial of the third degree whose largest relative error, 7.5e-5, is the smallest.
+        let mut p = S::splat(0.055_171_67);
+        for c in [0.242_611_12, 0.693_261, 0.999_928_06] {
+            p = S::fma(p, f, S::splat(c));
+        }
+        S::scale_by_shifted(p, t)
+    }
+}
+
 /// Plain Rust: correct everywhere, slow.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
@@ -221,6 +242,10 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     unsafe fn exp2_from_shifted(t: Self::V) -> Self::V {
         lanes!(|i| f32::from_bits((t[i].to_bits() << 23).wrapping_add(0x3f80_0000)))
+    }
+    #[inline(always)]
+    unsafe fn scale_by_shifted(v: Self::V, t: Self::V) -> Self::V {
+        lanes!(|i| f32::from_bits((t[i].to_bits() << 23).wrapping_add(v[i].to_bits())))
     }
 }
 
@@ -311,6 +336,16 @@ pub(crate) mod x86 {
                 (half(t.0), half(t.1))
             }
         }
+        #[inline(always)]
+        unsafe fn scale_by_shifted(v: Self::V, t: Self::V) -> Self::V {
+            unsafe {
+                let half = |v, t| {
+                    let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(t));
+                    _mm256_castsi256_ps(_mm256_add_epi32(power, _mm256_castps_si256(v)))
+                };
+                (half(v.0, t.0), half(v.1, t.1))
+            }
+        }
     }
 
     // SAFETY: only used by kernels compiled for avx512f; unaligned loads and stores of 16 floats.
@@ -367,6 +402,13 @@ pub(crate) mod x86 {
             unsafe {
                 let one = _mm512_set1_epi32(0x3f80_0000);
                 _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32::<23>(_mm512_castps_si512(t)), one))
+            }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_shifted(v: Self::V, t: Self::V) -> Self::V {
+            unsafe {
+                let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
+                _mm512_castsi512_ps(_mm512_add_epi32(power, _mm512_castps_si512(v)))
             }
         }
     }

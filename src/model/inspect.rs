@@ -64,6 +64,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
             let kind = match paged.cache {
                 Stored::Float32 => DataType::Float,
                 Stored::Bfloat16 => DataType::Bfloat16,
+                Stored::Int8 => DataType::Int8,
             };
             let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, kind);
             ("paged", Some(attention), paged.bitwise_exceptions.clone())

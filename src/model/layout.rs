@@ -38,13 +38,16 @@ pub enum Batching {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CacheType {
-    /// bfloat16 where the weights are quantised and the processor multiplies pairs of it (AVX-512 BF16), else float32.
+    /// Bytes where the weights are quantised and the processor multiplies bytes (AVX-512 VNNI), else float32.
     #[default]
     Auto,
     /// float32.
     Float32,
-    /// bfloat16, in half the memory; only on processors as above.
+    /// bfloat16, in half the memory; only on processors that multiply pairs of it (AVX-512 BF16).
     Bfloat16,
+    /// Bytes, with a scale for each token and head, in little more than a quarter of the memory; slow on other processors
+    /// than those above.
+    Int8,
 }
 
 /// How a model folder is to be run.

@@ -134,7 +134,7 @@ impl ModelFolder {
             Runner::Paged(paged) => {
                 let shape = paged.shape;
                 let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
-                shape.layers * 2 * heads.block_floats() * paged.cache.bytes()
+                shape.layers * 2 * paged.cache.block_bytes(heads)
             }
             Runner::Padded(padded) => padded.block_bytes(),
             Runner::Classifier(_) => 0,

@@ -18,11 +18,16 @@ pub(crate) enum Element {
     Float32,
     Float16,
     Bfloat16,
+    Uint8,
 }
 
 impl Element {
     pub(crate) fn bytes(self) -> usize {
-        if self == Element::Float32 { 4 } else { 2 }
+        match self {
+            Element::Float32 => 4,
+            Element::Float16 | Element::Bfloat16 => 2,
+            Element::Uint8 => 1,
+        }
     }
 
     fn ort(self) -> ort::sys::ONNXTensorElementDataType {
@@ -31,6 +36,7 @@ impl Element {
             Element::Float32 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
             Element::Float16 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
             Element::Bfloat16 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+            Element::Uint8 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
         }
     }
 }

@@ -21,7 +21,9 @@
 
 use std::ops::Range;
 
+use super::bytes::Bytes;
 use super::form::{self, Floats, Stored};
+use super::numbers::Numbers;
 use super::tile::attend;
 use crate::decode::simd::{self, Isa, LANES};
 
@@ -43,11 +45,6 @@ impl Heads {
     /// The head size as stored: a multiple of sixteen.
     pub(crate) fn stored(self) -> usize {
         self.size.next_multiple_of(LANES)
-    }
-
-    /// Floats of one block in the key cache, and in the value cache.
-    pub(crate) fn block_floats(self) -> usize {
-        self.kv * self.stored() * LANES
     }
 
     pub(super) fn group(self) -> usize {
@@ -131,7 +128,7 @@ pub(crate) struct Call<'a> {
     pub(crate) value: Packed<'a>,
     /// What the caches hold.
     pub(crate) stored_as: Stored,
-    /// `[blocks, block_floats]` numbers, written by `prepare`, read by `attend`.
+    /// Blocks of [`Stored::block_bytes`], written by `prepare`, read by `attend`.
     pub(crate) key_cache: *mut u8,
     pub(crate) value_cache: *mut u8,
     /// `[sequences, table_width]` block numbers.
@@ -139,7 +136,7 @@ pub(crate) struct Call<'a> {
     pub(crate) table_width: usize,
     /// `[sequences]` tokens before this call's.
     pub(crate) past: &'a [i32],
-    /// Rotated and scaled queries, `[tokens, query heads, stored head size]` numbers as in the caches.
+    /// Rotated and scaled queries, `[tokens, query heads]` rows as the tiles take them; room for float32.
     pub(crate) queries: *mut u8,
     /// `[tokens, query heads, stored head size]`.
     pub(crate) output: *mut f32,
@@ -208,10 +205,15 @@ impl Call<'_> {
                 (Stored::Float32, Isa::Avx512) => attend_avx512::<PLAIN>(self, item),
                 #[cfg(target_arch = "x86_64")]
                 (Stored::Float32, Isa::Avx2) => attend_avx2::<PLAIN>(self, item),
-                (Stored::Float32, Isa::Scalar) => attend::<Floats<simd::Scalar>, PLAIN>(self, item),
+                (Stored::Float32, Isa::Scalar) => attend::<Numbers<Floats<simd::Scalar>>, PLAIN>(self, item),
                 #[cfg(target_arch = "x86_64")]
                 (Stored::Bfloat16, Isa::Avx512) => attend_avx512_bf16::<PLAIN>(self, item),
-                (Stored::Bfloat16, _) => attend::<form::Pairs, PLAIN>(self, item),
+                (Stored::Bfloat16, _) => attend::<Numbers<form::Pairs>, PLAIN>(self, item),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Int8, Isa::Avx512) => attend_avx512_bytes::<PLAIN>(self, item),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Int8, Isa::Avx2) => attend_avx2_bytes::<PLAIN>(self, item),
+                (Stored::Int8, Isa::Scalar) => attend::<Bytes<simd::Scalar>, PLAIN>(self, item),
             }
         }
     }
@@ -221,19 +223,33 @@ impl Call<'_> {
 #[target_feature(enable = "avx512f")]
 unsafe fn attend_avx512<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { attend::<Floats<simd::x86::Avx512>, PLAIN>(call, item) }
+    unsafe { attend::<Numbers<Floats<simd::x86::Avx512>>, PLAIN>(call, item) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn attend_avx512_bf16<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx512Pairs stands for.
-    unsafe { attend::<form::x86::Avx512Pairs, PLAIN>(call, item) }
+    unsafe { attend::<Numbers<form::x86::Avx512Pairs>, PLAIN>(call, item) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn attend_avx2<const PLAIN: bool>(call: &Call<'_>, item: Item) {
     // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { attend::<Floats<simd::x86::Avx2>, PLAIN>(call, item) }
+    unsafe { attend::<Numbers<Floats<simd::x86::Avx2>>, PLAIN>(call, item) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn attend_avx512_bytes<const PLAIN: bool>(call: &Call<'_>, item: Item) {
+    // SAFETY: compiled for the features that Avx512 stands for, with its products of bytes.
+    unsafe { attend::<Bytes<simd::x86::Avx512>, PLAIN>(call, item) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn attend_avx2_bytes<const PLAIN: bool>(call: &Call<'_>, item: Item) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { attend::<Bytes<simd::x86::Avx2>, PLAIN>(call, item) }
 }

@@ -9,8 +9,10 @@
 //! One input is our own: `rope_offset` (`[B]`), the row of the rotary tables at which a sequence's positions begin, for
 //! models whose tables depend on the sequence's length.
 
+mod bytes;
 pub(crate) mod form;
 pub(crate) mod kernel;
+mod numbers;
 pub(crate) mod prepare;
 mod tile;
 
@@ -23,6 +25,7 @@ use ort::value::{TensorElementType, ValueRef};
 use self::form::Stored;
 use self::kernel::{Call, Heads, Item, Packed, Rotary};
 use self::prepare::MAX_HEAD;
+use super::dot;
 use super::simd::{Isa, LANES};
 
 /// Domain and name under which the rewritten graph calls the operator.
@@ -59,10 +62,11 @@ impl Operator for PagedAttention {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        use TensorElementType::{Bfloat16, Float32, Int32};
+        use TensorElementType::{Bfloat16, Float32, Int32, Uint8};
         let cache = match self.0 {
             Stored::Float32 => Float32,
             Stored::Bfloat16 => Bfloat16,
+            Stored::Int8 => Uint8,
         };
         [
             OperatorInput::required(Float32),
@@ -124,7 +128,7 @@ impl Operator for PagedAttention {
             window,
             rotary: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
             interleaved: context.get::<i64>("rotary_interleaved").unwrap_or(0) != 0,
-            isa: Isa::detect(),
+            isa: if self.0 == Stored::Int8 { dot::best_isa() } else { Isa::detect() },
             stored_as: self.0,
             items: Vec::new(),
             rope_rows: Vec::new(),
@@ -191,7 +195,8 @@ impl Kernel for PagedAttentionKernel {
         let (cache_shape, key_cache) = self.cache(&key_cache, "key_cache")?;
         let (value_shape, value_cache) = self.cache(&value_cache, "value_cache")?;
         let blocks = cache_shape.first().copied().unwrap_or(0);
-        if cache_shape.iter().product::<usize>() != blocks * self.heads.block_floats() || value_shape != cache_shape {
+        let numbers = blocks * BLOCK_SIZE * self.heads.kv * self.stored_as.row(self.heads);
+        if cache_shape.iter().product::<usize>() != numbers || value_shape != cache_shape {
             return refuse(format!("the cache of shape {cache_shape:?} does not fit {:?}", self.heads));
         }
         let batch = Batch {
@@ -270,6 +275,10 @@ impl PagedAttentionKernel {
             Stored::Bfloat16 => {
                 let (shape, data) = given.try_extract_tensor::<bf16>()?;
                 Ok((shape.iter().map(|&d| d as usize).collect(), data.as_ptr().cast()))
+            }
+            Stored::Int8 => {
+                let (shape, data) = given.try_extract_tensor::<u8>()?;
+                Ok((shape.iter().map(|&d| d as usize).collect(), data.as_ptr()))
             }
         }
     }

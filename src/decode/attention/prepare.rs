@@ -5,6 +5,7 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
+use super::bytes;
 use super::form::{self, Floats, Form, Number, Stored};
 use super::kernel::{Call, Heads, Rotary};
 use crate::decode::simd::{self, Isa, LANES, Simd};
@@ -31,17 +32,28 @@ impl Call<'_> {
                 #[cfg(target_arch = "x86_64")]
                 (Stored::Bfloat16, Isa::Avx512) => prepare_avx512_bf16(self, token, position, slot),
                 (Stored::Bfloat16, _) => prepare::<form::Pairs>(self, token, position, slot),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Int8, Isa::Avx512) => prepare_avx512_bytes(self, token, position, slot),
+                #[cfg(target_arch = "x86_64")]
+                (Stored::Int8, Isa::Avx2) => prepare_avx2_bytes(self, token, position, slot),
+                (Stored::Int8, Isa::Scalar) => bytes::prepare::<simd::Scalar>(self, token, position, slot),
             }
         }
     }
 
     /// Writes `x`, rotated for `position`, to the front of `to`.
+    ///
+    /// # Safety
+    /// The caller was compiled for what S stands for.
     #[inline(always)]
-    fn rotate(&self, x: &[f32], position: usize, to: &mut [f32]) {
-        to[..x.len()].copy_from_slice(x);
-        let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else { return };
+    pub(super) unsafe fn rotate<S: Simd>(&self, x: &[f32], position: usize, to: &mut [f32; MAX_HEAD]) {
+        let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else {
+            to[..x.len()].copy_from_slice(x);
+            return;
+        };
         let cos = &cos[position * half..][..half];
         let sin = &sin[position * half..][..half];
+        to[2 * half..x.len()].copy_from_slice(&x[2 * half..]);
         if interleaved {
             let (pairs, to) = (&x[..2 * half], &mut to[..2 * half]);
             for i in 0..half {
@@ -49,12 +61,23 @@ impl Call<'_> {
                 to[2 * i] = a * cos[i] - b * sin[i];
                 to[2 * i + 1] = b * cos[i] + a * sin[i];
             }
-        } else {
-            let ((a, b), (low, high)) = (x[..2 * half].split_at(half), to[..2 * half].split_at_mut(half));
-            for i in 0..half {
-                low[i] = a[i] * cos[i] - b[i] * sin[i];
-                high[i] = b[i] * cos[i] + a[i] * sin[i];
+            return;
+        }
+        let ((a, b), (low, high)) = (x[..2 * half].split_at(half), to[..2 * half].split_at_mut(half));
+        let whole = half - half % LANES;
+        for i in (0..whole).step_by(LANES) {
+            // SAFETY: all six have sixteen numbers from here on. Whole registers, which are read again as such: from
+            // narrower ones the processor would have to wait for its cache.
+            unsafe {
+                let (a, b) = (S::load(a.as_ptr().add(i)), S::load(b.as_ptr().add(i)));
+                let (cos, sin) = (S::load(cos.as_ptr().add(i)), S::load(sin.as_ptr().add(i)));
+                S::store(low.as_mut_ptr().add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
+                S::store(high.as_mut_ptr().add(i), S::add(S::mul(b, cos), S::mul(a, sin)));
             }
+        }
+        for i in whole..half {
+            low[i] = a[i] * cos[i] - b[i] * sin[i];
+            high[i] = b[i] * cos[i] + a[i] * sin[i];
         }
     }
 }
@@ -80,6 +103,20 @@ unsafe fn prepare_avx2(call: &Call<'_>, token: usize, position: usize, slot: Opt
     unsafe { prepare::<Floats<simd::x86::Avx2>>(call, token, position, slot) }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn prepare_avx512_bytes(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx512 stands for, with its products of bytes.
+    unsafe { bytes::prepare::<simd::x86::Avx512>(call, token, position, slot) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn prepare_avx2_bytes(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    // SAFETY: compiled for the features that Avx2 stands for.
+    unsafe { bytes::prepare::<simd::x86::Avx2>(call, token, position, slot) }
+}
+
 #[inline(always)]
 unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
     let Heads { query, kv, size } = call.heads;
@@ -92,7 +129,7 @@ unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot:
     // their own lanes of the same block.
     unsafe {
         for head in 0..query {
-            call.rotate(call.query.head(token, head, size), position, &mut row);
+            call.rotate::<F::S>(call.query.head(token, head, size), position, &mut row);
             for x in &mut row[..size] {
                 *x *= call.scale;
             }
@@ -101,8 +138,8 @@ unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot:
         let Some(slot) = slot else { return };
         let (block, lane) = (slot / LANES, slot % LANES);
         for head in 0..kv {
-            let start = block * call.heads.block_floats() + head * stored * LANES;
-            call.rotate(call.key.head(token, head, size), position, &mut row);
+            let start = call.stored_as.head_offset(call.heads, block, head) / size_of::<F::Number>();
+            call.rotate::<F::S>(call.key.head(token, head, size), position, &mut row);
             store::<F>(numbers.as_mut_ptr(), &row, stored);
             let keys = call.key_cache.cast::<F::Number>().add(start + lane * run);
             for d in 0..stored {

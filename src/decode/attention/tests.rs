@@ -8,6 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::form::Stored;
 use super::kernel::{Call, Heads, Item, Packed, Rotary};
+use crate::decode::dot;
 use crate::decode::simd::{self, Isa, LANES, Simd};
 
 /// What a layer does beside plain attention.
@@ -27,17 +28,41 @@ impl Style {
         Style { stored_as: Stored::Bfloat16, ..self }
     }
 
-    /// As it is stored.
-    fn rounded(self, x: f64) -> f64 {
+    const fn in_bytes(self) -> Self {
+        Style { stored_as: Stored::Int8, ..self }
+    }
+
+    /// A head's numbers as they are stored.
+    fn rounded(self, head: Vec<f64>) -> Vec<f64> {
         match self.stored_as {
-            Stored::Float32 => x,
-            Stored::Bfloat16 => bf16::from_f32(x as f32).to_f64(),
+            Stored::Float32 => head,
+            Stored::Bfloat16 => head.into_iter().map(|x| bf16::from_f32(x as f32).to_f64()).collect(),
+            Stored::Int8 => {
+                let size = head.len();
+                let stored = size.next_multiple_of(LANES);
+                let padded = head.into_iter().chain(std::iter::repeat_n(0.0, stored - size)).collect();
+                let mixed = mixed(padded);
+                let scale = mixed.iter().fold(0.0, |largest: f64, x| largest.max(x.abs())) / 127.0;
+                let rounded = |x: f64| (x / scale).round_ties_even() * scale;
+                let mut head = self::mixed(mixed.into_iter().map(rounded).collect());
+                head.truncate(size);
+                head
+            }
         }
     }
 }
 
-/// Plain; Gemma 2's; windows about as wide as a tile, narrower than a block, and of one token; some in bfloat16.
-const STYLES: [Style; 9] = [
+/// Numbers times Walsh's matrix, in blocks as long as the largest power of two that divides their count. Its own inverse.
+fn mixed(row: Vec<f64>) -> Vec<f64> {
+    let length = 1 << row.len().trailing_zeros();
+    let sign = |i: usize, k: usize| if (i & k).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
+    let product = |block: &[f64], i: usize| block.iter().enumerate().map(|(k, x)| sign(i, k) * x).sum::<f64>();
+    let mix = |block: &[f64]| (0..length).map(|i| product(block, i) / (length as f64).sqrt()).collect::<Vec<_>>();
+    row.chunks(length).flat_map(mix).collect()
+}
+
+/// Plain; Gemma 2's; windows about as wide as a tile, narrower than a block, and of one token; some in bfloat16 and bytes.
+const STYLES: [Style; 14] = [
     Style::new(0.0, usize::MAX),
     Style::new(5.0, usize::MAX),
     Style::new(50.0, 37),
@@ -47,6 +72,11 @@ const STYLES: [Style; 9] = [
     Style::new(0.0, usize::MAX).in_bfloat16(),
     Style::new(50.0, 37).in_bfloat16(),
     Style::new(0.0, 1).in_bfloat16(),
+    Style::new(0.0, usize::MAX).in_bytes(),
+    Style::new(5.0, usize::MAX).in_bytes(),
+    Style::new(50.0, 37).in_bytes(),
+    Style::new(0.0, 65).in_bytes(),
+    Style::new(0.0, 1).in_bytes(),
 ];
 
 /// One sequence's queries, keys and values, `[length, heads · size]` each.
@@ -106,13 +136,15 @@ impl Sequence {
         // Every key, rotated for its position.
         let keys: Vec<Vec<f64>> =
             self.key.chunks_exact(size).enumerate().map(|(row, key)| self.rotated(key, row / kv)).collect();
-        let stored = |key: Vec<f64>| key.into_iter().map(|x| self.style.rounded(x)).collect();
-        let keys: Vec<Vec<f64>> = keys.into_iter().map(stored).collect();
+        let keys: Vec<Vec<f64>> = keys.into_iter().map(|key| self.style.rounded(key)).collect();
+        let values = self.value.chunks_exact(size);
+        let values = values.map(|head| self.style.rounded(head.iter().map(|x| f64::from(*x)).collect()));
+        let values: Vec<Vec<f64>> = values.collect();
         for position in 0..self.length {
             for head in 0..query {
                 let scale = f64::from(1.0 / (size as f32).sqrt());
                 let q = self.rotated(&self.query[(position * query + head) * size..][..size], position);
-                let q: Vec<f64> = q.into_iter().map(|x| self.style.rounded(x * scale)).collect();
+                let q = self.style.rounded(q.into_iter().map(|x| x * scale).collect());
                 let at = |p: usize| p * kv + head / group;
                 let first = (position + 1).saturating_sub(self.style.window);
                 let cap = f64::from(self.style.softcap);
@@ -126,10 +158,7 @@ impl Sequence {
                 let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 out.extend((0..size).map(|d| {
-                    let weighted = weights
-                        .iter()
-                        .zip(first..)
-                        .map(|(w, p)| w * self.style.rounded(f64::from(self.value[at(p) * size + d])));
+                    let weighted = weights.iter().zip(first..).map(|(w, p)| w * values[at(p)][d]);
                     weighted.sum::<f64>() / total
                 }));
             }
@@ -156,7 +185,7 @@ impl Cache {
         for i in (1..table.len()).rev() {
             table.swap(i, rng.next_u32() as usize % (i + 1));
         }
-        let floats = table.len() * heads.block_floats();
+        let floats = table.len() * Stored::Float32.block_bytes(heads) / size_of::<f32>();
         table.truncate(blocks);
         Cache { key: vec![RUBBISH; floats], value: vec![RUBBISH; floats], table }
     }
@@ -240,7 +269,7 @@ impl Fork {
             }
             sequences.push(Sequence { length, ..sequence });
         }
-        let floats = next as usize * heads.block_floats();
+        let floats = next as usize * Stored::Float32.block_bytes(heads) / size_of::<f32>();
         Fork { key: vec![RUBBISH; floats], value: vec![RUBBISH; floats], sequences, tables }
     }
 
@@ -302,6 +331,14 @@ impl Fork {
 fn supported(style: Style) -> Vec<Isa> {
     let mut isas = vec![Isa::Scalar];
     #[cfg(target_arch = "x86_64")]
+    if style.stored_as == Stored::Int8 {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            isas.push(Isa::Avx2);
+        }
+        isas.extend((dot::best_isa() == Isa::Avx512).then_some(Isa::Avx512));
+        return isas;
+    }
+    #[cfg(target_arch = "x86_64")]
     if style.stored_as == Stored::Bfloat16 {
         isas.extend(Stored::has_bfloat16().then_some(Isa::Avx512));
         return isas;
@@ -342,8 +379,12 @@ fn agrees_with_float64() {
             let output = Cache::new(heads, length, 7).run(&sequence, 0, length, best(style));
             for (got, want) in output.iter().zip(sequence.reference()) {
                 let error = (f64::from(*got) - want).abs();
-                // In bfloat16, weights are rounded too, and a rotated number may be rounded to the other side.
-                let bound = if style.stored_as == Stored::Bfloat16 { 2e-2 } else { 2e-5 };
+                // Weights are rounded too but for float32, and a rotated number may be rounded to the other side.
+                let bound = match style.stored_as {
+                    Stored::Float32 => 2e-5,
+                    Stored::Bfloat16 => 2e-2,
+                    Stored::Int8 => 2e-2,
+                };
                 assert!(error < bound, "{heads:?}, {style:?}, length {length}: {got} is not {want}");
             }
         }

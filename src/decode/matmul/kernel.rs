@@ -1,7 +1,7 @@
 //! Products of packed rows of inputs and packed matrices.
 //!
 //! A tile is a few rows of inputs and one panel of 32 columns: its sums stay in registers while the inner dimension goes
-//! by once. Matrices of bytes take inputs as bytes too, which [`quantise`] makes of each block of 32 inputs, with a scale
+//! by once. Matrices of bytes take inputs as bytes too, which [`quantise`] makes of each block of inputs, with a scale
 //! of its own.
 //!
 //! # Same bits in any batch
@@ -14,21 +14,14 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use super::dot::{Dot, QUAD};
-use super::pack::{Activation, BLOCK, BLOCK_BYTES, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape};
+use super::pack::{Activation, BLOCK, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
+use crate::decode::dot::{self, Dot, MIXED, QUAD};
 use crate::decode::simd::{self, Isa, LANES, Simd};
 
-/// The best implementation of products that this processor has: AVX-512 has to come with its products and other operations
-/// of bytes.
-pub(crate) fn best_isa() -> Isa {
-    #[cfg(target_arch = "x86_64")]
-    if !(is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")) {
-        return Isa::detect_without_avx512();
-    }
-    Isa::detect()
-}
+/// Most rows of a tile of bytes.
+pub(super) const BYTE_ROWS: usize = 6;
 
-/// Rows of inputs rounded to bytes: `[rows, blocks, 32]`, and of each block its scale and what 128 for zero in the
+/// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for zero in the
 /// weights adds to its sums, with the sign turned.
 #[derive(Debug, Default)]
 pub(crate) struct Rounded {
@@ -38,15 +31,13 @@ pub(crate) struct Rounded {
 }
 
 impl Rounded {
-    /// Makes room for `rows` rows of `blocks` blocks.
-    pub(crate) fn resize(&mut self, rows: usize, blocks: usize) {
+    /// Makes room for `rows` rows for a matrix of this shape.
+    fn resize(&mut self, rows: usize, shape: &Shape) {
         // Only grows: what is not used does no harm.
-        let blocks = rows * blocks;
-        if self.scales.len() < blocks {
-            self.bytes.resize(blocks * BLOCK, 0);
-            self.scales.resize(blocks, 0.0);
-            self.offsets.resize(blocks, 0);
-        }
+        let blocks = rows * shape.blocks();
+        self.bytes.resize(self.bytes.len().max(blocks * shape.block()), 0);
+        self.scales.resize(self.scales.len().max(blocks), 0.0);
+        self.offsets.resize(self.offsets.len().max(blocks), 0);
     }
 }
 
@@ -86,7 +77,7 @@ impl<'a> Call<'a> {
         assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
         assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
         if shape.kind != Kind::Floats {
-            rounded.resize(rows, shape.blocks());
+            rounded.resize(rows, &shape);
         }
         let Rounded { bytes, scales, offsets } = rounded;
         Call {
@@ -170,33 +161,51 @@ unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize,
 
 #[inline(always)]
 unsafe fn quantise<S: Dot>(call: &Call<'_>, row: usize) {
+    // SAFETY: passed on.
+    unsafe {
+        if call.shape.kind == Kind::Bytes {
+            quantise_by::<S, MIXED>(call, row);
+        } else {
+            quantise_by::<S, BLOCK>(call, row);
+        }
+    }
+}
+
+/// Rounds a row in blocks of B.
+#[inline(always)]
+unsafe fn quantise_by<S: Dot, const B: usize>(call: &Call<'_>, row: usize) {
     let Shape { inputs, block_sums, .. } = call.shape;
     let blocks = call.shape.blocks();
     let from = &call.inputs[row * inputs..][..inputs];
     // SAFETY: the row's blocks lie in the arrays and are ours alone.
     unsafe {
         let mut block = row * blocks;
-        let (whole, rest) = from.as_chunks::<BLOCK>();
-        for values in whole {
-            quantise_block::<S>(call, block, values);
+        let (whole, rest) = from.as_chunks::<B>();
+        let (threes, others) = whole.as_chunks::<3>();
+        for values in threes {
+            quantise_blocks::<S, B, 3>(call, block, values.each_ref());
+            block += 3;
+        }
+        for values in others {
+            quantise_blocks::<S, B, 1>(call, block, [values]);
             block += 1;
         }
         // What follows the last whole block, and the sums of blocks behind that.
-        let mut tail = [0.0; BLOCK];
+        let mut tail = [0.0; B];
         tail[..rest.len()].copy_from_slice(rest);
         let mut filled = rest.len();
         if block_sums {
             for values in from.chunks(BLOCK) {
-                if filled == BLOCK {
-                    quantise_block::<S>(call, block, &tail);
-                    (block, tail, filled) = (block + 1, [0.0; BLOCK], 0);
+                if filled == B {
+                    quantise_blocks::<S, B, 1>(call, block, [&tail]);
+                    (block, tail, filled) = (block + 1, [0.0; B], 0);
                 }
                 tail[filled] = block_sum::<S>(values);
                 filled += 1;
             }
         }
         if filled > 0 {
-            quantise_block::<S>(call, block, &tail);
+            quantise_blocks::<S, B, 1>(call, block, [&tail]);
         }
     }
 }
@@ -210,25 +219,48 @@ unsafe fn block_sum<S: Simd>(values: &[f32]) -> f32 {
     unsafe { simd::sum::<S>(S::add(S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)))) }
 }
 
+/// Rounds K blocks, from block `block` on; those for matrices of bytes are mixed first.
 #[inline(always)]
-unsafe fn quantise_block<S: Dot>(call: &Call<'_>, block: usize, values: &[f32; BLOCK]) {
-    // SAFETY: the block lies in the arrays and is ours alone.
+unsafe fn quantise_blocks<S: Dot, const B: usize, const K: usize>(
+    call: &Call<'_>,
+    block: usize,
+    values: [&[f32; B]; K],
+) {
+    // SAFETY: the blocks lie in the arrays and are ours alone.
     unsafe {
-        let zero = S::splat(0.0);
-        let (low, high) = (S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)));
-        // |x|, in this order: of a NaN and a number, `max` gives the second.
-        let (low_size, high_size) = (S::max(S::sub(zero, low), low), S::max(S::sub(zero, high), high));
-        let largest = S::largest(S::max(low_size, high_size));
-        // A block next to nothing is nothing: its scale would have no finite inverse.
-        let usable = largest > 1e-30;
-        let (scale, inverse) = if usable { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
-        let inverse = S::splat(inverse);
-        let sum = S::store_bytes(call.bytes.add(block * BLOCK), S::mul(low, inverse), S::mul(high, inverse));
-        // Bytes know neither NaN nor infinity, so the scale carries them: x · 0 is NaN for both.
-        let damaged = S::has_nan(S::add(S::mul(low, zero), S::mul(high, zero)));
-        call.scales.add(block).write(if damaged { f32::NAN } else { scale });
-        call.offsets.add(block).write(sum.wrapping_mul(-128));
+        let mut to = [call.bytes; K];
+        for k in 0..K {
+            to[k] = call.bytes.add((block + k) * B);
+        }
+        let rounded = if B == MIXED {
+            let mut mixed = [[S::splat(0.0); 4]; K];
+            for k in 0..K {
+                mixed[k] = dot::mix_block::<S>(dot::load::<S, 4>(values[k].as_ptr()));
+            }
+            dot::round::<S, 4, K>(mixed, to)
+        } else {
+            let mut plain = [[S::splat(0.0); 2]; K];
+            for k in 0..K {
+                plain[k] = dot::load::<S, 2>(values[k].as_ptr());
+            }
+            dot::round::<S, 2, K>(plain, to)
+        };
+        for k in 0..K {
+            let (scale, sum) = rounded[k];
+            call.scales.add(block + k).write(scale);
+            call.offsets.add(block + k).write(sum.wrapping_mul(-128));
+        }
     }
+}
+
+/// What a panel holds when it is multiplied.
+#[derive(Clone, Copy)]
+enum Panel {
+    Floats,
+    Bytes,
+    Nibbles,
+    /// Bytes that were nibbles.
+    Unpacked,
 }
 
 #[inline(always)]
@@ -236,17 +268,20 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
     // As many rows as leave registers for weights and inputs.
     let most = match (call.shape.kind, S::MANY_REGISTERS) {
         (Kind::Floats, true) => 12,
-        (Kind::Floats, false) | (Kind::Bytes | Kind::Nibbles, true) => 6,
+        (Kind::Floats, false) => 6,
+        (Kind::Bytes | Kind::Nibbles, true) => BYTE_ROWS,
         (Kind::Bytes | Kind::Nibbles, false) => 2,
     };
     let tiles = (end - first).div_ceil(most);
     // SAFETY: the panel lies in the matrix.
-    let (weights, kind) = unsafe {
+    let (weights, panel_of) = unsafe {
         let weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes());
         match call.shape.kind {
             // Bytes for many rows are made once; for a few, in registers.
-            Kind::Nibbles if tiles > 2 => (unpack::<S>(weights, call.shape.blocks(), scratch), Kind::Bytes),
-            kind => (weights, kind),
+            Kind::Nibbles if tiles > 2 => (unpack::<S>(weights, call.shape.blocks(), scratch), Panel::Unpacked),
+            Kind::Nibbles => (weights, Panel::Nibbles),
+            Kind::Bytes => (weights, Panel::Bytes),
+            Kind::Floats => (weights, Panel::Floats),
         }
     };
     let mut row = first;
@@ -255,8 +290,8 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
         let count = (end - row) / (tiles - tile);
         // SAFETY: passed on.
         unsafe {
-            match (kind, S::MANY_REGISTERS) {
-                (Kind::Floats, true) => match count {
+            match (panel_of, S::MANY_REGISTERS) {
+                (Panel::Floats, true) => match count {
                     12 => float_tile::<S, 12>(call, weights, panel, row),
                     11 => float_tile::<S, 11>(call, weights, panel, row),
                     10 => float_tile::<S, 10>(call, weights, panel, row),
@@ -265,9 +300,10 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
                     7 => float_tile::<S, 7>(call, weights, panel, row),
                     _ => few_floats::<S>(call, weights, panel, row, count),
                 },
-                (Kind::Floats, false) => few_floats::<S>(call, weights, panel, row, count),
-                (Kind::Bytes, _) => byte_tiles::<S, false>(call, weights, panel, row, count),
-                (Kind::Nibbles, _) => byte_tiles::<S, true>(call, weights, panel, row, count),
+                (Panel::Floats, false) => few_floats::<S>(call, weights, panel, row, count),
+                (Panel::Bytes, _) => byte_tiles::<S, false, MIXED>(call, weights, panel, row, count),
+                (Panel::Unpacked, _) => byte_tiles::<S, false, BLOCK>(call, weights, panel, row, count),
+                (Panel::Nibbles, _) => byte_tiles::<S, true, BLOCK>(call, weights, panel, row, count),
             }
         }
         row += count;
@@ -290,7 +326,7 @@ unsafe fn few_floats<S: Simd>(call: &Call<'_>, weights: *const u8, panel: usize,
 }
 
 #[inline(always)]
-unsafe fn byte_tiles<S: Dot, const NIBBLES: bool>(
+unsafe fn byte_tiles<S: Dot, const NIBBLES: bool, const B: usize>(
     call: &Call<'_>,
     weights: *const u8,
     panel: usize,
@@ -300,12 +336,12 @@ unsafe fn byte_tiles<S: Dot, const NIBBLES: bool>(
     // SAFETY: passed on.
     unsafe {
         match (count, S::MANY_REGISTERS) {
-            (6, true) => byte_tile::<S, NIBBLES, 6>(call, weights, panel, row),
-            (5, true) => byte_tile::<S, NIBBLES, 5>(call, weights, panel, row),
-            (4, true) => byte_tile::<S, NIBBLES, 4>(call, weights, panel, row),
-            (3, true) => byte_tile::<S, NIBBLES, 3>(call, weights, panel, row),
-            (2, _) => byte_tile::<S, NIBBLES, 2>(call, weights, panel, row),
-            _ => byte_tile::<S, NIBBLES, 1>(call, weights, panel, row),
+            (6, true) => byte_tile::<S, NIBBLES, B, 6>(call, weights, panel, row),
+            (5, true) => byte_tile::<S, NIBBLES, B, 5>(call, weights, panel, row),
+            (4, true) => byte_tile::<S, NIBBLES, B, 4>(call, weights, panel, row),
+            (3, true) => byte_tile::<S, NIBBLES, B, 3>(call, weights, panel, row),
+            (2, _) => byte_tile::<S, NIBBLES, B, 2>(call, weights, panel, row),
+            _ => byte_tile::<S, NIBBLES, B, 1>(call, weights, panel, row),
         }
     }
 }
@@ -314,7 +350,7 @@ unsafe fn byte_tiles<S: Dot, const NIBBLES: bool>(
 #[inline(always)]
 unsafe fn unpack<S: Dot>(mut from: *const u8, blocks: usize, scratch: &mut Vec<u8>) -> *const u8 {
     // Written through the pointer alone: filling it first would take as long as the work.
-    scratch.reserve(blocks * BLOCK_BYTES);
+    scratch.reserve(blocks * block_bytes(BLOCK));
     let panel = scratch.as_mut_ptr();
     let mut to = panel;
     // SAFETY: the panel of nibbles has these blocks, and there is room for as many of bytes.
@@ -331,7 +367,7 @@ unsafe fn unpack<S: Dot>(mut from: *const u8, blocks: usize, scratch: &mut Vec<u
                     S::store_weights(low.add(PANEL * BLOCK / 2), S::high_nibbles(quads.add(at), shifts));
                 }
             }
-            (from, to) = (from.add(NIBBLE_BLOCK_BYTES), to.add(BLOCK_BYTES));
+            (from, to) = (from.add(NIBBLE_BLOCK_BYTES), to.add(block_bytes(BLOCK)));
         }
     }
     panel
@@ -356,7 +392,7 @@ unsafe fn float_tile<S: Simd, const R: usize>(call: &Call<'_>, weights: *const u
 }
 
 #[inline(always)]
-unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const R: usize>(
+unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const B: usize, const R: usize>(
     call: &Call<'_>,
     weights: *const u8,
     panel: usize,
@@ -366,10 +402,10 @@ unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const R: usize>(
     // SAFETY: passed on.
     unsafe {
         if S::MANY_REGISTERS {
-            bytes::<S, NIBBLES, R, 2>(call, weights, row, 0, &mut sums);
+            bytes::<S, NIBBLES, B, R, 2>(call, weights, row, 0, &mut sums);
         } else {
-            bytes::<S, NIBBLES, R, 1>(call, weights, row, 0, &mut sums);
-            bytes::<S, NIBBLES, R, 1>(call, weights, row, 1, &mut sums);
+            bytes::<S, NIBBLES, B, R, 1>(call, weights, row, 0, &mut sums);
+            bytes::<S, NIBBLES, B, R, 1>(call, weights, row, 1, &mut sums);
         }
         finish::<S, R>(call, panel, row, &mut sums);
     }
@@ -412,7 +448,7 @@ unsafe fn floats<S: Simd, const R: usize, const C: usize>(
 
 /// As [`floats`], of a panel of bytes, or of one of nibbles.
 #[inline(always)]
-unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
+unsafe fn bytes<S: Dot, const NIBBLES: bool, const B: usize, const R: usize, const C: usize>(
     call: &Call<'_>,
     weights: *const u8,
     row: usize,
@@ -423,11 +459,12 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
     // SAFETY: `weights` is such a panel; the rows lie in the rounded inputs.
     unsafe {
         let mut weights = weights;
-        let inputs = call.bytes.cast_const().add(row * blocks * BLOCK);
+        let inputs = call.bytes.cast_const().add(row * blocks * B);
         let scales = call.scales.cast_const().add(row * blocks);
         let offsets = call.offsets.cast_const().add(row * blocks);
         let mut acc = [[S::splat(0.0); C]; R];
         for block in 0..blocks {
+            // Nibbles have their zero points before the quads; elsewhere what is there is not used.
             let shifts = weights.add(SCALE_BYTES + half * LANES);
             let quads = weights.add(SCALE_BYTES + if NIBBLES { PANEL } else { 0 } + half * LANES * QUAD);
             let mut shift = [S::four_times(shifts); C];
@@ -438,13 +475,13 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
             for r in 0..R {
                 part[r] = [S::splat_sum(*offsets.add(r * blocks + block)); C];
             }
-            for quad in 0..BLOCK / QUAD {
+            for quad in 0..B / QUAD {
                 let mut w = shift;
                 for c in 0..C {
                     w[c] = quad_of::<S, NIBBLES>(quads.add(c * LANES * QUAD), quad, shift[c]);
                 }
                 for r in 0..R {
-                    let x = S::inputs(inputs.add((r * blocks + block) * BLOCK + quad * QUAD));
+                    let x = S::inputs(inputs.add((r * blocks + block) * B + quad * QUAD));
                     for c in 0..C {
                         part[r][c] = S::dot(part[r][c], w[c], x);
                     }
@@ -457,7 +494,7 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const R: usize, const C: usize>(
                     acc[r][c] = S::fma(scale, S::floats(part[r][c]), acc[r][c]);
                 }
             }
-            weights = weights.add(if NIBBLES { NIBBLE_BLOCK_BYTES } else { BLOCK_BYTES });
+            weights = weights.add(if NIBBLES { NIBBLE_BLOCK_BYTES } else { block_bytes(B) });
         }
         for r in 0..R {
             for c in 0..C {
@@ -496,16 +533,22 @@ unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: us
     for (r, sums) in sums.iter_mut().enumerate() {
         // SAFETY: the columns of this panel in this row are inside the output and ours alone; sums hold 32 floats.
         unsafe {
-            if let Finish::Gated(activation) = call.shape.finish {
-                let (gate, up) = (S::load(sums.as_ptr()), S::load(sums.as_ptr().add(LANES)));
-                let activated = match activation {
-                    Activation::Silu => silu::<S>(gate),
-                    Activation::GeluTanh => gelu_tanh::<S>(gate),
-                };
-                S::store(sums.as_mut_ptr(), S::mul(activated, up));
-            }
             let to = call.output.add((row + r) * outputs + first);
-            std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count);
+            let (low, high) = (S::load(sums.as_ptr()), S::load(sums.as_ptr().add(LANES)));
+            let low = match call.shape.finish {
+                Finish::Store => low,
+                Finish::Gated(Activation::Silu) => S::mul(silu::<S>(low), high),
+                Finish::Gated(Activation::GeluTanh) => S::mul(gelu_tanh::<S>(low), high),
+            };
+            if count < width {
+                S::store(sums.as_mut_ptr(), low);
+                std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count);
+                continue;
+            }
+            S::store(to, low);
+            if call.shape.finish == Finish::Store {
+                S::store(to.add(LANES), high);
+            }
         }
     }
 }

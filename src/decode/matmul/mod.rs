@@ -5,12 +5,12 @@
 //! rows of float32, and names its matrix by number: matrices are packed once ([`pack`]) and lie outside of the graph.
 //! The kernel ([`kernel`]) gives a row the same bits beside any others.
 
-mod dot;
 pub(crate) mod kernel;
 pub(crate) mod pack;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,6 +20,7 @@ use ort::value::TensorElementType;
 
 use self::kernel::{Call, Rounded};
 use self::pack::{Arena, Kind, Part, Shape};
+use super::dot;
 use super::simd::Isa;
 use crate::Result;
 
@@ -30,7 +31,7 @@ pub(crate) const MATRIX: &str = "matrix";
 
 /// Whether this processor has what makes these products worthwhile; elsewhere ONNX Runtime's are faster.
 pub(crate) fn is_worthwhile() -> bool {
-    kernel::best_isa() != Isa::Scalar
+    dot::best_isa() != Isa::Scalar
 }
 
 /// The packed matrices of a model.
@@ -108,9 +109,24 @@ impl Operator for PackedMatMul {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
         let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
         match index.filter(|&index| index < self.0.shapes.len()) {
-            Some(index) => Ok(PackedMatMulKernel { matrices: Arc::clone(&self.0), index, isa: kernel::best_isa() }),
+            Some(index) => Ok(PackedMatMulKernel { matrices: Arc::clone(&self.0), index, isa: dot::best_isa() }),
             None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
         }
+    }
+}
+
+/// Output rows that several threads fill.
+struct Output(*mut f32);
+
+// SAFETY: threads take rows of their own.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// # Safety
+    /// The rows lie in the output, which outlives them, and nobody else has them.
+    unsafe fn rows<'a>(&self, rows: Range<usize>, width: usize) -> &'a mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(rows.start * width), rows.len() * width) }
     }
 }
 
@@ -136,15 +152,58 @@ impl Kernel for PackedMatMulKernel {
         }
         let Some(mut output) = context.output(0, dims)? else { return refuse("no output".into()) };
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let mut scratch = self.matrices.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let matrix = &self.matrices.arena.bytes()[range.clone()];
+        let rows = inputs.len() / shape.inputs;
+        let tiles = rows.div_ceil(kernel::BYTE_ROWS);
+        if shape.kind != Kind::Floats && tiles >= self.matrices.threads * PIECES {
+            return self.by_rows(*shape, matrix, inputs, output, tiles, context);
+        }
+        let mut scratch = self.matrices.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let call = Call::new(*shape, self.isa, matrix, inputs, &mut scratch, output);
         self.quantise(&call, context)?;
         self.multiply(&call, context)
     }
 }
 
+/// Pieces of the work for each thread, so that a late one delays little.
+const PIECES: usize = 4;
+
+thread_local! {
+    /// Rounded inputs of the rows that a thread is at, and room for a panel.
+    static SCRATCH: RefCell<(Rounded, Vec<u8>)> = RefCell::default();
+}
+
 impl PackedMatMulKernel {
+    /// Many rows: each thread rounds some and multiplies them by all of the matrix. Rounded inputs never leave its cache;
+    /// written by one processor and read by all, in each product anew, they cost a twentieth of the time.
+    fn by_rows(
+        &self,
+        shape: Shape,
+        matrix: &[u8],
+        inputs: &[f32],
+        output: &mut [f32],
+        tiles: usize,
+        context: &ComputeContext,
+    ) -> ort::Result<()> {
+        let (rows, pieces) = (inputs.len() / shape.inputs, self.matrices.threads * PIECES);
+        let output = Output(output.as_mut_ptr());
+        context.par_for(pieces, pieces, |piece| {
+            let row = |piece: usize| (piece * tiles / pieces * kernel::BYTE_ROWS).min(rows);
+            let (first, end) = (row(piece), row(piece + 1));
+            let inputs = &inputs[first * shape.inputs..end * shape.inputs];
+            // SAFETY: pieces have rows of their own, and the output holds as many as the input.
+            let output = unsafe { output.rows(first..end, shape.outputs()) };
+            SCRATCH.with_borrow_mut(|(rounded, scratch)| {
+                let call = Call::new(shape, self.isa, matrix, inputs, rounded, output);
+                // SAFETY: this thread alone works on these rows, and rounds them first; the instruction set was detected.
+                unsafe {
+                    (0..call.rows).for_each(|row| call.quantise(row));
+                    (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, scratch));
+                }
+            });
+        })
+    }
+
     /// Rounds the inputs of matrices of bytes.
     fn quantise(&self, call: &Call<'_>, context: &ComputeContext) -> ort::Result<()> {
         /// Rows that are worth waking a thread for.
@@ -164,12 +223,11 @@ impl PackedMatMulKernel {
         context.par_for(chunks, 0, |chunk| rows(chunk * ROWS..call.rows.min((chunk + 1) * ROWS)))
     }
 
+    /// Few rows, or floats: each thread has some of the columns.
     fn multiply(&self, call: &Call<'_>, context: &ComputeContext) -> ort::Result<()> {
-        /// Pieces of the work for each thread, so that a late one delays little.
-        const PIECES: usize = 8;
         let panels = call.shape.panels();
         // Rather more pieces than fewer: eighteen panels in nine pieces leave one of two threads with five.
-        let width = (panels / (self.matrices.threads * PIECES)).max(1);
+        let width = (panels / (self.matrices.threads * 2 * PIECES)).max(1);
         let rows = if call.shape.kind == Kind::Floats { FLOAT_ROWS } else { call.rows.max(1) };
         context.par_for(panels.div_ceil(width), 0, |piece| {
             let panels = piece * width..panels.min((piece + 1) * width);

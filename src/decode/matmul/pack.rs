@@ -1,29 +1,38 @@
 //! Weights in the order in which the kernel reads them.
 //!
 //! Columns of the product come in *panels* of 32. A panel of floats holds, for each element of the inner dimension, its
-//! 32 columns side by side. A panel of bytes holds the inner dimension in blocks of 32: the block's scale of each column,
+//! 32 columns side by side. A panel of bytes holds the inner dimension in blocks of 64: the block's scale of each column,
 //! then, four elements at a time, the four bytes of each column. Bytes are unsigned: 128 stands for zero. What is not
 //! there, columns beyond the last and elements beyond the inner dimension, is zero.
 //!
-//! A panel of nibbles is half of one of bytes, which it becomes when it is multiplied: quants q and zero points z of four
-//! bits become 128 + q - z. Behind a block's scales stand the columns' 128 - z; then come the quants, those of the second
+//! Each block of 64 is mixed by a Walsh-Hadamard transform, as blocks of inputs are, and rounded anew: a block of inputs
+//! has a few large numbers, which would leave the others few of their eight bits. The transform is orthogonal, so products
+//! stay what they are (QuaRot, Ashkboos and others, 2024).
+//!
+//! A panel of nibbles is not mixed, because four bits couldn't be kept, and has blocks of 32. For many rows it becomes a
+//! panel of bytes with such blocks when it is multiplied: quants q and zero points z of four bits become 128 + q - z. Behind a block's scales stand the columns' 128 - z; then come the quants, those of the second
 //! half of the block in the high nibbles of the first half's bytes.
 
 use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 
-use super::dot::QUAD;
+use crate::decode::dot::{self, MIXED, QUAD};
 use crate::{Error, ErrorKind, Result};
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
-/// Elements of the inner dimension that share a scale.
+/// Elements of the inner dimension that share a scale in files and in panels of nibbles, and inputs whose sums are
+/// further inputs.
 pub(crate) const BLOCK: usize = 32;
 /// Bytes of a block's scales.
 pub(super) const SCALE_BYTES: usize = PANEL * size_of::<f32>();
-/// Bytes of a block of a panel of bytes: the scales, then the quants.
-pub(super) const BLOCK_BYTES: usize = SCALE_BYTES + PANEL * BLOCK;
+
+/// Bytes of a block of `elements` of a panel of bytes: the scales, then the quants.
+pub(super) const fn block_bytes(elements: usize) -> usize {
+    SCALE_BYTES + PANEL * elements
+}
+
 /// Bytes of a block of a panel of nibbles: the scales, the zero points, then the quants.
 pub(super) const NIBBLE_BLOCK_BYTES: usize = SCALE_BYTES + PANEL + PANEL * BLOCK / 2;
 /// Bytes of an element of the inner dimension in a panel of floats.
@@ -76,8 +85,16 @@ impl Shape {
         self.inputs + if self.block_sums { self.inputs.div_ceil(BLOCK) } else { 0 }
     }
 
+    /// Elements of the inner dimension that share a scale.
+    pub(super) fn block(&self) -> usize {
+        match self.kind {
+            Kind::Bytes => MIXED,
+            Kind::Floats | Kind::Nibbles => BLOCK,
+        }
+    }
+
     pub(super) fn blocks(&self) -> usize {
-        self.inner().div_ceil(BLOCK)
+        self.inner().div_ceil(self.block())
     }
 
     pub(crate) fn panels(&self) -> usize {
@@ -95,7 +112,7 @@ impl Shape {
     pub(super) fn panel_bytes(&self) -> usize {
         match self.kind {
             Kind::Floats => self.inner() * FLOAT_ROW_BYTES,
-            Kind::Bytes => self.blocks() * BLOCK_BYTES,
+            Kind::Bytes => self.blocks() * block_bytes(MIXED),
             Kind::Nibbles => (self.blocks() * NIBBLE_BLOCK_BYTES).next_multiple_of(64),
         }
     }
@@ -126,29 +143,78 @@ impl Shape {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part<'a> {
     /// float32 `[inner, columns]`, or `[columns, inner]` where `by_column`.
-    Floats { values: &'a [u8], columns: usize, by_column: bool },
-    /// `[columns, blocks]` of MatMulNBits, with one scale for `block` elements.
-    Blocks {
-        bits: usize,
-        block: usize,
+    Floats {
+        values: &'a [u8],
         columns: usize,
-        quants: &'a [u8],
-        scales: &'a [u8],
-        zero_points: Option<&'a [u8]>,
+        by_column: bool,
     },
+    Blocks(Blocks<'a>),
+}
+
+/// A weight of MatMulNBits, `[columns, blocks]`, with one scale for `block` elements.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blocks<'a> {
+    pub(crate) bits: usize,
+    pub(crate) block: usize,
+    pub(crate) columns: usize,
+    pub(crate) quants: &'a [u8],
+    pub(crate) scales: &'a [u8],
+    pub(crate) zero_points: Option<&'a [u8]>,
 }
 
 impl Part<'_> {
     fn columns(&self) -> usize {
         match *self {
-            Part::Floats { columns, .. } | Part::Blocks { columns, .. } => columns,
+            Part::Floats { columns, .. } | Part::Blocks(Blocks { columns, .. }) => columns,
         }
     }
 }
 
-fn float(bytes: &[u8], index: usize) -> f32 {
-    let at = index * size_of::<f32>();
-    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+impl<'a> Blocks<'a> {
+    /// Blocks of a column.
+    fn count(&self) -> usize {
+        self.scales.len() / size_of::<f32>() / self.columns
+    }
+
+    fn scale(&self, column: usize, index: usize) -> f32 {
+        let at = (column * self.count() + index) * size_of::<f32>();
+        let bytes = &self.scales[at..];
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    fn zero_point(&self, column: usize, index: usize) -> u8 {
+        let row = (self.count() * self.bits).div_ceil(8);
+        match self.zero_points {
+            Some(packed) => unpacked(&packed[column * row..][..row], self.bits, index),
+            None => 1 << (self.bits - 1),
+        }
+    }
+
+    fn quants(&self, column: usize, index: usize) -> &'a [u8] {
+        let bytes = self.block * self.bits / 8;
+        &self.quants[(column * self.count() + index) * bytes..][..bytes]
+    }
+
+    /// Writes elements `first..` of a column, as many as there are.
+    fn read(&self, column: usize, first: usize, to: &mut [f32]) {
+        let mut done = 0;
+        while done < to.len() && first + done < self.count() * self.block {
+            let (index, offset) = ((first + done) / self.block, (first + done) % self.block);
+            let count = (self.block - offset).min(to.len() - done);
+            let (scale, zero_point) = (self.scale(column, index), f32::from(self.zero_point(column, index)));
+            let (from, to) = (self.quants(column, index), &mut to[done..done + count]);
+            if self.bits == 8 {
+                for (x, quant) in to.iter_mut().zip(&from[offset..]) {
+                    *x = (f32::from(*quant) - zero_point) * scale;
+                }
+            } else {
+                for (k, x) in to.iter_mut().enumerate() {
+                    *x = (f32::from(unpacked(from, self.bits, offset + k)) - zero_point) * scale;
+                }
+            }
+            done += count;
+        }
+    }
 }
 
 /// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed.
@@ -165,40 +231,46 @@ pub(crate) fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: 
                         row[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(from);
                     }
                 }
-                Part::Blocks { .. } => pack_column(&parts[part], column, lane, shape.kind, to),
+                Part::Blocks(blocks) if shape.kind == Kind::Nibbles => pack_nibbles(&blocks, column, lane, to),
+                Part::Blocks(blocks) => pack_bytes(&blocks, column, lane, shape.inner(), to),
             }
         }
     }
 }
 
-/// Packs one column of quants into lane `lane` of a panel.
-fn pack_column(part: &Part<'_>, column: usize, lane: usize, kind: Kind, panel: &mut [u8]) {
-    let Part::Blocks { bits, block, columns, quants, scales, zero_points } = *part else { return };
-    let (block_bytes, middle) = (block * bits / 8, 1_u8 << (bits - 1));
-    let blocks = scales.len() / size_of::<f32>() / columns;
-    let zero_point_bytes = (blocks * bits).div_ceil(8);
-    let size = if kind == Kind::Nibbles { NIBBLE_BLOCK_BYTES } else { BLOCK_BYTES };
-    for index in 0..blocks {
-        let scale = float(scales, column * blocks + index);
-        let zero_point = match zero_points {
-            Some(packed) => unpacked(&packed[column * zero_point_bytes..][..zero_point_bytes], bits, index),
-            None => middle,
-        };
-        let from = &quants[(column * blocks + index) * block_bytes..][..block_bytes];
-        for (sub, to) in panel.chunks_exact_mut(size).skip(index * block / BLOCK).take(block / BLOCK).enumerate() {
-            let (scale_bytes, to) = to.split_at_mut(SCALE_BYTES);
-            scale_bytes[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
-            let shift = 128_u8.wrapping_sub(zero_point);
-            let quant = |k: usize| unpacked(from, bits, sub * BLOCK + k);
-            let at = |k: usize| k / QUAD * PANEL * QUAD + lane * QUAD + k % QUAD;
-            if kind == Kind::Nibbles {
-                let (shifts, quads) = to.split_at_mut(PANEL);
-                shifts[lane] = shift;
-                (0..BLOCK / 2).for_each(|k| quads[at(k)] = quant(k) | quant(k + BLOCK / 2) << 4);
-            } else {
-                (0..BLOCK).for_each(|k| to[at(k)] = quant(k).wrapping_add(shift));
-            }
+/// Where element `k` of a block lies in lane `lane` of its quads.
+fn place(k: usize, lane: usize) -> usize {
+    k / QUAD * PANEL * QUAD + lane * QUAD + k % QUAD
+}
+
+/// Packs one column into lane `lane` of a panel of bytes, mixed.
+fn pack_bytes(part: &Blocks<'_>, column: usize, lane: usize, inner: usize, panel: &mut [u8]) {
+    for (index, to) in panel.chunks_exact_mut(block_bytes(MIXED)).enumerate() {
+        let first = index * MIXED;
+        let (mut values, mut bytes) = ([0.0; MIXED], [0; MIXED]);
+        part.read(column, first, &mut values[..MIXED.min(inner - first)]);
+        let scale = dot::round_mixed(&values, &mut bytes);
+        let (scales, quads) = to.split_at_mut(SCALE_BYTES);
+        scales[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
+        for (quad, four) in bytes.as_chunks::<QUAD>().0.iter().enumerate() {
+            let four = four.map(|byte| byte as u8 ^ 128);
+            quads[place(quad * QUAD, lane)..][..QUAD].copy_from_slice(&four);
         }
+    }
+}
+
+/// Packs one column into lane `lane` of a panel of nibbles.
+fn pack_nibbles(part: &Blocks<'_>, column: usize, lane: usize, panel: &mut [u8]) {
+    let parts = part.block / BLOCK;
+    for (index, to) in panel.chunks_exact_mut(NIBBLE_BLOCK_BYTES).take(part.count() * parts).enumerate() {
+        let (from, first) = (part.quants(column, index / parts), index % parts * BLOCK);
+        let (scales, to) = to.split_at_mut(SCALE_BYTES);
+        let scale = part.scale(column, index / parts);
+        scales[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
+        let (shifts, quads) = to.split_at_mut(PANEL);
+        shifts[lane] = 128 - part.zero_point(column, index / parts);
+        let quant = |k: usize| unpacked(from, part.bits, first + k);
+        (0..BLOCK / 2).for_each(|k| quads[place(k, lane)] = quant(k) | quant(k + BLOCK / 2) << 4);
     }
 }
 

@@ -3,9 +3,10 @@
 
 use proptest::prelude::*;
 
-use super::kernel::{Call, Rounded, best_isa};
-use super::pack::{self, Activation, BLOCK, Finish, Kind, Part, Shape};
-use crate::decode::simd::Isa;
+use super::kernel::{Call, Rounded};
+use super::pack::{self, Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
+use crate::decode::dot::{self, MIXED, best_isa};
+use crate::decode::simd::{self, Isa};
 
 /// The instruction sets that this machine has.
 fn available() -> Vec<Isa> {
@@ -84,14 +85,14 @@ impl Weight {
     fn part(&self) -> Part<'_> {
         match self.bits {
             32 => Part::Floats { values: &self.first, columns: self.columns, by_column: true },
-            bits => Part::Blocks {
+            bits => Part::Blocks(Blocks {
                 bits,
                 block: self.block,
                 columns: self.columns,
                 quants: &self.first,
                 scales: &self.scales,
                 zero_points: self.zero_points.as_deref(),
-            },
+            }),
         }
     }
 }
@@ -131,6 +132,30 @@ fn block_sum(block: &[f32]) -> f32 {
     }
 }
 
+/// Blocks of 64, the last filled up with zeros, mixed; in float32 and in the kernel's order, so that ties fall to the same
+/// side.
+fn mixed(row: &[f32]) -> Vec<[f32; MIXED]> {
+    let mix = |block: &[f32]| {
+        let mut values = [0.0; MIXED];
+        values[..block.len()].copy_from_slice(block);
+        // SAFETY: Scalar needs no processor features.
+        let mixed = unsafe { dot::mix_block::<simd::Scalar>(dot::load::<simd::Scalar, 4>(values.as_ptr())) };
+        values.copy_from_slice(mixed.as_flattened());
+        values
+    };
+    row.chunks(MIXED).map(mix).collect()
+}
+
+/// Multiples of a 127th of the largest.
+fn round(block: &[f32]) -> Vec<f64> {
+    let largest = block.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+    if largest == 0.0 {
+        return vec![0.0; block.len()];
+    }
+    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    block.iter().map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect()
+}
+
 /// A row of inputs as the kernel rounds it: with the sums of its blocks behind it, each block a multiple of a 127th of
 /// its largest.
 fn rounded(shape: &Shape, row: &[f32]) -> Vec<f64> {
@@ -142,13 +167,19 @@ fn rounded(shape: &Shape, row: &[f32]) -> Vec<f64> {
     if shape.kind == Kind::Floats {
         return row.into_iter().map(f64::from).collect();
     }
-    let round = |block: &[f32]| {
-        let largest = block.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
-        // In float32, so that ties fall to the same side.
-        let (scale, inverse) = (largest / 127.0, 127.0 / largest);
-        block.iter().map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect::<Vec<_>>()
-    };
-    row.chunks(BLOCK).flat_map(round).collect()
+    match shape.kind {
+        Kind::Bytes => mixed(&row).iter().flat_map(|block| round(block)).collect(),
+        _ => row.chunks(BLOCK).flat_map(round).collect(),
+    }
+}
+
+/// A column of weights as the kernel multiplies it.
+fn weighed(shape: &Shape, column: &[f32]) -> Vec<f64> {
+    match shape.kind {
+        // Mixed twice, in inputs and weights, is 64 times as large.
+        Kind::Bytes => mixed(column).iter().flat_map(|block| round(block)).map(|x| x / MIXED as f64).collect(),
+        _ => column.iter().map(|x| f64::from(*x)).collect(),
+    }
 }
 
 /// The product in float64, and how far float32 may be from it.
@@ -157,7 +188,8 @@ fn expected(shape: &Shape, weights: &[&Weight], row: &[f32]) -> Vec<(f64, f64)> 
     let columns = weights.iter().flat_map(|weight| &weight.values);
     let sums: Vec<(f64, f64)> = columns
         .map(|column| {
-            let products = column.iter().zip(&inputs).map(|(w, x)| f64::from(*w) * x);
+            let column = weighed(shape, column);
+            let products = column.iter().zip(&inputs).map(|(w, x)| w * x);
             let (sum, size) = products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs()));
             (sum, 1e-6 * size + 1e-6)
         })
@@ -245,6 +277,27 @@ proptest! {
         let kind = if bytes { Kind::Bytes } else { Kind::Floats };
         let shape = Shape { finish: Finish::Gated(activation), ..stored(kind, inputs, 2 * columns) };
         check(shape, &[&gate, &up], rows, u64::from(seed) + 9);
+    }
+}
+
+/// Mixing is Walsh's matrix, which is 64 times its own inverse: mixed inputs times mixed weights are the product, within
+/// what two roundings to a 127th of a block's largest may do.
+#[test]
+fn mixed_products_are_the_products() {
+    let (inputs, weight) = (numbers(192, 3), Weight::blocks(8, 32, 192, 5, false, 4));
+    let mixed_block = &mixed(&inputs)[1];
+    for (i, x) in mixed_block.iter().enumerate() {
+        let sign = |k: usize| if (i & k).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
+        let want: f64 = inputs[64..128].iter().enumerate().map(|(k, x)| sign(k) * f64::from(*x)).sum();
+        assert!((f64::from(*x) - want).abs() < 1e-5, "number {i}: {x} is not {want}");
+    }
+    let shape = stored(Kind::Bytes, 192, 5);
+    let found = product(&shape, &packed(&shape, &[&weight]), &inputs, best_isa());
+    let norm = |x: &[f32]| x.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+    for (found, column) in found.iter().zip(&weight.values) {
+        let want: f64 = column.iter().zip(&inputs).map(|(w, x)| f64::from(w * x)).sum();
+        let off = (f64::from(*found) - want).abs();
+        assert!(off < 0.02 * norm(column) * norm(&inputs), "{found} is not {want}");
     }
 }
 

@@ -26,6 +26,7 @@ use super::graph::GraphFile;
 use super::layout::CacheType;
 use crate::decode::attention::DOMAIN;
 use crate::decode::attention::form::Stored;
+use crate::decode::dot;
 use crate::decode::matmul;
 use crate::decode::matmul::pack::Kind;
 use crate::onnx::build::{Dim, value_info};
@@ -134,7 +135,8 @@ fn stored(wanted: CacheType, products: &[Product]) -> Result<Stored, String> {
                                              (AVX-512 BF16), which this one does not; use \"float32\" or \"auto\""
             .into()),
         (CacheType::Bfloat16, true) => Ok(Stored::Bfloat16),
-        (CacheType::Auto, true) if quantised => Ok(Stored::Bfloat16),
+        (CacheType::Int8, _) => Ok(Stored::Int8),
+        (CacheType::Auto, _) if quantised && dot::multiplies_bytes() => Ok(Stored::Int8),
         (CacheType::Auto | CacheType::Float32, _) => Ok(Stored::Float32),
     }
 }
@@ -169,7 +171,7 @@ fn inputs(
     (flat, stored): (bool, Stored),
     used: &HashSet<String>,
 ) -> Result<Vec<ValueInfoProto>, String> {
-    use tensor_proto::DataType::{Bfloat16, Float, Int32, Int64};
+    use tensor_proto::DataType::{Bfloat16, Float, Int32, Int64, Uint8};
     let own = config.decoder.inputs.position_ids.as_str();
     let row = [Dim::Size(1), Dim::Symbol("tokens")];
     let per_sequence = [Dim::Symbol("sequences")];
@@ -187,6 +189,7 @@ fn inputs(
     let element = match stored {
         Stored::Float32 => Float,
         Stored::Bfloat16 => Bfloat16,
+        Stored::Int8 => Uint8,
     };
     for layer in 0..shape.layers {
         inputs.push(value_info(&names::key_cache(layer), element, &cache));

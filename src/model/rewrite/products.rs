@@ -10,7 +10,7 @@ use std::path::Path;
 use super::graph::{Attributes, Values, integers, is_external};
 use super::widen;
 use crate::decode::attention::{self, DOMAIN};
-use crate::decode::matmul::pack::{Activation, BLOCK, Finish, Kind, Part, Shape};
+use crate::decode::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
 use crate::decode::matmul::{MATRIX, OPERATOR};
 use crate::onnx::build::{int, node};
 use crate::onnx::tensor_proto::DataType;
@@ -318,7 +318,7 @@ impl Weight {
             Form::Floats { by_column } => Part::Floats { values: &data[0], columns, by_column },
             Form::Blocks { bits, block } => {
                 let zero_points = data.get(2).map(Vec::as_slice);
-                Part::Blocks { bits, block, columns, quants: &data[0], scales: &data[1], zero_points }
+                Part::Blocks(Blocks { bits, block, columns, quants: &data[0], scales: &data[1], zero_points })
             }
         }
     }

@@ -1,0 +1,472 @@
+//! Tiles of bytes: keys, values, queries and weights in eight bits, of which AVX-512 VNNI multiplies four for one.
+//!
+//! # What is rounded, and how
+//!
+//! A token's key and value have a scale for each head, a query one for each of its heads: nothing is rounded by what
+//! other tokens are. Before they are rounded, they are mixed by a Walsh-Hadamard transform, which spreads what is large in
+//! one dimension over all of them (QuaRot, Ashkboos and others, 2024). It is orthogonal, so products of mixed queries and
+//! keys are the products, and the sum of mixed values is mixed back once a row.
+//!
+//! A weight is e^(s + ln c), s being the score and c the scale of the key's value: so a sum over keys can run over bytes.
+//! Within a tile, the largest of a row's weights becomes 255. (A scale for the whole row would lose the many small ones
+//! that come after a large one; models put a large one on the first token.) The sum of weights, without the scales of
+//! values, is kept in float32 and not rounded.
+//!
+//! # Layout of the cache
+//!
+//! Of a block of sixteen tokens and a key-value head, keys are stored four dimensions at a time, `[head_size / 4][16][4]`,
+//! as unsigned bytes (128 stands for zero), behind them the sixteen scales in float32. Values are stored four tokens at a
+//! time, `[4][head_size][4]`, signed, behind them the sixteen logarithms of scales. A row of queries is `[head_size]`
+//! signed bytes, its scale, and what 128 for zero adds to its products, with the sign turned.
+//!
+//! Integer sums are exact, so it doesn't matter which rows and keys are summed together, and what hidden keys hold.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "iterators take closures, which may be compiled without the processor's features"
+)]
+
+use std::f32::consts::LOG2_E;
+
+use super::kernel::{Call, Heads, TILE, TILE_BLOCKS};
+use super::prepare::MAX_HEAD;
+use super::tile::{ROWS, Seen, State, Tile};
+use crate::decode::dot::{self, Dot, MIXED, QUAD};
+use crate::decode::simd::{self, LANE_INDEX, LANES, Simd};
+
+/// Bytes of the scale of a token's key or value.
+pub(super) const SCALE_BYTES: usize = size_of::<f32>();
+/// Bytes of a row of queries behind its numbers.
+const QUERY_TAIL: usize = size_of::<f32>() + size_of::<i32>();
+/// Bytes of four dimensions of sixteen keys.
+const KEY_QUAD: usize = LANES * QUAD;
+/// Smallest scale of values: nothing's logarithm can't be taken.
+const SMALLEST_SCALE: f32 = 1e-10;
+/// log₂ 255
+const LOG_LARGEST: f32 = 7.994_353_3;
+
+/// Length of the transforms that mix a head of this stored size.
+fn mixed_length(stored: usize) -> usize {
+    1 << stored.trailing_zeros()
+}
+
+/// Mixes a head's numbers, without the transform's factor, which would be one over the root of its length.
+#[inline(always)]
+unsafe fn mix<S: Dot>(row: *mut f32, stored: usize) {
+    // SAFETY: the row holds `stored` floats, a multiple of sixteen.
+    unsafe {
+        let length = mixed_length(stored);
+        let mut half = if length < MIXED { LANES } else { MIXED };
+        if half == MIXED {
+            for d in (0..stored).step_by(MIXED) {
+                let [a, b, c, e] = dot::mix_block::<S>(dot::load::<S, 4>(row.add(d)));
+                S::store(row.add(d), a);
+                S::store(row.add(d + LANES), b);
+                S::store(row.add(d + 2 * LANES), c);
+                S::store(row.add(d + 3 * LANES), e);
+            }
+        } else {
+            for d in (0..stored).step_by(LANES) {
+                S::store(row.add(d), S::mix(S::load(row.add(d))));
+            }
+        }
+        while half < length {
+            for start in (0..stored).step_by(2 * half) {
+                for d in (start..start + half).step_by(LANES) {
+                    let (a, b) = (S::load(row.add(d)), S::load(row.add(d + half)));
+                    S::store(row.add(d), S::add(a, b));
+                    S::store(row.add(d + half), S::sub(a, b));
+                }
+            }
+            half *= 2;
+        }
+    }
+}
+
+/// As [`Call::prepare`], in a function that is compiled for what S stands for.
+#[inline(always)]
+pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+    let Heads { query, kv, size } = call.heads;
+    let stored = call.heads.stored();
+    // Behind the stored size they stay zero.
+    let mut row = [0.0; MAX_HEAD];
+    let mut bytes = [0_i8; MAX_HEAD];
+    let rounded = stored.next_multiple_of(2 * LANES);
+    // SAFETY: `queries` has room for a row of float32 for each head, and this token is ours. The slot is inside the cache,
+    // and only this call writes it, through the raw pointer, because other threads write their own lanes of the same
+    // block.
+    unsafe {
+        // Scores are logarithms of base two, but for the soft cap.
+        let base = if call.softcap == 0.0 { LOG2_E } else { 1.0 };
+        let factor = base * call.scale / mixed_length(stored) as f32;
+        for head in 0..query {
+            call.rotate::<S>(call.query.head(token, head, size), position, &mut row);
+            row[size..stored].fill(0.0);
+            mix::<S>(row.as_mut_ptr(), stored);
+            let (scale, sum) = dot::round_all::<S>(&row[..rounded], bytes.as_mut_ptr());
+            let to = call.queries.add((token * query + head) * (stored + QUERY_TAIL));
+            std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), to, stored);
+            to.add(stored).cast::<f32>().write_unaligned(scale * factor);
+            to.add(stored + size_of::<f32>()).cast::<i32>().write_unaligned(-128 * sum);
+        }
+        let Some(slot) = slot else { return };
+        let (block, lane) = (slot / LANES, slot % LANES);
+        for head in 0..kv {
+            let start = call.stored_as.head_offset(call.heads, block, head);
+            call.rotate::<S>(call.key.head(token, head, size), position, &mut row);
+            row[size..stored].fill(0.0);
+            mix::<S>(row.as_mut_ptr(), stored);
+            let (scale, _) = dot::round_all::<S>(&row[..rounded], bytes.as_mut_ptr());
+            let keys = call.key_cache.add(start);
+            for quad in 0..stored / QUAD {
+                let four = bytes.as_ptr().add(quad * QUAD).cast::<u32>().read_unaligned() ^ 0x8080_8080;
+                keys.add(quad * KEY_QUAD + lane * QUAD).cast::<u32>().write_unaligned(four);
+            }
+            keys.add(stored * LANES).cast::<f32>().add(lane).write_unaligned(scale);
+
+            row[..size].copy_from_slice(call.value.head(token, head, size));
+            row[size..stored].fill(0.0);
+            mix::<S>(row.as_mut_ptr(), stored);
+            let (scale, _) = dot::round_all::<S>(&row[..rounded], bytes.as_mut_ptr());
+            let values = call.value_cache.add(start);
+            for d in 0..stored {
+                let at = lane / QUAD * QUAD * stored + d * QUAD + lane % QUAD;
+                values.add(at).cast::<i8>().write(bytes[d]);
+            }
+            // NaN stays NaN.
+            let scale = if scale < SMALLEST_SCALE { SMALLEST_SCALE } else { scale };
+            values.add(stored * LANES).cast::<f32>().add(lane).write_unaligned(scale.log2());
+        }
+    }
+}
+
+/// Up to four cache blocks of one key-value head, of bytes. Where there are fewer, the first stands for those that are
+/// missing, and nobody sees their keys.
+pub(super) struct Bytes<S> {
+    keys: [*const u8; TILE_BLOCKS],
+    values: [*const u8; TILE_BLOCKS],
+    /// One over the values' scales.
+    inverse: [f32; TILE],
+    blocks: usize,
+    /// Position of the first key.
+    start: usize,
+    /// Stored head size.
+    stored: usize,
+    scores: [[f32; TILE]; ROWS],
+    weights: [[u8; TILE]; ROWS],
+    lanes: std::marker::PhantomData<S>,
+}
+
+// SAFETY: uses what S stands for; pointers are used as documented.
+unsafe impl<S: Dot> Tile for Bytes<S> {
+    type S = S;
+    const CLEARED: bool = false;
+
+    fn query_bytes(stored: usize) -> usize {
+        stored + QUERY_TAIL
+    }
+
+    fn empty(stored: usize) -> Self {
+        let nowhere = [std::ptr::null(); TILE_BLOCKS];
+        Bytes {
+            keys: nowhere,
+            values: nowhere,
+            inverse: [0.0; TILE],
+            blocks: 0,
+            start: 0,
+            stored,
+            scores: [[0.0; TILE]; ROWS],
+            weights: [[0; TILE]; ROWS],
+            lanes: std::marker::PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather(&mut self, call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize) {
+        (self.start, self.blocks) = (start, (end - start).min(TILE).div_ceil(LANES));
+        for b in 0..TILE_BLOCKS {
+            let block = table[start / LANES + if b < self.blocks { b } else { 0 }] as usize;
+            let offset = call.stored_as.head_offset(call.heads, block, kv_head);
+            // SAFETY: the operator checked that every block number of a sequence is inside the cache.
+            unsafe {
+                self.keys[b] = call.key_cache.cast_const().add(offset);
+                self.values[b] = call.value_cache.cast_const().add(offset);
+                let inverse = simd::coarse_exp2::<S>(S::sub(S::splat(0.0), S::load(self.logarithms(b))));
+                S::store(self.inverse.as_mut_ptr().add(b * LANES), inverse);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn keys(&self) -> (usize, usize) {
+        (self.start, self.blocks * LANES)
+    }
+
+    #[inline(always)]
+    unsafe fn add<const R: usize, const PLAIN: bool>(
+        &mut self,
+        call: &Call<'_>,
+        query: [*const u8; R],
+        output: [*mut f32; R],
+        seen: Seen<R>,
+        state: &mut State,
+        first: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            // Pass by pass over all rows: what a row's weights wait for is a long chain, of which a processor sees one.
+            let largest = self.score::<R, PLAIN>(call, query, seen);
+            let (mut tops, mut change) = ([0.0; R], [0.0; LANES]);
+            for r in 0..R {
+                tops[r] = S::largest(largest[r]) - LOG_LARGEST;
+                change[r] = tops[r] - state.max[first + r];
+            }
+            let mut shrink = [0.0; LANES];
+            let x = S::load(change.as_ptr());
+            // −|x|, in this order: of a NaN and a number, `max` gives the second.
+            let x = S::sub(S::splat(0.0), S::max(S::sub(S::splat(0.0), x), x));
+            S::store(shrink.as_mut_ptr(), simd::coarse_exp2::<S>(x));
+            let mut factors = [None; R];
+            for r in 0..R {
+                if seen.from[r] < seen.to[r] {
+                    let here = self.weigh(r, tops[r], seen.from[r], seen.to[r]);
+                    let row = first + r;
+                    let (before, now) = if change[r] > 0.0 { (shrink[r], 1.0) } else { (1.0, shrink[r]) };
+                    let sum = state.sum[row].as_mut_ptr();
+                    S::store(sum, S::fma(S::load(sum), S::splat(before), S::mul(here, S::splat(now))));
+                    // Nothing yet: what the output holds is not looked at.
+                    let before = if state.max[row] == f32::NEG_INFINITY { 0.0 } else { before };
+                    if change[r] > 0.0 {
+                        state.max[row] = tops[r];
+                    }
+                    factors[r] = Some((before, now));
+                }
+            }
+            self.accumulate::<R>(output, factors, seen.from[0] / QUAD, seen.to[R - 1].div_ceil(QUAD));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(output: *mut f32, stored: usize, total: f32) {
+        // SAFETY: the row holds `stored` floats.
+        unsafe {
+            let by = S::splat(1.0 / (total * mixed_length(stored) as f32));
+            for d in (0..stored).step_by(LANES) {
+                S::store(output.add(d), S::mul(S::load(output.add(d)), by));
+            }
+            mix::<S>(output, stored);
+        }
+    }
+}
+
+impl<S: Dot> Bytes<S> {
+    /// The scales of block `b`'s keys.
+    #[inline(always)]
+    unsafe fn scales(&self, b: usize) -> *const f32 {
+        // SAFETY: they stand behind the keys.
+        unsafe { self.keys[b].add(self.stored * LANES).cast() }
+    }
+
+    /// The logarithms of the scales of block `b`'s values.
+    #[inline(always)]
+    unsafe fn logarithms(&self, b: usize) -> *const f32 {
+        // SAFETY: they stand behind the values.
+        unsafe { self.values[b].add(self.stored * LANES).cast() }
+    }
+
+    /// The scores of all keys that each row sees, and sixteen maxima of each row.
+    #[inline(always)]
+    unsafe fn score<const R: usize, const PLAIN: bool>(
+        &mut self,
+        call: &Call<'_>,
+        query: [*const u8; R],
+        seen: Seen<R>,
+    ) -> [S::V; R] {
+        // SAFETY: passed on.
+        unsafe {
+            let mut largest = [S::splat(f32::NEG_INFINITY); R];
+            if S::MANY_REGISTERS {
+                self.score_blocks::<R, TILE_BLOCKS, PLAIN>(query, 0, &mut largest);
+            } else {
+                for b in 0..self.blocks {
+                    self.score_blocks::<R, 1, PLAIN>(query, b, &mut largest);
+                }
+            }
+            for r in 0..R {
+                if !PLAIN || seen.to[r] < TILE {
+                    largest[r] = self.revise::<PLAIN>(r, call.softcap, seen.from[r], seen.to[r]);
+                }
+            }
+            largest
+        }
+    }
+
+    /// scores[r][key] = q_r · k_key + log₂ c_key over B blocks, without the logarithm where scores are to be capped.
+    #[inline(always)]
+    unsafe fn score_blocks<const R: usize, const B: usize, const PLAIN: bool>(
+        &mut self,
+        query: [*const u8; R],
+        first: usize,
+        largest: &mut [S::V; R],
+    ) {
+        // SAFETY: query rows and keys run to the stored head size; scores hold TILE numbers a row.
+        unsafe {
+            let mut sums = [[S::splat_sum(0); B]; R];
+            let mut scales = [0.0; R];
+            for r in 0..R {
+                let tail = query[r].add(self.stored);
+                scales[r] = tail.cast::<f32>().read_unaligned();
+                sums[r] = [S::splat_sum(tail.add(size_of::<f32>()).cast::<i32>().read_unaligned()); B];
+            }
+            for quad in 0..self.stored / QUAD {
+                let mut keys = [S::weights(self.keys[first].add(quad * KEY_QUAD)); B];
+                for b in 1..B {
+                    keys[b] = S::weights(self.keys[first + b].add(quad * KEY_QUAD));
+                }
+                for r in 0..R {
+                    let x = S::inputs(query[r].add(quad * QUAD).cast());
+                    for b in 0..B {
+                        sums[r][b] = S::dot(sums[r][b], keys[b], x);
+                    }
+                }
+            }
+            for b in 0..B {
+                let key = S::load(self.scales(first + b));
+                let value = if PLAIN { S::load(self.logarithms(first + b)) } else { S::splat(0.0) };
+                for r in 0..R {
+                    let score = S::fma(S::mul(S::floats(sums[r][b]), S::splat(scales[r])), key, value);
+                    largest[r] = S::max(largest[r], score);
+                    S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), score);
+                }
+            }
+        }
+    }
+
+    /// Caps the scores of row `r`, unless PLAIN, and hides keys that are not among `from..to`; returns the maxima anew.
+    #[inline(always)]
+    unsafe fn revise<const PLAIN: bool>(&mut self, r: usize, softcap: f32, from: usize, to: usize) -> S::V {
+        // SAFETY: scores hold TILE numbers a row; all four blocks have logarithms.
+        unsafe {
+            let hidden = S::splat(f32::NEG_INFINITY);
+            let mut largest = hidden;
+            for b in 0..TILE_BLOCKS {
+                let p = self.scores[r].as_mut_ptr().add(b * LANES);
+                let mut score = S::load(p);
+                if !PLAIN {
+                    if softcap != 0.0 {
+                        let (cap, inverse) = (S::splat(softcap * LOG2_E), S::splat(1.0 / softcap));
+                        score = S::mul(cap, simd::tanh::<S>(S::mul(score, inverse)));
+                    }
+                    score = S::add(score, S::load(self.logarithms(b)));
+                }
+                let score = within::<S>(score, b, from, to, hidden);
+                largest = S::max(largest, score);
+                S::store(p, score);
+            }
+            largest
+        }
+    }
+
+    /// Makes weights of row r's scores, of which it sees `from..to`; a weight of 1 stands for 2^`top`. Returns sixteen
+    /// partial sums of the weights without the values' scales.
+    #[inline(always)]
+    unsafe fn weigh(&mut self, r: usize, top: f32, from: usize, to: usize) -> S::V {
+        // SAFETY: scores and weights hold TILE numbers a row.
+        unsafe {
+            let (top, zero) = (S::splat(top), S::splat(0.0));
+            let mut sum = zero;
+            let weights = self.weights[r].as_mut_ptr();
+            for b in (0..TILE_BLOCKS).step_by(2) {
+                let mut pair = [zero; 2];
+                for i in 0..2 {
+                    let at = (b + i) * LANES;
+                    let mut inverse = S::load(self.inverse.as_ptr().add(at));
+                    if from > 0 || to < TILE {
+                        // What is hidden is whatever the block held before, NaN perhaps.
+                        inverse = within::<S>(inverse, b + i, from, to, zero);
+                    }
+                    pair[i] = simd::coarse_exp2::<S>(S::sub(S::load(self.scores[r].as_ptr().add(at)), top));
+                    sum = S::fma(pair[i], inverse, sum);
+                }
+                S::store_unsigned(weights.add(b * LANES), pair[0], pair[1]);
+            }
+            sum
+        }
+    }
+
+    /// o_r = before_r · o_r + here_r · Σ weights[r][key] · v_key over quads of the tile, where there are factors.
+    #[inline(always)]
+    unsafe fn accumulate<const R: usize>(
+        &self,
+        output: [*mut f32; R],
+        factors: [Option<(f32, f32)>; R],
+        from: usize,
+        to: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            let mut d = 0;
+            while S::MANY_REGISTERS && d + 4 * LANES <= self.stored {
+                self.accumulate_dims::<R, 4>(output, factors, from, to, d);
+                d += 4 * LANES;
+            }
+            while d < self.stored {
+                self.accumulate_dims::<R, 1>(output, factors, from, to, d);
+                d += LANES;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn accumulate_dims<const R: usize, const D: usize>(
+        &self,
+        output: [*mut f32; R],
+        factors: [Option<(f32, f32)>; R],
+        from: usize,
+        to: usize,
+        d: usize,
+    ) {
+        /// Quads of keys in a block.
+        const QUADS: usize = LANES / QUAD;
+        // SAFETY: values and outputs run to the stored head size; quads stay below the tile's end.
+        unsafe {
+            let mut sums = [[S::splat_sum(0); D]; R];
+            for quad in from..to {
+                let values = self.values[quad / QUADS].add(((quad % QUADS) * self.stored + d) * QUAD).cast();
+                let mut v = [S::column_inputs(values); D];
+                for i in 1..D {
+                    v[i] = S::column_inputs(values.add(i * LANES * QUAD));
+                }
+                for r in 0..R {
+                    let weights = S::splat_weights(self.weights[r].as_ptr().add(quad * QUAD));
+                    for i in 0..D {
+                        sums[r][i] = S::dot_columns(sums[r][i], weights, v[i]);
+                    }
+                }
+            }
+            for r in 0..R {
+                let Some((before, here)) = factors[r] else { continue };
+                for i in 0..D {
+                    let to = output[r].add(d + i * LANES);
+                    let mut sum = S::mul(S::floats(sums[r][i]), S::splat(here));
+                    if before != 0.0 {
+                        sum = S::fma(S::load(to), S::splat(before), sum);
+                    }
+                    S::store(to, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Lanes of block `b` whose keys are among `from..to`; `other` in those that are not.
+#[inline(always)]
+unsafe fn within<S: Simd>(v: S::V, b: usize, from: usize, to: usize, other: S::V) -> S::V {
+    // SAFETY: the caller compiled for S.
+    unsafe {
+        let lanes = S::load(LANE_INDEX.as_ptr());
+        let first = (b * LANES) as f32;
+        let v = S::select_lt(lanes, S::splat(to as f32 - first), v, other);
+        S::select_lt(lanes, S::splat(from as f32 - first), other, v)
+    }
+}
