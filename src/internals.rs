@@ -170,8 +170,7 @@ impl Attention {
             queries: self.queries.as_mut_ptr().cast(),
             output: self.output.as_mut_ptr(),
         };
-        let isa = if self.stored_as == Stored::Int8 { dot::best_isa() } else { Isa::detect() };
-        let step = Self::HEADS.tokens_per_item();
+        let (isa, step) = (self.stored_as.best_isa(), Self::HEADS.tokens_per_item());
         for token in 0..self.tokens {
             let position = self.past + token;
             let slot = self.table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;

@@ -30,7 +30,7 @@ use std::f32::consts::LOG2_E;
 
 use super::kernel::{Call, Heads, TILE, TILE_BLOCKS};
 use super::prepare::MAX_HEAD;
-use super::tile::{ROWS, Seen, State, Tile};
+use super::tile::{ROWS, Seen, State, Tile, scale_row};
 use crate::decode::dot::{self, Dot, MIXED, QUAD};
 use crate::decode::simd::{self, LANE_INDEX, LANES, Simd};
 
@@ -83,6 +83,23 @@ unsafe fn mix<S: Dot>(row: *mut f32, stored: usize) {
     }
 }
 
+/// Mixes the head in the first `size` numbers of `row` and rounds it to `bytes`; returns its scale and the bytes' sum. Behind
+/// the stored size, `row` is zero.
+#[inline(always)]
+unsafe fn mix_and_round<S: Dot>(
+    row: &mut [f32; MAX_HEAD],
+    size: usize,
+    stored: usize,
+    bytes: &mut [i8; MAX_HEAD],
+) -> (f32, i32) {
+    // SAFETY: the caller compiled for S; a stored head fits into both.
+    unsafe {
+        row[size..stored].fill(0.0);
+        mix::<S>(row.as_mut_ptr(), stored);
+        dot::round_all::<S>(&row[..stored.next_multiple_of(2 * LANES)], bytes.as_mut_ptr())
+    }
+}
+
 /// As [`Call::prepare`], in a function that is compiled for what S stands for.
 #[inline(always)]
 pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
@@ -91,7 +108,6 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
     // Behind the stored size they stay zero.
     let mut row = [0.0; MAX_HEAD];
     let mut bytes = [0_i8; MAX_HEAD];
-    let rounded = stored.next_multiple_of(2 * LANES);
     // SAFETY: `queries` has room for a row of float32 for each head, and this token is ours. The slot is inside the cache,
     // and only this call writes it, through the raw pointer, because other threads write their own lanes of the same
     // block.
@@ -101,9 +117,7 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
         let factor = base * call.scale / mixed_length(stored) as f32;
         for head in 0..query {
             call.rotate::<S>(call.query.head(token, head, size), position, &mut row);
-            row[size..stored].fill(0.0);
-            mix::<S>(row.as_mut_ptr(), stored);
-            let (scale, sum) = dot::round_all::<S>(&row[..rounded], bytes.as_mut_ptr());
+            let (scale, sum) = mix_and_round::<S>(&mut row, size, stored, &mut bytes);
             let to = call.queries.add((token * query + head) * (stored + QUERY_TAIL));
             std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), to, stored);
             to.add(stored).cast::<f32>().write_unaligned(scale * factor);
@@ -114,9 +128,7 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
         for head in 0..kv {
             let start = call.stored_as.head_offset(call.heads, block, head);
             call.rotate::<S>(call.key.head(token, head, size), position, &mut row);
-            row[size..stored].fill(0.0);
-            mix::<S>(row.as_mut_ptr(), stored);
-            let (scale, _) = dot::round_all::<S>(&row[..rounded], bytes.as_mut_ptr());
+            let (scale, _) = mix_and_round::<S>(&mut row, size, stored, &mut bytes);
             let keys = call.key_cache.add(start);
             for quad in 0..stored / QUAD {
                 let four = bytes.as_ptr().add(quad * QUAD).cast::<u32>().read_unaligned() ^ 0x8080_8080;
@@ -125,9 +137,7 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
             keys.add(stored * LANES).cast::<f32>().add(lane).write_unaligned(scale);
 
             row[..size].copy_from_slice(call.value.head(token, head, size));
-            row[size..stored].fill(0.0);
-            mix::<S>(row.as_mut_ptr(), stored);
-            let (scale, _) = dot::round_all::<S>(&row[..rounded], bytes.as_mut_ptr());
+            let (scale, _) = mix_and_round::<S>(&mut row, size, stored, &mut bytes);
             let values = call.value_cache.add(start);
             for d in 0..stored {
                 let at = lane / QUAD * QUAD * stored + d * QUAD + lane % QUAD;
@@ -250,10 +260,7 @@ unsafe impl<S: Dot> Tile for Bytes<S> {
     unsafe fn finish(output: *mut f32, stored: usize, total: f32) {
         // SAFETY: the row holds `stored` floats.
         unsafe {
-            let by = S::splat(1.0 / (total * mixed_length(stored) as f32));
-            for d in (0..stored).step_by(LANES) {
-                S::store(output.add(d), S::mul(S::load(output.add(d)), by));
-            }
+            scale_row::<S>(output, stored, 1.0 / (total * mixed_length(stored) as f32));
             mix::<S>(output, stored);
         }
     }

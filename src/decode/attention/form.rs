@@ -7,7 +7,8 @@ use half::bf16;
 
 use super::bytes::SCALE_BYTES;
 use super::kernel::Heads;
-use crate::decode::simd::{self, LANES, Scalar, Simd};
+use crate::decode::dot;
+use crate::decode::simd::{self, Isa, LANES, Scalar, Simd};
 
 /// What a cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +47,14 @@ impl Stored {
             Stored::Int8 => size_of::<i8>(),
         };
         LANES * self.row(heads) * number
+    }
+
+    /// The best implementation that this processor has for such a cache.
+    pub(crate) fn best_isa(self) -> Isa {
+        match self {
+            Stored::Float32 | Stored::Bfloat16 => Isa::detect(),
+            Stored::Int8 => dot::best_isa(),
+        }
     }
 
     /// Whether this processor multiplies pairs of bfloat16.

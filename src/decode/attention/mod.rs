@@ -25,7 +25,6 @@ use ort::value::{TensorElementType, ValueRef};
 use self::form::Stored;
 use self::kernel::{Call, Heads, Item, Packed, Rotary};
 use self::prepare::MAX_HEAD;
-use super::dot;
 use super::simd::{Isa, LANES};
 
 /// Domain and name under which the rewritten graph calls the operator.
@@ -128,7 +127,7 @@ impl Operator for PagedAttention {
             window,
             rotary: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
             interleaved: context.get::<i64>("rotary_interleaved").unwrap_or(0) != 0,
-            isa: if self.0 == Stored::Int8 { dot::best_isa() } else { Isa::detect() },
+            isa: self.0.best_isa(),
             stored_as: self.0,
             items: Vec::new(),
             rope_rows: Vec::new(),

@@ -7,19 +7,8 @@
 
 use super::form::{Form, Number};
 use super::kernel::{Call, TILE, TILE_BLOCKS};
-use super::tile::{ROWS, Seen, State, Tile};
+use super::tile::{ROWS, Seen, State, Tile, scale_row};
 use crate::decode::simd::{self, LANE_INDEX, LANES, Simd};
-
-#[inline(always)]
-unsafe fn scale_row<S: Simd>(row: *mut f32, len: usize, by: f32) {
-    // SAFETY: `row` holds `len` floats, a multiple of sixteen.
-    unsafe {
-        let by = S::splat(by);
-        for d in (0..len).step_by(LANES) {
-            S::store(row.add(d), S::mul(S::load(row.add(d)), by));
-        }
-    }
-}
 
 /// Up to four cache blocks of one key-value head, of numbers.
 pub(super) struct Numbers<F: Form> {

@@ -491,6 +491,21 @@ fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
 }
 
 #[test]
+fn coarse_powers_of_two_are_as_near_as_they_say() {
+    let exp2 = |x: f32| {
+        // SAFETY: Scalar needs no processor features.
+        unsafe { simd::coarse_exp2::<simd::Scalar>(simd::Scalar::splat(x))[0] }
+    };
+    assert_eq!(exp2(f32::NEG_INFINITY), exp2(-125.0));
+    assert!(exp2(f32::NAN).is_nan());
+    for i in 0..200_000 {
+        let x = i as f32 * 251.0 / 200_000.0 - 125.0;
+        let want = f64::from(x).exp2();
+        assert!((f64::from(exp2(x)) - want).abs() < want / 8192.0, "2^{x} is {}", exp2(x));
+    }
+}
+
+#[test]
 fn hyperbolic_tangent_is_within_four_ulp() {
     let tanh = |x: f32| {
         // SAFETY: Scalar needs no processor features.

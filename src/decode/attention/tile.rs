@@ -22,8 +22,8 @@ pub(super) struct State {
 
 /// Rows of an item from `first` on, where row = token · group + head.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
-    pub(super) first: usize,
+struct Rows {
+    first: usize,
     group: usize,
     /// Query heads of a token.
     heads: usize,
@@ -100,8 +100,10 @@ pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(call: &Call<'_>, item: I
     unsafe {
         let query = call.queries.cast_const().add(base * T::query_bytes(stored));
         let output = call.output.add(base * stored);
-        for r in 0..if T::CLEARED { rows } else { 0 } {
-            std::slice::from_raw_parts_mut(output.add(layout.index(r) * stored), stored).fill(0.0);
+        if T::CLEARED {
+            for r in 0..rows {
+                std::slice::from_raw_parts_mut(output.add(layout.index(r) * stored), stored).fill(0.0);
+            }
         }
         let first = if PLAIN || item.apart { 0 } else { (item.position + 1).saturating_sub(call.window) };
         let mut tile = T::empty(stored);
@@ -118,6 +120,18 @@ pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(call: &Call<'_>, item: I
         for r in 0..rows {
             let total = simd::sum::<T::S>(T::S::load(state.sum[r].as_ptr()));
             T::finish(output.add(layout.index(r) * stored), stored, total);
+        }
+    }
+}
+
+/// Multiplies `len` numbers, a multiple of sixteen, by one.
+#[inline(always)]
+pub(super) unsafe fn scale_row<S: Simd>(row: *mut f32, len: usize, by: f32) {
+    // SAFETY: `row` holds `len` floats, a multiple of sixteen.
+    unsafe {
+        let by = S::splat(by);
+        for d in (0..len).step_by(LANES) {
+            S::store(row.add(d), S::mul(S::load(row.add(d)), by));
         }
     }
 }
