@@ -9,7 +9,8 @@ use crate::decode::attention::form::Stored;
 use crate::decode::attention::kernel::{Call, Heads, Item, Packed};
 use crate::decode::cache::Cache;
 use crate::decode::dot;
-use crate::decode::matmul::kernel::{Call as Product, Rounded};
+use crate::decode::matmul::inputs::Rounded;
+use crate::decode::matmul::kernel::{Call as Product, Operands};
 use crate::decode::matmul::pack::{self, Blocks, Finish, Kind, Part, Shape};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::simd::Isa;
@@ -228,11 +229,11 @@ impl MatMul {
     /// Computes the product; returns a number of it.
     pub fn run(&mut self) -> f32 {
         let (isa, mut scratch) = (dot::best_isa(), Vec::new());
-        let call = Product::new(self.shape, isa, &self.matrix, &self.inputs, &mut self.rounded, &mut self.output);
+        let call = Product::new(self.shape, isa, &self.matrix, Operands::plain(&self.inputs), &mut self.rounded, &mut self.output);
         // SAFETY: one thread; the instruction set was detected.
         unsafe {
             if self.shape.kind != Kind::Floats {
-                (0..call.rows).for_each(|row| call.quantise(row));
+                (0..call.rows).for_each(|row| call.quantise(row, &mut Vec::new()));
             }
             (0..self.shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, &mut scratch));
         }

@@ -53,7 +53,7 @@ impl Default for RuntimeConfig {
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::default(),
             kv_cache: None,
-            step_budget_ms: 100,
+            step_budget_ms: 250,
             step_limit_s: 600,
             max_queued: 256,
             profile: None,
@@ -72,7 +72,7 @@ impl RuntimeConfig {
             ));
         }
         if self.step_budget_ms == 0 {
-            return Err(Error::invalid_config("step_budget_ms = 0: a step needs at least 1 ms; the default is 100"));
+            return Err(Error::invalid_config("step_budget_ms = 0: a step needs at least 1 ms; the default is 250"));
         }
         if !(1..=86_400).contains(&self.step_limit_s) {
             return Err(Error::invalid_config(format!(

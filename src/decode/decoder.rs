@@ -28,7 +28,7 @@ pub struct DecodeOptions {
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        DecodeOptions { kv_cache: 1 << 30, step_budget: Duration::from_millis(100), max_sequences: 64 }
+        DecodeOptions { kv_cache: 1 << 30, step_budget: Duration::from_millis(250), max_sequences: 64 }
     }
 }
 

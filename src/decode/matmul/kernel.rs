@@ -1,8 +1,7 @@
 //! Products of packed rows of inputs and packed matrices.
 //!
 //! A tile is a few rows of inputs and one panel of 32 columns: its sums stay in registers while the inner dimension goes
-//! by once. Matrices of bytes take inputs as bytes too, which [`quantise`] makes of each block of inputs, with a scale
-//! of its own.
+//! by once. Matrices of bytes take inputs as bytes too, each block of them with a scale of its own ([`super::inputs`]).
 //!
 //! # Same bits in any batch
 //!
@@ -14,30 +13,41 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
+use std::ops::Range;
+
+use super::inputs::{Norm, Rounded};
 use super::pack::{Activation, BLOCK, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
-use crate::decode::dot::{self, Dot, MIXED, QUAD};
+use crate::decode::dot::{Dot, MIXED, QUAD};
 use crate::decode::simd::{self, Isa, LANES, Simd};
 
 /// Most rows of a tile of bytes.
 pub(super) const BYTE_ROWS: usize = 6;
 
-/// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for zero in the
-/// weights adds to its sums, with the sign turned.
-#[derive(Debug, Default)]
-pub(crate) struct Rounded {
-    bytes: Vec<i8>,
-    scales: Vec<f32>,
-    offsets: Vec<i32>,
+/// What a product is given for each of its rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operands<'a> {
+    /// `[rows, inputs]`
+    pub(crate) inputs: &'a [f32],
+    /// What is done to them first; matrices of floats have none.
+    pub(crate) norm: Option<Norm<'a>>,
+    /// `[rows, outputs]`, what the product is added to; gated ones have none.
+    pub(crate) residual: Option<&'a [f32]>,
 }
 
-impl Rounded {
-    /// Makes room for `rows` rows for a matrix of this shape.
-    fn resize(&mut self, rows: usize, shape: &Shape) {
-        // Only grows: what is not used does no harm.
-        let blocks = rows * shape.blocks();
-        self.bytes.resize(self.bytes.len().max(blocks * shape.block()), 0);
-        self.scales.resize(self.scales.len().max(blocks), 0.0);
-        self.offsets.resize(self.offsets.len().max(blocks), 0);
+impl<'a> Operands<'a> {
+    /// Inputs that are multiplied as they are.
+    pub(crate) fn plain(inputs: &'a [f32]) -> Self {
+        Operands { inputs, norm: None, residual: None }
+    }
+
+    /// Those of some rows.
+    pub(super) fn rows(&self, rows: &Range<usize>, shape: &Shape) -> Self {
+        let of = |all: &'a [f32], width: usize| &all[rows.start * width..rows.end * width];
+        Operands {
+            inputs: of(self.inputs, shape.inputs),
+            norm: self.norm,
+            residual: self.residual.map(|residual| of(residual, shape.outputs())),
+        }
     }
 }
 
@@ -48,12 +58,11 @@ pub(crate) struct Call<'a> {
     pub(crate) rows: usize,
     /// The packed matrix.
     pub(crate) matrix: &'a [u8],
-    /// `[rows, inputs]`
-    pub(crate) inputs: &'a [f32],
+    pub(super) operands: Operands<'a>,
     /// `[rows, blocks]`, for matrices of bytes.
-    bytes: *mut i8,
-    scales: *mut f32,
-    offsets: *mut i32,
+    pub(super) bytes: *mut i8,
+    pub(super) scales: *mut f32,
+    pub(super) offsets: *mut i32,
     /// `[rows, outputs]`
     output: *mut f32,
 }
@@ -68,13 +77,16 @@ impl<'a> Call<'a> {
         shape: Shape,
         isa: Isa,
         matrix: &'a [u8],
-        inputs: &'a [f32],
+        operands: Operands<'a>,
         rounded: &'a mut Rounded,
         output: &'a mut [f32],
     ) -> Self {
+        let Operands { inputs, norm, residual } = operands;
         let rows = inputs.len() / shape.inputs;
         assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
         assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
+        assert!(residual.is_none_or(|r| r.len() == output.len() && shape.finish == Finish::Store), "one for each number");
+        assert!(norm.is_none_or(|n| n.weight.len() == shape.inputs && shape.kind != Kind::Floats), "one for each input");
         assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
         if shape.kind != Kind::Floats {
             rounded.resize(rows, &shape);
@@ -85,29 +97,11 @@ impl<'a> Call<'a> {
             isa,
             rows,
             matrix,
-            inputs,
+            operands,
             bytes: bytes.as_mut_ptr(),
             scales: scales.as_mut_ptr(),
             offsets: offsets.as_mut_ptr(),
             output: output.as_mut_ptr(),
-        }
-    }
-
-    /// Rounds a row of inputs to bytes.
-    ///
-    /// # Safety
-    /// No other thread works on this row; the processor has what `isa` stands for.
-    pub(crate) unsafe fn quantise(&self, row: usize) {
-        debug_assert!(row < self.rows && self.shape.kind != Kind::Floats);
-        // SAFETY: passed on.
-        unsafe {
-            match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => quantise_avx512(self, row),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => quantise_avx2(self, row),
-                Isa::Scalar => quantise::<simd::Scalar>(self, row),
-            }
         }
     }
 
@@ -133,20 +127,6 @@ impl<'a> Call<'a> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn quantise_avx512(call: &Call<'_>, row: usize) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { quantise::<simd::x86::Avx512>(call, row) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn quantise_avx2(call: &Call<'_>, row: usize) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { quantise::<simd::x86::Avx2>(call, row) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
     // SAFETY: compiled for the features that Avx512 stands for.
     unsafe { multiply::<simd::x86::Avx512>(call, panel, first, end, scratch) }
@@ -157,100 +137,6 @@ unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usiz
 unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
     // SAFETY: compiled for the features that Avx2 stands for.
     unsafe { multiply::<simd::x86::Avx2>(call, panel, first, end, scratch) }
-}
-
-#[inline(always)]
-unsafe fn quantise<S: Dot>(call: &Call<'_>, row: usize) {
-    // SAFETY: passed on.
-    unsafe {
-        if call.shape.kind == Kind::Bytes {
-            quantise_by::<S, MIXED>(call, row);
-        } else {
-            quantise_by::<S, BLOCK>(call, row);
-        }
-    }
-}
-
-/// Rounds a row in blocks of B.
-#[inline(always)]
-unsafe fn quantise_by<S: Dot, const B: usize>(call: &Call<'_>, row: usize) {
-    let Shape { inputs, block_sums, .. } = call.shape;
-    let blocks = call.shape.blocks();
-    let from = &call.inputs[row * inputs..][..inputs];
-    // SAFETY: the row's blocks lie in the arrays and are ours alone.
-    unsafe {
-        let mut block = row * blocks;
-        let (whole, rest) = from.as_chunks::<B>();
-        let (threes, others) = whole.as_chunks::<3>();
-        for values in threes {
-            quantise_blocks::<S, B, 3>(call, block, values.each_ref());
-            block += 3;
-        }
-        for values in others {
-            quantise_blocks::<S, B, 1>(call, block, [values]);
-            block += 1;
-        }
-        // What follows the last whole block, and the sums of blocks behind that.
-        let mut tail = [0.0; B];
-        tail[..rest.len()].copy_from_slice(rest);
-        let mut filled = rest.len();
-        if block_sums {
-            for values in from.chunks(BLOCK) {
-                if filled == B {
-                    quantise_blocks::<S, B, 1>(call, block, [&tail]);
-                    (block, tail, filled) = (block + 1, [0.0; B], 0);
-                }
-                tail[filled] = block_sum::<S>(values);
-                filled += 1;
-            }
-        }
-        if filled > 0 {
-            quantise_blocks::<S, B, 1>(call, block, [&tail]);
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn block_sum<S: Simd>(values: &[f32]) -> f32 {
-    if values.len() < BLOCK {
-        return values.iter().sum();
-    }
-    // SAFETY: 32 floats.
-    unsafe { simd::sum::<S>(S::add(S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)))) }
-}
-
-/// Rounds K blocks, from block `block` on; those for matrices of bytes are mixed first.
-#[inline(always)]
-unsafe fn quantise_blocks<S: Dot, const B: usize, const K: usize>(
-    call: &Call<'_>,
-    block: usize,
-    values: [&[f32; B]; K],
-) {
-    // SAFETY: the blocks lie in the arrays and are ours alone.
-    unsafe {
-        let mut to = [call.bytes; K];
-        for k in 0..K {
-            to[k] = call.bytes.add((block + k) * B);
-        }
-        let rounded = if B == MIXED {
-            let mut mixed = [[S::splat(0.0); 4]; K];
-            for k in 0..K {
-                mixed[k] = dot::mix_block::<S>(dot::load::<S, 4>(values[k].as_ptr()));
-            }
-            dot::round::<S, 4, K>(mixed, to)
-        } else {
-            let mut plain = [[S::splat(0.0); 2]; K];
-            for k in 0..K {
-                plain[k] = dot::load::<S, 2>(values[k].as_ptr());
-            }
-            dot::round::<S, 2, K>(plain, to)
-        };
-        for k in 0..K {
-            let (scale, sum) = rounded[k];
-            call.scales.add(block + k).write(scale);
-            call.offsets.add(block + k).write(sum.wrapping_mul(-128));
-        }
-    }
 }
 
 /// What a panel holds when it is multiplied.
@@ -424,7 +310,7 @@ unsafe fn floats<S: Simd, const R: usize, const C: usize>(
     // SAFETY: `weights` is a panel of the matrix; the rows lie in the inputs.
     unsafe {
         let weights = weights.cast::<f32>().add(half * LANES);
-        let inputs = call.inputs.as_ptr().add(row * inner);
+        let inputs = call.operands.inputs.as_ptr().add(row * inner);
         let mut acc = [[S::splat(0.0); C]; R];
         for k in 0..inner {
             let mut w = [S::splat(0.0); C];
@@ -540,9 +426,20 @@ unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: us
                 Finish::Gated(Activation::Silu) => S::mul(silu::<S>(low), high),
                 Finish::Gated(Activation::GeluTanh) => S::mul(gelu_tanh::<S>(low), high),
             };
+            let residual = call.operands.residual.map(|residual| residual.as_ptr().add((row + r) * outputs + first));
             if count < width {
                 S::store(sums.as_mut_ptr(), low);
+                if let Some(residual) = residual {
+                    for column in 0..count {
+                        sums[column] += *residual.add(column);
+                    }
+                }
                 std::ptr::copy_nonoverlapping(sums.as_ptr(), to, count);
+                continue;
+            }
+            if let Some(residual) = residual {
+                S::store(to, S::add(low, S::load(residual)));
+                S::store(to.add(LANES), S::add(high, S::load(residual.add(LANES))));
                 continue;
             }
             S::store(to, low);

@@ -1,10 +1,13 @@
 //! Matrix products of packed tokens and weights as an operator of ONNX Runtime on the CPU.
 //!
 //! ONNX Runtime's own products of few rows, a decoding step's, stay far from what processor and memory can do, and those
-//! in 8 bits round each input by its neighbours in the batch or take twice the time. `foreturn.MatMul` takes one input,
-//! rows of float32, and names its matrix by number: matrices are packed once ([`pack`]) and lie outside of the graph.
-//! The kernel ([`kernel`]) gives a row the same bits beside any others.
+//! in 8 bits round each input by its neighbours in the batch or take twice the time. `foreturn.PackedMatMul` takes rows of
+//! float32 and names its matrix by number: matrices are packed once ([`pack`]) and lie outside of the graph. Two further
+//! inputs are what else was a pass over all rows: the weight of the norm that its input would have gone through, and the
+//! residual stream that its output would have been added to. The kernel ([`inputs`], [`kernel`]) gives a row the same bits
+//! beside any others.
 
+pub(crate) mod inputs;
 pub(crate) mod kernel;
 pub(crate) mod pack;
 #[cfg(test)]
@@ -18,8 +21,9 @@ use std::thread;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use self::kernel::{Call, Rounded};
-use self::pack::{Arena, Kind, Part, Shape};
+use self::inputs::{Norm, Rounded};
+use self::kernel::{Call, Operands};
+use self::pack::{Arena, Finish, Kind, Part, Shape};
 use super::dot;
 use super::simd::Isa;
 use crate::Result;
@@ -28,6 +32,16 @@ use crate::Result;
 pub(crate) const OPERATOR: &str = "PackedMatMul";
 /// The attribute that numbers the matrix.
 pub(crate) const MATRIX: &str = "matrix";
+/// The norm's attribute.
+pub(crate) const EPSILON: &str = "epsilon";
+
+/// The operator's inputs, in order.
+pub(crate) mod input {
+    pub(crate) const ROWS: usize = 0;
+    pub(crate) const NORM: usize = 1;
+    pub(crate) const RESIDUAL: usize = 2;
+    pub(crate) const COUNT: usize = 3;
+}
 
 /// Whether this processor has what makes these products worthwhile; elsewhere ONNX Runtime's are faster.
 pub(crate) fn is_worthwhile() -> bool {
@@ -99,7 +113,8 @@ impl Operator for PackedMatMul {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(TensorElementType::Float32)]
+        let float = TensorElementType::Float32;
+        [OperatorInput::required(float), OperatorInput::optional(float), OperatorInput::optional(float)]
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -109,7 +124,10 @@ impl Operator for PackedMatMul {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
         let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
         match index.filter(|&index| index < self.0.shapes.len()) {
-            Some(index) => Ok(PackedMatMulKernel { matrices: Arc::clone(&self.0), index, isa: dot::best_isa() }),
+            Some(index) => {
+                let (matrices, epsilon) = (Arc::clone(&self.0), context.get::<f32>(EPSILON).unwrap_or(0.0));
+                Ok(PackedMatMulKernel { matrices, index, epsilon, isa: dot::best_isa() })
+            }
             None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
         }
     }
@@ -133,6 +151,7 @@ impl Output {
 pub(crate) struct PackedMatMulKernel {
     matrices: Arc<Matrices>,
     index: usize,
+    epsilon: f32,
     isa: Isa,
 }
 
@@ -143,7 +162,8 @@ impl Kernel for PackedMatMulKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let refuse = |why: String| Err(ort::Error::new(format!("{OPERATOR}: {why}")));
         let (shape, range) = &self.matrices.shapes[self.index];
-        let Some(input) = context.input(0)? else { return refuse("the input is missing".into()) };
+        let Some(input) = context.input(input::ROWS)? else { return refuse("the input is missing".into()) };
+        let (norm, residual) = (context.input(input::NORM)?, context.input(input::RESIDUAL)?);
         let (dims, inputs) = input.try_extract_tensor::<f32>()?;
         let mut dims: Vec<i64> = dims.iter().copied().collect();
         match dims.last_mut() {
@@ -152,14 +172,24 @@ impl Kernel for PackedMatMulKernel {
         }
         let Some(mut output) = context.output(0, dims)? else { return refuse("no output".into()) };
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let matrix = &self.matrices.arena.bytes()[range.clone()];
-        let rows = inputs.len() / shape.inputs;
-        let tiles = rows.div_ceil(kernel::BYTE_ROWS);
-        if shape.kind != Kind::Floats && tiles >= self.matrices.threads * PIECES {
-            return self.by_rows(*shape, matrix, inputs, output, tiles, context);
+        let norm = norm.as_ref().map(|weight| weight.try_extract_tensor::<f32>()).transpose()?;
+        let norm = norm.map(|(_, weight)| Norm { weight, epsilon: self.epsilon });
+        let residual = residual.as_ref().map(|residual| residual.try_extract_tensor::<f32>()).transpose()?;
+        let residual = residual.map(|(_, residual)| residual);
+        if norm.is_some_and(|norm| norm.weight.len() != shape.inputs || shape.kind == Kind::Floats) {
+            return refuse("the norm's weight does not fit the matrix".into());
         }
-        let mut scratch = self.matrices.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let call = Call::new(*shape, self.isa, matrix, inputs, &mut scratch, output);
+        if residual.is_some_and(|residual| residual.len() != output.len() || shape.finish != Finish::Store) {
+            return refuse("what is to be added does not fit the product".into());
+        }
+        let operands = Operands { norm, residual, ..Operands::plain(inputs) };
+        let matrix = &self.matrices.arena.bytes()[range.clone()];
+        let tiles = (inputs.len() / shape.inputs).div_ceil(kernel::BYTE_ROWS);
+        if shape.kind != Kind::Floats && tiles >= self.matrices.threads * PIECES {
+            return self.by_rows(*shape, matrix, operands, output, tiles, context);
+        }
+        let mut rounded = self.matrices.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = Call::new(*shape, self.isa, matrix, operands, &mut rounded, output);
         self.quantise(&call, context)?;
         self.multiply(&call, context)
     }
@@ -168,9 +198,18 @@ impl Kernel for PackedMatMulKernel {
 /// Pieces of the work for each thread, so that a late one delays little.
 const PIECES: usize = 4;
 
+/// What a thread needs for its work, kept from call to call.
+#[derive(Default)]
+struct Scratch {
+    /// Rounded inputs of the rows that it is at.
+    rounded: Rounded,
+    /// A normalised row.
+    row: Vec<f32>,
+    panel: Vec<u8>,
+}
+
 thread_local! {
-    /// Rounded inputs of the rows that a thread is at, and room for a panel.
-    static SCRATCH: RefCell<(Rounded, Vec<u8>)> = RefCell::default();
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl PackedMatMulKernel {
@@ -180,24 +219,23 @@ impl PackedMatMulKernel {
         &self,
         shape: Shape,
         matrix: &[u8],
-        inputs: &[f32],
+        operands: Operands<'_>,
         output: &mut [f32],
         tiles: usize,
         context: &ComputeContext,
     ) -> ort::Result<()> {
-        let (rows, pieces) = (inputs.len() / shape.inputs, self.matrices.threads * PIECES);
+        let (rows, pieces) = (operands.inputs.len() / shape.inputs, self.matrices.threads * PIECES);
         let output = Output(output.as_mut_ptr());
         context.par_for(pieces, pieces, |piece| {
             let row = |piece: usize| (piece * tiles / pieces * kernel::BYTE_ROWS).min(rows);
-            let (first, end) = (row(piece), row(piece + 1));
-            let inputs = &inputs[first * shape.inputs..end * shape.inputs];
+            let rows = row(piece)..row(piece + 1);
             // SAFETY: pieces have rows of their own, and the output holds as many as the input.
-            let output = unsafe { output.rows(first..end, shape.outputs()) };
-            SCRATCH.with_borrow_mut(|(rounded, scratch)| {
-                let call = Call::new(shape, self.isa, matrix, inputs, rounded, output);
+            let output = unsafe { output.rows(rows.clone(), shape.outputs()) };
+            SCRATCH.with_borrow_mut(|Scratch { rounded, row, panel: scratch }| {
+                let call = Call::new(shape, self.isa, matrix, operands.rows(&rows, &shape), rounded, output);
                 // SAFETY: this thread alone works on these rows, and rounds them first; the instruction set was detected.
                 unsafe {
-                    (0..call.rows).for_each(|row| call.quantise(row));
+                    (0..call.rows).for_each(|index| call.quantise(index, row));
                     (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, scratch));
                 }
             });
@@ -212,8 +250,9 @@ impl PackedMatMulKernel {
             return Ok(());
         }
         let rows = |range: Range<usize>| {
+            let mut scratch = Vec::new();
             // SAFETY: each row is rounded once; the instruction set was detected.
-            range.for_each(|row| unsafe { call.quantise(row) });
+            range.for_each(|row| unsafe { call.quantise(row, &mut scratch) });
         };
         if call.rows < 2 * ROWS {
             rows(0..call.rows);

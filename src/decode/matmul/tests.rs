@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::kernel::{Call, Rounded};
+use super::inputs::{Norm, Rounded};
+use super::kernel::{Call, Operands};
 use super::pack::{self, Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
 use crate::decode::dot::{self, MIXED, best_isa};
 use crate::decode::simd::{self, Isa};
@@ -106,13 +107,17 @@ fn packed(shape: &Shape, weights: &[&Weight]) -> Vec<u8> {
 }
 
 fn product(shape: &Shape, matrix: &[u8], inputs: &[f32], isa: Isa) -> Vec<f32> {
-    let mut output = vec![f32::NAN; inputs.len() / shape.inputs * shape.outputs()];
+    product_of(shape, matrix, Operands::plain(inputs), isa)
+}
+
+fn product_of(shape: &Shape, matrix: &[u8], operands: Operands<'_>, isa: Isa) -> Vec<f32> {
+    let mut output = vec![f32::NAN; operands.inputs.len() / shape.inputs * shape.outputs()];
     let mut rounded = Rounded::default();
-    let call = Call::new(*shape, isa, matrix, inputs, &mut rounded, &mut output);
+    let call = Call::new(*shape, isa, matrix, operands, &mut rounded, &mut output);
     // SAFETY: one thread; the instruction set was detected.
     unsafe {
         if shape.kind != Kind::Floats {
-            (0..call.rows).for_each(|row| call.quantise(row));
+            (0..call.rows).for_each(|row| call.quantise(row, &mut Vec::new()));
         }
         (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, &mut Vec::new()));
     }
@@ -224,6 +229,20 @@ fn check(shape: Shape, weights: &[&Weight], rows: usize, seed: u64) {
     }
 }
 
+/// A row after the norm, which is held to float64.
+fn normalised(norm: &Norm<'_>, row: &[f32]) -> Vec<f32> {
+    let mut scratch = vec![f32::NAN; 7];
+    // SAFETY: Scalar needs no processor features.
+    let found = unsafe { norm.apply::<simd::Scalar>(row, &mut scratch) }.to_vec();
+    let squares: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let root = (squares / row.len() as f64 + f64::from(norm.epsilon)).sqrt();
+    for ((found, x), weight) in found.iter().zip(row).zip(norm.weight) {
+        let want = f64::from(*x) / root * f64::from(*weight);
+        assert!((f64::from(*found) - want).abs() <= 1e-6 * want.abs(), "{found}, not {want}");
+    }
+    found
+}
+
 fn stored(kind: Kind, inputs: usize, columns: usize) -> Shape {
     Shape { kind, finish: Finish::Store, inputs, block_sums: false, columns }
 }
@@ -257,6 +276,33 @@ proptest! {
         let second = Weight::blocks(8, 32, inputs, b, false, u64::from(seed) + 3);
         let shape = Shape { block_sums: true, columns: a + b, ..stored(Kind::Bytes, inputs, 0) };
         check(shape, &[&first, &second], rows, u64::from(seed) + 9);
+    }
+
+    /// A norm and a sum of the product's own have the bits of a pass before it and one behind it.
+    #[test]
+    fn normalised_and_added(
+        kind in prop::sample::select(vec![Kind::Floats, Kind::Bytes, Kind::Nibbles]),
+        inner in 1usize..200, columns in 1usize..100, rows in 1usize..14, seed: u32,
+    ) {
+        let seed = u64::from(seed);
+        let weight = match kind {
+            Kind::Floats => Weight::floats(inner, columns, seed),
+            _ => Weight::blocks(4, 32, inner, columns, true, seed),
+        };
+        let shape = stored(kind, inner, columns);
+        let (matrix, inputs) = (packed(&shape, &[&weight]), numbers(rows * inner, seed + 9));
+        let (of_norm, residual) = (numbers(inner, seed + 5), numbers(rows * columns, seed + 7));
+        let norm = (kind != Kind::Floats).then_some(Norm { weight: &of_norm, epsilon: 1e-5 });
+        let before = match norm {
+            Some(norm) => inputs.chunks(inner).flat_map(|row| normalised(&norm, row)).collect(),
+            None => inputs.clone(),
+        };
+        let operands = Operands { inputs: &inputs, norm, residual: Some(&residual) };
+        for isa in available() {
+            let sums: Vec<f32> =
+                product(&shape, &matrix, &before, isa).iter().zip(&residual).map(|(x, y)| x + y).collect();
+            prop_assert_eq!(&product_of(&shape, &matrix, operands, isa), &sums, "{:?}, {:?}", isa, shape);
+        }
     }
 
     #[test]
@@ -316,6 +362,23 @@ fn what_is_not_finite_shows() {
                 assert!(output[..40].iter().all(|x| x.is_finite()), "the row beside it is whole");
                 assert!(output[40..].iter().all(|x| x.is_nan()), "{damage} at {at} is lost ({isa:?})");
             }
+        }
+    }
+}
+
+/// Nor by a norm, which finds a mean of squares that is not finite.
+#[test]
+fn what_is_not_finite_shows_after_a_norm() {
+    let weight = Weight::blocks(8, 32, 64, 40, false, 1);
+    let shape = stored(Kind::Bytes, 64, 40);
+    let (matrix, ones) = (packed(&shape, &[&weight]), [1.0; 64]);
+    for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut inputs = numbers(64, 5);
+        inputs[20] = damage;
+        let norm = Some(Norm { weight: &ones, epsilon: 1e-5 });
+        for isa in available() {
+            let output = product_of(&shape, &matrix, Operands { norm, ..Operands::plain(&inputs) }, isa);
+            assert!(output.iter().all(|x| x.is_nan()), "{damage} is lost ({isa:?})");
         }
     }
 }

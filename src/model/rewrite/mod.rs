@@ -4,10 +4,12 @@
 //! length are joined ([`rope`]); what only fed the mask disappears; a Gather behind the last attention keeps the rows
 //! whose logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
 //! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Float16 becomes float32 ([`widen`]), because ONNX
-//! Runtime has no float16 products on the CPU. Last, products with weights become the engine's own ([`products`]).
+//! Runtime has no float16 products on the CPU. Last, products with weights become the engine's own ([`products`]), with the
+//! norms and sums beside them ([`norms`]).
 
 mod attention;
 mod graph;
+mod norms;
 pub(crate) mod products;
 pub(crate) mod rope;
 mod rows;
@@ -102,6 +104,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
     let cache = stored(cache, &products).map_err(refuse)?;
     let used = rows::remove_unused(&mut graph, logits);
     rows::gather_early(&mut graph);
+    norms::take_over(&mut graph, &products);
     let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
     let positions = used.contains(&config.decoder.inputs.position_ids);
     graph.input = inputs(&graph, config, shape, (flat, cache), &used).map_err(refuse)?;

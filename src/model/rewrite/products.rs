@@ -104,7 +104,7 @@ fn packed(output: &str, input: &str, index: usize) -> NodeProto {
 }
 
 /// How often each value is read.
-fn uses(graph: &GraphProto) -> HashMap<String, usize> {
+pub(super) fn uses(graph: &GraphProto) -> HashMap<String, usize> {
     let mut uses = HashMap::new();
     let outputs = graph.output.iter().map(|output| output.name());
     for name in graph.node.iter().flat_map(|node| node.input.iter().map(String::as_str)).chain(outputs) {
