@@ -229,7 +229,14 @@ impl MatMul {
     /// Computes the product; returns a number of it.
     pub fn run(&mut self) -> f32 {
         let (isa, mut scratch) = (dot::best_isa(), Vec::new());
-        let call = Product::new(self.shape, isa, &self.matrix, Operands::plain(&self.inputs), &mut self.rounded, &mut self.output);
+        let call = Product::new(
+            self.shape,
+            isa,
+            &self.matrix,
+            Operands::plain(&self.inputs),
+            &mut self.rounded,
+            &mut self.output,
+        );
         // SAFETY: one thread; the instruction set was detected.
         unsafe {
             if self.shape.kind != Kind::Floats {

@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
 
 use foreturn::export::{ExportOptions, export};
 use serde_json::Value;
@@ -297,7 +298,7 @@ fn the_cpp_wrapper_does_what_the_header_does() {
 fn valgrind_finds_no_error_and_no_leak() {
     let Some(valgrind) = tool("valgrind") else { return };
     let suppressions = format!("--suppressions={}", source("valgrind.supp").display());
-    for scenarios in UNDER_VALGRIND {
+    let check = |scenarios: &str| {
         let mut command = Command::new(valgrind);
         // Fair, or a thread that the program waits for may be left out for minutes.
         command.args([
@@ -310,7 +311,15 @@ fn valgrind_finds_no_error_and_no_leak() {
         // What is indirectly or possibly lost belongs to ONNX Runtime's environment, which lives as long as the process.
         command.args(["--show-leak-kinds=definite", &suppressions]);
         silent(command.arg(suite()).args([scenarios.as_ref(), Stage::get().path().as_os_str()]));
-    }
+    };
+    // Two at a time: under valgrind all threads of a process share one processor.
+    let rest = Mutex::new(UNDER_VALGRIND.iter());
+    let next = || rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| std::iter::from_fn(next).for_each(|scenarios| check(scenarios)));
+        }
+    });
 }
 
 #[test]

@@ -85,8 +85,14 @@ impl<'a> Call<'a> {
         let rows = inputs.len() / shape.inputs;
         assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
         assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
-        assert!(residual.is_none_or(|r| r.len() == output.len() && shape.finish == Finish::Store), "one for each number");
-        assert!(norm.is_none_or(|n| n.weight.len() == shape.inputs && shape.kind != Kind::Floats), "one for each input");
+        assert!(
+            residual.is_none_or(|r| r.len() == output.len() && shape.finish == Finish::Store),
+            "one for each number"
+        );
+        assert!(
+            norm.is_none_or(|n| n.weight.len() == shape.inputs && shape.kind != Kind::Floats),
+            "one for each input"
+        );
         assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
         if shape.kind != Kind::Floats {
             rounded.resize(rows, &shape);

@@ -10,13 +10,8 @@ const WIDTH: usize = 32;
 /// A product with a square weight of bytes.
 fn bytes(input: &str, output: &str) -> NodeProto {
     let width = WIDTH as i64;
-    let attributes = vec![
-        int("bits", 8),
-        int("K", width),
-        int("N", width),
-        int("block_size", 32),
-        int("accuracy_level", 4),
-    ];
+    let attributes =
+        vec![int("bits", 8), int("K", width), int("N", width), int("block_size", 32), int("accuracy_level", 4)];
     node(MICROSOFT, "MatMulNBits", output, &[input, "quants", "scales"], &[output], attributes)
 }
 
