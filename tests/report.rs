@@ -110,13 +110,16 @@ fn futures_that_begin_alike_share_a_branch() {
     // A leaf, by keyboard: its messages, why it ended, and what the judge answered.
     let leaf = format!("{branch} .branch > .inside > .tree > li:nth-child(1) > details");
     browser.press_enter(&format!("{leaf} > summary"));
-    let text = browser.text(&leaf);
+    // It is drawn a moment later.
+    let seed = "9007199254740993";
+    let text = browser.wait(|| Some(browser.text(&leaf)).filter(|text| text.contains(seed)));
+    let text = text.unwrap_or_else(|| browser.text(&leaf));
     for part in
         ["Sample 0", "He ran where the waves come in", "window: all turns of the window were sampled", "0.930", "0.070"]
     {
         assert!(text.contains(part), "{part} in {text}");
     }
-    assert!(text.contains("9007199254740993"), "a seed keeps all digits: {text}");
+    assert!(text.contains(seed), "a seed keeps all digits: {text}");
     browser.press_enter(&format!("{leaf} > summary"));
     assert_eq!(browser.run(&format!("return document.querySelector('{leaf}').open")), false);
     browser.assert_quiet(&page);

@@ -57,6 +57,8 @@ impl Browser {
         let mut arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         arguments.push(format!("--user-data-dir={}", self.profile.path().display()));
         json!({"capabilities": {"alwaysMatch": {
+            // What a click draws may come a moment later.
+            "timeouts": {"implicit": 20_000},
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
             "goog:chromeOptions": {"args": arguments},
         }}})
