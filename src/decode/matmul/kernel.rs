@@ -422,6 +422,8 @@ unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: us
     };
     let first = panel * width;
     let count = width.min(outputs - first);
+    // Looked up once: for all the compiler knows, what is stored below could change it.
+    let residual = call.operands.residual.map(|residual| residual[first..].as_ptr());
     for (r, sums) in sums.iter_mut().enumerate() {
         // SAFETY: the columns of this panel in this row are inside the output and ours alone; sums hold 32 floats.
         unsafe {
@@ -432,7 +434,7 @@ unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: us
                 Finish::Gated(Activation::Silu) => S::mul(silu::<S>(low), high),
                 Finish::Gated(Activation::GeluTanh) => S::mul(gelu_tanh::<S>(low), high),
             };
-            let residual = call.operands.residual.map(|residual| residual.as_ptr().add((row + r) * outputs + first));
+            let residual = residual.map(|residual| residual.add((row + r) * outputs));
             if count < width {
                 S::store(sums.as_mut_ptr(), low);
                 if let Some(residual) = residual {
