@@ -2,7 +2,7 @@
 //!
 //! `scheduler` decides which tokens the next step computes, `cache` which blocks hold them, `executor` runs the
 //! step in ONNX Runtime with the operators of `attention` and `matmul` (both on the lanes of `simd` and the products of
-//! bytes of `dot`), and a sequence's `reader` says what comes after its logits, within what a `constraint` allows.
+//! bytes of `dot`, which `rounding` makes), and a sequence's `reader` says what comes after its logits, within what a `constraint` allows.
 
 pub(crate) mod attention;
 pub(crate) mod cache;
@@ -13,6 +13,7 @@ pub(crate) mod executor;
 pub(crate) mod matmul;
 mod padded;
 pub mod reader;
+pub(crate) mod rounding;
 pub mod sampler;
 pub(crate) mod scheduler;
 pub(crate) mod simd;

@@ -31,7 +31,8 @@ use std::f32::consts::LOG2_E;
 use super::kernel::{Call, Heads, TILE, TILE_BLOCKS};
 use super::prepare::MAX_HEAD;
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
-use crate::decode::dot::{self, Dot, MIXED, QUAD};
+use crate::decode::dot::{Dot, QUAD};
+use crate::decode::rounding::{self, MIXED};
 use crate::decode::simd::{self, LANE_INDEX, LANES, Simd};
 
 /// Bytes of the scale of a token's key or value.
@@ -59,7 +60,7 @@ unsafe fn mix<S: Dot>(row: *mut f32, stored: usize) {
         let mut half = if length < MIXED { LANES } else { MIXED };
         if half == MIXED {
             for d in (0..stored).step_by(MIXED) {
-                let [a, b, c, e] = dot::mix_block::<S>(dot::load::<S, 4>(row.add(d)));
+                let [a, b, c, e] = rounding::mix_block::<S>(rounding::load::<S, 4>(row.add(d)));
                 S::store(row.add(d), a);
                 S::store(row.add(d + LANES), b);
                 S::store(row.add(d + 2 * LANES), c);
@@ -96,7 +97,7 @@ unsafe fn mix_and_round<S: Dot>(
     unsafe {
         row[size..stored].fill(0.0);
         mix::<S>(row.as_mut_ptr(), stored);
-        dot::round_all::<S>(&row[..stored.next_multiple_of(2 * LANES)], bytes.as_mut_ptr())
+        rounding::round_all::<S>(&row[..stored.next_multiple_of(2 * LANES)], bytes.as_mut_ptr())
     }
 }
 

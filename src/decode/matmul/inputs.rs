@@ -8,7 +8,8 @@
 
 use super::kernel::Call;
 use super::pack::{BLOCK, Kind, Shape};
-use crate::decode::dot::{self, Dot, MIXED};
+use crate::decode::dot::Dot;
+use crate::decode::rounding::{self, MIXED};
 use crate::decode::simd::{self, Isa, LANES, Simd};
 
 /// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
@@ -201,15 +202,15 @@ unsafe fn quantise_blocks<S: Dot, const B: usize, const K: usize>(
         let rounded = if B == MIXED {
             let mut mixed = [[S::splat(0.0); 4]; K];
             for k in 0..K {
-                mixed[k] = dot::mix_block::<S>(dot::load::<S, 4>(values[k].as_ptr()));
+                mixed[k] = rounding::mix_block::<S>(rounding::load::<S, 4>(values[k].as_ptr()));
             }
-            dot::round::<S, 4, K>(mixed, to)
+            rounding::round::<S, 4, K>(mixed, to)
         } else {
             let mut plain = [[S::splat(0.0); 2]; K];
             for k in 0..K {
-                plain[k] = dot::load::<S, 2>(values[k].as_ptr());
+                plain[k] = rounding::load::<S, 2>(values[k].as_ptr());
             }
-            dot::round::<S, 2, K>(plain, to)
+            rounding::round::<S, 2, K>(plain, to)
         };
         for k in 0..K {
             let (scale, sum) = rounded[k];

@@ -250,9 +250,10 @@ impl PackedMatMulKernel {
             return Ok(());
         }
         let rows = |range: Range<usize>| {
-            let mut scratch = Vec::new();
-            // SAFETY: each row is rounded once; the instruction set was detected.
-            range.for_each(|row| unsafe { call.quantise(row, &mut scratch) });
+            SCRATCH.with_borrow_mut(|scratch| {
+                // SAFETY: each row is rounded once; the instruction set was detected.
+                range.for_each(|row| unsafe { call.quantise(row, &mut scratch.row) });
+            });
         };
         if call.rows < 2 * ROWS {
             rows(0..call.rows);

@@ -17,7 +17,8 @@ use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 
-use crate::decode::dot::{self, MIXED, QUAD};
+use crate::decode::dot::QUAD;
+use crate::decode::rounding::{self, MIXED};
 use crate::{Error, ErrorKind, Result};
 
 /// Columns of a panel.
@@ -249,7 +250,7 @@ fn pack_bytes(part: &Blocks<'_>, column: usize, lane: usize, inner: usize, panel
         let first = index * MIXED;
         let (mut values, mut bytes) = ([0.0; MIXED], [0; MIXED]);
         part.read(column, first, &mut values[..MIXED.min(inner - first)]);
-        let scale = dot::round_mixed(&values, &mut bytes);
+        let scale = rounding::round_mixed(&values, &mut bytes);
         let (scales, quads) = to.split_at_mut(SCALE_BYTES);
         scales[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
         for (quad, four) in bytes.as_chunks::<QUAD>().0.iter().enumerate() {

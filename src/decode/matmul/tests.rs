@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::inputs::{Norm, Rounded};
 use super::kernel::{Call, Operands};
 use super::pack::{self, Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
-use crate::decode::dot::{self, MIXED, best_isa};
+use crate::decode::dot::best_isa;
+use crate::decode::rounding::{self, MIXED};
 use crate::decode::simd::{self, Isa};
 
 /// The instruction sets that this machine has.
@@ -144,7 +145,7 @@ fn mixed(row: &[f32]) -> Vec<[f32; MIXED]> {
         let mut values = [0.0; MIXED];
         values[..block.len()].copy_from_slice(block);
         // SAFETY: Scalar needs no processor features.
-        let mixed = unsafe { dot::mix_block::<simd::Scalar>(dot::load::<simd::Scalar, 4>(values.as_ptr())) };
+        let mixed = unsafe { rounding::mix_block::<simd::Scalar>(rounding::load::<simd::Scalar, 4>(values.as_ptr())) };
         values.copy_from_slice(mixed.as_flattened());
         values
     };

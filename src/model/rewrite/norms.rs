@@ -45,8 +45,7 @@ fn take_over_sums(graph: &mut GraphProto, products: &[Product]) {
         let mut product = nodes.remove(at);
         let (normed, weight) = (&skip.output[0], &skip.input[2]);
         let sum = skip.output.get(3).filter(|sum| !sum.is_empty()).cloned().unwrap_or_else(|| format!("{normed}/sum"));
-        product.input.resize(input::COUNT, String::new());
-        product.input[input::RESIDUAL] = stream;
+        give(&mut product, input::RESIDUAL, &stream);
         let attributes = vec![int("axis", -1), float("epsilon", epsilon(&skip, 1e-12))];
         let norm = node("", NORMS[0], skip.name(), &[&sum, weight], &[normed], attributes);
         product.output[0] = sum;
@@ -98,11 +97,16 @@ fn take_over_norms(graph: &mut GraphProto, products: &[Product]) {
     graph.node.retain(|node| !node.output.first().is_some_and(|output| gone.contains(output)));
     for product in &mut graph.node {
         let Some(norm) = product.output.first().and_then(|output| taken.get(output)) else { continue };
-        product.input.resize(input::COUNT, String::new());
-        product.input[input::ROWS].clone_from(&norm.input[0]);
-        product.input[input::NORM].clone_from(&norm.input[1]);
+        give(product, input::ROWS, &norm.input[0]);
+        give(product, input::NORM, &norm.input[1]);
         product.attribute.push(float(EPSILON, epsilon(norm, 1e-5)));
     }
+}
+
+/// Makes `name` an input of a product.
+fn give(product: &mut NodeProto, input: usize, name: &str) {
+    product.input.resize(input::COUNT, String::new());
+    name.clone_into(&mut product.input[input]);
 }
 
 /// What a norm adds to the mean of squares; `default` where the file doesn't say.
