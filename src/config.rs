@@ -32,7 +32,8 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{AllocationConfig, ByteSize, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
+pub use crate::byte_size::ByteSize;
+pub use sections::{AllocationConfig, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
 pub use crate::chat::remote::{JsonMode, MaxTokensField};
 pub use crate::runtime::{OnUnavailable, Provider};

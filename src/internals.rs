@@ -4,18 +4,18 @@
 use ndarray::{Array2, ArrayView2};
 
 use crate::Result;
-use crate::decode::attention::BLOCK_SIZE;
-use crate::decode::attention::form::Stored;
-use crate::decode::attention::kernel::{Call, Heads, Item, Packed};
 use crate::decode::cache::Cache;
-use crate::decode::dot;
-use crate::decode::matmul::inputs::Rounded;
-use crate::decode::matmul::kernel::{Call as Product, Operands};
-use crate::decode::matmul::pack::{self, Blocks, Finish, Kind, Part, Shape};
+use crate::decode::executor::{Executor, Step};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
-use crate::decode::simd::Isa;
-use crate::decode::step::{Executor, Step};
 use crate::decode::variant::{Variant, Variants};
+use crate::kernels::attention::BLOCK_SIZE;
+use crate::kernels::attention::form::Stored;
+use crate::kernels::attention::kernel::{Call, Heads, Item, Packed};
+use crate::kernels::dot;
+use crate::kernels::matmul::inputs::Rounded;
+use crate::kernels::matmul::kernel::{Call as Product, Operands};
+use crate::kernels::matmul::pack::{self, Blocks, Finish, Kind, Part, Shape};
+use crate::kernels::simd::Isa;
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
 pub fn isa() -> String {

@@ -20,6 +20,7 @@
 //! into tokens, [`chat`] messages into messages; [`rollout`] samples futures, [`reward`] scores them, [`rank`] brings
 //! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
 
+mod byte_size;
 pub mod chat;
 pub mod config;
 pub mod decode;
@@ -29,6 +30,8 @@ pub mod export;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+pub(crate) mod kernels;
+pub mod message;
 pub mod model;
 pub(crate) mod onnx;
 pub mod rank;

@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::reasoning::visible;
 use super::{ChatOutput, Finish, JsonSchema};
+use crate::message::reasoning::visible;
 use crate::{Error, ErrorKind, Result};
 
 mod lenient;

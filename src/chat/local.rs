@@ -7,12 +7,12 @@ use std::time::Instant;
 use super::backend::Backend;
 use super::{
     ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, SampledTokens, Ticket, Usage,
-    reasoning,
 };
 use crate::decode::constraint::Constraints;
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::{DecodeOptions, DecoderStats};
+use crate::message::reasoning;
 use crate::model::ModelFolder;
 use crate::model::tokenizer::{EncodedChat, RenderOptions};
 use crate::runtime::{ProviderReport, RuntimeOptions};

@@ -1,4 +1,4 @@
-//! Messages, and the one interface behind which every model sits: [`ChatModel`].
+//! The one interface behind which every model sits: [`ChatModel`].
 //!
 //! A chat model takes requests and gives replies later, so that whoever drives it can batch what is due: `submit`
 //! queues, `poll` advances by one bounded step and hands out what has finished. `local` puts an exported model
@@ -8,73 +8,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::decode::SamplingOptions;
 use crate::score::{ScoreOutput, ScoreTask};
-use crate::{Error, Result};
+
+pub use crate::decode::constraint::JsonSchema;
+pub use crate::decode::reader::Finish;
+pub use crate::message::{Message, Role, SampledTokens, parse_chats, parse_messages};
 
 mod backend;
 pub(crate) mod json_reply;
 pub(crate) mod local;
-pub(crate) mod reasoning;
 pub(crate) mod remote;
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Instructions that precede the conversation.
-    System,
-    /// The user, or whoever simulates them.
-    User,
-    /// The policy.
-    Assistant,
-}
-
-impl Role {
-    /// The role's name in chat templates and in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        }
-    }
-}
-
-/// The tokens of a message as the model sampled them.
-///
-/// The text of a reply does not determine its tokens; a conversation that goes on keeps the very tokens that were
-/// sampled, so that the policy is scored on what it really said (and its cache entries stay valid).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SampledTokens {
-    /// Name of the model that sampled them; another model re-tokenises the text.
-    pub model: Arc<str>,
-    /// Token ids without the end-of-turn token.
-    pub ids: Arc<[u32]>,
-}
-
-/// One message of a conversation.
-///
-/// Fields that this library doesn't know (tool calls, images, reasoning kept apart) are refused: leaving them out would
-/// change the conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// The text; never interpreted as control tokens of a chat template.
-    pub content: String,
-    /// The tokens it was sampled as, where known.
-    #[serde(skip)]
-    pub tokens: Option<SampledTokens>,
-}
-
-impl Message {
-    /// A message given as text.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Message { role, content: content.into(), tokens: None }
-    }
-}
 
 /// What is asked of a chat model.
 #[derive(Debug, Clone)]
@@ -114,27 +59,6 @@ pub enum ChatTask {
     Score(ScoreTask),
 }
 
-/// What a reply in JSON has to look like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsonSchema {
-    /// A short name of letters, digits, `_` and `-`, which endpoints ask for.
-    pub name: String,
-    /// The schema.
-    pub schema: serde_json::Value,
-}
-
-impl JsonSchema {
-    /// A schema from the text of a file. `origin` names it in messages; the schema is named `reply`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it isn't JSON.
-    pub fn parse(json: &str, origin: &str) -> Result<Self> {
-        let schema = serde_json::from_str(json)
-            .map_err(|e| Error::invalid_request(format!("{origin}: not a JSON schema: {e}")).with_source(e))?;
-        Ok(JsonSchema { name: "reply".into(), schema })
-    }
-}
-
 /// A finished request.
 #[derive(Debug, Clone)]
 pub struct ChatReply {
@@ -165,35 +89,6 @@ pub enum ChatOutput {
     },
     /// For [`ChatTask::Score`].
     Score(ScoreOutput),
-}
-
-/// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// The model ended its turn, or a stop text came.
-    Stop,
-    /// The limit on new tokens was reached.
-    Length,
-    /// The model's context is full.
-    Context,
-    /// The deadline passed; what was sampled until then is returned.
-    Deadline,
-    /// The caller cancelled; what was sampled until then is returned.
-    Cancelled,
-}
-
-impl Finish {
-    /// Its name in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-            Finish::Context => "context",
-            Finish::Deadline => "deadline",
-            Finish::Cancelled => "cancelled",
-        }
-    }
 }
 
 /// What a request cost. Reused tokens depend on what the cache held before.
@@ -266,27 +161,4 @@ pub trait ChatModel {
     fn as_local(&mut self) -> Option<&mut local::LocalChat> {
         None
     }
-}
-
-/// Parses a `--messages` file: a JSON list of `{"role","content"}`.
-pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
-    serde_json::from_str(json).map_err(|e| {
-        Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
-            .with_source(e)
-    })
-}
-
-/// Reads a conversation, or a list of conversations; the flag says whether it was a list. `origin` names it in messages.
-///
-/// # Errors
-/// As [`parse_messages`].
-pub fn parse_chats(json: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
-    let is_list = serde_json::from_str::<Vec<serde_json::Value>>(json)
-        .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
-    if !is_list {
-        return Ok((vec![parse_messages(json, origin)?], false));
-    }
-    let chats = serde_json::from_str(json)
-        .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
-    Ok((chats, true))
 }

@@ -15,8 +15,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
-use super::attention::BLOCK_SIZE;
 use super::variant::Variant;
+use crate::kernels::attention::BLOCK_SIZE;
 
 /// A node of the tree. Valid while somebody uses the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::attention::BLOCK_SIZE;
-use super::executor::{PagedExecutor, blocks_within};
-use super::padded::PaddedExecutor;
+use super::executor::Executor;
+use super::executor::padded::PaddedExecutor;
+use super::executor::paged::{PagedExecutor, blocks_within};
 use super::reader::AnyReader;
 use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
-use super::step::Executor;
 use super::variant::Variants;
+use crate::kernels::attention::BLOCK_SIZE;
 use crate::model::ModelFolder;
 use crate::model::layout::Runner;
 use crate::runtime::{ProviderReport, RuntimeOptions};

@@ -4,13 +4,43 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::constraint::Constraint;
+use serde::{Deserialize, Serialize};
+
+use super::constraint::{Constraint, JsonSchema};
 use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
 use super::scheduler::{Next, Reader};
 use super::stop::StopMatcher;
-use crate::chat::{Finish, JsonSchema};
 use crate::model::tokenizer::{TextStream, Tokenizer};
 use crate::{Error, Result};
+
+/// Why a reply ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended its turn, or a stop text came.
+    Stop,
+    /// The limit on new tokens was reached.
+    Length,
+    /// The model's context is full.
+    Context,
+    /// The deadline passed; what was sampled until then is returned.
+    Deadline,
+    /// The caller cancelled; what was sampled until then is returned.
+    Cancelled,
+}
+
+impl Finish {
+    /// Its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::Context => "context",
+            Finish::Deadline => "deadline",
+            Finish::Cancelled => "cancelled",
+        }
+    }
+}
 
 /// Receives a reply's text as it is sampled.
 pub type OnText = Box<dyn FnMut(&str) + Send>;

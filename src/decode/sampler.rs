@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::softmax::{exp_into, exp_row, exp_sum, largest};
+use crate::kernels::softmax::{exp_into, exp_row, exp_sum, largest};
 use crate::{Error, ErrorKind, Result};
 
 /// How to draw the next token from the logits.

@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use ndarray::{ArrayView2, s};
 
-use super::attention::BLOCK_SIZE;
 use super::cache::{Cache, CopyState, NodeId, Path};
-use super::step::{Executor, Step};
+use super::executor::{Executor, Step};
 use super::variant::{Variant, Variants};
+use crate::kernels::attention::BLOCK_SIZE;
 use crate::{Error, ErrorKind, Result};
 
 /// Names a sequence of one scheduler; grows with age.

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::layout::Runner;
 use super::{Head, ModelFolder, tensor};
-use crate::decode::attention::BLOCK_SIZE;
-use crate::decode::attention::form::Stored;
+use crate::kernels::attention::BLOCK_SIZE;
+use crate::kernels::attention::form::Stored;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, tensor_proto};
 

@@ -16,7 +16,7 @@ use super::graph::{self, GraphFile};
 use super::head::{Head, HeadKind, Pooling};
 use super::rewrite::widen::{self, Widened};
 use super::rewrite::{self, PagedGraph};
-use crate::decode::attention::BLOCK_SIZE;
+use crate::kernels::attention::BLOCK_SIZE;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, build::MICROSOFT};
 use crate::{Error, ErrorKind, Result};

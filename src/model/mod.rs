@@ -30,7 +30,7 @@ use self::find::Place;
 use self::graph::GraphFile;
 use self::layout::{Layout, Runner};
 use self::tokenizer::Tokenizer;
-use crate::decode::attention::kernel::Heads;
+use crate::kernels::attention::kernel::Heads;
 use crate::runtime::session::InMemory;
 use crate::{Error, Result};
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Goal, InstructedUser, Simulator, UserTurn};
-use crate::chat::reasoning::visible;
 use crate::chat::{JsonSchema, Message, Role, json_reply};
+use crate::message::reasoning::visible;
 use crate::{Error, ErrorKind, Result};
 
 const ANSWER: &str = "current_answer";

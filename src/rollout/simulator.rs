@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::transcript::{push_conversation, push_fenced};
 use super::{Goal, ModelRole, Style};
-use crate::chat::reasoning::visible;
 use crate::chat::{JsonSchema, Message, Role};
+use crate::message::reasoning::visible;
 use crate::{Error, Result};
 
 /// The words by which a simulated user ends the conversation, unless configured.

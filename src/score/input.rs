@@ -1,8 +1,8 @@
 //! From texts and conversations to tokens and the rows of output that are wanted.
 
 use super::{ScoreInput, ScoreTask, StepOptions};
-use crate::chat::{Message, Role};
 use crate::decode::check_prompt;
+use crate::message::{Message, Role};
 use crate::model::tokenizer::{Bos, EncodedSteps, EncodedText, RenderOptions};
 use crate::model::{Head, HeadKind, ModelFolder, ModelKind};
 use crate::{Error, Result};

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::chat::Message;
+use crate::message::Message;
 use crate::model::tokenizer::EncodedText;
 use crate::{Error, Result};
 
@@ -246,7 +246,7 @@ impl ImplicitOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::Role;
+    use crate::message::Role;
 
     #[test]
     fn a_single_message_is_embedded_as_a_text() {

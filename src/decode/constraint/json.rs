@@ -8,7 +8,7 @@ use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, SimpleVob, TokEnv, T
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 
-use crate::chat::JsonSchema;
+use crate::decode::constraint::JsonSchema;
 use crate::model::tokenizer::Tokenizer;
 use crate::{Error, ErrorKind, Result};
 

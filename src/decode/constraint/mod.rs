@@ -7,6 +7,9 @@
 //! Which tokens may come depends on the schema and the reply's own tokens alone, so constrained replies are as
 //! reproducible as others.
 
+mod schema;
+pub use schema::JsonSchema;
+
 #[cfg(feature = "constraints")]
 mod json;
 #[cfg(feature = "constraints")]

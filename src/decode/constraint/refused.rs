@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::chat::JsonSchema;
+use crate::decode::constraint::JsonSchema;
 use crate::model::tokenizer::Tokenizer;
 use crate::{Error, Result};
 

@@ -8,7 +8,8 @@ use proptest::sample::Index;
 use serde_json::{Map, Value, json};
 
 use super::Constraints;
-use crate::chat::{Finish, JsonSchema};
+use crate::decode::constraint::JsonSchema;
+use crate::decode::reader::Finish;
 use crate::decode::reader::{AnyReader, Generate};
 use crate::decode::sampler::log_sum_exp;
 use crate::decode::scheduler::{Next, Reader};

@@ -7,8 +7,8 @@
 use super::graph::{Attributes, Values, element_type, last_dimension};
 use super::rope;
 use super::{AttentionShape, names};
-use crate::decode::attention::prepare::MAX_HEAD;
-use crate::decode::attention::{DOMAIN, OPERATOR};
+use crate::kernels::attention::prepare::MAX_HEAD;
+use crate::kernels::attention::{DOMAIN, OPERATOR};
 use crate::model::config::ModelConfig;
 use crate::onnx::build::{float, int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto};

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use super::graph::{Attributes, Values};
 use super::products::{Product, uses};
-use crate::decode::attention::DOMAIN;
-use crate::decode::matmul::pack::{Finish, Kind, Shape};
-use crate::decode::matmul::{EPSILON, MATRIX, OPERATOR, input};
+use crate::kernels::attention::DOMAIN;
+use crate::kernels::matmul::pack::{Finish, Kind, Shape};
+use crate::kernels::matmul::{EPSILON, MATRIX, OPERATOR, input};
 use crate::onnx::build::{float, int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};

@@ -9,9 +9,9 @@ use std::path::Path;
 
 use super::graph::{Attributes, Values, integers, is_external};
 use super::widen;
-use crate::decode::attention::{self, DOMAIN};
-use crate::decode::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
-use crate::decode::matmul::{MATRIX, OPERATOR};
+use crate::kernels::attention::{self, DOMAIN};
+use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
+use crate::kernels::matmul::{MATRIX, OPERATOR};
 use crate::onnx::build::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};

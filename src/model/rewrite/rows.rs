@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::graph::{Values, constants, rank};
 use super::names;
-use crate::decode::matmul;
+use crate::kernels::matmul;
 use crate::onnx::build::{int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto};
 

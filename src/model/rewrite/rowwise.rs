@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 
 use super::graph::{Attributes, Values, constants, integers};
-use crate::decode::{attention, matmul};
+use crate::kernels::{attention, matmul};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 

@@ -8,7 +8,7 @@ use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{Encoding, PostProcessor, Token};
 
 use super::{EncodedChat, RenderOptions, Tokenizer};
-use crate::chat::Message;
+use crate::message::Message;
 use crate::{Error, Result};
 
 /// Which tokens a reward model's conversation has around what the chat template renders.

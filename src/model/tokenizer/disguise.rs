@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use super::vocabulary::Vocabulary;
-use crate::chat::Message;
+use crate::message::Message;
 use crate::{Error, Result};
 
 /// Most strings of a template's source that are tried as ones it searches content for.

@@ -26,8 +26,8 @@ use super::disguise::{PrivateChars, StandIns};
 use super::template::{ChatTemplate, View};
 use super::vocabulary::Vocabulary;
 use super::{DateTime, Tokenizer};
-use crate::chat::reasoning::opens_reasoning;
-use crate::chat::{Message, Role};
+use crate::message::reasoning::opens_reasoning;
+use crate::message::{Message, Role};
 use crate::{Error, Result};
 
 /// Whether message content may act as control tokens.

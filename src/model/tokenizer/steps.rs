@@ -6,7 +6,7 @@
 
 use super::disguise::PrivateChars;
 use super::{Bos, RenderOptions, Tokenizer};
-use crate::chat::Message;
+use crate::message::Message;
 use crate::{Error, Result};
 
 /// A conversation whose last message is marked step by step.

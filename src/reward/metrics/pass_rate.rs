@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::settings;
-use crate::config::ByteSize;
+use crate::byte_size::ByteSize;
 use crate::reward::metric::{Metric, MetricInput, MetricValue, Scored};
 use crate::reward::pass_rate::{TestSettings, Tester, TestsRun, program_text};
 use crate::rollout::Goal;

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::chat::{JsonSchema, Message, Role};
 use crate::decode::constraint::Constraints;
+use crate::decode::constraint::JsonSchema;
+use crate::message::{Message, Role};
 use crate::model::tokenizer::RenderOptions;
 
 const LONGEST: usize = 120;

@@ -1,7 +1,7 @@
 //! Which products become the engine's own, which of them become one, and which stay as they are.
 
 use super::*;
-use crate::decode::matmul;
+use crate::kernels::matmul;
 use crate::onnx::build::{MICROSOFT, float, float_tensor, int64_tensor, ints};
 use crate::onnx::{AttributeProto, ValueInfoProto};
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::chat::{Message, Role, SampledTokens};
+use crate::message::{Message, Role, SampledTokens};
 
 mod damage;
 

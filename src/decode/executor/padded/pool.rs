@@ -1,6 +1,6 @@
 //! Blocks of keys and values as they are handed in and out: plain rows, `[heads][16][size]` a block and cache.
 
-use crate::decode::attention::BLOCK_SIZE;
+use crate::kernels::attention::BLOCK_SIZE;
 use crate::model::layout::CacheTensor;
 use crate::runtime::memory::Buffer;
 use crate::{Error, ErrorKind, Result};

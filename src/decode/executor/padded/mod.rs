@@ -17,8 +17,7 @@ use ndarray::{Array2, ArrayView2, ArrayView3, s};
 
 use self::pool::Pool;
 use self::runs::{Rules, Run};
-use super::executor::wrong_width;
-use super::step::{Executor, Step};
+use super::{Executor, Step, wrong_width};
 use crate::model::ModelFolder;
 use crate::model::layout::{CacheTensor, PaddedGraph};
 use crate::onnx::tensor_proto::DataType;
@@ -87,10 +86,10 @@ impl PaddedExecutor {
             // Left padding takes a mask to hide it and positions to undo its shift.
             left_padding: padded.attention_mask.is_some() && padded.position_ids.is_some() && !padded.grouped,
             grouped: padded.grouped,
-            most_past: (PAST_BYTES * super::attention::BLOCK_SIZE / padded.block_bytes()).max(1),
+            most_past: (PAST_BYTES * crate::kernels::attention::BLOCK_SIZE / padded.block_bytes()).max(1),
             most_tokens: match padded.logits_to_keep {
                 Some(_) => usize::MAX,
-                None => (LOGIT_BYTES / size_of::<f32>() / width).max(super::attention::BLOCK_SIZE),
+                None => (LOGIT_BYTES / size_of::<f32>() / width).max(crate::kernels::attention::BLOCK_SIZE),
             },
         };
         let logits = names.outputs.logits.clone();

@@ -25,7 +25,7 @@ use super::bytes::Bytes;
 use super::form::{self, Floats, Stored};
 use super::numbers::Numbers;
 use super::tile::attend;
-use crate::decode::simd::{self, Isa, LANES};
+use crate::kernels::simd::{self, Isa, LANES};
 
 /// Keys per softmax tile: four blocks.
 pub(crate) const TILE: usize = TILE_BLOCKS * LANES;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::decode::step::Step;
+use crate::decode::executor::Step;
 
 /// What the graph allows.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@
 use super::bytes;
 use super::form::{self, Floats, Form, Number, Stored};
 use super::kernel::{Call, Heads, Rotary};
-use crate::decode::simd::{self, Isa, LANES, Simd};
+use crate::kernels::simd::{self, Isa, LANES, Simd};
 
 /// Largest head size; a head's numbers sit on the stack while they are rotated.
 pub(crate) const MAX_HEAD: usize = 512;

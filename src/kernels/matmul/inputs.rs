@@ -8,9 +8,9 @@
 
 use super::kernel::Call;
 use super::pack::{BLOCK, Kind, Shape};
-use crate::decode::dot::Dot;
-use crate::decode::rounding::{self, MIXED};
-use crate::decode::simd::{self, Isa, LANES, Simd};
+use crate::kernels::dot::Dot;
+use crate::kernels::rounding::{self, MIXED};
+use crate::kernels::simd::{self, Isa, LANES, Simd};
 
 /// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
 /// zero in the weights adds to its sums, with the sign turned.

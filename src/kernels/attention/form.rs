@@ -7,8 +7,8 @@ use half::bf16;
 
 use super::bytes::SCALE_BYTES;
 use super::kernel::Heads;
-use crate::decode::dot;
-use crate::decode::simd::{self, Isa, LANES, Scalar, Simd};
+use crate::kernels::dot;
+use crate::kernels::simd::{self, Isa, LANES, Scalar, Simd};
 
 /// What a cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -212,7 +212,7 @@ pub(super) mod x86 {
     use half::bf16;
 
     use super::Form;
-    use crate::decode::simd::{self, x86::Avx512};
+    use crate::kernels::simd::{self, x86::Avx512};
 
     /// Pairs of bfloat16 by AVX-512's own products of them.
     #[derive(Clone, Copy)]

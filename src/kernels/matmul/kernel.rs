@@ -17,9 +17,9 @@ use std::ops::Range;
 
 use super::inputs::{Norm, Rounded};
 use super::pack::{Activation, BLOCK, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
-use crate::decode::dot::{Dot, QUAD};
-use crate::decode::rounding::MIXED;
-use crate::decode::simd::{self, Isa, LANES, Simd};
+use crate::kernels::dot::{Dot, QUAD};
+use crate::kernels::rounding::MIXED;
+use crate::kernels::simd::{self, Isa, LANES, Simd};
 
 /// Most rows of a tile of bytes.
 pub(super) const BYTE_ROWS: usize = 6;

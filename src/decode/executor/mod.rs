@@ -1,11 +1,14 @@
-//! One step's inputs, and who runs it.
+//! One step's inputs, and who runs it: [`paged`] over the rewritten graph, [`padded`] over the file as it is.
+
+pub(crate) mod padded;
+pub(crate) mod paged;
 
 use std::time::Instant;
 
 use ndarray::ArrayView2;
 
-use super::variant::Variant;
-use crate::Result;
+use crate::decode::variant::Variant;
+use crate::{Error, Result};
 
 /// The packed inputs of one run of the model: T tokens of B sequences, R rows of logits.
 #[derive(Debug, Default, Clone)]
@@ -91,4 +94,11 @@ pub(crate) trait Executor {
 
     /// Runs the step and hands its logits, `[R, vocabulary]` in standard order, to `read`, once.
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()>;
+}
+
+/// The model gave other rows than its folder says.
+fn wrong_width(folder: &str, source: &str, expected: usize, width: usize) -> Error {
+    Error::invalid_model(format!(
+        "{folder}/{source} is {expected}, but the model gave {width} logits a row. Correct it, or export the model again"
+    ))
 }

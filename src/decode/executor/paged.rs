@@ -1,18 +1,17 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{ArrayView2, s};
-use ort::operator::OperatorDomain;
 
-use super::attention::form::Stored;
-use super::attention::kernel::Heads;
-use super::attention::{self, BLOCK_SIZE, PagedAttention};
-use super::matmul::pack::Part;
-use super::matmul::{Matrices, PackedMatMul};
-use super::step::{Executor, Step};
-use super::variant::Variant;
+use super::{Executor, Step, wrong_width};
+use crate::decode::variant::Variant;
+use crate::kernels;
+use crate::kernels::attention::BLOCK_SIZE;
+use crate::kernels::attention::form::Stored;
+use crate::kernels::attention::kernel::Heads;
+use crate::kernels::matmul::Matrices;
+use crate::kernels::matmul::pack::Part;
 use crate::model::ModelFolder;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names, widen};
@@ -63,7 +62,14 @@ impl PagedExecutor {
         let shapes: Vec<_> = products.iter().map(|product| product.shape).collect();
         let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(data, then);
         let matrices = Matrices::pack(&shapes, options.effective_threads(), read)?;
-        let mut session = Session::open(&graph, || operators(paged.cache, matrices), options)?;
+        let mut session = Session::open(
+            &graph,
+            || {
+                kernels::operators(paged.cache, matrices)
+                    .map_err(|e| ort_error("cannot register foreturn's operators", e))
+            },
+            options,
+        )?;
 
         let block = paged.cache.block_bytes(heads);
         let cache = block * blocks;
@@ -99,14 +105,6 @@ impl PagedExecutor {
     pub(crate) fn provider(&self) -> &ProviderReport {
         self.session.provider()
     }
-}
-
-/// The operators that a paged graph needs.
-fn operators(cache: Stored, matrices: Matrices) -> Result<OperatorDomain> {
-    OperatorDomain::new(attention::DOMAIN)
-        .and_then(|domain| domain.add(PagedAttention(cache)))
-        .and_then(|domain| domain.add(PackedMatMul(Arc::new(matrices))))
-        .map_err(|e| ort_error("cannot register foreturn's operators", e))
 }
 
 /// How many blocks of a model's cache fit into `bytes`.
@@ -181,11 +179,4 @@ impl Executor for PagedExecutor {
     fn poison(&mut self) {
         self.pool.fill(0xff);
     }
-}
-
-/// The model gave other rows than its folder says.
-pub(super) fn wrong_width(folder: &str, source: &str, expected: usize, width: usize) -> Error {
-    Error::invalid_model(format!(
-        "{folder}/{source} is {expected}, but the model gave {width} logits a row. Correct it, or export the model again"
-    ))
 }

@@ -224,7 +224,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Dot;
-    use crate::decode::simd::x86::{Avx2, Avx512};
+    use crate::kernels::simd::x86::{Avx2, Avx512};
 
     /// Stores the 32 bytes that packing two registers, which works within quarters of one, left in four pieces.
     ///

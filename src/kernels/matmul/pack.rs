@@ -17,8 +17,8 @@ use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 
-use crate::decode::dot::QUAD;
-use crate::decode::rounding::{self, MIXED};
+use crate::kernels::dot::QUAD;
+use crate::kernels::rounding::{self, MIXED};
 use crate::{Error, ErrorKind, Result};
 
 /// Columns of a panel.

@@ -1,0 +1,92 @@
+//! The vocabulary of conversations: who speaks, what was said, and the tokens it was sampled as.
+//!
+//! Everything that reads or writes conversations is built on it, from the tokenizer up.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+pub(crate) mod reasoning;
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions that precede the conversation.
+    System,
+    /// The user, or whoever simulates them.
+    User,
+    /// The policy.
+    Assistant,
+}
+
+impl Role {
+    /// The role's name in chat templates and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// The tokens of a message as the model sampled them.
+///
+/// The text of a reply does not determine its tokens; a conversation that goes on keeps the very tokens that were
+/// sampled, so that the policy is scored on what it really said (and its cache entries stay valid).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampledTokens {
+    /// Name of the model that sampled them; another model re-tokenises the text.
+    pub model: Arc<str>,
+    /// Token ids without the end-of-turn token.
+    pub ids: Arc<[u32]>,
+}
+
+/// One message of a conversation.
+///
+/// Fields that this library doesn't know (tool calls, images, reasoning kept apart) are refused: leaving them out would
+/// change the conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// The text; never interpreted as control tokens of a chat template.
+    pub content: String,
+    /// The tokens it was sampled as, where known.
+    #[serde(skip)]
+    pub tokens: Option<SampledTokens>,
+}
+
+impl Message {
+    /// A message given as text.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Message { role, content: content.into(), tokens: None }
+    }
+}
+
+/// Parses a `--messages` file: a JSON list of `{"role","content"}`.
+pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
+    serde_json::from_str(json).map_err(|e| {
+        Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
+            .with_source(e)
+    })
+}
+
+/// Reads a conversation, or a list of conversations; the flag says whether it was a list. `origin` names it in messages.
+///
+/// # Errors
+/// As [`parse_messages`].
+pub fn parse_chats(json: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
+    let is_list = serde_json::from_str::<Vec<serde_json::Value>>(json)
+        .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
+    if !is_list {
+        return Ok((vec![parse_messages(json, origin)?], false));
+    }
+    let chats = serde_json::from_str(json)
+        .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
+    Ok((chats, true))
+}
