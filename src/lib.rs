@@ -30,7 +30,6 @@ pub mod export;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
-pub(crate) mod kernels;
 pub mod message;
 pub mod model;
 pub(crate) mod onnx;
@@ -45,6 +44,8 @@ pub mod sandbox;
 pub mod score;
 #[cfg(test)]
 pub(crate) mod testing;
+
+pub(crate) use foreturn_kernels as kernels;
 
 pub use chat::ChatModel;
 pub use config::Config;

@@ -11,11 +11,11 @@
 use super::simd::{Isa, LANES, Scalar, Simd};
 
 /// Bytes of one column that are multiplied at once.
-pub(crate) const QUAD: usize = 4;
+pub const QUAD: usize = 4;
 
 /// The best implementation of products that this processor has: AVX-512 has to come with its products and other operations
 /// of bytes.
-pub(crate) fn best_isa() -> Isa {
+pub fn best_isa() -> Isa {
     #[cfg(target_arch = "x86_64")]
     if !(is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw")) {
         return Isa::detect_without_avx512();
@@ -24,7 +24,7 @@ pub(crate) fn best_isa() -> Isa {
 }
 
 /// Whether this processor has products of bytes that make rounding worthwhile: AVX-512 VNNI.
-pub(crate) fn multiplies_bytes() -> bool {
+pub fn multiplies_bytes() -> bool {
     #[cfg(target_arch = "x86_64")]
     return best_isa() == Isa::Avx512;
     #[cfg(not(target_arch = "x86_64"))]
@@ -35,7 +35,7 @@ pub(crate) fn multiplies_bytes() -> bool {
 ///
 /// # Safety
 /// As for [`Simd`]; pointers are valid for 64 weights, four inputs or 32 bytes.
-pub(crate) unsafe trait Dot: Simd {
+pub unsafe trait Dot: Simd {
     /// Sixteen 32-bit sums, one a column.
     type Sums: Copy;
     /// Four weights of each of sixteen columns.
@@ -224,7 +224,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Dot;
-    use crate::kernels::simd::x86::{Avx2, Avx512};
+    use crate::simd::x86::{Avx2, Avx512};
 
     /// Stores the 32 bytes that packing two registers, which works within quarters of one, left in four pieces.
     ///

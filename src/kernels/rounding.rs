@@ -9,11 +9,11 @@ use super::dot::{Dot, best_isa};
 use super::simd::{self, Isa, LANES, Simd};
 
 /// Numbers of [`mix_block`].
-pub(crate) const MIXED: usize = 4 * LANES;
+pub const MIXED: usize = 4 * LANES;
 
 /// Walsh and Hadamard's transform of 64 numbers, without its factor of an eighth.
 #[inline(always)]
-pub(crate) unsafe fn mix_block<S: Dot>([a, b, c, d]: [S::V; 4]) -> [S::V; 4] {
+pub unsafe fn mix_block<S: Dot>([a, b, c, d]: [S::V; 4]) -> [S::V; 4] {
     // SAFETY: the caller compiled for S.
     unsafe {
         let (a, b, c, d) = (S::mix(a), S::mix(b), S::mix(c), S::mix(d));
@@ -24,7 +24,7 @@ pub(crate) unsafe fn mix_block<S: Dot>([a, b, c, d]: [S::V; 4]) -> [S::V; 4] {
 
 /// Sixteen numbers in each of N registers.
 #[inline(always)]
-pub(crate) unsafe fn load<S: Simd, const N: usize>(from: *const f32) -> [S::V; N] {
+pub unsafe fn load<S: Simd, const N: usize>(from: *const f32) -> [S::V; N] {
     // SAFETY: 16 · N floats.
     unsafe {
         let mut v = [S::splat(0.0); N];
@@ -79,7 +79,7 @@ impl<S: Dot> Size<S> {
 /// the scales, NaN where a number is not finite, and the sums of the bytes. A block is a long chain, in which a processor
 /// does not look far enough ahead for the next.
 #[inline(always)]
-pub(crate) unsafe fn round<S: Dot, const N: usize, const K: usize>(
+pub unsafe fn round<S: Dot, const N: usize, const K: usize>(
     values: [[S::V; N]; K],
     to: [*mut i8; K],
 ) -> [(f32, i32); K] {
@@ -109,7 +109,7 @@ pub(crate) unsafe fn round<S: Dot, const N: usize, const K: usize>(
 
 /// As [`round`], numbers in memory, a multiple of 32.
 #[inline(always)]
-pub(crate) unsafe fn round_all<S: Dot>(values: &[f32], to: *mut i8) -> (f32, i32) {
+pub unsafe fn round_all<S: Dot>(values: &[f32], to: *mut i8) -> (f32, i32) {
     // SAFETY: there is room for the bytes; the caller compiled for S.
     unsafe {
         let from = values.as_ptr();
@@ -129,7 +129,7 @@ pub(crate) unsafe fn round_all<S: Dot>(values: &[f32], to: *mut i8) -> (f32, i32
 
 /// Mixes 64 weights and rounds them to bytes, on whatever the processor has. Returns the scale that makes products with
 /// mixed inputs those of weights and inputs.
-pub(crate) fn round_mixed(values: &[f32; MIXED], to: &mut [i8; MIXED]) -> f32 {
+pub fn round_mixed(values: &[f32; MIXED], to: &mut [i8; MIXED]) -> f32 {
     #[inline(always)]
     unsafe fn on<S: Dot>(values: &[f32; MIXED], to: &mut [i8; MIXED]) -> f32 {
         // SAFETY: the caller compiled for S.

@@ -5,11 +5,11 @@
 //! only.
 
 /// Lanes of a [`Simd::V`], and tokens of a cache block.
-pub(crate) const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Which implementation of [`Simd`] runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
     /// AVX-512F.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -22,7 +22,7 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// The best that this processor has.
-    pub(crate) fn detect() -> Self {
+    pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx512f") {
             return Isa::Avx512;
@@ -31,7 +31,7 @@ impl Isa {
     }
 
     /// The best but AVX-512.
-    pub(crate) fn detect_without_avx512() -> Self {
+    pub fn detect_without_avx512() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return Isa::Avx2;
@@ -45,7 +45,7 @@ impl Isa {
 /// # Safety
 /// The implementing type may only be used in functions compiled with the processor features it stands for, on a
 /// processor that has them; pointers must be valid for 16 floats (no alignment is needed).
-pub(crate) unsafe trait Simd: Copy {
+pub unsafe trait Simd: Copy {
     type V: Copy;
     /// Whether there are registers for four [`Simd::V`] of each of six rows; else there are for one.
     const MANY_REGISTERS: bool;
@@ -71,12 +71,12 @@ pub(crate) unsafe trait Simd: Copy {
 }
 
 /// Lane numbers as floats, for masks.
-pub(crate) const LANE_INDEX: [f32; LANES] =
+pub const LANE_INDEX: [f32; LANES] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 /// eˣ for x ≤ 0, within 2 ulp; exactly 0 below -87, exactly 1 at 0, NaN for NaN.
 #[inline(always)]
-pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
     // SAFETY: the caller compiled for S.
     unsafe {
@@ -99,7 +99,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
 
 /// tanh x, within 4 ulp; NaN for NaN.
 #[inline(always)]
-pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
+pub unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller compiled for S.
     unsafe {
         let (zero, one) = (S::splat(0.0), S::splat(1.0));
@@ -122,7 +122,7 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
 
 /// Sum of the lanes, as a balanced tree.
 #[inline(always)]
-pub(crate) unsafe fn sum<S: Simd>(v: S::V) -> f32 {
+pub unsafe fn sum<S: Simd>(v: S::V) -> f32 {
     let mut lanes = [0.0; LANES];
     // SAFETY: the caller compiled for S; the array holds 16 floats.
     unsafe { S::store(lanes.as_mut_ptr(), v) };
@@ -138,7 +138,7 @@ pub(crate) unsafe fn sum<S: Simd>(v: S::V) -> f32 {
 
 /// eˣ for x ≤ 0, within 2⁻¹⁴ of it, for weights that are rounded to bfloat16; below -87, e⁻⁸⁷. NaN for NaN.
 #[inline(always)]
-pub(crate) unsafe fn coarse_exp<S: Simd>(x: S::V) -> S::V {
+pub unsafe fn coarse_exp<S: Simd>(x: S::V) -> S::V {
     const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
     // SAFETY: the caller compiled for S.
     unsafe {
@@ -158,7 +158,7 @@ pub(crate) unsafe fn coarse_exp<S: Simd>(x: S::V) -> S::V {
 
 /// 2ˣ within 2⁻¹³ of it for x < 127, for weights that become bytes; below -125, 2⁻¹²⁵. NaN for NaN without a payload.
 #[inline(always)]
-pub(crate) unsafe fn coarse_exp2<S: Simd>(x: S::V) -> S::V {
+pub unsafe fn coarse_exp2<S: Simd>(x: S::V) -> S::V {
     const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³
     // SAFETY: the caller compiled for S.
     unsafe {
@@ -177,7 +177,7 @@ pub(crate) unsafe fn coarse_exp2<S: Simd>(x: S::V) -> S::V {
 
 /// Plain Rust: correct everywhere, slow.
 #[derive(Clone, Copy)]
-pub(crate) struct Scalar;
+pub struct Scalar;
 
 macro_rules! lanes {
     (|$i:ident| $e:expr) => {{
@@ -251,18 +251,18 @@ unsafe impl Simd for Scalar {
 
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, whose need is the trait's contract")]
-pub(crate) mod x86 {
+pub mod x86 {
     use std::arch::x86_64::*;
 
     use super::Simd;
 
     /// AVX2 and FMA: two registers of eight lanes.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx2;
+    pub struct Avx2;
 
     /// AVX-512F: one register.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512;
+    pub struct Avx512;
 
     // SAFETY: only used by kernels compiled for avx2 and fma; unaligned loads and stores of 16 floats.
     unsafe impl Simd for Avx2 {

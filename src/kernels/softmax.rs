@@ -5,23 +5,23 @@
 use super::simd::{self, Isa, LANES, Simd};
 
 /// The largest of a row; none where an element is NaN or +∞, or all are −∞.
-pub(crate) fn largest(row: &[f32]) -> Option<f32> {
+pub fn largest(row: &[f32]) -> Option<f32> {
     on_this_processor(Largest { row })
 }
 
 /// Σ e^((x − max) · scale) over a row; no x may be above `max`.
-pub(crate) fn exp_sum(row: &[f32], max: f32, scale: f32) -> f32 {
+pub fn exp_sum(row: &[f32], max: f32, scale: f32) -> f32 {
     on_this_processor(Exp { from: row.as_ptr(), to: None, len: row.len(), max, scale })
 }
 
 /// As [`exp_sum`], leaving the summands in `to`.
-pub(crate) fn exp_into(row: &[f32], to: &mut Vec<f32>, max: f32, scale: f32) -> f32 {
+pub fn exp_into(row: &[f32], to: &mut Vec<f32>, max: f32, scale: f32) -> f32 {
     to.resize(row.len(), 0.0);
     on_this_processor(Exp { from: row.as_ptr(), to: Some(to.as_mut_ptr()), len: row.len(), max, scale })
 }
 
 /// As [`exp_sum`], each x giving way to its summand.
-pub(crate) fn exp_row(row: &mut [f32], max: f32, scale: f32) -> f32 {
+pub fn exp_row(row: &mut [f32], max: f32, scale: f32) -> f32 {
     let place = row.as_mut_ptr();
     on_this_processor(Exp { from: place, to: Some(place), len: row.len(), max, scale })
 }

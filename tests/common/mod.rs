@@ -19,9 +19,15 @@ use tempfile::TempDir;
 /// The name that test configurations give the model.
 pub(crate) const MODEL: &str = "smollm2";
 
+/// The repository's root; the command's tests share this file, and their package is one folder further down.
+pub(crate) fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().find(|folder| folder.join("Cargo.lock").exists()).expect("the repository's root")
+}
+
 /// Something below `target/` that `make test` puts there.
 fn fetched(path: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(path);
+    let path = root().join("target").join(path);
     assert!(
         path.exists(),
         "{} is missing; run `make test`, which fetches and exports what the tests need",
@@ -34,7 +40,7 @@ fn fetched(path: &str) -> PathBuf {
 /// left out. CI may not do without.
 #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 pub(crate) fn optional(path: &str, remedy: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads").join(path);
+    let path = root().join("target/downloads").join(path);
     if path.exists() {
         return Some(path);
     }

@@ -62,7 +62,7 @@ pub(crate) struct Case {
 
 /// `tests/fixtures/models`, or something in it.
 pub(crate) fn fixtures(path: impl AsRef<Path>) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(path)
+    super::root().join("tests/fixtures/models").join(path)
 }
 
 /// Reads a reference.

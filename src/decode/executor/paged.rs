@@ -7,6 +7,7 @@ use ndarray::{ArrayView2, s};
 use super::{Executor, Step, wrong_width};
 use crate::decode::variant::Variant;
 use crate::kernels;
+use crate::kernels::PackError;
 use crate::kernels::attention::BLOCK_SIZE;
 use crate::kernels::attention::form::Stored;
 use crate::kernels::attention::kernel::Heads;
@@ -104,6 +105,15 @@ impl PagedExecutor {
 
     pub(crate) fn provider(&self) -> &ProviderReport {
         self.session.provider()
+    }
+}
+
+impl From<PackError> for Error {
+    fn from(error: PackError) -> Self {
+        let kind = match &error {
+            PackError::Memory { .. } => ErrorKind::MemoryBudget,
+        };
+        Error::new(kind, error.to_string()).with_source(error)
     }
 }
 

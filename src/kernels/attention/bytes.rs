@@ -31,9 +31,9 @@ use std::f32::consts::LOG2_E;
 use super::kernel::{Call, Heads, TILE, TILE_BLOCKS};
 use super::prepare::MAX_HEAD;
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
-use crate::kernels::dot::{Dot, QUAD};
-use crate::kernels::rounding::{self, MIXED};
-use crate::kernels::simd::{self, LANE_INDEX, LANES, Simd};
+use crate::dot::{Dot, QUAD};
+use crate::rounding::{self, MIXED};
+use crate::simd::{self, LANE_INDEX, LANES, Simd};
 
 /// Bytes of the scale of a token's key or value.
 pub(super) const SCALE_BYTES: usize = size_of::<f32>();

@@ -7,12 +7,12 @@ use half::bf16;
 
 use super::bytes::SCALE_BYTES;
 use super::kernel::Heads;
-use crate::kernels::dot;
-use crate::kernels::simd::{self, Isa, LANES, Scalar, Simd};
+use crate::dot;
+use crate::simd::{self, Isa, LANES, Scalar, Simd};
 
 /// What a cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Stored {
+pub enum Stored {
     #[default]
     Float32,
     /// Half the memory and, where the processor has products of it, twice the speed; eight bits of precision.
@@ -23,7 +23,7 @@ pub(crate) enum Stored {
 
 impl Stored {
     /// Numbers, of this kind, that a token takes for one key-value head in the key cache, and in the value cache.
-    pub(crate) fn row(self, heads: Heads) -> usize {
+    pub fn row(self, heads: Heads) -> usize {
         match self {
             Stored::Float32 | Stored::Bfloat16 => heads.stored(),
             Stored::Int8 => heads.stored() + SCALE_BYTES,
@@ -31,7 +31,7 @@ impl Stored {
     }
 
     /// Bytes of a block in the key cache, and in the value cache.
-    pub(crate) fn block_bytes(self, heads: Heads) -> usize {
+    pub fn block_bytes(self, heads: Heads) -> usize {
         heads.kv * self.head_bytes(heads)
     }
 
@@ -50,7 +50,7 @@ impl Stored {
     }
 
     /// The best implementation that this processor has for such a cache.
-    pub(crate) fn best_isa(self) -> Isa {
+    pub fn best_isa(self) -> Isa {
         match self {
             Stored::Float32 | Stored::Bfloat16 => Isa::detect(),
             Stored::Int8 => dot::best_isa(),
@@ -58,7 +58,7 @@ impl Stored {
     }
 
     /// Whether this processor multiplies pairs of bfloat16.
-    pub(crate) fn has_bfloat16() -> bool {
+    pub fn has_bfloat16() -> bool {
         #[cfg(target_arch = "x86_64")]
         return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
@@ -212,7 +212,7 @@ pub(super) mod x86 {
     use half::bf16;
 
     use super::Form;
-    use crate::kernels::simd::{self, x86::Avx512};
+    use crate::simd::{self, x86::Avx512};
 
     /// Pairs of bfloat16 by AVX-512's own products of them.
     #[derive(Clone, Copy)]

@@ -25,25 +25,25 @@ use super::bytes::Bytes;
 use super::form::{self, Floats, Stored};
 use super::numbers::Numbers;
 use super::tile::attend;
-use crate::kernels::simd::{self, Isa, LANES};
+use crate::simd::{self, Isa, LANES};
 
 /// Keys per softmax tile: four blocks.
-pub(crate) const TILE: usize = TILE_BLOCKS * LANES;
+pub const TILE: usize = TILE_BLOCKS * LANES;
 pub(super) const TILE_BLOCKS: usize = 4;
 /// Most query rows (tokens × heads of a group) per work item; their softmax state sits on the stack.
 pub(super) const MAX_ITEM_ROWS: usize = 48;
 
 /// Head counts and size of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Heads {
-    pub(crate) query: usize,
-    pub(crate) kv: usize,
-    pub(crate) size: usize,
+pub struct Heads {
+    pub query: usize,
+    pub kv: usize,
+    pub size: usize,
 }
 
 impl Heads {
     /// The head size as stored: a multiple of sixteen.
-    pub(crate) fn stored(self) -> usize {
+    pub fn stored(self) -> usize {
         self.size.next_multiple_of(LANES)
     }
 
@@ -52,31 +52,31 @@ impl Heads {
     }
 
     /// Tokens of one sequence per work item.
-    pub(crate) fn tokens_per_item(self) -> usize {
+    pub fn tokens_per_item(self) -> usize {
         (MAX_ITEM_ROWS / self.group()).max(1)
     }
 
     /// Sequences of one token each per work item: enough to share what is read, few enough to keep all threads busy.
-    pub(crate) fn sequences_per_item(self) -> usize {
+    pub fn sequences_per_item(self) -> usize {
         (MAX_ITEM_ROWS / 2 / self.group()).max(1)
     }
 }
 
 /// Rotary embedding tables `[positions, half]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Rotary<'a> {
-    pub(crate) cos: &'a [f32],
-    pub(crate) sin: &'a [f32],
-    pub(crate) half: usize,
-    pub(crate) interleaved: bool,
+pub struct Rotary<'a> {
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    pub half: usize,
+    pub interleaved: bool,
 }
 
 /// Where a token's query, key and value lie: `base[token · stride ..]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Packed<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) offset: usize,
-    pub(crate) stride: usize,
+pub struct Packed<'a> {
+    pub data: &'a [f32],
+    pub offset: usize,
+    pub stride: usize,
 }
 
 impl<'a> Packed<'a> {
@@ -89,17 +89,17 @@ impl<'a> Packed<'a> {
 /// One work item of [`Call::attend`]: `count` tokens, one key-value head. The tokens are of one sequence, or each is the
 /// one token of a sequence of its own; then what several of them have in common is read once for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Item {
+pub struct Item {
     /// First token in the packed batch.
-    pub(crate) token: usize,
-    pub(crate) count: usize,
+    pub token: usize,
+    pub count: usize,
     /// Position of the first token in its sequence.
-    pub(crate) position: usize,
+    pub position: usize,
     /// Sequence of the first token.
-    pub(crate) sequence: usize,
+    pub sequence: usize,
     /// Whether the tokens are of `count` sequences, one after the other.
-    pub(crate) apart: bool,
-    pub(crate) kv_head: usize,
+    pub apart: bool,
+    pub kv_head: usize,
 }
 
 /// Tokens of an item that read a tile of keys together.
@@ -115,31 +115,31 @@ pub(super) struct Run {
 }
 
 /// One layer's attention over one packed batch. All lengths and indices have been validated by the operator.
-pub(crate) struct Call<'a> {
-    pub(crate) heads: Heads,
-    pub(crate) scale: f32,
+pub struct Call<'a> {
+    pub heads: Heads,
+    pub scale: f32,
     /// Scores s become c · tanh(s / c), where c is not 0.
-    pub(crate) softcap: f32,
+    pub softcap: f32,
     /// A token sees this many tokens, itself included; `usize::MAX` where it sees all before it.
-    pub(crate) window: usize,
-    pub(crate) rotary: Option<Rotary<'a>>,
-    pub(crate) query: Packed<'a>,
-    pub(crate) key: Packed<'a>,
-    pub(crate) value: Packed<'a>,
+    pub window: usize,
+    pub rotary: Option<Rotary<'a>>,
+    pub query: Packed<'a>,
+    pub key: Packed<'a>,
+    pub value: Packed<'a>,
     /// What the caches hold.
-    pub(crate) stored_as: Stored,
+    pub stored_as: Stored,
     /// Blocks of [`Stored::block_bytes`], written by `prepare`, read by `attend`.
-    pub(crate) key_cache: *mut u8,
-    pub(crate) value_cache: *mut u8,
+    pub key_cache: *mut u8,
+    pub value_cache: *mut u8,
     /// `[sequences, table_width]` block numbers.
-    pub(crate) block_table: &'a [i32],
-    pub(crate) table_width: usize,
+    pub block_table: &'a [i32],
+    pub table_width: usize,
     /// `[sequences]` tokens before this call's.
-    pub(crate) past: &'a [i32],
+    pub past: &'a [i32],
     /// Rotated and scaled queries, `[tokens, query heads]` rows as the tiles take them; room for float32.
-    pub(crate) queries: *mut u8,
+    pub queries: *mut u8,
     /// `[tokens, query heads, stored head size]`.
-    pub(crate) output: *mut f32,
+    pub output: *mut f32,
 }
 
 // SAFETY: `prepare` writes only its own token's slot and query row, `attend` only its own item's output rows; the
@@ -188,7 +188,7 @@ impl Call<'_> {
     /// # Safety
     /// As for [`Call::prepare`]; every token of the batch has been prepared, and no other thread works on this item.
     /// The processor has what `isa` stands for.
-    pub(crate) unsafe fn attend(&self, item: Item, isa: Isa) {
+    pub unsafe fn attend(&self, item: Item, isa: Isa) {
         // The usual case has no code for windows and soft caps.
         let plain = self.window == usize::MAX && self.softcap == 0.0;
         // SAFETY: passed on.

@@ -10,10 +10,10 @@
 //! models whose tables depend on the sequence's length.
 
 mod bytes;
-pub(crate) mod form;
-pub(crate) mod kernel;
+pub mod form;
+pub mod kernel;
 mod numbers;
-pub(crate) mod prepare;
+pub mod prepare;
 mod tile;
 
 use std::ops::Range;
@@ -28,11 +28,11 @@ use self::prepare::MAX_HEAD;
 use super::simd::{Isa, LANES};
 
 /// Domain and name under which the rewritten graph calls the operator.
-pub(crate) const DOMAIN: &str = "foreturn";
+pub const DOMAIN: &str = "foreturn";
 /// See [`DOMAIN`].
-pub(crate) const OPERATOR: &str = "PagedAttention";
+pub const OPERATOR: &str = "PagedAttention";
 /// Tokens of a cache block.
-pub(crate) const BLOCK_SIZE: usize = LANES;
+pub const BLOCK_SIZE: usize = LANES;
 
 /// Positions of the operator's inputs.
 mod input {
@@ -51,7 +51,7 @@ mod input {
 }
 
 /// The operator, over caches of one kind.
-pub(crate) struct PagedAttention(pub(crate) Stored);
+pub struct PagedAttention(pub Stored);
 
 impl Operator for PagedAttention {
     type Kernel<'attr> = PagedAttentionKernel;
@@ -137,7 +137,7 @@ impl Operator for PagedAttention {
     }
 }
 
-pub(crate) struct PagedAttentionKernel {
+pub struct PagedAttentionKernel {
     heads: Heads,
     scale: f32,
     softcap: f32,

@@ -8,7 +8,7 @@
 use super::form::{Form, Number};
 use super::kernel::{Call, TILE, TILE_BLOCKS};
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
-use crate::kernels::simd::{self, LANE_INDEX, LANES, Simd};
+use crate::simd::{self, LANE_INDEX, LANES, Simd};
 
 /// Up to four cache blocks of one key-value head, of numbers.
 pub(super) struct Numbers<F: Form> {

@@ -8,10 +8,10 @@
 use super::bytes;
 use super::form::{self, Floats, Form, Number, Stored};
 use super::kernel::{Call, Heads, Rotary};
-use crate::kernels::simd::{self, Isa, LANES, Simd};
+use crate::simd::{self, Isa, LANES, Simd};
 
 /// Largest head size; a head's numbers sit on the stack while they are rotated.
-pub(crate) const MAX_HEAD: usize = 512;
+pub const MAX_HEAD: usize = 512;
 
 impl Call<'_> {
     /// Rotates one token's query and key by row `position` of the rotary tables; stores the query, and key and value in
@@ -20,7 +20,7 @@ impl Call<'_> {
     /// # Safety
     /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
     /// the same token or slot. The processor has what `isa` stands for.
-    pub(crate) unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>, isa: Isa) {
+    pub unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>, isa: Isa) {
         // SAFETY: passed on; the caller vouches for the processor.
         unsafe {
             match (self.stored_as, isa) {

@@ -8,8 +8,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::form::Stored;
 use super::kernel::{Call, Heads, Item, Packed, Rotary};
-use crate::kernels::dot;
-use crate::kernels::simd::{self, Isa, LANES, Simd};
+use crate::dot;
+use crate::simd::{self, Isa, LANES, Simd};
 
 /// What a layer does beside plain attention.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::kernel::{Call, Item, MAX_ITEM_ROWS, TILE};
-use crate::kernels::simd::{self, LANES, Simd};
+use crate::simd::{self, LANES, Simd};
 
 /// Query rows computed together: as many as leave registers for keys and values.
 pub(super) const ROWS: usize = 6;

@@ -8,14 +8,14 @@
 
 use super::kernel::Call;
 use super::pack::{BLOCK, Kind, Shape};
-use crate::kernels::dot::Dot;
-use crate::kernels::rounding::{self, MIXED};
-use crate::kernels::simd::{self, Isa, LANES, Simd};
+use crate::dot::Dot;
+use crate::rounding::{self, MIXED};
+use crate::simd::{self, Isa, LANES, Simd};
 
 /// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
 /// zero in the weights adds to its sums, with the sign turned.
 #[derive(Debug, Default)]
-pub(crate) struct Rounded {
+pub struct Rounded {
     pub(super) bytes: Vec<i8>,
     pub(super) scales: Vec<f32>,
     pub(super) offsets: Vec<i32>,
@@ -34,10 +34,10 @@ impl Rounded {
 
 /// Root mean square normalisation of each row of inputs: x / √(mean of x² + epsilon) · weight.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Norm<'a> {
+pub struct Norm<'a> {
     /// One for each number of a row.
-    pub(crate) weight: &'a [f32],
-    pub(crate) epsilon: f32,
+    pub weight: &'a [f32],
+    pub epsilon: f32,
 }
 
 impl Norm<'_> {
@@ -94,7 +94,7 @@ impl Call<'_> {
     ///
     /// # Safety
     /// No other thread works on this row; the processor has what `isa` stands for.
-    pub(crate) unsafe fn quantise(&self, row: usize, scratch: &mut Vec<f32>) {
+    pub unsafe fn quantise(&self, row: usize, scratch: &mut Vec<f32>) {
         debug_assert!(row < self.rows && self.shape.kind != Kind::Floats);
         // SAFETY: passed on.
         unsafe {

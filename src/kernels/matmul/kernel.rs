@@ -17,27 +17,27 @@ use std::ops::Range;
 
 use super::inputs::{Norm, Rounded};
 use super::pack::{Activation, BLOCK, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
-use crate::kernels::dot::{Dot, QUAD};
-use crate::kernels::rounding::MIXED;
-use crate::kernels::simd::{self, Isa, LANES, Simd};
+use crate::dot::{Dot, QUAD};
+use crate::rounding::MIXED;
+use crate::simd::{self, Isa, LANES, Simd};
 
 /// Most rows of a tile of bytes.
 pub(super) const BYTE_ROWS: usize = 6;
 
 /// What a product is given for each of its rows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Operands<'a> {
+pub struct Operands<'a> {
     /// `[rows, inputs]`
-    pub(crate) inputs: &'a [f32],
+    pub inputs: &'a [f32],
     /// What is done to them first; matrices of floats have none.
-    pub(crate) norm: Option<Norm<'a>>,
+    pub norm: Option<Norm<'a>>,
     /// `[rows, outputs]`, what the product is added to; gated ones have none.
-    pub(crate) residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [f32]>,
 }
 
 impl<'a> Operands<'a> {
     /// Inputs that are multiplied as they are.
-    pub(crate) fn plain(inputs: &'a [f32]) -> Self {
+    pub fn plain(inputs: &'a [f32]) -> Self {
         Operands { inputs, norm: None, residual: None }
     }
 
@@ -53,12 +53,12 @@ impl<'a> Operands<'a> {
 }
 
 /// One product: `rows` rows of inputs, all columns of a matrix.
-pub(crate) struct Call<'a> {
-    pub(crate) shape: Shape,
-    pub(crate) isa: Isa,
-    pub(crate) rows: usize,
+pub struct Call<'a> {
+    pub shape: Shape,
+    pub isa: Isa,
+    pub rows: usize,
     /// The packed matrix.
-    pub(crate) matrix: &'a [u8],
+    pub matrix: &'a [u8],
     pub(super) operands: Operands<'a>,
     /// `[rows, blocks]`, for matrices of bytes.
     pub(super) bytes: *mut i8,
@@ -74,7 +74,7 @@ unsafe impl Sync for Call<'_> {}
 
 impl<'a> Call<'a> {
     /// `rounded` has room for the rows; `output` holds `[rows, outputs]`.
-    pub(crate) fn new(
+    pub fn new(
         shape: Shape,
         isa: Isa,
         matrix: &'a [u8],
@@ -117,7 +117,7 @@ impl<'a> Call<'a> {
     /// # Safety
     /// No other thread works on these; the rows have been rounded, if the matrix is one of bytes. The processor has what
     /// `isa` stands for.
-    pub(crate) unsafe fn multiply(&self, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
+    pub unsafe fn multiply(&self, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
         debug_assert!(panel < self.shape.panels() && first <= end && end <= self.rows);
         // SAFETY: passed on.
         unsafe {

@@ -7,9 +7,9 @@
 //! residual stream that its output would have been added to. The kernel ([`inputs`], [`kernel`]) gives a row the same bits
 //! beside any others.
 
-pub(crate) mod inputs;
-pub(crate) mod kernel;
-pub(crate) mod pack;
+pub mod inputs;
+pub mod kernel;
+pub mod pack;
 #[cfg(test)]
 mod tests;
 
@@ -26,30 +26,30 @@ use self::kernel::{Call, Operands};
 use self::pack::{Arena, Finish, Kind, Part, Shape};
 use super::dot;
 use super::simd::Isa;
-use crate::Result;
+use crate::PackError;
 
 /// Name under which rewritten graphs call the operator, in the domain of attention.
-pub(crate) const OPERATOR: &str = "PackedMatMul";
+pub const OPERATOR: &str = "PackedMatMul";
 /// The attribute that numbers the matrix.
-pub(crate) const MATRIX: &str = "matrix";
+pub const MATRIX: &str = "matrix";
 /// The norm's attribute.
-pub(crate) const EPSILON: &str = "epsilon";
+pub const EPSILON: &str = "epsilon";
 
 /// The operator's inputs, in order.
-pub(crate) mod input {
-    pub(crate) const ROWS: usize = 0;
-    pub(crate) const NORM: usize = 1;
-    pub(crate) const RESIDUAL: usize = 2;
-    pub(crate) const COUNT: usize = 3;
+pub mod input {
+    pub const ROWS: usize = 0;
+    pub const NORM: usize = 1;
+    pub const RESIDUAL: usize = 2;
+    pub const COUNT: usize = 3;
 }
 
 /// Whether this processor has what makes these products worthwhile; elsewhere ONNX Runtime's are faster.
-pub(crate) fn is_worthwhile() -> bool {
+pub fn is_worthwhile() -> bool {
     dot::best_isa() != Isa::Scalar
 }
 
 /// The packed matrices of a model.
-pub(crate) struct Matrices {
+pub struct Matrices {
     arena: Arena,
     /// Each matrix with where it lies.
     shapes: Vec<(Shape, Range<usize>)>,
@@ -60,11 +60,14 @@ pub(crate) struct Matrices {
 
 impl Matrices {
     /// Packs the matrices of these shapes on `threads` threads, asking `parts` for the weights of each in turn.
-    pub(crate) fn pack(
+    ///
+    /// # Errors
+    /// There is no memory for them, or `parts` fails.
+    pub fn pack<E: From<PackError> + Send>(
         shapes: &[Shape],
         threads: usize,
-        parts: impl Fn(usize, &mut dyn FnMut(&[Part<'_>])) -> Result<()> + Sync,
-    ) -> Result<Self> {
+        parts: impl Fn(usize, &mut dyn FnMut(&[Part<'_>])) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
         let mut end = 0;
         let ranges = shapes.iter().map(|shape| {
             let start = end;
@@ -93,17 +96,17 @@ impl Matrices {
         thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mine = work();
-            let join = |other: thread::ScopedJoinHandle<'_, Result<()>>| {
+            let join = |other: thread::ScopedJoinHandle<'_, Result<(), E>>| {
                 other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            others.into_iter().map(join).chain([mine]).collect::<Result<()>>()
+            others.into_iter().map(join).chain([mine]).collect::<Result<(), E>>()
         })?;
         Ok(Matrices { arena, shapes, scratch: Mutex::default(), threads })
     }
 }
 
 /// The operator over a model's matrices.
-pub(crate) struct PackedMatMul(pub(crate) Arc<Matrices>);
+pub struct PackedMatMul(pub Arc<Matrices>);
 
 impl Operator for PackedMatMul {
     type Kernel<'attr> = PackedMatMulKernel;
@@ -148,7 +151,7 @@ impl Output {
     }
 }
 
-pub(crate) struct PackedMatMulKernel {
+pub struct PackedMatMulKernel {
     matrices: Arc<Matrices>,
     index: usize,
     epsilon: f32,

@@ -17,15 +17,15 @@ use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 
-use crate::kernels::dot::QUAD;
-use crate::kernels::rounding::{self, MIXED};
-use crate::{Error, ErrorKind, Result};
+use crate::PackError;
+use crate::dot::QUAD;
+use crate::rounding::{self, MIXED};
 
 /// Columns of a panel.
-pub(crate) const PANEL: usize = 32;
+pub const PANEL: usize = 32;
 /// Elements of the inner dimension that share a scale in files and in panels of nibbles, and inputs whose sums are
 /// further inputs.
-pub(crate) const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 /// Bytes of a block's scales.
 pub(super) const SCALE_BYTES: usize = PANEL * size_of::<f32>();
 
@@ -41,7 +41,7 @@ pub(super) const FLOAT_ROW_BYTES: usize = PANEL * size_of::<f32>();
 
 /// What becomes of the sums of a panel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish {
+pub enum Finish {
     /// They are the product.
     Store,
     /// Half of the columns, of two matrices in turns of sixteen, are gates: activation(gate) · up.
@@ -50,7 +50,7 @@ pub(crate) enum Finish {
 
 /// What is done with a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
+pub enum Activation {
     /// x · sigmoid(x)
     Silu,
     /// GELU in its form with tanh
@@ -59,7 +59,7 @@ pub(crate) enum Activation {
 
 /// What numbers a matrix holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     Floats,
     /// Bytes in blocks with scales; inputs are rounded to bytes as well, block by block.
     Bytes,
@@ -69,20 +69,20 @@ pub(crate) enum Kind {
 
 /// The form of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shape {
-    pub(crate) kind: Kind,
-    pub(crate) finish: Finish,
+pub struct Shape {
+    pub kind: Kind,
+    pub finish: Finish,
     /// Numbers that an input row has.
-    pub(crate) inputs: usize,
+    pub inputs: usize,
     /// Whether the sums of an input row's blocks are further inputs, behind the others.
-    pub(crate) block_sums: bool,
+    pub block_sums: bool,
     /// Columns of all parts together.
-    pub(crate) columns: usize,
+    pub columns: usize,
 }
 
 impl Shape {
     /// Elements of the inner dimension.
-    pub(crate) fn inner(&self) -> usize {
+    pub fn inner(&self) -> usize {
         self.inputs + if self.block_sums { self.inputs.div_ceil(BLOCK) } else { 0 }
     }
 
@@ -98,12 +98,12 @@ impl Shape {
         self.inner().div_ceil(self.block())
     }
 
-    pub(crate) fn panels(&self) -> usize {
+    pub fn panels(&self) -> usize {
         self.columns.div_ceil(PANEL)
     }
 
     /// Numbers of an output row.
-    pub(crate) fn outputs(&self) -> usize {
+    pub fn outputs(&self) -> usize {
         match self.finish {
             Finish::Store => self.columns,
             Finish::Gated(_) => self.columns / 2,
@@ -119,7 +119,7 @@ impl Shape {
     }
 
     /// Bytes that the packed matrix takes; a multiple of 64.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.panels() * self.panel_bytes()
     }
 
@@ -142,7 +142,7 @@ impl Shape {
 
 /// A weight as it lies in its file; several make a matrix. Bytes are little-endian numbers without alignment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Part<'a> {
+pub enum Part<'a> {
     /// float32 `[inner, columns]`, or `[columns, inner]` where `by_column`.
     Floats {
         values: &'a [u8],
@@ -154,13 +154,13 @@ pub(crate) enum Part<'a> {
 
 /// A weight of MatMulNBits, `[columns, blocks]`, with one scale for `block` elements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Blocks<'a> {
-    pub(crate) bits: usize,
-    pub(crate) block: usize,
-    pub(crate) columns: usize,
-    pub(crate) quants: &'a [u8],
-    pub(crate) scales: &'a [u8],
-    pub(crate) zero_points: Option<&'a [u8]>,
+pub struct Blocks<'a> {
+    pub bits: usize,
+    pub block: usize,
+    pub columns: usize,
+    pub quants: &'a [u8],
+    pub scales: &'a [u8],
+    pub zero_points: Option<&'a [u8]>,
 }
 
 impl Part<'_> {
@@ -219,7 +219,7 @@ impl<'a> Blocks<'a> {
 }
 
 /// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed.
-pub(crate) fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
+pub fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
     for (panel, to) in panels.zip(to.chunks_exact_mut(shape.panel_bytes())) {
         for lane in 0..PANEL {
             let Some((part, column)) = shape.source(parts, panel * PANEL + lane) else { continue };
@@ -284,27 +284,24 @@ fn unpacked(bytes: &[u8], bits: usize, index: usize) -> u8 {
 }
 
 /// Memory for packed matrices.
-pub(crate) struct Arena {
+pub struct Arena {
     map: MmapMut,
 }
 
 impl Arena {
     /// Zeroed memory, in large pages where the system gives them: weights are read from one end to the other.
-    pub(crate) fn new(bytes: usize) -> Result<Self> {
-        let map = MmapMut::map_anon(bytes.max(1)).map_err(|e| {
-            Error::new(ErrorKind::MemoryBudget, format!("cannot get {bytes} bytes of memory for the weights: {e}"))
-                .with_source(e)
-        })?;
+    pub fn new(bytes: usize) -> Result<Self, PackError> {
+        let map = MmapMut::map_anon(bytes.max(1)).map_err(|source| PackError::Memory { bytes, source })?;
         // Large pages are a matter of speed, so it is no failure where there are none.
         let _ = map.advise(Advice::HugePage);
         Ok(Arena { map })
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.map
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.map
     }
 }

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use super::inputs::{Norm, Rounded};
 use super::kernel::{Call, Operands};
 use super::pack::{self, Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
-use crate::kernels::dot::best_isa;
-use crate::kernels::rounding::{self, MIXED};
-use crate::kernels::simd::{self, Isa};
+use crate::dot::best_isa;
+use crate::rounding::{self, MIXED};
+use crate::simd::{self, Isa};
 
 /// The instruction sets that this machine has.
 fn available() -> Vec<Isa> {

@@ -37,7 +37,7 @@ fn scratch() -> TempDir {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/report").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/fixtures/report").join(name)
 }
 
 /// The page of a trace, in a folder of its own.

@@ -1,4 +1,4 @@
-//! Arguments in, one JSON document or a table out. Logs and progress go to standard error.
+//! The `foreturn` command: arguments in, one JSON document or a table out. Logs and progress go to standard error.
 //!
 //! Exit status: 0; 2 for a usage error; 1 otherwise, with one clear message.
 
@@ -8,7 +8,6 @@ mod compare;
 mod models;
 mod output;
 mod rank;
-#[cfg(feature = "report")]
 mod report;
 mod reward_bench;
 mod score;
@@ -20,8 +19,7 @@ use foreturn::Result;
 
 use self::args::{Cli, Command};
 
-/// Runs the command line of this process.
-pub(crate) fn run() -> ExitCode {
+fn main() -> ExitCode {
     match dispatch(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,7 +39,6 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => models::logprobs(&args),
         Command::Score(args) => score::score(&args),
         Command::Rank(args) => rank::rank(&args),
-        #[cfg(feature = "report")]
         Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),

@@ -32,7 +32,6 @@ pub(super) enum Command {
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
     /// Turn a trace of rankings into one HTML page
-    #[cfg(feature = "report")]
     Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the wait for scores
     Bench(BenchArgs),
@@ -260,7 +259,6 @@ pub(super) struct RankArgs {
     pub(super) trace: Option<PathBuf>,
 }
 
-#[cfg(feature = "report")]
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
     /// Trace, one JSON document a line, or - for standard input

@@ -1,6 +1,6 @@
 //! Remote models beside local ones, held to a scripted server: rewards, costs, retries, limits, lies, and ends.
-#![cfg(feature = "remote")]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeSet;
@@ -189,7 +189,7 @@ fn what_needs_the_models_own_tokens_is_refused() {
 
 #[test]
 fn the_example_is_a_configuration() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/remote.toml");
+    let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("examples/remote.toml");
     let config = Config::from_file(&path).expect("settings");
     assert!(config.models["large"].base_url.is_some() && config.models["policy"].path.is_some());
 }
@@ -469,7 +469,6 @@ fn a_key_that_is_not_in_the_environment_is_missed_when_the_engine_is_built() {
 
 /// The command ranks with remote models alone, so no ONNX Runtime is needed; a process of its own has an environment of
 /// its own.
-#[cfg(feature = "cli")]
 #[test]
 fn the_key_is_sent_and_told_to_nobody() {
     let run = |server: &Server, more: &str| {

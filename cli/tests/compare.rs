@@ -1,5 +1,6 @@
 //! `foreturn compare`: what a quantised export is from its reference, and that a model differs in nothing from itself.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::fs;

@@ -3,6 +3,7 @@
 //! Bad input is a table of data, `fixtures/cli/bad_input.json`: files, damage to a copy of the model folder, and what the
 //! one message has to say.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;
@@ -135,7 +136,7 @@ fn tokens(value: &Value) -> Vec<u32> {
 }
 
 fn fixture(path: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path);
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/fixtures").join(path);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -211,7 +212,6 @@ fn generate_gives_the_tokens_of_transformers() {
 }
 
 #[test]
-#[cfg(feature = "constraints")]
 fn generate_follows_a_schema() {
     let schema = json!({"type": "object", "properties": {"capital": {"type": "string", "maxLength": 30}},
         "required": ["capital"], "additionalProperties": false});

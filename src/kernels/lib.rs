@@ -3,13 +3,18 @@
 //! `simd` has the lanes that everything here is written with, `dot` the products of bytes, `rounding` what makes bytes of
 //! floats, and `softmax` the scans over a row of logits. [`attention`] and [`matmul`] are operators of ONNX Runtime, which
 //! rewritten graphs call under [`attention::DOMAIN`]. Nothing here knows models, tokens or sessions.
+//!
+//! A crate of its own, because it has to be optimised in every profile: unoptimised, a test on a real model takes minutes.
+//! So the rest of the library can be built unoptimised for tests. It is a part of `foreturn` all the same, and promises
+//! nothing to others.
+#![allow(missing_docs, reason = "nobody but foreturn uses it")]
 
-pub(crate) mod attention;
-pub(crate) mod dot;
-pub(crate) mod matmul;
-pub(crate) mod rounding;
-pub(crate) mod simd;
-pub(crate) mod softmax;
+pub mod attention;
+pub mod dot;
+pub mod matmul;
+pub mod rounding;
+pub mod simd;
+pub mod softmax;
 
 use std::sync::Arc;
 
@@ -23,6 +28,19 @@ use self::matmul::{Matrices, PackedMatMul};
 ///
 /// # Errors
 /// ONNX Runtime refuses them.
-pub(crate) fn operators(cache: Stored, matrices: Matrices) -> ort::Result<OperatorDomain> {
+pub fn operators(cache: Stored, matrices: Matrices) -> ort::Result<OperatorDomain> {
     OperatorDomain::new(attention::DOMAIN)?.add(PagedAttention(cache))?.add(PackedMatMul(Arc::new(matrices)))
+}
+
+/// Packing weights failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The system gave no memory.
+    #[error("cannot get {bytes} bytes of memory for the weights: {source}")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
