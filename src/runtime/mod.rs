@@ -8,6 +8,7 @@ pub(crate) mod environment;
 pub mod locate;
 pub mod log;
 pub(crate) mod memory;
+pub(crate) mod operator;
 pub mod providers;
 pub(crate) mod session;
 mod watchdog;
