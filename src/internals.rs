@@ -180,11 +180,11 @@ impl Attention {
             unsafe { call.prepare(token, position, Some(slot), isa) };
         }
         for token in (0..self.tokens).step_by(step) {
-            for kv_head in 0..kv {
-                let count = step.min(self.tokens - token);
-                let item = Item { token, count, position: self.past + token, sequence: 0, apart: false, kv_head };
+            let (count, position) = (step.min(self.tokens - token), self.past + token);
+            let item = Item { token, count, position, sequence: 0, apart: false, head: 0, heads: 0 };
+            for heads in Self::HEADS.shares() {
                 // SAFETY: as above; all tokens are prepared, and `isa` was detected.
-                unsafe { call.attend(item, isa) };
+                unsafe { call.attend(item.of(heads), isa) };
             }
         }
         self.output[0]

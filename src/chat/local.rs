@@ -12,7 +12,7 @@ use crate::decode::constraint::Constraints;
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::{DecodeOptions, DecoderStats};
-use crate::message::reasoning;
+use crate::message::{self, reasoning};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::{EncodedChat, RenderOptions};
 use crate::runtime::{ProviderReport, RuntimeOptions};
@@ -365,6 +365,7 @@ impl ChatModel for LocalChat {
 
     fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
         let folder = Arc::clone(self.backend.folder());
+        folder.check_bytes("the conversation", message::bytes(&request.messages))?;
         let messages = if self.folds_system { folded(request.messages) } else { request.messages };
         if let ChatTask::Score(task) = request.task {
             let encoded = input::encode(&folder, &self.prompting, ScoreInput::of(messages, &task), &task)?;

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{MetricConfig, ModelConfig};
+use crate::decode::reader::OnText;
 use crate::model::testing::{decoder, folder, loop_body, loop_for_ever};
 use crate::onnx::build::node;
 use crate::{ErrorKind, testing};
@@ -31,6 +32,36 @@ fn engine(step_limit_s: u64) -> (Engine, [TempDir; 2]) {
     loop_for_ever(&mut endless);
     let folders = [folder(&endless), folder(&decoder())];
     (engine_of(step_limit_s, [("endless", &folders[0]), ("good", &folders[1])]), folders)
+}
+
+/// Panics that a host would have died of: in an operator's own call, and in a task on one of ONNX Runtime's threads.
+#[test]
+fn a_panic_in_an_operator_ends_the_run_and_not_the_process() {
+    use crate::export::Quantize;
+    use crate::kernels::operator::testing::{Place, panic_next};
+    use crate::kernels::{attention, matmul};
+
+    let (_files, path) = testing::exported("llama", Quantize::Int8);
+    let mut config = Config::default();
+    config.models.insert("m".into(), ModelConfig { path: Some(path), ..ModelConfig::default() });
+    let engine = engine_with::<0>(config, 600, []);
+    let generate = |on_text: Option<OnText>| {
+        let options = GenerateOptions { max_tokens: 24, ignore_eos: true, on_text, ..GenerateOptions::default() };
+        engine.generate("m", Prompt::Tokens((5..40).collect()), options, Limits::default())
+    };
+    let wanted = generate(None).expect("a reply");
+    for operator in [attention::OPERATOR, matmul::OPERATOR] {
+        for place in [Place::Body, Place::Task] {
+            // Texts are handed out on the thread that runs the model.
+            let error = generate(Some(Box::new(move |_| panic_next(operator, place)))).expect_err("ended");
+            assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+            for part in [operator, "a defect in foreturn's operator", "asked for by a test"] {
+                assert!(error.to_string().contains(part), "{place:?}: {part} is not in {error}");
+            }
+            let again = generate(None).expect("the engine lives");
+            assert_eq!((again.tokens, again.logprobs), (wanted.tokens.clone(), wanted.logprobs.clone()));
+        }
+    }
 }
 
 fn logprobs(engine: &Engine, model: &str, limits: Limits) -> Result<Vec<f32>> {

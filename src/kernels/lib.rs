@@ -12,6 +12,7 @@
 pub mod attention;
 pub mod dot;
 pub mod matmul;
+pub mod operator;
 pub mod rounding;
 pub mod simd;
 pub mod softmax;

@@ -68,6 +68,11 @@ impl Message {
     }
 }
 
+/// Bytes of what is said in a conversation.
+pub(crate) fn bytes(messages: &[Message]) -> usize {
+    messages.iter().map(|message| message.content.len()).sum()
+}
+
 /// Parses a `--messages` file: a JSON list of `{"role","content"}`.
 pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
     serde_json::from_str(json).map_err(|e| {

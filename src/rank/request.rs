@@ -16,6 +16,10 @@ pub const MAX_SAMPLES: usize = 1024;
 /// Most candidates in a ranking.
 pub const MAX_CANDIDATES: usize = 1024;
 
+/// Most turns that may have to be sampled for a ranking: candidates × samples × window, the window counted as 1 where it
+/// is 0.
+pub const MAX_TURNS: usize = 1 << 16;
+
 /// The responses to rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Candidates {
@@ -173,6 +177,19 @@ pub(crate) fn validate_samples(samples: Option<usize>) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses more than [`MAX_TURNS`].
+pub(super) fn check_turns(candidates: usize, samples: usize, window: usize) -> Result<()> {
+    // Each of the three has its own limit by now.
+    let turns = candidates * samples * window.max(1);
+    if turns <= MAX_TURNS {
+        return Ok(());
+    }
+    Err(Error::invalid_request(format!(
+        "candidates × samples × window is {candidates} × {samples} × {window} = {turns}: at most {MAX_TURNS} turns are \
+         sampled for a ranking. Ask for fewer of either, or rank in several requests"
+    )))
 }
 
 impl Serialize for Candidates {

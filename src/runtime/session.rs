@@ -17,6 +17,7 @@ use super::environment::{self, Environment};
 use super::memory::Element;
 use super::providers::{self, ProviderReport};
 use super::{RuntimeOptions, ort_error, watchdog};
+use crate::kernels::operator;
 use crate::{Error, ErrorKind, Result};
 
 /// A graph and where its external weights lie.
@@ -194,6 +195,9 @@ impl Session {
         }
         let outputs = outputs.map_err(|e| match ended {
             true => overdue(&self.name, start.elapsed(), self.limit),
+            false if e.message().contains(operator::DEFECT) => {
+                Error::internal(format!("{}: {}", self.name, e.message()))
+            }
             false => ort_error("ONNX Runtime failed while running the model", e),
         })?;
         read(&Outputs(outputs))

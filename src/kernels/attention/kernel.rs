@@ -30,7 +30,7 @@ use crate::simd::{self, Isa, LANES};
 /// Keys per softmax tile: four blocks.
 pub const TILE: usize = TILE_BLOCKS * LANES;
 pub(super) const TILE_BLOCKS: usize = 4;
-/// Most query rows (tokens × heads of a group) per work item; their softmax state sits on the stack.
+/// Most query rows (tokens × query heads) per work item; their softmax state sits on the stack.
 pub(super) const MAX_ITEM_ROWS: usize = 48;
 
 /// Head counts and size of one layer.
@@ -51,14 +51,28 @@ impl Heads {
         self.query / self.kv
     }
 
+    /// The query heads of each work item of a token: those of one key-value head, or, where an item has not as many
+    /// rows, equal parts of them.
+    pub fn shares(self) -> impl Iterator<Item = Range<usize>> {
+        let (group, most) = (self.group(), self.heads_per_item());
+        let share = move |first: usize, from: usize| first + from..first + group.min(from + most);
+        (0..self.kv).flat_map(move |kv| (0..group).step_by(most).map(move |from| share(kv * group, from)))
+    }
+
+    /// Most query heads of a work item.
+    fn heads_per_item(self) -> usize {
+        let group = self.group();
+        group.div_ceil(group.div_ceil(MAX_ITEM_ROWS))
+    }
+
     /// Tokens of one sequence per work item.
     pub fn tokens_per_item(self) -> usize {
-        (MAX_ITEM_ROWS / self.group()).max(1)
+        MAX_ITEM_ROWS / self.heads_per_item()
     }
 
     /// Sequences of one token each per work item: enough to share what is read, few enough to keep all threads busy.
     pub fn sequences_per_item(self) -> usize {
-        (MAX_ITEM_ROWS / 2 / self.group()).max(1)
+        (MAX_ITEM_ROWS / 2 / self.heads_per_item()).max(1)
     }
 }
 
@@ -86,8 +100,8 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// One work item of [`Call::attend`]: `count` tokens, one key-value head. The tokens are of one sequence, or each is the
-/// one token of a sequence of its own; then what several of them have in common is read once for all.
+/// One work item of [`Call::attend`]: `count` tokens, query heads of one key-value head. The tokens are of one sequence, or
+/// each is the one token of a sequence of its own; then what several of them have in common is read once for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
     /// First token in the packed batch.
@@ -99,7 +113,17 @@ pub struct Item {
     pub sequence: usize,
     /// Whether the tokens are of `count` sequences, one after the other.
     pub apart: bool,
-    pub kv_head: usize,
+    /// The first of its query heads.
+    pub head: usize,
+    /// How many there are; at most [`MAX_ITEM_ROWS`] for all tokens together.
+    pub heads: usize,
+}
+
+impl Item {
+    /// The item of these query heads.
+    pub fn of(self, heads: Range<usize>) -> Self {
+        Item { head: heads.start, heads: heads.len(), ..self }
+    }
 }
 
 /// Tokens of an item that read a tile of keys together.

@@ -26,11 +26,14 @@ use self::form::Stored;
 use self::kernel::{Call, Heads, Item, Packed, Rotary};
 use self::prepare::MAX_HEAD;
 use super::simd::{Isa, LANES};
+use crate::operator;
 
 /// Domain and name under which the rewritten graph calls the operator.
 pub const DOMAIN: &str = "foreturn";
 /// See [`DOMAIN`].
 pub const OPERATOR: &str = "PagedAttention";
+/// Most heads of a layer.
+pub const MAX_HEADS: usize = 1 << 16;
 /// Tokens of a cache block.
 pub const BLOCK_SIZE: usize = LANES;
 
@@ -88,8 +91,34 @@ impl Operator for PagedAttention {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
+        operator::guard(OPERATOR, || PagedAttentionKernel::new(self.0, context))
+    }
+}
+
+pub struct PagedAttentionKernel {
+    heads: Heads,
+    scale: f32,
+    softcap: f32,
+    window: usize,
+    rotary: bool,
+    interleaved: bool,
+    isa: Isa,
+    stored_as: Stored,
+    // Scratch, kept between calls.
+    items: Vec<Item>,
+    /// Each token's row of the rotary tables.
+    rope_rows: Vec<usize>,
+    /// Room for numbers of either kind.
+    queries: Vec<f32>,
+    /// Used where the head size is no multiple of sixteen.
+    padded_output: Vec<f32>,
+}
+
+impl PagedAttentionKernel {
+    /// The kernel of one node, over caches of what `stored_as` says.
+    fn new(stored_as: Stored, context: &KernelContext<'_>) -> ort::Result<Self> {
         let positive = |name: &str| match context.get::<i64>(name) {
-            Some(n) if n > 0 && n <= 1 << 16 => Ok(n as usize),
+            Some(n) if n > 0 && n <= MAX_HEADS as i64 => Ok(n as usize),
             other => {
                 Err(ort::Error::new(format!("{OPERATOR}: attribute `{name}` is {other:?}, not a positive number")))
             }
@@ -127,33 +156,14 @@ impl Operator for PagedAttention {
             window,
             rotary: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
             interleaved: context.get::<i64>("rotary_interleaved").unwrap_or(0) != 0,
-            isa: self.0.best_isa(),
-            stored_as: self.0,
+            isa: stored_as.best_isa(),
+            stored_as,
             items: Vec::new(),
             rope_rows: Vec::new(),
             queries: Vec::new(),
             padded_output: Vec::new(),
         })
     }
-}
-
-pub struct PagedAttentionKernel {
-    heads: Heads,
-    scale: f32,
-    softcap: f32,
-    window: usize,
-    rotary: bool,
-    interleaved: bool,
-    isa: Isa,
-    stored_as: Stored,
-    // Scratch, kept between calls.
-    items: Vec<Item>,
-    /// Each token's row of the rotary tables.
-    rope_rows: Vec<usize>,
-    /// Room for numbers of either kind.
-    queries: Vec<f32>,
-    /// Used where the head size is no multiple of sixteen.
-    padded_output: Vec<f32>,
 }
 
 /// Fails the run with a message that names the operator.
@@ -177,6 +187,12 @@ fn integers<'v>(value: &'v Option<ValueRef<'_>>, name: &str) -> ort::Result<&'v 
 
 impl Kernel for PagedAttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        operator::guard(OPERATOR, || self.attend(context))
+    }
+}
+
+impl PagedAttentionKernel {
+    fn attend(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let query = context.input(input::QUERY)?;
         let (shape, query) = floats(&query, "query")?;
         let (key, value) = (context.input(input::KEY)?, context.input(input::VALUE)?);
@@ -246,12 +262,12 @@ impl Kernel for PagedAttentionKernel {
             output: if padded { self.padded_output.as_mut_ptr() } else { output.as_mut_ptr() },
         };
         let (items, rope_rows, slots, isa) = (&self.items, &self.rope_rows, batch.slots, self.isa);
-        context.par_for(tokens, 0, |token| {
+        operator::par_for(OPERATOR, context, tokens, 0, |token| {
             // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct; `isa`
             // was detected.
             unsafe { call.prepare(token, rope_rows[token], usize::try_from(slots[token]).ok(), isa) };
         })?;
-        context.par_for(items.len(), items.len(), |i| {
+        operator::par_for(OPERATOR, context, items.len(), items.len(), |i| {
             // SAFETY: all tokens are prepared; each item is computed once; `isa` was detected.
             unsafe { call.attend(items[i], isa) };
         })?;
@@ -263,9 +279,7 @@ impl Kernel for PagedAttentionKernel {
         }
         Ok(())
     }
-}
 
-impl PagedAttentionKernel {
     /// The shape of a cache, and where it lies.
     fn cache(&self, value: &Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, *const u8)> {
         let Some(given) = value else { return refuse(format!("input `{name}` is missing")) };
@@ -347,16 +361,23 @@ impl PagedAttentionKernel {
             for other in sequence + 1..sequence + apart {
                 self.rope_rows.push(batch.past[other] as usize + batch.rope_offset(other));
             }
-            let item =
-                Item { token: tokens.start, count: apart, position: past, sequence, apart: apart > 1, kv_head: 0 };
+            let item = Item {
+                token: tokens.start,
+                count: apart,
+                position: past,
+                sequence,
+                apart: apart > 1,
+                head: 0,
+                heads: 0,
+            };
             if apart > 1 {
-                self.items.extend((0..self.heads.kv).map(|kv_head| Item { kv_head, ..item }));
+                self.items.extend(self.heads.shares().map(|heads| item.of(heads)));
             } else {
                 let step = self.heads.tokens_per_item();
                 for token in tokens.clone().step_by(step).rev() {
                     let (count, position) = (step.min(tokens.end - token), past + token - tokens.start);
                     let item = Item { token, count, position, ..item };
-                    self.items.extend((0..self.heads.kv).map(|kv_head| Item { kv_head, ..item }));
+                    self.items.extend(self.heads.shares().map(|heads| item.of(heads)));
                 }
             }
             sequence += apart;

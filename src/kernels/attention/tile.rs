@@ -20,7 +20,7 @@ pub(super) struct State {
     pub(super) sum: [[f32; LANES]; MAX_ITEM_ROWS],
 }
 
-/// Rows of an item from `first` on, where row = token · group + head.
+/// Rows of an item from `first` on, where row = token · group + head, the group being the item's heads.
 #[derive(Clone, Copy)]
 struct Rows {
     first: usize,
@@ -90,11 +90,13 @@ pub(super) unsafe trait Tile {
 #[inline(always)]
 pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(call: &Call<'_>, item: Item) {
     let stored = call.heads.stored();
-    let group = call.heads.group();
+    let group = item.heads;
     let rows = item.count * group;
+    debug_assert!(rows <= MAX_ITEM_ROWS, "{item:?} has more rows than an item has room for");
+    let kv_head = item.head / call.heads.group();
     let mut state = State { max: [f32::NEG_INFINITY; MAX_ITEM_ROWS], sum: [[0.0; LANES]; MAX_ITEM_ROWS] };
     // Rows of this item in `queries` and `output`.
-    let base = item.token * call.heads.query + item.kv_head * group;
+    let base = item.token * call.heads.query + item.head;
     let layout = Rows { first: 0, group, heads: call.heads.query, position: item.position };
     // SAFETY: rows of this item are inside both arrays and ours alone; the table was validated up to the last position.
     unsafe {
@@ -110,7 +112,7 @@ pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(call: &Call<'_>, item: I
         for start in (first / TILE * TILE..call.end(item)).step_by(TILE) {
             let mut token = 0;
             while let Some(run) = call.next_run(item, start, PLAIN, token) {
-                tile.gather(call, call.table(run.sequence), start, run.end, item.kv_head);
+                tile.gather(call, call.table(run.sequence), start, run.end, kv_head);
                 let rows = run.tokens.start * group..run.tokens.end * group;
                 let layout = Rows { position: run.position, ..layout };
                 add_rows::<T, PLAIN>(&mut tile, call, query, output, layout, rows, &mut state);

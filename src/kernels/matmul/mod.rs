@@ -27,6 +27,7 @@ use self::pack::{Arena, Finish, Kind, Part, Shape};
 use super::dot;
 use super::simd::Isa;
 use crate::PackError;
+use crate::operator;
 
 /// Name under which rewritten graphs call the operator, in the domain of attention.
 pub const OPERATOR: &str = "PackedMatMul";
@@ -125,14 +126,16 @@ impl Operator for PackedMatMul {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
-        let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
-        match index.filter(|&index| index < self.0.shapes.len()) {
-            Some(index) => {
-                let (matrices, epsilon) = (Arc::clone(&self.0), context.get::<f32>(EPSILON).unwrap_or(0.0));
-                Ok(PackedMatMulKernel { matrices, index, epsilon, isa: dot::best_isa() })
+        operator::guard(OPERATOR, || {
+            let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
+            match index.filter(|&index| index < self.0.shapes.len()) {
+                Some(index) => {
+                    let (matrices, epsilon) = (Arc::clone(&self.0), context.get::<f32>(EPSILON).unwrap_or(0.0));
+                    Ok(PackedMatMulKernel { matrices, index, epsilon, isa: dot::best_isa() })
+                }
+                None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
             }
-            None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
-        }
+        })
     }
 }
 
@@ -163,6 +166,12 @@ const FLOAT_ROWS: usize = 96;
 
 impl Kernel for PackedMatMulKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        operator::guard(OPERATOR, || self.product(context))
+    }
+}
+
+impl PackedMatMulKernel {
+    fn product(&self, context: &ComputeContext) -> ort::Result<()> {
         let refuse = |why: String| Err(ort::Error::new(format!("{OPERATOR}: {why}")));
         let (shape, range) = &self.matrices.shapes[self.index];
         let Some(input) = context.input(input::ROWS)? else { return refuse("the input is missing".into()) };
@@ -229,7 +238,7 @@ impl PackedMatMulKernel {
     ) -> ort::Result<()> {
         let (rows, pieces) = (operands.inputs.len() / shape.inputs, self.matrices.threads * PIECES);
         let output = Output(output.as_mut_ptr());
-        context.par_for(pieces, pieces, |piece| {
+        operator::par_for(OPERATOR, context, pieces, pieces, |piece| {
             let row = |piece: usize| (piece * tiles / pieces * kernel::BYTE_ROWS).min(rows);
             let rows = row(piece)..row(piece + 1);
             // SAFETY: pieces have rows of their own, and the output holds as many as the input.
@@ -263,7 +272,7 @@ impl PackedMatMulKernel {
             return Ok(());
         }
         let chunks = call.rows.div_ceil(ROWS);
-        context.par_for(chunks, 0, |chunk| rows(chunk * ROWS..call.rows.min((chunk + 1) * ROWS)))
+        operator::par_for(OPERATOR, context, chunks, 0, |chunk| rows(chunk * ROWS..call.rows.min((chunk + 1) * ROWS)))
     }
 
     /// Few rows, or floats: each thread has some of the columns.
@@ -272,7 +281,7 @@ impl PackedMatMulKernel {
         // Rather more pieces than fewer: eighteen panels in nine pieces leave one of two threads with five.
         let width = (panels / (self.matrices.threads * 2 * PIECES)).max(1);
         let rows = if call.shape.kind == Kind::Floats { FLOAT_ROWS } else { call.rows.max(1) };
-        context.par_for(panels.div_ceil(width), 0, |piece| {
+        operator::par_for(OPERATOR, context, panels.div_ceil(width), 0, |piece| {
             let panels = piece * width..panels.min((piece + 1) * width);
             let mut scratch = Vec::new();
             for first in (0..call.rows).step_by(rows) {

@@ -8,7 +8,7 @@ use super::graph::{Attributes, Values, element_type, last_dimension};
 use super::rope;
 use super::{AttentionShape, names};
 use crate::kernels::attention::prepare::MAX_HEAD;
-use crate::kernels::attention::{DOMAIN, OPERATOR};
+use crate::kernels::attention::{DOMAIN, MAX_HEADS, OPERATOR};
 use crate::model::config::ModelConfig;
 use crate::onnx::build::{float, int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto};
@@ -138,6 +138,13 @@ fn check_features(node: &NodeProto, inputs: &Inputs) -> Result<(), String> {
     if window == 0 || window < -1 {
         return uses(&format!("local_window_size = {window}"));
     }
+    let (scale, softcap) = (attributes.float("scale"), attributes.float("softcap"));
+    if !scale.is_finite() {
+        return uses(&format!("scale = {scale}"));
+    }
+    if !softcap.is_finite() || softcap < 0.0 {
+        return uses(&format!("softcap = {softcap}"));
+    }
     match &inputs.unknown {
         None => Ok(()),
         Some(input) => uses(&format!("input {input}: an attention bias, sink, scale or length")),
@@ -174,6 +181,9 @@ fn layer_shape(
     let (query_heads, kv_heads) = (attributes.int("num_heads"), attributes.int("kv_num_heads"));
     if query_heads <= 0 || kv_heads <= 0 || query_heads % kv_heads != 0 {
         return Err(format!("{query_heads} query heads over {kv_heads} key-value heads"));
+    }
+    if query_heads > MAX_HEADS as i64 {
+        return Err(format!("it has {query_heads} query heads, more than {MAX_HEADS}"));
     }
     let positions = match attributes.int("do_rotary") {
         0 => None,
