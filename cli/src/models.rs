@@ -12,7 +12,7 @@ use foreturn::export::{self, ExportOptions, Quantize};
 use foreturn::model::ModelFolder;
 use foreturn::model::head::HeadKind;
 use foreturn::model::tokenizer::RenderOptions;
-use foreturn::runtime::{self, Places, RuntimeOptions};
+use foreturn::runtime::{self, Places, RuntimeOptions, Telemetry};
 use foreturn::{Engine, Result};
 use serde_json::json;
 
@@ -64,13 +64,26 @@ pub(super) fn report_providers(engine: &Engine) -> Result<()> {
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
     let info = runtime::load(&RuntimeOptions { places: places(), ..RuntimeOptions::default() })?;
+    if let Some(warning) = info.telemetry.warning() {
+        output::warning(&warning);
+    }
     if args.json {
         return output::json(&info);
     }
     output::line(format!("ONNX Runtime  {}", info.version))?;
     output::line(format!("library       {} ({:?})", info.library.display(), info.source))?;
     output::line(format!("providers     {}", info.providers.join(", ")))?;
-    output::line(format!("threads       {}", info.threads))
+    output::line(format!("threads       {}", info.threads))?;
+    output::line(format!("telemetry     {}", describe(info.telemetry)))
+}
+
+fn describe(telemetry: Telemetry) -> &'static str {
+    match telemetry {
+        Telemetry::None => "none: this library sends nothing to its maker",
+        Telemetry::Off => "off: this library could report to its maker, and is kept from it",
+        Telemetry::Wanted => "on: this library may report to its maker, because ORT_DISABLE_TELEMETRY allows it",
+        Telemetry::On => "on: this library may report to its maker",
+    }
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<()> {

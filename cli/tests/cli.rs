@@ -146,7 +146,7 @@ fn fixture(path: &str) -> Value {
 #[test]
 fn doctor_says_what_runs_the_models() {
     let report = foreturn(&["doctor", "--json"]).json();
-    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads"]);
+    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry"]);
     assert!(report["library"].as_str().expect("a path").contains("libonnxruntime.so"));
     assert_eq!(report["source"], "environment");
     assert!(report["version"].as_str().expect("a version").starts_with("1."), "{report}");

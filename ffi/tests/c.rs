@@ -2,6 +2,9 @@
 //! static library of `target/release`, run as they are, under valgrind and under AddressSanitizer. `make test` builds the
 //! libraries first.
 
+#[path = "../../tests/common/watched.rs"]
+mod watched;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +30,7 @@ fn busy() -> RwLockReadGuard<'static, ()> {
 }
 
 /// Every other scenario of `c/suite.c` that needs nothing but the models.
-const SCENARIOS: [&str; 12] = [
+const SCENARIOS: [&str; 13] = [
     "arguments",
     "calls",
     "threads",
@@ -38,6 +41,7 @@ const SCENARIOS: [&str; 12] = [
     "streams",
     "surroundings",
     "forked",
+    "exits",
     "environment",
     "logged",
 ];
@@ -183,6 +187,17 @@ fn every_promise_of_the_header_is_kept() {
     for scenario in SCENARIOS {
         silent(Command::new(suite()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
     }
+}
+
+#[test]
+fn a_host_in_c_sends_nothing_to_the_runtimes_maker() {
+    let program = || {
+        let mut command = Command::new(suite());
+        command.arg("stays").arg(Stage::get().path());
+        command
+    };
+    let _busy = busy();
+    watched::keeps_to_itself(program, runtime().to_str().expect("a path"));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use ort::logging::LogLevel;
 use serde::Serialize;
 
 use super::locate::{self, Found, Source};
+use super::telemetry::{Silence, Telemetry};
 use super::{RuntimeOptions, log, ort_error};
 use crate::{Error, ErrorKind, Result};
 
@@ -29,6 +30,8 @@ pub struct RuntimeInfo {
     pub providers: Vec<String>,
     /// Threads of the shared pool.
     pub threads: usize,
+    /// Reports to ONNX Runtime's maker.
+    pub telemetry: Telemetry,
 }
 
 /// The loaded runtime.
@@ -37,6 +40,7 @@ pub(crate) struct Environment {
     library: Found,
     /// Threads of the global pool; sessions that want another count get a pool of their own.
     pub(crate) threads: usize,
+    telemetry: Telemetry,
 }
 
 static CURRENT: Mutex<Option<Arc<Environment>>> = Mutex::new(None);
@@ -82,6 +86,7 @@ impl Environment {
             version,
             providers: super::providers::compiled_in(),
             threads: self.threads,
+            telemetry: self.telemetry,
         }
     }
 }
@@ -144,6 +149,7 @@ fn finish(
     options: &RuntimeOptions,
 ) -> Result<Environment> {
     let threads = options.effective_threads();
+    let silence = Silence::begin();
     // Spinning is allowed here and stopped at the end of each run by a session setting: threads are awake during a
     // step and asleep between steps.
     let pool = GlobalThreadPoolOptions::default()
@@ -161,5 +167,10 @@ fn finish(
         .build()
         .map_err(|e| ort_error("cannot create ONNX Runtime's environment", e))?;
     ort.set_log_level(LogLevel::Warning);
-    Ok(Environment { ort, library, threads })
+    let path = if library.source == Source::Linked { None } else { loaded_library().0 };
+    let telemetry = silence.end(path.as_deref());
+    if let Some(warning) = telemetry.warning() {
+        log::emit(log::LogLevel::Warning, &warning);
+    }
+    Ok(Environment { ort, library, threads, telemetry })
 }

@@ -10,6 +10,7 @@ pub mod log;
 pub(crate) mod memory;
 pub mod providers;
 pub(crate) mod session;
+pub mod telemetry;
 mod watchdog;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use environment::RuntimeInfo;
 pub use locate::{Found, Places, Source};
 pub use providers::{OnUnavailable, Provider, ProviderReport};
+pub use telemetry::Telemetry;
 
 use crate::Result;
 

@@ -608,6 +608,35 @@ static void forked(const char *folder) {
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
 }
 
+/* A child that ends by exit() runs the exit handlers of every library in the process; none of them may wait for threads
+ * that the child does not have. */
+static void child_exits(void) {
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    alarm(20); /* a hang ends by this signal */
+    exit(3);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 3);
+}
+
+static void exits(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  child_exits();
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  child_exits();
+}
+
+/* Stays until somebody ends it, who looks at it from outside. */
+static void stays(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(1, 2);
+  foreturn_ranking *ranking = NULL;
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  for (;;) pause();
+}
+
 static void environment(const char *folder) {
   use(folder);
   use(folder);
@@ -684,7 +713,7 @@ static const struct {
     {"callbacks", callbacks}, {"signals", signals},     {"streams", streams},
     {"surroundings", surroundings}, {"forked", forked}, {"environment", environment},
     {"loaded", loaded},       {"planted", planted},     {"idle", idle},
-    {"logged", logged},
+    {"logged", logged},       {"exits", exits},         {"stays", stays},
 };
 
 static void run(const char *name, const char *folder) {

@@ -1,0 +1,301 @@
+//! ONNX Runtime's reports to its maker: never sent from a process that did not ask for them.
+//!
+//! The maker's builds from 1.29 on carry a client that, when the first environment is made, writes a device id and a
+//! database under the user's cache folder and starts a thread that looks up the maker's host. No call prevents it:
+//! `DisableTelemetryEvents` needs an environment, and only stops some events. The client does ask the environment
+//! variable `ORT_DISABLE_TELEMETRY` before anything else. A library can't set a variable of its host's process (other
+//! threads may read the environment at that moment), so ONNX Runtime alone gets another answer: while its environment is
+//! made, its import of `getenv` points at a function here that answers for that one variable where the host left it
+//! unset. A host that wants the reports sets it to 0.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+
+/// The variable that the client asks.
+pub(crate) const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
+
+/// The host that reports go to: a library with this text carries a client.
+const MARKER: &[u8] = b"mobile.events.data.microsoft.com";
+
+/// ONNX Runtime's reports to its maker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Telemetry {
+    /// The library cannot send any.
+    None,
+    /// The library could, and was told not to.
+    Off,
+    /// The library may send them, because `ORT_DISABLE_TELEMETRY` says so.
+    Wanted,
+    /// The library may send them: the host started it before, or it can't be told otherwise on this system.
+    On,
+}
+
+impl Telemetry {
+    /// What to do where reports are sent that nobody asked for.
+    pub fn warning(self) -> Option<String> {
+        (self == Telemetry::On).then(|| {
+            format!(
+                "this ONNX Runtime may send reports to its maker, and foreturn could not prevent it; set {VARIABLE}=1 before the process starts, or {VARIABLE}=0 to say that you want them"
+            )
+        })
+    }
+}
+
+/// The client read the environment through [`answer`].
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Stands in for the library's `getenv` until it is dropped.
+pub(super) struct Silence {
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    _import: Option<import::Replaced>,
+}
+
+impl Silence {
+    /// Begins before the library makes an environment.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub(super) fn begin() -> Self {
+        let inside = ort::api().CreateEnv as *const c_void;
+        Silence { _import: import::replace(inside, c"getenv", answer as *mut c_void) }
+    }
+
+    /// Begins before the library makes an environment.
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+    pub(super) fn begin() -> Self {
+        Silence {}
+    }
+
+    /// Ends once the environment is made; says what became of the client. A linked `library` has no path.
+    pub(super) fn end(self, library: Option<&Path>) -> Telemetry {
+        drop(self);
+        match host_says() {
+            Some(false) if carries_client(library) => Telemetry::Wanted,
+            None if ASKED.load(Ordering::Acquire) => Telemetry::Off,
+            // It never asked us: it has no client, or one that the host started before.
+            said if carries_client(library) => {
+                if said == Some(true) {
+                    Telemetry::Off
+                } else {
+                    Telemetry::On
+                }
+            }
+            _ => Telemetry::None,
+        }
+    }
+}
+
+/// The host's word: whether the client is to be off; `None` where nothing was said.
+fn host_says() -> Option<bool> {
+    let value = std::env::var(VARIABLE).ok().filter(|value| !value.is_empty())?;
+    Some(is_true(&value))
+}
+
+/// A value of [`VARIABLE`] that turns the client off, as ONNX Runtime reads it.
+fn is_true(value: &str) -> bool {
+    ["1", "true", "yes", "on", "y"].contains(&value.trim().to_ascii_lowercase().as_str())
+}
+
+/// Whether a library carries the client. Those that `ort` links have none.
+fn carries_client(library: Option<&Path>) -> bool {
+    let Some(Ok(file)) = library.map(std::fs::File::open) else { return false };
+    // SAFETY: the file is the library that this process has mapped already; whoever changes it changes code that runs.
+    let Ok(bytes) = (unsafe { memmap2::Mmap::map(&file) }) else { return false };
+    // SAFETY: both pointers are valid for their lengths.
+    !unsafe { libc::memmem(bytes.as_ptr().cast(), bytes.len(), MARKER.as_ptr().cast(), MARKER.len()) }.is_null()
+}
+
+/// `getenv`, but `ORT_DISABLE_TELEMETRY` is 1 where the host says nothing of it.
+unsafe extern "C" fn answer(name: *const c_char) -> *mut c_char {
+    // SAFETY: this is the call that the library makes, with its argument.
+    let value = unsafe { libc::getenv(name) };
+    // SAFETY: `getenv` takes a string that ends with NUL.
+    let name = unsafe { CStr::from_ptr(name) }.to_bytes();
+    let asked = name == VARIABLE.as_bytes();
+    // The client asks for `CI` before that, and stays off where it is set.
+    if asked || name == b"CI" {
+        ASKED.store(true, Ordering::Release);
+    }
+    // SAFETY: what `getenv` returns is null or a string that ends with NUL.
+    let unset = value.is_null() || unsafe { *value } == 0;
+    if asked && unset { c"1".as_ptr().cast_mut() } else { value }
+}
+
+/// Imports of loaded ELF libraries.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod import {
+    use std::ffi::{CStr, c_int, c_void};
+    use std::sync::atomic::{AtomicPtr, Ordering};
+
+    // From the generic ABI of System V, and the supplements for the processors.
+    const DT_PLTRELSZ: i64 = 2;
+    const DT_STRTAB: i64 = 5;
+    const DT_SYMTAB: i64 = 6;
+    const DT_RELA: i64 = 7;
+    const DT_RELASZ: i64 = 8;
+    const DT_JMPREL: i64 = 23;
+    /// Relocations that hold the address of a symbol and nothing else: those of calls, and of pointers to functions.
+    const ADDRESSES: &[u32] = if cfg!(target_arch = "x86_64") {
+        &[6, 7]
+    } else if cfg!(target_arch = "aarch64") {
+        &[1025, 1026]
+    } else {
+        &[]
+    };
+
+    #[repr(C)]
+    struct Dyn {
+        tag: i64,
+        value: usize,
+    }
+
+    #[repr(C)]
+    struct Rela {
+        offset: usize,
+        info: u64,
+        addend: i64,
+    }
+
+    /// A loaded object: where it lies, and its headers.
+    struct Object {
+        base: usize,
+        headers: &'static [libc::Elf64_Phdr],
+    }
+
+    /// An import that points elsewhere until this is dropped.
+    pub(super) struct Replaced {
+        slot: &'static AtomicPtr<c_void>,
+        original: *mut c_void,
+        read_only: bool,
+    }
+
+    /// Points the import `name` of the object that `inside` is in at `to`; `None` where it has no such import.
+    pub(super) fn replace(inside: *const c_void, name: &CStr, to: *mut c_void) -> Option<Replaced> {
+        let object = object_around(inside as usize)?;
+        let slot = slot(&object, name)?;
+        let read_only = object.is_read_only(std::ptr::from_ref(slot) as usize);
+        let original = slot.load(Ordering::Relaxed);
+        write(slot, to, read_only).then_some(Replaced { slot, original, read_only })
+    }
+
+    impl Drop for Replaced {
+        fn drop(&mut self) {
+            // It succeeded on the same page before. Where it fails, the other function stays, which answers as `getenv` does.
+            write(self.slot, self.original, self.read_only);
+        }
+    }
+
+    /// Stores a pointer, on a page that the loader may have protected once it had filled it.
+    fn write(slot: &AtomicPtr<c_void>, to: *mut c_void, read_only: bool) -> bool {
+        let page = page();
+        let start = (std::ptr::from_ref(slot) as usize & !(page - 1)) as *mut c_void;
+        // SAFETY: the page belongs to the library's data and stays readable throughout, so whoever reads it meanwhile finds
+        // what they expect; nothing but this writes to it.
+        let protect = |flags: c_int| unsafe { libc::mprotect(start, page, flags) == 0 };
+        if read_only && !protect(libc::PROT_READ | libc::PROT_WRITE) {
+            return false;
+        }
+        slot.store(to, Ordering::Release);
+        if read_only {
+            protect(libc::PROT_READ);
+        }
+        true
+    }
+
+    fn page() -> usize {
+        // SAFETY: sysconf only reports.
+        usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+    }
+
+    /// The loaded object whose segments hold `address`.
+    fn object_around(address: usize) -> Option<Object> {
+        struct Search {
+            address: usize,
+            found: Option<Object>,
+        }
+        unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
+            // SAFETY: the loader hands over a description that is valid during the call, and the pointer given below. The
+            // headers belong to the object, which is ONNX Runtime: it is never unloaded.
+            let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
+            let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+            let object = Object { base: info.dlpi_addr as usize, headers };
+            if !object.holds(libc::PT_LOAD, search.address) {
+                return 0;
+            }
+            search.found = Some(object);
+            1
+        }
+        let mut search = Search { address, found: None };
+        // SAFETY: `visit` has the type that is asked for, and `search` outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+        search.found
+    }
+
+    impl Object {
+        fn segments(&self, kind: u32) -> impl Iterator<Item = (usize, usize)> {
+            let of = move |header: &&libc::Elf64_Phdr| header.p_type == kind;
+            self.headers.iter().filter(of).map(|header| (self.base + header.p_vaddr as usize, header.p_memsz as usize))
+        }
+
+        fn holds(&self, kind: u32, address: usize) -> bool {
+            self.segments(kind).any(|(start, size)| address.wrapping_sub(start) < size)
+        }
+
+        /// Whether the loader has protected the address's page. It leaves a last page alone that is protected in part.
+        fn is_read_only(&self, address: usize) -> bool {
+            let whole = !(page() - 1);
+            self.segments(libc::PT_GNU_RELRO)
+                .any(|(start, size)| (start & whole..(start + size) & whole).contains(&address))
+        }
+
+        /// The entry `tag` of the dynamic section.
+        fn entry(&self, tag: i64) -> Option<usize> {
+            let (mut at, size) = self.segments(libc::PT_DYNAMIC).next()?;
+            let end = at + size;
+            while at < end {
+                // SAFETY: the section is an array of such entries, mapped as long as the library is.
+                let entry = unsafe { &*(at as *const Dyn) };
+                match entry.tag {
+                    0 => return None,
+                    found if found == tag => return Some(entry.value),
+                    _ => at += size_of::<Dyn>(),
+                }
+            }
+            None
+        }
+
+        /// An entry that is an address; some loaders leave it relative to the object.
+        fn address(&self, tag: i64) -> Option<usize> {
+            self.entry(tag).map(|value| if value < self.base { value + self.base } else { value })
+        }
+    }
+
+    /// Where the object keeps the address of `name`.
+    fn slot(object: &Object, name: &CStr) -> Option<&'static AtomicPtr<c_void>> {
+        let (symbols, strings) = (object.address(DT_SYMTAB)?, object.address(DT_STRTAB)?);
+        let tables = [(DT_JMPREL, DT_PLTRELSZ), (DT_RELA, DT_RELASZ)];
+        let tables = tables.into_iter().filter_map(|(table, size)| Some((object.address(table)?, object.entry(size)?)));
+        for (table, size) in tables {
+            // SAFETY: the dynamic section says where the table is and how long; the loader has worked through it before.
+            let entries = unsafe { std::slice::from_raw_parts(table as *const Rela, size / size_of::<Rela>()) };
+            let names = |entry: &&Rela| {
+                let symbol = symbols + (entry.info >> 32) as usize * size_of::<libc::Elf64_Sym>();
+                // SAFETY: the loader has looked up the same symbol by the same name.
+                let found = unsafe {
+                    CStr::from_ptr(
+                        (strings as *const std::ffi::c_char)
+                            .add((*(symbol as *const libc::Elf64_Sym)).st_name as usize),
+                    )
+                };
+                ADDRESSES.contains(&(entry.info as u32)) && found == name
+            };
+            if let Some(entry) = entries.iter().find(names) {
+                // SAFETY: such a relocation names a pointer in the library's data, which is aligned and stays mapped.
+                return Some(unsafe { &*((object.base + entry.offset) as *const AtomicPtr<c_void>) });
+            }
+        }
+        None
+    }
+}
