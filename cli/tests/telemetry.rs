@@ -1,7 +1,8 @@
 //! ONNX Runtime's reports to its maker: no process that uses foreturn sends any, unless it says so.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/watched.rs"]
+#[path = "../../tests/common/watched.rs"]
 mod watched;
 
 use std::os::fd::AsRawFd;
