@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use super::config::Config;
 use super::encoder::sentence::Sentence;
-use super::format::{self, Format};
+use super::format::{self, Floats, Format};
+use crate::finite::{self, Refused};
 use crate::{Error, Result};
 
 /// A checkpoint, read but not yet widened or copied.
@@ -127,6 +128,23 @@ impl Tensor {
         let bytes = self.bytes / self.shape[0];
         let start = self.offset + self.rows.stored_row(row) * bytes;
         &data[start..start + bytes]
+    }
+
+    /// Refuses a tensor of `file` with a value that is not finite, or whose scale isn't, naming it and its place.
+    pub(super) fn check(&self, file: &WeightFile, refused: Refused) -> Result<()> {
+        let stored = &file.data[self.offset..self.offset + self.bytes];
+        let Some((index, number)) = self.format.first_refused(stored, refused) else { return Ok(()) };
+        let (name, place) = (&self.origin, finite::place(index, &self.shape));
+        let what = match self.format.floats {
+            Floats::All(_) => format!("tensor `{name}` holds {number} at {place}"),
+            Floats::Scales(_) => {
+                format!("the block at {place} of tensor `{name}` has {number} as its scale or minimum")
+            }
+        };
+        let why =
+            if number.is_finite() { "which is too large to be packed in few bits" } else { "not a finite number" };
+        let path = file.path.display();
+        Err(Error::invalid_model(format!("{path}: {what}, {why}. {}", finite::REMEDY)))
     }
 
     /// Writes the float32 values, little endian, rows in standard order. `data` is the whole file.

@@ -11,6 +11,7 @@ use super::quantize::{self, Layout, Names};
 use super::rope::Table;
 use super::safetensors::{self, Entry, Part};
 use super::{Placement, WeightsFile};
+use crate::finite::Refused;
 use crate::onnx::TensorProto;
 use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
@@ -42,6 +43,9 @@ pub(super) fn store(
         })
         .collect();
     let mut stored = Stored::default();
+    for weight in weights.iter().filter(|weight| linked[weight.tensor.file]) {
+        weight.tensor.check(&files[weight.tensor.file], Refused::NotFinite)?;
+    }
     for (file, _) in files.iter().zip(&linked).filter(|(_, linked)| **linked) {
         stored.files.push(WeightsFile { name: file.name.clone(), placement: link(file, folder)? });
     }
@@ -54,10 +58,10 @@ pub(super) fn store(
         .iter()
         .filter(is_written)
         .map(|weight| {
-            let data = &files[weight.tensor.file].data;
+            let file = &files[weight.tensor.file];
             match &weight.packing {
-                None => widened(weight, data),
-                Some(packing) => packed(weight, packing.layout, data),
+                None => widened(weight, file),
+                Some(packing) => packed(weight, packing.layout, file),
             }
         })
         .collect();
@@ -81,13 +85,17 @@ pub(super) fn store(
 }
 
 /// A tensor in float32.
-fn widened<'a>(weight: &'a Weight<'_>, data: &'a [u8]) -> Part<'a> {
+fn widened<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
     let entry = Entry { name: weight.name.clone(), kind: DataType::Float, shape: weight.tensor.shape.clone() };
-    Part { entries: vec![entry], write: Box::new(|sink| weight.tensor.write_float32(data, sink)) }
+    Part {
+        entries: vec![entry],
+        check: Box::new(|| weight.tensor.check(file, Refused::NotFinite)),
+        write: Box::new(|sink| weight.tensor.write_float32(&file.data, sink)),
+    }
 }
 
 /// A matrix in few bits.
-fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, data: &'a [u8]) -> Part<'a> {
+fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, file: &'a WeightFile) -> Part<'a> {
     let names = Names::of(&weight.name);
     let (rows, blocks) = (layout.rows, layout.stored_blocks());
     let entry = |name, kind, shape: &[usize]| Entry { name, kind, shape: shape.to_vec() };
@@ -98,7 +106,12 @@ fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, data: &'a [u8]) -> Part<'a
     if layout.minima {
         entries.push(entry(names.zero_points, DataType::Uint8, &[rows, layout.zero_point_bytes()]));
     }
-    Part { entries, write: Box::new(move |sink| quantize::write(weight.tensor, data, &layout, sink)) }
+    Part {
+        entries,
+        // A block's range is a difference, and its scale a part of that.
+        check: Box::new(|| weight.tensor.check(file, Refused::NotFarFromInfinity)),
+        write: Box::new(move |sink| quantize::write(weight.tensor, &file.data, &layout, sink)),
+    }
 }
 
 /// What the graph names of a packed weight: the bytes of its quants under one name or under two.
@@ -140,6 +153,7 @@ pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<Te
                 kind: DataType::Float,
                 shape: vec![table.positions, table.width()],
             }],
+            check: Box::new(|| Ok(())),
             write: Box::new(move |sink| table.write(function, sink)),
         })
         .collect();
@@ -157,3 +171,6 @@ fn link(file: &WeightFile, folder: &Path) -> Result<Placement> {
     fs::copy(&file.path, &target).map_err(|error| Error::io("copy weights to", &target, error))?;
     Ok(Placement::Copied)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ use super::widen;
 use crate::decode::attention::{self, DOMAIN};
 use crate::decode::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
 use crate::decode::matmul::{MATRIX, OPERATOR};
+use crate::finite::Refused;
+use crate::model::weights;
 use crate::onnx::build::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
@@ -328,6 +330,7 @@ impl Weight {
 fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     use std::os::unix::fs::FileExt as _;
     if let Some(raw) = &tensor.raw_data {
+        weights::check(tensor, raw, Refused::NotFinite)?;
         return Ok(raw.to_vec());
     }
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
@@ -339,6 +342,7 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     let read =
         std::fs::File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
     read.map_err(|e| Error::io("read the weights of", &path, e))?;
+    weights::check(tensor, &bytes, Refused::NotFinite).map_err(|error| error.context(path.display()))?;
     Ok(bytes)
 }
 

@@ -8,7 +8,7 @@ use crate::export::{ExportOptions, Quantize, export};
 
 /// A checkpoint of tests/fixtures/models, exported to a folder that goes away with the first; and the prompts of its
 /// reference.
-fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
+pub(super) fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoint = folder.path().join("checkpoint");
