@@ -26,6 +26,7 @@ pub mod decode;
 pub mod engine;
 mod error;
 pub mod export;
+pub(crate) mod files;
 pub(crate) mod finite;
 #[cfg(feature = "internals")]
 #[doc(hidden)]

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::config::Config;
 use super::encoder::sentence::Sentence;
 use super::format::{self, Floats, Format};
+use crate::files::{self, Seen};
 use crate::finite::{self, Refused};
 use crate::{Error, Result};
 
@@ -41,6 +42,9 @@ pub(super) struct WeightFile {
     /// Its name in the checkpoint.
     pub(super) name: String,
     pub(super) data: Mmap,
+    pub(super) file: File,
+    /// What it was when it was mapped.
+    pub(super) seen: Seen,
 }
 
 impl WeightFile {
@@ -48,12 +52,14 @@ impl WeightFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
         refuse_all_but_files(&real)?;
-        let file = File::open(&real).map_err(|error| Error::io("open", path, error))?;
+        let (file, metadata) = files::open(&real).map_err(|error| Error::io("open", path, error))?;
         // SAFETY: the mapping is read-only and private to this process. Another process that cuts the file off while
-        // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights.
+        // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights. One that changes
+        // it is noticed when all is read.
         let data = unsafe { Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(WeightFile { path: real, name, data })
+        let seen = Seen::new(&real, &metadata);
+        Ok(WeightFile { path: real, name, data, file, seen })
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.entries.iter().map(Entry::bytes).sum()
     }
 }

@@ -6,6 +6,7 @@ use prost::Message as _;
 use sha2::{Digest, Sha256};
 
 use super::{check, external};
+use crate::files::{self, Seen};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::tensor_shape_proto::dimension::Value::DimValue;
 use crate::onnx::{GraphProto, ModelProto, ValueInfoProto, type_proto};
@@ -17,6 +18,8 @@ pub(crate) struct GraphFile {
     pub(crate) model: ModelProto,
     /// Real folder of the external data; the locations in `model` are names in it.
     pub(crate) data_folder: PathBuf,
+    /// The files in it that hold external data, as they were when the graph was read.
+    data: Vec<Seen>,
     /// Whether it holds loops.
     pub(crate) loops: bool,
     /// Identifies graph and weights.
@@ -42,19 +45,31 @@ impl GraphFile {
         let (mut model, loops) = parse(&bytes).map_err(refuse)?;
         let graph = model.graph.get_or_insert_default();
         let (data_folder, data_files) = external::resolve(path, graph)?;
-        let fingerprint = fingerprint(&bytes, &data_files)?;
-        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, loops, fingerprint })
+        let (fingerprint, data) = fingerprint(&bytes, &data_files)?;
+        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, data, loops, fingerprint })
     }
 
     /// A graph that was never in a file, for what is done with it before its weights are needed.
     #[cfg(any(test, fuzzing))]
     pub(super) fn unfiled(model: ModelProto, loops: bool) -> Self {
-        GraphFile { path: "model.onnx".into(), model, data_folder: ".".into(), loops, fingerprint: String::new() }
+        GraphFile {
+            path: "model.onnx".into(),
+            model,
+            data_folder: ".".into(),
+            data: vec![],
+            loops,
+            fingerprint: String::new(),
+        }
     }
 
     /// The graph as ONNX Runtime reads it, with external data in [`GraphFile::data_folder`].
     pub(crate) fn encode(&self) -> Vec<u8> {
         self.model.encode_to_vec()
+    }
+
+    /// Refuses weights that were written to since the graph was read: they are mapped, and belong to what was checked.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.data.iter().try_for_each(Seen::check)
     }
 
     pub(crate) fn graph(&self) -> &GraphProto {
@@ -96,18 +111,20 @@ pub(crate) fn last_dim(value: &ValueInfoProto) -> Option<usize> {
     dims(value)?.last().copied().flatten().and_then(|size| usize::try_from(size).ok())
 }
 
-/// Hash of the graph and of 64 samples of each data file, with its length.
+/// Hash of the graph and of 64 samples of each data file, with its length; and the files as they were then.
 ///
 /// Samples instead of all bytes: reading every weight would double the time to load a model. Two trainings of one
 /// architecture differ in practically every weight.
-fn fingerprint(graph: &[u8], files: &[PathBuf]) -> Result<String> {
+fn fingerprint(graph: &[u8], paths: &[PathBuf]) -> Result<(String, Vec<Seen>)> {
     use std::os::unix::fs::FileExt;
     const SAMPLES: u64 = 64;
     let mut hash = Sha256::new();
     hash.update(graph);
-    for path in files {
-        let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+    let mut seen = Vec::new();
+    for path in paths {
+        let (file, metadata) = files::open(path).map_err(|e| Error::io("open", path, e))?;
+        let size = metadata.len();
+        seen.push(Seen::new(path, &metadata));
         hash.update(size.to_le_bytes());
         let mut sample = [0; 1024];
         for i in 0..SAMPLES {
@@ -115,5 +132,5 @@ fn fingerprint(graph: &[u8], files: &[PathBuf]) -> Result<String> {
             hash.update(&sample[..read]);
         }
     }
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok((hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect(), seen))
 }

@@ -180,6 +180,7 @@ impl ModelFolder {
 
     /// The graph for ONNX Runtime where it was not rewritten, and what it needs in memory.
     pub(crate) fn plain_graph(&self) -> Result<(Cow<'_, [u8]>, Option<InMemory>)> {
+        self.file.check_unchanged()?;
         let weights = Unread::of(self.file.graph(), &|_| true).map_err(|e| e.context(self.file.path.display()))?;
         weights.check(&self.file.data_folder)?;
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };

@@ -57,6 +57,7 @@ impl Classifier {
         let (bytes, memory) = folder.plain_graph()?;
         let graph = Graph { bytes: &bytes, folder: &file.data_folder, memory, loops: file.loops, name: &name };
         let session = Session::open_plain(&graph, options)?;
+        file.check_unchanged()?;
         let equal_lengths = folder.config().head.is_none();
         let (waiting, stats) = (BTreeMap::new(), DecoderStats::default());
         Ok(Classifier { folder, session, equal_lengths, waiting, next: 0, stats })

@@ -1,4 +1,5 @@
-//! Weights that are not finite, in models that are loaded: in what is packed here, and in what ONNX Runtime reads.
+//! Weights that are not finite, or no longer those that were opened, in models that are loaded: in what is packed here,
+//! and in what ONNX Runtime reads.
 
 use ::safetensors::SafeTensors;
 
@@ -37,5 +38,19 @@ fn they_are_refused_by_name_when_a_model_is_loaded() {
             assert!(error.contains(&format!("the weight `{tensor}` holds {number} at [")), "{quantize:?}: {error}");
             assert!(error.contains("model.safetensors"), "{error}");
         }
+    }
+}
+
+#[test]
+fn weights_that_changed_since_the_folder_was_opened_are_refused() {
+    for batching in [Batching::Auto, Batching::Padded] {
+        let (_files, folder, _) = exported("llama", Quantize::None);
+        let path = folder.path().join("model.safetensors");
+        let options = OpenOptions { batching, ..OpenOptions::default() };
+        let opened = Arc::new(ModelFolder::open_with(folder.path(), options).expect("the model opens"));
+        let bytes = std::fs::read(&path).expect("weights");
+        std::fs::write(&path, &bytes[..bytes.len() - 4]).expect("cut off");
+        let error = Decoder::load(opened, &DecodeOptions::default(), &runtime(1)).err().expect("refused").to_string();
+        assert!(error.contains("model.safetensors has changed since it was opened"), "{error}");
     }
 }
