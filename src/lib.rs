@@ -26,11 +26,15 @@ pub mod decode;
 pub mod engine;
 mod error;
 pub mod export;
-pub(crate) mod files;
+#[doc(hidden)]
+pub mod files;
 pub(crate) mod finite;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+#[doc(hidden)]
+pub mod json;
+pub(crate) mod mistaken;
 pub mod model;
 pub(crate) mod onnx;
 pub mod rank;

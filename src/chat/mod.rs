@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::SamplingOptions;
 use crate::score::{ScoreOutput, ScoreTask};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 mod backend;
 pub(crate) mod json_reply;
@@ -128,8 +128,8 @@ impl JsonSchema {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it isn't JSON.
-    pub fn parse(json: &str, origin: &str) -> Result<Self> {
-        let schema = serde_json::from_str(json)
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let schema = json::parse_text(text)
             .map_err(|e| Error::invalid_request(format!("{origin}: not a JSON schema: {e}")).with_source(e))?;
         Ok(JsonSchema { name: "reply".into(), schema })
     }
@@ -269,8 +269,8 @@ pub trait ChatModel {
 }
 
 /// Parses a `--messages` file: a JSON list of `{"role","content"}`.
-pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
-    serde_json::from_str(json).map_err(|e| {
+pub fn parse_messages(text: &str, origin: &str) -> Result<Vec<Message>> {
+    json::parse_text(text).map_err(|e| {
         Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
             .with_source(e)
     })
@@ -280,13 +280,13 @@ pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
 ///
 /// # Errors
 /// As [`parse_messages`].
-pub fn parse_chats(json: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
-    let is_list = serde_json::from_str::<Vec<serde_json::Value>>(json)
+pub fn parse_chats(text: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
+    let is_list = json::parse_text::<Vec<serde_json::Value>>(text)
         .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
     if !is_list {
-        return Ok((vec![parse_messages(json, origin)?], false));
+        return Ok((vec![parse_messages(text, origin)?], false));
     }
-    let chats = serde_json::from_str(json)
+    let chats = json::parse_text(text)
         .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
     Ok((chats, true))
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::config::Config;
 use super::encoder::sentence::Sentence;
 use super::format::{self, Floats, Format};
-use crate::files::{self, Seen};
+use crate::files::{self, Kind, Seen};
 use crate::finite::{self, Refused};
 use crate::{Error, Result};
 
@@ -51,8 +51,7 @@ impl WeightFile {
     /// Maps the file at `path`, following links.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
-        refuse_all_but_files(&real)?;
-        let (file, metadata) = files::open(&real).map_err(|error| Error::io("open", path, error))?;
+        let (file, metadata) = files::open_as(&real, Kind::GRAPH)?;
         // SAFETY: the mapping is read-only and private to this process. Another process that cuts the file off while
         // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights. One that changes
         // it is noticed when all is read.
@@ -68,13 +67,13 @@ pub(super) fn is_sound_name(name: &str) -> bool {
     name.len() <= 1024 && !name.contains(char::is_control)
 }
 
-/// Opening a pipe would wait for ever, and a folder can't be read as a file.
+/// Says early what [`files::read`] would refuse.
 pub(super) fn refuse_all_but_files(path: &Path) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io("read", path, error))?;
     if metadata.is_file() {
         return Ok(());
     }
-    Err(Error::invalid_model(format!("{} is no ordinary file: is this the right folder?", path.display())))
+    Err(Error::invalid_model(format!("{} is not an ordinary file: is it the right one?", path.display())))
 }
 
 /// Where a tensor lies and how it is stored.

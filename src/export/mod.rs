@@ -42,7 +42,7 @@ use self::folder::Staging;
 use self::quantize::Scheme;
 use crate::model::head::Head;
 use crate::onnx::{ModelProto, OperatorSetIdProto, build::MICROSOFT};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What to export, and where to.
 ///
@@ -259,8 +259,7 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<()> {
         match &file.content {
             Content::Made(content) => staging.write(&file.name, content)?,
             Content::Copied(from) => {
-                let content = std::fs::read(from).map_err(|error| Error::io("read", from, error))?;
-                staging.write(&file.name, &content)?;
+                staging.write(&file.name, &files::read(from, files::Kind::TOKENIZER)?)?;
             }
         }
     }

@@ -368,11 +368,11 @@ fn only_ordinary_files_are_opened() {
         let _ = fs::remove_file(&path);
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         let error = run(root.path(), |_| {}).unwrap_err();
-        assert!(error.to_string().contains("is no ordinary file"), "{name}: {error}");
+        assert!(error.to_string().contains("is not an ordinary file"), "{name}: {error}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let error = run(root.path(), |_| {}).unwrap_err();
-        assert!(error.to_string().contains("is no ordinary file"), "{name}: {error}");
+        assert!(error.to_string().contains("is not an ordinary file"), "{name}: {error}");
     }
 }
 

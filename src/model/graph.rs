@@ -6,11 +6,11 @@ use prost::Message as _;
 use sha2::{Digest, Sha256};
 
 use super::{check, external};
-use crate::files::{self, Seen};
+use crate::files::{self, Kind, Seen};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::tensor_shape_proto::dimension::Value::DimValue;
 use crate::onnx::{GraphProto, ModelProto, ValueInfoProto, type_proto};
-use crate::{Error, Result};
+use crate::{Error, Result, mistaken};
 
 /// A graph with its external data files resolved.
 pub(crate) struct GraphFile {
@@ -29,19 +29,18 @@ pub(crate) struct GraphFile {
 impl GraphFile {
     /// Reads the graph at `path` and checks that its external data is there.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| external::unreadable("read", path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::invalid_model(format!("{} is not a file", path.display())));
-        }
-        let size = metadata.len();
+        let size = std::fs::metadata(path).map_err(|e| external::unreadable("read", path, e))?.len();
         if size > i32::MAX as u64 {
             return Err(Error::invalid_model(format!(
                 "{}: {size} bytes are more than an ONNX file can have; save its weights as external data",
                 path.display()
             )));
         }
-        let bytes = std::fs::read(path).map_err(|e| external::unreadable("read", path, e))?;
-        let refuse = |why| Error::invalid_model(format!("{}: {why}. Export or copy it again", path.display()));
+        let bytes = files::read(path, Kind::GRAPH)?;
+        let refuse = |why| match mistaken::recognise(&bytes) {
+            Some(what) => Error::invalid_model(format!("{} {what}", path.display())),
+            None => Error::invalid_model(format!("{}: {why}. Export or copy it again", path.display())),
+        };
         let (mut model, loops) = parse(&bytes).map_err(refuse)?;
         let graph = model.graph.get_or_insert_default();
         let (data_folder, data_files) = external::resolve(path, graph)?;

@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::tensor::{self, is_external};
+use crate::files;
 use crate::finite::{self, Float, Refused};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
@@ -141,7 +141,7 @@ fn check_in_file(tensor: &TensorProto, folder: &Path, refused: Refused) -> Resul
     let offset = entry("offset").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let length = tensor::bytes(tensor).map_err(Error::invalid_model)? as usize;
     let path = folder.join(entry("location").unwrap_or_default());
-    let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+    let (file, _) = files::open(&path).map_err(|e| Error::io("open", &path, e))?;
     let mut buffer = vec![0; PIECE.min(length)];
     for start in (0..length).step_by(PIECE) {
         let piece = &mut buffer[..PIECE.min(length - start)];

@@ -17,7 +17,7 @@ use crate::model::weights;
 use crate::onnx::build::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A matrix and the weights that it is made of.
 #[derive(Debug)]
@@ -339,8 +339,7 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     let length = number("length").map_or_else(|| crate::model::tensor::bytes(tensor), Ok);
     let length = length.map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
     let mut bytes = vec![0; length as usize];
-    let read =
-        std::fs::File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
+    let read = files::open(&path).and_then(|(file, _)| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
     read.map_err(|e| Error::io("read the weights of", &path, e))?;
     weights::check(tensor, &bytes, Refused::NotFinite).map_err(|error| error.context(path.display()))?;
     Ok(bytes)
