@@ -30,6 +30,11 @@ impl Kind {
     /// Requests, messages, schemas and records.
     pub const INPUT: Kind = Kind { most: 1 << 30, unfit: ErrorKind::InvalidRequest };
 
+    /// Most bytes that are read.
+    pub fn most(self) -> u64 {
+        self.most
+    }
+
     fn refuse(self, path: &Path, why: impl std::fmt::Display) -> Error {
         Error::new(self.unfit, format!("{} {why}", path.display()))
     }

@@ -17,11 +17,11 @@ pub(crate) enum Float {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// NaN alone.
-    NotNumbers,
+    Nan,
     /// NaN and the infinities.
-    NotFinite,
+    NonFinite,
     /// These, and numbers whose difference from another may be infinite.
-    NotFarFromInfinity,
+    Huge,
 }
 
 impl Float {
@@ -68,9 +68,9 @@ impl Float {
 /// `one` the lowest bit of the exponent.
 fn limit<T: Copy + std::ops::Sub<Output = T> + From<u8>>(infinity: T, one: T, refused: Refused) -> T {
     match refused {
-        Refused::NotNumbers => infinity,
-        Refused::NotFinite => infinity - T::from(1),
-        Refused::NotFarFromInfinity => infinity - one - T::from(1),
+        Refused::Nan => infinity,
+        Refused::NonFinite => infinity - T::from(1),
+        Refused::Huge => infinity - one - T::from(1),
     }
 }
 
@@ -120,21 +120,21 @@ mod tests {
         };
         for form in [Float::Float16, Float::Bfloat16, Float::Float32, Float::Float64] {
             let sound: Vec<u8> = (0..3000).flat_map(|at| write(form, f64::from(at) - 1500.0)).collect();
-            assert_eq!(form.first(&sound, Refused::NotFinite), None, "{form:?}");
+            assert_eq!(form.first(&sound, Refused::NonFinite), None, "{form:?}");
             for (at, x) in
                 [(0, f64::INFINITY), (1023, f64::NEG_INFINITY), (1024, f64::from_bits(NAN)), (2999, -f64::NAN)]
             {
                 let mut bytes = sound.clone();
                 bytes[at * form.size()..][..form.size()].copy_from_slice(&write(form, x));
-                let (found, number) = form.first(&bytes, Refused::NotFinite).unwrap();
+                let (found, number) = form.first(&bytes, Refused::NonFinite).unwrap();
                 assert_eq!((found, number.is_nan()), (at, x.is_nan()), "{form:?}");
-                let nan = form.first(&bytes, Refused::NotNumbers).map(|(at, _)| at);
+                let nan = form.first(&bytes, Refused::Nan).map(|(at, _)| at);
                 assert_eq!(nan, x.is_nan().then_some(at), "{form:?}");
             }
         }
-        assert_eq!(Float::Float32.first(&f32::MAX.to_le_bytes(), Refused::NotFinite), None);
-        assert!(Float::Float32.first(&f32::MAX.to_le_bytes(), Refused::NotFarFromInfinity).is_some());
-        assert!(Float::Float32.first(&1.6e38f32.to_le_bytes(), Refused::NotFarFromInfinity).is_none());
+        assert_eq!(Float::Float32.first(&f32::MAX.to_le_bytes(), Refused::NonFinite), None);
+        assert!(Float::Float32.first(&f32::MAX.to_le_bytes(), Refused::Huge).is_some());
+        assert!(Float::Float32.first(&1.6e38f32.to_le_bytes(), Refused::Huge).is_none());
     }
 
     #[test]

@@ -20,6 +20,8 @@
 //! into tokens, [`chat`] messages into messages; [`rollout`] samples futures, [`reward`] scores them, [`rank`] brings
 //! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod chat;
 pub mod config;
 pub mod decode;

@@ -54,7 +54,7 @@ impl Unread {
     fn add(&mut self, graph: &GraphProto, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
         let factors = factors(graph);
         for tensor in graph.initializer.iter().filter(|tensor| float(tensor).is_some() && wanted(tensor.name())) {
-            let refused = if factors.contains(tensor.name()) { Refused::NotFinite } else { Refused::NotNumbers };
+            let refused = if factors.contains(tensor.name()) { Refused::NonFinite } else { Refused::Nan };
             match is_external(tensor) {
                 true => self.0.push((tensor.clone(), refused)),
                 false => check(tensor, &values(tensor), refused)?,

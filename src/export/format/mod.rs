@@ -195,7 +195,7 @@ impl Format {
             Floats::All(float) => float.first(blocks, refused),
             Floats::Scales(places) => {
                 let halves = |block: &[u8]| {
-                    let of = |&at: &usize| Float::Float16.first(&block[at..at + 2], Refused::NotFinite);
+                    let of = |&at: &usize| Float::Float16.first(&block[at..at + 2], Refused::NonFinite);
                     places.iter().find_map(of).map(|(_, number)| number)
                 };
                 let mut found = blocks.chunks_exact(self.block_bytes).map(halves).enumerate();

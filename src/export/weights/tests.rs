@@ -79,12 +79,12 @@ fn the_scales_of_every_quantised_form_are_looked_at() {
         for block in blocks.chunks_mut(format.block_bytes) {
             places.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes()));
         }
-        assert!(finite(&blocks) && format.first_refused(&blocks, Refused::NotFinite).is_none(), "{}", format.name);
+        assert!(finite(&blocks) && format.first_refused(&blocks, Refused::NonFinite).is_none(), "{}", format.name);
         // Wherever an infinity makes values that aren't finite, it is found, in its block; and nowhere else.
         for at in 0..format.block_bytes - 1 {
             let mut damaged = blocks.clone();
             damaged[2 * format.block_bytes + at..][..2].copy_from_slice(&f16::INFINITY.to_le_bytes());
-            let found = format.first_refused(&damaged, Refused::NotFinite);
+            let found = format.first_refused(&damaged, Refused::NonFinite);
             assert_eq!(found.is_none(), finite(&damaged), "{} at {at}", format.name);
             assert!(found.is_none_or(|(index, _)| index == 2 * format.block_elements), "{} at {at}", format.name);
         }

@@ -330,7 +330,7 @@ impl Weight {
 fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     use std::os::unix::fs::FileExt as _;
     if let Some(raw) = &tensor.raw_data {
-        weights::check(tensor, raw, Refused::NotFinite)?;
+        weights::check(tensor, raw, Refused::NonFinite)?;
         return Ok(raw.to_vec());
     }
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
@@ -341,7 +341,7 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
     let read = files::open(&path).and_then(|(file, _)| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
     read.map_err(|e| Error::io("read the weights of", &path, e))?;
-    weights::check(tensor, &bytes, Refused::NotFinite).map_err(|error| error.context(path.display()))?;
+    weights::check(tensor, &bytes, Refused::NonFinite).map_err(|error| error.context(path.display()))?;
     Ok(bytes)
 }
 
