@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rank::FailurePolicy;
 use crate::reward::{Preset, Task};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 mod remote;
 mod resolve;
@@ -96,7 +96,7 @@ impl Config {
     /// # Errors
     /// As [`Config::from_file`].
     pub fn from_file_with(path: &Path, host_models: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let text = files::read_text(path, files::Kind::SETTINGS)?;
         let base = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, base, Some(path), host_models)
     }

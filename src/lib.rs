@@ -20,6 +20,8 @@
 //! into tokens, [`chat`] messages into messages; [`rollout`] samples futures, [`reward`] scores them, [`rank`] brings
 //! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod byte_size;
 pub mod chat;
 pub mod config;
@@ -27,10 +29,16 @@ pub mod decode;
 pub mod engine;
 mod error;
 pub mod export;
+#[doc(hidden)]
+pub mod files;
+pub(crate) mod finite;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
+#[doc(hidden)]
+pub mod json;
 pub mod message;
+pub(crate) mod mistaken;
 pub mod model;
 pub(crate) mod onnx;
 pub mod rank;

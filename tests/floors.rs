@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["kernels"],
     &["error"],
+    &["mistaken"],
+    &["files", "finite", "json"],
     &["byte_size", "message", "onnx", "sandbox"],
     &["runtime"],
     &["model"],

@@ -60,6 +60,9 @@ pub(super) struct ExportArgs {
     /// Weights that share a scale in int8 and int4: 32, 64, 128 or 256
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(super) block: usize,
+    /// Share float32 weights with the checkpoint instead of copying them: saving the checkpoint again changes the export
+    #[arg(long)]
+    pub(super) hard_link: bool,
 }
 
 /// See [`foreturn::export::Quantize`].

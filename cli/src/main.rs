@@ -2,6 +2,8 @@
 //!
 //! Exit status: 0; 2 for a usage error; 1 otherwise, with one clear message.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod args;
 mod bench;
 mod compare;

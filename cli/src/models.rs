@@ -92,7 +92,8 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
         QuantizeArg::Int8 => Quantize::Int8,
         QuantizeArg::Int4 => Quantize::Int4,
     };
-    let options = ExportOptions { quantize, block: args.block, ..ExportOptions::new(&args.from, &args.to) };
+    let (block, hard_link) = (args.block, args.hard_link);
+    let options = ExportOptions { quantize, block, hard_link, ..ExportOptions::new(&args.from, &args.to) };
     let bar = output::progress(0, "writing weights {bar:30} {bytes}/{total_bytes}");
     let report = export::export(&options, &mut |progress| {
         bar.set_length(progress.total);

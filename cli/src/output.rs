@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
-use foreturn::{Error, ErrorKind, Result};
+use foreturn::{Error, ErrorKind, Result, files};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -65,11 +65,6 @@ pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
 
 /// The contents of a file, or of standard input for `-`, with a name for messages.
 pub(super) fn read(path: &Path) -> Result<(String, String)> {
-    if path == Path::new("-") {
-        let text =
-            std::io::read_to_string(std::io::stdin()).map_err(|e| Error::io("read", Path::new("standard input"), e))?;
-        return Ok((text, "standard input".into()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    Ok((text, path.display().to_string()))
+    let name = if path == Path::new("-") { "standard input".into() } else { path.display().to_string() };
+    Ok((files::read_argument(path, files::Kind::INPUT)?, name))
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use foreturn::chat::{Message, Role};
-use foreturn::{Error, ErrorKind, Result};
+use foreturn::{Error, ErrorKind, Result, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -55,7 +55,7 @@ struct Report<'a> {
 
 /// Reads a list of records, or one record a line.
 pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<Record>> {
-    let wrong = |place: String, e: serde_json::Error| {
+    let wrong = |place: String, e: json::Wrong| {
         Error::new(ErrorKind::InvalidRequest, format!(
             "{origin}{place}: not a record of RewardBench 2: {e}. Expected {{\"prompt\": \"…\", \"chosen\": [\"…\"], \
              \"rejected\": [\"…\"]}}"
@@ -63,10 +63,10 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<Record>> {
         .with_source(e)
     };
     let records: Vec<Record> = if text.trim_start().starts_with('[') {
-        serde_json::from_str(text).map_err(|e| wrong(String::new(), e))?
+        json::parse_text(text).map_err(|e| wrong(String::new(), e))?
     } else {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let record = |(at, line)| serde_json::from_str(line).map_err(|e| wrong(format!(", line {}", at + 1), e));
+        let record = |(at, line)| json::parse_text(line).map_err(|e| wrong(format!(", line {}", at + 1), e));
         lines.map(record).collect::<Result<_>>()?
     };
     if records.is_empty() {

@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 
 use super::config::Config;
 use super::encoder::sentence::Sentence;
-use super::format::{self, Format};
+use super::format::{self, Floats, Format};
+use crate::files::{self, Kind, Seen};
+use crate::finite::{self, Refused};
 use crate::{Error, Result};
 
 /// A checkpoint, read but not yet widened or copied.
@@ -40,19 +42,23 @@ pub(super) struct WeightFile {
     /// Its name in the checkpoint.
     pub(super) name: String,
     pub(super) data: Mmap,
+    pub(super) file: File,
+    /// What it was when it was mapped.
+    pub(super) seen: Seen,
 }
 
 impl WeightFile {
     /// Maps the file at `path`, following links.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
-        refuse_all_but_files(&real)?;
-        let file = File::open(&real).map_err(|error| Error::io("open", path, error))?;
+        let (file, metadata) = files::open_as(&real, Kind::GRAPH)?;
         // SAFETY: the mapping is read-only and private to this process. Another process that cuts the file off while
-        // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights.
+        // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights. One that changes
+        // it is noticed when all is read.
         let data = unsafe { Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(WeightFile { path: real, name, data })
+        let seen = Seen::new(&real, &metadata);
+        Ok(WeightFile { path: real, name, data, file, seen })
     }
 }
 
@@ -61,13 +67,13 @@ pub(super) fn is_sound_name(name: &str) -> bool {
     name.len() <= 1024 && !name.contains(char::is_control)
 }
 
-/// Opening a pipe would wait for ever, and a folder can't be read as a file.
+/// Says early what [`files::read`] would refuse.
 pub(super) fn refuse_all_but_files(path: &Path) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(|error| Error::io("read", path, error))?;
     if metadata.is_file() {
         return Ok(());
     }
-    Err(Error::invalid_model(format!("{} is no ordinary file: is this the right folder?", path.display())))
+    Err(Error::invalid_model(format!("{} is not an ordinary file: is it the right one?", path.display())))
 }
 
 /// Where a tensor lies and how it is stored.
@@ -127,6 +133,23 @@ impl Tensor {
         let bytes = self.bytes / self.shape[0];
         let start = self.offset + self.rows.stored_row(row) * bytes;
         &data[start..start + bytes]
+    }
+
+    /// Refuses a tensor of `file` with a value that is not finite, or whose scale isn't, naming it and its place.
+    pub(super) fn check(&self, file: &WeightFile, refused: Refused) -> Result<()> {
+        let stored = &file.data[self.offset..self.offset + self.bytes];
+        let Some((index, number)) = self.format.first_refused(stored, refused) else { return Ok(()) };
+        let (name, place) = (&self.origin, finite::place(index, &self.shape));
+        let what = match self.format.floats {
+            Floats::All(_) => format!("tensor `{name}` holds {number} at {place}"),
+            Floats::Scales(_) => {
+                format!("the block at {place} of tensor `{name}` has {number} as its scale or minimum")
+            }
+        };
+        let why =
+            if number.is_finite() { "which is too large to be packed in few bits" } else { "not a finite number" };
+        let path = file.path.display();
+        Err(Error::invalid_model(format!("{path}: {what}, {why}. {}", finite::REMEDY)))
     }
 
     /// Writes the float32 values, little endian, rows in standard order. `data` is the whole file.

@@ -22,7 +22,7 @@ pub(crate) struct Config {
 impl Config {
     /// The fields of a `config.json`.
     pub(crate) fn from_json(file: &str, text: &[u8]) -> Result<Self> {
-        let value: Value = serde_json::from_slice(text)
+        let value: Value = crate::json::parse(text)
             .map_err(|error| Error::invalid_model(format!("{file} is not valid JSON: {error}")).with_source(error))?;
         match value {
             Value::Object(fields) => Ok(Config { file: file.to_owned(), fields, origins: HashMap::new() }),

@@ -18,7 +18,8 @@ use super::checkpoint::{
 use super::config::Config;
 use super::encoder::sentence;
 use super::format::{self, Format};
-use crate::{Error, Result};
+use crate::files::{self, Kind};
+use crate::{Error, Result, json, mistaken};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -55,12 +56,12 @@ pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    refuse_all_but_files(path)?;
-    std::fs::read(path).map_err(|error| Error::io("read", path, error))
+    let is_tokenizer = path.file_name().is_some_and(|name| name == TOKENIZER_FILES[0]);
+    files::read(path, if is_tokenizer { Kind::TOKENIZER } else { Kind::CONFIG })
 }
 
 pub(super) fn parse<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&read_file(path)?).map_err(|error| {
+    json::parse(&read_file(path)?).map_err(|error| {
         Error::invalid_model(format!("{} is not the JSON it should be: {error}", path.display())).with_source(error)
     })
 }
@@ -132,8 +133,12 @@ fn read_shards(folder: &Path) -> Result<Weights> {
 /// ranges returned lie inside `data` and fit their shapes.
 pub(crate) fn read_header(label: &str, data: &[u8], file: usize) -> Result<BTreeMap<String, Tensor>> {
     let (header, metadata) = SafeTensors::read_metadata(data).map_err(|error| {
-        Error::invalid_model(format!("{label} is not a complete safetensors file ({error}): download or save it again"))
-            .with_source(error)
+        let what = match data.get(8..).is_some_and(|header| header.starts_with(b"\xef\xbb\xbf")) {
+            true => Some("has a byte order mark before its header, which the format has no place for: save it again"),
+            false => mistaken::recognise(data),
+        };
+        let complaint = || format!("is not a complete safetensors file ({error}): download or save it again");
+        Error::invalid_model(format!("{label} {}", what.map_or_else(complaint, str::to_owned))).with_source(error)
     })?;
     let start = header + size_of::<u64>();
     refuse_duplicates(label, &data[size_of::<u64>()..start])?;

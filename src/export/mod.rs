@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Hugging Face folder ─ hf ──┐              ┌─ arch ─▶ decoder ─▶ graph ─▶ model.onnx
-//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (linked, or widened or quantised, and written)
+//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (copied, or widened or quantised, and written)
 //! GGUF file ────────── gguf ─┘              └─ genai ─▶ genai_config.json; tokenizer files
 //! ```
 //!
@@ -42,7 +42,7 @@ use self::folder::Staging;
 use self::quantize::Scheme;
 use crate::model::head::Head;
 use crate::onnx::{ModelProto, OperatorSetIdProto, build::MICROSOFT};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What to export, and where to.
 ///
@@ -64,6 +64,10 @@ pub struct ExportOptions {
     pub block: usize,
     /// Whether an earlier export at `to` may be replaced. Other folders never are.
     pub overwrite: bool,
+    /// Whether float32 `.safetensors` are given a second name in `to`, where the file system can, instead of being
+    /// copied. The export then takes no space and shares its file with the checkpoint: whoever saves the checkpoint in
+    /// place changes the export too, or ends a process that runs it.
+    pub hard_link: bool,
 }
 
 impl ExportOptions {
@@ -75,6 +79,7 @@ impl ExportOptions {
             quantize: Quantize::None,
             block: Scheme::BLOCK,
             overwrite: false,
+            hard_link: false,
         }
     }
 }
@@ -98,7 +103,7 @@ pub enum Quantize {
 pub struct ExportProgress {
     /// Bytes of weights written so far.
     pub done: u64,
-    /// Bytes of weights to write in all; linked files don't count.
+    /// Bytes of weights to write in all; hard-linked files don't count.
     pub total: u64,
 }
 
@@ -135,7 +140,7 @@ pub struct WeightsFile {
 pub enum Placement {
     /// It is the checkpoint's own file under a second name and takes no further space.
     HardLinked,
-    /// The checkpoint's file, copied because it lies on another file system.
+    /// A copy of the checkpoint's file; where the file system can, both share their blocks until one is written to.
     Copied,
     /// Widened to float32 or quantised, and written.
     Written,
@@ -165,7 +170,8 @@ pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress))
     let plan = class.plan(&checkpoint, scheme)?;
 
     let staging = Staging::create(&options.to, options.overwrite)?;
-    let stored = weights::store(&checkpoint, &plan.graph.weights, staging.path(), &mut |done, total| {
+    let place = weights::Place { folder: staging.path(), hard_link: options.hard_link };
+    let stored = weights::store(&checkpoint, &plan.graph.weights, place, &mut |done, total| {
         progress(ExportProgress { done, total });
     })?;
     let mut proto = plan.graph.proto;
@@ -253,8 +259,7 @@ fn write_tokenizer(checkpoint: &Checkpoint, staging: &Staging) -> Result<()> {
         match &file.content {
             Content::Made(content) => staging.write(&file.name, content)?,
             Content::Copied(from) => {
-                let content = std::fs::read(from).map_err(|error| Error::io("read", from, error))?;
-                staging.write(&file.name, &content)?;
+                staging.write(&file.name, &files::read(from, files::Kind::TOKENIZER)?)?;
             }
         }
     }

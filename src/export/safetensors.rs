@@ -40,14 +40,19 @@ impl Entry {
 /// Writes values, little endian.
 type WriteValues<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'a;
 
+/// Refuses what must not be written.
+type Check<'a> = dyn Fn() -> Result<()> + 'a;
+
 /// Tensors that are made together and written one after the other.
 pub(super) struct Part<'a> {
     pub(super) entries: Vec<Entry>,
+    /// Called right before `write`, so that bytes that come from a disk are read from it once.
+    pub(super) check: Box<Check<'a>>,
     pub(super) write: Box<WriteValues<'a>>,
 }
 
 impl Part<'_> {
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.entries.iter().map(Entry::bytes).sum()
     }
 }
@@ -83,6 +88,7 @@ pub(super) fn write(
     sink.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| sink.write_all(&header)).map_err(failed)?;
     let mut done = 0;
     for part in parts {
+        (part.check)()?;
         (part.write)(&mut sink).map_err(failed)?;
         done += part.bytes();
         progress(done, total);

@@ -78,6 +78,12 @@ impl GgufBuilder {
         self
     }
 
+    /// Puts other data into a tensor.
+    pub(super) fn replace_tensor(&mut self, name: &str, data: Vec<u8>) -> &mut Self {
+        self.tensors.iter_mut().filter(|tensor| tensor.0 == name).for_each(|tensor| tensor.3.clone_from(&data));
+        self
+    }
+
     pub(super) fn build(&self) -> Vec<u8> {
         let mut file = b"GGUF".to_vec();
         file.extend(3u32.to_le_bytes());

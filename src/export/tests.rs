@@ -55,7 +55,7 @@ fn checkpoint(config: &Value, dtype: Dtype) -> tempfile::TempDir {
 }
 
 #[test]
-fn float32_weights_are_linked_and_referenced_in_place() {
+fn float32_weights_are_copied_and_referenced_in_place() {
     let root = checkpoint(&config(), Dtype::F32);
     let report = run(root.path(), |_| {}).unwrap();
     let out = root.path().join("out");
@@ -73,13 +73,7 @@ fn float32_weights_are_linked_and_referenced_in_place() {
     );
     assert_eq!((report.architecture, report.layers), ("LlamaForCausalLM", LAYERS));
     assert_eq!(report.parameters, shapes().values().map(|shape| shape.iter().product::<usize>() as u64).sum::<u64>());
-    assert_eq!(report.weights[0].placement, Placement::HardLinked);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let inode = |folder: &Path| fs::metadata(folder.join("model.safetensors")).unwrap().ino();
-        assert_eq!(inode(&out), inode(&root.path().join("source")));
-    }
+    assert_eq!(report.weights[0].placement, Placement::Copied);
 
     let graph = graph(&out);
     for (seed, (name, shape)) in shapes().iter().enumerate() {
@@ -90,6 +84,42 @@ fn float32_weights_are_linked_and_referenced_in_place() {
     }
     assert_eq!(initialiser(&graph, "cos_cache").dims, [64, 8]);
     assert_eq!(values(&out, initialiser(&graph, "sin_cache"))[8], 1f64.sin() as f32);
+}
+
+/// What a training loop does that saves again to the same path.
+fn save_in_place(root: &Path) {
+    let path = root.join("source/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&7f32.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn an_export_shares_its_file_with_the_checkpoint_only_when_asked_to() {
+    for (hard_link, placement) in [(false, Placement::Copied), (true, Placement::HardLinked)] {
+        let root = checkpoint(&config(), Dtype::F32);
+        let mut seen = Vec::new();
+        let options =
+            ExportOptions { hard_link, ..ExportOptions::new(root.path().join("source"), root.path().join("out")) };
+        let report = export(&options, &mut |progress| seen.push((progress.done, progress.total))).unwrap();
+        assert_eq!(report.weights[0].placement, placement);
+        let exported = root.path().join("out/model.safetensors");
+        let before = fs::read(&exported).unwrap();
+        let length = before.len() as u64;
+        assert_eq!(seen, if hard_link { vec![] } else { vec![(length, length)] });
+        save_in_place(root.path());
+        assert_eq!(fs::read(&exported).unwrap() == before, !hard_link);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_saved_while_it_is_exported_is_refused() {
+    let root = checkpoint(&config(), Dtype::F32);
+    let options = ExportOptions::new(root.path().join("source"), root.path().join("out"));
+    let error = export(&options, &mut |_| save_in_place(root.path())).unwrap_err();
+    assert!(error.to_string().contains("source/model.safetensors has changed since it was opened"), "{error}");
+    assert_eq!(names(root.path()), ["source"], "nothing is left behind");
 }
 
 #[test]
@@ -338,11 +368,11 @@ fn only_ordinary_files_are_opened() {
         let _ = fs::remove_file(&path);
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
         let error = run(root.path(), |_| {}).unwrap_err();
-        assert!(error.to_string().contains("is no ordinary file"), "{name}: {error}");
+        assert!(error.to_string().contains("is not an ordinary file"), "{name}: {error}");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         let error = run(root.path(), |_| {}).unwrap_err();
-        assert!(error.to_string().contains("is no ordinary file"), "{name}: {error}");
+        assert!(error.to_string().contains("is not an ordinary file"), "{name}: {error}");
     }
 }
 

@@ -1,8 +1,9 @@
-//! Puts weights into the exported folder: float32 `.safetensors` are linked as they are, everything else is widened to
-//! float32, or packed in few bits, and written.
+//! Puts weights into the exported folder: float32 `.safetensors` are copied as they are, or linked where that is asked
+//! for; everything else is widened to float32, or packed in few bits, and written.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::checkpoint::{Checkpoint, WeightFile};
@@ -11,6 +12,7 @@ use super::quantize::{self, Layout, Names};
 use super::rope::Table;
 use super::safetensors::{self, Entry, Part};
 use super::{Placement, WeightsFile};
+use crate::finite::Refused;
 use crate::onnx::TensorProto;
 use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
@@ -25,47 +27,64 @@ pub(super) struct Stored {
     pub(super) files: Vec<WeightsFile>,
 }
 
-/// Stores `weights` in `folder`; `progress` takes the bytes written and the bytes to write in all.
+/// Where to store weights, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) folder: &'a Path,
+    /// Whether a file that stays as it is gets a second name there, instead of a copy.
+    pub(super) hard_link: bool,
+}
+
+/// Stores `weights` in a folder; `progress` takes the bytes written and the bytes to write in all.
 pub(super) fn store(
     checkpoint: &Checkpoint,
     weights: &[Weight<'_>],
-    folder: &Path,
+    place: Place<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Stored> {
     let files = &checkpoint.files;
-    let linked: Vec<bool> = (0..files.len())
-        .map(|file| {
-            let mut used = weights.iter().filter(|weight| weight.tensor.file == file).peekable();
-            files[file].name.ends_with(".safetensors")
-                && used.peek().is_some()
-                && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
-        })
-        .collect();
-    let mut stored = Stored::default();
-    for (file, _) in files.iter().zip(&linked).filter(|(_, linked)| **linked) {
-        stored.files.push(WeightsFile { name: file.name.clone(), placement: link(file, folder)? });
+    let whole: Vec<bool> = (0..files.len()).map(|file| stays(&files[file], file, weights)).collect();
+    let is_written = |weight: &&Weight<'_>| !whole[weight.tensor.file];
+    for weight in weights.iter().filter(|weight| whole[weight.tensor.file]) {
+        weight.tensor.check(&files[weight.tensor.file], Refused::NonFinite)?;
     }
-    let is_taken = |name: &str| stored.files.iter().any(|file| file.name == name);
-    let name = ["model.safetensors", "converted.safetensors"].into_iter().find(|name| !is_taken(name));
-    let name = name.unwrap_or("model-converted.safetensors");
-
-    let is_written = |weight: &&Weight<'_>| !linked[weight.tensor.file];
     let parts: Vec<Part<'_>> = weights
         .iter()
         .filter(is_written)
         .map(|weight| {
-            let data = &files[weight.tensor.file].data;
+            let file = &files[weight.tensor.file];
             match &weight.packing {
-                None => widened(weight, data),
-                Some(packing) => packed(weight, packing.layout, data),
+                None => widened(weight, file),
+                Some(packing) => packed(weight, packing.layout, file),
             }
         })
         .collect();
+
+    let whole_files = || files.iter().zip(&whole).filter(|(_, whole)| **whole).map(|(file, _)| file);
+    let mut stored = Stored::default();
+    let written: u64 = parts.iter().map(Part::bytes).sum();
+    let mut done = 0;
+    let mut total = written + whole_files().map(|file| file.seen.length()).sum::<u64>();
+    for file in whole_files() {
+        let length = file.seen.length();
+        let placement = bring(file, place, &mut |copied| progress(done + copied, total))?;
+        match placement {
+            Placement::HardLinked => total -= length,
+            _ => done += length,
+        }
+        stored.files.push(WeightsFile { name: file.name.clone(), placement });
+    }
+    let is_taken = |name: &str| stored.files.iter().any(|file| file.name == name);
+    let name = ["model.safetensors", "converted.safetensors"].into_iter().find(|name| !is_taken(name));
+    let name = name.unwrap_or("model-converted.safetensors");
     let mut offsets = BTreeMap::new();
     if !parts.is_empty() {
-        offsets = safetensors::write(&folder.join(name), &parts, progress)?;
+        let progress = &mut |written, _| progress(done + written, total);
+        offsets = safetensors::write(&place.folder.join(name), &parts, progress)?;
         stored.files.push(WeightsFile { name: name.to_owned(), placement: Placement::Written });
     }
+    // Whoever wrote to a file meanwhile has made the export a mixture.
+    files.iter().try_for_each(|file| file.seen.check())?;
     for (weight, part) in weights.iter().filter(is_written).zip(&parts) {
         let written = part.entries.iter().map(|entry| entry.initialiser(name, offsets[&entry.name]));
         match &weight.packing {
@@ -73,7 +92,7 @@ pub(super) fn store(
             Some(packing) => stored.initialisers.extend(packed_initialisers(weight, packing, written)),
         }
     }
-    for Weight { name, tensor, .. } in weights.iter().filter(|weight| linked[weight.tensor.file]) {
+    for Weight { name, tensor, .. } in weights.iter().filter(|weight| whole[weight.tensor.file]) {
         let entry = Entry { name: name.clone(), kind: DataType::Float, shape: tensor.shape.clone() };
         stored.initialisers.push(entry.initialiser(&files[tensor.file].name, tensor.offset as u64));
     }
@@ -81,13 +100,17 @@ pub(super) fn store(
 }
 
 /// A tensor in float32.
-fn widened<'a>(weight: &'a Weight<'_>, data: &'a [u8]) -> Part<'a> {
+fn widened<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
     let entry = Entry { name: weight.name.clone(), kind: DataType::Float, shape: weight.tensor.shape.clone() };
-    Part { entries: vec![entry], write: Box::new(|sink| weight.tensor.write_float32(data, sink)) }
+    Part {
+        entries: vec![entry],
+        check: Box::new(|| weight.tensor.check(file, Refused::NonFinite)),
+        write: Box::new(|sink| weight.tensor.write_float32(&file.data, sink)),
+    }
 }
 
 /// A matrix in few bits.
-fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, data: &'a [u8]) -> Part<'a> {
+fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, file: &'a WeightFile) -> Part<'a> {
     let names = Names::of(&weight.name);
     let (rows, blocks) = (layout.rows, layout.stored_blocks());
     let entry = |name, kind, shape: &[usize]| Entry { name, kind, shape: shape.to_vec() };
@@ -98,7 +121,12 @@ fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, data: &'a [u8]) -> Part<'a
     if layout.minima {
         entries.push(entry(names.zero_points, DataType::Uint8, &[rows, layout.zero_point_bytes()]));
     }
-    Part { entries, write: Box::new(move |sink| quantize::write(weight.tensor, data, &layout, sink)) }
+    Part {
+        entries,
+        // A block's range is a difference, and its scale a part of that.
+        check: Box::new(|| weight.tensor.check(file, Refused::Huge)),
+        write: Box::new(move |sink| quantize::write(weight.tensor, &file.data, &layout, sink)),
+    }
 }
 
 /// What the graph names of a packed weight: the bytes of its quants under one name or under two.
@@ -140,6 +168,7 @@ pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<Te
                 kind: DataType::Float,
                 shape: vec![table.positions, table.width()],
             }],
+            check: Box::new(|| Ok(())),
             write: Box::new(move |sink| table.write(function, sink)),
         })
         .collect();
@@ -148,12 +177,35 @@ pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<Te
     Ok(entries.map(|entry| entry.initialiser(ROTARY, offsets[&entry.name])).collect())
 }
 
-/// A hard link where the file system can, so that nothing is stored twice; else a copy.
-fn link(file: &WeightFile, folder: &Path) -> Result<Placement> {
-    let target = folder.join(&file.name);
-    if fs::hard_link(&file.path, &target).is_ok() {
+/// Whether the file, number `index` of the checkpoint, can be part of the export as it is.
+fn stays(file: &WeightFile, index: usize, weights: &[Weight<'_>]) -> bool {
+    let mut used = weights.iter().filter(|weight| weight.tensor.file == index).peekable();
+    file.name.ends_with(".safetensors")
+        && used.peek().is_some()
+        && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
+}
+
+/// Brings a file into the folder as it is. `progress` takes the bytes copied so far.
+fn bring(file: &WeightFile, place: Place<'_>, progress: &mut dyn FnMut(u64)) -> Result<Placement> {
+    let target = place.folder.join(&file.name);
+    if place.hard_link && fs::hard_link(&file.path, &target).is_ok() {
         return Ok(Placement::HardLinked);
     }
-    fs::copy(&file.path, &target).map_err(|error| Error::io("copy weights to", &target, error))?;
-    Ok(Placement::Copied)
+    /// Bytes between two reports.
+    const PIECE: u64 = 64 << 20;
+    let failed = |error| Error::io("copy weights to", &target, error);
+    let mut copy = File::create_new(&target).map_err(failed)?;
+    let mut done = 0;
+    loop {
+        // The kernel copies; file systems that can let both files share their blocks.
+        let copied = io::copy(&mut (&file.file).take(PIECE), &mut copy).map_err(failed)?;
+        if copied == 0 {
+            return Ok(Placement::Copied);
+        }
+        done += copied;
+        progress(done);
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 pub(crate) mod reasoning;
 
@@ -74,8 +74,8 @@ pub(crate) fn bytes(messages: &[Message]) -> usize {
 }
 
 /// Parses a `--messages` file: a JSON list of `{"role","content"}`.
-pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
-    serde_json::from_str(json).map_err(|e| {
+pub fn parse_messages(text: &str, origin: &str) -> Result<Vec<Message>> {
+    json::parse_text(text).map_err(|e| {
         Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
             .with_source(e)
     })
@@ -85,13 +85,13 @@ pub fn parse_messages(json: &str, origin: &str) -> Result<Vec<Message>> {
 ///
 /// # Errors
 /// As [`parse_messages`].
-pub fn parse_chats(json: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
-    let is_list = serde_json::from_str::<Vec<serde_json::Value>>(json)
+pub fn parse_chats(text: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
+    let is_list = json::parse_text::<Vec<serde_json::Value>>(text)
         .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
     if !is_list {
-        return Ok((vec![parse_messages(json, origin)?], false));
+        return Ok((vec![parse_messages(text, origin)?], false));
     }
-    let chats = serde_json::from_str(json)
+    let chats = json::parse_text(text)
         .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
     Ok((chats, true))
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::head::{Head, HeadKind, Pooling};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// onnxruntime-genai's configuration.
 pub(crate) const GENAI: &str = "genai_config.json";
@@ -302,12 +302,8 @@ fn invalid(folder: &Path, file: &str, why: &str) -> Error {
 
 /// A JSON file, if it is there.
 fn json(path: &Path) -> Result<Option<Value>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    serde_json::from_str(&text).map(Some).map_err(|e| {
+    let Some(bytes) = files::read_if_there(path, files::Kind::CONFIG)? else { return Ok(None) };
+    crate::json::parse(&bytes).map(Some).map_err(|e| {
         let message = format!("{}: {e}. Correct it, or export the model again", path.display());
         Error::invalid_model(message).with_source(e)
     })

@@ -1,10 +1,12 @@
 //! Weights in other files: found, kept inside the model's folder, and held to their files' sizes.
 
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Component, Path, PathBuf};
 
 use super::tensor::{self, is_external};
 use crate::onnx::{GraphProto, TensorProto};
-use crate::{Error, Result};
+use crate::{Error, Result, files, mistaken};
 
 /// A file of the model that can't be had; one that is missing has a remedy.
 pub(super) fn unreadable(action: &str, path: &Path, error: std::io::Error) -> Error {
@@ -19,56 +21,114 @@ fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Option<&'a str> {
     tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value())
 }
 
-/// Turns each external location into the real name of its file, and returns the one real folder of all of them.
+/// A file of external data.
+struct Data {
+    real: PathBuf,
+    size: u64,
+}
+
+/// Turns each external location into the real place of its file, and returns the one real folder that all of them lie in.
 ///
 /// Folders in Hugging Face's cache hold symlinks into a folder of blobs. ONNX Runtime refuses data files that are
-/// symlinks out of the folder, so it gets the blobs' folder and names. A location may not leave its folder by itself.
+/// symlinks out of the folder, so it gets the blobs' folder and names. What counts is where a file really is: in the
+/// model's folder or below it, or in the folder of the file that the graph's name stands for, or below that.
 pub(super) fn resolve(path: &Path, graph: &mut GraphProto) -> Result<(PathBuf, Vec<PathBuf>)> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let real_folder = folder.canonicalize().map_err(|e| Error::io("open", folder, e))?;
     let real_graph = path.canonicalize().map_err(|e| Error::io("open", path, e))?;
-    // Where the data may really be: beside the name or beside the file that the name stands for.
-    let homes = [Some(real_folder.as_path()), real_graph.parent()];
-    let mut files: Vec<PathBuf> = Vec::new();
+    let homes = [real_folder.as_path(), real_graph.parent().unwrap_or(&real_folder)];
     let mut tensors = Vec::new();
     external_tensors(graph, &mut tensors);
-    for tensor in tensors {
-        let name = tensor.name().to_owned();
-        let refuse = |why: String| Error::invalid_model(format!("{}: initializer `{name}`: {why}", path.display()));
-        let location =
-            entry(tensor, "location").ok_or_else(|| refuse("external data without a location".into()))?.to_owned();
-        if !Path::new(&location).components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(refuse(format!("external data at `{location}` leaves the model's folder")));
+    let mut found: BTreeMap<String, Data> = BTreeMap::new();
+    for tensor in &tensors {
+        let refuse =
+            |why: String| Error::invalid_model(format!("{}: initializer `{}`: {why}", path.display(), tensor.name()));
+        let location = entry(tensor, "location").ok_or_else(|| refuse("external data without a location".into()))?;
+        if !found.contains_key(location) {
+            found.insert(location.to_owned(), find(folder, location, homes, &refuse)?);
         }
-        let file = folder.join(&location);
-        let real = file.canonicalize().map_err(|e| unreadable("open the weights", &file, e))?;
-        if !homes.contains(&real.parent()) {
-            return Err(refuse(format!(
-                "external data at `{location}` leads to {}, outside the model's folder",
-                real.display()
-            )));
-        }
-        check_range(tensor, &real, &refuse)?;
-        let Some(real_name) = real.file_name().and_then(|name| name.to_str()) else {
-            return Err(refuse(format!("the file name of {} is not UTF-8", real.display())));
-        };
-        for entry in tensor.external_data.iter_mut().filter(|entry| entry.key() == "location") {
-            entry.value = Some(real_name.to_owned());
-        }
-        if !files.contains(&real) {
-            files.push(real);
+        check_range(tensor, &found[location], &refuse)?;
+    }
+    let mut files: Vec<PathBuf> = Vec::new();
+    for location in tensors.iter().filter_map(|tensor| entry(tensor, "location")) {
+        if !files.contains(&found[location].real) {
+            files.push(found[location].real.clone());
         }
     }
-    let data_folder = files.first().and_then(|file| file.parent()).unwrap_or(&real_folder).to_path_buf();
-    if let Some(stray) = files.iter().find(|file| file.parent() != Some(&data_folder)) {
-        return Err(Error::invalid_model(format!(
-            "{}: its weights lie in two folders ({} and {}); put them into one",
-            path.display(),
-            data_folder.display(),
-            stray.display()
-        )));
+    let data_folder = common_folder(&files, homes, path)?;
+    for tensor in tensors {
+        let Some(data) = entry(tensor, "location").and_then(|location| found.get(location)) else { continue };
+        let name = data.real.strip_prefix(&data_folder).ok().and_then(Path::to_str).ok_or_else(|| {
+            Error::invalid_model(format!("{}: the file name of {} is not UTF-8", path.display(), data.real.display()))
+        })?;
+        let name = name.to_owned();
+        for entry in tensor.external_data.iter_mut().filter(|entry| entry.key() == "location") {
+            entry.value = Some(name.clone());
+        }
     }
     Ok((data_folder, files))
+}
+
+/// The file at `location`, which is relative to `folder` and has to be in one of `homes` or below.
+fn find(folder: &Path, location: &str, homes: [&Path; 2], refuse: &dyn Fn(String) -> Error) -> Result<Data> {
+    if Path::new(location).has_root() {
+        return Err(refuse(format!(
+            "external data at `{location}`: only paths relative to the model's folder are read"
+        )));
+    }
+    if leaves(Path::new(location)) {
+        return Err(refuse(format!("external data at `{location}` leaves the model's folder")));
+    }
+    let file = folder.join(location);
+    let real = file.canonicalize().map_err(|e| unreadable("open the weights", &file, e))?;
+    if !homes.iter().any(|home| real.starts_with(home)) {
+        let real = real.display();
+        return Err(refuse(format!("external data at `{location}` leads to {real}, outside the model's folder")));
+    }
+    let (opened, metadata) = files::open(&real).map_err(|e| match e.kind() {
+        ErrorKind::InvalidInput => refuse(format!("external data at `{location}`: {} {e}", real.display())),
+        _ => Error::io("open the weights", &real, e),
+    })?;
+    let size = metadata.len();
+    // Pointers are shorter.
+    let mut beginning = Vec::new();
+    opened.take(1024).read_to_end(&mut beginning).map_err(|e| Error::io("read", &real, e))?;
+    match mistaken::pointer(&beginning) {
+        None => Ok(Data { real, size }),
+        Some(what) => Err(Error::invalid_model(format!("{} {what}", file.display()))),
+    }
+}
+
+/// Whether a relative path goes above where it begins.
+fn leaves(path: &Path) -> bool {
+    let mut depth = 0_usize;
+    for part in path.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir if depth == 0 => return true,
+            Component::ParentDir => depth -= 1,
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    false
+}
+
+/// The folder that ONNX Runtime looks for `files` in: their own, or the home that they all lie in.
+fn common_folder(files: &[PathBuf], homes: [&Path; 2], path: &Path) -> Result<PathBuf> {
+    let Some(first) = files.first().and_then(|file| file.parent()) else { return Ok(homes[0].to_path_buf()) };
+    if files.iter().all(|file| file.parent() == Some(first)) {
+        return Ok(first.to_path_buf());
+    }
+    let common = homes.into_iter().find(|home| files.iter().all(|file| file.starts_with(home)));
+    common.map(Path::to_path_buf).ok_or_else(|| {
+        let stray = files.iter().find(|file| !file.starts_with(homes[0])).unwrap_or(&files[0]);
+        Error::invalid_model(format!(
+            "{}: some of its weights are links that lead out of its folder, as {} does, and others are not; put all of \
+             them into one folder",
+            path.display(),
+            stray.display()
+        ))
+    })
 }
 
 /// The initializers with external data, those of graphs inside the graph included.
@@ -80,7 +140,7 @@ fn external_tensors<'a>(graph: &'a mut GraphProto, found: &mut Vec<&'a mut Tenso
 }
 
 /// Refuses a tensor that reaches beyond its file or doesn't fill its shape, before ONNX Runtime maps it.
-fn check_range(tensor: &TensorProto, file: &Path, refuse: &dyn Fn(String) -> Error) -> Result<()> {
+fn check_range(tensor: &TensorProto, data: &Data, refuse: &dyn Fn(String) -> Error) -> Result<()> {
     let number = |key: &str| match entry(tensor, key) {
         None => Ok(None),
         Some(text) => {
@@ -95,16 +155,12 @@ fn check_range(tensor: &TensorProto, file: &Path, refuse: &dyn Fn(String) -> Err
             tensor.dims
         )));
     }
-    let metadata = std::fs::metadata(file).map_err(|e| Error::io("read", file, e))?;
-    if !metadata.is_file() {
-        return Err(refuse(format!("{} is not a file", file.display())));
-    }
-    let size = metadata.len();
     match offset.checked_add(length) {
-        Some(end) if end <= size => Ok(()),
+        Some(end) if end <= data.size => Ok(()),
         _ => Err(refuse(format!(
-            "its {length} bytes at {offset} lie beyond the end of {} ({size} bytes); the file is cut off: export or copy it again",
-            file.display()
+            "its {length} bytes at {offset} lie beyond the end of {} ({} bytes); the file is cut off: export or copy it again",
+            data.real.display(),
+            data.size
         ))),
     }
 }

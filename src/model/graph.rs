@@ -6,10 +6,11 @@ use prost::Message as _;
 use sha2::{Digest, Sha256};
 
 use super::{check, external};
+use crate::files::{self, Kind, Seen};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::tensor_shape_proto::dimension::Value::DimValue;
 use crate::onnx::{GraphProto, ModelProto, ValueInfoProto, type_proto};
-use crate::{Error, Result};
+use crate::{Error, Result, mistaken};
 
 /// A graph with its external data files resolved.
 pub(crate) struct GraphFile {
@@ -17,6 +18,8 @@ pub(crate) struct GraphFile {
     pub(crate) model: ModelProto,
     /// Real folder of the external data; the locations in `model` are names in it.
     pub(crate) data_folder: PathBuf,
+    /// The files in it that hold external data, as they were when the graph was read.
+    data: Vec<Seen>,
     /// Whether it holds loops.
     pub(crate) loops: bool,
     /// Identifies graph and weights.
@@ -26,35 +29,46 @@ pub(crate) struct GraphFile {
 impl GraphFile {
     /// Reads the graph at `path` and checks that its external data is there.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| external::unreadable("read", path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::invalid_model(format!("{} is not a file", path.display())));
-        }
-        let size = metadata.len();
+        let size = std::fs::metadata(path).map_err(|e| external::unreadable("read", path, e))?.len();
         if size > i32::MAX as u64 {
             return Err(Error::invalid_model(format!(
                 "{}: {size} bytes are more than an ONNX file can have; save its weights as external data",
                 path.display()
             )));
         }
-        let bytes = std::fs::read(path).map_err(|e| external::unreadable("read", path, e))?;
-        let refuse = |why| Error::invalid_model(format!("{}: {why}. Export or copy it again", path.display()));
+        let bytes = files::read(path, Kind::GRAPH)?;
+        let refuse = |why| match mistaken::recognise(&bytes) {
+            Some(what) => Error::invalid_model(format!("{} {what}", path.display())),
+            None => Error::invalid_model(format!("{}: {why}. Export or copy it again", path.display())),
+        };
         let (mut model, loops) = parse(&bytes).map_err(refuse)?;
         let graph = model.graph.get_or_insert_default();
         let (data_folder, data_files) = external::resolve(path, graph)?;
-        let fingerprint = fingerprint(&bytes, &data_files)?;
-        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, loops, fingerprint })
+        let (fingerprint, data) = fingerprint(&bytes, &data_files)?;
+        Ok(GraphFile { path: path.to_path_buf(), model, data_folder, data, loops, fingerprint })
     }
 
     /// A graph that was never in a file, for what is done with it before its weights are needed.
     #[cfg(any(test, fuzzing))]
     pub(super) fn unfiled(model: ModelProto, loops: bool) -> Self {
-        GraphFile { path: "model.onnx".into(), model, data_folder: ".".into(), loops, fingerprint: String::new() }
+        GraphFile {
+            path: "model.onnx".into(),
+            model,
+            data_folder: ".".into(),
+            data: vec![],
+            loops,
+            fingerprint: String::new(),
+        }
     }
 
     /// The graph as ONNX Runtime reads it, with external data in [`GraphFile::data_folder`].
     pub(crate) fn encode(&self) -> Vec<u8> {
         self.model.encode_to_vec()
+    }
+
+    /// Refuses weights that were written to since the graph was read: they are mapped, and belong to what was checked.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.data.iter().try_for_each(Seen::check)
     }
 
     pub(crate) fn graph(&self) -> &GraphProto {
@@ -96,18 +110,20 @@ pub(crate) fn last_dim(value: &ValueInfoProto) -> Option<usize> {
     dims(value)?.last().copied().flatten().and_then(|size| usize::try_from(size).ok())
 }
 
-/// Hash of the graph and of 64 samples of each data file, with its length.
+/// Hash of the graph and of 64 samples of each data file, with its length; and the files as they were then.
 ///
 /// Samples instead of all bytes: reading every weight would double the time to load a model. Two trainings of one
 /// architecture differ in practically every weight.
-fn fingerprint(graph: &[u8], files: &[PathBuf]) -> Result<String> {
+fn fingerprint(graph: &[u8], paths: &[PathBuf]) -> Result<(String, Vec<Seen>)> {
     use std::os::unix::fs::FileExt;
     const SAMPLES: u64 = 64;
     let mut hash = Sha256::new();
     hash.update(graph);
-    for path in files {
-        let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+    let mut seen = Vec::new();
+    for path in paths {
+        let (file, metadata) = files::open(path).map_err(|e| Error::io("open", path, e))?;
+        let size = metadata.len();
+        seen.push(Seen::new(path, &metadata));
         hash.update(size.to_le_bytes());
         let mut sample = [0; 1024];
         for i in 0..SAMPLES {
@@ -115,5 +131,5 @@ fn fingerprint(graph: &[u8], files: &[PathBuf]) -> Result<String> {
             hash.update(&sample[..read]);
         }
     }
-    Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok((hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect(), seen))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files, json};
 
 /// File name in a model folder.
 pub(crate) const FILE: &str = "foreturn.json";
@@ -75,12 +75,8 @@ impl Head {
     /// The file can't be read, or contradicts itself.
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("read", &path, e)),
-        };
-        let Contents { head } = serde_json::from_str(&text).map_err(|e| {
+        let Some(bytes) = files::read_if_there(&path, files::Kind::CONFIG)? else { return Ok(None) };
+        let Contents { head } = json::parse(&bytes).map_err(|e| {
             let message = format!("{}: {e}. Correct it, or export the model again", path.display());
             Error::invalid_model(message).with_source(e)
         })?;

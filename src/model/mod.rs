@@ -20,6 +20,7 @@ pub(crate) mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
+pub(crate) mod weights;
 
 pub use head::{Head, HeadKind, Pooling};
 pub use inspect::Inspection;
@@ -30,6 +31,7 @@ use self::find::Place;
 use self::graph::GraphFile;
 use self::layout::{Layout, Runner};
 use self::tokenizer::Tokenizer;
+use self::weights::Unread;
 use crate::kernels::attention::kernel::Heads;
 use crate::runtime::session::InMemory;
 use crate::{Error, ErrorKind, Result};
@@ -204,6 +206,9 @@ impl ModelFolder {
 
     /// The graph for ONNX Runtime where it was not rewritten, and what it needs in memory.
     pub(crate) fn plain_graph(&self) -> Result<(Cow<'_, [u8]>, Option<InMemory>)> {
+        self.file.check_unchanged()?;
+        let weights = Unread::of(self.file.graph(), &|_| true).map_err(|e| e.context(self.file.path.display()))?;
+        weights.check(&self.file.data_folder)?;
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
         let weights = match widened.weights.is_empty() {
             true => None,

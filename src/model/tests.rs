@@ -159,7 +159,11 @@ fn external_data_stays_in_the_folder_and_in_its_file() {
         &["leads to", "outside the model's folder"],
     );
     let folder = |at: &Path| std::fs::create_dir(at.join("data")).expect("a folder");
-    says(&refused_folder(outside("data", &dims, 0, SIZE), folder), ErrorKind::InvalidModel, &["is not a file"]);
+    says(
+        &refused_folder(outside("data", &dims, 0, SIZE), folder),
+        ErrorKind::InvalidModel,
+        &["is not an ordinary file"],
+    );
     says(&refused_folder(outside("data", &dims, 0, SIZE), |_| {}), ErrorKind::InvalidModel, &["open the weights"]);
     for (offset, length, why) in [
         (1, SIZE, "beyond the end"),
@@ -371,3 +375,4 @@ fn graphs_without_a_past_or_without_an_end_are_refused() {
 }
 
 mod damage;
+mod foreign;

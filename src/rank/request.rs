@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::chat::{Message, Role};
 use crate::rollout::Goal;
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// Most turns that can be sampled ahead.
 pub const MAX_WINDOW: usize = 32;
@@ -91,8 +91,8 @@ impl RankRequest {
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidRequest`], naming the field, for what is not a request or makes no sense.
-    pub fn from_json(json: &str, origin: &str) -> Result<Self> {
-        let request: RankRequest = serde_json::from_str(json).map_err(|e| {
+    pub fn from_json(text: &str, origin: &str) -> Result<Self> {
+        let request: RankRequest = json::parse_text(text).map_err(|e| {
             Error::invalid_request(format!(
                 "{origin}: not a ranking request: {e}. Expected {{\"conversation\": [{{\"role\": \"user\", \"content\": \"…\"}}], \
                  \"candidates\": [\"…\", \"…\"], \"goal\": {{…}}}}"

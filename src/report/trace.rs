@@ -30,7 +30,7 @@ pub(super) enum Line {
 impl Line {
     /// Reads a line, or says why it can't.
     pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
-        let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let line: Line = crate::json::parse(line).map_err(|error| error.to_string())?;
         let schema = match &line {
             Line::Request(request) => request.schema,
             Line::Ranking(ranking) => ranking.result.schema,

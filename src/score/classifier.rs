@@ -57,6 +57,7 @@ impl Classifier {
         let (bytes, memory) = folder.plain_graph()?;
         let graph = Graph { bytes: &bytes, folder: &file.data_folder, memory, loops: file.loops, name: &name };
         let session = Session::open_plain(&graph, options)?;
+        file.check_unchanged()?;
         let equal_lengths = folder.config().head.is_none();
         let (waiting, stats) = (BTreeMap::new(), DecoderStats::default());
         Ok(Classifier { folder, session, equal_lengths, waiting, next: 0, stats })
@@ -208,7 +209,31 @@ fn pool(rows: ArrayView2<'_, f32>, head: &Head) -> Vec<f32> {
     };
     let length = pooled.iter().map(|x| x * x).sum::<f32>().sqrt();
     match head.normalize && length > 0.0 {
+        // Quotients would all be zero, and look sound: the length itself is what is refused.
+        true if length.is_infinite() => vec![length; pooled.len()],
         true => pooled.mapv(|x| x / length).to_vec(),
         false => pooled.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::HeadKind;
+
+    #[test]
+    fn an_embedding_whose_length_overflows_is_no_vector_of_zeros() {
+        let head = Head {
+            kind: HeadKind::Embedding,
+            size: 2,
+            labels: vec![],
+            pooling: Pooling::First,
+            normalize: true,
+            max_length: None,
+            pad_token_id: None,
+        };
+        let pooled = |row: [f32; 2]| pool(ndarray::arr2(&[row]).view(), &head);
+        assert_eq!(pooled([3.0, 4.0]), [0.6, 0.8]);
+        assert!(pooled([1e30, 1.0]).iter().all(|x| x.is_infinite()), "what reads them refuses them");
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use foreturn::chat::Message;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
-use foreturn::{Engine, Error, ErrorKind, Result};
+use foreturn::{Engine, Error, ErrorKind, Result, json};
 use serde::{Deserialize, Serialize};
 
 use super::super::models::MODEL;
@@ -33,7 +33,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Texts> {
             texts.plain.push(content);
             continue;
         }
-        let list: Vec<Text> = serde_json::from_str(&content).map_err(|e| {
+        let list: Vec<Text> = json::parse_text(&content).map_err(|e| {
             invalid(format!(
                 "{origin}: {e}; expected a list of texts and of conversations [{{\"role\", \"content\"}}, …]"
             ))

@@ -1,6 +1,6 @@
 //! The schema of a reply.
 
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// What a reply in JSON has to look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,8 @@ impl JsonSchema {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it isn't JSON.
-    pub fn parse(json: &str, origin: &str) -> Result<Self> {
-        let schema = serde_json::from_str(json)
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let schema = json::parse_text(text)
             .map_err(|e| Error::invalid_request(format!("{origin}: not a JSON schema: {e}")).with_source(e))?;
         Ok(JsonSchema { name: "reply".into(), schema })
     }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "constraints")]
 mod constrained;
+mod finite;
 mod kinds;
 
 use super::*;

@@ -57,6 +57,8 @@ impl PagedExecutor {
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
         let name = folder.path().display().to_string();
         let data = &folder.file().data_folder;
+        folder.file().check_unchanged()?;
+        paged.unread.check(data)?;
         let memory = if paged.widened.is_empty() { None } else { Some((widen::LOCATION, paged.widened.read(data)?)) };
         let graph = Graph { bytes: &paged.bytes, folder: data, memory, loops: folder.file().loops, name: &name };
         let products = &paged.products;
@@ -71,6 +73,7 @@ impl PagedExecutor {
             },
             options,
         )?;
+        folder.file().check_unchanged()?;
 
         let block = paged.cache.block_bytes(heads);
         let cache = block * blocks;

@@ -10,6 +10,8 @@ mod tests;
 
 use half::{bf16, f16};
 
+use crate::finite::{Float, Refused};
+
 /// One way of storing the elements of a tensor.
 #[derive(Debug)]
 pub(crate) struct Format {
@@ -21,36 +23,125 @@ pub(crate) struct Format {
     pub(super) block_elements: usize,
     /// Bytes of such a block.
     pub(super) block_bytes: usize,
+    /// The numbers of a block that decide whether its elements are finite.
+    pub(super) floats: Floats,
     /// Widens whole blocks: `input` is n·`block_bytes` long and `output` n·`block_elements`.
     pub(super) widen: fn(input: &[u8], output: &mut [f32]),
 }
 
-pub(super) static F32: Format =
-    Format { name: "F32", ggml_type: 0, block_elements: 1, block_bytes: 4, widen: widen_f32 };
-pub(super) static F16: Format =
-    Format { name: "F16", ggml_type: 1, block_elements: 1, block_bytes: 2, widen: widen_f16 };
-pub(super) static BF16: Format =
-    Format { name: "BF16", ggml_type: 30, block_elements: 1, block_bytes: 2, widen: widen_bf16 };
-pub(super) static Q4_0: Format =
-    Format { name: "Q4_0", ggml_type: 2, block_elements: 32, block_bytes: 18, widen: small_blocks::widen_q4_0 };
-pub(super) static Q4_1: Format =
-    Format { name: "Q4_1", ggml_type: 3, block_elements: 32, block_bytes: 20, widen: small_blocks::widen_q4_1 };
-pub(super) static Q5_0: Format =
-    Format { name: "Q5_0", ggml_type: 6, block_elements: 32, block_bytes: 22, widen: small_blocks::widen_q5_0 };
-pub(super) static Q5_1: Format =
-    Format { name: "Q5_1", ggml_type: 7, block_elements: 32, block_bytes: 24, widen: small_blocks::widen_q5_1 };
-pub(super) static Q8_0: Format =
-    Format { name: "Q8_0", ggml_type: 8, block_elements: 32, block_bytes: 34, widen: small_blocks::widen_q8_0 };
-pub(super) static Q2_K: Format =
-    Format { name: "Q2_K", ggml_type: 10, block_elements: 256, block_bytes: 84, widen: k_quants::widen_q2_k };
-pub(super) static Q3_K: Format =
-    Format { name: "Q3_K", ggml_type: 11, block_elements: 256, block_bytes: 110, widen: k_quants::widen_q3_k };
-pub(super) static Q4_K: Format =
-    Format { name: "Q4_K", ggml_type: 12, block_elements: 256, block_bytes: 144, widen: k_quants::widen_q4_k };
-pub(super) static Q5_K: Format =
-    Format { name: "Q5_K", ggml_type: 13, block_elements: 256, block_bytes: 176, widen: k_quants::widen_q5_k };
-pub(super) static Q6_K: Format =
-    Format { name: "Q6_K", ggml_type: 14, block_elements: 256, block_bytes: 210, widen: k_quants::widen_q6_k };
+/// Where a block has floating-point numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Floats {
+    /// It is one.
+    All(Float),
+    /// At these bytes it has float16 scales and minima; the rest are integers.
+    Scales(&'static [usize]),
+}
+
+pub(super) static F32: Format = Format {
+    name: "F32",
+    ggml_type: 0,
+    block_elements: 1,
+    block_bytes: 4,
+    floats: Floats::All(Float::Float32),
+    widen: widen_f32,
+};
+pub(super) static F16: Format = Format {
+    name: "F16",
+    ggml_type: 1,
+    block_elements: 1,
+    block_bytes: 2,
+    floats: Floats::All(Float::Float16),
+    widen: widen_f16,
+};
+pub(super) static BF16: Format = Format {
+    name: "BF16",
+    ggml_type: 30,
+    block_elements: 1,
+    block_bytes: 2,
+    floats: Floats::All(Float::Bfloat16),
+    widen: widen_bf16,
+};
+pub(super) static Q4_0: Format = Format {
+    name: "Q4_0",
+    ggml_type: 2,
+    block_elements: 32,
+    block_bytes: 18,
+    floats: Floats::Scales(&[0]),
+    widen: small_blocks::widen_q4_0,
+};
+pub(super) static Q4_1: Format = Format {
+    name: "Q4_1",
+    ggml_type: 3,
+    block_elements: 32,
+    block_bytes: 20,
+    floats: Floats::Scales(&[0, 2]),
+    widen: small_blocks::widen_q4_1,
+};
+pub(super) static Q5_0: Format = Format {
+    name: "Q5_0",
+    ggml_type: 6,
+    block_elements: 32,
+    block_bytes: 22,
+    floats: Floats::Scales(&[0]),
+    widen: small_blocks::widen_q5_0,
+};
+pub(super) static Q5_1: Format = Format {
+    name: "Q5_1",
+    ggml_type: 7,
+    block_elements: 32,
+    block_bytes: 24,
+    floats: Floats::Scales(&[0, 2]),
+    widen: small_blocks::widen_q5_1,
+};
+pub(super) static Q8_0: Format = Format {
+    name: "Q8_0",
+    ggml_type: 8,
+    block_elements: 32,
+    block_bytes: 34,
+    floats: Floats::Scales(&[0]),
+    widen: small_blocks::widen_q8_0,
+};
+pub(super) static Q2_K: Format = Format {
+    name: "Q2_K",
+    ggml_type: 10,
+    block_elements: 256,
+    block_bytes: 84,
+    floats: Floats::Scales(&[80, 82]),
+    widen: k_quants::widen_q2_k,
+};
+pub(super) static Q3_K: Format = Format {
+    name: "Q3_K",
+    ggml_type: 11,
+    block_elements: 256,
+    block_bytes: 110,
+    floats: Floats::Scales(&[108]),
+    widen: k_quants::widen_q3_k,
+};
+pub(super) static Q4_K: Format = Format {
+    name: "Q4_K",
+    ggml_type: 12,
+    block_elements: 256,
+    block_bytes: 144,
+    floats: Floats::Scales(&[0, 2]),
+    widen: k_quants::widen_q4_k,
+};
+pub(super) static Q5_K: Format = Format {
+    name: "Q5_K",
+    ggml_type: 13,
+    block_elements: 256,
+    block_bytes: 176,
+    floats: Floats::Scales(&[0, 2]),
+    widen: k_quants::widen_q5_k,
+};
+pub(super) static Q6_K: Format = Format {
+    name: "Q6_K",
+    ggml_type: 14,
+    block_elements: 256,
+    block_bytes: 210,
+    floats: Floats::Scales(&[208]),
+    widen: k_quants::widen_q6_k,
+};
 
 /// The forms that GGUF tensors may have.
 pub(super) static GGUF_FORMATS: [&Format; 13] =
@@ -96,6 +187,21 @@ impl Format {
             return None;
         }
         (elements / self.block_elements as u64).checked_mul(self.block_bytes as u64)
+    }
+
+    /// The first element of `blocks` that is not finite, or whose scale isn't, and that number.
+    pub(super) fn first_refused(&self, blocks: &[u8], refused: Refused) -> Option<(usize, f64)> {
+        match self.floats {
+            Floats::All(float) => float.first(blocks, refused),
+            Floats::Scales(places) => {
+                let halves = |block: &[u8]| {
+                    let of = |&at: &usize| Float::Float16.first(&block[at..at + 2], Refused::NonFinite);
+                    places.iter().find_map(of).map(|(_, number)| number)
+                };
+                let mut found = blocks.chunks_exact(self.block_bytes).map(halves).enumerate();
+                found.find_map(|(block, number)| Some((block * self.block_elements, number?)))
+            }
+        }
     }
 }
 

@@ -296,7 +296,7 @@ fn phi3(source: &Source<'_>, config: &mut Config) -> Result<()> {
     if let Some(window) = window.filter(|window| window.unsigned() != Some(0)) {
         config.set("sliding_window", &key, json(window));
     }
-    let (Some(short), Some(long)) = (source.numbers(ROPE_FACTORS_SHORT), source.numbers(ROPE_FACTORS_LONG)) else {
+    let (Some(short), Some(long)) = (source.numbers(ROPE_FACTORS_SHORT)?, source.numbers(ROPE_FACTORS_LONG)?) else {
         return Ok(());
     };
     copy(source, config, "original_max_position_embeddings", "rope.scaling.original_context_length");

@@ -16,6 +16,7 @@ use self::parse::{Gguf, TensorInfo, Value};
 use super::arch::{self, Architecture, GgufNames};
 use super::checkpoint::{Checkpoint, RowOrder, Tensor, WeightFile};
 use super::config::Config;
+use crate::finite::REMEDY;
 use crate::{Error, Result};
 
 /// Reads the checkpoint in the file at `path`; weights stay mapped, not loaded.
@@ -40,7 +41,7 @@ pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
     Ok(Checkpoint {
         config,
         tensors,
-        rope_factors: source.numbers(metadata::ROPE_FACTORS),
+        rope_factors: source.numbers(metadata::ROPE_FACTORS)?,
         norms_include_one: metadata::norms_include_one(&source),
         tokenizer: tokenizer::files(&source)?,
         special: tokenizer::special_tokens(&source)?,
@@ -90,11 +91,17 @@ impl<'a> Source<'a> {
     }
 
     /// The numbers of a small tensor that is really metadata.
-    fn numbers(&self, name: &str) -> Option<Vec<f32>> {
-        let tensor = self.gguf.tensors.iter().find(|tensor| tensor.name == name)?;
+    fn numbers(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.gguf.tensors.iter().find(|tensor| tensor.name == name) else { return Ok(None) };
         let mut values = vec![0.0; tensor.shape.iter().product()];
         (tensor.format.widen)(&self.data[tensor.offset..tensor.offset + tensor.bytes], &mut values);
-        Some(values)
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(Some(values)),
+            Some(index) => {
+                let complaint = format!("value {index} is {}, not a finite number. {REMEDY}", values[index]);
+                Err(self.wrong(name, &complaint))
+            }
+        }
     }
 
     fn tensors(&self, config: &Config) -> Result<BTreeMap<String, Tensor>> {

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 
 use crate::export::checkpoint::is_sound_name;
 use crate::export::format::{self, Format};
-use crate::{Error, Result};
+use crate::{Error, Result, mistaken};
 
 /// ggml's own limit on a tensor's dimensions.
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
+const MAGIC: &[u8] = b"GGUF";
 /// Arrays of arrays are legal; deeper than this they are meant to exhaust the stack.
 const MAX_NESTING: usize = 4;
 
@@ -81,7 +82,10 @@ impl<'a> Value<'a> {
 /// Parses the file `label`, whose bytes are `data`.
 pub(crate) fn parse<'a>(label: &str, data: &'a [u8]) -> Result<Gguf<'a>> {
     parse_inner(data).map_err(|complaint| match complaint {
-        Complaint::Damaged(text) => Error::invalid_model(format!("{label} is not a sound GGUF file: {text}")),
+        Complaint::Damaged(text) => Error::invalid_model(match mistaken::recognise(data) {
+            Some(what) if !data.starts_with(MAGIC) => format!("{label} {what}"),
+            _ => format!("{label} is not a sound GGUF file: {text}"),
+        }),
         Complaint::Unsupported(text) => Error::unsupported(format!("{label}: {text}")),
     })
 }
@@ -99,7 +103,7 @@ fn damaged<T>(text: impl Into<String>) -> Result<T, Complaint> {
 
 fn parse_inner(data: &[u8]) -> Result<Gguf<'_>, Complaint> {
     let mut reader = Reader { rest: data, position: 0 };
-    if reader.take(4)? != b"GGUF" {
+    if reader.take(4)? != MAGIC {
         return damaged("it does not start with `GGUF`");
     }
     match reader.u32()? {

@@ -89,7 +89,8 @@ fn restored(matrix: &Matrix, quantize: Quantize, block: usize, vocabulary: bool)
     let linear = Linear { module: "m", path: "/l", out, inner, bias: false };
     let product = builder.linear(&linear, "x").unwrap();
     let graph = builder.finish(|_| false).unwrap();
-    let stored = weights::store(&checkpoint, &graph.weights, folder.path(), &mut |_, _| {}).unwrap();
+    let place = weights::Place { folder: folder.path(), hard_link: false };
+    let stored = weights::store(&checkpoint, &graph.weights, place, &mut |_, _| {}).unwrap();
     let mut proto = graph.proto;
     proto.initializer.extend(stored.initialisers);
     let (rows, columns) = (Dim::Symbol("rows"), Dim::Size(matrix.columns));

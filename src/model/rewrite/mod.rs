@@ -26,13 +26,14 @@ use self::widen::Widened;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
 use super::layout::CacheType;
+use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
 use crate::kernels::attention::form::Stored;
 use crate::kernels::dot;
 use crate::kernels::matmul;
 use crate::kernels::matmul::pack::Kind;
 use crate::onnx::build::{Dim, value_info};
-use crate::onnx::{GraphProto, OperatorSetIdProto, TypeProto, ValueInfoProto, tensor_proto};
+use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
 use crate::{Error, Result};
 
 /// Names of the rewritten graph's inputs, beside the token ids and one key and value cache a layer.
@@ -82,6 +83,8 @@ pub(crate) struct PagedGraph {
     pub(crate) cache: Stored,
     /// The matrices of the graph's packed products.
     pub(crate) products: Vec<Product>,
+    /// The other weights, which ONNX Runtime reads.
+    pub(crate) unread: Unread,
 }
 
 /// Rewrites `file`'s graph for the paged engine.
@@ -114,6 +117,8 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
         output.r#type = untyped_shape(flat);
     }
     graph.value_info.clear();
+    let left: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
+    let unread = Unread::of(file.graph(), &|name| left.contains(name)).map_err(|e| e.context(file.path.display()))?;
 
     model.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) });
     model.graph = Some(graph);
@@ -127,6 +132,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
         widened,
         cache,
         products,
+        unread,
     })
 }
 

@@ -9,13 +9,15 @@ use std::path::Path;
 
 use super::graph::{Attributes, Values, integers, is_external};
 use super::widen;
+use crate::finite::Refused;
 use crate::kernels::attention::{self, DOMAIN};
 use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
+use crate::model::weights;
 use crate::onnx::build::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// A matrix and the weights that it is made of.
 #[derive(Debug)]
@@ -328,6 +330,7 @@ impl Weight {
 fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     use std::os::unix::fs::FileExt as _;
     if let Some(raw) = &tensor.raw_data {
+        weights::check(tensor, raw, Refused::NonFinite)?;
         return Ok(raw.to_vec());
     }
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
@@ -336,9 +339,9 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     let length = number("length").map_or_else(|| crate::model::tensor::bytes(tensor), Ok);
     let length = length.map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
     let mut bytes = vec![0; length as usize];
-    let read =
-        std::fs::File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
+    let read = files::open(&path).and_then(|(file, _)| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
     read.map_err(|e| Error::io("read the weights of", &path, e))?;
+    weights::check(tensor, &bytes, Refused::NonFinite).map_err(|error| error.context(path.display()))?;
     Ok(bytes)
 }
 

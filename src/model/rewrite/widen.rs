@@ -17,7 +17,7 @@ use super::graph::is_external;
 use crate::onnx::build::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The name under which the widened values are given to ONNX Runtime, as if they were a file.
 pub(crate) const LOCATION: &str = "foreturn.float32";
@@ -190,7 +190,7 @@ impl Widened {
         let bytes = Arc::get_mut(&mut memory).expect("nobody else has it yet");
         for part in &self.parts {
             let path = folder.join(&part.location);
-            let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+            let (file, _) = files::open(&path).map_err(|e| Error::io("open", &path, e))?;
             part.read(&file, &mut bytes[part.at as usize..]).map_err(|e| Error::io("read the weights of", &path, e))?;
         }
         Ok(memory)

@@ -6,12 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
-
-/// Largest files that are read. The biggest published `tokenizer.json` has some 35 MB, the biggest template 30 kB.
-const MAX_TOKENIZER: u64 = 512 << 20;
-const MAX_CONFIG: u64 = 64 << 20;
-const MAX_TEMPLATE: u64 = 1 << 20;
+use crate::files::{self, Kind};
+use crate::{Error, Result, json};
 
 /// The named tokens that transformers hands to a chat template.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -34,7 +30,7 @@ pub(super) struct Files {
 impl Files {
     pub(super) fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let mut tokenizer = read_object(&path, MAX_TOKENIZER)?.ok_or_else(|| {
+        let mut tokenizer = read_object(&path, Kind::TOKENIZER)?.ok_or_else(|| {
             Error::invalid_model(format!(
                 "{} is missing: a model folder needs its tokenizer in this format. Copy it from the checkpoint, or save \
                  it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
@@ -42,8 +38,8 @@ impl Files {
             ))
         })?;
         let config_path = folder.join("tokenizer_config.json");
-        let config = read_object(&config_path, MAX_CONFIG)?.unwrap_or_default();
-        let legacy = read_object(&folder.join("special_tokens_map.json"), MAX_CONFIG)?.unwrap_or_default();
+        let config = read_object(&config_path, Kind::CONFIG)?.unwrap_or_default();
+        let legacy = read_object(&folder.join("special_tokens_map.json"), Kind::CONFIG)?.unwrap_or_default();
         let named = named_tokens(&config, &legacy);
         add_missing_tokens(&mut tokenizer, &config, &path)?;
         let templates = read_templates(folder, &config, &config_path)?;
@@ -51,26 +47,9 @@ impl Files {
     }
 }
 
-/// Reads a file up to a size; `None` where it doesn't exist.
-fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", path, e)),
-    };
-    if metadata.len() > limit {
-        return Err(Error::invalid_model(format!(
-            "{} has {} bytes; more than {limit} are not read. Is it the right file?",
-            path.display(),
-            metadata.len()
-        )));
-    }
-    fs::read(path).map(Some).map_err(|e| Error::io("read", path, e))
-}
-
-fn read_object(path: &Path, limit: u64) -> Result<Option<Map<String, Value>>> {
-    let Some(bytes) = read_limited(path, limit)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+fn read_object(path: &Path, kind: Kind) -> Result<Option<Map<String, Value>>> {
+    let Some(bytes) = files::read_if_there(path, kind)? else { return Ok(None) };
+    json::parse(&bytes).map(Some).map_err(|e| {
         Error::invalid_model(format!("{} is not a JSON object: {e}. Fetch or export it again", path.display()))
             .with_source(e)
     })
@@ -168,18 +147,19 @@ fn read_templates(folder: &Path, config: &Map<String, Value>, config_path: &Path
             }
         }
     }
-    if let Some((name, source)) = templates.iter().find(|(_, source)| source.len() as u64 > MAX_TEMPLATE) {
+    if let Some((name, source)) = templates.iter().find(|(_, source)| source.len() as u64 > Kind::TEMPLATE.most()) {
         return Err(Error::invalid_model(format!(
-            "{}: chat template `{name}` has {} bytes; more than {MAX_TEMPLATE} are not accepted",
+            "{}: chat template `{name}` has {} bytes; more than {} are not accepted",
             folder.display(),
-            source.len()
+            source.len(),
+            Kind::TEMPLATE.most()
         )));
     }
     Ok(templates)
 }
 
 fn read_template(path: &Path) -> Result<Option<String>> {
-    let Some(bytes) = read_limited(path, MAX_TEMPLATE)? else { return Ok(None) };
+    let Some(bytes) = files::read_if_there(path, Kind::TEMPLATE)? else { return Ok(None) };
     String::from_utf8(bytes)
         .map(Some)
         .map_err(|e| Error::invalid_model(format!("{} is not UTF-8: {e}", path.display())).with_source(e))

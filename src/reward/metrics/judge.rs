@@ -12,6 +12,7 @@ use super::settings;
 use crate::reward::judge::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
 use crate::reward::rubric::Rubric;
+use crate::files::{self, Kind};
 use crate::{Error, Result};
 
 pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> {
@@ -25,7 +26,7 @@ pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metri
         }
     };
     let settings: JudgeSettings = settings(table)?;
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io("read rubric", &path, e))?;
+    let text = files::read_text(&path, Kind::SETTINGS).map_err(|e| e.context("rubric"))?;
     let rubric = Rubric::parse(&text, &path.display().to_string())?;
     Ok(Arc::new(JudgeMetric::new("judge", rubric, settings)?))
 }

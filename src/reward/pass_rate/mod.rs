@@ -200,6 +200,7 @@ fn says_nothing(outcome: &Outcome, broken: Option<String>) -> Error {
 }
 
 /// Sixteen bytes that nobody can guess, in hexadecimal digits.
+#[allow(clippy::disallowed_methods, reason = "a device of the system's own, of which sixteen bytes are read")]
 fn nonce() -> Result<String> {
     let mut bytes = [0_u8; 16];
     let path = std::path::Path::new("/dev/urandom");

@@ -6,7 +6,7 @@ use crate::export::Quantize;
 
 /// A checkpoint of tests/fixtures/models, exported to a folder that goes away with the first; and the prompts of its
 /// reference.
-fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
+pub(super) fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
     let (folder, to) = crate::testing::exported(name, quantize);
     let cases = fixture(&format!("models/{name}/reference.json"))["cases"].as_array().expect("cases").clone();
     let opened = Arc::new(ModelFolder::open(&to).expect("the model opens"));

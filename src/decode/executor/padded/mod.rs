@@ -80,6 +80,7 @@ impl PaddedExecutor {
         let (data, loops) = (&folder.file().data_folder, folder.file().loops);
         let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name };
         let session = Session::open_plain(&graph, options)?;
+        folder.file().check_unchanged()?;
         let names = &folder.config().model.decoder;
         let width = folder.row_width();
         let rules = Rules {

@@ -1,0 +1,271 @@
+//! Files that others made or may change: read only if they are ordinary, up to a size, and known again.
+//!
+//! All of the library's reading goes through here, and that of the command line, for which alone this is public.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, ErrorKind, Result, mistaken};
+
+/// A kind of file: how much of it is read, and what an unfit one is.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    most: u64,
+    unfit: ErrorKind,
+}
+
+impl Kind {
+    /// A configuration of a model. Those of the largest vocabularies of labels have some MB.
+    pub const CONFIG: Kind = Kind { most: 64 << 20, unfit: ErrorKind::InvalidModel };
+    /// A `tokenizer.json`. The biggest published one has some 35 MB.
+    pub const TOKENIZER: Kind = Kind { most: 512 << 20, unfit: ErrorKind::InvalidModel };
+    /// A chat template. The biggest published one has 30 kB.
+    pub const TEMPLATE: Kind = Kind { most: 1 << 20, unfit: ErrorKind::InvalidModel };
+    /// A graph; Protocol Buffers have no more.
+    pub const GRAPH: Kind = Kind { most: i32::MAX as u64, unfit: ErrorKind::InvalidModel };
+    /// Settings and rubrics.
+    pub const SETTINGS: Kind = Kind { most: 16 << 20, unfit: ErrorKind::InvalidConfig };
+    /// Requests, messages, schemas and records.
+    pub const INPUT: Kind = Kind { most: 1 << 30, unfit: ErrorKind::InvalidRequest };
+
+    /// Most bytes that are read.
+    pub fn most(self) -> u64 {
+        self.most
+    }
+
+    fn refuse(self, path: &Path, why: impl std::fmt::Display) -> Error {
+        Error::new(self.unfit, format!("{} {why}", path.display()))
+    }
+}
+
+/// Opens an ordinary file to read it. A pipe is refused, because opening it would wait for a writer; so are folders and
+/// devices, which never end.
+pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    // Opened without waiting, and looked at afterwards: what stands under the name may change in between.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() {
+        true => Ok((file, metadata)),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, NOT_ORDINARY)),
+    }
+}
+
+const NOT_ORDINARY: &str = "is not an ordinary file";
+
+/// As [`open`], where what isn't an ordinary file is an error of the kind's own.
+pub(crate) fn open_as(path: &Path, kind: Kind) -> Result<(File, Metadata)> {
+    open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput if error.to_string() == NOT_ORDINARY => {
+            kind.refuse(path, "is not an ordinary file: is it the right one?")
+        }
+        _ => Error::io("read", path, error),
+    })
+}
+
+/// The whole of a file.
+///
+/// # Errors
+/// [`ErrorKind::Io`] where it can't be read; an error of the kind's own where it isn't an ordinary file, is too large, or
+/// only stands for the file.
+pub fn read(path: &Path, kind: Kind) -> Result<Vec<u8>> {
+    let (file, metadata) = open_as(path, kind)?;
+    read_all(file, path, kind, metadata.len())
+}
+
+/// As [`read`]; `None` where there is no such file.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_if_there(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Whatever else is wrong is said by who reads it.
+        _ => read(path, kind).map(Some),
+    }
+}
+
+/// The text of a file, without a byte order mark.
+///
+/// # Errors
+/// As [`read`], and where it is not UTF-8.
+pub fn read_text(path: &Path, kind: Kind) -> Result<String> {
+    text(read(path, kind)?, path, kind)
+}
+
+/// As [`read_text`], where the file is named on the command line: a shell's `<(…)` is a pipe, and somebody writes into
+/// it; `-` is standard input.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_argument(path: &Path, kind: Kind) -> Result<String> {
+    if path == Path::new("-") {
+        let name = Path::new("standard input");
+        return text(read_all(io::stdin(), name, kind, 0)?, name, kind);
+    }
+    if ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|place| path.starts_with(place)) {
+        let file = OpenOptions::new().read(true).open(path).map_err(|error| Error::io("read", path, error))?;
+        return text(read_all(file, path, kind, 0)?, path, kind);
+    }
+    read_text(path, kind)
+}
+
+fn read_all(source: impl Read, path: &Path, kind: Kind, length: u64) -> Result<Vec<u8>> {
+    let too_large = || {
+        let more = format!("more than {} bytes of such a file are not read. Is it the right one?", kind.most);
+        kind.refuse(path, format!("is too large: {more}"))
+    };
+    if length > kind.most {
+        return Err(too_large());
+    }
+    // The length may be a lie, or no longer true.
+    let mut bytes = Vec::new();
+    source.take(kind.most + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", path, error))?;
+    if bytes.len() as u64 > kind.most {
+        return Err(too_large());
+    }
+    match mistaken::pointer(&bytes) {
+        None => Ok(bytes),
+        Some(what) => Err(kind.refuse(path, what)),
+    }
+}
+
+fn text(bytes: Vec<u8>, path: &Path, kind: Kind) -> Result<String> {
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let what = mistaken::recognise(error.as_bytes()).map(str::to_owned);
+        let what = what.unwrap_or_else(|| format!("is not UTF-8: {}", error.utf8_error()));
+        kind.refuse(path, what)
+    })?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    })
+}
+
+/// A file as it was when it was opened.
+///
+/// Weights are mapped and read when a model is loaded, some time after its folder was read and checked. A file that is
+/// written anew in between is another model, so it is known by length, time of change and place on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    path: PathBuf,
+    length: u64,
+    modified: (i64, i64),
+    place: (u64, u64),
+}
+
+impl Seen {
+    pub(crate) fn new(path: &Path, metadata: &Metadata) -> Self {
+        Seen {
+            path: path.to_owned(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            place: (metadata.dev(), metadata.ino()),
+        }
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Refuses a file that is no longer what it was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind::InvalidModel) that says what changed.
+    pub(crate) fn check(&self) -> Result<()> {
+        let changed = match std::fs::metadata(&self.path) {
+            Err(error) => format!("it can't be found any more: {error}"),
+            Ok(now) => match Seen::new(&self.path, &now) {
+                now if now == *self => return Ok(()),
+                now if now.place != self.place => "another file has its name".to_owned(),
+                now if now.length != self.length => format!("it had {} bytes and has {}", self.length, now.length),
+                _ => "it was written to".to_owned(),
+            },
+        };
+        Err(Error::invalid_model(format!(
+            "{} has changed since it was opened ({changed}). Open it again once nobody writes to it",
+            self.path.display()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn only_ordinary_files_are_opened_and_nothing_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, folder.path(), Path::new("/dev/zero")] {
+            let error = open(path).unwrap_err();
+            assert!(error.to_string().contains("not an ordinary file"), "{}: {error}", path.display());
+            let error = read(path, Kind::CONFIG).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidModel, "{error}");
+            assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+        }
+        assert_eq!(open(&folder.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_the_size_of_its_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        // All hole: it takes no space, and no time to refuse.
+        fs::File::create(&path).unwrap().set_len(Kind::TEMPLATE.most + 1).unwrap();
+        let error = read(&path, Kind::TEMPLATE).unwrap_err();
+        assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
+        fs::File::create(&path).unwrap().set_len(Kind::TEMPLATE.most).unwrap();
+        assert_eq!(read(&path, Kind::TEMPLATE).unwrap().len() as u64, Kind::TEMPLATE.most);
+        let endless = read_all(io::repeat(1), &path, Kind::TEMPLATE, 0).unwrap_err();
+        assert_eq!(endless.to_string(), error.to_string());
+        assert_eq!(read_if_there(&folder.path().join("none"), Kind::CONFIG).unwrap(), None);
+        assert!(read(&folder.path().join("none"), Kind::CONFIG).is_err());
+    }
+
+    #[test]
+    fn text_is_utf8_and_loses_its_byte_order_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let read = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            read_argument(&path, Kind::INPUT).map_err(|error| (error.kind(), error.to_string()))
+        };
+        assert_eq!(read("\u{feff}né".as_bytes()).unwrap(), "né");
+        let (kind, message) = read(b"\xff\xfeh\0i\0").unwrap_err();
+        assert_eq!(kind, ErrorKind::InvalidRequest);
+        assert!(message.contains("is UTF-16"), "{message}");
+        assert!(read(b"a\xf0").unwrap_err().1.contains("is not UTF-8"));
+    }
+
+    #[test]
+    fn every_change_of_a_file_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let changes: [(&str, &dyn Fn()); 4] = [
+            ("has 2", &|| fs::File::create(&path).unwrap().write_all(b"ab").unwrap()),
+            ("written to", &|| fs::File::options().write(true).open(&path).unwrap().write_all(b"x").unwrap()),
+            ("another file", &|| {
+                fs::write(folder.path().join("new"), "abc").unwrap();
+                fs::rename(folder.path().join("new"), &path).unwrap();
+            }),
+            ("can't be found", &|| fs::remove_file(&path).unwrap()),
+        ];
+        for (expected, change) in changes {
+            fs::write(&path, "abc").unwrap();
+            let past = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(past).unwrap();
+            let (_, metadata) = open(&path).unwrap();
+            let seen = Seen::new(&path, &metadata);
+            seen.check().unwrap();
+            change();
+            let error = seen.check().unwrap_err().to_string();
+            assert!(error.contains("changed since it was opened") && error.contains(expected), "{error}");
+        }
+    }
+}

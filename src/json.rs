@@ -1,0 +1,124 @@
+//! JSON as others write it: with a byte order mark, and with the `NaN` and `Infinity` of Python's `json`.
+//!
+//! All JSON of foreign files and requests is read here. Public for the command line alone.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+use crate::mistaken;
+
+/// Why something is not the JSON that it should be.
+#[derive(Debug)]
+pub struct Wrong {
+    /// What it is, where that is well known.
+    what: Option<&'static str>,
+    error: serde_json::Error,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            Some(what) => write!(formatter, "it {what}"),
+            None => self.error.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for Wrong {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Reads a document.
+///
+/// Python's constants become texts of the same words: whoever doesn't read the field is not held up by it, and whoever
+/// wants a number there refuses it by its name.
+///
+/// # Errors
+/// It is not JSON, or not what is wanted.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(bytes).or_else(|error| match without_constants(bytes) {
+        Cow::Owned(plain) if error.is_syntax() => serde_json::from_slice(&plain).map_err(|error| wrong(bytes, error)),
+        _ => Err(wrong(bytes, error)),
+    })
+}
+
+/// As [`parse`], of a text.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
+    parse(text.as_bytes())
+}
+
+fn wrong(bytes: &[u8], error: serde_json::Error) -> Wrong {
+    Wrong { what: mistaken::recognise(bytes), error }
+}
+
+/// The document with Python's constants as texts.
+pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const CONSTANTS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut plain = Vec::new();
+    let (mut at, mut copied, mut quoted) = (0, 0, false);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => at += 1,
+            b'-' | b'I' | b'N' if !quoted => {
+                if let Some(constant) = CONSTANTS.iter().find(|constant| bytes[at..].starts_with(constant)) {
+                    plain.extend_from_slice(&bytes[copied..at]);
+                    plain.extend([b"\"", *constant, b"\""].concat());
+                    at += constant.len();
+                    copied = at;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(bytes);
+    }
+    plain.extend_from_slice(&bytes[copied..]);
+    Cow::Owned(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn pythons_constants_and_byte_order_marks_are_read() {
+        let text = "\u{feff}{\"a\": [NaN, -Infinity, Infinity], \"NaN\": \"\\\"Infinity\", \"b\": -1}";
+        let value: Value = parse_text(text).unwrap();
+        assert_eq!(value, json!({"a": ["NaN", "-Infinity", "Infinity"], "NaN": "\"Infinity", "b": -1}));
+    }
+
+    #[test]
+    fn a_number_that_is_wanted_is_refused_by_name() {
+        #[derive(Debug, Deserialize)]
+        struct Wanted {
+            #[allow(dead_code, reason = "only whether it can be read matters")]
+            a: f64,
+        }
+        let error = parse_text::<Wanted>("{\"a\": NaN}").unwrap_err().to_string();
+        assert!(error.contains("invalid type: string \"NaN\""), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_json_is_said_where_and_what_it_is() {
+        let error = |bytes: &[u8]| parse::<Value>(bytes).unwrap_err().to_string();
+        assert!(error(b"{\"a\": Nay}").contains("line 1 column"), "{}", error(b"{\"a\": Nay}"));
+        assert!(error(b"[NaN, nan]").contains("line 1 column"));
+        assert!(error(b"\xff\xfe[\0]\0").contains("it is UTF-16"));
+        assert!(error(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
+    }
+}
