@@ -26,12 +26,14 @@ use crate::rank::FailurePolicy;
 use crate::reward::{Preset, Task};
 use crate::{Error, Result};
 
+mod json;
 mod remote;
 mod resolve;
 mod sections;
 #[cfg(test)]
 mod tests;
 
+pub use json::template_argument;
 pub use sections::{AllocationConfig, ByteSize, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
 pub use crate::chat::remote::{JsonMode, MaxTokensField};
@@ -122,6 +124,8 @@ impl Config {
             let name = origin.map_or_else(|| "configuration".into(), |path| path.display().to_string());
             Error::invalid_config(format!("{name}: {e}")).with_source(e)
         })?;
+        let models = config.models.iter_mut();
+        json::spell_dates_of_arguments(models.map(|(name, model)| (name, &mut model.template_arguments)), text);
         config.origin = origin.map(Path::to_owned);
         config.host_models = host_models.to_vec();
         config.base_dir = base_dir.to_owned();
