@@ -36,7 +36,7 @@ mod tests;
 pub use json::template_argument;
 pub use sections::{AllocationConfig, ByteSize, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
-pub use crate::chat::remote::{JsonMode, MaxTokensField};
+pub use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 pub use crate::runtime::{OnUnavailable, Provider};
 
 /// Everything that a `foreturn.toml` says.

@@ -9,7 +9,7 @@ use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use crate::chat::remote::{JsonMode, MaxTokensField};
+use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
@@ -185,6 +185,9 @@ pub struct ModelConfig {
     pub logprobs: Option<bool>,
     /// How a reply in JSON is asked for: "json_schema" if absent, "json_object" or "none".
     pub json_mode: Option<JsonMode>,
+    /// What happens when a reply holds the endpoint's key, if that has at least 16 characters: "note" if absent, which leaves
+    /// the reply as it came and says so in the ranking's notes, or "fail".
+    pub on_echoed_key: Option<OnEchoedKey>,
     /// Further HTTP headers.
     pub headers: BTreeMap<String, String>,
     /// Divides the logits; 0 is greedy. In [0, ∞); 1 if absent.
