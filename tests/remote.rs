@@ -14,7 +14,7 @@ use common::openai_server::{Answer, Asked, Server, completion};
 use common::{MODEL, config, scratch, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
 use foreturn::decode::GenerateOptions;
-use foreturn::engine::{Limits, Prompt};
+use foreturn::engine::{Limits, Prompt, TraceWriter};
 use foreturn::rank::Ended;
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 use serde_json::{Value, json};
@@ -569,6 +569,41 @@ fn a_silent_server_outlasts_neither_deadline_nor_engine() {
     assert!(start.elapsed() < Duration::from_secs(3), "the engine's end: {:?}", start.elapsed());
     assert_eq!(pending.wait().expect_err("closed").kind(), ErrorKind::Closed);
     assert!(server.was_left_by(12));
+}
+
+// ---- the trace ----
+
+/// Whatever a crash left of the last line, the next ranking is read whole; the line that broke off is named.
+#[cfg(feature = "report")]
+#[test]
+fn a_trace_that_broke_off_swallows_nothing_of_the_next_ranking() {
+    let server = Server::start(honest);
+    let engine = engine(&server, "", "");
+    let folder = scratch();
+    let path = folder.path().join("trace.jsonl");
+    let trace = TraceWriter::append(&path).expect("a file");
+    let rank =
+        |trace: &TraceWriter| trace.rank(&engine, request(json!({})), RankOptions::default()).expect("a ranking");
+    rank(&trace);
+    let whole = std::fs::read_to_string(&path).expect("a trace");
+    let lines = whole.lines().count();
+    assert!(!whole.contains("\n\n"), "no empty lines");
+    let last = whole.trim_end().rfind('\n').expect("several lines") + 1;
+    for (cut, unreadable) in [(last, 0), (last + 1, 1), (whole.len() - 2, 1), (whole.len() - 1, 0), (whole.len(), 0)] {
+        // By a writer that was there before, and by a new one.
+        for writer in [&trace, &TraceWriter::append(&path).expect("a file")] {
+            std::fs::write(&path, &whole[..cut]).expect("writable");
+            rank(writer);
+            let text = std::fs::read_to_string(&path).expect("a trace");
+            assert!(text.starts_with(&whole[..cut]) && !text.contains("\n\n"), "cut at {cut}");
+            let report = foreturn::report::Report::read(&path).expect("a report");
+            assert_eq!(report.rankings(), 2, "cut at {cut}");
+            let html = report.to_html().expect("a page");
+            let named = format!("\"unreadable\":{{\"count\":{unreadable}");
+            assert!(html.contains(&named), "cut at {cut}");
+            assert_eq!(text.lines().count(), lines + whole[..cut].lines().count(), "cut at {cut}");
+        }
+    }
 }
 
 // ---- the key ----
