@@ -26,6 +26,7 @@ use crate::rank::FailurePolicy;
 use crate::reward::{Preset, Task};
 use crate::{Error, Result, files};
 
+mod json;
 mod remote;
 mod resolve;
 mod sections;
@@ -33,9 +34,10 @@ mod sections;
 mod tests;
 
 pub use crate::byte_size::ByteSize;
+pub use json::template_argument;
 pub use sections::{AllocationConfig, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
-pub use crate::chat::remote::{JsonMode, MaxTokensField};
+pub use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 pub use crate::runtime::{OnUnavailable, Provider};
 
 /// Everything that a `foreturn.toml` says.
@@ -123,6 +125,8 @@ impl Config {
             let name = origin.map_or_else(|| "configuration".into(), |path| path.display().to_string());
             Error::invalid_config(format!("{name}: {e}")).with_source(e)
         })?;
+        let models = config.models.iter_mut();
+        json::spell_dates_of_arguments(models.map(|(name, model)| (name, &mut model.template_arguments)), text);
         config.origin = origin.map(Path::to_owned);
         config.host_models = host_models.to_vec();
         config.base_dir = base_dir.to_owned();

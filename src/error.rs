@@ -6,6 +6,8 @@
 use std::error::Error as StdError;
 use std::path::Path;
 
+pub(crate) mod foreign;
+
 /// The library's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -60,8 +62,11 @@ pub enum ErrorKind {
 
 impl Error {
     /// An error of `kind` with a complete, actionable message.
+    ///
+    /// Messages repeat what files, models and servers say: control characters are escaped, because a terminal would obey
+    /// them, and the middle of a very long message is left out.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), source: None }))
+        Error(Box::new(Inner { kind, message: foreign::harmless(message.into()), source: None }))
     }
 
     /// Adds the error that caused this one; it shows up in [`StdError::source`].
@@ -74,7 +79,7 @@ impl Error {
     /// Puts `context: ` before the message, keeping the kind.
     #[must_use]
     pub fn context(mut self, context: impl std::fmt::Display) -> Self {
-        self.0.message = format!("{context}: {}", self.0.message);
+        self.0.message = foreign::harmless(format!("{context}: {}", self.0.message));
         self
     }
 

@@ -144,7 +144,7 @@ fn drive(request: RankRequest, plan: RankPlan, reply: impl Fn(&Ask) -> String) -
         let Some(ask) = asks.pop() else { break };
         let output =
             ChatOutput::Text { text: reply(&ask), tokens: None, finish: Finish::Stop, retokenized_differs: vec![] };
-        job.on_reply(ask.id, Ok(ChatReply { output, usage: Usage::default() }), &mut asks)?;
+        job.on_reply(ask.id, Ok(ChatReply { output, usage: Usage::default(), note: None }), &mut asks)?;
     }
     assert!(job.is_done());
     let info = ModelInfo { name: "scripted".into(), weights: None, date: None };

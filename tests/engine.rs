@@ -544,7 +544,7 @@ impl ChatModel for Scripted {
             ChatTask::Score(_) => panic!("no metric of these tests asks for scores"),
         };
         self.asked.fetch_add(1, Ordering::Relaxed);
-        self.waiting.push((ticket, ChatReply { output, usage: Usage::default() }));
+        self.waiting.push((ticket, ChatReply { output, usage: Usage::default(), note: None }));
         Ok(ticket)
     }
 

@@ -95,7 +95,7 @@ fn said(say: &Value) -> Result<ChatReply> {
         },
         other => panic!("cannot say {other}"),
     };
-    Ok(ChatReply { output, usage })
+    Ok(ChatReply { output, usage, note: None })
 }
 
 fn words() -> TokenCounter {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use foreturn::config;
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
@@ -107,7 +108,7 @@ pub(super) struct TemplateArgs {
     #[arg(long, value_name = "NAME")]
     pub(super) template: Option<String>,
     /// An argument of the chat template, as enable_thinking=false; the value is TOML, else text
-    #[arg(long = "template-argument", value_name = "KEY=VALUE", value_parser = template_argument)]
+    #[arg(long = "template-argument", value_name = "KEY=VALUE", value_parser = named_argument)]
     pub(super) arguments: Vec<(String, toml::Value)>,
     /// The date that the chat template prints, as 2024-07-26; today's if absent
     #[arg(long, value_name = "DATE")]
@@ -368,11 +369,10 @@ pub(super) enum PromptOrder {
     FixedFirst,
 }
 
-/// Reads KEY=VALUE; a value that is no TOML is a text.
-fn template_argument(text: &str) -> Result<(String, toml::Value), String> {
+/// Reads KEY=VALUE; a value that is not TOML is a text.
+fn named_argument(text: &str) -> Result<(String, toml::Value), String> {
     let (key, value) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()).ok_or("give it as KEY=VALUE")?;
-    let parsed = format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
-    Ok((key.trim().to_owned(), parsed.unwrap_or_else(|| value.into())))
+    Ok((key.trim().to_owned(), config::template_argument(value)))
 }
 
 /// Reads a time with its unit.
@@ -402,10 +402,10 @@ mod tests {
 
     #[test]
     fn template_arguments_are_toml_or_text() {
-        assert_eq!(template_argument("enable_thinking=false"), Ok(("enable_thinking".into(), false.into())));
-        assert_eq!(template_argument("n = 3"), Ok(("n".into(), 3.into())));
-        assert_eq!(template_argument("date_string=26 Jul 2024"), Ok(("date_string".into(), "26 Jul 2024".into())));
-        assert!(template_argument("enable_thinking").is_err() && template_argument("=1").is_err());
+        assert_eq!(named_argument("enable_thinking=false"), Ok(("enable_thinking".into(), false.into())));
+        assert_eq!(named_argument("n = 3"), Ok(("n".into(), 3.into())));
+        assert_eq!(named_argument("date_string=26 Jul 2024"), Ok(("date_string".into(), "26 Jul 2024".into())));
+        assert!(named_argument("enable_thinking").is_err() && named_argument("=1").is_err());
     }
 
     #[test]

@@ -67,6 +67,7 @@ fn print(ranking: &Ranking) -> Result<()> {
     if confused > 0 {
         output::line(format!("in {confused} of the rollouts the simulated user talks like the assistant"))?;
     }
+    ranking.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))?;
     let total = ranking.cost.roles.total();
     output::line(format!(
         "{:.1} s; {} prompt tokens, {} of them reused, {} generated{}{}",

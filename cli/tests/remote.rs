@@ -4,7 +4,9 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use common::openai_server::{Answer, Asked, Server, completion};
 use common::{MODEL, config, scratch, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
 use foreturn::decode::GenerateOptions;
-use foreturn::engine::{Limits, Prompt};
+use foreturn::engine::{Limits, Prompt, TraceWriter};
 use foreturn::rank::Ended;
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 use serde_json::{Value, json};
@@ -43,7 +45,7 @@ impl ChatModel for Policy {
     fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
         let text = "Then here it is.".to_owned();
         let output = ChatOutput::Text { text, tokens: None, finish: Finish::Stop, retokenized_differs: Vec::new() };
-        let reply = ChatReply { output, usage: Usage::default() };
+        let reply = ChatReply { output, usage: Usage::default(), note: None };
         finished.extend(self.waiting.drain(..).map(|ticket| (ticket, Ok(reply.clone()))));
         false
     }
@@ -324,6 +326,120 @@ fn lies() -> Vec<Lie> {
     ]
 }
 
+// ---- what nobody needs ----
+
+/// `honest`, with one field of each reply replaced, or taken out for `None`.
+fn altered(asked: &Asked, pointer: &str, value: Option<&Value>) -> Answer {
+    let Answer::Reply { status, headers, body } = honest(asked) else { panic!("a reply") };
+    let mut body: Value = serde_json::from_str(&body).expect("JSON");
+    let (parent, field) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = body.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
+    match value {
+        Some(value) => drop(parent.insert(field.to_owned(), value.clone())),
+        None => drop(parent.remove(field)),
+    }
+    Answer::Reply { status, headers, body: body.to_string() }
+}
+
+/// Every field that is not used may be missing, null, or of any type; every field that is used may be written in each way
+/// that has one meaning.
+#[test]
+fn fields_that_nobody_uses_may_be_anything() {
+    let anything = json!([null, false, true, 0, -3, 3.5, "", "x", [], [1], {}, {"a": 1}]);
+    let anything = || anything.as_array().expect("a list").iter().cloned().map(Some).chain([None]);
+    let numbers = |list: Value| list.as_array().expect("a list").iter().cloned().map(Some).chain([None]).collect();
+    let unused = [
+        "/id",
+        "/object",
+        "/created",
+        "/model",
+        "/service_tier",
+        "/choices/0/index",
+        "/choices/0/message/role",
+        "/choices/0/message/tool_calls",
+        "/choices/0/message/reasoning_content",
+        "/choices/0/stop_reason",
+        "/usage/total_tokens",
+        "/usage/completion_tokens_details",
+        "/usage/prompt_tokens_details",
+        "/system_fingerprint",
+    ];
+    let mut fields: Vec<(&str, Vec<Option<Value>>)> =
+        unused.iter().map(|field| (*field, anything().collect())).collect();
+    fields.extend([
+        // Speakers are not asked for them.
+        ("/choices/0/logprobs", anything().collect()),
+        ("/choices/0/message/refusal", numbers(json!([null, false, "", [], {}]))),
+        ("/error", numbers(json!([null, false, "", 0, [], {}]))),
+        ("/usage/prompt_tokens", numbers(json!([40, 40.0, null]))),
+        ("/usage/completion_tokens", numbers(json!([7, 7.0, 7e0, null]))),
+        ("/usage/prompt_tokens_details/cached_tokens", numbers(json!([null, 16, 16.0, 0, "16", [], {}]))),
+    ]);
+    for (pointer, values) in fields {
+        let (at, count) = (Arc::new(AtomicUsize::new(0)), values.len());
+        let (which, told) = (Arc::clone(&at), values.clone());
+        let server = Server::start(move |asked| match asked.is_choice() && pointer.ends_with("/logprobs") {
+            true => honest(asked),
+            false => altered(asked, pointer, told[which.load(Ordering::SeqCst)].as_ref()),
+        });
+        let engine =
+            engine(&server, "max_retries = 0", "rollout.on_failure = \"error\"\non_metric_failure = \"error\"");
+        for number in 0..count {
+            at.store(number, Ordering::SeqCst);
+            let ranking = engine.rank(request(json!({"samples": 1})), RankOptions::default());
+            let ranking = ranking.unwrap_or_else(|e| panic!("{pointer} = {:?}: {e}", values[number]));
+            assert_honest(&ranking);
+            let user = ranking.cost.roles.user;
+            assert_eq!((user.prompt_tokens, user.generated_tokens), (2 * 40, 2 * 7), "{pointer}: {:?}", values[number]);
+        }
+    }
+}
+
+#[test]
+fn a_body_is_asked_for_as_it_is_and_understood_where_it_is_coded() {
+    let gzip = |body: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(body.as_bytes()).expect("memory");
+        encoder.finish().expect("memory")
+    };
+    for (coding, part) in
+        [("gzip", None), ("br", Some("its reply is coded (content-encoding: br), though it was asked"))]
+    {
+        let server = Server::start(move |asked| {
+            let Answer::Reply { body, .. } = honest(asked) else { panic!("a reply") };
+            let body = gzip(&body);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: {coding}\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            Answer::Bytes([head.into_bytes(), body].concat())
+        });
+        let ranked = rank(&engine(&server, "max_retries = 0", "rollout.on_failure = \"error\""));
+        assert!(server.asked().iter().all(|asked| asked.headers["accept-encoding"] == "identity"));
+        match part {
+            None => assert_honest(&ranked.expect("a ranking")),
+            Some(part) => {
+                let error = ranked.expect_err("coded").to_string();
+                assert!(error.contains(part) && !error.contains('\u{fffd}'), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_terminal_obeys_is_escaped_in_errors_and_kept_in_replies() {
+    let server = Server::start(|asked| match asked.number {
+        0 => Answer::error(400, "no \u{1b}[2Jsuch\u{7} model\u{9b}31m", None),
+        _ => altered(asked, "/choices/0/message/content", Some(&json!("\u{1b}[2J"))),
+    });
+    let ranking = rank(&engine(&server, "max_concurrent = 1\nmax_retries = 0", "")).expect("a ranking");
+    let rollouts = || ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts);
+    let reasons: Vec<_> = rollouts().filter_map(|rollout| rollout.reason.as_deref()).collect();
+    assert!(reasons.iter().any(|reason| reason.contains("no \\u{1b}[2Jsuch\\u{7} model\\u{9b}31m")), "{reasons:?}");
+    assert!(!reasons.iter().any(|reason| reason.chars().any(char::is_control)), "{reasons:?}");
+    assert!(rollouts().filter(|rollout| rollout.counted).all(|rollout| rollout.messages[0].content == "\u{1b}[2J"));
+}
+
 /// The user simulator lies about one future: with "drop" its pair is lost too, and the rest is ranked.
 #[test]
 fn a_lie_costs_the_pair_of_futures_and_never_counts_as_a_zero() {
@@ -455,6 +571,40 @@ fn a_silent_server_outlasts_neither_deadline_nor_engine() {
     assert!(server.was_left_by(12));
 }
 
+// ---- the trace ----
+
+/// Whatever a crash left of the last line, the next ranking is read whole; the line that broke off is named.
+#[test]
+fn a_trace_that_broke_off_swallows_nothing_of_the_next_ranking() {
+    let server = Server::start(honest);
+    let engine = engine(&server, "", "");
+    let folder = scratch();
+    let path = folder.path().join("trace.jsonl");
+    let trace = TraceWriter::append(&path).expect("a file");
+    let rank =
+        |trace: &TraceWriter| trace.rank(&engine, request(json!({})), RankOptions::default()).expect("a ranking");
+    rank(&trace);
+    let whole = std::fs::read_to_string(&path).expect("a trace");
+    let lines = whole.lines().count();
+    assert!(!whole.contains("\n\n"), "no empty lines");
+    let last = whole.trim_end().rfind('\n').expect("several lines") + 1;
+    for (cut, unreadable) in [(last, 0), (last + 1, 1), (whole.len() - 2, 1), (whole.len() - 1, 0), (whole.len(), 0)] {
+        // By a writer that was there before, and by a new one.
+        for writer in [&trace, &TraceWriter::append(&path).expect("a file")] {
+            std::fs::write(&path, &whole[..cut]).expect("writable");
+            rank(writer);
+            let text = std::fs::read_to_string(&path).expect("a trace");
+            assert!(text.starts_with(&whole[..cut]) && !text.contains("\n\n"), "cut at {cut}");
+            let report = foreturn::report::Report::read(&path).expect("a report");
+            assert_eq!(report.rankings(), 2, "cut at {cut}");
+            let html = report.to_html().expect("a page");
+            let named = format!("\"unreadable\":{{\"count\":{unreadable}");
+            assert!(html.contains(&named), "cut at {cut}");
+            assert_eq!(text.lines().count(), lines + whole[..cut].lines().count(), "cut at {cut}");
+        }
+    }
+}
+
 // ---- the key ----
 
 #[test]
@@ -468,36 +618,64 @@ fn a_key_that_is_not_in_the_environment_is_missed_when_the_engine_is_built() {
 }
 
 /// The command ranks with remote models alone, so no ONNX Runtime is needed; a process of its own has an environment of
-/// its own.
+/// its own. Whether it succeeded, and all that it said.
+fn run_with_key(server: &Server, key: &str, more: &str, model: &str) -> (bool, String) {
+    let folder = scratch();
+    let toml = format!(
+        "[[metrics]]\nkind = \"helpfulness\"\n[rollout]\nwindow = 1\nsamples = 1\n{more}\n[models.far]\nbase_url = \"{}\"\n\
+         model = \"big\"\napi_key_env = \"FORETURN_TEST_KEY\"\nheaders = {{ x-project = \"secret-project\" }}\nmax_retries = 0\n{model}\n",
+        server.base_url()
+    );
+    let (settings, asked) = (folder.path().join("foreturn.toml"), folder.path().join("request.json"));
+    std::fs::write(&settings, toml).expect("writable");
+    let request = json!({
+        "conversation": [{"role": "user", "content": "Write me a poem."}], "candidates": CANDIDATES,
+        "goal": {"task": "writing", "prompt": "A poem about my dog."}
+    });
+    std::fs::write(&asked, request.to_string()).expect("writable");
+    let output = Command::new(env!("CARGO_BIN_EXE_foreturn"))
+        .args(["rank", "--json", "--config"])
+        .arg(&settings)
+        .arg("--request")
+        .arg(&asked)
+        .env("FORETURN_TEST_KEY", format!("{key}\n"))
+        .env("RUST_LOG", "trace")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the command runs");
+    let told = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.success(), String::from_utf8(told).expect("UTF-8"))
+}
+
+/// Keys of local servers are words, which replies may have; that of a hosted one is not.
+#[test]
+fn a_reply_is_scored_as_it_came_whatever_the_key_is() {
+    let long = "sk-test-5f2a9c0123456789";
+    let said = format!("Write it before the next summer; EMPTY tests of ollama, none x. {long}");
+    for key in ["x", "EMPTY", "ollama", "test", "none", KEY, long] {
+        let said_it = said.clone();
+        let server = Server::start(move |asked| match asked.is_choice() {
+            true => honest(asked),
+            false => Answer::says(&said_it),
+        });
+        let (success, told) = run_with_key(&server, key, "", "");
+        assert!(success && told.contains(&said), "{key}: {told}");
+        assert_eq!(told.contains("said its API key back in a reply"), key == long, "{key}: {told}");
+        // The judge reads what was said.
+        assert!(
+            server.asked().iter().filter(|asked| asked.is_choice()).all(|asked| asked.text().contains(&said)),
+            "{key}"
+        );
+        assert!(server.asked().iter().all(|asked| asked.headers["authorization"] == format!("Bearer {key}")));
+        let (success, told) = run_with_key(&server, key, "on_failure = \"error\"", "on_echoed_key = \"fail\"");
+        assert_eq!(success, key != long, "{key}: {told}");
+        assert!(success || (told.contains("says the API key back") && !told.contains(long)), "{told}");
+    }
+}
+
 #[test]
 fn the_key_is_sent_and_told_to_nobody() {
-    let run = |server: &Server, more: &str| {
-        let folder = scratch();
-        let toml = format!(
-            "[[metrics]]\nkind = \"helpfulness\"\n[rollout]\nwindow = 1\nsamples = 1\n{more}\n[models.far]\nbase_url = \"{}\"\n\
-             model = \"big\"\napi_key_env = \"FORETURN_TEST_KEY\"\nheaders = {{ x-project = \"secret-project\" }}\nmax_retries = 0\n",
-            server.base_url()
-        );
-        let (settings, asked) = (folder.path().join("foreturn.toml"), folder.path().join("request.json"));
-        std::fs::write(&settings, toml).expect("writable");
-        let request = json!({
-            "conversation": [{"role": "user", "content": "Write me a poem."}], "candidates": CANDIDATES,
-            "goal": {"task": "writing", "prompt": "A poem about my dog."}
-        });
-        std::fs::write(&asked, request.to_string()).expect("writable");
-        let output = Command::new(env!("CARGO_BIN_EXE_foreturn"))
-            .args(["rank", "--json", "--config"])
-            .arg(&settings)
-            .arg("--request")
-            .arg(&asked)
-            .env("FORETURN_TEST_KEY", format!("{KEY}\n"))
-            .env("RUST_LOG", "trace")
-            .stdin(Stdio::null())
-            .output()
-            .expect("the command runs");
-        let told = [&output.stdout[..], &output.stderr[..]].concat();
-        (output.status.success(), String::from_utf8(told).expect("UTF-8"))
-    };
+    let run = |server: &Server, more: &str| run_with_key(server, KEY, more, "");
     let server = Server::start(honest);
     let (success, told) = run(&server, "");
     assert!(success, "{told}");

@@ -379,7 +379,11 @@ pub unsafe extern "C" fn foreturn_chat_replies_text(
                 Wanted::Text => {
                     let finish = if cut { Finish::Length } else { Finish::Stop };
                     let output = ChatOutput::Text { text, tokens: None, finish, retokenized_differs: Vec::new() };
-                    Ok(Ok(ChatReply { output, usage: Usage { prompt_tokens, generated_tokens, ..Usage::default() } }))
+                    Ok(Ok(ChatReply {
+                        output,
+                        usage: Usage { prompt_tokens, generated_tokens, ..Usage::default() },
+                        note: None,
+                    }))
                 }
             })
         })
@@ -408,9 +412,11 @@ pub unsafe extern "C" fn foreturn_chat_replies_choice(
                 return Err(Failure::argument("probabilities are not in [0, 1], or more than 1 in all"));
             }
             put(replies, index, |wanted| match wanted {
-                Wanted::Choice(answers) if answers == count => {
-                    Ok(Ok(ChatReply { output: ChatOutput::Choice { probabilities }, usage: Usage::default() }))
-                }
+                Wanted::Choice(answers) if answers == count => Ok(Ok(ChatReply {
+                    output: ChatOutput::Choice { probabilities },
+                    usage: Usage::default(),
+                    note: None,
+                })),
                 Wanted::Choice(answers) => Err(Failure::argument(format!(
                     "request {index} has {answers} answers, and {count} probabilities were given"
                 ))),

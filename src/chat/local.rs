@@ -262,7 +262,7 @@ impl LocalChat {
             Some(task) => self.read_score(task, reader, cost.prompt).map(ChatOutput::Score),
             None => Ok(self.output(reader, &under_way)),
         });
-        self.ready.push((under_way.ticket, output.map(|output| ChatReply { output, usage })));
+        self.ready.push((under_way.ticket, output.map(|output| ChatReply { output, usage, note: None })));
     }
 
     fn read_score(&self, task: &ScoreTask, reader: AnyReader, tokens: usize) -> Result<ScoreOutput> {

@@ -66,6 +66,8 @@ pub struct ChatReply {
     pub output: ChatOutput,
     /// What it cost.
     pub usage: Usage,
+    /// What whoever reads the ranking has to know of it, for the ranking's notes.
+    pub note: Option<String>,
 }
 
 /// What a reply holds, by task.

@@ -44,7 +44,7 @@ impl ModelConfig {
     }
 
     /// Keys of remote models, and whether they are set.
-    fn remote_keys(&self) -> [(&'static str, bool); 12] {
+    fn remote_keys(&self) -> [(&'static str, bool); 13] {
         [
             ("model", self.model.is_some()),
             ("api_key_env", self.api_key_env.is_some()),
@@ -57,6 +57,7 @@ impl ModelConfig {
             ("send_seed", self.send_seed.is_some()),
             ("logprobs", self.logprobs.is_some()),
             ("json_mode", self.json_mode.is_some()),
+            ("on_echoed_key", self.on_echoed_key.is_some()),
             ("headers", !self.headers.is_empty()),
         ]
     }
@@ -131,7 +132,16 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
     if name.is_empty() || !name.chars().all(token) {
         return Err(Error::invalid_config(format!("headers: {name:?} is no name of a header")));
     }
-    let own = ["authorization", "content-type", "content-length", "host", "transfer-encoding", "connection", "accept"];
+    let own = [
+        "authorization",
+        "content-type",
+        "content-length",
+        "host",
+        "transfer-encoding",
+        "connection",
+        "accept",
+        "accept-encoding",
+    ];
     if own.contains(&name.to_ascii_lowercase().as_str()) {
         return Err(Error::invalid_config(format!(
             "headers.{name} is written by foreturn: leave it out; a key belongs into the variable that api_key_env names"
@@ -172,6 +182,7 @@ impl ModelConfig {
             send_seed: self.send_seed.unwrap_or(true),
             logprobs: self.logprobs.unwrap_or(true),
             json_mode: self.json_mode.unwrap_or_default(),
+            on_echoed_key: self.on_echoed_key.unwrap_or_default(),
             extensions: Extensions {
                 top_k: self.top_k.is_some(),
                 min_p: self.min_p.is_some(),
@@ -233,6 +244,8 @@ mod tests {
             ("requests_per_minute = 0", "requests_per_minute = 0"),
             ("max_tokens_field = \"tokens\"", "unknown variant `tokens`"),
             ("json_mode = \"yaml\"", "unknown variant `yaml`"),
+            ("on_echoed_key = \"hide\"", "unknown variant `hide`"),
+            ("headers = { Accept-Encoding = \"br\" }", "headers.Accept-Encoding is written by foreturn"),
             ("headers = { \"a b\" = \"c\" }", "is no name of a header"),
             ("headers = { Authorization = \"Bearer x\" }", "headers.Authorization is written by foreturn"),
             ("api_key_env = \"\"", "api_key_env is not the name"),
@@ -243,6 +256,7 @@ mod tests {
         }
         for (text, part) in [
             ("path = \"m\"\nmodel = \"x\"", "model is for models with a base_url"),
+            ("path = \"m\"\non_echoed_key = \"fail\"", "on_echoed_key is for models with a base_url"),
             ("path = \"m\"\nmax_retries = 1", "max_retries is for models with a base_url"),
             ("path = \"m\"\nheaders = { a = \"b\" }", "headers is for models with a base_url"),
             ("base_url = \"http://x\"", "model is missing"),

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::json;
 use crate::byte_size::ByteSize;
-use crate::chat::remote::{JsonMode, MaxTokensField};
+use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
@@ -126,6 +128,9 @@ pub struct ModelConfig {
     pub logprobs: Option<bool>,
     /// How a reply in JSON is asked for: "json_schema" if absent, "json_object" or "none".
     pub json_mode: Option<JsonMode>,
+    /// What happens when a reply holds the endpoint's key, if that has at least 16 characters: "note" if absent, which leaves
+    /// the reply as it came and says so in the ranking's notes, or "fail".
+    pub on_echoed_key: Option<OnEchoedKey>,
     /// Further HTTP headers.
     pub headers: BTreeMap<String, String>,
     /// Divides the logits; 0 is greedy. In [0, ∞); 1 if absent.
@@ -142,16 +147,27 @@ pub struct ModelConfig {
     pub max_tokens: Option<usize>,
     /// Which of the model's named chat templates; `default` if absent.
     pub template: Option<String>,
-    /// Further arguments of the chat template, such as `enable_thinking = false`.
+    /// Further arguments of the chat template, such as `enable_thinking = false`. A date becomes its text; `nan` and `inf`
+    /// are refused.
     pub template_arguments: toml::Table,
     /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00; the day the engine started, in UTC,
     /// if absent. Scores drift from day to day without it, if the template prints a date.
+    #[serde(deserialize_with = "text_of_date")]
     pub date: Option<String>,
     /// Whether message content may act as control tokens: "safe" (the default) or "transformers".
     pub compat: Compat,
     /// Which tokens a conversation to be scored has around what the chat template renders: "once" (the default),
     /// "template" or "double". Prompts of language models are what their template renders.
     pub bos: Bos,
+}
+
+/// A date as TOML has them, or in quotes.
+fn text_of_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match toml::Value::deserialize(deserializer)? {
+        toml::Value::Datetime(date) => Ok(Some(date.to_string())),
+        toml::Value::String(text) => Ok(Some(text)),
+        other => Err(D::Error::custom(format!("{other} is not a date: write it as 2024-07-26"))),
+    }
 }
 
 impl ModelConfig {
@@ -175,17 +191,15 @@ impl ModelConfig {
     /// How conversations become the model's prompts.
     ///
     /// # Errors
-    /// The date is none, or a template argument has no counterpart in JSON.
+    /// `date` is not a date, or a template argument has no counterpart in JSON.
     pub fn render_options(&self) -> Result<RenderOptions> {
         let date = match &self.date {
             Some(date) => date.parse().map_err(|e: Error| e.context("date"))?,
             None => DateTime::now(),
         };
-        let arguments = serde_json::to_value(&self.template_arguments)
-            .map_err(|e| Error::invalid_config(format!("template_arguments: {e}")).with_source(e))?;
         Ok(RenderOptions {
             compat: self.compat,
-            arguments: arguments.as_object().cloned().unwrap_or_default(),
+            arguments: json::object("template_arguments", &self.template_arguments)?,
             date: Some(date),
             template: self.template.clone(),
             ..RenderOptions::default()

@@ -7,13 +7,14 @@
 //! ```
 //!
 //! Lines of rankings that are made at the same time interleave; `ranking` tells them apart. A file is only ever appended
-//! to, a whole line at once, so what a crash leaves can be read but for its last line.
+//! to, a whole line at once, so what a crash leaves can be read but for its last line. A ranking begins on a line of its own,
+//! so half a line that was left there takes nothing with it.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -43,9 +44,37 @@ pub struct TraceWriter {
 
 struct Shared {
     path: PathBuf,
-    file: Mutex<File>,
+    output: Mutex<Output>,
     /// Tells the rankings of one writer apart.
     next: AtomicU64,
+}
+
+struct Output {
+    file: File,
+    /// Whether it ends within a line, as a crash or a full disk leaves it.
+    midway: bool,
+}
+
+impl Output {
+    fn write(&mut self, line: &Value) -> std::io::Result<()> {
+        let text = if self.midway { format!("\n{line}\n") } else { format!("{line}\n") };
+        let written = self.file.write_all(text.as_bytes());
+        self.midway = written.is_err();
+        written
+    }
+}
+
+/// Whether a file ends within a line. What can't be read back, as a pipe, is taken to be whole.
+fn ends_midway(path: &Path) -> bool {
+    let last = || -> std::io::Result<u8> {
+        let mut last = [0];
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        Ok(last[0])
+    };
+    // Opening a pipe to read would wait for somebody to write.
+    path.metadata().is_ok_and(|about| about.is_file()) && last().is_ok_and(|last| last != b'\n')
 }
 
 impl TraceWriter {
@@ -55,8 +84,9 @@ impl TraceWriter {
     /// [`crate::ErrorKind::Io`].
     pub fn append(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = Mutex::new(file.map_err(|e| Error::io("open", path, e))?);
-        Ok(TraceWriter { shared: Arc::new(Shared { path: path.to_owned(), file, next: AtomicU64::new(0) }) })
+        let output = Output { file: file.map_err(|e| Error::io("open", path, e))?, midway: false };
+        let shared = Shared { path: path.to_owned(), output: Mutex::new(output), next: AtomicU64::new(0) };
+        Ok(TraceWriter { shared: Arc::new(shared) })
     }
 
     /// Ranks a request's candidates as [`Engine::rank`] does, and writes what happens.
@@ -65,7 +95,10 @@ impl TraceWriter {
     /// As [`Engine::rank`], and where the trace can't be written; the rollouts until then are in it.
     pub fn rank(&self, engine: &Engine, request: RankRequest, options: RankOptions) -> Result<Ranking> {
         let id = self.name_ranking();
-        self.write(&header(&id, engine, &request)?)?;
+        let header = header(&id, engine, &request)?;
+        // Other processes may write to the file as well, and break off.
+        self.output().midway |= ends_midway(&self.shared.path);
+        self.write(&header)?;
         let (writer, name, mut on_rollout) = (self.clone(), id.clone(), options.on_rollout);
         let failed: Arc<Mutex<Option<Error>>> = Arc::default();
         let failure = Arc::clone(&failed);
@@ -94,9 +127,11 @@ impl TraceWriter {
     }
 
     fn write(&self, line: &Value) -> Result<()> {
-        let text = format!("{line}\n");
-        let mut file = self.shared.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(text.as_bytes()).map_err(|e| Error::io("write", &self.shared.path, e))
+        self.output().write(line).map_err(|e| Error::io("write", &self.shared.path, e))
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.shared.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

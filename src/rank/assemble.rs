@@ -49,6 +49,7 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
         reward_models,
         bitwise: bitwise && complete && !timed,
         complete,
+        notes: job.notes.iter().cloned().collect(),
     };
     if let Some(origin) = &job.origin {
         origin.mark(&mut ranking);

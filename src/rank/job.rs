@@ -1,6 +1,6 @@
 //! One ranking, as a state machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,6 +63,8 @@ pub struct RankJob {
     pub(super) scene: Arc<Scene>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) cost: RoleCosts,
+    /// What replies brought that the ranking's reader has to know.
+    pub(super) notes: BTreeSet<String>,
     /// Where the futures come from, if they aren't sampled here.
     pub(super) origin: Option<Origin>,
     seed: u64,
@@ -158,6 +160,7 @@ impl RankJob {
             scene: Arc::new(scene),
             candidates,
             cost: RoleCosts::default(),
+            notes: BTreeSet::new(),
             origin: None,
             seed: request.seed.unwrap_or(plan.seed),
             plan,
@@ -308,6 +311,7 @@ impl RankJob {
             Waiting::Rollout(place) | Waiting::Metric { place, .. } => place.candidate,
         };
         if let Ok(reply) = &reply {
+            self.notes.extend(reply.note.clone());
             self.cost.add(role, reply.usage);
             self.candidates[candidate].cost.add(role, reply.usage);
             if let Waiting::Rollout(place) | Waiting::Metric { place, .. } = waiting {

@@ -31,6 +31,9 @@ pub struct Ranking {
     /// Whether every rollout ran to its own end. If not, a deadline or the caller cut the ranking short, and it rests on
     /// the samples that were finished for all candidates.
     pub complete: bool,
+    /// What else its reader has to know, such as that a model said its API key back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A candidate and its reward.

@@ -324,7 +324,7 @@ mod tests {
 
     fn reply(text: &str, finish: Finish) -> Result<ChatReply> {
         let output = ChatOutput::Text { text: text.into(), tokens: None, finish, retokenized_differs: vec![] };
-        Ok(ChatReply { output, usage: Usage::default() })
+        Ok(ChatReply { output, usage: Usage::default(), note: None })
     }
 
     #[test]
@@ -453,13 +453,13 @@ mod tests {
             finish: Finish::Stop,
             retokenized_differs: vec![1],
         };
-        rollout.on_reply(Ok(ChatReply { output, usage: Usage::default() }));
+        rollout.on_reply(Ok(ChatReply { output, usage: Usage::default(), note: None }));
         assert!(rollout.response_retokenized_differs());
         let (_, request) = rollout.on_reply(reply("q2", Finish::Stop)).unwrap();
         assert_eq!(request.messages[3].tokens.as_ref(), Some(&tokens));
         let output =
             ChatOutput::Text { text: "b".into(), tokens: None, finish: Finish::Stop, retokenized_differs: vec![3, 99] };
-        rollout.on_reply(Ok(ChatReply { output, usage: Usage::default() }));
+        rollout.on_reply(Ok(ChatReply { output, usage: Usage::default(), note: None }));
         let flags: Vec<bool> = rollout.future().iter().map(|m| m.retokenized_differs).collect();
         assert_eq!(flags, [false, true, false, false]);
     }

@@ -9,6 +9,7 @@ use ureq::http::{Response, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Timeout};
 
+use super::coding::decoded;
 use super::endpoint::Endpoint;
 use super::limits::LONGEST_RETRY_AFTER;
 use crate::{Error, ErrorKind, Result};
@@ -90,7 +91,9 @@ pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Ve
     let mut request = agent
         .post(endpoint.url())
         .header(header::CONTENT_TYPE, "application/json")
-        .header(header::ACCEPT, "application/json");
+        .header(header::ACCEPT, "application/json")
+        // Without it a server may code the body as it likes (RFC 9110, 12.5.3).
+        .header(header::ACCEPT_ENCODING, "identity");
     for (name, value) in &endpoint.headers {
         request = request.header(name, value.reveal());
     }
@@ -103,8 +106,11 @@ pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Ve
     }
     let content_type = header(&response, "content-type");
     let is_json = content_type.as_ref().is_none_or(|given| is_json(given));
+    let coding = header(&response, "content-encoding");
     let read = response.body_mut().with_config().limit(MAX_REPLY).read_to_vec();
     let bytes = read.map_err(|e| transport(endpoint, &e))?;
+    let bytes = decoded(bytes, coding.as_deref(), MAX_REPLY)
+        .map_err(|what| Failure::new(ErrorKind::ModelOutput, endpoint.quote(&what)))?;
     if !is_json {
         let (given, shown) = (content_type.unwrap_or_default(), endpoint.quote(&String::from_utf8_lossy(&bytes)));
         return Err(Failure::new(
@@ -146,6 +152,7 @@ fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
     let mut body = Vec::new();
     // What can't be read is not needed: the status says enough.
     drop(response.body_mut().as_reader().take(MAX_COMPLAINT).read_to_end(&mut body));
+    let body = decoded(body, header(&response, "content-encoding").as_deref(), MAX_COMPLAINT).unwrap_or_default();
     let complaint = Complaint::read(&body);
     let said = match endpoint.quote(&complaint.message) {
         words if words.is_empty() => String::new(),
@@ -218,8 +225,9 @@ fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
     let io = |what: String| Failure::new(ErrorKind::Io, what);
     if let Some(tls) = tls_error(error) {
         return io(format!(
-            "no TLS connection ({tls}). If the server speaks plain HTTP, write http:// in base_url; if its certificate is \
-             your own authority's, name that in SSL_CERT_FILE"
+            "no TLS connection ({}). If the server speaks plain HTTP, write http:// in base_url; if its certificate is \
+             your own authority's, name that in SSL_CERT_FILE",
+            endpoint.quote(&tls)
         ));
     }
     match error {

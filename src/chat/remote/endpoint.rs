@@ -4,11 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{JsonMode, MaxTokensField};
+use super::{JsonMode, MaxTokensField, OnEchoedKey};
+use crate::error::foreign;
 use crate::{Error, ErrorKind};
 
 /// Most characters of a server's own words in an error.
 const MAX_QUOTED: usize = 300;
+/// A key of at least this many characters is no word of anybody's text.
+const LONG_KEY: usize = 16;
+/// Shorter values of headers are not secrets ("1", "beta").
+const SHORTEST_SECRET_HEADER: usize = 8;
 
 /// A remote model's settings, resolved.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub(crate) struct Endpoint {
     pub(crate) send_seed: bool,
     pub(crate) logprobs: bool,
     pub(crate) json_mode: JsonMode,
+    pub(crate) on_echoed_key: OnEchoedKey,
     pub(crate) extensions: Extensions,
 }
 
@@ -55,35 +61,29 @@ impl Endpoint {
         rest.split('/').next().unwrap_or(rest)
     }
 
-    /// An error that says which model failed, and where it is.
+    /// An error that says which model failed, and where it is. Words of the server's in `what` come from
+    /// [`Endpoint::quote`].
     pub(super) fn error(&self, kind: ErrorKind, what: &str) -> Error {
-        Error::new(kind, format!("model `{}` at {}: {}", self.name, self.host(), self.scrub(what)))
+        Error::new(kind, format!("model `{}` at {}: {what}", self.name, self.host()))
     }
 
-    /// A text from outside without the secrets that were sent there: servers quote what they were sent.
-    pub(crate) fn scrub(&self, text: &str) -> String {
-        let secrets = self.key.iter().chain(self.headers.iter().map(|(_, value)| value));
-        // Short values are no secrets ("1", "beta"), and taking them out would garble the text.
-        let secrets = secrets.map(Secret::reveal).filter(|secret| secret.len() >= 8);
-        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "[secret]"))
+    /// A text from outside without the secrets that were sent there: servers quote what they were sent. For messages and
+    /// names alone: a reply is content and stays as it came.
+    pub(super) fn scrub(&self, text: &str) -> String {
+        let headers = self.headers.iter().map(|(_, value)| value);
+        let secrets = self.key.iter().chain(headers.filter(|value| value.0.len() >= SHORTEST_SECRET_HEADER));
+        secrets.fold(text.to_owned(), |text, secret| secret.cut_from(&text))
     }
 
-    /// A reply's text without the key, which an endpoint might say back; other texts of ours may be words of the reply.
-    pub(super) fn without_key(&self, text: String) -> String {
-        match &self.key {
-            Some(key) if text.contains(key.reveal()) => text.replace(key.reveal(), "[secret]"),
-            _ => text,
-        }
+    /// Whether a text holds the key, if that is one that no text holds by chance: "EMPTY" and "none" are words.
+    pub(super) fn is_echo(&self, text: &str) -> bool {
+        self.key.as_ref().is_some_and(|key| key.0.len() >= LONG_KEY && text.contains(&key.0))
     }
 
     /// The beginning of a server's words on one line, without secrets.
     pub(super) fn quote(&self, text: &str) -> String {
         // Scrubbed before it is cut, or half a key would pass.
-        let words = self.scrub(text).split_whitespace().collect::<Vec<_>>().join(" ");
-        match words.char_indices().nth(MAX_QUOTED) {
-            None => words,
-            Some((at, _)) => format!("{}…", &words[..at]),
-        }
+        foreign::quoted(&self.scrub(text), MAX_QUOTED)
     }
 }
 
@@ -99,6 +99,25 @@ impl Secret {
     /// The text itself, for the one place that sends it.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// A text without it. What may be a word, or a part of one, goes only where it stands by itself: with the key "x",
+    /// "text" stays "text".
+    fn cut_from(&self, text: &str) -> String {
+        let in_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+        let mut out = String::new();
+        let mut rest = 0;
+        for (at, found) in text.match_indices(&*self.0) {
+            let end = at + found.len();
+            let alone = !text[..at].ends_with(in_word) && !text[end..].starts_with(in_word);
+            if alone || self.0.len() >= LONG_KEY {
+                out.push_str(&text[rest..at]);
+                out.push_str("[secret]");
+                rest = end;
+            }
+        }
+        out.push_str(&text[rest..]);
+        out
     }
 }
 
@@ -128,6 +147,7 @@ pub(super) mod tests {
             send_seed: true,
             logprobs: true,
             json_mode: JsonMode::JsonSchema,
+            on_echoed_key: OnEchoedKey::Note,
             extensions: Extensions::default(),
         }
     }
@@ -138,8 +158,29 @@ pub(super) mod tests {
         // A cut before the key is out would leave half of it.
         let quoted = endpoint.quote(&format!("{}\n 1 sk-0123456789 {}", "a".repeat(290), "b".repeat(100)));
         assert_eq!(quoted, format!("{} 1 [secret…", "a".repeat(290)));
-        let error = endpoint.error(ErrorKind::Io, "sent sk-0123456789");
-        assert_eq!(error.to_string(), "model `judge` at localhost:8000: sent [secret]");
         assert!(!format!("{endpoint:?}").contains("0123"));
+    }
+
+    #[test]
+    fn keys_are_cut_out_of_messages_but_not_out_of_words() {
+        let mut endpoint = endpoint();
+        for (key, text, quoted) in [
+            ("x", "no model xl for x: next (x) \"x\"", "no model xl for [secret]: next ([secret]) \"[secret]\""),
+            ("EMPTY", "key EMPTY, NONEMPTY, EMPTY_LIST", "key [secret], NONEMPTY, EMPTY_LIST"),
+            ("ollama", "Bearer ollama at ollama/api, ollamas", "Bearer [secret] at [secret]/api, ollamas"),
+            ("test", "the latest test-run of test", "the latest test-run of [secret]"),
+            ("none", "none of nonesuch", "[secret] of nonesuch"),
+            ("sk-0123456789", "key=sk-0123456789.", "key=[secret]."),
+            ("sk-0123456789abcdef", "akeysk-0123456789abcdefs", "akey[secret]s"),
+        ] {
+            endpoint.key = Some(Secret::new(key.into()));
+            assert_eq!(endpoint.quote(text), quoted, "{key}");
+            assert_eq!(endpoint.is_echo(text), key.len() >= 16, "{key}");
+            // Words of ours are not the server's.
+            let ours = endpoint.error(ErrorKind::Io, "none of the next test, EMPTY x ollama");
+            assert!(!ours.to_string().contains("secret"), "{ours}");
+        }
+        endpoint.headers = vec![("x-org".into(), Secret::new("secret-project".into()))];
+        assert_eq!(endpoint.quote("of secret-project and 1"), "of [secret] and 1");
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! - `model`: the [`ChatModel`](super::ChatModel); `pool`: the threads that wait for the network in its stead.
-//! - `endpoint`: where and how; `request`, `reply`, `choice`: what is said in JSON.
-//! - `client`: one request by HTTP; `limits`: when to send, and when to send again.
+//! - `endpoint`: where and how; `request`, `reply`, `fields`, `choice`: what is said in JSON.
+//! - `client`: one request by HTTP; `coding`: bodies that come compressed; `limits`: when to send, and when to send again.
 //!
 //! An endpoint is not trusted: whatever it sends becomes a reply or an error, and never an answer that it didn't give.
 
@@ -17,7 +17,11 @@ mod choice;
 #[cfg(feature = "remote")]
 mod client;
 #[cfg(feature = "remote")]
+mod coding;
+#[cfg(feature = "remote")]
 mod endpoint;
+#[cfg(feature = "remote")]
+mod fields;
 #[cfg(feature = "remote")]
 mod limits;
 #[cfg(feature = "remote")]
@@ -55,6 +59,17 @@ impl MaxTokensField {
             MaxTokensField::MaxCompletionTokens => "max_completion_tokens",
         }
     }
+}
+
+/// What happens when an endpoint says its key back in a reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnEchoedKey {
+    /// The reply stays as it came, and the ranking's notes say so.
+    #[default]
+    Note,
+    /// The request fails.
+    Fail,
 }
 
 /// How an endpoint is asked for a reply in JSON.

@@ -2,60 +2,19 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::OnEchoedKey;
 use super::choice::{self, Position};
 use super::client::Complaint;
 use super::endpoint::Endpoint;
+use super::fields::{self, Counts, present};
 use super::request::Wanted;
 use crate::chat::{ChatOutput, ChatReply, Finish, Usage};
 use crate::{Error, ErrorKind, Result};
 
-/// No count of tokens is larger.
-const MAX_TOKENS: u64 = 1 << 40;
 /// Most characters of a fingerprint.
 const MAX_FINGERPRINT: usize = 100;
-
-/// A reply, as far as it is looked at.
-#[derive(Deserialize)]
-struct Completion {
-    choices: Option<Vec<Choice>>,
-    usage: Option<Counts>,
-    system_fingerprint: Option<String>,
-    /// Some servers fail with status 200.
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Option<Said>,
-    finish_reason: Option<String>,
-    logprobs: Option<Logprobs>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    content: Option<String>,
-    refusal: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Logprobs {
-    content: Option<Vec<Position>>,
-}
-
-#[derive(Deserialize)]
-struct Counts {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    prompt_tokens_details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    cached_tokens: Option<u64>,
-}
 
 /// Reads a reply that took this long; with it, what the endpoint says of the model's version.
 ///
@@ -76,92 +35,117 @@ fn read_parts(
     body: &[u8],
     took: Duration,
 ) -> Result<(ChatReply, Option<String>), String> {
-    let completion: Completion = serde_json::from_slice(body).map_err(|e| {
+    // A byte order mark is no JSON, and no reason to refuse one.
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+    let not_a_completion = |what: String| {
         let shown = endpoint.quote(&String::from_utf8_lossy(body));
-        format!("its reply is not a chat completion: {e}. It begins {shown:?}")
-    })?;
-    if let Some(error) = completion.error.filter(|error| !error.is_null()) {
-        return Err(format!("it answered with an error: {}", endpoint.quote(&Complaint::of(&error).message)));
-    }
-    let usage = usage(completion.usage, took)?;
-    let [choice] = <[Choice; 1]>::try_from(completion.choices.unwrap_or_default())
-        .map_err(|choices| format!("its reply has {} choices where one was asked for", choices.len()))?;
-    let output = match wanted {
-        Wanted::Text => text(endpoint, choice)?,
-        Wanted::Choice { answers, logprobs } => probabilities(endpoint, choice, answers, *logprobs)?,
+        format!("its reply is not a chat completion: {what}. It begins {shown:?}")
     };
-    let fingerprint = completion.system_fingerprint.map(|text| endpoint.without_key(text));
+    let reply: Value = serde_json::from_slice(body).map_err(|e| not_a_completion(e.to_string()))?;
+    if !reply.is_object() {
+        return Err(not_a_completion("it is not an object".into()));
+    }
+    if let Some(error) = fields::error(&reply) {
+        return Err(format!("it answered with an error: {}", endpoint.quote(&Complaint::of(error).message)));
+    }
+    let Counts { prompt, cached, generated } = Counts::read(reply.get("usage")).map_err(|e| endpoint.quote(&e))?;
+    let usage = Usage {
+        prompt_tokens: prompt,
+        reused_tokens: cached,
+        generated_tokens: generated,
+        seconds: took.as_secs_f64(),
+    };
+    let choice = fields::choice(&reply).map_err(|e| endpoint.quote(&e))?;
+    let (text, finish) = said(endpoint, choice)?;
+    let note = echo(endpoint, &text)?;
+    let output = match wanted {
+        Wanted::Text => ChatOutput::Text { text, tokens: None, finish, retokenized_differs: Vec::new() },
+        Wanted::Choice { answers, logprobs: false } => by_text(answers, &text, finish)?,
+        Wanted::Choice { answers, logprobs: true } => by_logprobs(endpoint, choice, answers, finish)?,
+    };
+    let fingerprint = fields::fingerprint(&reply).map(|text| endpoint.scrub(&text));
     let fingerprint = fingerprint.map(|text| text.chars().take(MAX_FINGERPRINT).collect());
-    Ok((ChatReply { output, usage }, fingerprint))
+    Ok((ChatReply { output, usage, note }, fingerprint))
 }
 
 /// What was said, and why it ended.
-fn said(endpoint: &Endpoint, choice: &mut Choice) -> Result<(String, Finish), String> {
-    let said = choice.message.take().ok_or("its reply has no message")?;
-    if let Some(refusal) = said.refusal.filter(|refusal| !refusal.is_empty()) {
-        return Err(format!("the model refused: {}", endpoint.quote(&refusal)));
+fn said(endpoint: &Endpoint, choice: &Value) -> Result<(String, Finish), String> {
+    let message = present(choice.get("message")).ok_or("its reply has no message")?;
+    if let Some(refusal) = message.get("refusal").and_then(Value::as_str).filter(|refusal| !refusal.is_empty()) {
+        return Err(format!("the model refused: {}", endpoint.quote(refusal)));
     }
-    let finish = match choice.finish_reason.as_deref() {
-        Some("stop") => Finish::Stop,
-        Some("length") => Finish::Length,
-        Some("content_filter") => {
-            return Err("its filter held the reply back (finish_reason is \"content_filter\")".into());
-        }
-        Some(other) => {
-            let other = endpoint.quote(other);
-            return Err(format!("finish_reason is {other:?}, where \"stop\" or \"length\" says that a text has ended"));
-        }
+    let finish = match present(choice.get("finish_reason")) {
+        Some(Value::String(reason)) => match &**reason {
+            "stop" => Finish::Stop,
+            "length" => Finish::Length,
+            "content_filter" => {
+                return Err("its filter held the reply back (finish_reason is \"content_filter\")".into());
+            }
+            other => return Err(unknown_end(&format!("{:?}", endpoint.quote(other)))),
+        },
+        Some(other) => return Err(unknown_end(&fields::shown(other))),
         None => return Err("finish_reason is missing, so the text may not be whole".into()),
     };
-    let content = said.content.ok_or("message.content is null: the model wrote no text")?;
-    Ok((endpoint.without_key(content), finish))
-}
-
-fn text(endpoint: &Endpoint, mut choice: Choice) -> Result<ChatOutput, String> {
-    let (text, finish) = said(endpoint, &mut choice)?;
-    Ok(ChatOutput::Text { text, tokens: None, finish, retokenized_differs: Vec::new() })
-}
-
-fn probabilities(
-    endpoint: &Endpoint,
-    mut choice: Choice,
-    answers: &[Vec<String>],
-    logprobs: bool,
-) -> Result<ChatOutput, String> {
-    let (text, finish) = said(endpoint, &mut choice)?;
-    if !logprobs {
-        if text.trim().is_empty() && finish == Finish::Length {
-            return Err(
-                "it wrote nothing within the few tokens of an answer, as models do that reason first. Use judging = \
-                        \"json\""
-                    .into(),
-            );
+    match present(message.get("content")) {
+        Some(Value::String(text)) => Ok((text.clone(), finish)),
+        Some(other) => {
+            let other = endpoint.quote(&fields::shown(other));
+            Err(format!("its reply is not a chat completion: message.content is {other}, not a text"))
         }
-        return Ok(ChatOutput::Choice { probabilities: choice::by_text(answers, &text) });
+        None => Err("message.content is null: the model wrote no text".into()),
     }
-    let positions = choice.logprobs.take().and_then(|logprobs| logprobs.content).unwrap_or_default();
-    if positions.first().is_none_or(Position::is_bare) {
+}
+
+fn unknown_end(reason: &str) -> String {
+    format!("finish_reason is {reason}, where \"stop\" or \"length\" says that a text has ended")
+}
+
+/// Says that a text holds the key. It stays as it came: metrics score what the model wrote.
+fn echo(endpoint: &Endpoint, text: &str) -> Result<Option<String>, String> {
+    if !endpoint.is_echo(text) {
+        return Ok(None);
+    }
+    match endpoint.on_echoed_key {
+        OnEchoedKey::Note => Ok(Some(format!(
+            "model `{}` at {} said its API key back in a reply, which is kept as it came: the key is in what this ranking \
+             says, and may be in traces and prompts. Replace the key; on_echoed_key = \"fail\" drops such rollouts",
+            endpoint.name,
+            endpoint.host()
+        ))),
+        OnEchoedKey::Fail => Err("its reply says the API key back (on_echoed_key = \"fail\"). Replace the key".into()),
+    }
+}
+
+/// The probabilities of answers by what was written.
+fn by_text(answers: &[Vec<String>], text: &str, finish: Finish) -> Result<ChatOutput, String> {
+    if text.trim().is_empty() && finish == Finish::Length {
         return Err(
-            "its reply has no log-probabilities (logprobs.content with top_logprobs), though they were asked for. Set \
-                    logprobs = false under [models], so that the written answer counts, or judging = \"json\""
+            "it wrote nothing within the few tokens of an answer, as models do that reason first. Use judging = \
+                    \"json\""
                 .into(),
         );
     }
-    let probabilities = choice::by_logprobs(answers, &positions, finish == Finish::Stop)?;
-    Ok(ChatOutput::Choice { probabilities })
+    Ok(ChatOutput::Choice { probabilities: choice::by_text(answers, text) })
 }
 
-/// What the reply cost. A reply that doesn't say would be counted as free.
-fn usage(counts: Option<Counts>, took: Duration) -> Result<Usage, String> {
-    let counts = counts.ok_or("its reply has no usage, so what it cost can't be counted")?;
-    let reused = counts.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0);
-    let (prompt, generated) = (counts.prompt_tokens, counts.completion_tokens);
-    if prompt.max(generated) > MAX_TOKENS || reused > prompt {
-        return Err(format!(
-            "usage makes no sense: {prompt} tokens of the prompt, {reused} of them cached, {generated} generated"
-        ));
+/// The probabilities of answers by what the endpoint says of its tokens.
+fn by_logprobs(
+    endpoint: &Endpoint,
+    choice: &Value,
+    answers: &[Vec<String>],
+    finish: Finish,
+) -> Result<ChatOutput, String> {
+    let positions = fields::positions(choice).map_err(|e| endpoint.quote(&e))?;
+    if positions.first().is_none_or(Position::is_bare) {
+        return Err(
+            "its reply has no log-probabilities (logprobs.content with top_logprobs), though they were asked for. Set \
+             logprobs = false under [models], so that the written answer counts, or judging = \"json\""
+                .into(),
+        );
     }
-    Ok(Usage { prompt_tokens: prompt, reused_tokens: reused, generated_tokens: generated, seconds: took.as_secs_f64() })
+    let probabilities =
+        choice::by_logprobs(answers, &positions, finish == Finish::Stop).map_err(|e| endpoint.quote(&e))?;
+    Ok(ChatOutput::Choice { probabilities })
 }
 
 /// The error of a thread that failed, for a reply that will not come.
@@ -173,6 +157,7 @@ pub(super) fn lost(endpoint: &Endpoint) -> Error {
 mod tests {
     use serde_json::json;
 
+    use super::super::endpoint::Secret;
     use super::super::endpoint::tests::endpoint;
     use super::*;
 
@@ -197,13 +182,34 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_says_the_key_back_is_read_without_it() {
+    fn a_reply_stays_as_it_came_whatever_the_key_is() {
+        let text = "\u{1b}Before the next summer EMPTY tests, none: x ollama, sk-0123456789abcdef.";
         let mut body = good();
-        body["choices"][0]["message"]["content"] = json!("I was sent sk-0123456789.");
-        body["system_fingerprint"] = json!("sk-0123456789");
-        let (reply, fingerprint) = parse(&Wanted::Text, &body.to_string()).unwrap();
-        let ChatOutput::Text { text, .. } = reply.output else { panic!("a text") };
-        assert_eq!((text.as_str(), fingerprint.as_deref()), ("I was sent [secret].", Some("[secret]")));
+        body["choices"][0]["message"]["content"] = json!(text);
+        body["system_fingerprint"] = json!("x-sk-0123456789abcdef");
+        for key in
+            ["x", "EMPTY", "ollama", "tests", "none", "sk-0123456789ab", "sk-0123456789abcdef", "sk-another-0123456789"]
+        {
+            let mut endpoint = endpoint();
+            endpoint.key = Some(Secret::new(key.into()));
+            let read = |endpoint: &Endpoint| read(endpoint, &Wanted::Text, body.to_string().as_bytes(), Duration::ZERO);
+            let (reply, fingerprint) = read(&endpoint).unwrap();
+            let ChatOutput::Text { text: found, .. } = reply.output else { panic!("a text") };
+            assert_eq!(found, text, "{key}");
+            let echoed = key == "sk-0123456789abcdef";
+            assert_eq!(reply.note.is_some(), echoed, "{key}");
+            assert!(
+                reply
+                    .note
+                    .is_none_or(|note| note.contains("model `judge` at localhost:8000 said") && !note.contains(key))
+            );
+            assert_eq!(fingerprint.unwrap().contains("[secret]"), echoed, "{key}");
+
+            endpoint.on_echoed_key = OnEchoedKey::Fail;
+            let failed = read(&endpoint).err().map(|error| error.to_string());
+            assert_eq!(failed.is_some(), echoed, "{key}");
+            assert!(failed.is_none_or(|error| error.contains("on_echoed_key") && !error.contains(key)));
+        }
     }
 
     #[test]
@@ -219,9 +225,11 @@ mod tests {
             ("/choices/0/finish_reason", json!(null), "finish_reason is missing"),
             ("/choices/0/finish_reason", json!("content_filter"), "filter"),
             ("/choices/0/finish_reason", json!("tool_calls"), "finish_reason is \"tool_calls\""),
+            ("/choices/0/finish_reason", json!(3), "finish_reason is 3"),
+            ("/choices/0/finish_reason", json!("\u{1b}[2J"), "finish_reason is \"\\\\u{1b}[2J\""),
             ("/usage", json!(null), "no usage"),
-            ("/usage/prompt_tokens", json!(-1), "invalid value: integer `-1`"),
-            ("/usage/completion_tokens", json!(1.5), "floating point `1.5`"),
+            ("/usage/prompt_tokens", json!(-1), "usage.prompt_tokens is `-1`"),
+            ("/usage/completion_tokens", json!(1.5), "usage.completion_tokens is `1.5`"),
             ("/usage/completion_tokens", json!(u64::MAX), "usage makes no sense"),
             ("/usage/prompt_tokens_details/cached_tokens", json!(10), "10 of them cached"),
             ("/error", json!({"message": "no GPU"}), "answered with an error: no GPU"),

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use half::bf16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::{TensorElementType, ValueRef};
+use ort::value::{DynTensorValueType, TensorElementType, ValueRef};
 
 use self::form::Stored;
 use self::kernel::{Call, Heads, Item, Packed, Rotary};
@@ -251,9 +251,9 @@ impl PagedAttentionKernel {
             key,
             value,
             // The caches are inputs that this operator updates in place, as its contract says; nobody else reads them
-            // during a run.
-            key_cache: key_cache.cast_mut(),
-            value_cache: value_cache.cast_mut(),
+            // during a run, and no slice of them exists here.
+            key_cache,
+            value_cache,
             stored_as: self.stored_as,
             block_table: batch.table,
             table_width: batch.table.len() / batch.past.len().max(1),
@@ -263,8 +263,8 @@ impl PagedAttentionKernel {
         };
         let (items, rope_rows, slots, isa) = (&self.items, &self.rope_rows, batch.slots, self.isa);
         operator::par_for(OPERATOR, context, tokens, 0, |token| {
-            // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct; `isa`
-            // was detected.
+            // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct; the caches'
+            // pointers may be written through, and no slice of the caches lives; `isa` was detected.
             unsafe { call.prepare(token, rope_rows[token], usize::try_from(slots[token]).ok(), isa) };
         })?;
         operator::par_for(OPERATOR, context, items.len(), items.len(), |i| {
@@ -280,20 +280,17 @@ impl PagedAttentionKernel {
         Ok(())
     }
 
-    /// The shape of a cache, and where it lies.
-    fn cache(&self, value: &Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, *const u8)> {
+    /// The shape of a cache, and where it lies. Slices of it are gone when this returns: the operator writes there.
+    fn cache(&self, value: &Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, *mut u8)> {
         let Some(given) = value else { return refuse(format!("input `{name}` is missing")) };
-        match self.stored_as {
-            Stored::Float32 => floats(value, name).map(|(shape, data)| (shape, data.as_ptr().cast())),
-            Stored::Bfloat16 => {
-                let (shape, data) = given.try_extract_tensor::<bf16>()?;
-                Ok((shape.iter().map(|&d| d as usize).collect(), data.as_ptr().cast()))
-            }
-            Stored::Int8 => {
-                let (shape, data) = given.try_extract_tensor::<u8>()?;
-                Ok((shape.iter().map(|&d| d as usize).collect(), data.as_ptr()))
-            }
-        }
+        let shape = match self.stored_as {
+            Stored::Float32 => given.try_extract_tensor::<f32>()?.0,
+            Stored::Bfloat16 => given.try_extract_tensor::<bf16>()?.0,
+            Stored::Int8 => given.try_extract_tensor::<u8>()?.0,
+        };
+        // ONNX Runtime's own pointer (GetTensorMutableData), not that of a slice: through a shared one nothing may be written.
+        let data = given.view().downcast::<DynTensorValueType>()?.data_ptr().cast_mut();
+        Ok((shape.iter().map(|&d| d as usize).collect(), data.cast()))
     }
 
     /// Views of query, key and value, which come apart or packed side by side in the query input.

@@ -250,6 +250,7 @@ fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Val
     let bytes = bits == 4 || (bits == 8 && given(3).is_none());
     if !plain
         || !bytes
+        || block == 0
         || block % BLOCK != 0
         || inner == 0
         || columns == 0
@@ -259,16 +260,20 @@ fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Val
     }
     let scales = constant(2).filter(|scales| scales.data_type() == DataType::Float as i32)?;
     let blocks = inner.div_ceil(block);
-    let holds = |tensor: &TensorProto, bytes: usize| {
-        let elements = tensor.dims.iter().product::<i64>();
+    // The node's sizes are anybody's: a product that wraps around could fit by chance.
+    let times = |factors: &[usize]| factors.iter().try_fold(1_usize, |n, factor| n.checked_mul(*factor));
+    let holds = |tensor: &TensorProto, bytes: Option<usize>| {
         let width = if tensor.data_type() == DataType::Float as i32 { 4 } else { 1 };
-        elements.checked_mul(width).is_some_and(|n| n as usize == bytes)
+        let dims: Option<Vec<usize>> = tensor.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect();
+        bytes.is_some() && dims.and_then(|dims| times(&dims)?.checked_mul(width)) == bytes
     };
     let byte = |tensor: &TensorProto| tensor.data_type() == DataType::Uint8 as i32;
-    let fits = holds(scales, columns * blocks * 4)
+    let fits = holds(scales, times(&[columns, blocks, 4]))
         && byte(quants)
-        && holds(quants, columns * blocks * block * bits / 8)
-        && zero_points.is_none_or(|z| byte(z) && holds(z, columns * (blocks * bits).div_ceil(8)));
+        && holds(quants, times(&[columns, blocks, block, bits]).map(|all| all / 8))
+        && zero_points.is_none_or(|z| {
+            byte(z) && holds(z, times(&[blocks, bits]).and_then(|row| times(&[columns, row.div_ceil(8)])))
+        });
     let tensors = [Some(quants), Some(scales), zero_points].into_iter().flatten().map(stored).collect::<Option<_>>()?;
     let weight = Weight { form: Form::Blocks { bits, block }, columns, tensors };
     let (input, inputs, block_sums) = match summed(&input, inner, values) {

@@ -147,6 +147,10 @@ fn what_is_not_understood_stays() {
         ("inputs that are not to be rounded", quantised("x", 64, vec![int("accuracy_level", 0)], false)),
         ("zero points of 8 bits", quantised("x", 64, vec![int("bits", 8)], true)),
         ("blocks that are too small", quantised("x", 64, vec![int("block_size", 16)], false)),
+        ("blocks of nothing", quantised("x", 64, vec![int("block_size", 0)], false)),
+        ("sizes that wrap around", quantised("x", 64, vec![int("N", (1 << 62) + 16)], false)),
+        ("an inner size that wraps around", quantised("x", 64, vec![int("K", (1 << 62) + 64)], false)),
+        ("sizes below zero", quantised("x", 64, vec![int("N", -16)], false)),
         ("fewer scales than blocks", quantised("x", 64, vec![int("N", 17)], false)),
     ] {
         let before = graph(vec![product], tensors, "y");

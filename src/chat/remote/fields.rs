@@ -1,0 +1,183 @@
+//! The fields of a reply: strict where one is used, blind where none is.
+//!
+//! A reply is read as any JSON, and what is wanted is looked for in it. Servers differ in what they put into the rest
+//! (empty lists for null, counts as 10.0, numbers for names), and it says nothing about the rest.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::choice::Position;
+
+/// No count of tokens is larger.
+const MAX_TOKENS: u64 = 1 << 40;
+
+/// The tokens that a reply cost.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) prompt: u64,
+    pub(super) cached: u64,
+    pub(super) generated: u64,
+}
+
+impl Counts {
+    /// Reads `usage`. Of prompt, completion and total, one may be missing: the others say it. A reply that doesn't say what
+    /// it cost would be counted as free.
+    pub(super) fn read(usage: Option<&Value>) -> Result<Self, String> {
+        let usage = present(usage).ok_or("its reply has no usage, so what it cost can't be counted")?;
+        let Value::Object(_) = usage else {
+            return Err(format!("usage is {}, not an object", shown(usage)));
+        };
+        let field = |name: &str| {
+            count(usage.get(name)).map_err(|found| format!("usage.{name} is `{found}`, not a number of tokens"))
+        };
+        let total = || field("total_tokens");
+        let (prompt, generated) = match (field("prompt_tokens")?, field("completion_tokens")?) {
+            (Some(prompt), Some(generated)) => (prompt, generated),
+            (Some(prompt), None) => (prompt, rest(total()?, prompt, "completion_tokens")?),
+            (None, Some(generated)) => (rest(total()?, generated, "prompt_tokens")?, generated),
+            (None, None) => return Err("usage has no prompt_tokens, so what it cost can't be counted".into()),
+        };
+        let details = usage.get("prompt_tokens_details").and_then(|details| details.get("cached_tokens"));
+        // What is no number says nothing of the cache.
+        let cached = count(details.filter(|cached| cached.is_number()))
+            .map_err(|found| format!("usage.prompt_tokens_details.cached_tokens is `{found}`, not a number of tokens"))?
+            .unwrap_or(0);
+        if prompt.max(generated) > MAX_TOKENS || cached > prompt {
+            return Err(format!(
+                "usage makes no sense: {prompt} tokens of the prompt, {cached} of them cached, {generated} generated"
+            ));
+        }
+        Ok(Counts { prompt, cached, generated })
+    }
+}
+
+fn rest(total: Option<u64>, known: u64, missing: &str) -> Result<u64, String> {
+    let total = total.ok_or_else(|| {
+        format!("usage has neither {missing} nor total_tokens, so what the reply cost can't be counted")
+    })?;
+    total.checked_sub(known).ok_or_else(|| {
+        format!("usage makes no sense: it has {total} tokens in total, {known} of them without {missing}")
+    })
+}
+
+/// A count of tokens, which some servers write as 10.0; the field's value where it is none.
+fn count(value: Option<&Value>) -> Result<Option<u64>, String> {
+    let Some(value) = present(value) else { return Ok(None) };
+    let whole = |number: f64| {
+        (number >= 0.0 && number.trunc() == number && number < (1_u64 << 53) as f64).then_some(number as u64)
+    };
+    let number = value.as_u64().or_else(|| value.as_f64().filter(|_| value.is_f64()).and_then(whole));
+    number.map(Some).ok_or_else(|| shown(value))
+}
+
+/// The field, unless it is null.
+pub(super) fn present(value: Option<&Value>) -> Option<&Value> {
+    value.filter(|value| !value.is_null())
+}
+
+/// The value of `error`, if it says that there is one: some servers fail with status 200, and some write an empty one
+/// into every reply.
+pub(super) fn error(reply: &Value) -> Option<&Value> {
+    present(reply.get("error")).filter(|error| match error {
+        Value::Bool(failed) => *failed,
+        Value::Number(code) => code.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Null => false,
+    })
+}
+
+/// The only choice there is.
+pub(super) fn choice(reply: &Value) -> Result<&Value, String> {
+    let choices = match present(reply.get("choices")) {
+        None => &[],
+        Some(Value::Array(choices)) => &choices[..],
+        Some(other) => {
+            return Err(format!("its reply is not a chat completion: choices is {}, not a list", shown(other)));
+        }
+    };
+    match choices {
+        [choice] => Ok(choice),
+        _ => Err(format!("its reply has {} choices where one was asked for", choices.len())),
+    }
+}
+
+/// The tokens' log-probabilities, empty where there are none.
+pub(super) fn positions(choice: &Value) -> Result<Vec<Position>, String> {
+    let Some(content) = present(choice.get("logprobs").and_then(|logprobs| logprobs.get("content"))) else {
+        return Ok(Vec::new());
+    };
+    Vec::deserialize(content).map_err(|e| format!("its reply is not a chat completion: logprobs.content: {e}"))
+}
+
+/// The endpoint's name for the version of its model. A few servers count.
+pub(super) fn fingerprint(reply: &Value) -> Option<String> {
+    match reply.get("system_fingerprint")? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// The value as JSON, for a message.
+pub(super) fn shown(value: &Value) -> String {
+    crate::error::foreign::quoted(&value.to_string(), 80)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_are_whole_numbers_and_one_may_follow_from_the_others() {
+        let read =
+            |usage: Value| Counts::read(Some(&usage)).map(|counts| (counts.prompt, counts.cached, counts.generated));
+        for (usage, expected) in [
+            (json!({"prompt_tokens": 10, "completion_tokens": 3}), (10, 0, 3)),
+            (json!({"prompt_tokens": 10.0, "completion_tokens": 3.0, "total_tokens": "13"}), (10, 0, 3)),
+            (json!({"prompt_tokens": 10, "total_tokens": 13}), (10, 0, 3)),
+            (json!({"prompt_tokens": 10, "completion_tokens": null, "total_tokens": 10.0}), (10, 0, 0)),
+            (json!({"completion_tokens": 3, "total_tokens": 13}), (10, 0, 3)),
+            (json!({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 99}), (10, 0, 3)),
+            (
+                json!({"prompt_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 4.0}}),
+                (9, 4, 0),
+            ),
+            (
+                json!({"prompt_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": null}}),
+                (9, 0, 0),
+            ),
+            (json!({"prompt_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": []}), (9, 0, 0)),
+        ] {
+            assert_eq!(read(usage.clone()), Ok(expected), "{usage}");
+        }
+        for (usage, part) in [
+            (json!({"prompt_tokens": 10}), "neither completion_tokens nor total_tokens"),
+            (json!({"completion_tokens": 10}), "neither prompt_tokens nor total_tokens"),
+            (json!({"total_tokens": 10}), "no prompt_tokens"),
+            (json!({}), "no prompt_tokens"),
+            (json!([]), "usage is [], not an object"),
+            (
+                json!({"prompt_tokens": 10, "total_tokens": 9}),
+                "9 tokens in total, 10 of them without completion_tokens",
+            ),
+            (json!({"prompt_tokens": 10, "completion_tokens": 1.5}), "usage.completion_tokens is `1.5`"),
+            (json!({"prompt_tokens": 10, "completion_tokens": "3"}), "usage.completion_tokens is `\"3\"`"),
+            (json!({"prompt_tokens": -1, "completion_tokens": 3}), "usage.prompt_tokens is `-1`"),
+            (json!({"prompt_tokens": 1e300, "completion_tokens": 3}), "usage.prompt_tokens is `1e+300`"),
+            (json!({"prompt_tokens": u64::MAX, "completion_tokens": 3}), "usage makes no sense"),
+            (
+                json!({"prompt_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0.5}}),
+                "cached_tokens is `0.5`",
+            ),
+        ] {
+            let error = read(usage.clone()).unwrap_err();
+            assert!(error.contains(part), "{usage}: {error}");
+        }
+        assert!(Counts::read(Some(&Value::Null)).unwrap_err().contains("no usage"));
+        assert!(Counts::read(None).unwrap_err().contains("no usage"));
+    }
+}

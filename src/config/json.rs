@@ -1,0 +1,223 @@
+//! Values of TOML as JSON, which templates are given.
+//!
+//! TOML has what JSON has not: dates, which become their text, and `nan` and `inf`, which are refused. Serde's own way
+//! from one to the other makes a table of a date, and null of the numbers, without a word.
+
+use serde_json::{Map, Number, Value as Json};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use crate::{Error, Result};
+
+/// The table of the setting `name` as an object, its keys in the order given.
+///
+/// # Errors
+/// A number is not finite; the message begins with its place.
+pub(super) fn object(name: &str, table: &Table) -> Result<Map<String, Json>> {
+    members(table).map_err(|e| Error::invalid_config(format!("{name}{e}")))
+}
+
+fn members(table: &Table) -> Result<Map<String, Json>, String> {
+    table.iter().map(|(key, value)| Ok((key.clone(), json(value).map_err(|e| format!(".{key}{e}"))?))).collect()
+}
+
+/// A value as JSON; an error begins with the place within it.
+fn json(value: &Value) -> Result<Json, String> {
+    Ok(match value {
+        Value::String(text) => text.clone().into(),
+        Value::Integer(number) => (*number).into(),
+        Value::Boolean(yes) => (*yes).into(),
+        Value::Datetime(date) => date.to_string().into(),
+        Value::Float(number) => Number::from_f64(*number).map(Json::Number).ok_or_else(|| {
+            let number = number.to_string().to_ascii_lowercase();
+            format!(" = {number}: JSON has no such number. Give a finite one, or a text: \"{number}\"")
+        })?,
+        Value::Array(items) => {
+            let of = |(i, item)| json(item).map_err(|e| format!("[{i}]{e}"));
+            Json::Array(items.iter().enumerate().map(of).collect::<Result<_, _>>()?)
+        }
+        Value::Table(table) => Json::Object(members(table)?),
+    })
+}
+
+/// Puts a date's text in its place, as it stands in `source`: parsed, it has lost whether there was a `T` or a space.
+fn spell_dates(value: &mut Value, parsed: &Spanned<DeValue<'_>>, source: &str) {
+    match (value, parsed.get_ref()) {
+        (Value::Table(table), DeValue::Table(parsed)) => spell_dates_of(table, parsed, source),
+        (Value::Array(items), DeValue::Array(parsed)) => {
+            items.iter_mut().zip(parsed.iter()).for_each(|(item, parsed)| spell_dates(item, parsed, source));
+        }
+        (value @ Value::Datetime(_), _) => {
+            if let Some(text) = source.get(parsed.span()) {
+                *value = text.into();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn spell_dates_of(table: &mut Table, parsed: &DeTable<'_>, source: &str) {
+    for (key, parsed) in parsed {
+        if let Some(value) = table.get_mut(key.get_ref().as_ref()) {
+            spell_dates(value, parsed, source);
+        }
+    }
+}
+
+/// Does so in the template arguments of a configuration's models; `source` is the file's text.
+pub(super) fn spell_dates_of_arguments<'a>(models: impl Iterator<Item = (&'a String, &'a mut Table)>, source: &str) {
+    let Ok(document) = DeTable::parse(source) else { return };
+    let Some(parsed) = document.get_ref().get("models") else { return };
+    for (name, arguments) in models {
+        let found = parsed.get_ref().get(name.as_str()).and_then(|model| model.get_ref().get("template_arguments"));
+        if let Some(DeValue::Table(parsed)) = found.map(Spanned::get_ref) {
+            spell_dates_of(arguments, parsed, source);
+        }
+    }
+}
+
+/// A template argument given as text, as on a command line: TOML, else the text itself. What is TOML only up to a comment
+/// or a line's end is text.
+///
+/// ```
+/// use foreturn::config::template_argument;
+///
+/// assert_eq!(template_argument("false"), toml::Value::from(false));
+/// assert_eq!(template_argument("26 Jul 2024"), toml::Value::from("26 Jul 2024"));
+/// ```
+pub fn template_argument(text: &str) -> Value {
+    let source = text.trim();
+    let parsed = DeValue::parse(source).ok().filter(|parsed| parsed.span() == (0..source.len()));
+    match parsed.and_then(|parsed| Some((parsed, source.parse::<Value>().ok()?))) {
+        Some((parsed, mut value)) => {
+            spell_dates(&mut value, &parsed, source);
+            value
+        }
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::Config;
+
+    fn arguments(toml: &str) -> Result<Map<String, Json>> {
+        let text = format!("[models.m]\npath = \"m\"\n{toml}\n");
+        let config = Config::from_toml(&text, Path::new("/"))?;
+        Ok(config.models["m"].render_options()?.arguments)
+    }
+
+    #[test]
+    fn dates_are_their_text() {
+        for date in [
+            "2024-07-26",
+            "07:32:00",
+            "00:32:00.999999",
+            "1979-05-27T07:32:00Z",
+            "1979-05-27t07:32:00z",
+            "1979-05-27 07:32:00",
+            "1979-05-27T00:32:00.500-07:00",
+        ] {
+            for (toml, pointer) in [
+                (format!("template_arguments = {{ d = {date} }}"), "/d"),
+                (format!("template_arguments.a.b = [1, {{ \"c d\" = [{date}] }}] # {date}"), "/a/b/1/c d/0"),
+                (format!("[models.m.template_arguments]\ne = \"{date}\"\nd = {date}"), "/d"),
+                (format!("[[models.m.template_arguments.a]]\n[[models.m.template_arguments.a]]\nd={date}"), "/a/1/d"),
+            ] {
+                let found = Json::Object(arguments(&toml).unwrap());
+                assert_eq!(found.pointer(pointer), Some(&json!(date)), "{toml}");
+            }
+        }
+        let config = Config::from_toml("[models.m]\npath = \"m\"\ndate = 2024-07-26", Path::new("/")).unwrap();
+        assert_eq!(config.models["m"].date.as_deref(), Some("2024-07-26"));
+        // Built without a file, a date has no text but TOML's own.
+        let table: Table = "d = 1979-05-27 07:32:00".parse().unwrap();
+        assert_eq!(object("x", &table).unwrap()["d"], "1979-05-27T07:32:00");
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_refused_with_their_key() {
+        for (number, shown) in [("nan", "nan"), ("-nan", "nan"), ("inf", "inf"), ("+inf", "inf"), ("-inf", "-inf")] {
+            let text = format!("template_arguments = {{ x = 1, a = [0.0, {{ b = [{number}] }}] }}");
+            let message = arguments(&text).unwrap_err().to_string();
+            assert!(message.starts_with("[models.m]: template_arguments.a[1].b[0] = "), "{message}");
+            assert!(message.contains(&format!("= {shown}: JSON has no such number")), "{message}");
+        }
+    }
+
+    /// JSON that TOML can spell too, with any keys in any order.
+    fn any_json() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Json::from),
+            any::<bool>().prop_map(Json::from),
+            any::<f64>().prop_filter("finite", |x| x.is_finite()).prop_map(Json::from),
+            "\\PC{0,12}".prop_map(Json::from),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Json::from),
+                prop::collection::vec(("\\PC{0,4}", inner), 0..6)
+                    .prop_map(|pairs| Json::Object(pairs.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// As TOML spells it; written here, so that the test doesn't rest on what it tests.
+    fn toml_of(value: &Json) -> String {
+        match value {
+            Json::String(text) => toml_text(text),
+            Json::Array(items) => format!("[{}]", items.iter().map(toml_of).collect::<Vec<_>>().join(", ")),
+            Json::Object(table) => {
+                let pairs = table.iter().map(|(key, value)| format!("{} = {}", toml_text(key), toml_of(value)));
+                format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
+            }
+            // Its form with an exponent has a point only where there are further digits; TOML takes either.
+            Json::Number(number) if number.is_f64() => format!("{:e}", number.as_f64().unwrap()),
+            other => other.to_string(),
+        }
+    }
+
+    fn toml_text(text: &str) -> String {
+        let escaped: String = text.chars().map(|c| format!("\\U{:08X}", u32::from(c))).collect();
+        format!("\"{escaped}\"")
+    }
+
+    proptest! {
+        #[test]
+        fn values_stay_what_they_were_and_keys_in_their_order(value in any_json()) {
+            let text = toml_of(&value);
+            let found = arguments(&format!("template_arguments = {{ x = {text} }}")).unwrap();
+            // As texts, which have an order.
+            prop_assert_eq!(found["x"].to_string(), value.to_string());
+            prop_assert_eq!(json(&template_argument(&text)).unwrap().to_string(), value.to_string());
+        }
+    }
+
+    #[test]
+    fn what_is_not_toml_from_end_to_end_is_text() {
+        for (text, value) in [
+            ("3", json!(3)),
+            (" 3 ", json!(3)),
+            ("2024-07-26", json!("2024-07-26")),
+            ("2024-07-26 13:45:00", json!("2024-07-26 13:45:00")),
+            ("[2024-07-26]", json!(["2024-07-26"])),
+            ("\"3\"", json!("3")),
+            ("26 Jul 2024", json!("26 Jul 2024")),
+            ("3 # of them", json!("3 # of them")),
+            ("1\nother = 2", json!("1\nother = 2")),
+            ("[1, 2", json!("[1, 2")),
+            ("2024-13-40", json!("2024-13-40")),
+            ("", json!("")),
+            (" text ", json!(" text ")),
+        ] {
+            assert_eq!(json(&template_argument(text)).unwrap(), value, "{text:?}");
+        }
+        assert!(json(&template_argument("nan")).unwrap_err().contains("JSON has no such number"));
+    }
+}
