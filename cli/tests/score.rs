@@ -534,7 +534,7 @@ fn rankings_use_reward_models() {
     let again = rank().expect("JSON");
     assert_eq!(ranking["ranking"][0]["rollouts"], again["ranking"][0]["rollouts"]);
     assert_eq!(ranking["bitwise"], true, "{ranking}");
-    assert!(ranking["cost"]["reward"]["prompt_tokens"].as_u64() > Some(0));
+    assert!(ranking["cost"]["reward_model"]["prompt_tokens"].as_u64() > Some(0));
     assert_eq!(ranking["cost"]["judge"]["prompt_tokens"], 0, "no role is asked in a reward model's place");
     let spoke = |candidate: &Value| candidate["rollouts"][0]["messages"].as_array().is_some_and(|m| m.len() == 2);
     assert!(ranking["ranking"].as_array().expect("candidates").iter().any(spoke), "{ranking}");

@@ -165,7 +165,7 @@ pub struct RoleCosts {
     pub extractor: Option<Usage>,
     /// That of the models which metrics name, all together.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reward: Option<Usage>,
+    pub reward_model: Option<Usage>,
 }
 
 impl RoleCosts {
@@ -176,14 +176,15 @@ impl RoleCosts {
             ModelRole::User => &mut self.user,
             ModelRole::Judge => &mut self.judge,
             ModelRole::Extractor => self.extractor.get_or_insert_default(),
-            ModelRole::Reward => self.reward.get_or_insert_default(),
+            ModelRole::RewardModel => self.reward_model.get_or_insert_default(),
         } += usage;
     }
 
     /// The sum over roles.
     pub fn total(&self) -> Usage {
         let mut total = self.policy;
-        for usage in [self.user, self.judge, self.extractor.unwrap_or_default(), self.reward.unwrap_or_default()] {
+        for usage in [self.user, self.judge, self.extractor.unwrap_or_default(), self.reward_model.unwrap_or_default()]
+        {
             total += usage;
         }
         total

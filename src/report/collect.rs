@@ -186,7 +186,7 @@ fn sum(a: Cost, b: Cost) -> Cost {
         user: both(a.user, b.user, sum_usage),
         judge: both(a.judge, b.judge, sum_usage),
         extractor: both(a.extractor, b.extractor, sum_usage),
-        reward: both(a.reward, b.reward, sum_usage),
+        reward_model: both(a.reward_model, b.reward_model, sum_usage),
         seconds: None,
     }
 }

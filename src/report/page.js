@@ -332,7 +332,7 @@ function showCandidates(ranking, view) {
 
 // ---- cost ----
 
-const ROLES = ["policy", "user", "judge", "extractor", "reward"];
+const ROLES = ["policy", "user", "judge", "extractor", "reward_model"];
 const COUNTS = ["prompt_tokens", "reused_tokens", "generated_tokens", "seconds"];
 
 function total(cost) {

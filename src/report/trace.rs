@@ -149,7 +149,7 @@ pub(super) struct Cost {
     pub(super) user: Option<Usage>,
     pub(super) judge: Option<Usage>,
     pub(super) extractor: Option<Usage>,
-    pub(super) reward: Option<Usage>,
+    pub(super) reward_model: Option<Usage>,
     pub(super) seconds: Option<f64>,
 }
 

@@ -37,7 +37,7 @@ pub use user_lm::{END_OF_CONVERSATION, TrainedUser};
 
 /// Which part a model plays in a ranking. One model may play several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum ModelRole {
     /// The assistant whose responses are scored, and who goes on in the futures.
     Policy,
@@ -48,7 +48,7 @@ pub enum ModelRole {
     /// Distils an artefact (a document, an answer) from a conversation.
     Extractor,
     /// Gives a conversation a number of its own accord. No model plays it by configuration: metrics name theirs.
-    Reward,
+    RewardModel,
 }
 
 impl ModelRole {
@@ -59,7 +59,7 @@ impl ModelRole {
             ModelRole::User => "user",
             ModelRole::Judge => "judge",
             ModelRole::Extractor => "extractor",
-            ModelRole::Reward => "reward",
+            ModelRole::RewardModel => "reward_model",
         }
     }
 }

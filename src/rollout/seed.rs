@@ -67,7 +67,7 @@ fn purpose(role: ModelRole) -> u64 {
         ModelRole::Policy => Purpose::Policy,
         ModelRole::User => Purpose::User,
         // A reward model draws nothing; it only has to have some stream.
-        ModelRole::Judge | ModelRole::Reward => Purpose::Judge,
+        ModelRole::Judge | ModelRole::RewardModel => Purpose::Judge,
         ModelRole::Extractor => Purpose::Extractor,
     };
     purpose as u64

@@ -5,7 +5,7 @@
 //!
 //! Settings: `model`, the policy, and `reference`, both by their names in `[models]`; `beta` (0.1), finite and above 0;
 //! `length_normalized = true` takes means over tokens; `scope = "conversation" | "response"` (the assistant's last
-//! message, or the response under test). Both models' tokens are `cost.reward`'s.
+//! message, or the response under test). Both models' tokens are `cost.reward_model`'s.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! (`<extra_0>`), the token at which the model judges; `positive`, a label by name or place (the second of two);
 //! `aggregate = "min" | "product" | "last" | "mean"`; `scale` (1) and `offset` (0), finite;
 //! `scope = "conversation" | "response"` (the assistant's last message, or the response under test);
-//! `show_reasoning = true` makes what the assistant reasoned part of its steps. Its tokens are `cost.reward`'s.
+//! `show_reasoning = true` makes what the assistant reasoned part of its steps. Its tokens are `cost.reward_model`'s.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! Settings: `model`, by its name in `[models]`; `label`, by name or place, where the head has several;
 //! `apply = "none" | "sigmoid" | "softmax"` (softmax over all labels); `scale` (1) and `offset` (0), finite;
 //! `scope = "conversation" | "response"` (up to the assistant's last message, or without the future);
-//! `show_reasoning = true` shows the model what the assistant reasoned. Its tokens are `cost.reward`'s.
+//! `show_reasoning = true` shows the model what the assistant reasoned. Its tokens are `cost.reward_model`'s.
 
 use std::path::Path;
 use std::sync::Arc;

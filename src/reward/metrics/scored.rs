@@ -47,7 +47,7 @@ pub(super) fn question(
     task: &ScoreTask,
 ) -> Question {
     Question {
-        role: ModelRole::Reward,
+        role: ModelRole::RewardModel,
         model: Some(Arc::clone(model)),
         messages: scope.messages(input, show_reasoning),
         task: ChatTask::Score(task.clone()),

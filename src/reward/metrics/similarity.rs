@@ -5,7 +5,7 @@
 //! Needs `goal.reference`. A text longer than the encoder's context is a failure, not cut off.
 //!
 //! Settings: `model`, an exported sentence encoder by its name in `[models]`; `scale` (1) and `offset` (0), finite. Its
-//! tokens are `cost.reward`'s.
+//! tokens are `cost.reward_model`'s.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
 impl Similarity {
     fn question(&self, text: &str) -> Question {
         Question {
-            role: ModelRole::Reward,
+            role: ModelRole::RewardModel,
             model: Some(Arc::clone(&self.model)),
             messages: vec![Message::new(Role::User, text)],
             task: ChatTask::Score(ScoreTask::Embedding),
