@@ -92,7 +92,9 @@ def external(name, dims, element, file):
     return tensor
 
 
-def attention(element, heads, kv_heads, size, *, window=-1, softcap=0.0, norms=False, rotary=False, slots=False, metadata=True):
+def attention(
+    element, heads, kv_heads, size, *, window=-1, softcap=0.0, norms=False, rotary=False, slots=False, metadata=True
+):
     """One PagedAttention node. Its inputs are named as in the operator's documentation, shortened."""
     inputs = ["query", "key", "value", "key_cache", "value_cache", "cumulative", "past", "table"]
     inputs += ["cos", "sin"] if rotary else ["", ""]
@@ -102,10 +104,19 @@ def attention(element, heads, kv_heads, size, *, window=-1, softcap=0.0, norms=F
     attributes = {"num_heads": heads, "kv_num_heads": kv_heads, "local_window_size": window, "do_rotary": int(rotary)}
     if softcap:
         attributes["softcap"] = softcap
-    node = helper.make_node("PagedAttention", inputs, ["out", "key_cache_out", "value_cache_out"], domain=MICROSOFT, **attributes)
+    node = helper.make_node(
+        "PagedAttention", inputs, ["out", "key_cache_out", "value_cache_out"], domain=MICROSOFT, **attributes
+    )
     cache = ["blocks", "block", kv_heads, size]
     dims = {"query": ["t", heads * size], "key": ["t", kv_heads * size], "value": ["t", kv_heads * size]}
-    dims |= {"key_cache": cache, "value_cache": cache, "cos": ["p", size // 2], "sin": ["p", size // 2], "q_norm": [size], "k_norm": [size]}
+    dims |= {
+        "key_cache": cache,
+        "value_cache": cache,
+        "cos": ["p", size // 2],
+        "sin": ["p", size // 2],
+        "q_norm": [size],
+        "k_norm": [size],
+    }
     integers = {"cumulative": ["b1"], "past": ["b"], "table": ["b", "m"], "slots": ["t"], "metadata": [3]}
     values = [_value(n, element, dims[n]) if n in dims else _value(n, "int32", integers[n]) for n in inputs if n]
     outputs = [_value("out", element, ["t", heads * size])]
@@ -122,7 +133,11 @@ def llama(shape, element, initializers):
     nodes, node = [], helper.make_node
     cache = ["blocks", "block", shape.kv_heads, shape.head]
     inputs = [_value("ids", "int64", ["t"]), _value("rows", "int64", ["r"])]
-    inputs += [_value("cumulative", "int32", ["b1"]), _value("past", "int32", ["b"]), _value("table", "int32", ["b", "m"])]
+    inputs += [
+        _value("cumulative", "int32", ["b1"]),
+        _value("past", "int32", ["b"]),
+        _value("table", "int32", ["b", "m"]),
+    ]
     inputs.append(_value("metadata", "int32", [3]))
     outputs = [_value("logits", element, ["r", shape.vocabulary])]
     nodes.append(node("Gather", ["embedding", "ids"], ["x"]))
@@ -162,7 +177,9 @@ def llama(shape, element, initializers):
 
 def _skip_norm(x, skip, weight, normed, total, epsilon):
     outputs = [normed, "", "", total] if total else [normed]
-    return helper.make_node("SkipSimplifiedLayerNormalization", [x, skip, weight], outputs, domain=MICROSOFT, epsilon=epsilon)
+    return helper.make_node(
+        "SkipSimplifiedLayerNormalization", [x, skip, weight], outputs, domain=MICROSOFT, epsilon=epsilon
+    )
 
 
 def copy_blocks(element, kv_heads, size):
@@ -189,7 +206,11 @@ def products(element, inner, outer, count, file, bits=16, block=0):
             initializers.append(external(f"weight.{i}", (inner, outer), element, file))
         else:
             attributes = {"K": inner, "N": outer, "bits": bits, "block_size": block}
-            nodes.append(helper.make_node("MatMulNBits", ["x", f"packed.{i}", f"scales.{i}"], [f"y.{i}"], domain=MICROSOFT, **attributes))
+            nodes.append(
+                helper.make_node(
+                    "MatMulNBits", ["x", f"packed.{i}", f"scales.{i}"], [f"y.{i}"], domain=MICROSOFT, **attributes
+                )
+            )
             initializers.append(external(f"packed.{i}", (outer, inner // block, block * bits // 8), "uint8", file))
             initializers.append(external(f"scales.{i}", (outer, inner // block), element, file))
         outputs.append(_value(f"y.{i}", element, ["r", outer]))

@@ -33,7 +33,9 @@ def wanted(name, c_library):
     """True for a file that is needed to run sessions on CUDA from Python."""
     if not name.startswith("onnxruntime/") or name.endswith("/"):
         return False
-    if name.startswith(("onnxruntime/transformers/", "onnxruntime/quantization/", "onnxruntime/tools/", "onnxruntime/datasets/")):
+    if name.startswith(
+        ("onnxruntime/transformers/", "onnxruntime/quantization/", "onnxruntime/tools/", "onnxruntime/datasets/")
+    ):
         return False
     if "/libonnxruntime.so" in name:
         return c_library
@@ -64,7 +66,13 @@ def pack(wheel, out, architecture, transfer, c_library):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:  # lzma releases the interpreter's lock
         packed = list(threads.map(lambda data: lzma.compress(data, preset=6), slices))
 
-    manifest = {"wheel": pathlib.Path(wheel).name, "architecture": architecture, "kernels": counts, "tar_bytes": len(tar), "slices": []}
+    manifest = {
+        "wheel": pathlib.Path(wheel).name,
+        "architecture": architecture,
+        "kernels": counts,
+        "tar_bytes": len(tar),
+        "slices": [],
+    }
     number, used = 1, 0
     for index, data in enumerate(packed):
         if len(data) > transfer:
@@ -76,7 +84,9 @@ def pack(wheel, out, architecture, transfer, c_library):
         name = f"slice-{index:03}.xz"
         (folder / name).write_bytes(data)
         used += len(data)
-        manifest["slices"].append({"name": name, "transfer": number, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        manifest["slices"].append(
+            {"name": name, "transfer": number, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        )
     last = out / f"transfer-{number}"
     (last / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     shutil.copy(pathlib.Path(__file__).with_name("unpack.py"), last)
@@ -87,12 +97,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("wheel", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path, help="folder to make; must not exist")
-    parser.add_argument("--architecture", type=int, default=90, help="90 for H100 and H200, 80 for A100, 89 for L4 and RTX 40 (default 90)")
+    parser.add_argument(
+        "--architecture",
+        type=int,
+        default=90,
+        help="90 for H100 and H200, 80 for A100, 89 for L4 and RTX 40 (default 90)",
+    )
     parser.add_argument("--transfer", type=float, default=44, help="MiB that may travel at once (default 44)")
     parser.add_argument("--c-library", action="store_true", help="also pack libonnxruntime.so")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True)
-    manifest = pack(arguments.wheel, arguments.out, arguments.architecture, int(arguments.transfer * (1 << 20)), arguments.c_library)
+    manifest = pack(
+        arguments.wheel, arguments.out, arguments.architecture, int(arguments.transfer * (1 << 20)), arguments.c_library
+    )
     for number in sorted({entry["transfer"] for entry in manifest["slices"]}):
         size = sum(entry["bytes"] for entry in manifest["slices"] if entry["transfer"] == number)
         print(f"transfer-{number}: {size / (1 << 20):.1f} MiB")

@@ -27,7 +27,20 @@ class PagedModel:
     merely multiplies it by zero, then fails.
     """
 
-    def __init__(self, machine, shape, element, block, blocks, initializers, *, poison=False, folder=None, provider=None, config=None):
+    def __init__(
+        self,
+        machine,
+        shape,
+        element,
+        block,
+        blocks,
+        initializers,
+        *,
+        poison=False,
+        folder=None,
+        provider=None,
+        config=None,
+    ):
         self.machine, self.shape, self.element, self.block = machine, shape, element, block
         model = graphs.llama(shape, element, initializers)
         self.session = machine.session(model, folder=folder, provider=provider, config=config)
@@ -80,7 +93,9 @@ class SmallModel(PagedModel):
         initializers = [graphs.inline(name, array, element) for name, array in weights.items()]
         super().__init__(machine, shape, element, block, blocks, initializers, **more)
         # The reference computes with the rounded weights, so that only the arithmetic differs.
-        self.rounded = {name: array.astype(graphs.ELEMENTS[element].numpy).astype(np.float64) for name, array in weights.items()}
+        self.rounded = {
+            name: array.astype(graphs.ELEMENTS[element].numpy).astype(np.float64) for name, array in weights.items()
+        }
         self.copier = machine.session(graphs.copy_blocks(element, shape.kv_heads, shape.head))
 
     def copy(self, source, target):
@@ -118,9 +133,15 @@ class SmallModel(PagedModel):
         for _ in range(3):
             pasts = [len(first), len(second)]
             first, second = first + tokens(1), second + tokens(1)
-            compare("decode", self.step([first[-1], second[-1]], [1, 1], pasts, tables), [(first, [-1]), (second, [-1])])
+            compare(
+                "decode", self.step([first[-1], second[-1]], [1, 1], pasts, tables), [(first, [-1]), (second, [-1])]
+            )
         third = prefix[:block] + tokens(9)
         past, first = len(first), first + tokens(1)
         logits = self.step([first[-1], *third[block:]], [1, 9], [past, block], [[3, 4], [3, 6]])
         compare("chunk beside decode", logits, [(first, [-1]), (third, slice(block, None))])
-        return {"differences": differences, "largest_difference": max(differences.values()), "copies_exact": bool(exact)}
+        return {
+            "differences": differences,
+            "largest_difference": max(differences.values()),
+            "copies_exact": bool(exact),
+        }

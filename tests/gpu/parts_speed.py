@@ -11,7 +11,8 @@ import time
 import numpy as np
 
 import graphs
-from machine import DEVICE_TO_HOST, ELEMENTS
+from cuda import DEVICE_TO_HOST
+from machine import ELEMENTS
 from operator_cases import largest_difference
 from paged_model import PagedModel, free
 from parts_checks import DEBUG, Watch
@@ -47,25 +48,38 @@ def host_milliseconds(machine, binding, repeat, graph=None):
 def write_weights(folder, element, size):
     """A file of small random numbers, `size` bytes or more. It repeats after 16 MiB."""
     count = (16 << 20) // ELEMENTS[element].numpy.itemsize
-    block = (0.02 * np.random.default_rng(3).standard_normal(count, np.float32)).astype(ELEMENTS[element].numpy).tobytes()
+    block = (
+        (0.02 * np.random.default_rng(3).standard_normal(count, np.float32)).astype(ELEMENTS[element].numpy).tobytes()
+    )
     with open(os.path.join(folder, WEIGHTS), "wb") as file:
-        for _ in range(-(-size // len(block))):
-            file.write(block)
+        file.writelines(block for _ in range(-(-size // len(block))))
 
 
 def blocks(context):
     """One attention node at the sizes of real models, over block sizes: the kernel that runs, and its time."""
     heads = ((32, 8, 128), (9, 3, 64)) if not context.small else ((4, 2, 64),)
-    steps = {"decode, 64 sequences of 1024": (64, 1, 1023), "prompt of 2048": (1, 2048, 0), "chunk of 512 after 1536": (1, 512, 1536)}
+    steps = {
+        "decode, 64 sequences of 1024": (64, 1, 1023),
+        "prompt of 2048": (1, 2048, 0),
+        "chunk of 512 after 1536": (1, 512, 1536),
+    }
     if context.small:
         steps = {"decode, 2 sequences of 40": (2, 1, 39)}
     for query_heads, kv_heads, size in heads:
         for kernels in ("3", "0"):
             for block in (16, 64, 128, 256):
                 for name, (batch, new, past) in steps.items():
-                    record = {"heads": [query_heads, kv_heads, size], "block": block, "sdpa_kernel": kernels, "step": name}
+                    record = {
+                        "heads": [query_heads, kv_heads, size],
+                        "block": block,
+                        "sdpa_kernel": kernels,
+                        "step": name,
+                    }
                     try:
-                        context.emit(**record, **_attention_time(context, (query_heads, kv_heads, size), kernels, block, batch, new, past))
+                        context.emit(
+                            **record,
+                            **_attention_time(context, (query_heads, kv_heads, size), kernels, block, batch, new, past),
+                        )
                     except Exception as error:
                         context.emit(**record, refused=str(error)[-300:])
 
@@ -74,17 +88,28 @@ def _attention_time(context, heads, kernels, block, batch, new, past):
     machine, (query_heads, kv_heads, size), element = context.machine, heads, context.element
     columns = -(-(past + new) // block)
     cache = (batch * columns, block, kv_heads, size)
-    shapes = {"query": (batch * new, query_heads * size), "key": (batch * new, kv_heads * size), "value": (batch * new, kv_heads * size)}
-    bound = {name: machine.empty(shape, element) for name, shape in (shapes | {"key_cache": cache, "value_cache": cache}).items()}
+    shapes = {
+        "query": (batch * new, query_heads * size),
+        "key": (batch * new, kv_heads * size),
+        "value": (batch * new, kv_heads * size),
+    }
+    bound = {
+        name: machine.empty(shape, element)
+        for name, shape in (shapes | {"key_cache": cache, "value_cache": cache}).items()
+    }
     bound["cumulative"] = machine.buffer(np.arange(batch + 1) * new, "int32")
     bound["past"] = machine.buffer(np.full(batch, past), "int32")
-    bound["table"] = machine.buffer(np.random.default_rng(1).permutation(batch * columns).reshape(batch, columns), "int32")
+    bound["table"] = machine.buffer(
+        np.random.default_rng(1).permutation(batch * columns).reshape(batch, columns), "int32"
+    )
     inputs = bound | {"metadata": np.array([new, past + new, past + new], np.int32)}
     out = machine.empty(shapes["query"], element)
     outputs = {"out": out, "key_cache_out": bound["key_cache"], "value_cache_out": bound["value_cache"]}
 
     def binding():
-        session = machine.session(graphs.attention(element, query_heads, kv_heads, size), provider={"sdpa_kernel": kernels})
+        session = machine.session(
+            graphs.attention(element, query_heads, kv_heads, size), provider={"sdpa_kernel": kernels}
+        )
         return session.bind(inputs, outputs)
 
     os.environ[DEBUG] = "1"  # read when a session is made
@@ -116,14 +141,18 @@ def large(context):
     _model_speed(context, graphs.LLAMA, "3")
 
 
-def _model_speed(context, shape, kernels, block=None, batches=(1, 12, 64, 200), context_length=512, prompts=(512, 2048)):
+def _model_speed(
+    context, shape, kernels, block=None, batches=(1, 12, 64, 200), context_length=512, prompts=(512, 2048)
+):
     machine, element, block = context.machine, context.element, block or shape.fast_block
     columns = -(-max(context_length + 1, *prompts, 1) // block)
     decode_columns = -(-(context_length + 1) // block)
     record = {"model": shape.name, "element": element, "block": block, "sdpa_kernel": kernels}
     with tempfile.TemporaryDirectory() as folder:
         weights = shape.weight_shapes()
-        write_weights(folder, element, max(int(np.prod(dims)) for dims in weights.values()) * ELEMENTS[element].numpy.itemsize)
+        write_weights(
+            folder, element, max(int(np.prod(dims)) for dims in weights.values()) * ELEMENTS[element].numpy.itemsize
+        )
         initializers = [graphs.external(name, dims, element, WEIGHTS) for name, dims in weights.items()]
         initializers += [graphs.inline(name, table, element) for name, table in graphs.rotary_tables(shape).items()]
         provider = {"sdpa_kernel": kernels, "enable_cuda_graph": "1"}
@@ -194,15 +223,30 @@ def _routes(context, session, source, target):
     pageable, pinned = np.empty(target.size, np.uint8), machine.pinned(target.size)
     pageable[:] = 1
     for name, memory in (("cudaMemcpyAsync, pageable", pageable), ("cudaMemcpyAsync, pinned", pinned)):
-        yield name, {"ms": milliseconds(machine, lambda: machine.copy(memory.ctypes.data, target.address, target.size, DEVICE_TO_HOST), repeat)}
+        yield (
+            name,
+            {
+                "ms": milliseconds(
+                    machine,
+                    lambda: machine.copy(memory.ctypes.data, target.address, target.size, DEVICE_TO_HOST),
+                    repeat,
+                )
+            },
+        )
 
     kind = ELEMENTS[target.element]
     binding = session.session.io_binding()
     binding.bind_input("x", "cuda", 0, kind.onnx, source.shape, source.address)
     binding.bind_output("y", "cpu", 0, kind.onnx, target.shape, pinned.ctypes.data)
-    yield "output bound to pinned host memory", {"ms": milliseconds(machine, lambda: session.session.run_with_iobinding(binding), repeat)}
+    yield (
+        "output bound to pinned host memory",
+        {"ms": milliseconds(machine, lambda: session.session.run_with_iobinding(binding), repeat)},
+    )
     binding.bind_output("y", "cpu")
-    yield "output left to the CPU", {"ms": milliseconds(machine, lambda: session.session.run_with_iobinding(binding), repeat)}
+    yield (
+        "output left to the CPU",
+        {"ms": milliseconds(machine, lambda: session.session.run_with_iobinding(binding), repeat)},
+    )
 
     host = onnxruntime.OrtValue.ortvalue_from_numpy(np.ones(target.shape, kind.numpy))
     device = onnxruntime.OrtValue.ortvalue_from_numpy(host.numpy(), "cuda", 0)
@@ -220,18 +264,31 @@ def quantised(context):
     inner, outer, count = (64, 96, 1) if context.small else (4096, 14336, 8)
     rows = (1, 3) if context.small else (1, 12, 64)
     with tempfile.TemporaryDirectory() as folder:
-        for element in (context.element,) if context.small else ("float16", "bfloat16"):
+        for element in context.elements:
             write_weights(folder, element, inner * outer * 2)
             for bits, block in ((16, 0), (8, 32), (8, 128), (4, 32), (4, 128)):
                 if inner % (block or 1):
                     continue
                 for fused in ("0",) if bits == 16 or context.small else ("0", "1"):
-                    record = {"element": element, "bits": bits, "block": block, "fpa_intb_gemm": fused, "products": count, "sizes": [inner, outer]}
+                    record = {
+                        "element": element,
+                        "bits": bits,
+                        "block": block,
+                        "fpa_intb_gemm": fused,
+                        "products": count,
+                        "sizes": [inner, outer],
+                    }
                     try:
                         model = graphs.products(element, inner, outer, count, WEIGHTS, bits, block)
                         session = context.machine.session(model, folder=folder, config={"ep.cuda.fpa_intb_gemm": fused})
                         for many in rows:
-                            context.emit(**record, rows=many, **_product_time(context, session, folder, element, inner, outer, count, bits, block, many))
+                            context.emit(
+                                **record,
+                                rows=many,
+                                **_product_time(
+                                    context, session, folder, element, inner, outer, count, bits, block, many
+                                ),
+                            )
                     except Exception as error:
                         context.emit(**record, refused=str(error)[-300:])
 
@@ -239,7 +296,10 @@ def quantised(context):
 def _product_time(context, session, folder, element, inner, outer, count, bits, block, rows):
     machine, kind = context.machine, ELEMENTS[element].numpy
     x = np.random.default_rng(rows).standard_normal((rows, inner)).astype(np.float32).astype(kind)
-    source, targets = machine.buffer(x, element), {f"y.{i}": machine.empty((rows, outer), element) for i in range(count)}
+    source, targets = (
+        machine.buffer(x, element),
+        {f"y.{i}": machine.empty((rows, outer), element) for i in range(count)},
+    )
     binding = session.bind({"x": source}, targets)
     ms = milliseconds(machine, binding.run, context.repeat)
     wanted = x.astype(np.float64) @ _first_weight(folder, element, inner, outer, bits, block, 256)
@@ -288,6 +348,13 @@ def transformers(context):
                 torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
             versions = {"torch": torch.__version__, "transformers": library.__version__}
-            context.emit(model=shape.name, batch=batch, context=512, element="bfloat16", ms=1e3 * statistics.median(times[3:]), **versions)
+            context.emit(
+                model=shape.name,
+                batch=batch,
+                context=512,
+                element="bfloat16",
+                ms=1e3 * statistics.median(times[3:]),
+                **versions,
+            )
         del model, cache
         torch.cuda.empty_cache()

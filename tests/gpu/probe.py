@@ -2,12 +2,13 @@
 
     python probe.py --out probe.jsonl                 every part
     python probe.py --out probe.jsonl --parts library,operator
-    python probe.py --out probe.jsonl --machine host  a rehearsal without a GPU: small sizes, CUDA replaced by NumPy
+    python probe.py --out probe.jsonl --machine host  a rehearsal without a GPU, small: CUDA replaced by NumPy
+    python probe.py --out probe.jsonl --machine webgpu  the same through ONNX Runtime's WebGPU plug-in (see webgpu.py)
 
 Each part runs in a process of its own, with its own time limit, and appends a JSON line to the file for each thing that
 it found; what is there stays there when a later part fails. A line with `status` closes each part: `ok`, `failed`,
-`timeout`, `no GPU`, or `skipped` when `--limit` seconds are used up. If the first part fails, nothing after it can work, and the
-probe stops with exit code 1. Without a GPU, or without CUDA's libraries, it says so and stops with exit code 77.
+`timeout`, `no device`, or `skipped` when `--limit` seconds are used up. If the first part fails, nothing after it can
+work, and the probe stops with exit code 1. Without a GPU, or without CUDA's libraries, it says so and stops with 77.
 """
 
 import argparse
@@ -25,7 +26,7 @@ LIMITS = {
     "library": 60, "operator": 120, "model": 60, "blocks": 60, "decode": 150,
     "transfers": 40, "quantised": 90, "transformers": 60, "large": 120,
 }  # fmt: skip
-NO_GPU = 77
+NO_DEVICE = 77
 
 
 def plain(value):
@@ -41,12 +42,16 @@ class Context:
     """What a part needs: the machine, where results go, and how large to go."""
 
     def __init__(self, part, machine, out):
-        self.part, self.out, self.small = part, out, machine == "host"
-        self.element, self.repeat = ("float32", 1) if self.small else ("bfloat16", 20)
+        self.part, self.out, self.small = part, out, machine != "cuda"
+        self.elements = {"cuda": ("bfloat16", "float16"), "webgpu": ("float16",), "host": ("float32",)}[machine]
+        self.blocks = (16, 64) if self.small else (16, 32, 64, 128, 256)
+        self.element, self.repeat = self.elements[0], 1 if self.small else 20
         self.keep = []  # what has to live as long as the process
-        self.machine = None
+        self.machine, self.wrong = None, 0
 
     def emit(self, **record):
+        """Writes a finding. One with `right` false makes the part fail in the end."""
+        self.wrong += record.get("right") is False
         with open(self.out, "a") as file:
             file.write(json.dumps(plain({"part": self.part} | record), allow_nan=False) + "\n")
 
@@ -64,20 +69,22 @@ class Context:
 def run_part(part, machine, out):
     import parts_checks
     import parts_speed
-    from machine import CudaError, CudaMachine, HostMachine
+    from machine import NoDevice, make
 
     context = Context(part, machine, out)
     try:
-        context.machine = HostMachine() if machine == "host" else CudaMachine()
-    except (OSError, CudaError) as error:
-        context.emit(error=f"no GPU to use: {error}")
-        raise SystemExit(NO_GPU) from None
+        context.machine = make(machine)
+    except NoDevice as error:
+        context.emit(error=f"no device to use: {error}")
+        raise SystemExit(NO_DEVICE) from None
     function = getattr(parts_checks, part, None) or getattr(parts_speed, part)
     try:
         function(context)
     except Exception:
         context.emit(error=traceback.format_exc()[-2000:])
         raise
+    if context.wrong:
+        raise SystemExit(f"{context.wrong} results are wrong")
 
 
 def close(out, part, status, seconds, output=""):
@@ -89,24 +96,26 @@ def close(out, part, status, seconds, output=""):
     print(f"{part}: {status} after {seconds:.1f} s", flush=True)
 
 
-def run_all(parts, machine, out, limit):
+def run_all(parts, machine, out, limit, patience):
     began = time.monotonic()
     for part in parts:
-        left = min(LIMITS[part], limit - (time.monotonic() - began))
+        left = min(LIMITS[part] * patience, limit - (time.monotonic() - began))
         if left < 5:
             close(out, part, "skipped", 0)
             continue
-        start, command = time.monotonic(), [sys.executable, os.path.abspath(__file__), "--run", part, "--machine", machine, "--out", out]
+        command = [sys.executable, os.path.abspath(__file__), "--run", part, "--machine", machine, "--out", out]
+        start = time.monotonic()
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=left)
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+            done = subprocess.run(command, check=False, timeout=left, **streams)
             code, output = done.returncode, done.stdout
-            status = {0: "ok", NO_GPU: "no GPU"}.get(code, "failed")
+            status = {0: "ok", NO_DEVICE: "no device"}.get(code, "failed")
         except subprocess.TimeoutExpired as error:
             code, status, output = None, "timeout", (error.stdout or b"").decode(errors="replace")
         close(out, part, status, time.monotonic() - start, output)
-        if code == NO_GPU:
-            print("There is no GPU to use here, or CUDA's libraries are missing; the file says which.")
-            return NO_GPU
+        if code == NO_DEVICE:
+            print("There is no device to use here, or what drives it is missing; the file says which.")
+            return NO_DEVICE
         if part == "library" and status != "ok":
             return 1
     return 0
@@ -116,8 +125,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", required=True, help="file that lines are appended to")
     parser.add_argument("--parts", default=",".join(LIMITS), help="comma-separated, in order (default: all)")
-    parser.add_argument("--machine", choices=("cuda", "host"), default="cuda")
+    parser.add_argument("--machine", choices=("cuda", "webgpu", "host"), default="cuda")
     parser.add_argument("--limit", type=float, default=900, help="seconds for all parts together (default 900)")
+    parser.add_argument("--patience", type=float, default=1, help="multiplies the time limit of each part (default 1)")
     parser.add_argument("--run", choices=tuple(LIMITS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -126,7 +136,7 @@ def main():
     unknown = [part for part in parts if part not in LIMITS]
     if unknown:
         parser.error(f"unknown part {unknown[0]!r}; there are {', '.join(LIMITS)}")
-    return run_all(parts, arguments.machine, arguments.out, arguments.limit)
+    return run_all(parts, arguments.machine, arguments.out, arguments.limit, arguments.patience)
 
 
 if __name__ == "__main__":

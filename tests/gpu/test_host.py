@@ -1,6 +1,5 @@
 """What can be checked without a GPU: the graphs, the reference and the packing. Run: python -m unittest, in this folder."""
 
-import io
 import pathlib
 import struct
 import tempfile
@@ -12,7 +11,7 @@ import onnxruntime
 import fatbin
 import graphs
 import unpack
-from machine import HostMachine
+from host import HostMachine
 from operator_cases import CASES, Case, expected, largest_difference, run_case
 from paged_model import SmallModel, random_weights
 from reference import llama
@@ -25,7 +24,7 @@ class Operator(unittest.TestCase):
                 with self.subTest(case=case.name, size=size):
                     result = run_case(HostMachine(), case, "float32", size, 16)
                     self.assertLess(result["error"], 1e-5)
-                    self.assertTrue(result["cache_exact"])
+                    self.assertTrue(result["cache_right"])
 
     def test_a_wrong_result_is_seen(self):
         case = Case("wrong", past=(20, 5), new=(1, 1))
@@ -37,7 +36,9 @@ class Operator(unittest.TestCase):
     def test_onnx_runtime_knows_every_graph(self):
         for case in CASES:
             with self.assertRaises(Exception) as caught:
-                onnxruntime.InferenceSession(case.graph("float16", 64).SerializeToString(), providers=["CPUExecutionProvider"])
+                onnxruntime.InferenceSession(
+                    case.graph("float16", 64).SerializeToString(), providers=["CPUExecutionProvider"]
+                )
             self.assertIn("NOT_IMPLEMENTED", str(caught.exception))  # the graph is valid; the CPU has no such kernel
 
 
@@ -50,7 +51,8 @@ class Model(unittest.TestCase):
                 self.assertTrue(report["copies_exact"])
 
     def test_the_shapes_are_those_of_the_named_models(self):
-        millions = {graphs.SMOLLM2: 162.8, graphs.QWEN: 1777.1, graphs.LLAMA: 8030.3}  # embedding and head counted apart
+        # In millions. Tied embeddings count twice, because embedding and head are two weights here.
+        millions = {graphs.SMOLLM2: 162.8, graphs.QWEN: 1777.1, graphs.LLAMA: 8030.3}
         for shape, expected_millions in millions.items():
             count = sum(int(np.prod(s)) for s in shape.weight_shapes().values())
             self.assertAlmostEqual(count / 1e6, expected_millions, delta=0.1)
@@ -59,7 +61,9 @@ class Model(unittest.TestCase):
         weights = random_weights(graphs.TINY)
         first, second = np.arange(40), np.arange(40)
         second[0] = 7
-        self.assertGreater(abs(llama(weights, graphs.TINY, first)[-1] - llama(weights, graphs.TINY, second)[-1]).max(), 1e-3)
+        self.assertGreater(
+            abs(llama(weights, graphs.TINY, first)[-1] - llama(weights, graphs.TINY, second)[-1]).max(), 1e-3
+        )
 
 
 class Packing(unittest.TestCase):
@@ -96,7 +100,9 @@ def _library(containers):
     """A minimal ELF file with a section .nv_fatbin of such containers."""
     section = b""
     for entries in containers:
-        body = b"".join(struct.pack("<HHIQ12xI32x", 2, 0x101, 64, len(code), architecture) + code for architecture, code in entries)
+        body = b"".join(
+            struct.pack("<HHIQ12xI32x", 2, 0x101, 64, len(code), architecture) + code for architecture, code in entries
+        )
         section += struct.pack("<IHHQ", fatbin.CONTAINER_MAGIC, 1, 16, len(body)) + body
     names = b"\0.nv_fatbin\0.shstrtab\0"
     at = 64

@@ -28,7 +28,9 @@ def unpack(target, folders):
     def decode(entry):
         data = find(folders, entry["name"]).read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise SystemExit(f"{entry['name']} is damaged: {len(data)} bytes, expected {entry['bytes']} with another SHA-256")
+            raise SystemExit(
+                f"{entry['name']} is damaged: {len(data)} bytes, expected {entry['bytes']} with another SHA-256"
+            )
         return lzma.decompress(data)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
