@@ -1,6 +1,7 @@
 """The probe's first parts: does it load, and is it right?"""
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -13,6 +14,8 @@ from operator_cases import CASES, run_case
 from paged_model import SmallModel, free
 
 DEBUG = "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO"  # makes ONNX Runtime print the attention kernel that each node runs
+# The option sdpa_kernel: Flash and memory-efficient attention only, and ONNX Runtime's own choice.
+KERNEL_CHOICES = ("3", "0")
 
 # The largest errors that count as right: several times what rounding alone makes of the same cases in NumPy.
 ATTENTION_TOLERANCE = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
@@ -48,13 +51,9 @@ def library(context):
 def operator(context):
     """PagedAttention over the case list, with the kernel that ran and the largest error."""
     os.environ[DEBUG] = "1"
-    for kernels in (
-        ("3",) if context.small else ("3", "0")
-    ):  # Flash and memory-efficient only; ONNX Runtime's own choice
-        for size in (64, 128):
-            for block in context.blocks:
-                for element in context.elements:
-                    _cases(context, kernels, size, block, element)
+    choices = KERNEL_CHOICES[:1] if context.small else KERNEL_CHOICES
+    for setting in itertools.product(choices, (64, 128), context.blocks, context.elements):
+        _cases(context, *setting)
 
 
 def _cases(context, kernels, size, block, element):

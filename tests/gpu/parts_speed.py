@@ -3,6 +3,7 @@
 Times are medians and include the device's work, unless a name says `host`. Contents are random; only speed is measured.
 """
 
+import itertools
 import os
 import statistics
 import tempfile
@@ -15,7 +16,7 @@ from cuda import DEVICE_TO_HOST
 from machine import ELEMENTS
 from operator_cases import largest_difference
 from paged_model import PagedModel, free
-from parts_checks import DEBUG, Watch
+from parts_checks import DEBUG, KERNEL_CHOICES, Watch
 from reference import dequantise
 
 WEIGHTS = "weights.bin"
@@ -65,23 +66,12 @@ def blocks(context):
     }
     if context.small:
         steps = {"decode, 2 sequences of 40": (2, 1, 39)}
-    for query_heads, kv_heads, size in heads:
-        for kernels in ("3", "0"):
-            for block in (16, 64, 128, 256):
-                for name, (batch, new, past) in steps.items():
-                    record = {
-                        "heads": [query_heads, kv_heads, size],
-                        "block": block,
-                        "sdpa_kernel": kernels,
-                        "step": name,
-                    }
-                    try:
-                        context.emit(
-                            **record,
-                            **_attention_time(context, (query_heads, kv_heads, size), kernels, block, batch, new, past),
-                        )
-                    except Exception as error:
-                        context.emit(**record, refused=str(error)[-300:])
+    for sizes, kernels, block, name in itertools.product(heads, KERNEL_CHOICES, (16, 64, 128, 256), steps):
+        record = {"heads": sizes, "block": block, "sdpa_kernel": kernels, "step": name}
+        try:
+            context.emit(**record, **_attention_time(context, sizes, kernels, block, *steps[name]))
+        except Exception as error:
+            context.emit(**record, refused=str(error)[-300:])
 
 
 def _attention_time(context, heads, kernels, block, batch, new, past):
@@ -123,15 +113,22 @@ def _attention_time(context, heads, kernels, block, batch, new, past):
 
 
 def decode(context):
-    """Decode steps and prompts of whole models; see `_model_speed`."""
+    """Decode steps and prompts of whole models, with fast blocks and with blocks of 16."""
     if context.small:
         return _model_speed(context, graphs.TINY, "3", batches=(1, 3), context_length=20, prompts=(16,))
-    _model_speed(context, graphs.SMOLLM2, "3")
-    _model_speed(context, graphs.QWEN, "3")
-    _model_speed(context, graphs.QWEN, "0", prompts=())
-    _model_speed(context, graphs.QWEN, "3", block=16, batches=(12, 64), prompts=(2048,))
-    _model_speed(context, graphs.SMOLLM2, "0", prompts=())
-    _model_speed(context, graphs.SMOLLM2, "3", block=16, batches=(12, 64), prompts=(2048,))
+    slow = {"block": 16, "batches": (12, 64), "prompts": (2048,)}
+    for shape, kernels, more in (
+        (graphs.SMOLLM2, "3", {}),
+        (graphs.QWEN, "3", {}),
+        (graphs.QWEN, "0", {"prompts": ()}),
+        (graphs.QWEN, "3", slow),
+        (graphs.SMOLLM2, "0", {"prompts": ()}),
+        (graphs.SMOLLM2, "3", slow),
+    ):
+        try:
+            _model_speed(context, shape, kernels, **more)
+        except Exception as error:
+            context.emit(model=shape.name, sdpa_kernel=kernels, settings=more, refused=str(error)[-300:])
 
 
 def large(context):
@@ -217,80 +214,59 @@ def transfers(context):
 
 
 def _routes(context, session, source, target):
+    """Each route's name and time."""
     import onnxruntime
 
-    machine, repeat = context.machine, context.repeat
-    pageable, pinned = np.empty(target.size, np.uint8), machine.pinned(target.size)
-    pageable[:] = 1
-    for name, memory in (("cudaMemcpyAsync, pageable", pageable), ("cudaMemcpyAsync, pinned", pinned)):
-        yield (
-            name,
-            {
-                "ms": milliseconds(
-                    machine,
-                    lambda: machine.copy(memory.ctypes.data, target.address, target.size, DEVICE_TO_HOST),
-                    repeat,
-                )
-            },
-        )
+    machine, kind = context.machine, ELEMENTS[target.element]
 
-    kind = ELEMENTS[target.element]
+    def timed(run):
+        return {"ms": milliseconds(machine, run, context.repeat)}
+
+    def copy_to(memory):
+        return timed(lambda: machine.copy(memory.ctypes.data, target.address, target.size, DEVICE_TO_HOST))
+
+    pinned = machine.pinned(target.size)
+    yield "cudaMemcpyAsync, pageable", copy_to(np.ones(target.size, np.uint8))
+    yield "cudaMemcpyAsync, pinned", copy_to(pinned)
+
     binding = session.session.io_binding()
     binding.bind_input("x", "cuda", 0, kind.onnx, source.shape, source.address)
     binding.bind_output("y", "cpu", 0, kind.onnx, target.shape, pinned.ctypes.data)
-    yield (
-        "output bound to pinned host memory",
-        {"ms": milliseconds(machine, lambda: session.session.run_with_iobinding(binding), repeat)},
-    )
+    yield "output bound to pinned host memory", timed(lambda: session.session.run_with_iobinding(binding))
     binding.bind_output("y", "cpu")
-    yield (
-        "output left to the CPU",
-        {"ms": milliseconds(machine, lambda: session.session.run_with_iobinding(binding), repeat)},
-    )
+    yield "output left to the CPU", timed(lambda: session.session.run_with_iobinding(binding))
 
     host = onnxruntime.OrtValue.ortvalue_from_numpy(np.ones(target.shape, kind.numpy))
     device = onnxruntime.OrtValue.ortvalue_from_numpy(host.numpy(), "cuda", 0)
-    yield "OrtValue.numpy", {"ms": milliseconds(machine, device.numpy, repeat)}
+    yield "OrtValue.numpy", timed(device.numpy)
+    back = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(target.shape, kind.numpy))
     try:
-        back = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(target.shape, kind.numpy))
-        ms = milliseconds(machine, lambda: onnxruntime.copy_tensors([device], [back]), repeat)
-        yield "CopyTensors", {"ms": ms, "right": bool((back.numpy() == 1).all())}
+        result = timed(lambda: onnxruntime.copy_tensors([device], [back]))
+        yield "CopyTensors", result | {"right": bool((back.numpy() == 1).all())}
     except Exception as error:  # data transfers are looked up among plug-in providers
         yield "CopyTensors", {"refused": str(error)[-300:]}
 
 
 def quantised(context):
     """Products with weights of 16, 8 and 4 bits at several rows, with and without the fused integer kernels."""
-    inner, outer, count = (64, 96, 1) if context.small else (4096, 14336, 8)
-    rows = (1, 3) if context.small else (1, 12, 64)
+    forms = [(bits, block, fused) for bits, block in ((8, 32), (8, 128), (4, 32), (4, 128)) for fused in ("0", "1")]
+    sizes, rows, count = (4096, 14336), (1, 12, 64), 8
+    if context.small:
+        forms, sizes, rows, count = [(8, 32, "0"), (4, 32, "0")], (64, 96), (1, 3), 1
     with tempfile.TemporaryDirectory() as folder:
         for element in context.elements:
-            write_weights(folder, element, inner * outer * 2)
-            for bits, block in ((16, 0), (8, 32), (8, 128), (4, 32), (4, 128)):
-                if inner % (block or 1):
-                    continue
-                for fused in ("0",) if bits == 16 or context.small else ("0", "1"):
-                    record = {
-                        "element": element,
-                        "bits": bits,
-                        "block": block,
-                        "fpa_intb_gemm": fused,
-                        "products": count,
-                        "sizes": [inner, outer],
-                    }
-                    try:
-                        model = graphs.products(element, inner, outer, count, WEIGHTS, bits, block)
-                        session = context.machine.session(model, folder=folder, config={"ep.cuda.fpa_intb_gemm": fused})
-                        for many in rows:
-                            context.emit(
-                                **record,
-                                rows=many,
-                                **_product_time(
-                                    context, session, folder, element, inner, outer, count, bits, block, many
-                                ),
-                            )
-                    except Exception as error:
-                        context.emit(**record, refused=str(error)[-300:])
+            write_weights(folder, element, sizes[0] * sizes[1] * 2)
+            for bits, block, fused in [(16, 0, "0"), *forms]:
+                record = {"element": element, "bits": bits, "block": block, "fpa_intb_gemm": fused, "sizes": sizes}
+                try:
+                    model = graphs.products(element, *sizes, count, WEIGHTS, bits, block)
+                    config = {"ep.cuda.fpa_intb_gemm": fused}
+                    session = context.machine.session(model, folder=folder, config=config)
+                    for many in rows:
+                        found = _product_time(context, session, folder, element, *sizes, count, bits, block, many)
+                        context.emit(**record, rows=many, **found)
+                except Exception as error:
+                    context.emit(**record, refused=str(error)[-300:])
 
 
 def _product_time(context, session, folder, element, inner, outer, count, bits, block, rows):
