@@ -28,7 +28,7 @@ pub struct Tree(Cache);
 impl Tree {
     /// A tree over `blocks` blocks.
     pub fn new(blocks: usize) -> Self {
-        Tree(Cache::new(blocks))
+        Tree(Cache::new(blocks, BLOCK_SIZE))
     }
 
     /// Takes a sequence's blocks, as if its rows were computed at once, and lets go of them. Returns how many rows were
@@ -61,6 +61,7 @@ impl Schedule {
     pub fn run(&self, prompts: &[Vec<u32>]) -> usize {
         let options = SchedulerOptions {
             blocks: self.blocks,
+            block_size: BLOCK_SIZE,
             max_sequences: 64,
             max_logit_rows: 64,
             block_bytes: 1,

@@ -16,7 +16,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use super::variant::Variant;
-use crate::kernels::attention::BLOCK_SIZE;
 
 /// A node of the tree. Valid while somebody uses the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,12 +75,14 @@ pub(crate) struct Cache {
     /// Blocks of nodes in use.
     held: usize,
     total: usize,
+    /// Tokens of a block.
+    block_size: usize,
     clock: u64,
 }
 
 impl Cache {
-    /// A cache of `blocks` blocks.
-    pub(crate) fn new(blocks: usize) -> Self {
+    /// A cache of `blocks` blocks of `block_size` tokens.
+    pub(crate) fn new(blocks: usize, block_size: usize) -> Self {
         Cache {
             nodes: Vec::new(),
             vacant: Vec::new(),
@@ -91,6 +92,7 @@ impl Cache {
             copies: BTreeSet::new(),
             held: 0,
             total: blocks,
+            block_size,
             clock: 0,
         }
     }
@@ -112,9 +114,9 @@ impl Cache {
 
     /// Takes the nodes that hold `tokens` in the variant's tree into use, creating those that are missing.
     pub(crate) fn attach(&mut self, variant: Variant, tokens: &[u32]) -> Path {
-        let mut path = Path::with_capacity(tokens.len().div_ceil(BLOCK_SIZE));
+        let mut path = Path::with_capacity(tokens.len().div_ceil(self.block_size));
         let mut parent = Parent::Root(variant);
-        for chunk in tokens.chunks(BLOCK_SIZE) {
+        for chunk in tokens.chunks(self.block_size) {
             let node = self.find(parent, chunk).unwrap_or_else(|| self.adopt_or_create(parent, chunk));
             self.take(node);
             path.push(node);
@@ -126,8 +128,9 @@ impl Cache {
     /// Adds `token` at the end of a path (not an empty one) that its sequence alone uses beyond the last full node.
     pub(crate) fn append(&mut self, path: &mut Path, token: u32) {
         let Some(&tail) = path.last() else { return };
+        let block_size = self.block_size;
         let node = self.node_mut(tail);
-        if node.tokens.len() < BLOCK_SIZE {
+        if node.tokens.len() < block_size {
             node.tokens.push(token);
             return;
         }
@@ -236,7 +239,7 @@ impl Cache {
 
     /// The child of `parent` that holds exactly this full chunk; the one with most rows where there are twins.
     fn find(&self, parent: Parent, chunk: &[u32]) -> Option<NodeId> {
-        if chunk.len() < BLOCK_SIZE {
+        if chunk.len() < self.block_size {
             return None;
         }
         let same = self.siblings(parent, chunk[0]).iter().filter(|&&id| self.node(id).tokens == chunk);
@@ -372,10 +375,12 @@ impl Cache {
         for (id, node) in live() {
             let fulfilled = node.copy_from.is_some_and(|(_, rows)| rows <= node.filled);
             assert!(!fulfilled, "a copy that is not wanted any more holds nothing");
-            assert!(node.filled <= node.tokens.len() && node.tokens.len() <= BLOCK_SIZE && !node.tokens.is_empty());
+            assert!(
+                node.filled <= node.tokens.len() && node.tokens.len() <= self.block_size && !node.tokens.is_empty()
+            );
             assert!(node.filled == 0 || node.block.is_some(), "rows need a block");
             assert_eq!(node.children as usize, live().filter(|(_, n)| n.parent == Parent::Node(id)).count());
-            assert!(node.children == 0 || node.tokens.len() == BLOCK_SIZE, "only full nodes have children");
+            assert!(node.children == 0 || node.tokens.len() == self.block_size, "only full nodes have children");
             let leaf = node.users == 0 && node.children == 0;
             assert_eq!(leaf, self.evictable.contains(&(node.stamp, id)), "unused leaves are evictable");
             if let Parent::Node(parent) = node.parent {
@@ -388,6 +393,8 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BLOCK_SIZE: usize = 16;
 
     fn tokens(n: usize) -> Vec<u32> {
         (0..n as u32).collect()
@@ -402,7 +409,7 @@ mod tests {
 
     #[test]
     fn equal_prefixes_share_full_nodes_and_copy_the_rest() {
-        let mut cache = Cache::new(8);
+        let mut cache = Cache::new(8, BLOCK_SIZE);
         let a = cache.attach(Variant::Short, &tokens(40));
         compute(&mut cache, &a, 40);
         let mut other = tokens(40);
@@ -420,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_sequence_attaches_to_blocks_that_are_not_computed_yet() {
-        let mut cache = Cache::new(8);
+        let mut cache = Cache::new(8, BLOCK_SIZE);
         let a = cache.attach(Variant::Short, &tokens(32));
         let b = cache.attach(Variant::Short, &tokens(32));
         assert_eq!(a, b);
@@ -433,7 +440,7 @@ mod tests {
 
     #[test]
     fn an_unused_partial_node_is_continued_in_place() {
-        let mut cache = Cache::new(8);
+        let mut cache = Cache::new(8, BLOCK_SIZE);
         let a = cache.attach(Variant::Short, &tokens(20));
         compute(&mut cache, &a, 20);
         cache.release(a.clone());
@@ -445,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_copy_to_come_does_not_hold_the_last_block() {
-        let mut cache = Cache::new(4);
+        let mut cache = Cache::new(4, BLOCK_SIZE);
         let old = cache.attach(Variant::Short, &tokens(24));
         compute(&mut cache, &old, 24);
         cache.release(old);
@@ -462,7 +469,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaf_is_evicted_first() {
-        let mut cache = Cache::new(2);
+        let mut cache = Cache::new(2, BLOCK_SIZE);
         let old = cache.attach(Variant::Short, &[1]);
         compute(&mut cache, &old, 1);
         let new = cache.attach(Variant::Short, &[2]);

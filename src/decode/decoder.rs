@@ -9,7 +9,6 @@ use super::executor::paged::{PagedExecutor, blocks_within};
 use super::reader::AnyReader;
 use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
 use super::variant::Variants;
-use crate::kernels::attention::BLOCK_SIZE;
 use crate::model::ModelFolder;
 use crate::model::layout::Runner;
 use crate::runtime::{ProviderReport, RuntimeOptions};
@@ -91,6 +90,7 @@ impl Decoder {
         };
         let scheduler = Scheduler::new(SchedulerOptions {
             blocks,
+            block_size: folder.block_size(),
             max_sequences: options.max_sequences,
             // A head's rows are a few numbers each.
             max_logit_rows: (LOGIT_BYTES / size_of::<f32>() / folder.row_width()).clamp(1, Pace::MOST),
@@ -206,7 +206,7 @@ struct Pace {
 
 impl Pace {
     /// Below this, a chunk uses the processor poorly.
-    const LEAST: usize = 2 * BLOCK_SIZE;
+    const LEAST: usize = 32;
     /// Above this, a chunk gains nothing more.
     const MOST: usize = 512;
 

@@ -17,7 +17,6 @@ use ndarray::{ArrayView2, s};
 use super::cache::{Cache, CopyState, NodeId, Path};
 use super::executor::{Executor, Step};
 use super::variant::{Variant, Variants};
-use crate::kernels::attention::BLOCK_SIZE;
 use crate::{Error, ErrorKind, Result};
 
 /// Names a sequence of one scheduler; grows with age.
@@ -52,6 +51,8 @@ pub(crate) trait Reader {
 pub(crate) struct SchedulerOptions {
     /// Blocks of the cache.
     pub(crate) blocks: usize,
+    /// Tokens of a block.
+    pub(crate) block_size: usize,
     /// Most sequences in one step.
     pub(crate) max_sequences: usize,
     /// Most rows of logits in one step; each takes a vocabulary's worth of floats.
@@ -147,7 +148,7 @@ struct Plan {
 impl<R: Reader> Scheduler<R> {
     pub(crate) fn new(options: SchedulerOptions) -> Self {
         Scheduler {
-            cache: Cache::new(options.blocks),
+            cache: Cache::new(options.blocks, options.block_size),
             options,
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -175,7 +176,7 @@ impl<R: Reader> Scheduler<R> {
     }
 
     fn check_fits(&self, rows: usize) -> Result<()> {
-        let needed = rows.div_ceil(BLOCK_SIZE);
+        let needed = rows.div_ceil(self.options.block_size);
         let usable = self.cache.total() - self.pinned;
         if needed <= usable {
             return Ok(());
@@ -207,9 +208,10 @@ impl<R: Reader> Scheduler<R> {
     /// Some sequence already accepted would no longer fit beside it.
     pub(crate) fn pin(&mut self, key: u64, tokens: &[u32]) -> Result<()> {
         let variant = self.options.variants.of(tokens.len());
-        let tokens = &tokens[..tokens.len() / BLOCK_SIZE * BLOCK_SIZE];
-        let blocks = tokens.len() / BLOCK_SIZE;
-        let largest = self.running.values().chain(self.waiting.values()).map(|s| s.limit.div_ceil(BLOCK_SIZE)).max();
+        let tokens = &tokens[..tokens.len() / self.options.block_size * self.options.block_size];
+        let blocks = tokens.len() / self.options.block_size;
+        let largest =
+            self.running.values().chain(self.waiting.values()).map(|s| s.limit.div_ceil(self.options.block_size)).max();
         let free = (self.cache.total() - self.pinned).saturating_sub(largest.unwrap_or(1));
         if blocks > free {
             return Err(Error::new(
@@ -336,7 +338,7 @@ impl<R: Reader> Scheduler<R> {
         let end = sequence.tokens.len().min(from.saturating_add(budget));
         let (mut to, mut logits) = (from, 0);
         while to < end {
-            let node = sequence.path[to / BLOCK_SIZE];
+            let node = sequence.path[to / self.options.block_size];
             let claimed = plan.claims.get(&node).is_some_and(|&claimer| claimer != id);
             let too_many_rows = to >= wanted && logits == plan.logit_rows;
             if claimed || too_many_rows || !self.block_for(id, node, plan) {
@@ -359,7 +361,7 @@ impl<R: Reader> Scheduler<R> {
     /// Returns whether the sequence may go on from there in this step.
     fn take_over_rows(&mut self, id: SequenceId, sequence: &mut Sequence<R>, wanted: usize, plan: &mut Plan) -> bool {
         while sequence.cursor < wanted {
-            let index = sequence.cursor / BLOCK_SIZE;
+            let index = sequence.cursor / self.options.block_size;
             let node = sequence.path[index];
             if let CopyState::Wanted { source, rows, filled } = self.cache.copy_state(node) {
                 // Only ever wait for an older sequence: the oldest never waits, so somebody always proceeds.
@@ -370,7 +372,7 @@ impl<R: Reader> Scheduler<R> {
                 self.copy_rows(id, node, source, rows.min(filled), plan);
                 self.cache.forget_copy(node);
             }
-            let there = index * BLOCK_SIZE + self.cache.filled(node);
+            let there = index * self.options.block_size + self.cache.filled(node);
             if there <= sequence.cursor {
                 return true;
             }
@@ -428,12 +430,16 @@ impl<R: Reader> Scheduler<R> {
         let mut step = Step::default();
         for share in &plan.shares {
             let sequence = &self.running[&share.id];
-            let blocks = sequence.path[..share.to.div_ceil(BLOCK_SIZE)].iter().map(|&id| self.cache.block(id));
+            let blocks =
+                sequence.path[..share.to.div_ceil(self.options.block_size)].iter().map(|&id| self.cache.block(id));
             let slot = |position: usize| {
-                let (node, row) = (sequence.path[position / BLOCK_SIZE], position % BLOCK_SIZE);
+                let (node, row) =
+                    (sequence.path[position / self.options.block_size], position % self.options.block_size);
                 // Rows that are there already are not written again: others may be reading them.
                 match self.cache.block(node) {
-                    Some(block) if row >= self.cache.filled(node) => (block as usize * BLOCK_SIZE + row) as i32,
+                    Some(block) if row >= self.cache.filled(node) => {
+                        (block as usize * self.options.block_size + row) as i32
+                    }
                     _ => -1,
                 }
             };
@@ -451,10 +457,14 @@ impl<R: Reader> Scheduler<R> {
             let own_logits = logits.slice(s![first..first + share.logits, ..]);
             first += share.logits;
             let Some(mut sequence) = self.running.remove(&share.id) else { continue };
-            for (i, &node) in
-                sequence.path.iter().enumerate().take(share.to.div_ceil(BLOCK_SIZE)).skip(share.from / BLOCK_SIZE)
+            for (i, &node) in sequence
+                .path
+                .iter()
+                .enumerate()
+                .take(share.to.div_ceil(self.options.block_size))
+                .skip(share.from / self.options.block_size)
             {
-                self.cache.fill(node, (share.to - i * BLOCK_SIZE).min(BLOCK_SIZE));
+                self.cache.fill(node, (share.to - i * self.options.block_size).min(self.options.block_size));
             }
             let own = share.to.min(sequence.prompt).saturating_sub(share.from);
             sequence.cost.computed += own;

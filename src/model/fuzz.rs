@@ -5,6 +5,7 @@ use serde_json::json;
 use super::config::FolderConfig;
 use super::graph::{self, GraphFile};
 use super::layout;
+use super::target::Target;
 use super::{Batching, OpenOptions};
 
 /// A serialised graph: read, checked, and made ready for the path that would run it.
@@ -15,6 +16,6 @@ pub fn graph(data: &[u8]) {
     for batching in [Batching::Auto, Batching::Padded] {
         let options = OpenOptions { batching, ..OpenOptions::default() };
         // Either is fine; only a panic is not.
-        drop(layout::detect(&file, &config, options));
+        drop(layout::detect(&file, &config, options, Target::cpu()));
     }
 }

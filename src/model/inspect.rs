@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::layout::Runner;
 use super::{Head, ModelFolder, tensor};
-use crate::kernels::attention::BLOCK_SIZE;
 use crate::kernels::attention::form::Stored;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, tensor_proto};
@@ -96,7 +95,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         vocab_size: config.model.vocab_size,
         context_length: folder.context_length(),
         stop_tokens: folder.stop_tokens(),
-        kv_bytes_per_token: folder.block_bytes() / BLOCK_SIZE,
+        kv_bytes_per_token: folder.block_bytes() / folder.block_size(),
         weights: weights(folder.file().graph()),
         widened_bytes: match &layout.runner {
             Runner::Paged(paged) => paged.widened.bytes(),

@@ -14,9 +14,9 @@ use prost::Message as _;
 use super::config::FolderConfig;
 use super::graph::{self, GraphFile};
 use super::head::{Head, HeadKind, Pooling};
-use super::rewrite::widen::{self, Widened};
+use super::rewrite::cpu::widen::{self, Widened};
 use super::rewrite::{self, PagedGraph};
-use crate::kernels::attention::BLOCK_SIZE;
+use super::target::Target;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, build::MICROSOFT};
 use crate::{Error, ErrorKind, Result};
@@ -113,6 +113,8 @@ pub(crate) struct PaddedGraph {
     pub(crate) caches: Vec<CacheTensor>,
     /// GroupQueryAttention takes several new tokens after a past for one sequence only, and no left padding.
     pub(crate) grouped: bool,
+    /// Tokens of a cache block.
+    pub(crate) block_size: usize,
 }
 
 /// The input that says how many rows of logits are wanted.
@@ -143,7 +145,7 @@ impl CacheTensor {
 impl PaddedGraph {
     /// Bytes of one block of tokens over all caches.
     pub(crate) fn block_bytes(&self) -> usize {
-        self.caches.iter().map(|cache| cache.heads * cache.size * cache.element_bytes() * BLOCK_SIZE).sum()
+        self.caches.iter().map(|cache| cache.heads * cache.size * cache.element_bytes() * self.block_size).sum()
     }
 }
 
@@ -165,8 +167,8 @@ pub(crate) struct ClassifierGraph {
 /// # Errors
 /// [`ErrorKind::Unsupported`] with the reason, or [`ErrorKind::InvalidModel`] where graph and configuration contradict
 /// each other.
-pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result<Layout> {
-    let mut layout = find(file, config, options)?;
+pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: Target) -> Result<Layout> {
+    let mut layout = find(file, config, options, target)?;
     let as_it_is = options.batching == Batching::Padded || matches!(layout.runner, Runner::Paged(_));
     if !as_it_is && is_half(file.graph()) {
         let mut model = file.model.clone();
@@ -187,7 +189,7 @@ fn is_half(graph: &GraphProto) -> bool {
         || graph.initializer.iter().any(|tensor| half(DataType::try_from(tensor.data_type()).ok()))
 }
 
-fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result<Layout> {
+fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: Target) -> Result<Layout> {
     let graph = file.graph();
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
     let contradiction = |why: String| {
@@ -197,7 +199,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result
     let has = |op: &str| graph.node.iter().any(|node| node.domain() == MICROSOFT && node.op_type() == op);
     check_token_input(graph, config).map_err(refuse)?;
     if has("PagedAttention") {
-        let paged = rewrite::rewrite(file, &config.model, options.cache_type)?;
+        let paged = rewrite::rewrite(file, &config.model, options.cache_type, target)?;
         let why = "PagedAttention is there already".into();
         let name = "onnxruntime-genai, paged (PagedAttention)";
         return Ok(Layout { name, runner: Runner::Paged(paged), why, head: config.head.clone(), widened: None });
@@ -206,7 +208,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result
     if caches.is_empty() {
         return classifier(graph, config).map_err(refuse);
     }
-    let padded = padded(graph, config, caches, has("GroupQueryAttention")).map_err(refuse)?;
+    let padded = padded(graph, config, caches, (has("GroupQueryAttention"), target.block_size)).map_err(refuse)?;
     check_sizes(graph, config, &padded).map_err(contradiction)?;
     let name = if padded.grouped {
         "onnxruntime-genai (GroupQueryAttention)"
@@ -218,7 +220,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions) -> Result
         "Optimum (past_key_values)"
     };
     let (runner, why) = match (padded.grouped, options.batching) {
-        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model, options.cache_type) {
+        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model, options.cache_type, target) {
             Ok(paged) => (Runner::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into()),
             Err(e) if e.kind() == ErrorKind::Unsupported => (Runner::Padded(padded), format!("not rewritten: {e}")),
             Err(e) => return Err(e),
@@ -341,7 +343,7 @@ fn padded(
     graph: &GraphProto,
     config: &FolderConfig,
     caches: Vec<CacheTensor>,
-    grouped: bool,
+    (grouped, block_size): (bool, usize),
 ) -> Result<PaddedGraph, String> {
     let names = &config.model.decoder.inputs;
     let pasts: HashSet<&str> = caches.iter().map(|cache| cache.past.as_str()).collect();
@@ -353,6 +355,7 @@ fn padded(
         logits_to_keep: None,
         caches: Vec::new(),
         grouped,
+        block_size,
     };
     for input in &graph.input {
         let name = input.name();

@@ -16,6 +16,7 @@ pub mod head;
 pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
+pub(crate) mod target;
 pub(crate) mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +31,7 @@ use self::config::FolderConfig;
 use self::find::Place;
 use self::graph::GraphFile;
 use self::layout::{Layout, Runner};
+use self::target::Target;
 use self::tokenizer::Tokenizer;
 use self::weights::Unread;
 use crate::kernels::attention::kernel::Heads;
@@ -60,12 +62,17 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::open`].
     pub fn open_with(path: &Path, options: OpenOptions) -> Result<Self> {
+        Self::open_for(path, options, Target::cpu())
+    }
+
+    /// As [`ModelFolder::open_with`], to be run on `target`.
+    pub(crate) fn open_for(path: &Path, options: OpenOptions, target: Target) -> Result<Self> {
         let Place { folder, graph, config } = find::find(path)?;
         // Neither needs the other.
         let (graph, tokenizer) = thread::scope(|scope| {
             let tokenizer = scope.spawn(|| Tokenizer::load(&folder, config.model.vocab_size));
             let graph = GraphFile::read(&graph)
-                .and_then(|file| layout::detect(&file, &config, options).map(|layout| (file, layout)));
+                .and_then(|file| layout::detect(&file, &config, options, target).map(|layout| (file, layout)));
             (graph, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let ((file, layout), tokenizer) = (graph?, tokenizer?);
@@ -169,6 +176,15 @@ impl ModelFolder {
         }
     }
 
+    /// Tokens of a cache block; 1 where there is no cache.
+    pub(crate) fn block_size(&self) -> usize {
+        match &self.layout.runner {
+            Runner::Paged(paged) => paged.target.block_size,
+            Runner::Padded(padded) => padded.block_size,
+            Runner::Classifier(_) => 1,
+        }
+    }
+
     /// Tokens that end a turn.
     pub fn stop_tokens(&self) -> Vec<u32> {
         let mut ids = self.config.model.eos_token_id.to_vec();
@@ -212,7 +228,7 @@ impl ModelFolder {
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
         let weights = match widened.weights.is_empty() {
             true => None,
-            false => Some((rewrite::widen::LOCATION, widened.weights.read(&self.file.data_folder)?)),
+            false => Some((rewrite::cpu::widen::LOCATION, widened.weights.read(&self.file.data_folder)?)),
         };
         Ok((widened.bytes.as_slice().into(), weights))
     }

@@ -8,14 +8,14 @@ use super::{Executor, Step, wrong_width};
 use crate::decode::variant::Variant;
 use crate::kernels;
 use crate::kernels::PackError;
-use crate::kernels::attention::BLOCK_SIZE;
 use crate::kernels::attention::form::Stored;
 use crate::kernels::attention::kernel::Heads;
 use crate::kernels::matmul::Matrices;
 use crate::kernels::matmul::pack::Part;
 use crate::model::ModelFolder;
+use crate::model::rewrite::cpu::widen;
 use crate::model::rewrite::rope::LongRope;
-use crate::model::rewrite::{PagedGraph, names, widen};
+use crate::model::rewrite::{PagedGraph, names};
 use crate::runtime::memory::{Buffer, Element};
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions, ort_error};
@@ -78,7 +78,7 @@ impl PagedExecutor {
         let block = paged.cache.block_bytes(heads);
         let cache = block * blocks;
         let pool = Buffer::reserve(cache * 2 * shape.layers)?;
-        let dims = [blocks, BLOCK_SIZE, heads.kv, paged.cache.row(heads)].map(|n| n as i64);
+        let dims = [blocks, paged.target.block_size, heads.kv, paged.cache.row(heads)].map(|n| n as i64);
         let element = match paged.cache {
             Stored::Float32 => Element::Float32,
             Stored::Bfloat16 => Element::Bfloat16,
@@ -125,12 +125,12 @@ impl From<PackError> for Error {
 /// # Errors
 /// Not even one does.
 pub(crate) fn blocks_within(folder: &ModelFolder, bytes: usize) -> Result<usize> {
-    let block = folder.block_bytes();
+    let (block, tokens) = (folder.block_bytes(), folder.block_size());
     match bytes / block {
         0 => Err(Error::new(
             ErrorKind::MemoryBudget,
             format!(
-                "runtime.kv_cache: {bytes} bytes don't hold one block of {block} bytes ({BLOCK_SIZE} tokens) of {}",
+                "runtime.kv_cache: {bytes} bytes don't hold one block of {block} bytes ({tokens} tokens) of {}",
                 folder.path().display()
             ),
         )),

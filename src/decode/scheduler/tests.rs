@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 
 const VOCABULARY: usize = 7;
+/// Tokens of a block, where a test does not say otherwise.
+const BLOCK_SIZE: usize = 16;
 
 fn mix(state: u64, token: u64) -> u64 {
     let mut x = (state ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x1234_5678_9abc_def1);
@@ -35,24 +37,25 @@ fn continuation(state: u64) -> u32 {
 /// Rows are hashes of prefixes; a row depends on the row before it, found through the block table.
 struct Fake {
     rows: Vec<u64>,
+    block_size: usize,
     /// Most blocks whose rows were ever written.
     computed: Vec<(i64, i64)>,
 }
 
 impl Executor for Fake {
     fn copy_block(&mut self, from: u32, to: u32) {
-        let from = from as usize * BLOCK_SIZE;
-        self.rows.copy_within(from..from + BLOCK_SIZE, to as usize * BLOCK_SIZE);
+        let from = from as usize * self.block_size;
+        self.rows.copy_within(from..from + self.block_size, to as usize * self.block_size);
     }
 
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
-        let width = step.block_table.len() / step.sequences();
+        let (width, size) = (step.block_table.len() / step.sequences(), self.block_size);
         let mut states = vec![0; step.tokens.len()];
         let mut written = std::collections::HashSet::new();
         // As in the operator: all rows are written before any is read.
         for sequence in 0..step.sequences() {
             let table = &step.block_table[sequence * width..][..width];
-            let at = |position: usize| table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
+            let at = |position: usize| table[position / size] as usize * size + position % size;
             let (first, end) = (step.cumulative[sequence] as usize, step.cumulative[sequence + 1] as usize);
             let mut state = match step.past[sequence] {
                 0 => root(step.variants[sequence]),
@@ -141,8 +144,13 @@ fn scheduler(blocks: usize) -> (Scheduler<Greedy>, Fake) {
 }
 
 fn scheduler_with(blocks: usize, variants: Variants) -> (Scheduler<Greedy>, Fake) {
-    let options = SchedulerOptions { blocks, max_sequences: 64, max_logit_rows: 64, block_bytes: 1, variants };
-    (Scheduler::new(options), Fake { rows: vec![u64::MAX; blocks * BLOCK_SIZE], computed: Vec::new() })
+    scheduler_of(blocks, BLOCK_SIZE, variants)
+}
+
+fn scheduler_of(blocks: usize, block_size: usize, variants: Variants) -> (Scheduler<Greedy>, Fake) {
+    let options =
+        SchedulerOptions { blocks, block_size, max_sequences: 64, max_logit_rows: 64, block_bytes: 1, variants };
+    (Scheduler::new(options), Fake { rows: vec![u64::MAX; blocks * block_size], block_size, computed: Vec::new() })
 }
 
 fn run(scheduler: &mut Scheduler<Greedy>, fake: &mut Fake, budget: usize) -> Vec<Ended<Greedy>> {
@@ -422,17 +430,18 @@ proptest! {
     /// the one before it in common.
     #[test]
     fn what_fills_the_cache_exactly_ends(
+        block_size in prop_oneof![Just(4usize), Just(16), Just(64)],
         blocks in 1usize..10,
         sequences in prop::collection::vec((0usize..160, read(), 0usize..40, any::<bool>(), 0usize..3), 2..8),
         budget in 1usize..70,
     ) {
-        let (mut scheduler, mut fake) = scheduler(blocks);
+        let (mut scheduler, mut fake) = scheduler_of(blocks, block_size, ONE);
         let mut before: Vec<u32> = Vec::new();
         let mut submitted = Vec::new();
         let mut ended = Vec::new();
         for (at, (keep, read, new, wait, short)) in sequences.into_iter().enumerate() {
             // The last token sampled needs no row.
-            let rows = (blocks * BLOCK_SIZE).saturating_sub(short).max(1);
+            let rows = (blocks * block_size).saturating_sub(short).max(1);
             let length = rows.saturating_sub(new.saturating_sub(1)).max(1);
             let fresh = (0..length as u32).map(|i| 1000 * (at as u32 + 1) + i);
             let prompt: Vec<u32> = before.iter().copied().take(keep).chain(fresh).take(length).collect();

@@ -3,34 +3,32 @@
 //! Each attention node becomes paged attention over packed tokens ([`attention`]); tables that depend on a sequence's
 //! length are joined ([`rope`]); what only fed the mask disappears; a Gather behind the last attention keeps the rows
 //! whose logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
-//! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Float16 becomes float32 ([`widen`]), because ONNX
-//! Runtime has no float16 products on the CPU. Last, products with weights become the engine's own ([`products`]), with the
-//! norms and sums beside them ([`norms`]).
+//! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Last comes what the
+//! [`Target`] wants: on the CPU, float16 becomes float32, because ONNX Runtime has no float16 products there, and products
+//! with weights become the engine's own, with the norms and sums beside them ([`cpu`]).
 
 mod attention;
+pub(crate) mod cpu;
 mod graph;
-mod norms;
-pub(crate) mod products;
 pub(crate) mod rope;
 mod rows;
 mod rowwise;
-pub(crate) mod widen;
 
 use std::collections::HashSet;
 
 use prost::Message as _;
 
-use self::products::Product;
+use self::cpu::norms;
+use self::cpu::products::{self, Product};
+use self::cpu::widen::{self, Widened};
 use self::rope::LongRope;
-use self::widen::Widened;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
 use super::layout::CacheType;
+use super::target::Target;
 use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
 use crate::kernels::attention::form::Stored;
-use crate::kernels::dot;
-use crate::kernels::matmul;
 use crate::kernels::matmul::pack::Kind;
 use crate::onnx::build::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
@@ -79,7 +77,9 @@ pub(crate) struct PagedGraph {
     pub(crate) bitwise_exceptions: Vec<String>,
     /// Weights that have to be widened to float32 when the graph is loaded.
     pub(crate) widened: Widened,
-    /// What its key-value cache holds.
+    /// The device that it was made for.
+    pub(crate) target: Target,
+    /// The element of its key-value cache.
     pub(crate) cache: Stored,
     /// The matrices of the graph's packed products.
     pub(crate) products: Vec<Product>,
@@ -87,24 +87,25 @@ pub(crate) struct PagedGraph {
     pub(crate) unread: Unread,
 }
 
-/// Rewrites `file`'s graph for the paged engine.
+/// Rewrites `file`'s graph for the paged engine on `target`.
 ///
 /// # Errors
 /// Names the node and the feature that the paged engine can't run.
-pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) -> Result<PagedGraph> {
+pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, target: Target) -> Result<PagedGraph> {
     let mut model = file.model.clone();
     let mut graph = model.graph.take().unwrap_or_default();
     let logits = &config.decoder.outputs.logits;
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
 
     let flat = is_flat(&graph, config).map_err(refuse)?;
-    let widened = widen::widen(&mut graph).map_err(refuse)?;
+    let widened = if target.widens { widen::widen(&mut graph).map_err(refuse)? } else { Widened::default() };
     rows::keep_all_rows(&mut graph);
     let long_rope = rope::join_tables(&mut graph).map_err(refuse)?;
     let shape = attention::replace(&mut graph, config, flat).map_err(refuse)?;
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
-    let products = if matmul::is_worthwhile() { products::replace(&mut graph) } else { Vec::new() };
-    let cache = stored(cache, &products).map_err(refuse)?;
+    let products = if target.takes_products { products::replace(&mut graph) } else { Vec::new() };
+    let quantised = products.iter().any(|product| product.shape.kind != Kind::Floats);
+    let cache = target.cache(cache, quantised).map_err(refuse)?;
     let used = rows::remove_unused(&mut graph, logits);
     rows::gather_early(&mut graph);
     norms::take_over(&mut graph, &products);
@@ -130,24 +131,11 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType) 
         long_rope,
         bitwise_exceptions,
         widened,
+        target,
         cache,
         products,
         unread,
     })
-}
-
-/// What the cache holds.
-fn stored(wanted: CacheType, products: &[Product]) -> Result<Stored, String> {
-    let quantised = products.iter().any(|product| product.shape.kind != Kind::Floats);
-    match (wanted, Stored::has_bfloat16()) {
-        (CacheType::Bfloat16, false) => Err("cache_type = \"bfloat16\" needs a processor that multiplies pairs of it \
-                                             (AVX-512 BF16), which this one does not; use \"float32\" or \"auto\""
-            .into()),
-        (CacheType::Bfloat16, true) => Ok(Stored::Bfloat16),
-        (CacheType::Int8, _) => Ok(Stored::Int8),
-        (CacheType::Auto, _) if quantised && dot::multiplies_bytes() => Ok(Stored::Int8),
-        (CacheType::Auto | CacheType::Float32, _) => Ok(Stored::Float32),
-    }
 }
 
 /// Whether the graph takes its tokens as a vector.

@@ -84,7 +84,8 @@ impl Sketch {
         let config =
             serde_json::json!({"type": "t", "vocab_size": 9, "context_length": 64, "decoder": {"head_size": 8}});
         let file = GraphFile::read(&path)?;
-        let paged = rewrite(&file, &serde_json::from_value(config).expect("a configuration"), CacheType::Auto)?;
+        let paged =
+            rewrite(&file, &serde_json::from_value(config).expect("a configuration"), CacheType::Auto, Target::cpu())?;
         let graph = ModelProto::decode(paged.bytes.as_slice()).expect("an ONNX model").graph.expect("a graph");
         Ok((paged, graph))
     }

@@ -87,17 +87,17 @@ impl PaddedExecutor {
             // Left padding takes a mask to hide it and positions to undo its shift.
             left_padding: padded.attention_mask.is_some() && padded.position_ids.is_some() && !padded.grouped,
             grouped: padded.grouped,
-            most_past: (PAST_BYTES * crate::kernels::attention::BLOCK_SIZE / padded.block_bytes()).max(1),
+            most_past: (PAST_BYTES * padded.block_size / padded.block_bytes()).max(1),
             most_tokens: match padded.logits_to_keep {
                 Some(_) => usize::MAX,
-                None => (LOGIT_BYTES / size_of::<f32>() / width).max(crate::kernels::attention::BLOCK_SIZE),
+                None => (LOGIT_BYTES / size_of::<f32>() / width).max(padded.block_size),
             },
         };
         let logits = names.outputs.logits.clone();
         Ok(PaddedExecutor {
             session,
             scratch: Buffer::reserve(1)?,
-            pool: Pool::new(&padded.caches, blocks)?,
+            pool: Pool::new(&padded.caches, blocks, padded.block_size)?,
             rules,
             inputs: Inputs {
                 tokens: names.inputs.input_ids.clone(),

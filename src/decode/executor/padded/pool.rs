@@ -1,6 +1,5 @@
-//! Blocks of keys and values as they are handed in and out: plain rows, `[heads][16][size]` a block and cache.
+//! Blocks of keys and values as they are handed in and out: plain rows, `[heads][block_size][size]` a block and cache.
 
-use crate::kernels::attention::BLOCK_SIZE;
 use crate::model::layout::CacheTensor;
 use crate::runtime::memory::Buffer;
 use crate::{Error, ErrorKind, Result};
@@ -17,26 +16,28 @@ struct Cache {
     heads: usize,
     /// Bytes of one token's row of one head.
     row: usize,
+    /// Tokens of a block.
+    block_size: usize,
 }
 
 impl Cache {
     fn block_bytes(&self) -> usize {
-        self.heads * BLOCK_SIZE * self.row
+        self.heads * self.block_size * self.row
     }
 
     /// Where a token's row of a head begins.
     fn at(&self, block: usize, head: usize, row: usize) -> usize {
-        self.start + block * self.block_bytes() + (head * BLOCK_SIZE + row) * self.row
+        self.start + block * self.block_bytes() + (head * self.block_size + row) * self.row
     }
 }
 
 impl Pool {
-    /// Reserves `blocks` blocks for each of `caches`.
-    pub(super) fn new(caches: &[CacheTensor], blocks: usize) -> Result<Self> {
+    /// Reserves `blocks` blocks of `block_size` tokens for each of `caches`.
+    pub(super) fn new(caches: &[CacheTensor], blocks: usize, block_size: usize) -> Result<Self> {
         let mut total = 0_usize;
         let mut placed = Vec::with_capacity(caches.len());
         for cache in caches {
-            let cache = Cache { start: total, heads: cache.heads, row: cache.size * cache.element_bytes() };
+            let cache = Cache { start: total, heads: cache.heads, row: cache.size * cache.element_bytes(), block_size };
             let end = blocks.checked_mul(cache.block_bytes()).and_then(|bytes| total.checked_add(bytes));
             total = end.ok_or_else(|| {
                 Error::new(ErrorKind::MemoryBudget, "the key-value cache is larger than the address space")
@@ -60,7 +61,7 @@ impl Pool {
         for (head, dense) in dense.chunks_exact_mut((padded * cache.row).max(1)).enumerate() {
             let (zeros, rows) = dense.split_at_mut((padded - past) * cache.row);
             zeros.fill(0);
-            for (rows, &block) in rows.chunks_mut(BLOCK_SIZE * cache.row).zip(table) {
+            for (rows, &block) in rows.chunks_mut(cache.block_size * cache.row).zip(table) {
                 let from = cache.at(block as usize, head, 0);
                 rows.copy_from_slice(&self.bytes.bytes()[from..from + rows.len()]);
             }
@@ -73,7 +74,7 @@ impl Pool {
         for (head, rows) in present.chunks_exact(total * cache.row).enumerate() {
             let new = rows.chunks_exact(cache.row).skip(total - slots.len());
             for (row, slot) in new.zip(slots).filter_map(|(row, &slot)| Some((row, usize::try_from(slot).ok()?))) {
-                let to = cache.at(slot / BLOCK_SIZE, head, slot % BLOCK_SIZE);
+                let to = cache.at(slot / cache.block_size, head, slot % cache.block_size);
                 self.bytes.bytes_mut()[to..to + row.len()].copy_from_slice(row);
             }
         }
@@ -99,7 +100,7 @@ mod tests {
             size,
             element: DataType::Float16,
         };
-        let mut pool = Pool::new(&[cache(2, 3), cache(1, 2)], 4).expect("a pool");
+        let mut pool = Pool::new(&[cache(2, 3), cache(1, 2)], 4, 16).expect("a pool");
         pool.fill(0xff);
         // 20 tokens in blocks 2 and 0; the row of token t and head h is filled with 10 · h + t.
         let slots: Vec<i32> = (0..20).map(|t| if t < 16 { 32 + t } else { t - 16 }).collect();

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 
-use super::graph::{Attributes, Values};
 use super::products::{Product, uses};
 use crate::kernels::attention::DOMAIN;
 use crate::kernels::matmul::pack::{Finish, Kind, Shape};
 use crate::kernels::matmul::{EPSILON, MATRIX, OPERATOR, input};
+use crate::model::rewrite::graph::{Attributes, Values};
 use crate::onnx::build::{float, int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
@@ -20,7 +20,7 @@ const NORMS: [&str; 2] = ["SimplifiedLayerNormalization", "RMSNormalization"];
 const SKIP_NORM: &str = "SkipSimplifiedLayerNormalization";
 
 /// Gives the norms and sums of `graph` to those of `products` that can do their work.
-pub(super) fn take_over(graph: &mut GraphProto, products: &[Product]) {
+pub(in crate::model::rewrite) fn take_over(graph: &mut GraphProto, products: &[Product]) {
     take_over_sums(graph, products);
     take_over_norms(graph, products);
 }

@@ -7,12 +7,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::graph::{Attributes, Values, integers, is_external};
 use super::widen;
 use crate::finite::Refused;
 use crate::kernels::attention::{self, DOMAIN};
 use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
+use crate::model::rewrite::graph::{Attributes, Values, integers, is_external};
 use crate::model::weights;
 use crate::onnx::build::{int, node};
 use crate::onnx::tensor_proto::DataType;
@@ -54,7 +54,7 @@ struct Candidate {
 }
 
 /// Replaces the products of `graph` that the engine computes itself.
-pub(super) fn replace(graph: &mut GraphProto) -> Vec<Product> {
+pub(in crate::model::rewrite) fn replace(graph: &mut GraphProto) -> Vec<Product> {
     let values = Values::of(graph);
     let uses = uses(graph);
     let candidates: HashMap<&str, Candidate> =

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
-use super::graph::is_external;
+use crate::model::rewrite::graph::is_external;
 use crate::onnx::build::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
