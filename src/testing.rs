@@ -1,8 +1,9 @@
 //! What unit tests share: the real model and the runtime that `make test` fetched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use crate::export::{ExportOptions, Quantize, export};
 use crate::model::ModelFolder;
 use crate::runtime::RuntimeOptions;
 
@@ -33,4 +34,21 @@ pub(crate) fn fixture(path: &str) -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A checkpoint of tests/fixtures/models, exported to a folder that goes away with the first.
+pub(crate) fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, PathBuf) {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    let folder = tempfile::tempdir().expect("a folder");
+    let checkpoint = folder.path().join("checkpoint");
+    std::fs::create_dir(&checkpoint).expect("made");
+    for from in [models.join(name).join("checkpoint"), models.join("tokenizers/bytes")] {
+        for file in std::fs::read_dir(&from).expect("a folder").map(|file| file.expect("a file")) {
+            std::fs::copy(file.path(), checkpoint.join(file.file_name())).expect("copied");
+        }
+    }
+    let to = folder.path().join("model");
+    let options = ExportOptions { quantize, ..ExportOptions::new(&checkpoint, &to) };
+    export(&options, &mut |_| {}).expect("exported");
+    (folder, to)
 }

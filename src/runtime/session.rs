@@ -194,7 +194,9 @@ impl Session {
         }
         let outputs = outputs.map_err(|e| match ended {
             true => overdue(&self.name, start.elapsed(), self.limit),
-            false if e.message().contains(operator::DEFECT) => Error::internal(format!("{}: {}", self.name, e.message())),
+            false if e.message().contains(operator::DEFECT) => {
+                Error::internal(format!("{}: {}", self.name, e.message()))
+            }
             false => ort_error("ONNX Runtime failed while running the model", e),
         })?;
         read(&Outputs(outputs))

@@ -361,8 +361,15 @@ impl PagedAttentionKernel {
             for other in sequence + 1..sequence + apart {
                 self.rope_rows.push(batch.past[other] as usize + batch.rope_offset(other));
             }
-            let item =
-                Item { token: tokens.start, count: apart, position: past, sequence, apart: apart > 1, head: 0, heads: 0 };
+            let item = Item {
+                token: tokens.start,
+                count: apart,
+                position: past,
+                sequence,
+                apart: apart > 1,
+                head: 0,
+                heads: 0,
+            };
             if apart > 1 {
                 self.items.extend(self.heads.shares().map(|heads| item.of(heads)));
             } else {

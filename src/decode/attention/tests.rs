@@ -323,8 +323,7 @@ impl Fork {
         for first in (0..count).step_by(heads.sequences_per_item()) {
             let taken = heads.sequences_per_item().min(count - first);
             let position = past[first] as usize;
-            let item =
-                Item { token: first, count: taken, position, sequence: first, apart: true, head: 0, heads: 0 };
+            let item = Item { token: first, count: taken, position, sequence: first, apart: true, head: 0, heads: 0 };
             for heads in heads.shares() {
                 // SAFETY: as in `Cache::run`.
                 unsafe { call.attend(item.of(heads), isa) };
@@ -370,15 +369,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// The last two have more query heads for a key-value head than an item has rows.
-const SHAPES: [Heads; 7] = [
+/// The last one has more query heads for a key-value head than an item has rows.
+const SHAPES: [Heads; 6] = [
     Heads { query: 9, kv: 3, size: 64 },
     Heads { query: 4, kv: 4, size: 8 },
     Heads { query: 8, kv: 1, size: 80 },
     Heads { query: 2, kv: 1, size: 128 },
     Heads { query: 7, kv: 1, size: 96 },
-    Heads { query: 71, kv: 1, size: 16 },
-    Heads { query: 98, kv: 2, size: 8 },
+    Heads { query: 49, kv: 1, size: 8 },
 ];
 
 /// How near to float64 a cache's outputs are. Weights are rounded too but for float32, and a rotated number may be rounded
@@ -421,7 +419,7 @@ fn shares_of_any_group_cover_all_heads_and_fit_an_item() {
 /// Falcon has 71 query heads on one key-value head.
 #[test]
 fn groups_of_any_size_are_those_of_smaller_ones_side_by_side() {
-    const LENGTH: usize = 70;
+    const LENGTH: usize = 66;
     let caches = [Style::new(0.0, usize::MAX), Style::new(5.0, 37)];
     let styles = caches.into_iter().flat_map(|style| [style, style.in_bfloat16(), style.in_bytes()]);
     let cases = styles.flat_map(|style| [48, 49, 64, 71, 128].map(|query| (style, query)));
@@ -433,17 +431,14 @@ fn groups_of_any_size_are_those_of_smaller_ones_side_by_side() {
         for (got, want) in whole.iter().zip(sequence.reference()) {
             assert!((f64::from(*got) - want).abs() < bound(style), "{heads:?}, {style:?}: {got} is not {want}");
         }
-        for isa in supported(style) {
-            let whole = run(&sequence, isa);
-            for first in (0..query).step_by(12) {
-                let part = Heads { query: 12.min(query - first), ..heads };
-                let of = |rows: &[f32]| -> Vec<f32> {
-                    let row = |row: &[f32]| row[first * heads.size..][..part.query * heads.size].to_vec();
-                    rows.chunks_exact(query * heads.size).flat_map(row).collect()
-                };
-                let alone = Sequence { heads: part, query: of(&sequence.query), ..sequence.clone() };
-                assert_eq!(bits(&run(&alone, isa)), bits(&of(&whole)), "{isa:?}, {heads:?}, {style:?}, from {first}");
-            }
+        for first in (0..query).step_by(24) {
+            let part = Heads { query: 24.min(query - first), ..heads };
+            let of = |rows: &[f32]| -> Vec<f32> {
+                let row = |row: &[f32]| row[first * heads.size..][..part.query * heads.size].to_vec();
+                rows.chunks_exact(query * heads.size).flat_map(row).collect()
+            };
+            let alone = Sequence { heads: part, query: of(&sequence.query), ..sequence.clone() };
+            assert_eq!(bits(&run(&alone, best(style))), bits(&of(&whole)), "{heads:?}, {style:?}, from {first}");
         }
     }
 }

@@ -1,26 +1,13 @@
 //! Tiny models of other kinds, bit for bit against themselves: windows, soft caps, quantised weights, and rotary tables by
 //! length, which replies outgrow half-way.
 
-use std::path::Path;
-
 use super::*;
-use crate::export::{ExportOptions, Quantize, export};
+use crate::export::Quantize;
 
 /// A checkpoint of tests/fixtures/models, exported to a folder that goes away with the first; and the prompts of its
 /// reference.
 fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Arc<ModelFolder>, Vec<Vec<u32>>) {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
-    let folder = tempfile::tempdir().expect("a folder");
-    let checkpoint = folder.path().join("checkpoint");
-    std::fs::create_dir(&checkpoint).expect("made");
-    for from in [models.join(name).join("checkpoint"), models.join("tokenizers/bytes")] {
-        for file in std::fs::read_dir(&from).expect("a folder").map(|file| file.expect("a file")) {
-            std::fs::copy(file.path(), checkpoint.join(file.file_name())).expect("copied");
-        }
-    }
-    let to = folder.path().join("model");
-    let options = ExportOptions { quantize, ..ExportOptions::new(&checkpoint, &to) };
-    export(&options, &mut |_| {}).expect("exported");
+    let (folder, to) = crate::testing::exported(name, quantize);
     let cases = fixture(&format!("models/{name}/reference.json"))["cases"].as_array().expect("cases").clone();
     let opened = Arc::new(ModelFolder::open(&to).expect("the model opens"));
     (folder, opened, cases.iter().map(|case| tokens(&case["tokens"])).collect())
