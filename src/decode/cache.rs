@@ -13,7 +13,7 @@
 //! This module keeps books; it never touches the cache's bytes.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 
 use super::attention::BLOCK_SIZE;
 use super::variant::Variant;
@@ -71,6 +71,8 @@ pub(crate) struct Cache {
     free: BinaryHeap<Reverse<Block>>,
     /// Unused leaves with a block, least recently used first.
     evictable: BTreeSet<(u64, NodeId)>,
+    /// Nodes that wait for a copy.
+    copies: BTreeSet<NodeId>,
     /// Blocks of nodes in use.
     held: usize,
     total: usize,
@@ -86,6 +88,7 @@ impl Cache {
             children: HashMap::new(),
             free: (0..blocks as Block).map(Reverse).collect(),
             evictable: BTreeSet::new(),
+            copies: BTreeSet::new(),
             held: 0,
             total: blocks,
             clock: 0,
@@ -167,7 +170,7 @@ impl Cache {
             return true;
         }
         while self.free.is_empty() {
-            if !self.evict() {
+            if !self.evict() && !self.give_up_copy() {
                 return false;
             }
         }
@@ -181,6 +184,9 @@ impl Cache {
     pub(crate) fn fill(&mut self, id: NodeId, rows: usize) {
         let node = self.node_mut(id);
         node.filled = node.filled.max(rows);
+        if node.copy_from.is_some_and(|(_, rows)| rows <= node.filled) {
+            self.forget_copy(id);
+        }
     }
 
     /// The copy that the node waits for.
@@ -196,8 +202,24 @@ impl Cache {
     /// Ends the wait for a copy, whether it was made or not.
     pub(crate) fn forget_copy(&mut self, id: NodeId) {
         if let Some((source, _)) = self.node_mut(id).copy_from.take() {
+            self.copies.remove(&id);
             self.drop_use(source);
         }
+    }
+
+    /// Lets go of a node that is in use for copies to come alone, because its block is needed: the rows will be computed
+    /// instead. `false` when there is none.
+    fn give_up_copy(&mut self) -> bool {
+        let mut wanted: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        for &id in &self.copies {
+            if let Some((source, _)) = self.node(id).copy_from {
+                wanted.entry(source).or_default().push(id);
+            }
+        }
+        let held_by_copies = |(source, by): &(NodeId, Vec<NodeId>)| self.node(*source).users as usize == by.len();
+        let Some((_, by)) = wanted.into_iter().find(held_by_copies) else { return false };
+        by.into_iter().for_each(|id| self.forget_copy(id));
+        true
     }
 
     fn node(&self, id: NodeId) -> &Node {
@@ -239,6 +261,7 @@ impl Cache {
         }
         let id = self.create(parent, chunk);
         self.node_mut(id).copy_from = Some((best, rows));
+        self.copies.insert(id);
         self.take(best);
         id
     }
@@ -345,7 +368,10 @@ impl Cache {
         blocks.sort_unstable();
         assert_eq!(blocks, (0..self.total as Block).collect::<Vec<_>>(), "every block is owned once");
         assert_eq!(self.held, live().filter(|(_, n)| n.users > 0 && n.block.is_some()).count());
+        assert!(live().filter(|(_, n)| n.copy_from.is_some()).map(|(id, _)| id).eq(self.copies.iter().copied()));
         for (id, node) in live() {
+            let fulfilled = node.copy_from.is_some_and(|(_, rows)| rows <= node.filled);
+            assert!(!fulfilled, "a copy that is not wanted any more holds nothing");
             assert!(node.filled <= node.tokens.len() && node.tokens.len() <= BLOCK_SIZE && !node.tokens.is_empty());
             assert!(node.filled == 0 || node.block.is_some(), "rows need a block");
             assert_eq!(node.children as usize, live().filter(|(_, n)| n.parent == Parent::Node(id)).count());
@@ -415,6 +441,23 @@ mod tests {
         assert_eq!(a, b);
         assert_eq!(cache.filled(b[1]), 4);
         cache.check();
+    }
+
+    #[test]
+    fn a_copy_to_come_does_not_hold_the_last_block() {
+        let mut cache = Cache::new(4);
+        let old = cache.attach(Variant::Short, &tokens(24));
+        compute(&mut cache, &old, 24);
+        cache.release(old);
+        let mut other = tokens(64);
+        other[20] = 99;
+        let path = cache.attach(Variant::Short, &other);
+        assert!(matches!(cache.copy_state(path[1]), CopyState::Wanted { rows: 4, .. }));
+        compute(&mut cache, &path, 64);
+        assert_eq!(cache.copy_state(path[1]), CopyState::None);
+        cache.check();
+        cache.release(path);
+        assert_eq!(cache.available(), 4);
     }
 
     #[test]

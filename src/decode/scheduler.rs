@@ -263,12 +263,12 @@ impl<R: Reader> Scheduler<R> {
     /// Computes up to `budget` prompt tokens and one token of each decoding sequence; appends what ended.
     /// Returns the number of tokens computed.
     ///
-    /// # Errors
-    /// The model failed; every sequence of the step has been ended with that error.
+    /// Where the model fails, every sequence of the step is ended with that error.
     pub(crate) fn step(&mut self, budget: usize, executor: &mut dyn Executor, ended: &mut Vec<Ended<R>>) -> usize {
         self.admit();
         let plan = self.plan(budget);
         if plan.shares.is_empty() {
+            self.fail_oldest(ended);
             return 0;
         }
         for &(from, to) in &plan.copies {
@@ -385,6 +385,10 @@ impl<R: Reader> Scheduler<R> {
         if taken || !self.block_for(id, node, plan) {
             return;
         }
+        // The last block to be had may have been the source's own.
+        if self.cache.copy_state(node) == CopyState::None {
+            return;
+        }
         if let (Some(from), Some(to)) = (self.cache.block(source), self.cache.block(node)) {
             plan.copies.push((from, to));
             self.cache.fill(node, rows);
@@ -490,6 +494,25 @@ impl<R: Reader> Scheduler<R> {
             }
         }
         Ok(false)
+    }
+
+    /// Ends the oldest sequence where there is nothing to compute for any: a defect of this file, which must not become a
+    /// step that is tried for ever.
+    fn fail_oldest(&mut self, ended: &mut Vec<Ended<R>>) {
+        let Some(&id) = self.running.keys().next().or_else(|| self.waiting.keys().next()) else { return };
+        let (running, waiting) = (self.running.len(), self.waiting.len());
+        if let Some((reader, cost)) = self.cancel(id) {
+            let error = Error::internal(format!(
+                "the scheduler found nothing to compute for {running} running and {waiting} waiting sequences in {} cache \
+                 blocks, of which {} are in use and {} pinned, and ended the oldest, of {} prompt tokens. This is a defect in \
+                 foreturn; please report it",
+                self.cache.total(),
+                self.cache.total() - self.cache.available(),
+                self.pinned,
+                cost.prompt,
+            ));
+            ended.push(Ended { id, reader, cost, result: Err(error) });
+        }
     }
 
     fn fail(&mut self, plan: &Plan, error: &Error, ended: &mut Vec<Ended<R>>) {

@@ -22,9 +22,9 @@ fn root(variant: Variant) -> u64 {
     }
 }
 
-/// The state after all of a sequence's tokens.
-fn hash(variants: Variants, tokens: &[u32]) -> u64 {
-    tokens.iter().fold(root(variants.of(tokens.len())), |state, &token| mix(state, u64::from(token)))
+/// The state after a sequence's tokens.
+fn hash(variant: Variant, tokens: &[u32]) -> u64 {
+    tokens.iter().fold(root(variant), |state, &token| mix(state, u64::from(token)))
 }
 
 /// The stand-in's greedy continuation of a prefix.
@@ -86,6 +86,8 @@ impl Executor for Fake {
 /// Decodes greedily; every row read is checked against the hash of its prefix.
 struct Greedy {
     variants: Variants,
+    /// Tokens of the prompt, each of which is given the ones before it; rows from `next` on are read.
+    prompt: usize,
     next: usize,
     left: usize,
     out: Vec<u32>,
@@ -100,7 +102,11 @@ impl Reader for Greedy {
         assert_eq!(position, self.next, "positions are read once, in order");
         self.next += 1;
         let token = logits.iter().position(|&x| x == 1.0).expect("one-hot") as u32;
-        assert_eq!(token, continuation(hash(self.variants, tokens)));
+        let variant = self.variants.of(tokens.len().max(self.prompt));
+        assert_eq!(token, continuation(hash(variant, tokens)));
+        if position + 1 < self.prompt {
+            return Ok(Next::Continue);
+        }
         if self.left == 0 {
             return Ok(Next::Finish);
         }
@@ -114,13 +120,18 @@ impl Reader for Greedy {
 const ONE: Variants = Variants { longest_short: None };
 
 fn greedy(prompt: &[u32], new: usize) -> Greedy {
-    Greedy { variants: ONE, next: prompt.len() - 1, left: new, out: Vec::new() }
+    scored(prompt, prompt.len() - 1, new)
+}
+
+/// As [`greedy`]; the prompt's rows from `from` on are read, too, as where each of its tokens gets a score.
+fn scored(prompt: &[u32], from: usize, new: usize) -> Greedy {
+    Greedy { variants: ONE, prompt: prompt.len(), next: from, left: new, out: Vec::new() }
 }
 
 fn expected(variants: Variants, prompt: &[u32], new: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..new {
-        tokens.push(continuation(hash(variants, &tokens)));
+        tokens.push(continuation(hash(variants.of(tokens.len()), &tokens)));
     }
     tokens.split_off(prompt.len())
 }
@@ -136,7 +147,15 @@ fn scheduler_with(blocks: usize, variants: Variants) -> (Scheduler<Greedy>, Fake
 
 fn run(scheduler: &mut Scheduler<Greedy>, fake: &mut Fake, budget: usize) -> Vec<Ended<Greedy>> {
     let mut ended = Vec::new();
-    while !scheduler.is_idle() {
+    // Every step computes at least a token; sequences that are preempted start over.
+    let left = scheduler.running.values().chain(scheduler.waiting.values());
+    let tokens: usize = left.map(|sequence| sequence.limit + 1).sum();
+    let most = tokens * (1 + scheduler.running() + scheduler.waiting());
+    for steps in 0.. {
+        if scheduler.is_idle() {
+            break;
+        }
+        assert!(steps <= most, "not done after {steps} steps");
         assert!(scheduler.step(budget, fake, &mut ended) > 0, "a step with work to do makes progress");
         scheduler.cache.check();
     }
@@ -237,12 +256,65 @@ fn a_pinned_prefix_serves_sequences_of_its_own_variant() {
     assert_eq!((reused(33), reused(34), reused(41), reused(42)), (0, 33, 0, 41));
 }
 
+/// Forty tokens leave half a block in the cache, of which the next sequence has four rows in common. It reads the rows that
+/// it could have copied, and needs every block.
+#[test]
+fn a_prefix_that_ends_within_a_block_leaves_the_whole_cache_to_a_scored_prompt() {
+    let (mut scheduler, mut fake) = scheduler(8);
+    let first: Vec<u32> = (10..50).collect();
+    let second: Vec<u32> = (10..46).chain(100..192).collect();
+    for prompt in [first, second] {
+        scheduler.submit(prompt.clone(), 0, scored(&prompt, 0, 0)).expect("fits");
+        let ended = run(&mut scheduler, &mut fake, 64);
+        assert!(ended[0].result.is_ok());
+    }
+}
+
+#[test]
+fn a_pinned_prefix_does_not_hold_what_it_could_copy() {
+    let (mut scheduler, mut fake) = scheduler(8);
+    let first: Vec<u32> = (10..50).collect();
+    scheduler.submit(first.clone(), 0, greedy(&first, 0)).expect("fits");
+    run(&mut scheduler, &mut fake, 64);
+    let pinned: Vec<u32> = (10..46).chain(200..212).collect();
+    scheduler.pin(1, &pinned).expect("three blocks");
+    let other: Vec<u32> = (300..380).collect();
+    scheduler.submit(other.clone(), 0, scored(&other, 0, 0)).expect("five blocks are left");
+    assert!(run(&mut scheduler, &mut fake, 64)[0].result.is_ok());
+}
+
+/// Nothing else leads there.
+#[test]
+fn a_step_without_work_fails_the_oldest_and_goes_on() {
+    let (mut scheduler, mut fake) = scheduler(8);
+    let prompt: Vec<u32> = (0..20).collect();
+    for _ in 0..2 {
+        scheduler.submit(prompt.clone(), 1, greedy(&prompt, 1)).expect("fits");
+    }
+    let mut ended = Vec::new();
+    assert_eq!(scheduler.step(0, &mut fake, &mut ended), 0, "no budget, no work");
+    let error = ended[0].result.as_ref().expect_err("ended");
+    assert_eq!((ended[0].id, error.kind()), (SequenceId(0), ErrorKind::Internal));
+    assert!(error.to_string().contains("nothing to compute for 2 running"), "{error}");
+    scheduler.cache.check();
+    let ended = run(&mut scheduler, &mut fake, 64);
+    assert_eq!(ended[0].reader.out, expected(ONE, &prompt, 1));
+}
+
 /// What a test does between steps.
 #[derive(Debug, Clone)]
 enum Action {
     Submit {
         prompt: Vec<u32>,
         new: usize,
+        /// Rows of the prompt that are read, from its end.
+        read: usize,
+    },
+    /// A prefix that stays, until the next one.
+    Pin {
+        of: usize,
+        keep: usize,
+        tail: Vec<u32>,
     },
     /// Forks the n-th submitted prompt, with its continuation so far unknown to the scheduler.
     Fork {
@@ -250,6 +322,7 @@ enum Action {
         keep: usize,
         tail: Vec<u32>,
         new: usize,
+        read: usize,
     },
     Cancel {
         of: usize,
@@ -260,12 +333,18 @@ enum Action {
     },
 }
 
+/// One row, as for a reply, or all, or as many as come.
+fn read() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1), Just(usize::MAX), 1..100usize]
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let tokens = |n| prop::collection::vec(0..3u32, n);
     prop_oneof![
-        3 => (tokens(1..90), 0..40usize).prop_map(|(prompt, new)| Action::Submit { prompt, new }),
-        4 => (any::<prop::sample::Index>(), 0..90usize, tokens(1..20), 0..40usize)
-            .prop_map(|(of, keep, tail, new)| Action::Fork { of: of.index(64), keep, tail, new }),
+        3 => (tokens(1..90), 0..40usize, read()).prop_map(|(prompt, new, read)| Action::Submit { prompt, new, read }),
+        4 => (any::<prop::sample::Index>(), 0..90usize, tokens(1..20), 0..40usize, read())
+            .prop_map(|(of, keep, tail, new, read)| Action::Fork { of: of.index(64), keep, tail, new, read }),
+        1 => (0..64usize, 0..90usize, tokens(0..40)).prop_map(|(of, keep, tail)| Action::Pin { of, keep, tail }),
         1 => (0..64usize).prop_map(|of| Action::Cancel { of }),
         4 => (1..6usize, 1..70usize).prop_map(|(count, budget)| Action::Steps { count, budget }),
     ]
@@ -288,15 +367,26 @@ proptest! {
         let mut ended = Vec::new();
         let mut cancelled = 0;
         for action in actions {
-            let (prompt, new) = match action {
-                Action::Submit { prompt, new } => (prompt, new),
-                Action::Fork { of, keep, tail, new } => {
-                    let Some((prompt, n)) = prompts.get(of % prompts.len().max(1)) else { continue };
-                    let mut tokens = prompt.clone();
-                    tokens.extend(expected(variants, prompt, *n));
-                    tokens.truncate(keep.max(1));
-                    tokens.extend(tail);
-                    (tokens, new)
+            let forked = |prompts: &[(Vec<u32>, usize)], of: usize, keep: usize, tail: &[u32]| {
+                let (prompt, n) = prompts.get(of % prompts.len().max(1))?;
+                let mut tokens = prompt.clone();
+                tokens.extend(expected(variants, prompt, *n));
+                tokens.truncate(keep.max(1));
+                Some([&tokens, tail].concat())
+            };
+            let (prompt, new, read) = match action {
+                Action::Submit { prompt, new, read } => (prompt, new, read),
+                Action::Fork { of, keep, tail, new, read } => match forked(&prompts, of, keep, &tail) {
+                    Some(tokens) => (tokens, new, read),
+                    None => continue,
+                },
+                Action::Pin { of, keep, tail } => {
+                    if let Some(tokens) = forked(&prompts, of, keep, &tail) {
+                        scheduler.unpin(1);
+                        // Refused where the others would not fit beside it.
+                        drop(scheduler.pin(1, &tokens));
+                    }
+                    continue;
                 }
                 Action::Cancel { of } => {
                     cancelled += usize::from(scheduler.cancel(SequenceId(of as u64)).is_some());
@@ -311,7 +401,7 @@ proptest! {
                 }
             };
             // Ids count what was accepted.
-            let reader = Greedy { variants, ..greedy(&prompt, new) };
+            let reader = Greedy { variants, ..scored(&prompt, prompt.len().saturating_sub(read), new) };
             if scheduler.submit(prompt.clone(), new, reader).is_ok() {
                 prompts.push((prompt, new));
             }
@@ -323,6 +413,44 @@ proptest! {
             let (prompt, new) = &prompts[e.id.0 as usize];
             prop_assert_eq!(&e.reader.out, &expected(variants, prompt, *new));
         }
+        scheduler.unpin(1);
+        scheduler.cache.check();
         prop_assert_eq!(scheduler.cache.available(), blocks, "nothing is held once all have ended");
+    }
+
+    /// Prompts that fill the cache exactly, scored or continued, one after the other or together, each having any part of
+    /// the one before it in common.
+    #[test]
+    fn what_fills_the_cache_exactly_ends(
+        blocks in 1usize..10,
+        sequences in prop::collection::vec((0usize..160, read(), 0usize..40, any::<bool>(), 0usize..3), 2..8),
+        budget in 1usize..70,
+    ) {
+        let (mut scheduler, mut fake) = scheduler(blocks);
+        let mut before: Vec<u32> = Vec::new();
+        let mut submitted = Vec::new();
+        let mut ended = Vec::new();
+        for (at, (keep, read, new, wait, short)) in sequences.into_iter().enumerate() {
+            // The last token sampled needs no row.
+            let rows = (blocks * BLOCK_SIZE).saturating_sub(short).max(1);
+            let length = rows.saturating_sub(new.saturating_sub(1)).max(1);
+            let fresh = (0..length as u32).map(|i| 1000 * (at as u32 + 1) + i);
+            let prompt: Vec<u32> = before.iter().copied().take(keep).chain(fresh).take(length).collect();
+            let new = new.min(rows - length + 1);
+            let reader = scored(&prompt, prompt.len().saturating_sub(read), new);
+            scheduler.submit(prompt.clone(), new, reader).expect("fits alone");
+            before.clone_from(&prompt);
+            submitted.push((prompt, new));
+            if wait {
+                ended.extend(run(&mut scheduler, &mut fake, budget));
+            }
+        }
+        ended.extend(run(&mut scheduler, &mut fake, budget));
+        prop_assert_eq!(ended.len(), submitted.len());
+        for e in ended {
+            prop_assert!(e.result.is_ok());
+            let (prompt, new) = &submitted[e.id.0 as usize];
+            prop_assert_eq!(&e.reader.out, &expected(ONE, prompt, *new));
+        }
     }
 }
