@@ -200,8 +200,8 @@ pub(crate) fn check_prompt(folder: &ModelFolder, tokens: &[u32]) -> Result<()> {
 /// Sizes prompt chunks so that a step takes about its budget.
 struct Pace {
     budget: Duration,
-    /// Smoothed tokens per second of steps that are mostly prefill.
-    rate: f64,
+    /// Smoothed tokens per second of steps that are mostly prefill; `None` before the first.
+    rate: Option<f64>,
 }
 
 impl Pace {
@@ -211,16 +211,19 @@ impl Pace {
     const MOST: usize = 512;
 
     fn new(budget: Duration) -> Self {
-        Pace { budget, rate: 1000.0 }
+        Pace { budget, rate: None }
     }
 
     fn tokens(&self) -> usize {
-        ((self.rate * self.budget.as_secs_f64()) as usize).clamp(Self::LEAST, Self::MOST)
+        // Nothing is known of the machine yet: a small chunk keeps the budget on a slow one, too.
+        let Some(rate) = self.rate else { return Self::LEAST };
+        ((rate * self.budget.as_secs_f64()) as usize).clamp(Self::LEAST, Self::MOST)
     }
 
     fn observe(&mut self, tokens: usize, took: Duration) {
         if tokens >= Self::LEAST && !took.is_zero() {
-            self.rate += 0.3 * (tokens as f64 / took.as_secs_f64() - self.rate);
+            let now = tokens as f64 / took.as_secs_f64();
+            self.rate = Some(self.rate.map_or(now, |rate| rate + 0.3 * (now - rate)));
         }
     }
 }
