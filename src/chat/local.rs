@@ -300,6 +300,11 @@ impl LocalChat {
     }
 }
 
+/// Bytes of what is said in a conversation.
+pub(crate) fn bytes(messages: &[Message]) -> usize {
+    messages.iter().map(|message| message.content.len()).sum()
+}
+
 /// The conversation with its system message in front of the first message after it.
 fn folded(mut messages: Vec<Message>) -> Vec<Message> {
     if messages.len() > 1 && messages[0].role == Role::System {
@@ -365,6 +370,7 @@ impl ChatModel for LocalChat {
 
     fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
         let folder = Arc::clone(self.backend.folder());
+        folder.check_bytes("the conversation", bytes(&request.messages))?;
         let messages = if self.folds_system { folded(request.messages) } else { request.messages };
         if let ChatTask::Score(task) = request.task {
             let encoded = input::encode(&folder, &self.prompting, ScoreInput::of(messages, &task), &task)?;

@@ -32,7 +32,7 @@ pub use self::scoring::ScoreOptions;
 pub use self::statistics::{Latency, Stage, Statistics};
 pub use self::trace::TraceWriter;
 pub use crate::chat::local::ModelStatus;
-use crate::chat::local::{Completion, OnCompletion};
+use crate::chat::local::{Completion, OnCompletion, bytes};
 #[cfg(feature = "remote")]
 use crate::chat::remote::RemoteChat;
 use crate::chat::{ChatModel, Finish, Message, Usage};
@@ -40,7 +40,7 @@ use crate::config::{Config, ModelConfig, RuntimeConfig};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
-use crate::rank::{EndedRollout, Progress, RankJob, RankPlan, RankRequest, Ranking};
+use crate::rank::{Candidates, EndedRollout, ModelRole, Progress, RankJob, RankPlan, RankRequest, Ranking};
 use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
 use crate::score::input::Prompting;
@@ -233,6 +233,10 @@ impl EngineBuilder {
             Ok(plan) => (Some(Arc::new(plan)), None),
             Err(error) => (None, Some(error)),
         };
+        // Without metrics nothing is ranked, and models may be there for their tokens alone.
+        if let Some(plan) = plan.as_ref().filter(|plan| !plan.metrics.is_empty()) {
+            check_templates(plan, plan.needs(plan.window), &locals)?;
+        }
         let (commands, thread) = Owner::start(factories, config.runtime.max_queued)?;
         let (thread, process, pins) = (Mutex::new(Some(thread)), std::process::id(), AtomicU64::new(0));
         Ok(Engine { inner: Arc::new(Inner { commands, thread, process, plan, no_plan, names, locals, pins }) })
@@ -271,6 +275,17 @@ fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String,
         }
     }
     Ok(plan)
+}
+
+/// Refuses models that are to play a role and can't be given a conversation.
+fn check_templates(plan: &RankPlan, roles: Vec<ModelRole>, locals: &BTreeMap<String, Local>) -> Result<()> {
+    for role in roles {
+        let Some((role, name)) = plan.roles.resolve(role) else { continue };
+        let Some(local) = locals.get(name).filter(|local| local.folder.head().is_none()) else { continue };
+        let checked = local.folder.tokenizer().check_template(&local.prompting.render);
+        checked.map_err(|e| e.context(format!("roles.{}: model `{name}`", role.as_str())))?;
+    }
+    Ok(())
 }
 
 fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
@@ -343,7 +358,13 @@ impl Engine {
     /// # Errors
     /// The request or the configuration is wrong. A full queue shows when the result is asked for.
     pub fn submit_rank(&self, request: RankRequest, options: RankOptions) -> Result<Pending<Ranking>> {
-        self.submit_job(options, |plan| RankJob::new(request, plan))
+        self.submit_job(options, |plan| {
+            self.check_texts(&plan, &request)?;
+            let sampled = matches!(request.candidates, Candidates::Sample(_)).then_some(ModelRole::Policy);
+            let roles = plan.needs(plan.window(&request)).into_iter().chain(sampled).collect();
+            check_templates(&plan, roles, &self.inner.locals)?;
+            RankJob::new(request, plan)
+        })
     }
 
     /// Scores the rollouts of `ranking`, which was made of `request`, again: with this engine's judges and metrics, and
@@ -374,7 +395,10 @@ impl Engine {
         ranking: &Ranking,
         options: RankOptions,
     ) -> Result<Pending<Ranking>> {
-        self.submit_job(options, |plan| RankJob::rescore(request, ranking, plan))
+        self.submit_job(options, |plan| {
+            self.check_texts(&plan, &request)?;
+            RankJob::rescore(request, ranking, plan)
+        })
     }
 
     fn submit_job(
@@ -402,6 +426,16 @@ impl Engine {
             (None, Some(error)) => Err(error.duplicate()),
             (None, None) => Err(Error::internal("an engine without a plan")),
         }
+    }
+
+    /// Refuses texts that can't fit the policy's context: metrics may tokenise them, too.
+    fn check_texts(&self, plan: &RankPlan, request: &RankRequest) -> Result<()> {
+        let policy = plan.roles.resolve(ModelRole::Policy).and_then(|(_, name)| self.inner.locals.get(name));
+        let Some(Local { folder, .. }) = policy else { return Ok(()) };
+        folder.check_bytes("conversation", bytes(&request.conversation))?;
+        let Candidates::Given(texts) = &request.candidates else { return Ok(()) };
+        let mut texts = texts.iter().enumerate();
+        texts.try_for_each(|(at, text)| folder.check_bytes(format_args!("candidates[{at}]"), text.len()))
     }
 
     fn check_roles(&self, plan: &RankPlan) -> Result<()> {
@@ -436,6 +470,7 @@ impl Engine {
         options: GenerateOptions,
         limits: Limits,
     ) -> Result<Pending<Generation>> {
+        let deadline = limits.deadline();
         let tokens = self.encode(model, prompt)?;
         let prompt_tokens = tokens.clone();
         let (pending, respond) = pending::pair(limits.cancel.clone());
@@ -449,7 +484,7 @@ impl Engine {
             model,
             Stage::Generate,
             vec![(Task::Generate(tokens, options), Box::new(done))],
-            &limits,
+            (deadline, limits.priority),
             pending.token(),
         )?;
         Ok(pending)
@@ -532,7 +567,7 @@ impl Engine {
     fn wait_for(&self, model: &str, stage: Stage, task: Task, limits: &Limits) -> Result<Completion> {
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let done = Box::new(move |result| respond.send(result));
-        self.call(model, stage, vec![(task, done)], limits, pending.token())?;
+        self.call(model, stage, vec![(task, done)], (limits.deadline(), limits.priority), pending.token())?;
         pending.wait()
     }
 
@@ -541,11 +576,10 @@ impl Engine {
         model: &str,
         stage: Stage,
         tasks: Vec<(Task, OnCompletion)>,
-        limits: &Limits,
+        (deadline, priority): (Option<Instant>, i32),
         cancel: CancelToken,
     ) -> Result<()> {
-        let (model, deadline, priority) = (self.index(model)?, limits.deadline(), limits.priority);
-        let start = Instant::now();
+        let (model, start) = (self.index(model)?, Instant::now());
         self.send(Command::Call(Call { model, stage, tasks, start, deadline, priority, cancel }))
     }
 
@@ -554,6 +588,7 @@ impl Engine {
         let tokens = match prompt {
             Prompt::Tokens(tokens) => tokens,
             Prompt::Messages(messages, generation_prompt) => {
+                local.folder.check_bytes("the conversation", bytes(&messages))?;
                 local.folder.tokenizer().encode_chat(&messages, &local.render_options(generation_prompt))?.tokens
             }
         };

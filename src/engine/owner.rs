@@ -28,6 +28,14 @@ const MAX_ACTIVE: usize = 16;
 /// Texts to continue or to score that are under way on the models at the same time; a call that begins may exceed it.
 const MAX_UNDER_WAY: usize = 64;
 
+/// Requests of a ranking that are out when further rollouts begin: twice the sequences that share a step, so that as many
+/// wait for a place as have one.
+const MAX_OUT: usize = 128;
+
+/// How long requests are handed to models, which write and tokenise prompts for them, before the clock, cancellations and
+/// those under way have their turn.
+const HANDING_OUT: Duration = Duration::from_millis(100);
+
 /// How long to leave models outside of this process alone before asking them again.
 const OUTSIDE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -105,6 +113,8 @@ pub(super) struct RankRun {
     cancel: CancelToken,
     on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
     on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
+    /// Requests that no model has got yet.
+    asks: VecDeque<Ask>,
     reported: usize,
     respond: Responder<Ranking>,
 }
@@ -120,7 +130,8 @@ impl RankRun {
     ) -> Self {
         let RankOptions { limits, on_progress, on_rollout } = options;
         let (deadline, priority) = (limits.deadline(), limits.priority);
-        RankRun { job, plan, start, deadline, priority, cancel, on_progress, on_rollout, reported: 0, respond }
+        let (job, asks) = (job.with_most_out(MAX_OUT), VecDeque::new());
+        RankRun { job, plan, start, deadline, priority, cancel, on_progress, on_rollout, asks, reported: 0, respond }
     }
 
     /// Why it should end now, if it should.
@@ -129,6 +140,12 @@ impl RankRun {
             return Some(StopReason::Cancelled);
         }
         self.deadline.is_some_and(|deadline| now >= deadline).then_some(StopReason::Deadline)
+    }
+
+    /// Ends it early; what it has not asked yet is asked no more.
+    fn stop(&mut self, why: StopReason) {
+        self.job.stop(why);
+        self.asks.clear();
     }
 
     fn report(&mut self) {
@@ -177,6 +194,8 @@ pub(super) struct Owner {
     /// Tasks of calls that have begun.
     direct: Vec<UnderWay>,
     next: RunId,
+    /// Until when requests are handed out in this turn.
+    handing_out: Instant,
     finished: Vec<(Ticket, Result<ChatReply>)>,
     /// Threads on which metrics score, and how their scores come back.
     scoring: Vec<JoinHandle<()>>,
@@ -224,6 +243,7 @@ impl Owner {
             asked: HashMap::new(),
             direct: Vec::new(),
             next: 0,
+            handing_out: Instant::now(),
             finished: Vec::new(),
             scoring: Vec::new(),
             scores: channel(),
@@ -233,8 +253,10 @@ impl Owner {
 
     fn run(mut self) {
         while self.receive() {
+            self.handing_out = Instant::now() + HANDING_OUT;
             self.interrupt();
             self.admit();
+            self.active.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| self.hand_out(id));
             let mut advanced = self.advance();
             advanced |= self.score();
             self.settle();
@@ -377,7 +399,7 @@ impl Owner {
         let now = Instant::now();
         for run in self.queued.values_mut().chain(self.active.values_mut()) {
             if let Some(why) = run.interruption(now) {
-                run.job.stop(why);
+                run.stop(why);
             }
         }
         let stopped = self.active.iter().filter(|(_, run)| run.job.is_stopped()).map(|(id, _)| *id);
@@ -417,16 +439,24 @@ impl Owner {
             if !run.job.is_done() {
                 run.job.start(&mut asks);
             }
+            run.asks.extend(asks);
             self.active.insert(id, run);
-            self.submit(id, asks);
         }
     }
 
-    /// Sends a ranking's requests to their models; a refusal is a reply like any other.
+    /// Takes a ranking's further requests, and hands out what it may.
     fn submit(&mut self, id: RunId, asks: Vec<Ask>) {
-        let mut asks = VecDeque::from(asks);
-        while let Some(Ask { id: ask, role, model, request }) = asks.pop_front() {
-            let Some(run) = self.active.get_mut(&id) else { return };
+        if let Some(run) = self.active.get_mut(&id) {
+            run.asks.extend(asks);
+            self.hand_out(id);
+        }
+    }
+
+    /// Sends a ranking's requests to their models, until its time is over or that of this turn; one at least. A refusal is
+    /// a reply like any other.
+    fn hand_out(&mut self, id: RunId) {
+        let Some(run) = self.active.get_mut(&id) else { return };
+        while let Some(Ask { id: ask, role, model, request }) = run.asks.pop_front() {
             let name = model.as_deref().or_else(|| run.plan.roles.resolve(role).map(|(_, name)| name));
             let model = name.and_then(|name| self.models.iter().position(|(other, _)| other == name));
             let submitted = match model {
@@ -438,8 +468,16 @@ impl Owner {
                 Err(error) => {
                     let mut more = Vec::new();
                     deliver(run, ask, Err(error), &mut more);
-                    asks.extend(more);
+                    run.asks.extend(more);
                 }
+            }
+            let now = Instant::now();
+            if let Some(why) = run.interruption(now) {
+                run.stop(why);
+                return self.withdraw(id);
+            }
+            if now >= self.handing_out {
+                return;
             }
         }
     }
@@ -474,7 +512,7 @@ impl Owner {
                 // A step that was ended at the deadline is no failure of the rollout.
                 let overdue = reply.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded);
                 if let Some(why) = run.interruption(Instant::now()).filter(|_| overdue) {
-                    run.job.stop(why);
+                    run.stop(why);
                 }
                 let mut asks = Vec::new();
                 deliver(run, ask, reply, &mut asks);

@@ -32,7 +32,7 @@ use self::layout::{Layout, Runner};
 use self::tokenizer::Tokenizer;
 use crate::decode::attention::kernel::Heads;
 use crate::runtime::session::InMemory;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A model folder, read and checked, its graph ready for the path that runs it; nothing is loaded into ONNX Runtime yet.
 pub struct ModelFolder {
@@ -118,6 +118,32 @@ impl ModelFolder {
         };
         let bounds = [positions, self.head().and_then(|head| head.max_length)];
         bounds.into_iter().flatten().fold(configured, usize::min)
+    }
+
+    /// Refuses a text by its bytes, where it would not fit the context even if each of its tokens were the longest of the
+    /// vocabulary: what it would take to tokenise it is not bounded otherwise. `what` names the text.
+    ///
+    /// # Errors
+    /// [`ContextLength`](ErrorKind::ContextLength), with the numbers.
+    pub(crate) fn check_bytes(&self, what: impl std::fmt::Display, bytes: usize) -> Result<()> {
+        /// Some normalizers drop characters, and a word that nobody knows can be one token.
+        const LEAST: usize = 64;
+        let context = self.context_length();
+        if bytes <= context.saturating_mul(LEAST) {
+            return Ok(());
+        }
+        let longest = self.tokenizer.longest_token().max(LEAST);
+        if bytes <= context.saturating_mul(longest) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::ContextLength,
+            format!(
+                "{what}: {bytes} bytes can't fit the context of {context} tokens of {}, each of which stands for at most \
+                 {longest} bytes. Shorten the text or use a model with a longer context",
+                self.path.display()
+            ),
+        ))
     }
 
     /// Longest sequence that uses the first of two kinds of rotary tables, where there are two to choose from.

@@ -1,6 +1,6 @@
 //! One ranking, as a state machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::future::{Candidate, Future, Place, is_interruption};
 use super::plan::{FailurePolicy, RankPlan};
 use super::ranking::{ModelsInfo, Ranking, RoleCosts};
 use super::record::EndedRollout;
-use super::request::{Candidates, RankRequest};
+use super::request::{Candidates, RankRequest, check_turns};
 use super::rescore::{self, Origin};
 use super::scoring::{Scores, ScoringBatch};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
@@ -73,12 +73,25 @@ pub struct RankJob {
     begun: Option<Instant>,
     /// The requests that are out, and what waits for them.
     waiting: BTreeMap<AskId, (ModelRole, Waiting)>,
+    /// What has to begin, in order; its requests are not made before.
+    due: VecDeque<Due>,
+    /// Requests that may be out while something else begins.
+    most_out: usize,
     asked: u64,
     /// Whether metrics are at work.
     scoring: bool,
     started: bool,
     stopped: Option<StopReason>,
     failure: Option<Error>,
+}
+
+/// What has to begin.
+#[derive(Clone, Copy)]
+enum Due {
+    Candidate(usize),
+    Future(Place),
+    /// A future that paused.
+    Rest(Place),
 }
 
 /// What a reply is for.
@@ -104,6 +117,7 @@ impl RankJob {
             needs.push(ModelRole::Policy);
         }
         plan.check(needs, &request.goal)?;
+        check_turns(request.candidates.len(), samples, window)?;
         let candidates: Vec<Candidate> = match &request.candidates {
             Candidates::Given(texts) => texts.iter().map(|text| Candidate::new(Some(text.clone()), 0)).collect(),
             Candidates::Sample(count) => (0..*count).map(|_| Candidate::new(None, 0)).collect(),
@@ -151,12 +165,21 @@ impl RankJob {
             allocated: None,
             begun: None,
             waiting: BTreeMap::new(),
+            due: VecDeque::new(),
+            most_out: usize::MAX,
             asked: 0,
             scoring: false,
             started: false,
             stopped: None,
             failure: None,
         }
+    }
+
+    /// Begins rollouts only while fewer than `most` requests are out, so that a large ranking's prompts are not all written
+    /// at once. What is asked, and the result, stay the same.
+    #[must_use]
+    pub fn with_most_out(self, most: usize) -> Self {
+        RankJob { most_out: most.max(1), ..self }
     }
 
     /// The first requests. Does nothing when called again.
@@ -169,29 +192,54 @@ impl RankJob {
         for candidate in 0..self.candidates.len() {
             match &self.candidates[candidate] {
                 Candidate { response: Some(_), given: Some(_), .. } => self.take_given(candidate),
-                Candidate { response: None, given: None, .. } => self.ask_for_candidate(candidate, asks),
+                Candidate { response: None, given: None, .. } => self.due.push_back(Due::Candidate(candidate)),
                 _ => {}
             }
         }
         if self.origin.is_some() {
-            self.start_futures(0, asks);
+            self.start_futures(0);
         }
-        self.next_round(asks);
+        self.go_on(asks, before);
+    }
+
+    /// Lets begin what may, plans the next round once one is over, and takes back what a failed job has asked since `before`.
+    fn go_on(&mut self, asks: &mut Vec<Ask>, before: usize) {
+        loop {
+            self.begin_due(asks);
+            if !self.next_round() {
+                break;
+            }
+        }
         self.withdraw_if_failed(asks, before);
     }
 
-    /// Asks for the next round of rollouts if the last one is over, which the first always is.
-    pub(super) fn next_round(&mut self, asks: &mut Vec<Ask>) {
+    fn begin_due(&mut self, asks: &mut Vec<Ask>) {
+        while self.waiting.len() < self.most_out && self.stopped.is_none() && self.failure.is_none() {
+            match self.due.pop_front() {
+                None => return,
+                Some(Due::Candidate(candidate)) => self.ask_for_candidate(candidate, asks),
+                Some(Due::Future(place)) => self.start_future(place, asks),
+                Some(Due::Rest(place)) => self.resume(place, asks),
+            }
+        }
+    }
+
+    /// Plans the next round of rollouts if the last one is over, which the first always is. Returns whether it has.
+    fn next_round(&mut self) -> bool {
+        if self.allocated.is_some() || self.stopped.is_some() || self.failure.is_some() || self.allocator.is_none() {
+            return false;
+        }
         let first = self.candidates.iter().all(|candidate| candidate.samples == 0);
-        let over = self.waiting.is_empty() && !self.scoring && self.futures().all(|(_, future)| future.is_settled());
-        if self.allocated.is_some() || self.stopped.is_some() || self.failure.is_some() || !(first || over) {
-            return;
+        let over = || self.is_quiet() && !self.scoring && self.futures().all(|(_, future)| future.is_settled());
+        if !first && !over() {
+            return false;
         }
         if self.futures().any(|(_, future)| future.rollout.is_paused()) {
-            return self.prune(asks);
+            self.prune();
+            return true;
         }
         let (rewards, spent) = (self.rewards(), self.spent());
-        let Some(allocator) = &mut self.allocator else { return };
+        let Some(allocator) = &mut self.allocator else { return false };
         match allocator.next(&rewards, spent) {
             Decision::Done(why) => self.allocated = Some(why),
             Decision::Sample { rollouts } => {
@@ -200,22 +248,33 @@ impl RankJob {
                     self.candidates[candidate].samples = samples.end;
                     self.plan_futures(candidate);
                 }
-                self.start_futures(from, asks);
+                self.start_futures(from);
             }
         }
+        true
     }
 
-    /// Starts what there is from this sample on: sample k of every candidate before k + 1, so that a deadline finds complete
-    /// rounds.
-    fn start_futures(&mut self, from: usize, asks: &mut Vec<Ask>) {
+    /// Whether nothing is out and nothing has to begin.
+    fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && self.due.is_empty()
+    }
+
+    /// Has begin what there is from this sample on: sample k of every candidate before k + 1, so that a deadline finds
+    /// complete rounds.
+    fn start_futures(&mut self, from: usize) {
         let most = self.candidates.iter().map(|candidate| candidate.futures.len()).max().unwrap_or(0);
         for sample in from..most {
             for candidate in 0..self.candidates.len() {
                 if sample < self.candidates[candidate].futures.len() {
-                    self.start_future(Place { candidate, sample }, asks);
+                    self.due.push_back(Due::Future(Place { candidate, sample }));
                 }
             }
         }
+    }
+
+    /// Has futures go on after their pause.
+    pub(super) fn resume_all(&mut self, places: impl IntoIterator<Item = Place>) {
+        self.due.extend(places.into_iter().map(Due::Rest));
     }
 
     pub(super) fn rewards(&self) -> Vec<Vec<Option<f64>>> {
@@ -260,7 +319,7 @@ impl RankJob {
         }
         let before = asks.len();
         match waiting {
-            Waiting::Candidate(candidate) => self.on_candidate(candidate, reply, asks),
+            Waiting::Candidate(candidate) => self.on_candidate(candidate, reply),
             Waiting::Rollout(place) => {
                 let next = self.future(place).rollout.on_reply(reply);
                 self.advance(place, next, asks);
@@ -274,8 +333,7 @@ impl RankJob {
                 self.ask_questions(place, pending, asks);
             }
         }
-        self.next_round(asks);
-        self.withdraw_if_failed(asks, before);
+        self.go_on(asks, before);
         Ok(())
     }
 
@@ -287,10 +345,11 @@ impl RankJob {
         }
         if !self.started {
             // The rollouts that were to be are then there to be reported.
+            self.most_out = 0;
             self.start(&mut Vec::new());
-            self.waiting.clear();
         }
         self.stopped = Some(why);
+        self.due.clear();
         let ended = match why {
             StopReason::Deadline => Ended::Deadline,
             StopReason::Cancelled => Ended::Cancelled,
@@ -306,7 +365,7 @@ impl RankJob {
         if self.scoring || self.failure.is_some() {
             return None;
         }
-        let quiet = self.waiting.is_empty() || self.stopped.is_some();
+        let quiet = self.is_quiet() || self.stopped.is_some();
         let mut batch = ScoringBatch::new(&self.plan, &self.scene);
         for (place, future) in self.futures().filter(|(_, future)| future.is_scorable() && !future.is_settled()) {
             batch.add(place, future, |weighted| quiet || !weighted.metric.wants_whole_rounds());
@@ -332,8 +391,7 @@ impl RankJob {
             }
             self.future(place).scores[metric] = Some(score);
         }
-        self.next_round(asks);
-        self.withdraw_if_failed(asks, before);
+        self.go_on(asks, before);
     }
 
     /// Whether no reply and no score can change the result any more.
@@ -342,7 +400,7 @@ impl RankJob {
             return true;
         }
         let asked = self.allocator.is_none() || self.allocated.is_some();
-        let quiet = self.stopped.is_some() || (self.started && asked && self.waiting.is_empty());
+        let quiet = self.stopped.is_some() || (self.started && asked && self.is_quiet());
         quiet && !self.scoring && self.futures().all(|(_, future)| !future.is_answered() || future.is_settled())
     }
 
@@ -443,15 +501,14 @@ impl RankJob {
         self.ask(ModelRole::Policy, request, Waiting::Candidate(candidate), asks);
     }
 
-    fn on_candidate(&mut self, candidate: usize, reply: Result<ChatReply>, asks: &mut Vec<Ask>) {
+    fn on_candidate(&mut self, candidate: usize, reply: Result<ChatReply>) {
         match sampled_candidate(reply) {
             Ok((response, finish)) => {
                 self.candidates[candidate].response = Some(response);
                 self.candidates[candidate].finish = Some(finish);
                 self.plan_futures(candidate);
-                for sample in 0..self.candidates[candidate].samples {
-                    self.start_future(Place { candidate, sample }, asks);
-                }
+                let samples = 0..self.candidates[candidate].samples;
+                self.due.extend(samples.map(|sample| Due::Future(Place { candidate, sample })));
             }
             Err(error) => {
                 let error = error.context("sampling it from the policy");
@@ -470,10 +527,10 @@ impl RankJob {
         let (scene, metrics, seed) = (Arc::clone(&self.scene), self.plan.metrics.len(), self.seed);
         let prunes = self.prunes_next_round();
         let of = &mut self.candidates[candidate];
-        let Some(response) = &of.response else { return };
+        let Some(response) = of.response.clone().map(Arc::new) else { return };
         for sample in of.futures.len()..of.samples {
             let seed = rollout_seed(seed, candidate, sample, common);
-            let rollout = Rollout::new(Arc::clone(&scene), response.clone(), seed);
+            let rollout = Rollout::new(Arc::clone(&scene), Arc::clone(&response), seed);
             let rollout = if prunes { rollout.pausing_after(1) } else { rollout };
             of.futures.push(Future::new(rollout, metrics));
         }
@@ -483,8 +540,8 @@ impl RankJob {
     fn take_given(&mut self, candidate: usize) {
         let (scene, metrics) = (Arc::clone(&self.scene), self.plan.metrics.len());
         let of = &mut self.candidates[candidate];
-        let (Some(response), Some(traces)) = (&of.response, of.given.take()) else { return };
-        let given = |trace| Future::given(Arc::clone(&scene), response.clone(), trace, metrics);
+        let (Some(response), Some(traces)) = (of.response.clone().map(Arc::new), of.given.take()) else { return };
+        let given = |trace| Future::given(Arc::clone(&scene), Arc::clone(&response), trace, metrics);
         of.futures = traces.into_iter().map(given).collect();
     }
 
@@ -497,7 +554,7 @@ impl RankJob {
     }
 
     /// Lets a rollout go on after its pause.
-    pub(super) fn resume(&mut self, place: Place, asks: &mut Vec<Ask>) {
+    fn resume(&mut self, place: Place, asks: &mut Vec<Ask>) {
         let future = self.future(place);
         future.forget_scores();
         let next = future.rollout.resume();

@@ -48,7 +48,7 @@ pub use ranking::{
     TracedMessage,
 };
 pub use record::{EndedRollout, MetricRecord, RawAnswer, RecordedMessage};
-pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_WINDOW, RankRequest};
+pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_TURNS, MAX_WINDOW, RankRequest};
 pub(crate) use request::{validate_samples, validate_window};
 pub use scoring::{Scores, ScoringBatch};
 

@@ -113,6 +113,16 @@ impl RankPlan {
         if self.window(request) == 0 { 1 } else { request.samples.unwrap_or(self.samples) }
     }
 
+    /// The roles that have to be played where this many turns are sampled.
+    pub(crate) fn needs(&self, window: usize) -> Vec<ModelRole> {
+        let sampling = if window > 0 { &[ModelRole::Policy, ModelRole::User][..] } else { &[] };
+        let roles = |weighted: &WeightedMetric| {
+            let extractor = weighted.extract.as_ref().map(|_| ModelRole::Extractor);
+            weighted.metric.roles().iter().copied().chain(extractor).collect::<Vec<_>>()
+        };
+        sampling.iter().copied().chain(self.metrics.iter().flat_map(roles)).collect()
+    }
+
     /// Refuses plans and goals under which a ranking could not be finished.
     pub(super) fn check(&self, needs: impl IntoIterator<Item = ModelRole>, goal: &Goal) -> Result<()> {
         if self.metrics.is_empty() {

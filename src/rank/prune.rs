@@ -6,7 +6,7 @@
 
 use super::allocation::mean;
 use super::future::Future;
-use super::job::{Ask, RankJob};
+use super::job::RankJob;
 use crate::rollout::Ended;
 
 /// Fewer candidates are not worth a judging of their own.
@@ -20,7 +20,7 @@ impl RankJob {
     }
 
     /// Gives the worse half up, now that every future of the first round pauses or has ended, and resumes the others.
-    pub(super) fn prune(&mut self, asks: &mut Vec<Ask>) {
+    pub(super) fn prune(&mut self) {
         let means: Vec<Option<f64>> = self.rewards().iter().map(|of| mean(of)).collect();
         let mut order: Vec<usize> = (0..means.len()).filter(|&at| means[at].is_some()).collect();
         // Stable: of equals, the first stay.
@@ -41,10 +41,6 @@ impl RankJob {
         }
         let paused = |future: &Future| future.rollout.is_paused();
         let places: Vec<_> = self.futures().filter(|(_, future)| paused(future)).map(|(place, _)| place).collect();
-        for place in places {
-            self.resume(place, asks);
-        }
-        // Where nothing was paused any more, all have ended in their first turn.
-        self.next_round(asks);
+        self.resume_all(places);
     }
 }

@@ -16,6 +16,10 @@ pub const MAX_SAMPLES: usize = 1024;
 /// Most candidates in a ranking.
 pub const MAX_CANDIDATES: usize = 1024;
 
+/// Most turns that may have to be sampled for a ranking: candidates × samples × window, the window counted as 1 where it
+/// is 0.
+pub const MAX_TURNS: usize = 1 << 16;
+
 /// The responses to rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Candidates {
@@ -74,7 +78,8 @@ pub struct RankRequest {
     #[serde(deserialize_with = "window", skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// Futures for each candidate, S; 1 to [`MAX_SAMPLES`]; the plan's if absent. Of no effect where the window is 0:
-    /// there is then nothing to sample, and one evaluation is made.
+    /// there is then nothing to sample, and one evaluation is made. Candidates × samples × window are at most
+    /// [`MAX_TURNS`].
     #[serde(deserialize_with = "samples", skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
     /// Decides all random draws; the plan's if absent.
@@ -173,6 +178,19 @@ pub(crate) fn validate_samples(samples: Option<usize>) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses more than [`MAX_TURNS`].
+pub(super) fn check_turns(candidates: usize, samples: usize, window: usize) -> Result<()> {
+    // Each of the three has its own limit by now.
+    let turns = candidates * samples * window.max(1);
+    if turns <= MAX_TURNS {
+        return Ok(());
+    }
+    Err(Error::invalid_request(format!(
+        "candidates × samples × window is {candidates} × {samples} × {window} = {turns}: at most {MAX_TURNS} turns are \
+         sampled for a ranking. Ask for fewer of either, or rank in several requests"
+    )))
 }
 
 impl Serialize for Candidates {

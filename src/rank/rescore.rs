@@ -86,7 +86,7 @@ fn candidate(ranked: &RankedCandidate) -> Candidate {
 
 impl Future {
     /// A future of `response` as a ranking has it. One that didn't count there doesn't count here.
-    pub(super) fn given(scene: Arc<Scene>, response: Message, trace: RolloutTrace, metrics: usize) -> Self {
+    pub(super) fn given(scene: Arc<Scene>, response: Arc<Message>, trace: RolloutTrace, metrics: usize) -> Self {
         let RolloutTrace { messages, ended, seed, counted, reason, .. } = trace;
         let left_out = (!counted).then(|| reason.unwrap_or_else(|| "it did not count before".into()));
         let future = messages.into_iter().map(said).collect();

@@ -40,7 +40,7 @@ pub struct RolloutMessage {
 /// One sampled future of one response.
 pub struct Rollout {
     scene: Arc<Scene>,
-    response: Message,
+    response: Arc<Message>,
     seed: u64,
     future: Vec<RolloutMessage>,
     /// Turns completed.
@@ -55,10 +55,10 @@ pub struct Rollout {
 
 impl Rollout {
     /// A future of `response`, drawn from the random stream `seed`. Nothing happens before [`Rollout::start`].
-    pub fn new(scene: Arc<Scene>, response: Message, seed: u64) -> Self {
+    pub fn new(scene: Arc<Scene>, response: impl Into<Arc<Message>>, seed: u64) -> Self {
         Rollout {
             scene,
-            response,
+            response: response.into(),
             seed,
             future: Vec::new(),
             turn: 0,
@@ -71,7 +71,13 @@ impl Rollout {
     }
 
     /// A future of `response` that is known already: `future` is what was said, `ended` why no more was.
-    pub fn given(scene: Arc<Scene>, response: Message, seed: u64, future: Vec<RolloutMessage>, ended: Ended) -> Self {
+    pub fn given(
+        scene: Arc<Scene>,
+        response: impl Into<Arc<Message>>,
+        seed: u64,
+        future: Vec<RolloutMessage>,
+        ended: Ended,
+    ) -> Self {
         Rollout { future, ended: Some(ended), ..Rollout::new(scene, response, seed) }
     }
 
@@ -182,7 +188,7 @@ impl Rollout {
 
     fn conversation(&self) -> impl Iterator<Item = &Message> {
         let future = self.future.iter().map(|said| &said.message);
-        self.scene.history.iter().chain(std::iter::once(&self.response)).chain(future)
+        self.scene.history.iter().chain(std::iter::once(&*self.response)).chain(future)
     }
 
     fn take(&mut self, reply: Result<ChatReply>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! From texts and conversations to tokens and the rows of output that are wanted.
 
 use super::{ScoreInput, ScoreTask, StepOptions};
-use crate::chat::{Message, Role};
+use crate::chat::{Message, Role, local};
 use crate::decode::check_prompt;
 use crate::model::tokenizer::{Bos, EncodedSteps, EncodedText, RenderOptions};
 use crate::model::{Head, HeadKind, ModelFolder, ModelKind};
@@ -40,6 +40,7 @@ pub(crate) fn encode(
     task: &ScoreTask,
 ) -> Result<Encoded> {
     check(folder, task)?;
+    check_bytes(folder, &input)?;
     let mut encoded = match task {
         ScoreTask::Response => response(folder, prompting, input)?,
         ScoreTask::Steps(options) => steps(folder, prompting, input, options)?,
@@ -101,6 +102,16 @@ pub(super) fn positive(head: &Head, options: &StepOptions) -> Result<usize> {
             "the model's labels are {}: say which of them is the positive one",
             head.labels.join(", ")
         ))),
+    }
+}
+
+/// Refuses texts that no context could hold before they are tokenised.
+fn check_bytes(folder: &ModelFolder, input: &ScoreInput) -> Result<()> {
+    match input {
+        ScoreInput::Tokens(_) | ScoreInput::Response { .. } => Ok(()),
+        ScoreInput::Text(text) => folder.check_bytes("the text", text.len()),
+        ScoreInput::Pair(first, second) => folder.check_bytes("the texts", first.len() + second.len()),
+        ScoreInput::Chat(messages) => folder.check_bytes("the conversation", local::bytes(messages)),
     }
 }
 

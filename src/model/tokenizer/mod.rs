@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
@@ -64,6 +65,7 @@ pub struct Tokenizer {
     /// A post-processor that can't be read is an error only for those who use it.
     around: Result<Around>,
     folder: String,
+    longest: OnceLock<usize>,
 }
 
 impl Tokenizer {
@@ -91,7 +93,14 @@ impl Tokenizer {
             _ => Ok(around),
         });
         let around = around.map_err(|why| Error::invalid_model(format!("{path}: {why}. Save it again, or correct it")));
-        Ok(Tokenizer { templates, around, folder: folder.display().to_string(), vocabulary, named })
+        Ok(Tokenizer {
+            templates,
+            around,
+            folder: folder.display().to_string(),
+            vocabulary,
+            named,
+            longest: OnceLock::new(),
+        })
     }
 
     /// The tokens of a text in which added tokens (`<|im_end|>`) are recognised. No token is put before or after.
@@ -160,6 +169,17 @@ impl Tokenizer {
         self.vocabulary.controls().iter().find(|control| control.text == text).map(|control| control.id)
     }
 
+    /// Most bytes that a token stands for, as the vocabulary spells it.
+    pub(crate) fn longest_token(&self) -> usize {
+        let measure = || {
+            let vocabulary = self.vocabulary.real().get_vocab(true);
+            // Our own markers come from no text.
+            let foreign = vocabulary.keys().filter(|token| !self.vocabulary.has_marker(token));
+            foreign.map(String::len).max().unwrap_or(0)
+        };
+        *self.longest.get_or_init(measure)
+    }
+
     /// The names of the model's chat templates; empty for a base model.
     pub fn template_names(&self) -> impl Iterator<Item = &str> {
         self.templates.keys().map(String::as_str)
@@ -196,6 +216,14 @@ impl Tokenizer {
             )));
         }
         Ok(answers)
+    }
+
+    /// Refuses a model that can't be given a conversation.
+    ///
+    /// # Errors
+    /// There is no (such) chat template, or it is not one that can be compiled.
+    pub(crate) fn check_template(&self, options: &RenderOptions) -> Result<()> {
+        self.template(options.template.as_deref()).map(|_| ())
     }
 
     fn template(&self, name: Option<&str>) -> Result<&ChatTemplate> {
