@@ -234,7 +234,8 @@ impl EngineBuilder {
             Ok(plan) => (Some(Arc::new(plan)), None),
             Err(error) => (None, Some(error)),
         };
-        if let Some(plan) = &plan {
+        // Without metrics nothing is ranked, and models may be there for their tokens alone.
+        if let Some(plan) = plan.as_ref().filter(|plan| !plan.metrics.is_empty()) {
             check_templates(plan, plan.needs(plan.window), &locals)?;
         }
         let (commands, thread) = Owner::start(factories, config.runtime.max_queued)?;
@@ -470,6 +471,7 @@ impl Engine {
         options: GenerateOptions,
         limits: Limits,
     ) -> Result<Pending<Generation>> {
+        let deadline = limits.deadline();
         let tokens = self.encode(model, prompt)?;
         let prompt_tokens = tokens.clone();
         let (pending, respond) = pending::pair(limits.cancel.clone());
@@ -483,7 +485,7 @@ impl Engine {
             model,
             Stage::Generate,
             vec![(Task::Generate(tokens, options), Box::new(done))],
-            &limits,
+            (deadline, limits.priority),
             pending.token(),
         )?;
         Ok(pending)
@@ -566,7 +568,7 @@ impl Engine {
     fn wait_for(&self, model: &str, stage: Stage, task: Task, limits: &Limits) -> Result<Completion> {
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let done = Box::new(move |result| respond.send(result));
-        self.call(model, stage, vec![(task, done)], limits, pending.token())?;
+        self.call(model, stage, vec![(task, done)], (limits.deadline(), limits.priority), pending.token())?;
         pending.wait()
     }
 
@@ -575,11 +577,10 @@ impl Engine {
         model: &str,
         stage: Stage,
         tasks: Vec<(Task, OnCompletion)>,
-        limits: &Limits,
+        (deadline, priority): (Option<Instant>, i32),
         cancel: CancelToken,
     ) -> Result<()> {
-        let (model, deadline, priority) = (self.index(model)?, limits.deadline(), limits.priority);
-        let start = Instant::now();
+        let (model, start) = (self.index(model)?, Instant::now());
         self.send(Command::Call(Call { model, stage, tasks, start, deadline, priority, cancel }))
     }
 

@@ -78,7 +78,8 @@ pub struct RankRequest {
     #[serde(deserialize_with = "window", skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// Futures for each candidate, S; 1 to [`MAX_SAMPLES`]; the plan's if absent. Of no effect where the window is 0:
-    /// there is then nothing to sample, and one evaluation is made.
+    /// there is then nothing to sample, and one evaluation is made. Candidates × samples × window are at most
+    /// [`MAX_TURNS`].
     #[serde(deserialize_with = "samples", skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
     /// Decides all random draws; the plan's if absent.

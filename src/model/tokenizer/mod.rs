@@ -171,7 +171,12 @@ impl Tokenizer {
 
     /// Most bytes that a token stands for, as the vocabulary spells it.
     pub(crate) fn longest_token(&self) -> usize {
-        let measure = || self.vocabulary.real().get_vocab(true).keys().map(String::len).max().unwrap_or(0);
+        let measure = || {
+            let vocabulary = self.vocabulary.real().get_vocab(true);
+            // Our own markers come from no text.
+            let foreign = vocabulary.keys().filter(|token| !self.vocabulary.has_marker(token));
+            foreign.map(String::len).max().unwrap_or(0)
+        };
         *self.longest.get_or_init(measure)
     }
 
