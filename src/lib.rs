@@ -42,6 +42,7 @@ pub mod sandbox;
 pub mod score;
 #[cfg(test)]
 pub(crate) mod testing;
+mod thread;
 
 pub use chat::ChatModel;
 pub use config::Config;

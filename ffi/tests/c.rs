@@ -201,6 +201,15 @@ fn a_host_in_c_sends_nothing_to_the_runtimes_maker() {
 }
 
 #[test]
+fn engines_begin_and_end_as_the_header_says() {
+    let to = Stage::get().path().join("guest");
+    compile("gcc", &C, &source("guest.c"), &to, &Stage::get().shared());
+    for scenario in ["checked", "bounded", "unloaded", "unloadable", "ending", "late", "cleared"] {
+        silent(Command::new(&to).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}
+
+#[test]
 fn cancelling_takes_a_step_and_waiting_takes_no_time() {
     let program = suite();
     let _alone = BUSY.write().unwrap_or_else(PoisonError::into_inner);

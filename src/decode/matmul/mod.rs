@@ -91,12 +91,10 @@ impl Matrices {
             }
         };
         thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let spawn = |_| crate::thread::spawn_scoped(scope, "foreturn-pack", "to pack weights", work);
+            let others: Vec<_> = (1..threads).map(spawn).collect();
             let mine = work();
-            let join = |other: thread::ScopedJoinHandle<'_, Result<()>>| {
-                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            others.into_iter().map(join).chain([mine]).collect::<Result<()>>()
+            others.into_iter().map(|other| other.and_then(crate::thread::join)).chain([mine]).collect::<Result<()>>()
         })?;
         Ok(Matrices { arena, shapes, scratch: Mutex::default(), threads })
     }
