@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use foreturn::chat::{ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Role, Ticket, Usage};
 use foreturn::engine::ChatModelFactory;
+use foreturn::runtime::thread_refused;
 use foreturn::{Error, ErrorKind, Result};
 
 use crate::argument::{self, foreturn_str, sized, slice};
@@ -164,9 +165,8 @@ impl HostChat {
         let (outgoing, finished) = channel();
         let what = format!("the host's model `{name}`");
         let run = move || answer(&what, reply, &owned, &incoming, &outgoing);
-        let thread = std::thread::Builder::new().name("foreturn-host".into()).spawn(run).map_err(|e| {
-            Error::new(ErrorKind::Io, format!("cannot start the thread of model `{name}`: {e}")).with_source(e)
-        })?;
+        let thread = std::thread::Builder::new().name("foreturn-host".into()).spawn(run);
+        let thread = thread.map_err(|e| thread_refused(&format!("for model `{name}`"), e))?;
         let (requests, thread) = (Some(requests), Some(thread));
         let (under_way, cancelled) = (BTreeSet::new(), VecDeque::new());
         Ok(HostChat { name, reproducible, requests, finished, thread, under_way, cancelled, next: 0 })

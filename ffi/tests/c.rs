@@ -1,6 +1,7 @@
 //! The C ABI as hosts meet it: programs in C and C++, built with the compilers of this machine against the shared and the
 //! static library of `target/release`, run as they are, under valgrind and under AddressSanitizer. `make test` builds the
 //! libraries first.
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
 #[path = "../../tests/common/watched.rs"]
 mod watched;

@@ -67,7 +67,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// Functions that the header declares.
 fn functions(header: &str) -> BTreeSet<&str> {
-    let called = header.split('(').filter_map(|before| words(before).last().filter(|_| !before.ends_with([' ', '*', ')'])));
+    let called =
+        header.split('(').filter_map(|before| words(before).last().filter(|_| !before.ends_with([' ', '*', ')'])));
     called.filter(|word| word.starts_with("foreturn_")).collect()
 }
 

@@ -99,6 +99,11 @@ pub fn load(options: &RuntimeOptions) -> Result<RuntimeInfo> {
     environment::get(options).map(|environment| environment.info())
 }
 
+/// The error of a thread that the system refused: what it was for, and the limits that it may have met.
+pub fn thread_refused(purpose: &str, error: std::io::Error) -> crate::Error {
+    crate::thread::refused(purpose, error)
+}
+
 /// Wraps a failure of ONNX Runtime, keeping its message.
 pub(crate) fn ort_error(action: &str, error: impl std::fmt::Display) -> crate::Error {
     crate::Error::runtime(format!("{action}: {error}"))

@@ -216,9 +216,9 @@ mod import {
             found: Option<Object>,
         }
         unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-            // SAFETY: the loader hands over a description that is valid during the call, and the pointer given below. The
-            // headers belong to the object, which is ONNX Runtime: it is never unloaded.
+            // SAFETY: the loader hands over a description that is valid during the call, and the pointer given below.
             let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
+            // SAFETY: the headers belong to the object. The one that is kept is ONNX Runtime, which is never unloaded.
             let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
             let object = Object { base: info.dlpi_addr as usize, headers };
             if !object.holds(libc::PT_LOAD, search.address) {

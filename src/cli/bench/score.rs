@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use foreturn::engine::{Prompt, ScoreOptions};
 use foreturn::model::{ModelFolder, ModelKind};
+use foreturn::runtime::thread_refused;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
 use foreturn::{Engine, Error, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -149,7 +150,7 @@ impl<'a> Load<'a> {
             for history in &histories {
                 let ask = move || self.request(history, gate);
                 let client = std::thread::Builder::new().name("foreturn-client".into()).spawn_scoped(scope, ask);
-                clients.push(client.map_err(|e| no_client(self.clients, &e)));
+                clients.push(client.map_err(|e| thread_refused("for each client (--clients)", e)));
             }
             drop(closed);
             let answer = |client: std::thread::ScopedJoinHandle<'_, Result<Request>>| {
@@ -171,13 +172,6 @@ impl<'a> Load<'a> {
         let seconds = start.elapsed().as_secs_f64();
         Ok(Request { scores: outputs.iter().flat_map(ScoreOutput::numbers).collect(), seconds })
     }
-}
-
-fn no_client(clients: usize, error: &std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Io,
-        format!("--clients {clients}: cannot start a thread for each of them: {error}; give fewer"),
-    )
 }
 
 /// Times that this share of the requests did not exceed (nearest rank).
