@@ -496,7 +496,7 @@ typedef struct {
   // sizeof(foreturn_rank_options).
   size_t size;
   // Deadline, cancellation, priority. At the deadline, what is finished for all candidates is ranked, and the ranking
-  // says that it is incomplete.
+  // says that it is incomplete; where no candidate has a reward by then, it is FORETURN_ERROR_DEADLINE_EXCEEDED.
   foreturn_limits limits;
   // May be NULL.
   foreturn_progress_fn on_progress;

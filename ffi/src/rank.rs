@@ -88,7 +88,7 @@ pub struct foreturn_rank_options {
     /// sizeof(foreturn_rank_options).
     pub size: usize,
     /// Deadline, cancellation, priority. At the deadline, what is finished for all candidates is ranked, and the ranking
-    /// says that it is incomplete.
+    /// says that it is incomplete; where no candidate has a reward by then, it is FORETURN_ERROR_DEADLINE_EXCEEDED.
     pub limits: foreturn_limits,
     /// May be NULL.
     pub on_progress: foreturn_progress_fn,

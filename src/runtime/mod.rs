@@ -10,7 +10,7 @@ pub mod log;
 pub(crate) mod memory;
 pub mod providers;
 pub(crate) mod session;
-pub mod telemetry;
+mod telemetry;
 mod watchdog;
 
 use std::path::PathBuf;
