@@ -1,5 +1,6 @@
 //! The engine on the real model: equal results whatever else is under way, what is shared and what is refused, and the
 //! ways in which a request ends early.
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
 mod common;
 

@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["kernels"],
     &["error"],
     &["mistaken"],
-    &["files", "finite", "json"],
+    &["files", "finite", "json", "thread"],
     &["byte_size", "message", "onnx", "sandbox"],
     &["runtime"],
     &["model"],

@@ -3,7 +3,7 @@
 //!
 //! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by
 //! an ordinary user where the tests are run by root.
-
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 #![cfg(all(feature = "sandbox", target_os = "linux"))]
 #![allow(clippy::print_stderr)]
 

@@ -2,6 +2,7 @@
 //!
 //! Bad input is a table of data, `fixtures/cli/bad_input.json`: files, damage to a copy of the model folder, and what the
 //! one message has to say.
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

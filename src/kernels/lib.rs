@@ -44,4 +44,7 @@ pub enum PackError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system refused a thread.
+    #[error("cannot start a thread to pack weights: {0}")]
+    Thread(std::io::Error),
 }

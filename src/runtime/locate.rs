@@ -12,7 +12,7 @@ use std::process::Command;
 /// The command line searches all of them; a library inside somebody else's process should not look at Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Places {
-    /// What this process has loaded already.
+    /// What this process has loaded already, and no other place.
     pub loaded: bool,
     /// `ORT_DYLIB_PATH`, unless the process runs with raised privileges.
     pub environment: bool,
@@ -89,7 +89,9 @@ pub(crate) fn search(explicit: Option<&Path>, places: Places) -> Search {
         return search;
     }
     if places.loaded {
+        // So is that: another library beside the host's own is what it does not want.
         search.loaded();
+        return search;
     }
     if places.environment {
         search.environment();
@@ -142,7 +144,11 @@ impl Search {
     fn loaded(&mut self) {
         match object_with(c"OrtGetApiBase") {
             Some(path) => self.file(Source::Loaded, path, "the ONNX Runtime of this process"),
-            None => self.misses.push("loaded by this process: none whose symbols are global".into()),
+            None => self.misses.push(
+                "loaded by this process: none whose symbols are global; load it before the engine is made (dlopen with \
+                 RTLD_GLOBAL, or link it), or don't ask for the loaded one (use_loaded_runtime)"
+                    .into(),
+            ),
         }
     }
 
