@@ -521,6 +521,13 @@ fn a_missing_runtime_is_reported_with_every_place_that_was_tried() {
 
     let named = moved(folder.path()).arg("doctor").env("ORT_DYLIB_PATH", "/nowhere/lib.so").output().expect("it runs");
     assert!(Run::from(named).failure(1).contains("ORT_DYLIB_PATH: /nowhere/lib.so: No such file"));
+    // Beside this program there is one, but the variable goes before it.
+    for path in ["/nowhere/lib.so", "/etc/passwd"] {
+        let program = env!("CARGO_BIN_EXE_foreturn");
+        let output = Command::new(program).arg("doctor").env("ORT_DYLIB_PATH", path).output().expect("it runs");
+        let message = Run::from(output).failure(1);
+        assert!(message.contains(path) && message.contains("because ORT_DYLIB_PATH is set"), "{message}");
+    }
 }
 
 #[test]

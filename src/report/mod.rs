@@ -9,7 +9,7 @@ mod file;
 mod page;
 mod trace;
 
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 use std::path::Path;
 
 use serde::Serialize;
@@ -18,6 +18,8 @@ use self::collect::{Collection, Ranking};
 use self::trace::Line;
 use crate::{Error, ErrorKind, Result, files};
 
+/// Most bytes of a line. The longest lines are those of rankings, with all candidates.
+const LONGEST: u64 = 1 << 28;
 /// How many unreadable lines are named one by one.
 const NAMED: usize = 20;
 
@@ -90,11 +92,15 @@ impl Report {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let bytes = lines.read_until(b'\n', &mut line).map_err(|error| {
+            let bytes = lines.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(|error| {
                 Error::new(ErrorKind::Io, format!("line {number} of {source}: {error}")).with_source(error)
             })?;
             if bytes == 0 {
                 break;
+            }
+            if bytes as u64 == LONGEST && !line.ends_with(b"\n") {
+                let why = format!("line {number} of {source} has more than {LONGEST} bytes: this is no trace");
+                return Err(Error::invalid_request(why));
             }
             if line.trim_ascii().is_empty() {
                 continue;
@@ -206,6 +212,19 @@ mod tests {
         assert_eq!((report.rollouts(), report.unreadable(), report.unknown), (1, 2, 1));
         let lines: Vec<_> = report.unreadable.first.iter().map(|complaint| complaint.line).collect();
         assert_eq!(lines, [5, 6]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_before_it_fills_the_memory() {
+        let endless = std::io::BufReader::new(std::io::repeat(b'x'));
+        let error = Report::from_lines(endless, "x").unwrap_err();
+        assert!(error.to_string().contains("more than 268435456 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_pythons_constants_are_read() {
+        let text = format!("\u{feff}{}", ROLLOUT.replacen('{', "{\"unread\": NaN, ", 1));
+        assert_eq!(read(&text).unwrap().rollouts(), 1);
     }
 
     #[test]
