@@ -66,7 +66,9 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<Record>> {
         json::parse(text.as_bytes()).map_err(|e| wrong(String::new(), e))?
     } else {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let record = |(at, line)| json::parse(line.as_bytes()).map_err(|e| wrong(format!(", line {}", at + 1), e));
+        let record = |(at, line): (usize, &str)| {
+            json::parse(line.as_bytes()).map_err(|e| wrong(format!(", line {}", at + 1), e))
+        };
         lines.map(record).collect::<Result<_>>()?
     };
     if records.is_empty() {
