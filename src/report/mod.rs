@@ -77,7 +77,7 @@ impl Report {
     /// Reads a trace, a file of JSON lines. What can't be read (a line that a crash cut off, say) is counted, and the
     /// page says so. Fails where the file can't be read, or no line of it.
     pub fn read(trace: &Path) -> Result<Self> {
-        let (file, _) = files::open(trace).map_err(|error| Error::io("read", trace, error))?;
+        let (file, _) = files::open_named(trace, files::Kind::INPUT)?;
         let name = trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy();
         Report::from_lines(std::io::BufReader::new(file), &name).map_err(|error| match error.kind() {
             ErrorKind::Io => Error::io("read", trace, std::io::Error::other(error)),
