@@ -522,6 +522,13 @@ fn a_missing_runtime_is_reported_with_every_place_that_was_tried() {
 
     let named = moved(folder.path()).arg("doctor").env("ORT_DYLIB_PATH", "/nowhere/lib.so").output().expect("it runs");
     assert!(Run::from(named).failure(1).contains("ORT_DYLIB_PATH: /nowhere/lib.so: No such file"));
+    // Beside this program there is one, but the variable goes before it.
+    for path in ["/nowhere/lib.so", "/etc/passwd"] {
+        let program = env!("CARGO_BIN_EXE_foreturn");
+        let output = Command::new(program).arg("doctor").env("ORT_DYLIB_PATH", path).output().expect("it runs");
+        let message = Run::from(output).failure(1);
+        assert!(message.contains(path) && message.contains("because ORT_DYLIB_PATH is set"), "{message}");
+    }
 }
 
 #[test]
@@ -717,7 +724,7 @@ fn weights_outside_the_folder_are_refused() {
 
 // ---- models that give nonsense ----
 
-/// The tables of rotary positions as NaN: then every logit is NaN.
+/// The tables of rotary positions as far as float32 goes: then what is rotated overflows, and every logit is NaN.
 #[test]
 fn logits_that_are_not_numbers_give_no_score() {
     let copy = ModelCopy::new();
@@ -725,7 +732,7 @@ fn logits_that_are_not_numbers_give_no_score() {
     let mut bytes = copy.read(file);
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     for number in bytes[header..].chunks_exact_mut(4) {
-        number.copy_from_slice(&f32::NAN.to_le_bytes());
+        number.copy_from_slice(&f32::MAX.to_le_bytes());
     }
     copy.write(file, bytes);
     let path = copy.path().display().to_string();

@@ -18,6 +18,7 @@ use super::checkpoint::{
 use super::config::Config;
 use super::encoder::sentence;
 use super::format::{self, Format};
+use super::names;
 use crate::files::{self, Kind};
 use crate::{Error, Result, json, mistaken};
 
@@ -37,7 +38,8 @@ const TOKENIZER_FILES: [&str; 5] = [
 pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     let config = Config::from_json(&config_path.display().to_string(), &read_file(&config_path)?)?;
-    let (mut files, mut tensors) = read_weights(folder)?;
+    let (mut files, tensors) = read_weights(folder)?;
+    let mut tensors = names::put_right(folder, &config, tensors)?;
     let sentence = sentence::read(folder, &mut files, &mut tensors)?;
     let tokenizer = tokenizer_files(folder)?;
     let generation = read_generation(folder)?;

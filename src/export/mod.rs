@@ -23,6 +23,7 @@ mod gguf;
 mod graph;
 mod head;
 mod hf;
+mod names;
 mod quantize;
 mod rope;
 mod safetensors;
@@ -212,6 +213,7 @@ fn check_block(options: &ExportOptions) -> Result<()> {
 fn read(from: &Path) -> Result<Checkpoint> {
     let metadata = std::fs::metadata(from).map_err(|error| Error::io("read", from, error))?;
     if metadata.is_dir() {
+        names::refuse_adapter(from)?;
         if !from.join("config.json").exists() {
             return Err(Error::invalid_model(format!(
                 "{} has no config.json, so it is no Hugging Face checkpoint: name the folder that holds config.json and \

@@ -1,5 +1,6 @@
 //! Where ONNX Runtime may be, in order: an explicit path, the host's own, `ORT_DYLIB_PATH`, beside this library or this
-//! program, the `onnxruntime` package of the Python on the PATH, the system loader. Never the working directory.
+//! program, the `onnxruntime` package of the Python on the PATH, the system loader. Never the working directory. Where a
+//! path or the variable is given, nothing comes after it: what doesn't hold is an error.
 
 use std::ffi::{CStr, OsStr, c_void};
 use std::mem::MaybeUninit;
@@ -93,8 +94,10 @@ pub(crate) fn search(explicit: Option<&Path>, places: Places) -> Search {
         search.loaded();
         return search;
     }
-    if places.environment {
-        search.environment();
+    if places.environment && search.environment() {
+        // Somebody's decision as well.
+        search.misses.push("other places: not looked at, because ORT_DYLIB_PATH is set. Correct or unset it".into());
+        return search;
     }
     if places.beside_library {
         search.beside_library();
@@ -131,14 +134,20 @@ impl Search {
         }
     }
 
-    fn environment(&mut self) {
-        match std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()) {
+    /// Whether the variable says where the library is.
+    fn environment(&mut self) -> bool {
+        let value = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
+        match value {
             None => self.misses.push("ORT_DYLIB_PATH: not set".into()),
             Some(_) if has_raised_privileges() => {
                 self.misses.push("ORT_DYLIB_PATH: ignored, because this process runs with raised privileges".into());
             }
-            Some(value) => self.file(Source::Environment, value.into(), "ORT_DYLIB_PATH"),
+            Some(value) => {
+                self.file(Source::Environment, value.into(), "ORT_DYLIB_PATH");
+                return true;
+            }
         }
+        false
     }
 
     fn loaded(&mut self) {

@@ -129,6 +129,29 @@ fn scores_are_those_of_transformers_and_padding_changes_none() {
     }
 }
 
+/// Norms of checkpoints that were made with TensorFlow, as of bert-base-uncased: transformers renames them.
+#[test]
+fn scores_are_the_same_where_norms_have_their_old_names() {
+    for name in ["bert-labels", "bert-embedding", "deberta-v2-labels"] {
+        let root = fixture_checkpoint(name);
+        let path = root.path().join("source/model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
+        let header = header.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let renamed = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+        fs::write(path, renamed).unwrap();
+        export_fixture(root.path()).unwrap();
+        let reference = fixture(&format!("models/{name}/reference.json"));
+        let tolerance = reference["tolerance"].as_f64().unwrap() as f32;
+        let mut model = Model::open(&root.path().join("out"));
+        for case in cases(&reference) {
+            let error = distance(&model.rows(&[&case]).remove(0), &case.expected);
+            assert!(error <= tolerance, "{name}, {}: {error}", case.name);
+        }
+    }
+}
+
 /// The mean difference of scores from transformers', as a part of their mean size, of an export in fewer bits.
 fn loss(name: &str, quantize: Quantize) -> f32 {
     let root = fixture_checkpoint(name);
