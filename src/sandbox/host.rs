@@ -255,6 +255,7 @@ impl Run {
                     }
                     Some(Record::Memory) => self.limit = self.limit.or(Some(Limit::Memory)),
                     Some(Record::Cpu) => self.limit = self.limit.or(Some(Limit::Cpu)),
+                    Some(Record::Lock) => self.limit = self.limit.or(Some(Limit::Lock)),
                     None => {}
                 },
                 Err(e) if e.kind() == IoErrorKind::Interrupted => {}
@@ -271,17 +272,14 @@ impl Run {
         if let Some((stage, at, errno)) = self.failure {
             return Err(refused(stage, usize::from(at), errno, mounts, programs));
         }
-        if self.leader_runs() && self.limit.is_none() {
-            return Err(Error::runtime(
-                "the sandbox was ended from outside, perhaps by the kernel for want of memory: see its log",
-            ));
-        }
         let limit = self.limit;
+        let lost = self.leader_runs();
         let outcome = |state: State| {
             let end = match (state.status, limit) {
                 (_, Some(limit)) => End::Limit(limit),
                 (Some(status), None) if libc::WIFEXITED(status) => End::Exited(libc::WEXITSTATUS(status)),
                 (Some(status), None) => End::Signalled(libc::WTERMSIG(status)),
+                (None, None) if lost => End::Lost,
                 (None, None) => End::Stopped,
             };
             let [stdout, stderr, report] = state.streams.map(|stream| stream.bytes);

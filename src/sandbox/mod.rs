@@ -20,6 +20,7 @@
 mod host;
 mod init;
 mod keeper;
+mod kernel;
 mod landlock;
 mod plan;
 mod record;
@@ -54,7 +55,8 @@ pub struct Limits {
     pub wall: Duration,
     /// Processor time. Looked at every 20 ms; without isolation, of each process.
     pub cpu: Duration,
-    /// Bytes of address space of each process, and of resident memory of all together (looked at every 20 ms).
+    /// Bytes of address space of each process, and of resident memory of all together with what the kernel holds for them
+    /// (looked at every 20 ms).
     pub memory: u64,
     /// Processes and threads; without isolation, of the user.
     pub processes: u64,
@@ -138,6 +140,8 @@ pub enum End {
     Stopped,
     /// All were ended, for one of them ran into this limit.
     Limit(Limit),
+    /// Something outside ended the sandbox, as the kernel does where the machine has no memory left.
+    Lost,
 }
 
 /// A limit that ends a run.
@@ -151,6 +155,8 @@ pub enum Limit {
     Memory,
     /// [`Limits::output`].
     Output,
+    /// No locks on files of the host (looked at every 20 ms).
+    Lock,
 }
 
 impl std::fmt::Display for End {
@@ -163,6 +169,8 @@ impl std::fmt::Display for End {
             End::Limit(Limit::Cpu) => f.write_str("the processor time was used up"),
             End::Limit(Limit::Memory) => f.write_str("the memory was used up"),
             End::Limit(Limit::Output) => f.write_str("it wrote more than allowed"),
+            End::Limit(Limit::Lock) => f.write_str("it locked a file of the host"),
+            End::Lost => f.write_str("the sandbox was ended from outside, perhaps by the kernel for want of memory"),
         }
     }
 }
