@@ -136,7 +136,8 @@ fn a_sandbox_that_is_ended_from_outside_is_lost() {
     let Some(_turn) = able() else { return };
     let (sandbox, program) = shell("sleep 60");
     let running = std::thread::spawn(move || sandbox.run(vec![program]).expect("outcomes"));
-    let children = || -> Vec<i32> { programs::children().split_whitespace().filter_map(|pid| pid.parse().ok()).collect() };
+    let children =
+        || -> Vec<i32> { programs::children().split_whitespace().filter_map(|pid| pid.parse().ok()).collect() };
     let started = (0..500).find_map(|_| {
         std::thread::sleep(Duration::from_millis(10));
         children().first().copied()

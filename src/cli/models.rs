@@ -64,13 +64,30 @@ pub(super) fn report_providers(engine: &Engine) -> Result<()> {
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
     let info = runtime::load(&RuntimeOptions { places: places(), ..RuntimeOptions::default() })?;
+    let sandbox = sandbox();
     if args.json {
-        return output::json(&info);
+        let mut report = serde_json::to_value(&info).unwrap_or_default();
+        report["sandbox"] = sandbox.map_or(serde_json::Value::Null, |(report, _)| report);
+        return output::json(&report);
     }
     output::line(format!("ONNX Runtime  {}", info.version))?;
     output::line(format!("library       {} ({:?})", info.library.display(), info.source))?;
     output::line(format!("providers     {}", info.providers.join(", ")))?;
-    output::line(format!("threads       {}", info.threads))
+    output::line(format!("threads       {}", info.threads))?;
+    sandbox.map_or(Ok(()), |(_, text)| output::line(format!("sandbox       {text}")))
+}
+
+/// The way in which foreign code is held to its memory here, for programs and for people.
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+fn sandbox() -> Option<(serde_json::Value, String)> {
+    let limit = foreturn::sandbox::MemoryLimit::here();
+    Some((serde_json::to_value(&limit).unwrap_or_default(), limit.to_string()))
+}
+
+/// There is no sandbox.
+#[cfg(not(all(feature = "sandbox", target_os = "linux")))]
+fn sandbox() -> Option<(serde_json::Value, String)> {
+    None
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<()> {

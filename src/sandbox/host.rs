@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::group::Group;
 use super::plan::{HostEnds, Plan, ProgramEnds};
 use super::record::{LENGTH, Record, Stage};
 use super::{End, Limit, Outcome, Sandbox, init, sys};
@@ -28,14 +29,17 @@ pub(super) fn run(mut plan: Plan, sandbox: &Sandbox) -> Result<Vec<Outcome>> {
     // The sandbox's ends: a pipe ends only when nobody has them.
     drop(plan);
 
-    let HostEnds { mut status, control, programs, folder } = host;
+    let HostEnds { mut status, control, programs, folder, group } = host;
     let mut run = Run::new(programs, sandbox.limits.output);
     run.attend(&mut status, deadline);
     init.end(control);
     run.records(&mut status);
     // What is left in the pipes. Too much is too much here too.
     run.serve();
-    drop(folder);
+    if group.as_ref().is_some_and(Group::ran_out) {
+        run.limit = Some(Limit::Memory);
+    }
+    drop((folder, group));
     run.outcomes(&names, &paths)
 }
 

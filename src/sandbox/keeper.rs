@@ -67,6 +67,10 @@ fn wait(program: libc::pid_t) -> i32 {
 /// Gives up what the program must not have, and becomes it.
 fn become_program(plan: &Plan, at: usize) -> Result<std::convert::Infallible, Failure> {
     let start = &plan.programs[at];
+    if let Some(enter) = &plan.enter {
+        // As far as it can be had: the watch is there in any case.
+        sys::write_once(enter.as_raw_fd(), b"0");
+    }
     // SAFETY: takes nothing. Without a terminal there is none to type into.
     unsafe { libc::setsid() };
     descriptors(start).map_err(Failure::of(Stage::Descriptors))?;

@@ -17,6 +17,7 @@
 //!
 //! This module knows nothing of metrics; docs/code-execution.md says what is isolated and what is not.
 
+mod group;
 mod host;
 mod init;
 mod keeper;
@@ -33,7 +34,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
@@ -56,7 +57,7 @@ pub struct Limits {
     /// Processor time. Looked at every 20 ms; without isolation, of each process.
     pub cpu: Duration,
     /// Bytes of address space of each process, and of resident memory of all together with what the kernel holds for them
-    /// (looked at every 20 ms).
+    /// (looked at every 20 ms; see [`MemoryLimit`]).
     pub memory: u64,
     /// Processes and threads; without isolation, of the user.
     pub processes: u64,
@@ -103,6 +104,40 @@ pub const NOBODY: u32 = 65534;
 impl Default for Sandbox {
     fn default() -> Self {
         Sandbox { isolation: Isolation::default(), limits: Limits::default(), visible: Vec::new(), user: NOBODY }
+    }
+}
+
+/// The way in which [`Limits::memory`] of all programs together is held on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "memory_limit", rename_all = "snake_case")]
+pub enum MemoryLimit {
+    /// By a control group of the kernel, beside what [`Watch`](MemoryLimit::Watch) does.
+    ControlGroup,
+    /// By looking every 20 ms, and by refusing what can't be seen so.
+    Watch {
+        /// Why there is no control group.
+        reason: String,
+    },
+}
+
+impl MemoryLimit {
+    /// Tries to make a control group.
+    pub fn here() -> Self {
+        match group::Group::new(1 << 30, 1) {
+            Ok(_) => MemoryLimit::ControlGroup,
+            Err(reason) => MemoryLimit::Watch { reason },
+        }
+    }
+}
+
+impl std::fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MemoryLimit::ControlGroup => f.write_str("memory is limited by a control group"),
+            MemoryLimit::Watch { reason } => {
+                write!(f, "memory is limited by a watch that looks every 20 ms (no control group: {reason})")
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use libc::c_char;
 use seccompiler::BpfProgram;
 
+use super::group::Group;
 use super::kernel::Held;
 use super::{Isolation, Limits, Program, Sandbox, landlock, seccomp, sys};
 use crate::{Error, ErrorKind, Result};
@@ -19,6 +20,9 @@ use crate::{Error, ErrorKind, Result};
 /// Descriptors of a sandbox's processes are this or above, so that putting them where a program expects them (below)
 /// overwrites none of them.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 64;
+
+/// Bytes of `/dev/shm`.
+pub(super) const SHARED_MEMORY: u64 = 16 << 20;
 
 /// Descriptors of a process.
 pub(super) const MOST_DESCRIPTORS: u64 = 256;
@@ -43,6 +47,8 @@ pub(super) struct HostEnds {
     pub(super) programs: Vec<ProgramEnds>,
     /// Without isolation, the temporary folder.
     pub(super) folder: Option<Temporary>,
+    /// Where one can be had, the control group of the programs.
+    pub(super) group: Option<Group>,
 }
 
 /// The other ends of a program's streams.
@@ -98,6 +104,8 @@ pub(super) struct Plan {
     pub(super) limits: Vec<(libc::__rlimit_resource_t, u64)>,
     pub(super) filter: BpfProgram,
     pub(super) rules: Option<OwnedFd>,
+    /// What puts a process into the control group, where there is one.
+    pub(super) enter: Option<OwnedFd>,
     pub(super) programs: Vec<Start>,
     /// Pages of memory of `page` bytes, and clock ticks, that all may use together.
     pub(super) pages: u64,
@@ -129,6 +137,7 @@ impl Plan {
         let count = programs.len() as u64;
         let page = system(libc::_SC_PAGESIZE, 4096);
         let (starts, ends) = starts(programs, folder.as_ref().map(|folder| folder.0.as_path()))?;
+        let (group, enter) = if isolated { group(&sandbox.limits, count)? } else { (None, None) };
         let mut plan = Plan {
             isolated,
             user: root.then_some(sandbox.user),
@@ -145,17 +154,18 @@ impl Plan {
             limits: limits(&sandbox.limits, isolated, count),
             filter: if isolated { seccomp::filter()? } else { BpfProgram::new() },
             rules: if isolated { Some(raise(landlock::rules(&visible)?)?) } else { None },
+            enter,
             programs: starts,
             pages: sandbox.limits.memory / page,
             page,
             held: Held::new(sandbox.limits.processes),
             ticks: sandbox.limits.cpu.as_millis() as u64 * system(libc::_SC_CLK_TCK, 100) / 1000,
-            host: Some(HostEnds { status, control, programs: ends, folder }),
+            host: Some(HostEnds { status, control, programs: ends, folder, group }),
         };
         if isolated {
             plan.root_folder(&visible)?;
         }
-        let own = [&plan.status, &plan.control].into_iter().chain(&plan.rules);
+        let own = [&plan.status, &plan.control].into_iter().chain(&plan.rules).chain(&plan.enter);
         let given = plan.programs.iter().flat_map(|start| start.descriptors.iter().map(|(fd, _)| fd));
         let executed = plan.programs.iter().flat_map(|start| [&start.executed.0, &start.executed.1]);
         let mut keep: Vec<RawFd> = own.chain(given).chain(executed).map(AsRawFd::as_raw_fd).collect();
@@ -320,6 +330,16 @@ fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit
         }
     }
     limits
+}
+
+/// A control group for what all programs use together, their files in memory included.
+fn group(limits: &Limits, programs: u64) -> Result<(Option<Group>, Option<OwnedFd>)> {
+    let files = limits.files.saturating_add(programs * SHARED_MEMORY);
+    match Group::new(limits.memory.saturating_add(files), limits.processes + programs) {
+        Ok((group, enter)) => Ok((Some(group), Some(raise(enter)?))),
+        // The watch holds the limit, if less closely.
+        Err(_) => Ok((None, None)),
+    }
 }
 
 /// A number that the system tells.

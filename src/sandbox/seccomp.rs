@@ -121,10 +121,7 @@ fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccomp
     allow(libc::SYS_socketpair, vec![vec![is(0, libc::AF_UNIX)?]])?;
     allow(
         libc::SYS_setsockopt,
-        vec![
-            vec![is_not(1, libc::SOL_SOCKET)?],
-            vec![is_not(2, libc::SO_SNDBUF)?, is_not(2, libc::SO_SNDBUFFORCE)?],
-        ],
+        vec![vec![is_not(1, libc::SOL_SOCKET)?], vec![is_not(2, libc::SO_SNDBUF)?, is_not(2, libc::SO_SNDBUFFORCE)?]],
     )?;
     allow(libc::SYS_ioctl, vec![vec![when(1, SeccompCmpOp::Ne, TIOCSTI)?]])?;
     allow(libc::SYS_mmap, vec![vec![none_of(3, HUGE | ANONYMOUS)?], vec![none_of(3, HUGE | SHARED)?]])?;
