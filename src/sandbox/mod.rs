@@ -10,7 +10,13 @@
 //!                      └─ keeper ─ …
 //! ```
 //!
-//! Between `clone3` and `execve` there are only system calls on what `plan` prepared, so the host may have threads.
+//! Between `clone3` and `execve` there are only system calls on what `plan` prepared, so the host may have threads. All of
+//! these processes are copies of the host until they execute something, so only what was executed counts as a program's
+//! memory. Programs are executed one after the other, in order: none runs while one that leads it is still being set up.
+//!
+//! Memory is held to its limit by `watch` (what processes use) and `kernel` (what is held for them), by `seccomp`, which
+//! refuses what these two can't see, and by `group`, a control group, where one can be had.
+//!
 //! Its children's signals are left alone: `init` never executes anything, so it keeps its exit signal of none, and
 //! neither a handler for SIGCHLD, nor SIGCHLD ignored, nor a `waitpid(-1)` in the host meets it. When `init` ends, the
 //! kernel ends everything in its PID namespace, and the host sees `init` end only after that.

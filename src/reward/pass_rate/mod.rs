@@ -10,6 +10,9 @@
 //! types travel. Together, both share an interpreter, so the verdict is only as good as what `together.py` does against
 //! forgers. Either way the host counts: a test passes if the tests' text has it and the channel says so, and what the
 //! program prints or exits with means nothing. The Python side is in the files beside this one.
+//!
+//! Whether tests are broken is decided by reading them and by running them alone (`Tester::check`). What happens after
+//! a solution's code was started is a verdict, never an error: otherwise a wrong program could choose to have no value.
 
 mod interpreter;
 mod program;
