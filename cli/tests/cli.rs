@@ -147,7 +147,12 @@ fn fixture(path: &str) -> Value {
 #[test]
 fn doctor_says_what_runs_the_models() {
     let report = foreturn(&["doctor", "--json"]).json();
-    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry"]);
+    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry", "sandbox"]);
+    if cfg!(target_os = "linux") {
+        let limit = report["sandbox"]["memory_limit"].as_str().expect("a way");
+        let reason = report["sandbox"]["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+        assert!((limit == "control_group") != (limit == "watch" && reason), "{report}");
+    }
     assert!(report["library"].as_str().expect("a path").contains("libonnxruntime.so"));
     assert_eq!(report["source"], "environment");
     assert!(report["version"].as_str().expect("a version").starts_with("1."), "{report}");
