@@ -4,7 +4,8 @@
 //! messages ──template──▶ text of the prompt ──vocabulary──▶ tokens ──stream──▶ text of the reply
 //! ```
 //!
-//! The files of the model folder are read by `files`; `template` renders chat templates as transformers does, with the
+//! The files of the model folder are read by `files`, and `auto` changes the
+//! tokenizer as transformers does after reading it; `template` renders chat templates as transformers does, with the
 //! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
 //! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
 //! taken for structure, with the help of `disguise`. What reward models and encoders need beside is in `around` (the
@@ -18,9 +19,10 @@ use serde_json::{Map, Value};
 use crate::{Error, ErrorKind, Result};
 
 mod around;
+pub(crate) mod auto;
 mod date;
 mod disguise;
-mod files;
+pub(crate) mod files;
 mod guard;
 mod prompt;
 mod python;
@@ -80,11 +82,10 @@ impl Tokenizer {
             (name.clone(), ChatTemplate::compile(source, origin))
         };
         let templates = files.templates.iter().map(compile).collect();
-        let (path, named, config) = (files.path.display().to_string(), files.named.clone(), files.config.clone());
-        let processor = files.tokenizer.get("post_processor").cloned().unwrap_or_default();
+        let (path, named) = (files.settled.path.clone(), files.settled.named.clone());
+        let processor = files.settled.tokenizer.get("post_processor").cloned().unwrap_or_default();
         let vocabulary = Vocabulary::build(files, vocab_size)?;
-        let token = |name: &str| vocabulary.real().token_to_id(named.get(name)?.as_str()?);
-        let around = Around::new(&processor, &config, token).and_then(|around| match around.largest() {
+        let around = Around::new(&processor).and_then(|around| match around.largest() {
             Some(id) if id as usize >= vocab_size => {
                 Err(format!("`post_processor` puts token {id}, but the model knows {vocab_size} tokens only"))
             }

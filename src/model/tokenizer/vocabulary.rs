@@ -51,9 +51,9 @@ pub(super) struct Vocabulary {
 impl Vocabulary {
     /// Builds both. The ids of the tokens are below `vocab_size`, the number of the model's logits, or it's an error.
     pub(super) fn build(mut files: Files, vocab_size: usize) -> Result<Self> {
-        let path = files.path.display().to_string();
+        let path = files.settled.path.clone();
         drop_unreachable(&mut files, vocab_size);
-        let tokenizer = &mut files.tokenizer;
+        let tokenizer = &mut files.settled.tokenizer;
         for section in ["truncation", "padding", "post_processor"] {
             // Nothing is cut, padded or added by itself: the template writes every token of a prompt.
             tokenizer.insert(section.to_owned(), Value::Null);
@@ -262,20 +262,21 @@ fn push_added(tokenizer: &mut Map<String, Value>, content: &str) {
 /// Some checkpoints list added tokens that their model has no row for (Gemma 3 1B: `<image_soft_token>`). Such a token
 /// is left out, unless something asks for it: then it stays, to be refused by name.
 fn drop_unreachable(files: &mut Files, vocab_size: usize) {
-    let pieces = files.tokenizer.get("model").and_then(|model| model.get("vocab"));
+    let settled = &files.settled;
+    let pieces = settled.tokenizer.get("model").and_then(|model| model.get("vocab"));
     let needed = |text: &str| {
         pieces.is_some_and(|pieces| pieces.get(text).is_some())
-            || ["bos_token", "eos_token"].iter().any(|name| files.named.get(*name).is_some_and(|named| named == text))
+            || settled.needed.contains(text)
             || files.templates.values().any(|source| source.contains(text))
     };
-    let kept: Vec<Value> = added_tokens(&files.tokenizer)
+    let kept: Vec<Value> = added_tokens(&settled.tokenizer)
         .filter(|token| {
             let reachable = token.get("id").and_then(Value::as_u64).is_none_or(|id| id < vocab_size as u64);
             reachable || token.get("content").and_then(Value::as_str).is_none_or(needed)
         })
         .cloned()
         .collect();
-    files.tokenizer.insert("added_tokens".to_owned(), Value::Array(kept));
+    files.settled.tokenizer.insert("added_tokens".to_owned(), Value::Array(kept));
 }
 
 /// Refuses ids that the model has no logits for; gives the slot's id where it is its alone.
