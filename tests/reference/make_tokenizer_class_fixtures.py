@@ -135,6 +135,10 @@ def draw(rng, kind, name):
         decoder = {}
         for text in rng.sample(SPECIAL, 5):
             flags = rng.choice([{}, {"lstrip": True}, {"special": False, "normalized": True}, {"rstrip": True}])
+            # Files that were saved agree on special tokens; 4.57 mixes the flags of files that don't.
+            other = next((token for token in listed if token["content"] == text), None)
+            if other and (other["special"] or flags.get("special", True)):
+                flags = {k: v for k, v in other.items() if k not in ("id", "content")}
             decoder[str(index[text])] = entry(text, **flags)
         if rng.random() < 0.3:
             decoder[str(len(index))] = entry("<|new|>")
@@ -218,9 +222,10 @@ def record(case):
         except Exception as error:  # whatever it is, the folder is refused
             return {"refused": type(error).__name__}
     texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    alone, pair = tokenizer("a")["input_ids"], tokenizer("a", "b")
-    pair = [pair["input_ids"], pair.get("token_type_ids")]
-    return {"class": type(tokenizer).__name__, "tokens": texts, "alone": alone, "pair": pair[0],
+    alone = tokenizer("a")["input_ids"]
+    # CodeLlama's class takes a second text for what comes after a gap.
+    pair = {"input_ids": None} if "CodeLlama" in type(tokenizer).__name__ else tokenizer("a", "b")
+    return {"class": type(tokenizer).__name__, "tokens": texts, "alone": alone, "pair": pair["input_ids"],
             "named": {role: text for role, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}}
 
 

@@ -1,6 +1,6 @@
 //! The tokens that stand beside the vocabulary, added in the order and with the ids that the `tokenizers` library gives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -109,8 +109,9 @@ impl<'a> Added<'a> {
         Ok(added)
     }
 
-    pub(super) fn has(&self, text: &str) -> bool {
-        self.at.contains_key(text)
+    /// The texts of all tokens that are there.
+    pub(super) fn texts(&self) -> HashSet<String> {
+        self.at.keys().cloned().collect()
     }
 
     /// Whether the token is there with the very same flags.

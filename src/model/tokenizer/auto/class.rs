@@ -155,6 +155,7 @@ const T5: Defaults = &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_toke
 const MASK: Wraps = Wraps::Mask(Some(false));
 const BARE: Wraps = Wraps::Nothing;
 const LOWERS: Four = Four::NOTHING.lowering(true);
+const LOWERS_BARELY: Four = Four::NOTHING.lowering(false);
 
 /// Every class whose rule is known, without `Fast` at its end. What the rules do is said in `four` and `five`.
 const TABLE: &[Row] = &[
@@ -162,6 +163,7 @@ const TABLE: &[Row] = &[
     Row {
         classes: &[
             "BertTokenizer",
+            "DistilBertTokenizer",
             "ElectraTokenizer",
             "LayoutLMTokenizer",
             "LxmertTokenizer",
@@ -172,7 +174,7 @@ const TABLE: &[Row] = &[
         five: Some(side(BERT, BARE, Rebuild::Bert)),
     },
     Row {
-        classes: &["DistilBertTokenizer", "ConvBertTokenizer"],
+        classes: &["ConvBertTokenizer"],
         four: Some(side(BERT, BARE, LOWERS)),
         five: Some(side(BERT, BARE, Rebuild::BertAround)),
     },
@@ -184,7 +186,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         classes: &["SplinterTokenizer"],
-        four: Some(with(BERT, BARE, Extra::Default(&["[QUESTION]"]), LOWERS)),
+        four: Some(with(BERT, BARE, Extra::Default(&["[QUESTION]"]), LOWERS_BARELY)),
         five: Some(side(BERT, BARE, Rebuild::Refused)),
     },
     Row {
@@ -194,13 +196,18 @@ const TABLE: &[Row] = &[
     },
     Row {
         classes: &["MPNetTokenizer"],
-        four: Some(side(MPNET, Wraps::All(None), Four::NOTHING.lowering(false))),
+        four: Some(side(MPNET, Wraps::All(None), LOWERS_BARELY)),
         five: Some(side(MPNET, Wraps::All(None), Rebuild::MpNet)),
     },
     Row {
-        classes: &["RobertaTokenizer", "BlenderbotTokenizer", "LongformerTokenizer"],
+        classes: &["RobertaTokenizer", "LongformerTokenizer"],
         four: Some(side(ROBERTA, MASK, Four::NOTHING)),
         five: Some(side(ROBERTA, BARE, Rebuild::Roberta)),
+    },
+    Row {
+        classes: &["BlenderbotTokenizer"],
+        four: Some(side(ROBERTA, MASK, Four::NOTHING)),
+        five: Some(side(ROBERTA, BARE, Rebuild::Refused)),
     },
     Row {
         classes: &["BartTokenizer", "LEDTokenizer"],

@@ -65,10 +65,13 @@ pub(super) fn rebuild(
         build_model(tokenizer, names, class)?;
     }
     let (single, pair) = match class {
-        Rebuild::Bert | Rebuild::BertAround | Rebuild::DebertaV2 | Rebuild::Albert => {
-            ("cls_token A sep_token", "cls_token A sep_token B:1 sep_token:1")
+        Rebuild::Bert | Rebuild::BertAround => {
+            ("cls_token=2 A sep_token=3", "cls_token=2 A sep_token=3 B:1 sep_token=3:1")
         }
-        Rebuild::Roberta | Rebuild::MpNet => ("cls_token A sep_token", "cls_token A sep_token sep_token B sep_token"),
+        Rebuild::DebertaV2 => ("cls_token=0 A sep_token=0", "cls_token=0 A sep_token=0 B:1 sep_token=0:1"),
+        Rebuild::Albert => ("cls_token A sep_token", "cls_token A sep_token B:1 sep_token:1"),
+        Rebuild::MpNet => ("cls_token=0 A sep_token=2", "cls_token=0 A sep_token=2 sep_token=2 B sep_token=2"),
+        Rebuild::Roberta => ("cls_token A sep_token", "cls_token A sep_token sep_token B sep_token"),
         Rebuild::XlmRoberta => ("bos_token A eos_token", "bos_token A eos_token eos_token B eos_token"),
         Rebuild::GptNeoX => ("A", "A B:1"),
         _ => return Ok(()),

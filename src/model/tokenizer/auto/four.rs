@@ -1,6 +1,7 @@
 //! What the classes of transformers 4.57 change in a tokenizer.
 
 use serde_json::{Map, Value, json};
+use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
 
 use super::names::Names;
 use super::{Settings, around};
@@ -63,7 +64,9 @@ pub(super) fn change(
         set_inner_prefix(tokenizer.get_mut("pre_tokenizer"));
     }
     if let Some(chinese) = four.lowers {
+        let before = tokenizer.get("normalizer").cloned();
         lower(tokenizer, settings, chinese)?;
+        refuse_torn(tokenizer, before)?;
     }
     if let Some(begins) = four.around {
         let (bos, eos) = (settings.flag("add_bos_token", begins)?, settings.flag("add_eos_token", false)?);
@@ -106,6 +109,33 @@ fn lower(tokenizer: &mut Map<String, Value>, settings: &Settings<'_>, chinese: b
     }
     if chinese {
         part.insert("handle_chinese_chars".to_owned(), split.into());
+    }
+    Ok(())
+}
+
+/// The texts of added tokens are normalized before the class changes the normalizer, texts after it. 4.57 goes on with
+/// both, so that such a token is found nowhere, or where it doesn't stand.
+fn refuse_torn(tokenizer: &Map<String, Value>, before: Option<Value>) -> Result<(), String> {
+    let after = tokenizer.get("normalizer");
+    if before.as_ref() == after {
+        return Ok(());
+    }
+    let read = |value: Option<&Value>| -> Option<NormalizerWrapper> { serde_json::from_value(value?.clone()).ok()? };
+    let (before, after) = (read(before.as_ref()), read(after));
+    let apply = |normalizer: &Option<NormalizerWrapper>, text: &str| {
+        let mut normalized = NormalizedString::from(text);
+        let done = normalizer.as_ref().map(|normalizer| normalizer.normalize(&mut normalized));
+        done.is_none_or(|done| done.is_ok()).then(|| normalized.get().to_owned())
+    };
+    for token in tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+        let text = token.get("content").and_then(Value::as_str).unwrap_or_default();
+        if token.get("normalized") == Some(&true.into()) && apply(&before, text) != apply(&after, text) {
+            return Err(format!(
+                "the added token {text:?} is to be found in normalized text, but the class normalizes otherwise than \
+                 tokenizer.json (`do_lower_case`, `strip_accents`). Give the token `\"normalized\": false`, or make the \
+                 normalizer of tokenizer.json say the same"
+            ));
+        }
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ mod version;
 
 use added::Added;
 use class::Chosen;
+use five::Rebuild;
 use names::Names;
 use version::Version;
 
@@ -136,7 +137,7 @@ fn settle(mut sources: Sources) -> Result<Settled> {
         .map_err(|why| Error::unsupported(format!("{}: {why}", sources.path)))?;
     let wrong = |why: String| Error::invalid_model(format!("{}: {why}", sources.path));
     let names = Names::find(&sources, &chosen).map_err(wrong)?;
-    let fresh = chosen.version == Version::Five && chosen.five().is_some();
+    let fresh = chosen.version == Version::Five && chosen.five().is_some_and(|rule| rule != Rebuild::BertAround);
     let added = Added::of(&sources.tokenizer, fresh).map_err(wrong)?;
     let added = names.teach(added, &chosen);
     sources.tokenizer.insert("added_tokens".to_owned(), added);
@@ -179,16 +180,19 @@ impl Settings<'_> {
 }
 
 /// The post-processor that puts these tokens around a text. `A` and `B` stand for the texts, everything else for the
-/// token of that name; `:1` marks what belongs to the second text. Tokens without an id are left out.
+/// token of that name; `:1` marks what belongs to the second text, `=2` the id that a class takes where the token isn't
+/// named. Other tokens without an id are left out.
 fn around(names: &Names, tokenizer: &Map<String, Value>, single: &str, pair: &str) -> Value {
     let mut special = Map::new();
     let mut parts = |pattern: &str| -> Value {
         let mut list = Vec::new();
         for part in pattern.split_whitespace() {
             let (name, kind) = part.strip_suffix(":1").map_or((part, 0), |name| (name, 1));
+            let (name, otherwise) = name.split_once('=').map_or((name, None), |(name, id)| (name, id.parse().ok()));
+            let token = names.token(name, tokenizer).or_else(|| Some(("None".to_owned(), otherwise?)));
             if name.len() == 1 {
                 list.push(serde_json::json!({"Sequence": {"id": name, "type_id": kind}}));
-            } else if let Some((text, id)) = names.token(name, tokenizer) {
+            } else if let Some((text, id)) = token {
                 special.insert(text.clone(), serde_json::json!({"id": text, "ids": [id], "tokens": [text]}));
                 list.push(serde_json::json!({"SpecialToken": {"id": text, "type_id": kind}}));
             }

@@ -62,16 +62,17 @@ impl Names {
             let named = special.contains(token.content.as_str());
             added.add(&token, named);
         }
-        let mut seen = HashSet::new();
+        let known = added.texts();
+        let mut seen: Vec<&Token> = Vec::new();
         for (token, named) in roles.map(|token| (token, true)).chain(self.extra.iter().map(|token| (token, four))) {
-            if !seen.insert(token.content.as_str()) {
-                continue;
-            }
-            // Version 4.57 compares objects with texts here, so that tokens with flags are always added anew.
-            let anew = four && token.flags.is_some();
-            if anew || !added.has(&token.content) {
+            // Version 4.57 compares texts where it looks for what it named already, and objects with texts where it
+            // looks for what is there, so that tokens with flags are added anew. Version 5 has it the other way round.
+            let twice = seen.iter().any(|other| if four { other.content == token.content } else { *other == token });
+            let there = known.contains(&token.content) && !(four && token.flags.is_some());
+            if !twice && !there {
                 added.add(token, named || token.flags.is_none());
             }
+            seen.push(token);
         }
         if chosen.five().is_some_and(|rule| rule.adds_named_anew()) {
             let plain = |content: &str| Token { content: content.to_owned(), flags: Some(Flags::SPECIAL) };
@@ -119,7 +120,7 @@ fn wrapped(token: Token, role: &str, wraps: Wraps) -> Token {
             Some(Flags { lstrip: true, normalized, ..Flags::SPECIAL })
         }
         (Wraps::All(_), _, None) => Some(Flags { normalized: None, ..Flags::SPECIAL }),
-        (Wraps::Flat, _, None) => Some(Flags::SPECIAL),
+        (Wraps::Flat, "bos_token" | "eos_token" | "unk_token" | "pad_token", None) => Some(Flags::SPECIAL),
         _ => None,
     };
     Token { flags, ..token }
@@ -168,15 +169,25 @@ impl<'a> Given<'a> {
         };
         let mut models: Vec<(String, Token)> = config.iter().filter_map(own).collect();
         models.extend(named(config.get(extra)));
-        let stated = config.get(extra).filter(|value| !matches!(value, Value::Null | Value::Object(_)));
-        let stated = stated.filter(|value| value.as_array().is_none_or(|list| !list.is_empty()));
-        let list = self.list(stated.or_else(|| config.get(additional)));
-        models.extend(named(map(extra)));
-        let list = match (map(extra), map(additional)) {
-            (Some(Value::Array(_)), _) => join(list, self.list(map(extra))),
-            (_, Some(value)) if list.is_empty() => self.list(Some(value)),
-            _ => list,
+        // The list is called `extra_special_tokens` now; under its old name it counts where there is none of that.
+        let empty = |value: &&Value| match value {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            other => other.is_null(),
         };
+        let mut older = config.get(additional);
+        let mut newer = config.get(extra).filter(|value| !empty(value));
+        if newer.is_none() {
+            newer = older.take();
+        }
+        let mut list = newer.filter(|value| value.is_array()).map(|value| self.list(Some(value)));
+        older = map(additional).or(older);
+        match map(extra) {
+            Some(value @ Value::Array(_)) => list = Some(join(list.unwrap_or_default(), self.list(Some(value)))),
+            Some(value @ Value::Object(_)) => models.extend(named(Some(value))),
+            _ => {}
+        }
+        let list = list.unwrap_or_else(|| self.list(older));
         (models, list)
     }
 }
