@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tempfile::TempDir;
 
 use crate::ErrorKind;
 use crate::model::tokenizer::Tokenizer;
-
-use super::Settled;
 
 #[derive(Deserialize)]
 struct Recorded {
