@@ -8,7 +8,8 @@
 //! tokenizer as transformers does after reading it; `template` renders chat templates as transformers does, with the
 //! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
 //! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
-//! taken for structure, with the help of `disguise`. What reward models and encoders need beside is in `around` (the
+//! taken for structure, with the help of `disguise`.
+//! `bounds` keeps hostile files from the library. What reward models and encoders need beside is in `around` (the
 //! tokens around a text) and `steps` (a mark after each step of a solution); what each token spells is in `spelling`.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::{Error, ErrorKind, Result};
 
 mod around;
 pub(crate) mod auto;
+pub(crate) mod bounds;
 mod date;
 mod disguise;
 pub(crate) mod files;
@@ -76,6 +78,10 @@ impl Tokenizer {
     /// [`ErrorKind::InvalidModel`] where a file is missing or damaged, or a token's id is beyond `vocab_size`;
     /// [`ErrorKind::Unsupported`] where message text can't be kept apart from control tokens.
     pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
+        bounds::caught(&folder.display().to_string(), || Self::build(folder, vocab_size))
+    }
+
+    fn build(folder: &Path, vocab_size: usize) -> Result<Self> {
         let files = files::Files::read(folder)?;
         let compile = |(name, source): (&String, &String)| {
             let origin = format!("the chat template `{name}` of {}", folder.display());
@@ -121,9 +127,11 @@ impl Tokenizer {
     /// # Errors
     /// Fails where the tokenizer's decoder does.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
-        self.vocabulary.real().decode(tokens, skip_special).map_err(|e| {
-            let message = format!("{}: the tokenizer cannot decode tokens {tokens:?}: {e}", self.folder);
-            Error::new(ErrorKind::InvalidModel, message).with_source(e)
+        bounds::caught(&self.folder, || {
+            self.vocabulary.real().decode(tokens, skip_special).map_err(|e| {
+                let message = format!("{}: the tokenizer cannot decode tokens {tokens:?}: {e}", self.folder);
+                Error::new(ErrorKind::InvalidModel, message).with_source(e)
+            })
         })
     }
 

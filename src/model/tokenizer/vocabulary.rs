@@ -13,6 +13,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 use tokenizers::{NormalizedString, Normalizer, Tokenizer as Inner};
 
+use super::bounds;
 use super::files::Files;
 use crate::{Error, ErrorKind, Result};
 
@@ -282,10 +283,13 @@ fn load(tokenizer: &Map<String, Value>, path: &str) -> Result<Inner> {
 }
 
 fn encode(tokenizer: &Inner, text: &str) -> Result<Vec<u32>> {
-    let encoding = tokenizer.encode_fast(text, false).map_err(|e| {
-        Error::new(ErrorKind::InvalidModel, format!("the model's tokenizer cannot encode a text: {e}")).with_source(e)
-    })?;
-    Ok(encoding.get_ids().to_vec())
+    bounds::caught("the model's tokenizer cannot encode a text", || {
+        let encoding = tokenizer.encode_fast(text, false).map_err(|e| {
+            let message = format!("the model's tokenizer cannot encode a text: {e}");
+            Error::new(ErrorKind::InvalidModel, message).with_source(e)
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    })
 }
 
 fn added_tokens(tokenizer: &Map<String, Value>) -> impl Iterator<Item = &Value> {

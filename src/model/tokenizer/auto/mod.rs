@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::bounds;
 use super::files::{MAX_CONFIG, MAX_TOKENIZER, read_object};
 use crate::{Error, Result};
 
@@ -69,7 +70,7 @@ impl Settled {
     /// [`crate::ErrorKind::InvalidModel`] where a file is missing or damaged; [`crate::ErrorKind::Unsupported`] where the
     /// class changes the tokenizer by a rule that isn't known here.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
-        settle(Sources::read(folder)?)
+        bounds::caught(&folder.display().to_string(), || settle(Sources::read(folder)?))
     }
 
     /// The id of the token that is named `role`, such as `eos_token`; `None` where it isn't named, or has no id.
@@ -118,6 +119,7 @@ impl Sources {
                 path.display()
             ))
         })?;
+        bounds::check(&tokenizer, &path.display().to_string())?;
         let other = |name: &str| Ok::<_, Error>(read_object(&folder.join(name), MAX_CONFIG)?.unwrap_or_default());
         Ok(Sources {
             path: path.display().to_string(),
@@ -140,6 +142,7 @@ fn settle(mut sources: Sources) -> Result<Settled> {
     let fresh = chosen.version == Version::Five && chosen.five().is_some_and(|rule| rule != Rebuild::BertAround);
     let added = Added::of(&sources.tokenizer, fresh).map_err(wrong)?;
     let added = names.teach(added, &chosen);
+    bounds::check_added(Some(&added)).map_err(wrong)?;
     sources.tokenizer.insert("added_tokens".to_owned(), added);
     let settings = Settings(&sources.config);
     let changed = match chosen.version {
