@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::chat::{Message, Role, SampledTokens};
 
+mod bombs;
 mod damage;
 
 const NAMES: [&str; 7] = ["chatml", "headers", "thinking", "composed", "features", "alternating", "turns"];
