@@ -5,7 +5,8 @@ Run it once with each version, in an environment of its own, and without torch:
     pip install transformers==5.24.0 && python make_tokenizer_class_fixtures.py
 The file is named after the major version. Each case is a folder: a small tokenizer.json of some kind, the class and the
 flags that tokenizer_config.json gives, and which file names which tokens. What is recorded: the tokens of texts with and
-without the tokenizer's own around them, and the named tokens; or that transformers refuses the folder.
+without the tokenizer's own around them, and the named tokens; or that transformers refuses the folder. saved-*.json lists
+the files that save_pretrained writes.
 The cases are drawn with a fixed seed, beside some that are written out.
 """
 
@@ -229,6 +230,26 @@ def record(case):
             "named": {role: text for role, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}}
 
 
+def saved():
+    """The files that save_pretrained writes, of tokenizers with several templates and with added tokens."""
+    names = set()
+    for kind, name in [("word-piece", "BertTokenizer"), ("bytes", "GPT2Tokenizer"), ("bytes", "Qwen2Tokenizer"),
+                       ("unigram", "XLMRobertaTokenizer"), ("bytes", "PreTrainedTokenizerFast")]:
+        for templates in [None, "{{ messages }}", {"default": "{{ messages }}", "rag": "RAG"}]:
+            with tempfile.TemporaryDirectory() as folder:
+                folder = Path(folder)
+                (folder / "tokenizer.json").write_text(json.dumps(KINDS[kind]))
+                (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+                tokenizer = AutoTokenizer.from_pretrained(folder)
+                tokenizer.add_tokens(["<new>"])
+                tokenizer.chat_template = templates
+                tokenizer.save_pretrained(folder / "out")
+                names |= {str(path.relative_to(folder / "out")) for path in (folder / "out").rglob("*") if path.is_file()}
+                transformers.GenerationConfig(eos_token_id=1).save_pretrained(folder / "out")
+                names.add("generation_config.json")
+    return sorted(names)
+
+
 def main():
     rng = random.Random(20261128)
     cases = list(written_out())
@@ -246,6 +267,7 @@ def main():
     print(f"{len(cases)} cases, {refused} of them refused", file=sys.stderr)
     lines = ",\n".join(json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in cases)
     (OUT / f"transformers-{MAJOR}.json").write_text(f'{{"texts":{json.dumps(TEXTS, ensure_ascii=False)},"cases":[\n{lines}\n]}}\n')
+    (OUT / f"saved-{MAJOR}.json").write_text(json.dumps(saved()) + "\n")
     kinds = ",\n".join(f"{json.dumps(name)}:{json.dumps(kind, ensure_ascii=False, separators=(',', ':'))}" for name, kind in KINDS.items())
     (OUT / "kinds.json").write_text(f"{{{kinds}}}\n")
 

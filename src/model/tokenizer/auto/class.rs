@@ -427,6 +427,12 @@ impl std::fmt::Debug for Row {
     }
 }
 
+/// The classes of the table.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().flat_map(|row| row.classes).copied()
+}
+
 /// Finds the class as `AutoTokenizer` does.
 pub(super) fn choose(
     model: &Map<String, Value>,

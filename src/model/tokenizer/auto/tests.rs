@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::ErrorKind;
@@ -106,4 +106,52 @@ fn version_4_is_followed() {
 #[test]
 fn version_5_is_followed() {
     replay("transformers-5.json", 250);
+}
+
+#[test]
+fn every_class_is_in_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tokenizers.md");
+    let text = fs::read_to_string(path).unwrap();
+    for class in super::class::names() {
+        assert!(class == "PreTrainedTokenizer" || text.contains(&format!("`{class}`")), "{class} isn't documented");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    let kinds: BTreeMap<String, Value> = fixture("kinds.json");
+    let refused = |config: Value| {
+        let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config)]);
+        let error = Tokenizer::load(folder(&kinds["bytes"], &files).path(), 1000).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        error.to_string()
+    };
+    for class in ["WhisperTokenizer", "NllbTokenizerFast", "ByT5Tokenizer"] {
+        let error = refused(json!({"tokenizer_class": class}));
+        let expected = format!("tokenizer class {} of transformers 4.57", class.trim_end_matches("Fast"));
+        assert!(error.contains(&expected) && error.contains("PreTrainedTokenizerFast"), "{error}");
+    }
+    let error = refused(json!({"tokenizer_class": "CamembertTokenizer", "transformers_version": "5.2.0"}));
+    assert!(error.contains("CamembertTokenizer of transformers 5"), "{error}");
+    let error = refused(json!({"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", null]}}));
+    assert!(error.contains("OwnTokenizer is code that comes with the model"), "{error}");
+    let error = refused(json!({"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": "yes"}));
+    assert!(error.contains("`add_prefix_space` of tokenizer_config.json is \"yes\""), "{error}");
+    let error = refused(json!({"tokenizer_class": "BertTokenizer", "backend": "tokenizers"}));
+    assert!(error.contains("it is built from WordPiece, but `model` is BPE"), "{error}");
+}
+
+#[test]
+fn a_token_that_the_class_would_lose_is_refused() {
+    let mut tokenizer: Value = fixture::<BTreeMap<String, Value>>("kinds.json")["word-piece"].clone();
+    tokenizer["added_tokens"] = json!([{"id": 16, "content": "<Think>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": true, "special": false}]);
+    let load = |lower: bool| {
+        let config = json!({"tokenizer_class": "BertTokenizer", "do_lower_case": lower});
+        let files = BTreeMap::from([("tokenizer_config.json".to_owned(), config)]);
+        Tokenizer::load(folder(&tokenizer, &files).path(), 1000)
+    };
+    load(true).unwrap();
+    let error = load(false).unwrap_err();
+    assert!(error.to_string().contains("the added token \"<Think>\" is to be found in normalized text"), "{error}");
 }
