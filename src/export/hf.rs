@@ -253,17 +253,19 @@ fn special_tokens(tokenizer: &Settled, config: &Config, generation: &Generation)
         let said = generation.config.as_ref().map_or(Ok(Vec::new()), |generation| generation.token_ids(field))?;
         if said.is_empty() { config.token_ids(field) } else { Ok(said) }
     };
+    // A token that a class names, and that the vocabulary lacks, has no row in the model.
+    let rows = config.size_or("vocab_size", usize::MAX)? as u64;
     let mut eos = ids("eos_token_id")?;
-    if let Some(id) = tokenizer.end()
+    if let Some(id) = tokenizer.end().filter(|id| *id < rows)
         && !eos.contains(&id)
     {
         eos.insert(0, id);
     }
     let first = |ids: Vec<u64>| ids.first().copied();
     Ok(SpecialTokens {
-        bos: first(ids("bos_token_id")?).or_else(|| tokenizer.named_id("bos_token")),
+        bos: first(ids("bos_token_id")?).or_else(|| tokenizer.named_id("bos_token").filter(|id| *id < rows)),
         eos,
-        pad: first(ids("pad_token_id")?).or_else(|| tokenizer.named_id("pad_token")),
+        pad: first(ids("pad_token_id")?).or_else(|| tokenizer.named_id("pad_token").filter(|id| *id < rows)),
     })
 }
 

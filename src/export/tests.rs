@@ -199,14 +199,13 @@ fn an_export_says_what_its_tokenizer_was_written_for() {
         drop(config.as_object_mut().unwrap().remove("tokenizer_class"))
     });
     change_json(root.path(), "config.json", |config| config["transformers_version"] = json!("5.1.0"));
-    change_json(root.path(), "config.json", |config| config["model_type"] = json!("mistral"));
-    change_json(root.path(), "config.json", |config| config["architectures"] = json!(["MistralForCausalLM"]));
+    change_json(root.path(), "config.json", |config| config["model_type"] = json!("qwen2"));
     export_fixture(root.path()).unwrap();
     let config = fs::read(root.path().join("out/tokenizer_config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
     assert_eq!(
         (&config["tokenizer_class"], &config["transformers_version"]),
-        (&json!("TokenizersBackend"), &json!("5.0"))
+        (&json!("Qwen2Tokenizer"), &json!("5.0"))
     );
 }
 

@@ -62,6 +62,11 @@ fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("read", path, e)),
     };
+    if !metadata.is_file() {
+        // A pipe would never end.
+        let message = format!("{} is no ordinary file: is this the right folder?", path.display());
+        return Err(Error::invalid_model(message));
+    }
     if metadata.len() > limit {
         return Err(Error::invalid_model(format!(
             "{} has {} bytes; more than {limit} are not read. Is it the right file?",

@@ -133,7 +133,8 @@ fn what_is_not_known_is_refused_by_name() {
     }
     let error = refused(json!({"tokenizer_class": "CamembertTokenizer", "transformers_version": "5.2.0"}));
     assert!(error.contains("CamembertTokenizer of transformers 5"), "{error}");
-    let error = refused(json!({"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", null]}}));
+    let error =
+        refused(json!({"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", null]}}));
     assert!(error.contains("OwnTokenizer is code that comes with the model"), "{error}");
     let error = refused(json!({"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": "yes"}));
     assert!(error.contains("`add_prefix_space` of tokenizer_config.json is \"yes\""), "{error}");
