@@ -64,7 +64,7 @@ pub(super) fn files(source: &Source<'_>) -> Result<Vec<TokenizerFile>> {
 
     let tokenizer = tokenizer_json(source, parts, &vocabulary, bos, eos)?;
     let bytes = serde_json::to_vec(&tokenizer).map_err(|error| Error::internal(error.to_string()))?;
-    caught(&source.label, || {
+    caught(source.label, || {
         tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
             Error::invalid_model(format!("{}: its `tokenizer.ggml.tokens` make no tokenizer: {error}", source.label))
         })
