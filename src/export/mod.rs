@@ -272,7 +272,9 @@ fn size_of_folder(folder: &Path) -> Result<u64> {
     let failed = |error| Error::io("read", folder, error);
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).map_err(failed)? {
-        bytes += entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+        let entry = entry.map_err(failed)?;
+        let metadata = entry.metadata().map_err(failed)?;
+        bytes += if metadata.is_dir() { size_of_folder(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
 }

@@ -364,10 +364,23 @@ fn lower_case_is_left_to_tokenizers_that_make_it() {
         let root = fixture_checkpoint("bert-embedding");
         change_json(root.path(), "sentence_bert_config.json", lower);
         change_json(root.path(), "tokenizer.json", |tokenizer| tokenizer["normalizer"] = normalizer);
+        // BERT's own class would bring a normalizer.
+        let plain = |config: &mut Value| config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
+        change_json(root.path(), "tokenizer_config.json", plain);
         match export_fixture(root.path()) {
             Ok(_) => assert!(accepted),
             Err(error) => assert!(!accepted && error.to_string().contains("a Lowercase normalizer"), "{error}"),
         }
+    }
+}
+
+#[test]
+fn the_class_of_the_tokenizer_may_lower_case_too() {
+    for lowers in [true, false] {
+        let root = fixture_checkpoint("bert-embedding");
+        change_json(root.path(), "sentence_bert_config.json", |config| config["do_lower_case"] = json!(true));
+        change_json(root.path(), "tokenizer_config.json", |config| config["do_lower_case"] = json!(lowers));
+        assert_eq!(export_fixture(root.path()).is_ok(), lowers);
     }
 }
 

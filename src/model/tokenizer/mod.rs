@@ -4,10 +4,12 @@
 //! messages ──template──▶ text of the prompt ──vocabulary──▶ tokens ──stream──▶ text of the reply
 //! ```
 //!
-//! The files of the model folder are read by `files`; `template` renders chat templates as transformers does, with the
+//! The files of the model folder are read by `files`, and `auto` changes the
+//! tokenizer as transformers does after reading it; `template` renders chat templates as transformers does, with the
 //! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
 //! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
-//! taken for structure, with the help of `disguise`. What reward models and encoders need beside is in `around` (the
+//! taken for structure, with the help of `disguise`.
+//! `bounds` keeps hostile files from the library. What reward models and encoders need beside is in `around` (the
 //! tokens around a text) and `steps` (a mark after each step of a solution); what each token spells is in `spelling`.
 
 use std::collections::BTreeMap;
@@ -19,9 +21,11 @@ use serde_json::{Map, Value};
 use crate::{Error, ErrorKind, Result};
 
 mod around;
+pub(crate) mod auto;
+pub(crate) mod bounds;
 mod date;
 mod disguise;
-mod files;
+pub(crate) mod files;
 mod guard;
 mod prompt;
 mod python;
@@ -76,17 +80,20 @@ impl Tokenizer {
     /// [`ErrorKind::InvalidModel`] where a file is missing or damaged, or a token's id is beyond `vocab_size`;
     /// [`ErrorKind::Unsupported`] where message text can't be kept apart from control tokens.
     pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
+        bounds::caught(&folder.display().to_string(), || Self::build(folder, vocab_size))
+    }
+
+    fn build(folder: &Path, vocab_size: usize) -> Result<Self> {
         let files = files::Files::read(folder)?;
         let compile = |(name, source): (&String, &String)| {
             let origin = format!("the chat template `{name}` of {}", folder.display());
             (name.clone(), ChatTemplate::compile(source, origin))
         };
         let templates = files.templates.iter().map(compile).collect();
-        let (path, named, config) = (files.path.display().to_string(), files.named.clone(), files.config.clone());
-        let processor = files.tokenizer.get("post_processor").cloned().unwrap_or_default();
+        let (path, named) = (files.settled.path.clone(), files.settled.named.clone());
+        let processor = files.settled.tokenizer.get("post_processor").cloned().unwrap_or_default();
         let vocabulary = Vocabulary::build(files, vocab_size)?;
-        let token = |name: &str| vocabulary.real().token_to_id(named.get(name)?.as_str()?);
-        let around = Around::new(&processor, &config, token).and_then(|around| match around.largest() {
+        let around = Around::new(&processor).and_then(|around| match around.largest() {
             Some(id) if id as usize >= vocab_size => {
                 Err(format!("`post_processor` puts token {id}, but the model knows {vocab_size} tokens only"))
             }
@@ -129,9 +136,11 @@ impl Tokenizer {
     /// # Errors
     /// Fails where the tokenizer's decoder does.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
-        self.vocabulary.real().decode(tokens, skip_special).map_err(|e| {
-            let message = format!("{}: the tokenizer cannot decode tokens {tokens:?}: {e}", self.folder);
-            Error::new(ErrorKind::InvalidModel, message).with_source(e)
+        bounds::caught(&self.folder, || {
+            self.vocabulary.real().decode(tokens, skip_special).map_err(|e| {
+                let message = format!("{}: the tokenizer cannot decode tokens {tokens:?}: {e}", self.folder);
+                Error::new(ErrorKind::InvalidModel, message).with_source(e)
+            })
         })
     }
 
