@@ -21,9 +21,8 @@ mod around;
 mod date;
 mod disguise;
 mod files;
-mod guard;
+mod jinja;
 mod prompt;
-mod python;
 #[cfg(feature = "constraints")]
 mod spelling;
 mod steps;

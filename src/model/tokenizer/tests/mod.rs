@@ -13,6 +13,7 @@ use super::*;
 use crate::chat::{Message, Role, SampledTokens};
 
 mod damage;
+mod jinja;
 
 const NAMES: [&str; 7] = ["chatml", "headers", "thinking", "composed", "features", "alternating", "turns"];
 
