@@ -6,7 +6,7 @@
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-use super::values::{self, Bound, Number, Range, View, number, type_name};
+use super::values::{self, Bound, Bytes, Number, Range, View, number, type_name};
 use super::{Function, containers, error, limits, names, numbers, strings};
 
 pub(super) const FILTERS: &[(&str, Function)] =
@@ -65,11 +65,9 @@ fn is_unsafe(value: &Value, name: &str) -> bool {
     }
 }
 
-fn refuse_dunder(name: &str) -> Result<(), Error> {
-    if name.starts_with("__") && name.ends_with("__") && name.len() > 4 {
-        return Err(error(format!("the attribute `{name}` is not supported")));
-    }
-    Ok(())
+/// An attribute of Python's inner workings: a sandbox takes it for one that isn't there.
+fn is_inner(name: &str) -> bool {
+    name.starts_with("__") && name.ends_with("__") && name.len() > 4
 }
 
 /// The attribute that Python has; `None` where it has none.
@@ -105,17 +103,21 @@ fn attribute(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> 
 }
 
 fn get_attribute(_: &State<'_, '_>, value: &Value, name: &str) -> Result<Value, Error> {
+    if is_inner(name) {
+        return Ok(Value::UNDEFINED);
+    }
     values::undefined(value, &format!("attribute `{name}`"))?;
     if let Some(found) = python_attribute(value, name)? {
         return Ok(found);
     }
-    refuse_dunder(name)?;
     Ok(own_item(value, &Value::from(name)).unwrap_or_default())
 }
 
 /// Python's `getattr` alone, as the filter `attr` has it.
 pub(super) fn attribute_only(value: &Value, name: &str) -> Result<Value, Error> {
-    refuse_dunder(name)?;
+    if is_inner(name) {
+        return Ok(Value::UNDEFINED);
+    }
     values::undefined(value, &format!("attribute `{name}`"))?;
     match python_attribute(value, name)? {
         Some(found) => Ok(found),
@@ -142,11 +144,10 @@ fn item(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
 pub(super) fn get_item(state: &State<'_, '_>, value: &Value, key: &Value) -> Result<Value, Error> {
     values::undefined(value, "an item")?;
     let found = match type_name(value) {
-        "str" | "Markup" | "list" | "tuple" | "range" => match number(key) {
+        "str" | "Markup" | "list" | "tuple" | "range" | "bytes" => match number(key) {
             Some(Number::Int(index)) => at(state, value, index)?,
             _ => None,
         },
-        "bytes" => return Err(error("items of bytes are not supported")),
         _ => {
             if let Some(text) = key.as_str() {
                 limits::bytes(state, text.len())?;
@@ -156,10 +157,7 @@ pub(super) fn get_item(state: &State<'_, '_>, value: &Value, key: &Value) -> Res
     };
     match (found, key.as_str()) {
         (Some(found), _) => Ok(found),
-        (None, Some(name)) => {
-            refuse_dunder(name)?;
-            Ok(python_attribute(value, name)?.unwrap_or_default())
-        }
+        (None, Some(name)) => Ok(python_attribute(value, name)?.unwrap_or_default()),
         (None, None) => Ok(Value::UNDEFINED),
     }
 }
@@ -205,9 +203,13 @@ fn slice(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
         return Err(error("slice step cannot be zero"));
     }
     let items = values::iterate(state, value)?;
-    let indices = slice_indices(numbers, items.len());
-    if value.downcast_object_ref::<Range>().is_some() {
-        return Err(error("slices of a range are not supported; make a list of it"));
+    let (start, stop, step) = slice_bounds(numbers, items.len());
+    let indices = steps(start, stop, step);
+    if let Some(range) = value.downcast_object_ref::<Range>() {
+        let place = |index: i128| range.start.saturating_add(range.step.saturating_mul(index as i64));
+        let step = range.step.saturating_mul(step as i64);
+        let (start, stop) = (place(start), place(stop));
+        return Ok(Value::from_object(Range { start, step, length: indices.len(), stop }));
     }
     let items = indices.into_iter().map(|index| items[index].clone());
     match kind {
@@ -217,8 +219,8 @@ fn slice(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     }
 }
 
-/// Which items a slice has, as CPython's `PySlice_AdjustIndices` works them out.
-fn slice_indices([start, stop, step]: [Option<i128>; 3], length: usize) -> Vec<usize> {
+/// First index, end and step of a slice, as CPython's `PySlice_AdjustIndices` works them out.
+fn slice_bounds([start, stop, step]: [Option<i128>; 3], length: usize) -> (i128, i128, i128) {
     let (length, step) = (length as i128, step.unwrap_or(1));
     let adjust = |bound: Option<i128>, missing: i128| match bound {
         None => missing,
@@ -227,11 +229,11 @@ fn slice_indices([start, stop, step]: [Option<i128>; 3], length: usize) -> Vec<u
             if step > 0 { bound.clamp(0, length) } else { bound.clamp(-1, length - 1) }
         }
     };
-    let (mut at, end) = if step > 0 {
-        (adjust(start, 0), adjust(stop, length))
-    } else {
-        (adjust(start, length - 1), adjust(stop, -1))
-    };
+    let (first, end) = if step > 0 { (0, length) } else { (length - 1, -1) };
+    (adjust(start, first), adjust(stop, end), step)
+}
+
+fn steps(mut at: i128, end: i128, step: i128) -> Vec<usize> {
     let mut indices = Vec::new();
     while (step > 0 && at < end) || (step < 0 && at > end) {
         indices.extend(usize::try_from(at));
@@ -258,17 +260,16 @@ fn method(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
             done => return done,
         }
     }
-    refuse_dunder(name)?;
     match own_item(value, &Value::from(name)) {
-        Some(found) => found.call(state, args),
-        None => Err(error(format!("'{} object' has no attribute '{name}'", type_name(value)))),
+        Some(found) if !is_inner(name) => found.call(state, args),
+        _ => Err(error(format!("'{} object' has no attribute '{name}'", type_name(value)))),
     }
 }
 
 fn is_python_type(value: &Value) -> bool {
     value.as_object().is_none()
         || value.downcast_object_ref::<View>().is_some()
-        || matches!(type_name(value), "list" | "tuple" | "dict" | "range" | "generator")
+        || matches!(type_name(value), "list" | "tuple" | "dict" | "range" | "generator" | "bytes")
 }
 
 /// A method of one of Python's own types.
@@ -284,7 +285,7 @@ pub(super) fn call_python(
         }
         ValueKind::String => strings::call(state, value.as_str().unwrap_or_default(), name, args),
         ValueKind::Bool | ValueKind::Number => numbers::call(value, name, args),
-        ValueKind::Bytes => strings::call_bytes(value.as_bytes().unwrap_or_default(), name, args),
+        _ if value.downcast_object_ref::<Bytes>().is_some() => strings::call_bytes(value, name, args),
         _ => containers::call(state, value, name, args),
     }
 }

@@ -148,13 +148,18 @@ impl<'a> Parser<'a> {
                 node(format!("({} if {})", expression.text, condition.text), depth)?
             };
         }
-        self.nesting -= 1;
+        self.leave();
         Ok(expression)
     }
 
-    fn enter(&mut self) -> Result<(), Refusal> {
+    /// Goes one level down; fails where that is too deep.
+    pub(super) fn enter(&mut self) -> Result<(), Refusal> {
         self.nesting += 1;
         if self.nesting > MAX_EXPRESSION_DEPTH { Err(too_deep()) } else { Ok(()) }
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.nesting -= 1;
     }
 
     fn or(&mut self) -> Result<Expression, Refusal> {
@@ -179,7 +184,7 @@ impl<'a> Parser<'a> {
         }
         self.enter()?;
         let operand = self.not()?;
-        self.nesting -= 1;
+        self.leave();
         node(format!("(not {})", operand.text), operand.depth)
     }
 
@@ -250,7 +255,7 @@ impl<'a> Parser<'a> {
             Some((_, name)) => {
                 self.enter()?;
                 let operand = self.unary(false)?;
-                self.nesting -= 1;
+                self.leave();
                 filter(&operand, operand.depth, name, "")?
             }
             None => self.primary()?,
@@ -268,6 +273,9 @@ impl<'a> Parser<'a> {
                 "none" | "None" => literal("none"),
                 "and" | "or" | "not" | "if" | "else" | "in" | "is" => {
                     Err(Refusal::new(format!("`{name}` stands where a value should")))
+                }
+                "self" if !self.calls_a_block() => {
+                    Err(Refusal::new("`self` is supported in `self.block()` alone"))
                 }
                 name => Ok(Expression { name: Some(name.to_owned()), ..Expression::atom(name) }),
             },
@@ -295,11 +303,16 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Whether `.name(` follows.
+    fn calls_a_block(&self) -> bool {
+        matches!(self.tokens.get(self.at..self.at + 3), Some([Token::Operator("."), Token::Name(_), Token::Operator("(")]))
+    }
+
     fn parenthesised(&mut self) -> Result<Expression, Refusal> {
         self.enter()?;
         let (mut items, is_tuple) = self.items(true, &[])?;
         self.expect(")")?;
-        self.nesting -= 1;
+        self.leave();
         if is_tuple || items.is_empty() {
             let end = if items.is_empty() { ")" } else { ",)" };
             return sequence("(", items, end);
@@ -322,7 +335,7 @@ impl<'a> Parser<'a> {
             items.push(self.expression()?);
         }
         self.expect("]")?;
-        self.nesting -= 1;
+        self.leave();
         Ok(items)
     }
 
@@ -344,7 +357,7 @@ impl<'a> Parser<'a> {
             items.push(Expression { literal, ..node(text, key.depth.max(value.depth))? });
         }
         self.expect("}")?;
-        self.nesting -= 1;
+        self.leave();
         sequence("{", items, "}")
     }
 
@@ -401,7 +414,7 @@ impl<'a> Parser<'a> {
             }
         }
         self.expect("]")?;
-        self.nesting -= 1;
+        self.leave();
         match (slice, keys.pop()) {
             (Some((text, depth)), None) => filter(&object, object.depth.max(depth), names::SLICE, &text),
             (Some(_), _) => Err(Refusal::new("a slice within a tuple of subscripts is not supported")),
@@ -480,7 +493,7 @@ impl<'a> Parser<'a> {
             depth = depth.max(value.depth);
             texts.push(prefix + &value.text);
         }
-        self.nesting -= 1;
+        self.leave();
         Ok((texts.join(", "), depth))
     }
 

@@ -29,7 +29,7 @@ pub(super) fn install(env: &mut Environment<'_>) {
 
 /// Pays for handling that many bytes. The fuel is gone before memory is.
 pub(super) fn bytes(state: &State<'_, '_>, count: usize) -> Result<(), Error> {
-    state.consume_fuel(count as u64 / 64 + 1)
+    state.consume_fuel(count as u64 / 16 + 1)
 }
 
 /// Pays for a text that is about to be made.
@@ -95,11 +95,10 @@ fn refuse_loop(value: &Value) -> Result<(), Error> {
     if values::type_name(value) == "LoopContext" { Err(error("`loop` cannot be stored")) } else { Ok(()) }
 }
 
-/// A value that goes into the namespace named second.
+/// A value that goes into the namespaces that follow.
 fn within(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-    let [value, namespace] = args else { return Err(error("a namespace is missing")) };
-    let value = &value.clone();
-    if !values::is_namespace(namespace) {
+    let Some((value, namespaces)) = args.split_first() else { return Err(error("a namespace is missing")) };
+    if !namespaces.iter().all(values::is_namespace) {
         return Err(error("cannot assign attribute on non-namespace object"));
     }
     if walk(state, value, 0)? {
@@ -109,7 +108,7 @@ fn within(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
             let message = format!("namespaces are put into namespaces more than {MAX_NESTED_NAMESPACES} times");
             return Err(error(message));
         }
-        refuse_cycle(state, value, namespace, 0)?;
+        namespaces.iter().try_for_each(|namespace| refuse_cycle(state, value, namespace, 0))?;
     }
     Ok(value.clone())
 }

@@ -25,6 +25,8 @@ pub(super) fn is_missing(value: &Value) -> bool {
 struct MacroObject {
     name: String,
     parameters: Vec<String>,
+    /// How many of the last parameters have defaults.
+    defaults: usize,
     /// Whether the body speaks of `varargs`, `kwargs` and `caller`.
     uses: [bool; 3],
     body: Value,
@@ -32,11 +34,12 @@ struct MacroObject {
 
 /// Wraps a macro; called behind each macro's end.
 fn wrap(_: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-    let [body, name, parameters, uses @ ..] = args else { return Err(error("a macro's parameters are missing")) };
+    let [body, name, parameters, defaults, uses @ ..] = args else { return Err(error("a macro's parameters are missing")) };
     let parameters = parameters.try_iter()?.filter_map(|name| name.as_str().map(str::to_owned)).collect();
     let name = name.as_str().unwrap_or_default().to_owned();
+    let defaults = defaults.as_usize().unwrap_or(0);
     let uses = [0, 1, 2].map(|at| uses.get(at).is_some_and(Value::is_true));
-    Ok(Value::from_object(MacroObject { name, parameters, uses, body: body.clone() }))
+    Ok(Value::from_object(MacroObject { name, parameters, defaults, uses, body: body.clone() }))
 }
 
 impl Object for MacroObject {
@@ -71,6 +74,7 @@ impl Object for MacroObject {
                 }
                 (Some(value), None) => value.clone(),
                 (None, Some(at)) => named.remove(at).1,
+                (None, None) if index + self.defaults < self.parameters.len() => Value::UNDEFINED,
                 (None, None) => Value::from_object(Missing),
             };
             bound.push((parameter.clone(), value));

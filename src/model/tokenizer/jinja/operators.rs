@@ -143,7 +143,7 @@ fn floor(_: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
     }
 }
 
-fn remainder(state: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
+pub(super) fn remainder(state: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
     if let Some(template) = a.as_str() {
         refuse_markup("%", &[a])?;
         return printf::format(state, template, b).map(Value::from);

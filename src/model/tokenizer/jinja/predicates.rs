@@ -10,11 +10,12 @@ type Test = fn(&mut State<'_, '_>, &[Value]) -> Result<bool, Error>;
 
 pub(super) const ALL: &[(&str, Test)] = &[
     ("boolean", |_, args| kind(args, |value| value.kind() == ValueKind::Bool)),
-    ("callable", |_, args| kind(args, values::is_callable)),
+    // Python can call what is undefined, to say that it is.
+    ("callable", |_, args| kind(args, |value| value.is_undefined() || values::is_callable(value))),
     ("defined", |_, args| kind(args, |value| !value.is_undefined())),
     ("divisibleby", divisible),
     ("escaped", |_, args| kind(args, Value::is_safe)),
-    ("even", |_, args| odd(args).map(|odd| !odd)),
+    ("even", |state, args| remains(state, args, 0)),
     ("false", |_, args| kind(args, |value| value.kind() == ValueKind::Bool && !value.is_true())),
     ("filter", |state, args| known(state, args, true)),
     ("float", |_, args| kind(args, is_float)),
@@ -24,7 +25,7 @@ pub(super) const ALL: &[(&str, Test)] = &[
     ("mapping", |_, args| kind(args, values::is_dict)),
     ("none", |_, args| kind(args, Value::is_none)),
     ("number", |_, args| kind(args, |value| number(value).is_some())),
-    ("odd", |_, args| odd(args)),
+    ("odd", |state, args| remains(state, args, 1)),
     ("sameas", same),
     ("sequence", |_, args| kind(args, is_sequence)),
     ("string", |_, args| kind(args, |value| value.as_str().is_some())),
@@ -59,7 +60,7 @@ fn kind(args: &[Value], test: impl Fn(&Value) -> bool) -> Result<bool, Error> {
 
 fn is_iterable(value: &Value) -> bool {
     match value.kind() {
-        ValueKind::Undefined | ValueKind::String | ValueKind::Bytes => true,
+        ValueKind::Undefined | ValueKind::String => true,
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
             !matches!(type_name(value), "Namespace" | "Macro" | "Cycler" | "Joiner")
         }
@@ -70,20 +71,16 @@ fn is_iterable(value: &Value) -> bool {
 /// What has a length and items, as far as Jinja asks.
 fn is_sequence(value: &Value) -> bool {
     match value.kind() {
-        ValueKind::Undefined | ValueKind::String | ValueKind::Bytes => true,
-        _ => matches!(type_name(value), "list" | "tuple" | "dict" | "range"),
+        ValueKind::Undefined | ValueKind::String => true,
+        _ => matches!(type_name(value), "list" | "tuple" | "dict" | "range" | "bytes"),
     }
 }
 
-fn odd(args: &[Value]) -> Result<bool, Error> {
-    let [value] = arguments::bind("odd", ["*value"], 1, args)?;
-    let value = value.unwrap_or_default();
-    match number(&value) {
-        Some(Number::Int(value)) => Ok(value % 2 != 0),
-        Some(Number::Float(value)) if value.fract() == 0.0 => Ok(value % 2.0 != 0.0),
-        Some(Number::Float(value)) => Err(error(format!("odd and even of {value} are not supported"))),
-        None => Err(error(format!("'{}' is neither odd nor even", type_name(&value)))),
-    }
+/// Whether that is what remains of a value divided by two. Jinja asks so of a text, too, which then is a format.
+fn remains(state: &mut State<'_, '_>, args: &[Value], rest: i64) -> Result<bool, Error> {
+    let [value] = arguments::bind("the test", ["*value"], 1, args)?;
+    let remainder = operators::remainder(state, &value.unwrap_or_default(), &Value::from(2))?;
+    values::equal(state, &remainder, &Value::from(rest), 0)
 }
 
 fn divisible(_: &mut State<'_, '_>, args: &[Value]) -> Result<bool, Error> {

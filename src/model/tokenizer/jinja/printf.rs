@@ -43,12 +43,13 @@ pub(super) fn format(state: &State<'_, '_>, template: &str, values: &Value) -> R
     while let Some(at) = rest.find('%') {
         let before = out.len();
         out.push_str(&rest[..at]);
-        let (conversion, after) = parse(&rest[at + 1..], &mut source)?;
-        rest = after;
-        if conversion.kind == '%' {
+        if let Some(after) = rest[at + 1..].strip_prefix('%') {
             out.push('%');
+            rest = after;
             continue;
         }
+        let (conversion, after) = parse(&rest[at + 1..], &mut source)?;
+        rest = after;
         let value = match conversion.key {
             None => source.next()?,
             Some(key) => {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
 
-use super::values::{self, Range, View, number, type_name};
+use super::values::{self, Bytes, Range, View, number, type_name};
 use super::{error, limits, numbers};
 
 /// What `{{ value }}` prints.
@@ -67,13 +67,13 @@ pub(super) fn write_repr(out: &mut String, state: &State<'_, '_>, value: &Value,
             out.push(')');
         }
         ValueKind::String => write_text(out, value.as_str().unwrap_or_default()),
-        ValueKind::Bytes => write_bytes(out, value.as_bytes().unwrap_or_default()),
         _ => match kind {
             "list" => write_items(out, state, ["[", "]"], value, depth)?,
             "tuple" if value.len() == Some(1) => write_items(out, state, ["(", ",)"], value, depth)?,
             "tuple" => write_items(out, state, ["(", ")"], value, depth)?,
             "dict" => write_dict(out, state, value, depth)?,
             "range" => write_range(out, value),
+            "bytes" => write_bytes(out, value),
             "dict_items" | "dict_keys" | "dict_values" => write_view(out, state, value, depth)?,
             "LoopContext" | "Macro" => write_own(out, value, kind)?,
             "Namespace" => write_namespace(out, state, value, depth)?,
@@ -181,7 +181,8 @@ pub(super) fn write_number(out: &mut String, c: char) {
     };
 }
 
-fn write_bytes(out: &mut String, bytes: &[u8]) {
+fn write_bytes(out: &mut String, value: &Value) {
+    let bytes = value.downcast_object_ref::<Bytes>().map_or(&[][..], |bytes| &bytes.0);
     let quote = if bytes.contains(&b'\'') && !bytes.contains(&b'"') { '"' } else { '\'' };
     out.extend(['b', quote]);
     for byte in bytes {

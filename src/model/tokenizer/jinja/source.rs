@@ -121,7 +121,10 @@ impl Rewriter<'_> {
     fn note_uses(&mut self, tokens: &[Token]) {
         let Some(block) = self.open.iter_mut().rev().find(|block| block.statement == "macro") else { return };
         for (used, name) in block.uses.iter_mut().zip(["varargs", "kwargs", "caller"]) {
-            *used |= tokens.iter().any(|token| matches!(token, Token::Name(found) if found == name));
+            *used |= tokens.iter().enumerate().any(|(at, token)| {
+                let attribute = at > 0 && tokens[at - 1] == Token::Operator(".");
+                !attribute && matches!(token, Token::Name(found) if found == name)
+            });
         }
     }
 
@@ -148,7 +151,8 @@ impl Rewriter<'_> {
                 return Ok(written);
             }
             "call" => (call_head(parser)?, true),
-            "block" => (block_head(parser)?, true),
+            "block" if self.open.iter().all(|block| block.statement == "if") => (block_head(parser)?, true),
+            "block" => return Err(Refusal::new("a block within a loop, a macro or another block is not supported")),
             // A block without effect, so that the white space around the tags is treated the same.
             "generation" => ("with".to_owned(), true),
             "autoescape" if parser.tuple(true, &[])?.text == "false" => ("with".to_owned(), true),
@@ -202,17 +206,35 @@ impl Rewriter<'_> {
 
 /// Names to assign to: one, or several with commas between and in brackets.
 fn target(parser: &mut Parser<'_>, ends: &[&str]) -> std::result::Result<String, Refusal> {
+    target_with(parser, ends, None)
+}
+
+/// Names to assign to, with attributes of namespaces among them where those are asked for.
+fn target_with(
+    parser: &mut Parser<'_>,
+    ends: &[&str],
+    mut namespaces: Option<&mut Vec<String>>,
+) -> std::result::Result<String, Refusal> {
     let (mut names, mut is_tuple) = (Vec::new(), false);
     loop {
         if parser.sees("=") || parser.sees(")") || ends.iter().any(|end| parser.sees_word(end)) {
             break;
         }
         names.push(if parser.take("(") {
-            let inner = target(parser, &[])?;
+            parser.enter()?;
+            let inner = target_with(parser, &[], namespaces.as_deref_mut())?;
             parser.expect(")")?;
+            parser.leave();
             inner
         } else {
-            assignable(parser)?.to_owned()
+            let name = assignable(parser)?;
+            match namespaces.as_deref_mut().filter(|_| parser.take(".")) {
+                None => name.to_owned(),
+                Some(namespaces) => {
+                    namespaces.push(name.to_owned());
+                    format!("{name}.{}", parser.name()?)
+                }
+            }
         });
         if names.len() > MAX_BLOCK_DEPTH {
             return Err(Refusal::new("too many names are assigned to at once"));
@@ -260,15 +282,14 @@ fn loop_over(parser: &mut Parser<'_>) -> std::result::Result<String, Refusal> {
 
 /// `set`, and whether it opens a block.
 fn assignment(parser: &mut Parser<'_>) -> std::result::Result<(String, bool), Refusal> {
-    let mut names = target(parser, &[])?;
-    let within = parser.take(".");
-    let namespace = names.clone();
-    if within {
-        names = format!("{names}.{}", parser.name()?);
-    }
+    let mut namespaces = Vec::new();
+    let names = target_with(parser, &[], Some(&mut namespaces))?;
     if parser.take("=") {
         let value = parser.tuple(true, &[])?.text;
-        let check = if within { format!("{}({namespace})", names::WITHIN) } else { names::STORED.to_owned() };
+        let check = match namespaces.len() {
+            0 => names::STORED.to_owned(),
+            _ => format!("{}({})", names::WITHIN, namespaces.join(", ")),
+        };
         return Ok((format!("set {names} = ({value}|{check})"), false));
     }
     if parser.take("|") {
@@ -318,6 +339,9 @@ fn parameters(parser: &mut Parser<'_>) -> std::result::Result<(Vec<String>, Stri
             parser.expect(",")?;
         }
         let name = assignable(parser)?.to_owned();
+        if names.contains(&name) {
+            return Err(Refusal::new(format!("the parameter `{name}` is there twice")));
+        }
         if parser.take("=") {
             let value = parser.expression()?.text;
             let missing = names::MISSING;
@@ -337,7 +361,7 @@ fn macro_head(parser: &mut Parser<'_>) -> std::result::Result<(String, String), 
     let further = ["varargs", "kwargs"].into_iter().filter(|name| !parameters.iter().any(|own| own == name));
     let all: Vec<&str> = parameters.iter().map(String::as_str).chain(further).collect();
     let quoted: Vec<String> = parameters.iter().map(|name| quoted(name)).collect();
-    let behind = format!(" %}}{{% set {name} = ({name}|{}('{name}', [{}]", names::MACRO, quoted.join(", "));
+    let behind = format!(" %}}{{% set {name} = ({name}|{}('{name}', [{}], {}", names::MACRO, quoted.join(", "), defaults.matches("endif").count());
     Ok((format!("macro {name}({}){defaults}", all.join(", ")), behind))
 }
 

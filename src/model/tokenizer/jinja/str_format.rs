@@ -90,7 +90,7 @@ fn field(state: &State<'_, '_>, field: &str, source: &mut Source<'_>, depth: usi
             spec.strip_prefix(':').unwrap_or_default()
         }
     };
-    let spec = expand(state, spec, source, depth + 1)?;
+    let spec = if spec.is_empty() { String::new() } else { expand(state, spec, source, depth + 1)? };
     format_value(state, &value, &spec)
 }
 

@@ -4,7 +4,7 @@ use minijinja::value::Value;
 use minijinja::{Error, State};
 
 use super::lexer::is_space;
-use super::values::{self, Number, number, type_name};
+use super::values::{self, Bytes, Number, number, type_name};
 use super::{arguments, error, limits, str_format};
 
 /// Calls a method of a text.
@@ -51,7 +51,8 @@ pub(super) fn call(state: &mut State<'_, '_>, text: &str, name: &str, args: &[Va
             let [map] = arguments::bind(name, ["*mapping"], 1, args)?;
             str_format::format_map(state, text, &map.unwrap_or_default()).map(Value::from)
         }
-        "translate" | "maketrans" => Err(error(format!("the method `{name}` of str is not supported"))),
+        "translate" => translate(state, text, args),
+        "maketrans" => make_translation(state, args),
         _ => {
             arguments::none(name, args)?;
             simple(text, name)
@@ -469,6 +470,64 @@ fn expand_tabs(state: &State<'_, '_>, text: &str, size: i64) -> Result<Value, Er
     Ok(Value::from(out))
 }
 
+/// `str.translate` by a dict from a character's number to a number, a text or none.
+fn translate(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value, Error> {
+    let [table] = arguments::bind("translate", ["*table"], 1, args)?;
+    let table = table.unwrap_or_default();
+    if !values::is_dict(&table) {
+        return Err(error(format!("translate by a {} is not supported", type_name(&table))));
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let before = out.len();
+        match values::lookup(&table, &Value::from(u32::from(c))) {
+            None => out.push(c),
+            Some(new) if new.is_none() => {}
+            Some(new) => match (new.as_str(), number(&new)) {
+                (Some(new), _) => out.push_str(new),
+                (None, Some(Number::Int(code))) => {
+                    let c = u32::try_from(code).ok().and_then(char::from_u32);
+                    out.push(c.ok_or_else(|| error(format!("translate: {code} is not a character's number")))?);
+                }
+                _ => return Err(error("character mapping must return integer, None or str")),
+            },
+        }
+        limits::grown(state, before, out.len())?;
+    }
+    Ok(Value::from(out))
+}
+
+/// `str.maketrans`.
+fn make_translation(state: &State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+    let [from, to, gone] = arguments::bind("maketrans", ["*x", "*y", "*z"], 1, args)?;
+    let code = |c: char| Value::from(u32::from(c));
+    let mut pairs = Vec::new();
+    if let Some(to) = to {
+        let (from, to) = (text_of("maketrans", &from)?, text_of("maketrans", &Some(to))?);
+        if from.chars().count() != to.chars().count() {
+            return Err(error("the first two maketrans arguments must have equal length"));
+        }
+        pairs.extend(from.chars().map(code).zip(to.chars().map(code)));
+        if gone.is_some() {
+            pairs.extend(text_of("maketrans", &gone)?.chars().map(|c| (code(c), Value::from(()))));
+        }
+        return Ok(Value::from_pairs(pairs));
+    }
+    let table = from.unwrap_or_default();
+    if !values::is_dict(&table) {
+        return Err(error("if you give only one argument to maketrans it must be a dict"));
+    }
+    for (key, new) in super::containers::pairs(state, &table)? {
+        let key = match key.as_str() {
+            Some(text) if text.chars().count() == 1 => text.chars().next().map_or(key.clone(), code),
+            Some(_) => return Err(error("string keys in translate table must be of length 1")),
+            None => key,
+        };
+        pairs.push((key, new));
+    }
+    Ok(Value::from_pairs(pairs))
+}
+
 fn encode(text: &str, args: &[Value]) -> Result<Value, Error> {
     let [encoding, errors] = arguments::bind("encode", ["encoding", "errors"], 0, args)?;
     let encoding = encoding.map_or(Ok("utf-8".to_owned()), |encoding| text_of("encode", &Some(encoding)))?;
@@ -476,11 +535,12 @@ fn encode(text: &str, args: &[Value]) -> Result<Value, Error> {
     if !is_utf8 || errors.is_some() {
         return Err(error(format!("encode: only utf-8 is supported, not {encoding}")));
     }
-    Ok(Value::from_bytes(text.as_bytes().to_vec()))
+    Ok(Value::from_object(Bytes(text.as_bytes().to_vec())))
 }
 
 /// Methods of bytes.
-pub(super) fn call_bytes(bytes: &[u8], name: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call_bytes(value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    let bytes = value.downcast_object_ref::<Bytes>().map_or(&[][..], |bytes| &bytes.0);
     arguments::none(name, args)?;
     match (name, std::str::from_utf8(bytes)) {
         ("decode", Ok(text)) => Ok(Value::from(text)),

@@ -104,6 +104,24 @@ impl Object for Range {
     }
 }
 
+/// Python's `bytes`. The engine's own pass for texts.
+#[derive(Debug)]
+pub(super) struct Bytes(pub(super) Vec<u8>);
+
+impl Object for Bytes {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).copied().map(Value::from)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+}
+
 /// A method that isn't called yet.
 #[derive(Debug)]
 pub(super) struct Bound {
@@ -135,7 +153,6 @@ pub(super) fn type_name(value: &Value) -> &'static str {
         ValueKind::Number => "float",
         ValueKind::String if value.is_safe() => "Markup",
         ValueKind::String => "str",
-        ValueKind::Bytes => "bytes",
         _ if value.is_tuple() => "tuple",
         _ => object_type(value),
     }
@@ -152,6 +169,7 @@ fn object_type(value: &Value) -> &'static str {
         "Namespace" => "Namespace",
         "Generator" => "generator",
         "Range" => "range",
+        "Bytes" => "bytes",
         "GroupTuple" => "tuple",
         "Bound" | "BoxedFunction" => "function",
         "Macro" | "MacroObject" => "Macro",
@@ -172,10 +190,6 @@ pub(super) fn is_namespace(value: &Value) -> bool {
 
 pub(super) fn is_dict(value: &Value) -> bool {
     value.kind() == ValueKind::Map && type_name(value) == "dict"
-}
-
-pub(super) fn is_list(value: &Value) -> bool {
-    value.as_object().is_some() && type_name(value) == "list"
 }
 
 pub(super) fn is_callable(value: &Value) -> bool {
@@ -235,7 +249,7 @@ pub(super) const IDENTITY: &str = "\0identity";
 
 /// Calls with each value that this one holds.
 pub(super) fn each_child(value: &Value, f: &mut dyn FnMut(&Value) -> Result<(), Error>) -> Result<(), Error> {
-    if value.as_object().is_none() || value.downcast_object_ref::<Range>().is_some() {
+    if value.as_object().is_none() || matches!(type_name(value), "range" | "bytes") {
         return Ok(());
     }
     if let Some(generator) = value.downcast_object_ref::<Generator>() {
@@ -266,7 +280,6 @@ pub(super) fn iterate(state: &State<'_, '_>, value: &Value) -> Result<Vec<Value>
             limits::items(state, Some(text.len()))?;
             Ok(text.chars().map(Value::from).collect())
         }
-        ValueKind::Bytes => Ok(value.as_bytes().unwrap_or_default().iter().map(|byte| Value::from(*byte)).collect()),
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map
             if !matches!(type_name(value), "Namespace" | "Macro" | "LoopContext" | "Cycler") =>
         {
@@ -305,8 +318,7 @@ pub(super) fn equal(state: &State<'_, '_>, a: &Value, b: &Value, depth: usize) -
     }
     match kind {
         "Undefined" | "NoneType" => Ok(true),
-        "bytes" => Ok(a.as_bytes() == b.as_bytes()),
-        "list" | "tuple" | "range" => {
+        "list" | "tuple" | "range" | "bytes" => {
             if a.len() != b.len() {
                 return Ok(false);
             }

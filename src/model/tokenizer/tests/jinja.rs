@@ -5,9 +5,11 @@
 //! words that the error has to have. A text that differs in silence fails.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Map;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::model::tokenizer::template::{ChatTemplate, View};
 
@@ -21,7 +23,8 @@ struct Snippet {
     varies: bool,
 }
 
-fn render(template: &str) -> Result<String, String> {
+/// What a template gives for "Hi".
+pub(super) fn render(template: &str) -> Result<String, String> {
     let template = ChatTemplate::compile(template, "it".to_owned()).map_err(|e| e.to_string())?;
     let view = View {
         messages: &[("user", "Hi")],
@@ -64,4 +67,64 @@ fn snippets_render_as_in_jinja_or_are_refused_by_name() {
     }
     wrong.extend(refused.keys().map(|template| format!("{template:?} is listed, but no snippet")));
     assert!(wrong.is_empty(), "{} of {} snippets:\n{}", wrong.len(), snippets.len(), wrong.join("\n"));
+}
+
+/// `tests/reference/make_trl_template_fixtures.py`
+#[derive(Deserialize)]
+struct Published {
+    date: String,
+    named: Map<String, Value>,
+    cases: Vec<Case>,
+    /// For each template and case the text's SHA-256, or the error.
+    templates: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    messages: Vec<Said>,
+    arguments: Map<String, Value>,
+    add_generation_prompt: bool,
+}
+
+#[derive(Deserialize)]
+struct Said {
+    role: String,
+    content: String,
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn published_templates_render_as_in_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/templates/trl");
+    let published: Published =
+        serde_json::from_str(include_str!("../../../../tests/fixtures/templates/trl.json")).unwrap();
+    if !folder.exists() {
+        eprintln!("left out: {} is not there; run `python3 tools/fetch.py templates`", folder.display());
+        return;
+    }
+    let mut wrong = Vec::new();
+    for (name, expected) in &published.templates {
+        let source = std::fs::read_to_string(folder.join(name)).expect(name);
+        let template = ChatTemplate::compile(&source, name.clone()).unwrap_or_else(|e| panic!("{e}"));
+        for (index, (case, expected)) in published.cases.iter().zip(expected).enumerate() {
+            let messages: Vec<(&str, &str)> = case.messages.iter().map(|said| (&*said.role, &*said.content)).collect();
+            let rendered = template.render(View {
+                messages: &messages,
+                add_generation_prompt: case.add_generation_prompt,
+                named: &published.named,
+                arguments: &case.arguments,
+                date: published.date.parse().unwrap(),
+            });
+            match (expected.strip_prefix("error: "), rendered) {
+                (Some(_), Err(_)) => {}
+                (None, Ok(text)) if hash(&text) == *expected => {}
+                (Some(expected), Ok(text)) => wrong.push(format!("{name}, case {index}: {text:?}, not {expected}")),
+                (None, rendered) => wrong.push(format!("{name}, case {index}: {rendered:?}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} renderings:\n{}", wrong.len(), wrong.join("\n"));
 }

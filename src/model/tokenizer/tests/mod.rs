@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::chat::{Message, Role, SampledTokens};
 
+mod bounds;
 mod damage;
 mod jinja;
 

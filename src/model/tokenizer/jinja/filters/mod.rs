@@ -95,12 +95,9 @@ fn length(state: &State<'_, '_>, value: &Value) -> Result<usize, Error> {
         limits::bytes(state, text.len())?;
         return Ok(text.chars().count());
     }
-    if let Some(bytes) = value.as_bytes() {
-        return Ok(bytes.len());
-    }
     match values::type_name(value) {
         "Undefined" => Ok(0),
-        "list" | "tuple" | "dict" | "range" | "dict_items" | "dict_keys" | "dict_values" | "LoopContext" => {
+        "list" | "tuple" | "dict" | "range" | "bytes" | "dict_items" | "dict_keys" | "dict_values" | "LoopContext" => {
             value.len().ok_or_else(|| error("the value has no length"))
         }
         kind => Err(error(format!("object of type '{kind}' has no len()"))),

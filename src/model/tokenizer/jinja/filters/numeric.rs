@@ -26,6 +26,9 @@ fn int(_: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     let base = u32::try_from(base).ok().filter(|base| *base == 0 || (2..=36).contains(base));
     let found = match (number(&value), value.as_str()) {
         (Some(Number::Int(value)), _) => Some(value),
+        (Some(Number::Float(value)), _) if value.is_infinite() => {
+            return Err(error("cannot convert float infinity to integer"));
+        }
         (Some(Number::Float(value)), _) => numbers::truncate(value)?,
         (None, Some(text)) => match base.map(|base| numbers::parse_int(text, base)).transpose()?.flatten() {
             Some(value) => Some(value),
