@@ -84,9 +84,10 @@ pub(super) fn check_within_namespaces(state: &State<'_, '_>, value: &Value, dept
     values::each_child(value, &mut |child| check_within_namespaces(state, child, depth + 1))
 }
 
-fn stored(_: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+/// A value that gets a name.
+fn stored(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     let value = args.first().cloned().unwrap_or_default();
-    refuse_loop(&value)?;
+    check(state, &value)?;
     Ok(value)
 }
 

@@ -74,25 +74,24 @@ impl Rewriter<'_> {
                 self.out.push_str(&self.rest[..length]);
                 self.rest = &self.rest[length..];
             } else if inside.trims == Some('-') {
-                // The engine trims, too, but leaves Python's four separators.
-                self.skip(self.rest.len() - self.rest.trim_start_matches(lexer::is_space).len());
+                let rest = self.rest.trim_start_matches(lexer::is_space);
+                self.trimmed(&self.rest[..self.rest.len() - rest.len()]);
+                self.rest = rest;
             }
         }
         self.out.push_str(self.rest);
         Ok(())
     }
 
-    /// Leaves out white space, but for its line ends.
-    fn skip(&mut self, length: usize) {
-        let (skipped, rest) = self.rest.split_at(length);
-        self.out.extend(skipped.chars().filter(|c| *c == '\n'));
-        self.rest = rest;
+    /// Copies white space that the engine trims, with blanks for Python's four separators, which it would leave.
+    fn trimmed(&mut self, space: &str) {
+        self.out.extend(space.chars().map(|c| if ('\x1c'..='\x1f').contains(&c) { ' ' } else { c }));
     }
 
     fn data(&mut self, text: &str, trimmed: bool) {
         let kept = if trimmed { text.trim_end_matches(lexer::is_space) } else { text };
         self.out.push_str(kept);
-        self.out.extend(text[kept.len()..].chars().filter(|c| *c == '\n'));
+        self.trimmed(&text[kept.len()..]);
     }
 
     fn comment(&mut self, tag: &str) {
