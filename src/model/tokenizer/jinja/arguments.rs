@@ -1,7 +1,7 @@
 //! Arguments of a function, by position and by name, as Python binds them.
 
-use minijinja::value::{Kwargs, Value};
 use minijinja::Error;
+use minijinja::value::{Kwargs, Value};
 
 use super::error;
 

@@ -220,8 +220,7 @@ impl<'a> Parser<'a> {
     }
 
     fn product(&mut self) -> Result<Expression, Refusal> {
-        let operators =
-            [("*", names::MULTIPLY), ("//", names::FLOOR), ("/", names::DIVIDE), ("%", names::REMAINDER)];
+        let operators = [("*", names::MULTIPLY), ("//", names::FLOOR), ("/", names::DIVIDE), ("%", names::REMAINDER)];
         self.left(Self::power, &operators)
     }
 
@@ -274,9 +273,7 @@ impl<'a> Parser<'a> {
                 "and" | "or" | "not" | "if" | "else" | "in" | "is" => {
                     Err(Refusal::new(format!("`{name}` stands where a value should")))
                 }
-                "self" if !self.calls_a_block() => {
-                    Err(Refusal::new("`self` is supported in `self.block()` alone"))
-                }
+                "self" if !self.calls_a_block() => Err(Refusal::new("`self` is supported in `self.block()` alone")),
                 name => Ok(Expression { name: Some(name.to_owned()), ..Expression::atom(name) }),
             },
             Some(Token::Text(text)) => {
@@ -305,7 +302,10 @@ impl<'a> Parser<'a> {
 
     /// Whether `.name(` follows.
     fn calls_a_block(&self) -> bool {
-        matches!(self.tokens.get(self.at..self.at + 3), Some([Token::Operator("."), Token::Name(_), Token::Operator("(")]))
+        matches!(
+            self.tokens.get(self.at..self.at + 3),
+            Some([Token::Operator("."), Token::Name(_), Token::Operator("(")])
+        )
     }
 
     fn parenthesised(&mut self) -> Result<Expression, Refusal> {
@@ -564,7 +564,11 @@ fn too_deep() -> Refusal {
 
 /// An expression one level above those that it holds.
 fn node(text: String, depth: usize) -> Result<Expression, Refusal> {
-    if depth >= MAX_EXPRESSION_DEPTH { Err(too_deep()) } else { Ok(Expression { depth: depth + 1, ..Expression::atom(text) }) }
+    if depth >= MAX_EXPRESSION_DEPTH {
+        Err(too_deep())
+    } else {
+        Ok(Expression { depth: depth + 1, ..Expression::atom(text) })
+    }
 }
 
 fn filter(object: &Expression, depth: usize, name: &str, arguments: &str) -> Result<Expression, Refusal> {

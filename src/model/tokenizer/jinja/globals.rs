@@ -1,7 +1,7 @@
 //! Jinja's global functions.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State};

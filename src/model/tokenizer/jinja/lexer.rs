@@ -154,11 +154,8 @@ fn number(text: &str, after_dot: bool) -> Result<(Token, usize), Refusal> {
         }
     }
     // A zero begins no other number than zero.
-    let length = if text.starts_with('0') {
-        text[..whole].find(|c: char| c != '0' && c != '_').unwrap_or(whole)
-    } else {
-        whole
-    };
+    let length =
+        if text.starts_with('0') { text[..whole].find(|c: char| c != '0' && c != '_').unwrap_or(whole) } else { whole };
     integer(&text[..length], 10).map(|token| (token, length))
 }
 

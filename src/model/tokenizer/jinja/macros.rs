@@ -34,7 +34,9 @@ struct MacroObject {
 
 /// Wraps a macro; called behind each macro's end.
 fn wrap(_: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
-    let [body, name, parameters, defaults, uses @ ..] = args else { return Err(error("a macro's parameters are missing")) };
+    let [body, name, parameters, defaults, uses @ ..] = args else {
+        return Err(error("a macro's parameters are missing"));
+    };
     let parameters = parameters.try_iter()?.filter_map(|name| name.as_str().map(str::to_owned)).collect();
     let name = name.as_str().unwrap_or_default().to_owned();
     let defaults = defaults.as_usize().unwrap_or(0);

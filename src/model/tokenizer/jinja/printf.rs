@@ -3,8 +3,8 @@
 use minijinja::value::Value;
 use minijinja::{Error, State};
 
-use super::strings::justified;
 use super::str_format::printed;
+use super::strings::justified;
 use super::values::{self, Number, number, type_name};
 use super::{error, limits, numbers, repr};
 
@@ -138,7 +138,8 @@ fn convert(state: &State<'_, '_>, conversion: &Conversion<'_>, value: &Value) ->
         'c' => (String::new(), character(value)?.to_string()),
         'd' | 'i' | 'u' | 'x' | 'X' | 'o' => integer(conversion, value)?,
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
-            let number = number(value).ok_or_else(|| error(format!("must be real number, not {}", type_name(value))))?;
+            let number =
+                number(value).ok_or_else(|| error(format!("must be real number, not {}", type_name(value))))?;
             let text = printed(number.float(), kind, conversion.precision, conversion.alternate);
             let text = text.ok_or_else(|| error("this format of a float is not supported"))?;
             match text.strip_prefix('-') {

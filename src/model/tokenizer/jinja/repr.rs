@@ -145,7 +145,8 @@ fn write_namespace(out: &mut String, state: &State<'_, '_>, value: &Value, depth
     if names.len() > 1 {
         return Err(error("printing a namespace with more than one name is not supported"));
     }
-    let pairs: Result<Vec<_>, Error> = names.into_iter().map(|name| Ok((name.clone(), value.get_item(&name)?))).collect();
+    let pairs: Result<Vec<_>, Error> =
+        names.into_iter().map(|name| Ok((name.clone(), value.get_item(&name)?))).collect();
     out.push_str("<Namespace ");
     write_dict(out, state, &Value::from_pairs(pairs?), depth)?;
     out.push('>');

@@ -360,7 +360,12 @@ fn macro_head(parser: &mut Parser<'_>) -> std::result::Result<(String, String), 
     let further = ["varargs", "kwargs"].into_iter().filter(|name| !parameters.iter().any(|own| own == name));
     let all: Vec<&str> = parameters.iter().map(String::as_str).chain(further).collect();
     let quoted: Vec<String> = parameters.iter().map(|name| quoted(name)).collect();
-    let behind = format!(" %}}{{% set {name} = ({name}|{}('{name}', [{}], {}", names::MACRO, quoted.join(", "), defaults.matches("endif").count());
+    let behind = format!(
+        " %}}{{% set {name} = ({name}|{}('{name}', [{}], {}",
+        names::MACRO,
+        quoted.join(", "),
+        defaults.matches("endif").count()
+    );
     Ok((format!("macro {name}({}){defaults}", all.join(", ")), behind))
 }
 

@@ -190,7 +190,11 @@ fn format_value(state: &State<'_, '_>, value: &Value, spec: &str) -> Result<Stri
         error(format!("Unknown format code '{kind}' for object of type '{}'", type_name(value)))
     };
     if let Some(text) = value.as_str() {
-        if !matches!(spec.kind, None | Some('s')) || spec.align == Some('=') || spec.sign != '-' || spec.grouping.is_some() {
+        if !matches!(spec.kind, None | Some('s'))
+            || spec.align == Some('=')
+            || spec.sign != '-'
+            || spec.grouping.is_some()
+        {
             return Err(unknown());
         }
         let text: String = text.chars().take(spec.precision.unwrap_or(usize::MAX)).collect();

@@ -151,7 +151,11 @@ pub(super) fn title(text: &str) -> String {
     let lower = Lower::of(text);
     let (mut out, mut in_word) = (String::with_capacity(text.len()), false);
     for (at, c) in text.char_indices() {
-        if in_word { lower.push(at, c, &mut out) } else { to_title(c, &mut out) }
+        if in_word {
+            lower.push(at, c, &mut out)
+        } else {
+            to_title(c, &mut out)
+        }
         in_word = is_cased(c);
     }
     out
@@ -192,7 +196,8 @@ impl<'a> Lower<'a> {
     fn push(&self, at: usize, c: char, out: &mut String) {
         let (before, after) = (&self.0[..at], &self.0[at + c.len_utf8()..]);
         let cased = |c: &char| is_cased(*c);
-        let ends = before.chars().next_back().is_some_and(|c| cased(&c)) && !after.chars().next().is_some_and(|c| cased(&c));
+        let ends =
+            before.chars().next_back().is_some_and(|c| cased(&c)) && !after.chars().next().is_some_and(|c| cased(&c));
         if c == 'Σ' && ends { out.push('ς') } else { out.extend(c.to_lowercase()) }
     }
 }
@@ -416,7 +421,13 @@ fn join_call(state: &State<'_, '_>, separator: &str, args: &[Value]) -> Result<V
 }
 
 /// Text in the middle, or at a side, of so many characters.
-pub(super) fn justified(state: &State<'_, '_>, text: &str, name: &str, width: i64, fill: char) -> Result<String, Error> {
+pub(super) fn justified(
+    state: &State<'_, '_>,
+    text: &str,
+    name: &str,
+    width: i64,
+    fill: char,
+) -> Result<String, Error> {
     let length = text.chars().count();
     let missing = usize::try_from(width).unwrap_or(0).saturating_sub(length);
     limits::text(state, missing.checked_mul(fill.len_utf8()).and_then(|more| more.checked_add(text.len())))?;

@@ -132,7 +132,7 @@ fn bad_templates_fail_when_they_are_used() {
         (
             "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
             ErrorKind::InvalidModel,
-            "bytes would be made",
+            "was stopped",
         ),
     ] {
         let error = with_template(template).encode_chat(&user("x"), &safe()).unwrap_err();

@@ -53,7 +53,9 @@ fn snippets_render_as_in_jinja_or_are_refused_by_name() {
     for snippet in &snippets {
         let listed = refused.remove(&snippet.template);
         let problem = match (&snippet.text, render(&snippet.template)) {
-            (Some(expected), Ok(text)) if *expected == text => listed.map(|_| "is right, and listed as refused".to_owned()),
+            (Some(expected), Ok(text)) if *expected == text => {
+                listed.map(|_| "is right, and listed as refused".to_owned())
+            }
             (Some(expected), Ok(text)) => Some(format!("gives {text:?}, not {expected:?}")),
             (None, Ok(text)) if snippet.varies => Some(format!("gives {text:?}, where Jinja gives another each time")),
             (None, Ok(text)) => Some(format!("gives {text:?}, not the error {:?}", snippet.error)),
@@ -63,7 +65,9 @@ fn snippets_render_as_in_jinja_or_are_refused_by_name() {
                 _ => Some(format!("REFUSED {e}; Jinja gives {expected:?}")),
             },
         };
-        wrong.extend(problem.map(|problem| format!("{}\n    {problem}", serde_json::to_string(&snippet.template).unwrap())));
+        wrong.extend(
+            problem.map(|problem| format!("{}\n    {problem}", serde_json::to_string(&snippet.template).unwrap())),
+        );
     }
     wrong.extend(refused.keys().map(|template| format!("{template:?} is listed, but no snippet")));
     assert!(wrong.is_empty(), "{} of {} snippets:\n{}", wrong.len(), snippets.len(), wrong.join("\n"));

@@ -136,7 +136,9 @@ fn urlencode(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> 
             }
             pairs
         }
-        "Undefined" | "dict_keys" | "dict_values" | "range" => return Err(error("urlencode: expected pairs or a text")),
+        "Undefined" | "dict_keys" | "dict_values" | "range" => {
+            return Err(error("urlencode: expected pairs or a text"));
+        }
         _ => return Ok(Value::from(quote(&repr::text(state, &value)?, false))),
     };
     let mut parts = Vec::with_capacity(pairs.len());

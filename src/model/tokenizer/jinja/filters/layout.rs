@@ -109,8 +109,8 @@ fn chunks(line: &[char], hyphens: bool) -> Vec<Vec<char>> {
     let breaks = |index: usize| {
         let two = letter(before(index, 1)) && letter(before(index, 2));
         let three = letter(before(index, 1)) && before(index, 2) == Some('-') && letter(before(index, 3));
-        let follows = letter(at(index + 1))
-            && (letter(at(index + 2)) || (at(index + 2) == Some('-') && letter(at(index + 3))));
+        let follows =
+            letter(at(index + 1)) && (letter(at(index + 2)) || (at(index + 2) == Some('-') && letter(at(index + 3))));
         at(index) == Some('-') && (two || three) && follows
     };
     let mut out = Vec::new();
@@ -188,7 +188,8 @@ fn filesizeformat(_: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error>
         (None, Some(text)) => numbers::parse_float(text),
         _ => None,
     };
-    let size = size.ok_or_else(|| error(format!("filesizeformat: could not convert {} to float", type_name(&value))))?;
+    let size =
+        size.ok_or_else(|| error(format!("filesizeformat: could not convert {} to float", type_name(&value))))?;
     let (base, unit): (f64, &str) = if flag(binary) { (1024.0, "iB") } else { (1000.0, "B") };
     if size == 1.0 {
         return Ok(Value::from("1 Byte"));

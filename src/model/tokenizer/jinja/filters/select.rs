@@ -21,9 +21,7 @@ fn map(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     let Some((value, positional)) = positional.split_first() else { return Err(error("map needs a value")) };
     let items = if repr::is_true(value) { values::iterate(state, value)? } else { Vec::new() };
     let Some((filter, positional)) = positional.split_first() else {
-        let mut take = |wanted: &str| {
-            named.iter().position(|(name, _)| name == wanted).map(|at| named.remove(at).1)
-        };
+        let mut take = |wanted: &str| named.iter().position(|(name, _)| name == wanted).map(|at| named.remove(at).1);
         let (attribute, default) = (take("attribute"), take("default"));
         if attribute.is_none() {
             return Err(error("map requires a filter argument"));

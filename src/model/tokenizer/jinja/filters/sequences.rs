@@ -261,7 +261,9 @@ fn unique(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
         // A bool and a float are equal to an integer.
         let key = match values::number(&key) {
             Some(values::Number::Int(whole)) => values::integer(whole),
-            Some(values::Number::Float(value)) if value.fract() == 0.0 && value.abs() < 1e15 => Value::from(value as i64),
+            Some(values::Number::Float(value)) if value.fract() == 0.0 && value.abs() < 1e15 => {
+                Value::from(value as i64)
+            }
             _ => key,
         };
         if seen.insert(key) {
@@ -301,9 +303,7 @@ fn groupby(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     let (attribute, sensitive) = (Attribute::new(attribute, default), flag(sensitive));
     let mut items = values::iterate(state, &value.unwrap_or_default())?;
     let state: &State<'_, '_> = state;
-    let key = |item: &Value| {
-        attribute.of(state, item).map(|found| if sensitive { found } else { without_case(found) })
-    };
+    let key = |item: &Value| attribute.of(state, item).map(|found| if sensitive { found } else { without_case(found) });
     sort(state, &mut items, key, false)?;
     let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
     for item in items {
