@@ -50,10 +50,8 @@ pub(super) fn tag(rest: &str, kind: Kind) -> Result<Option<Inside>, Refusal> {
     loop {
         let text = &rest[at..];
         let Some(c) = text.chars().next() else { return Ok(None) };
-        if open.is_empty() {
-            if let Some((trims, length)) = end_of_tag(text, kind) {
-                return Ok(Some(Inside { tokens, trims, length: at + length }));
-            }
+        if let Some((trims, length)) = end_of_tag(text, kind).filter(|_| open.is_empty()) {
+            return Ok(Some(Inside { tokens, trims, length: at + length }));
         }
         if is_space(c) {
             at += c.len_utf8();
@@ -147,11 +145,9 @@ fn number(text: &str, after_dot: bool) -> Result<(Token, usize), Refusal> {
         }
     }
     let whole = digits(text, 10);
-    if !after_dot {
-        if let Some(length) = float_length(text, whole) {
-            let value: f64 = text[..length].replace('_', "").parse().unwrap_or(f64::INFINITY);
-            return Ok((Token::Float(value), length));
-        }
+    if let Some(length) = float_length(text, whole).filter(|_| !after_dot) {
+        let value: f64 = text[..length].replace('_', "").parse().unwrap_or(f64::INFINITY);
+        return Ok((Token::Float(value), length));
     }
     // A zero begins no other number than zero.
     let length =

@@ -13,6 +13,7 @@
 
 mod access;
 mod arguments;
+mod case;
 mod containers;
 mod expression;
 mod filters;

@@ -78,7 +78,7 @@ fn wordwrap(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     let width = width.map_or(Ok(79), |width| integer("wordwrap", &width))?;
     let width = usize::try_from(width).ok().filter(|width| *width > 0);
     let width = width.ok_or_else(|| error("wordwrap: the width must be greater than 0"))?;
-    let between = match between.filter(|between| repr::is_true(between)) {
+    let between = match between.filter(repr::is_true) {
         None => "\n".to_owned(),
         Some(between) => argument(state, "wordwrap", &between)?,
     };

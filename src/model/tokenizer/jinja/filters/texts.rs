@@ -4,11 +4,11 @@ use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, State};
 
 use super::super::values::type_name;
-use super::super::{Function, arguments, error, lexer, limits, printf, repr, strings, values};
+use super::super::{Function, arguments, case, error, lexer, limits, printf, repr, strings, values};
 use super::flag;
 
 pub(super) const FILTERS: &[(&str, Function)] = &[
-    ("capitalize", |state, args| simple(state, "capitalize", args, strings::capitalize)),
+    ("capitalize", |state, args| simple(state, "capitalize", args, case::capitalize)),
     ("lower", |state, args| simple(state, "lower", args, str::to_lowercase)),
     ("upper", |state, args| simple(state, "upper", args, str::to_uppercase)),
     ("title", |state, args| simple(state, "title", args, title)),
