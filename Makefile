@@ -102,7 +102,7 @@ demo: model ## Rank the responses of examples/requests/ on a real model
 # Test programs lie deeper than the command and find no runtime beside themselves.
 test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 test: model library ## Run all tests, those on the real model included
-	@$(PYTHON) tools/fetch.py tokenizers embedder
+	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
 

@@ -26,9 +26,8 @@ pub(crate) mod bounds;
 mod date;
 mod disguise;
 pub(crate) mod files;
-mod guard;
+mod jinja;
 mod prompt;
-mod python;
 #[cfg(feature = "constraints")]
 mod spelling;
 mod steps;

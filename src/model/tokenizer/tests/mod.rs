@@ -13,7 +13,9 @@ use super::*;
 use crate::message::{Message, Role, SampledTokens};
 
 mod bombs;
+mod bounds;
 mod damage;
+mod jinja;
 
 const NAMES: [&str; 7] = ["chatml", "headers", "thinking", "composed", "features", "alternating", "turns"];
 
