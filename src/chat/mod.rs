@@ -13,6 +13,8 @@ use crate::score::{ScoreOutput, ScoreTask};
 use crate::{Error, Result};
 
 mod backend;
+#[cfg(all(fuzzing, feature = "remote"))]
+pub mod fuzz;
 pub(crate) mod json_reply;
 pub(crate) mod local;
 pub(crate) mod reasoning;

@@ -10,6 +10,8 @@ pub(crate) mod constraint;
 mod decoder;
 pub(crate) mod dot;
 pub(crate) mod executor;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub(crate) mod matmul;
 mod padded;
 pub mod reader;

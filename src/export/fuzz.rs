@@ -16,6 +16,11 @@ pub fn gguf(data: &[u8]) {
     }
 }
 
+/// The index of a checkpoint of several files, which lies in `folder` beside them.
+pub fn index(folder: &std::path::Path) {
+    drop(hf::read_shards(folder));
+}
+
 /// A `.safetensors` file.
 pub fn safetensors(data: &[u8]) {
     if let Ok(tensors) = hf::read_header("fuzz.safetensors", data, 0) {
