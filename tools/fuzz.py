@@ -208,7 +208,10 @@ def run(binary: Path, seconds: int) -> Outcome:
         # With the messages of panics that are caught.
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=FUZZ, check=False)
     said = log.read_text(encoding="utf-8", errors="replace")
-    number = lambda pattern: max(map(int, re.findall(pattern, said)), default=0)
+
+    def number(pattern: str) -> int:
+        return max(map(int, re.findall(pattern, said)), default=0)
+
     runs, edges = number(r"stat::number_of_executed_units: (\d+)"), number(r" cov: (\d+)")
     took = number(r"Done \d+ runs in (\d+) second") or seconds
     failure = None
