@@ -96,7 +96,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn read_shards(folder: &Path) -> Result<Weights> {
+pub(super) fn read_shards(folder: &Path) -> Result<Weights> {
     let index_path = folder.join(INDEX);
     let index: Index = parse(&index_path)?;
     let mut files = Vec::new();
