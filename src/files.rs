@@ -95,6 +95,12 @@ pub(crate) fn open_named(path: &Path, kind: Kind) -> Result<(File, u64)> {
     open_as(path, kind).map(|(file, metadata)| (file, metadata.len()))
 }
 
+/// The text of a file that the kernel makes (`/proc`, `/sys`). It has no size to hold it to, and nobody else writes it.
+#[allow(clippy::disallowed_methods, reason = "a file of the kernel's own")]
+pub(crate) fn read_kernel(path: impl AsRef<Path>) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
 /// The text of a file that the user names, without a byte order mark.
 ///
 /// # Errors

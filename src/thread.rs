@@ -66,7 +66,7 @@ fn rlimit(resource: i32) -> Option<u64> {
 
 /// The limit on processes and threads of this process's control group, as containers have it.
 fn control_group() -> Option<String> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let groups = crate::files::read_kernel("/proc/self/cgroup").ok()?;
     let places = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
         let (kind, path) = (if controllers == "pids" { "pids" } else { "" }, path.trim_start_matches('/'));
@@ -74,6 +74,6 @@ fn control_group() -> Option<String> {
         // Inside a container, its own group is the root that it sees.
         Some([root.join(path), root])
     });
-    let limits = places.flatten().filter_map(|place| std::fs::read_to_string(place.join("pids.max")).ok());
+    let limits = places.flatten().filter_map(|place| crate::files::read_kernel(place.join("pids.max")).ok());
     limits.map(|limit| limit.trim().to_owned()).find(|limit| limit != "max")
 }

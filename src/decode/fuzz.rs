@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::constraint::Constraints;
-use crate::chat::JsonSchema;
+use super::constraint::{Constraints, JsonSchema};
 use crate::model::tokenizer::Tokenizer;
 
 /// A JSON schema, compiled for the tokenizer in `folder`; then what it allows is followed for a while.

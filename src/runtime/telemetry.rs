@@ -103,7 +103,7 @@ fn is_true(value: &str) -> bool {
 
 /// Whether a library carries the client. Those that `ort` links have none.
 fn carries_client(library: Option<&Path>) -> bool {
-    let Some(Ok(file)) = library.map(std::fs::File::open) else { return false };
+    let Some(Ok((file, _))) = library.map(crate::files::open) else { return false };
     // SAFETY: the file is the library that this process has mapped already; whoever changes it changes code that runs.
     let Ok(bytes) = (unsafe { memmap2::Mmap::map(&file) }) else { return false };
     // SAFETY: both pointers are valid for their lengths.

@@ -25,17 +25,17 @@ impl Group {
     /// # Errors
     /// Why there can be none.
     pub(super) fn new(memory: u64, processes: u64) -> Result<(Group, OwnedFd), String> {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let release = crate::files::read_kernel("/proc/sys/kernel/osrelease").unwrap_or_default();
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
         if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < OLDEST {
             return Err(format!("Linux {}.{} or newer is needed", OLDEST.0, OLDEST.1));
         }
-        let read = |path: &str| std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"));
+        let read = |path: &str| crate::files::read_kernel(path).map_err(|e| format!("{path}: {e}"));
         let own = own(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?)
             .ok_or("no file system of control groups (version 2) is mounted")?;
         let mut why = format!("{} doesn't divide memory", own.display());
         for parent in [Some(own.as_path()), own.parent()].into_iter().flatten() {
-            let divides = std::fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
+            let divides = crate::files::read_kernel(parent.join("cgroup.subtree_control")).unwrap_or_default();
             if divides.split_whitespace().any(|controller| controller == "memory") {
                 match Group::below(parent, memory, processes) {
                     Ok(made) => return Ok(made),
@@ -65,7 +65,7 @@ impl Group {
 
     /// Whether the kernel ended programs because there was no memory left for them.
     pub(super) fn ran_out(&self) -> bool {
-        let events = std::fs::read_to_string(self.folder.join("memory.events")).unwrap_or_default();
+        let events = crate::files::read_kernel(self.folder.join("memory.events")).unwrap_or_default();
         events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         match Group::new(1 << 30, 10) {
             Ok((group, _)) => {
                 let folder = group.folder.clone();
-                let most = std::fs::read_to_string(folder.join("memory.max")).expect("a limit");
+                let most = crate::files::read_kernel(folder.join("memory.max")).expect("a limit");
                 assert_eq!((most.trim(), group.ran_out()), ("1073741824", false));
                 drop(group);
                 assert!(!folder.exists());

@@ -36,7 +36,7 @@ impl Held {
     /// Room for what `processes` can have open.
     pub(super) fn new(processes: u64) -> Self {
         const DEFAULT: u64 = 212_992;
-        let buffer = std::fs::read_to_string("/proc/sys/net/core/wmem_default").ok();
+        let buffer = crate::files::read_kernel("/proc/sys/net/core/wmem_default").ok();
         let buffer = buffer.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT);
         let room = processes.saturating_mul(2 * super::plan::MOST_DESCRIPTORS).clamp(1 << 10, 1 << 16);
         Held {
