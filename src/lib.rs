@@ -21,6 +21,8 @@
 //! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+// Unsafe code has a fence: the kernels are a crate of their own, and what is below says where else it stands.
+#![deny(unsafe_code)]
 
 mod byte_size;
 pub mod chat;
@@ -34,6 +36,7 @@ pub mod files;
 pub(crate) mod finite;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+#[allow(unsafe_code, reason = "calls kernels without ONNX Runtime, for benches")]
 pub mod internals;
 #[doc(hidden)]
 pub mod json;
@@ -46,10 +49,13 @@ pub mod rank;
 pub mod report;
 pub mod reward;
 pub mod rollout;
+#[allow(unsafe_code, reason = "calls into a library that was loaded at run time")]
 pub mod runtime;
 #[cfg(all(feature = "sandbox", target_os = "linux"))]
+#[allow(unsafe_code, reason = "system calls between fork and exec")]
 pub mod sandbox;
 pub mod score;
+pub(crate) mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread;

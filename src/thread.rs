@@ -57,6 +57,7 @@ pub(crate) fn limits() -> String {
 }
 
 /// A limit of this process, unless there is none.
+#[allow(unsafe_code, reason = "a system call")]
 fn rlimit(resource: i32) -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the place is valid for writing, and the resource is one of the system's.

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["mistaken"],
     &["files", "finite", "json"],
     &["thread"],
-    &["byte_size", "message", "onnx", "sandbox"],
+    &["byte_size", "message", "onnx", "sandbox", "stats"],
     &["runtime"],
     &["model"],
     &["decode", "export"],

@@ -13,7 +13,7 @@ use foreturn::rank::{
     Ask, Candidates, Cost, Ended, FailurePolicy, Goal, ModelInfo, ModelRole, ModelsInfo, RankJob, RankPlan,
     RankRequest, Ranking, RoleCosts, StopReason,
 };
-use foreturn::reward::{Metric, MetricInput, MetricValue, Scored, TokenCounter, WeightedMetric, build_metric};
+use foreturn::reward::{Answered, Metric, MetricInput, MetricValue, TokenCounter, WeightedMetric, build_metric};
 use foreturn::rollout::seed;
 use foreturn::score::ScoreOutput;
 use foreturn::{Error, ErrorKind, Result};
@@ -418,7 +418,7 @@ fn metrics_give_the_values_in_their_data_files() {
             let questions = metric.questions(&input, &[]).expect("questions");
             assert_eq!(questions.len(), case.answers.len(), "{at}: questions");
             let answers: Vec<ChatOutput> = case.answers.into_iter().map(ChatOutput::from).collect();
-            let score = metric.score(&[Scored { input, answers: &answers }]).pop().expect("one result");
+            let score = metric.score(&[Answered { input, answers: &answers }]).pop().expect("one result");
             match (case.value, score) {
                 (Some(value), Ok(score)) => {
                     assert!((score.value - value).abs() <= 1e-12, "{at}: {} for {value}", score.value);
@@ -448,7 +448,7 @@ impl Metric for Messages {
     fn kind(&self) -> &str {
         "messages"
     }
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         batch.iter().map(|scored| Ok((self.value)(scored.input.messages().count()).into())).collect()
     }
 }

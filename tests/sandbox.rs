@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use foreturn::ErrorKind;
 use foreturn::chat::{Message, Role};
-use foreturn::reward::{MetricInput, Scored};
+use foreturn::reward::{Answered, MetricInput};
 use foreturn::rollout::Goal;
 use foreturn::sandbox::{End, Isolation, Limit, Limits, Program, Sandbox};
 use programs::{Case, Host, cases, tester};
@@ -299,7 +299,7 @@ fn values(settings: &str, tests: &str, messages: &[&str]) -> Vec<foreturn::Resul
     let goal = Goal { tests: Some(tests.into()), entry_point: Some("f".into()), ..Goal::default() };
     let messages: Vec<Message> = messages.iter().map(|text| Message::new(Role::Assistant, *text)).collect();
     let inputs = messages.iter().map(|response| MetricInput::new(response, &goal, &|_| 0));
-    let scored: Vec<Scored<'_>> = inputs.map(|input| Scored { input, answers: &[] }).collect();
+    let scored: Vec<Answered<'_>> = inputs.map(|input| Answered { input, answers: &[] }).collect();
     let metric = metric(settings).expect("a metric");
     metric.check(&goal).expect("a goal");
     metric.score(&scored).into_iter().map(|value| value.map(|value| value.value)).collect()
@@ -397,7 +397,7 @@ fn an_interpreter_that_is_none_is_an_error() {
     let goal = Goal { tests: Some(TESTS.into()), entry_point: Some("f".into()), ..Goal::default() };
     let response = Message::new(Role::Assistant, "def f(x):\n    return x + 1");
     let input = MetricInput::new(&response, &goal, &|_| 0);
-    let e = metric.score(&[Scored { input, answers: &[] }]).remove(0).expect_err("no Python");
+    let e = metric.score(&[Answered { input, answers: &[] }]).remove(0).expect_err("no Python");
     assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("/bin/sh"), "{e}");
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0; 2 for a usage error; 1 otherwise, with one clear message.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod args;

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use foreturn::chat::{Message, Role};
-use foreturn::reward::{Metric, MetricValue, Scored, WeightedMetric};
+use foreturn::reward::{Answered, Metric, MetricValue, WeightedMetric};
 use foreturn::{Error, ErrorKind};
 
 use crate::argument::{self, foreturn_str, sized};
@@ -148,7 +148,7 @@ impl Metric for HostMetric {
         true
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<foreturn::Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<foreturn::Result<MetricValue>> {
         let texts: Vec<(Vec<foreturn_message>, String)> = batch
             .iter()
             .map(|scored| {

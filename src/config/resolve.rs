@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Config, MetricConfig};
 use crate::rank::{RankPlan, Roles};
 use crate::reward::{PresetValues, TokenCounter, WeightedMetric, build_metric, metric_kinds};
-use crate::rollout::{DEFAULT_POLICY_TOKENS, Generation, ModelRole, RolloutSettings};
+use crate::rollout::{DEFAULT_POLICY_TOKENS, ModelRole, ReplySettings, RolloutSettings};
 use crate::{Error, Result};
 
 impl Config {
@@ -43,9 +43,9 @@ impl Config {
         })
     }
 
-    fn generation(&self, roles: &Roles, role: ModelRole, limit: Option<usize>, default: usize) -> Generation {
+    fn generation(&self, roles: &Roles, role: ModelRole, limit: Option<usize>, default: usize) -> ReplySettings {
         let model = roles.resolve(role).and_then(|(_, name)| self.models.get(name));
-        Generation {
+        ReplySettings {
             max_tokens: limit.or(model.and_then(|model| model.max_tokens)).unwrap_or(default),
             sampling: model.map(|model| model.sampling()).unwrap_or_default(),
         }

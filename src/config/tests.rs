@@ -77,7 +77,7 @@ fn value_of_100_tokens(metric: &dyn crate::reward::Metric) -> f64 {
     let response = crate::chat::Message::new(crate::chat::Role::Assistant, "x".repeat(100));
     let goal = crate::rollout::Goal::default();
     let input = crate::reward::MetricInput::new(&response, &goal, &|text| text.len());
-    metric.score(&[crate::reward::Scored { input, answers: &[] }]).pop().unwrap().unwrap().value
+    metric.score(&[crate::reward::Answered { input, answers: &[] }]).pop().unwrap().unwrap().value
 }
 
 #[test]

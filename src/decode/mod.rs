@@ -10,10 +10,10 @@ pub(crate) mod executor;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub mod reader;
+pub(crate) mod rope;
 pub mod sampler;
 pub(crate) mod scheduler;
 pub mod stop;
-pub(crate) mod variant;
 
 pub use decoder::{DecodeOptions, DecoderStats};
 pub(crate) use decoder::{Decoder, check_prompt};

@@ -16,7 +16,7 @@ use ndarray::{ArrayView2, s};
 
 use super::cache::{Cache, CopyState, NodeId, Path};
 use super::executor::{Executor, Step};
-use super::variant::{Variant, Variants};
+use super::rope::{Variant, Variants};
 use crate::{Error, ErrorKind, Result};
 
 /// Names a sequence of one scheduler; grows with age.

@@ -13,7 +13,7 @@ mod opening;
 mod owner;
 mod pending;
 mod process;
-mod scoring;
+mod score;
 mod statistics;
 mod trace;
 
@@ -26,9 +26,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use self::limits::{CancelToken, Limits};
-use self::owner::{Call, Command, Owner, RankRun, SCORING, Task};
+use self::owner::{Call, Command, MEASURING, Owner, RankRun, Task};
 pub use self::pending::Pending;
-pub use self::scoring::ScoreOptions;
+pub use self::score::ScoreOptions;
 pub use self::statistics::{Latency, Stage, Statistics};
 pub use self::trace::TraceWriter;
 pub use crate::chat::local::ModelStatus;
@@ -107,7 +107,7 @@ impl Inner {
         // The thread may be gone already; then there is nobody to tell.
         drop(self.commands.send(Command::Shutdown));
         // A callback on the engine's thread, or a metric, may hold the last handle; they can't wait for themselves.
-        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id() || SCORING.get();
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id() || MEASURING.get();
         if let Some(thread) = thread.filter(|thread| !own(thread)) {
             drop(thread.join());
         }

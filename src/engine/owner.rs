@@ -16,7 +16,7 @@ use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
 use crate::decode::{DecodeOptions, GenerateOptions};
 use crate::model::ModelFolder;
 use crate::rank::{
-    Ask, AskId, EndedRollout, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, Scores, StopReason,
+    Ask, AskId, EndedRollout, MetricValues, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, StopReason,
 };
 use crate::runtime::RuntimeOptions;
 use crate::score::ScoreTask;
@@ -44,7 +44,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Whether this thread scores for an engine, which waits for it in the end.
-    pub(super) static SCORING: Cell<bool> = const { Cell::new(false) };
+    pub(super) static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What the handle asks of the thread.
@@ -176,7 +176,7 @@ pub(super) fn local_factory(
 type RunId = u64;
 
 /// What metrics made of a ranking's rollouts.
-type Scored = (RunId, Scores);
+type Measured = (RunId, MetricValues);
 
 /// Everything the thread owns.
 pub(super) struct Owner {
@@ -199,7 +199,7 @@ pub(super) struct Owner {
     finished: Vec<(Ticket, Result<ChatReply>)>,
     /// Threads on which metrics score, and how their scores come back.
     scoring: Vec<JoinHandle<()>>,
-    scores: (Sender<Scored>, Receiver<Scored>),
+    scores: (Sender<Measured>, Receiver<Measured>),
     recorder: Recorder,
 }
 
@@ -529,11 +529,11 @@ impl Owner {
             advanced = true;
         }
         for (id, run) in &mut self.active {
-            let Some(batch) = run.job.take_scoring() else { continue };
+            let Some(batch) = run.job.take_metrics() else { continue };
             let (id, sender) = (*id, self.scores.0.clone());
             // A metric may block: not on this thread.
             let score = move || {
-                SCORING.set(true);
+                MEASURING.set(true);
                 // Nobody listens once the engine has ended.
                 drop(sender.send((id, batch.run())));
             };
@@ -546,10 +546,10 @@ impl Owner {
         advanced
     }
 
-    fn take_scores(&mut self, id: RunId, scores: Scores) {
+    fn take_scores(&mut self, id: RunId, scores: MetricValues) {
         let Some(run) = self.active.get_mut(&id) else { return };
         let mut asks = Vec::new();
-        run.job.on_scores(scores, &mut asks);
+        run.job.on_values(scores, &mut asks);
         run.report();
         self.submit(id, asks);
     }

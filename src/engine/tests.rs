@@ -9,7 +9,7 @@ use super::*;
 use crate::config::{MetricConfig, ModelConfig};
 use crate::decode::reader::OnText;
 use crate::model::testing::{decoder, folder, loop_body, loop_for_ever};
-use crate::onnx::build::node;
+use crate::onnx::nodes::node;
 use crate::score::ScoreInput;
 use crate::{ErrorKind, testing};
 

@@ -49,6 +49,7 @@ pub(super) struct WeightFile {
 
 impl WeightFile {
     /// Maps the file at `path`, following links.
+    #[allow(unsafe_code, reason = "a mapped file")]
     pub(super) fn open(path: &Path) -> Result<Self> {
         let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
         let (file, metadata) = files::open_as(&real, Kind::GRAPH)?;

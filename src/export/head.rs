@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
     use crate::export::testing::{change_json, export_fixture, fixture_checkpoint};
-    use crate::onnx::build::{Dim, value_info};
+    use crate::onnx::nodes::{Dim, value_info};
     use crate::onnx::tensor_proto::DataType;
     use crate::onnx::{GraphProto, ModelProto};
 

@@ -42,7 +42,7 @@ use self::class::Class;
 use self::folder::Staging;
 use self::quantize::Scheme;
 use crate::model::head::Head;
-use crate::onnx::{ModelProto, OperatorSetIdProto, build::MICROSOFT};
+use crate::onnx::{ModelProto, OperatorSetIdProto, nodes::MICROSOFT};
 use crate::{Error, Result, files};
 
 /// What to export, and where to.

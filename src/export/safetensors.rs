@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::onnx::TensorProto;
-use crate::onnx::build::external_tensor;
+use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::tensor;
-use crate::onnx::build::MICROSOFT;
+use crate::onnx::nodes::MICROSOFT;
 use crate::onnx::{GraphProto, ModelProto, NodeProto};
 
 /// Domains whose operators ONNX Runtime brings along.

@@ -18,7 +18,7 @@ use super::rewrite::cpu::widen::{self, Widened};
 use super::rewrite::{self, PagedGraph};
 use super::target::Target;
 use crate::onnx::tensor_proto::DataType;
-use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, build::MICROSOFT};
+use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, nodes::MICROSOFT};
 use crate::{Error, ErrorKind, Result};
 
 /// How a decoder's sequences are brought into one run of the model.

@@ -9,7 +9,7 @@ use prost::Message as _;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::onnx::build::{Dim, float_tensor, int, int64_tensor, node, subgraph, value_info};
+use crate::onnx::nodes::{Dim, float_tensor, int, int64_tensor, node, subgraph, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 

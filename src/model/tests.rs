@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ErrorKind;
 use crate::model::testing::{VOCABULARY, decoder, folder, graph, initializers, nodes};
-use crate::onnx::build::{Dim, external_tensor, float_tensor, node, subgraph, value_info};
+use crate::onnx::nodes::{Dim, external_tensor, float_tensor, node, subgraph, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 

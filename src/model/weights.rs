@@ -157,7 +157,7 @@ fn check_in_file(tensor: &TensorProto, folder: &Path, refused: Refused) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::build::{external_tensor, float_tensor, node};
+    use crate::onnx::nodes::{external_tensor, float_tensor, node};
 
     fn graph(op: &str, tensor: TensorProto) -> GraphProto {
         let cast = node("", "Cast", "cast", &["w"], &["c"], vec![]);

@@ -1,7 +1,7 @@
 //! The ONNX file format: the vendored schema (Apache-2.0, from the `onnx` project) compiled by `build.rs`, and the few
 //! helpers that reading and writing graphs share.
 
-pub(crate) mod build;
+pub(crate) mod nodes;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, rustdoc::all)]
 mod proto {

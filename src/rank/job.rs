@@ -7,16 +7,16 @@ use std::time::Instant;
 use super::allocation::{AllocationSettings, Allocator, Decision, Spent, Why};
 use super::assemble;
 use super::future::{Candidate, Future, Place, is_interruption};
+use super::measuring::{MetricBatch, MetricValues};
 use super::plan::{FailurePolicy, RankPlan};
 use super::ranking::{ModelsInfo, Ranking, RoleCosts};
 use super::record::EndedRollout;
 use super::request::{Candidates, RankRequest, check_turns};
 use super::rescore::{self, Origin};
-use super::scoring::{Scores, ScoringBatch};
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role};
 use crate::reward::{Asker, Pending};
 use crate::rollout::seed::{candidate_seed, question_seed, rollout_seed};
-use crate::rollout::{Ended, Generation, ModelRole, Rollout, Scene};
+use crate::rollout::{Ended, ModelRole, ReplySettings, Rollout, Scene};
 use crate::{Error, ErrorKind, Result};
 
 /// Names one request of a job.
@@ -364,13 +364,13 @@ impl RankJob {
     }
 
     /// Takes what metrics are to score now; `None` while they are at work, or there is nothing for them. Bring the scores
-    /// back with [`RankJob::on_scores`].
-    pub fn take_scoring(&mut self) -> Option<ScoringBatch> {
+    /// back with [`RankJob::on_values`].
+    pub fn take_metrics(&mut self) -> Option<MetricBatch> {
         if self.scoring || self.failure.is_some() {
             return None;
         }
         let quiet = self.is_quiet() || self.stopped.is_some();
-        let mut batch = ScoringBatch::new(&self.plan, &self.scene);
+        let mut batch = MetricBatch::new(&self.plan, &self.scene);
         for (place, future) in self.futures().filter(|(_, future)| future.is_scorable() && !future.is_settled()) {
             batch.add(place, future, |weighted| quiet || !weighted.metric.wants_whole_rounds());
         }
@@ -380,16 +380,16 @@ impl RankJob {
 
     /// Lets metrics score here and now what is due, for drivers that have nothing better to do meanwhile.
     pub fn score(&mut self, asks: &mut Vec<Ask>) {
-        while let Some(batch) = self.take_scoring() {
-            self.on_scores(batch.run(), asks);
+        while let Some(batch) = self.take_metrics() {
+            self.on_values(batch.run(), asks);
         }
     }
 
     /// Takes the scores of the last batch, and appends the requests that follow from them.
-    pub fn on_scores(&mut self, scores: Scores, asks: &mut Vec<Ask>) {
+    pub fn on_values(&mut self, values: MetricValues, asks: &mut Vec<Ask>) {
         self.scoring = false;
         let before = asks.len();
-        for (place, metric, score) in scores.0 {
+        for (place, metric, score) in values.0 {
             if let Err(error) = &score {
                 self.fail_if(self.plan.on_metric_failure, error, place);
             }
@@ -496,7 +496,7 @@ impl RankJob {
     }
 
     fn ask_for_candidate(&mut self, candidate: usize, asks: &mut Vec<Ask>) {
-        let Generation { max_tokens, sampling } = self.scene.settings.policy.clone();
+        let ReplySettings { max_tokens, sampling } = self.scene.settings.policy.clone();
         let request = ChatRequest {
             messages: self.scene.history.clone(),
             task: ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema: None, speaker: Role::Assistant },

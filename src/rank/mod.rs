@@ -12,8 +12,8 @@
 //! while !job.is_done() {
 //!     submit every ask to the model that plays its role
 //!     job.on_reply(id, reply, &mut asks)     as replies come
-//!     job.take_scoring() ─▶ batch.run()      on any thread: metrics may block
-//!     job.on_scores(scores, &mut asks)       as scores come
+//!     job.take_metrics() ─▶ batch.run()      on any thread: metrics may block
+//!     job.on_values(scores, &mut asks)       as scores come
 //! }
 //! job.finish(models, seconds)
 //! ```
@@ -21,7 +21,7 @@
 //! - `request`, `ranking`: what goes in and comes out, as JSON.
 //! - `plan`: a configuration, resolved.
 //! - `allocation`: which rollouts to spend where; `prune`: candidates given up after their first turn.
-//! - `job`: the state machine; `future`: a rollout with its judging; `scoring`: metrics at work; `record`: a rollout for traces.
+//! - `job`: the state machine; `future`: a rollout with its judging; `measuring`: metrics at work; `record`: a rollout for traces.
 //! - `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
 //!   arithmetic.
 
@@ -30,18 +30,19 @@ mod assemble;
 mod count;
 mod future;
 mod job;
+mod measuring;
 mod plan;
 mod prune;
 mod ranking;
 mod record;
 mod request;
 mod rescore;
-mod scoring;
 
 pub use allocation::{
     AllocationSettings, Allocator, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Decision, Spent, Strategy, Why,
 };
 pub use job::{Ask, AskId, Progress, RankJob, StopReason};
+pub use measuring::{MetricBatch, MetricValues};
 pub use plan::{FailurePolicy, RankPlan, Roles};
 pub use ranking::{
     AllocationSummary, Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace,
@@ -50,6 +51,5 @@ pub use ranking::{
 pub use record::{EndedRollout, MetricRecord, RawAnswer, RecordedMessage};
 pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_TURNS, MAX_WINDOW, RankRequest};
 pub(crate) use request::{validate_samples, validate_window};
-pub use scoring::{Scores, ScoringBatch};
 
 pub use crate::rollout::{Ended, Goal, ModelRole};

@@ -45,7 +45,7 @@ impl Combination {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::metric::{Metric, MetricValue, Scored};
+    use super::super::metric::{Answered, Metric, MetricValue};
     use super::*;
 
     struct Nothing;
@@ -54,7 +54,7 @@ mod tests {
         fn kind(&self) -> &str {
             "nothing"
         }
-        fn score(&self, _: &[Scored<'_>]) -> Vec<crate::Result<MetricValue>> {
+        fn score(&self, _: &[Answered<'_>]) -> Vec<crate::Result<MetricValue>> {
             Vec::new()
         }
     }

@@ -228,7 +228,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::extract::{ExtractConfig, ExtractTable};
-    use super::super::metric::{Metric, MetricValue, Scored};
+    use super::super::metric::{Answered, Metric, MetricValue};
     use super::*;
     use crate::chat::{ChatTask, Message, Role};
     use crate::decode::SamplingOptions;
@@ -256,7 +256,7 @@ mod tests {
             };
             Ok(vec![Question { role, model: None, messages: vec![Message::new(Role::User, text)], task }])
         }
-        fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+        fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
             batch.iter().map(|scored| Ok(MetricValue::from(scored.answers.len() as f64))).collect()
         }
     }
@@ -295,7 +295,7 @@ mod tests {
         fn kind(&self) -> &str {
             "length"
         }
-        fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+        fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
             batch.iter().map(|scored| Ok(MetricValue::from(scored.input.subject().len() as f64))).collect()
         }
     }

@@ -66,7 +66,7 @@ pub struct Question {
 
 /// A conversation with the answers to all of a metric's questions about it, in the order they were asked.
 #[derive(Clone, Copy)]
-pub struct Scored<'a> {
+pub struct Answered<'a> {
     /// The conversation.
     pub input: MetricInput<'a>,
     /// The answers; none where the metric asked nothing.
@@ -106,7 +106,7 @@ impl From<f64> for MetricValue {
 /// without questions, and one that is somebody else's callback or program, implements `score` alone.
 ///
 /// ```
-/// use foreturn::reward::{Metric, MetricValue, Scored};
+/// use foreturn::reward::{Metric, MetricValue, Answered};
 ///
 /// /// Messages the user has to read, as a cost.
 /// struct Replies;
@@ -115,7 +115,7 @@ impl From<f64> for MetricValue {
 ///     fn kind(&self) -> &str {
 ///         "replies"
 ///     }
-///     fn score(&self, batch: &[Scored<'_>]) -> Vec<foreturn::Result<MetricValue>> {
+///     fn score(&self, batch: &[Answered<'_>]) -> Vec<foreturn::Result<MetricValue>> {
 ///         batch.iter().map(|scored| Ok(MetricValue::from(-(scored.input.messages().count() as f64)))).collect()
 ///     }
 /// }
@@ -178,7 +178,7 @@ pub trait Metric: Send + Sync {
 
     /// Scores a batch; one result for each conversation, in order. May block: it is called on a thread of its own, not on
     /// the one that drives the models.
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>>;
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>>;
 }
 
 /// A metric's place in the reward.

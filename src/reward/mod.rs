@@ -20,25 +20,24 @@ mod clarification;
 mod combination;
 mod evaluation;
 mod extract;
-mod judge;
 mod judge_json;
+mod judged;
 mod metric;
 mod metrics;
-#[cfg(all(feature = "sandbox", target_os = "linux"))]
-pub mod pass_rate;
 mod preset;
 mod rubric;
-mod stats;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod unit_tests;
 
+pub use crate::stats::{Difference, Estimate, MAX_COMPARED, Posterior, leads, probability_best};
 pub use clarification::ClarificationReport;
 pub use combination::Combination;
 pub(crate) use evaluation::{Asker, Evaluation, Pending};
 pub use extract::{ExtractConfig, Extraction};
-pub use judge::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
 pub use judge_json::DEFAULT_JUDGE_TOKENS;
-pub use metric::{Metric, MetricInput, MetricValue, Question, Scored, TokenCounter, WeightedMetric};
+pub use judged::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
+pub use metric::{Answered, Metric, MetricInput, MetricValue, Question, TokenCounter, WeightedMetric};
 pub use metrics::{build as build_metric, kinds as metric_kinds};
 pub(crate) use preset::PresetValues;
 pub use preset::{Preset, Task};
 pub use rubric::{Answer, GoalField, JsonQuestion, Rubric, RubricQuestion};
-pub use stats::{Difference, Estimate, MAX_COMPARED, Posterior, leads, probability_best};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::seed::turn_seed;
 use super::{
-    Confusion, Ended, Generation, Goal, ModelRole, OnRoleConfusion, RolloutSettings, Simulator, UserTurn, confusion,
+    Confusion, Ended, Goal, ModelRole, OnRoleConfusion, ReplySettings, RolloutSettings, Simulator, UserTurn, confusion,
 };
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, JsonSchema, Message, Role};
 use crate::{Error, ErrorKind, Result};
@@ -175,11 +175,11 @@ impl Rollout {
     fn request(
         &self,
         messages: Vec<Message>,
-        generation: &Generation,
+        generation: &ReplySettings,
         stop: Vec<String>,
         schema: Option<Arc<JsonSchema>>,
     ) -> ChatRequest {
-        let Generation { max_tokens, sampling } = generation.clone();
+        let ReplySettings { max_tokens, sampling } = generation.clone();
         let seed = turn_seed(self.seed, self.turn, self.speaker);
         let is_user = self.speaker == ModelRole::User && self.scene.simulator.is_trained();
         let speaker = if is_user { Role::User } else { Role::Assistant };

@@ -162,7 +162,7 @@ impl RoleStyle {
 
 /// How one of the speakers writes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Generation {
+pub struct ReplySettings {
     /// Most tokens in one message; at least 1.
     pub max_tokens: usize,
     /// How tokens are drawn.
@@ -173,9 +173,9 @@ pub struct Generation {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutSettings {
     /// How the policy writes.
-    pub policy: Generation,
+    pub policy: ReplySettings,
     /// How the simulated user writes.
-    pub user: Generation,
+    pub user: ReplySettings,
     /// Whether sample k of every candidate draws from the same random stream, so that candidates are compared on equal
     /// luck.
     pub common_random_numbers: bool,
@@ -199,8 +199,8 @@ pub enum OnRoleConfusion {
 impl Default for RolloutSettings {
     fn default() -> Self {
         RolloutSettings {
-            policy: Generation { max_tokens: DEFAULT_POLICY_TOKENS, sampling: SamplingOptions::default() },
-            user: Generation { max_tokens: DEFAULT_USER_TOKENS, sampling: SamplingOptions::default() },
+            policy: ReplySettings { max_tokens: DEFAULT_POLICY_TOKENS, sampling: SamplingOptions::default() },
+            user: ReplySettings { max_tokens: DEFAULT_USER_TOKENS, sampling: SamplingOptions::default() },
             common_random_numbers: true,
             on_role_confusion: OnRoleConfusion::default(),
         }

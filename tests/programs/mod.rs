@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use foreturn::reward::pass_rate::{TestSettings, Tester, TestsRun};
+use foreturn::reward::unit_tests::{TestSettings, Tester, TestsRun};
 use foreturn::sandbox::{Isolation, Limits, NOBODY};
 use serde::Deserialize;
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ndarray::ArrayView2;
 
-use crate::decode::variant::Variant;
+use crate::decode::rope::Variant;
 use crate::{Error, Result};
 
 /// The packed inputs of one run of the model: T tokens of B sequences, R rows of logits.

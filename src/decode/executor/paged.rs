@@ -5,7 +5,7 @@ use std::time::Instant;
 use ndarray::{ArrayView2, s};
 
 use super::{Executor, Step, wrong_width};
-use crate::decode::variant::Variant;
+use crate::decode::rope::Variant;
 use crate::kernels;
 use crate::kernels::PackError;
 use crate::kernels::attention::form::Stored;

@@ -9,7 +9,7 @@ use crate::export::config::Config;
 use crate::export::graph::{Builder, Linear, Size};
 use crate::export::quantize::Scheme;
 use crate::onnx::AttributeProto;
-use crate::onnx::build::{float, int, ints, text};
+use crate::onnx::nodes::{float, int, ints, text};
 use crate::onnx::tensor_proto::DataType;
 
 /// A function applied to each element.

@@ -10,7 +10,7 @@ use crate::export::config::Config;
 use crate::export::graph::Size;
 use crate::export::quantize::Scheme;
 use crate::model::head::HeadKind;
-use crate::onnx::build::{int, ints};
+use crate::onnx::nodes::{int, ints};
 use crate::onnx::tensor_proto::DataType;
 
 pub(super) const FAMILY: Family = Family {

@@ -12,7 +12,7 @@ use super::blocks::{Blocks, Heads, path};
 use crate::Result;
 use crate::export::config::Config;
 use crate::export::graph::{Linear, Size};
-use crate::onnx::build::{int, int64_tensor};
+use crate::onnx::nodes::{int, int64_tensor};
 
 /// The attention of all layers.
 pub(super) struct Attention {

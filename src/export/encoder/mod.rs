@@ -26,7 +26,7 @@ use super::quantize::Scheme;
 use super::rope::Rope;
 use crate::Result;
 use crate::model::head::{Head, HeadKind, Pooling};
-use crate::onnx::build::{Dim, value_info};
+use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::tensor_proto::DataType;
 
 /// A class of transformers that is an encoder.

@@ -11,7 +11,7 @@ use crate::export::graph::Size;
 use crate::export::quantize::Scheme;
 use crate::export::rope::Rope;
 use crate::model::head::HeadKind;
-use crate::onnx::build::{MICROSOFT, int, node};
+use crate::onnx::nodes::{MICROSOFT, int, node};
 
 pub(super) const FAMILY: Family = Family { prefix: "model.", body, features, unused: &[] };
 

@@ -16,7 +16,7 @@ use crate::export::graph::Size;
 use crate::export::hf::{parse, read_file, read_header};
 use crate::model::head::{Head, HeadKind, Pooling};
 use crate::model::tokenizer::auto::Settled;
-use crate::onnx::build::int;
+use crate::onnx::nodes::int;
 use crate::{Error, Result};
 
 const MODULES: &str = "modules.json";

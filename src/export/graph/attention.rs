@@ -3,7 +3,7 @@
 use super::decoder::{Sizes, Writer};
 use crate::Result;
 use crate::onnx::GraphProto;
-use crate::onnx::build::{Dim, MICROSOFT, float, int, node, subgraph, value_info};
+use crate::onnx::nodes::{Dim, MICROSOFT, float, int, node, subgraph, value_info};
 use crate::onnx::tensor_proto::DataType;
 
 /// The attention node's mask inputs.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::checkpoint::{Checkpoint, Tensor};
 use super::super::names;
 use super::super::quantize::{Layout, Role, Scheme};
-use crate::onnx::build::{MICROSOFT, float, float_tensor, int, int64_tensor, node};
+use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int, int64_tensor, node};
 use crate::onnx::{AttributeProto, GraphProto, NodeProto};
 use crate::{Error, Result};
 

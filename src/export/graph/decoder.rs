@@ -7,7 +7,7 @@ use super::super::names;
 use super::super::quantize::Scheme;
 use super::{Builder, Graph, Linear, Size};
 use crate::Result;
-use crate::onnx::build::{Dim, MICROSOFT, float, int, node, text, value_info};
+use crate::onnx::nodes::{Dim, MICROSOFT, float, int, node, text, value_info};
 use crate::onnx::tensor_proto::DataType;
 
 /// Builds the graph, which ends in `scores` where there are some and else in the language model's head, checking every

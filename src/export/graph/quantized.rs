@@ -2,7 +2,7 @@
 
 use super::super::quantize::{Layout, Names};
 use super::Builder;
-use crate::onnx::build::{MICROSOFT, int};
+use crate::onnx::nodes::{MICROSOFT, int};
 
 impl Builder<'_> {
     /// The rows of the packed table `weight` that `ids` name.

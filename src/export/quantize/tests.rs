@@ -10,7 +10,7 @@ use super::super::graph::{Builder, Linear, Size};
 use super::super::testing::described;
 use super::super::{model, weights};
 use super::{Quantize, Scheme};
-use crate::onnx::build::{Dim, value_info};
+use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::runtime::session::{Graph, Session};
 use crate::testing::runtime;

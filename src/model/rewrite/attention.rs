@@ -10,7 +10,7 @@ use super::{AttentionShape, names};
 use crate::kernels::attention::prepare::MAX_HEAD;
 use crate::kernels::attention::{DOMAIN, MAX_HEADS, OPERATOR};
 use crate::model::config::ModelConfig;
-use crate::onnx::build::{float, int, int64_tensor, node};
+use crate::onnx::nodes::{float, int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto};
 
 /// The inputs of an attention node that matter here; empty where there is none.

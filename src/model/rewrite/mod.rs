@@ -30,7 +30,7 @@ use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
 use crate::kernels::attention::form::Stored;
 use crate::kernels::matmul::pack::Kind;
-use crate::onnx::build::{Dim, value_info};
+use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@
 //! and each sequence says at which row its positions begin.
 
 use super::graph::{Attributes, Values, integer, is_external};
-use crate::onnx::build::{int, node};
+use crate::onnx::nodes::{int, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
 /// How rotary tables change with a sequence's length.

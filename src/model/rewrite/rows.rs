@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::graph::{Values, constants, rank};
 use super::names;
 use crate::kernels::matmul;
-use crate::onnx::build::{int, int64_tensor, node};
+use crate::onnx::nodes::{int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto};
 
 /// Transformers.js' exports ask how many of the last rows they are to give: 0 means all.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::CacheType;
-use crate::onnx::build::{MICROSOFT, float, float_tensor, int, int64_tensor, node, subgraph};
+use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int, int64_tensor, node, subgraph};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
 

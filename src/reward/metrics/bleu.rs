@@ -19,7 +19,7 @@ use serde::Deserialize;
 use self::score::{Counts, Smoothing};
 use self::tokens::Tokenizer;
 use super::settings;
-use crate::reward::metric::{Metric, MetricValue, Scored};
+use crate::reward::metric::{Answered, Metric, MetricValue};
 use crate::rollout::Goal;
 use crate::{Error, Result};
 
@@ -141,8 +141,8 @@ impl Metric for Bleu {
         super::reference(goal, "bleu").map(|_| ())
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
-        let value = |scored: &Scored<'_>| {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
+        let value = |scored: &Answered<'_>| {
             let reference = super::reference(scored.input.goal, "bleu")?;
             Ok(MetricValue::from(self.of(scored.input.subject(), reference)))
         };

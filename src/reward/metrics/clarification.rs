@@ -13,8 +13,8 @@ use std::sync::Arc;
 use super::settings;
 use crate::Result;
 use crate::chat::ChatOutput;
-use crate::reward::judge::{JudgeMetric, JudgeSettings};
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Question, Scored};
+use crate::reward::judged::{JudgeMetric, JudgeSettings};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
 use crate::reward::rubric::Rubric;
 use crate::rollout::{Goal, ModelRole};
 
@@ -56,8 +56,8 @@ impl Metric for Clarification {
         self.asks.questions(&MetricInput { future: &[], ..*input }, answers)
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
-        let agreed = |(asked, scored): (Result<MetricValue>, &Scored<'_>)| -> Result<MetricValue> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
+        let agreed = |(asked, scored): (Result<MetricValue>, &Answered<'_>)| -> Result<MetricValue> {
             let asked = asked?;
             let value = if ambiguous(scored.input.goal)? { asked.value } else { 1.0 - asked.value };
             Ok(MetricValue { value, ..asked })

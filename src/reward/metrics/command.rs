@@ -31,7 +31,7 @@ use serde_json::Value;
 use self::process::Program;
 use super::settings;
 use crate::chat::Message;
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Scored};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue};
 use crate::rollout::Goal;
 use crate::{Error, ErrorKind, Result};
 
@@ -152,7 +152,7 @@ struct Detailed {
 }
 
 impl Command {
-    fn run(&self, batch: &[Scored<'_>]) -> Result<Vec<Value>> {
+    fn run(&self, batch: &[Answered<'_>]) -> Result<Vec<Value>> {
         let conversations = batch.iter().map(|scored| Conversation::from(&scored.input)).collect();
         let mut given = serde_json::to_vec(&Batch { version: 1, conversations })
             .map_err(|e| Error::internal(format!("a conversation does not become JSON: {e}")))?;
@@ -192,8 +192,8 @@ impl Metric for Command {
         "command"
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
-        let scored = |batch: &[Scored<'_>]| -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
+        let scored = |batch: &[Answered<'_>]| -> Vec<Result<MetricValue>> {
             match self.run(batch) {
                 Ok(scores) => scores.into_iter().map(value).collect(),
                 Err(error) => batch.iter().map(|_| Err(error.duplicate())).collect(),

@@ -17,7 +17,7 @@ use super::settings;
 use crate::Result;
 use crate::chat::ChatOutput;
 use crate::model::ModelFolder;
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Question, Scored};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
 use crate::score::{ImplicitOptions, ScoreOutput, ScoreTask, input};
 
 #[derive(Debug, Deserialize)]
@@ -75,7 +75,7 @@ impl Metric for ImplicitReward {
         Ok(if answers.is_empty() { vec![ask(&self.policy), ask(&self.reference)] } else { Vec::new() })
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         let value = |given: &[ChatOutput]| match answers(given)? {
             [ScoreOutput::Response(policy), ScoreOutput::Response(reference)] => {
                 Ok(MetricValue::from(self.options.reward(*policy, *reference).reward))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::settings;
 use crate::Result;
-use crate::reward::judge::{JudgeMetric, JudgeSettings};
+use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
 use crate::reward::rubric::Rubric;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::settings;
 use crate::files::{self, Kind};
-use crate::reward::judge::{JudgeMetric, JudgeSettings};
+use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
 use crate::reward::rubric::Rubric;
 use crate::{Error, Result};

@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use super::settings;
 use crate::byte_size::ByteSize;
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Scored};
-use crate::reward::pass_rate::{TestSettings, Tester, TestsRun, program_text};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue};
+use crate::reward::unit_tests::{TestSettings, Tester, TestsRun, program_text};
 use crate::rollout::Goal;
 use crate::sandbox::{Isolation, Limits, NOBODY};
 use crate::{Error, Result};
@@ -171,7 +171,7 @@ impl Metric for PassRate {
         Ok(())
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         let values: Vec<OnceLock<Result<MetricValue>>> = batch.iter().map(|_| OnceLock::new()).collect();
         let next = AtomicUsize::new(0);
         let work = || {

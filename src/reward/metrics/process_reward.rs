@@ -17,7 +17,7 @@ use super::scored::{Line, Scope, answers, named, question, unexpected};
 use super::settings;
 use crate::chat::ChatOutput;
 use crate::model::ModelFolder;
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Question, Scored};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
 use crate::score::{Label, ScoreOutput, ScoreTask, StepOptions, input};
 use crate::{Error, Result};
 
@@ -124,7 +124,7 @@ impl Metric for ProcessReward {
         Ok(if answers.is_empty() { vec![question(&self.model, input, self.shown, &self.task)] } else { Vec::new() })
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         batch.iter().map(|scored| self.value(scored.answers)).collect()
     }
 }

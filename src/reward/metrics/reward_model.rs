@@ -16,7 +16,7 @@ use super::scored::{Line, Scope, answers, named, question, unexpected};
 use super::settings;
 use crate::chat::ChatOutput;
 use crate::model::{Head, HeadKind, ModelFolder};
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Question, Scored};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
 use crate::score::output::softmax;
 use crate::score::{Label, ScoreOutput, ScoreTask, Scores, input};
 use crate::{Error, Result};
@@ -126,7 +126,7 @@ impl Metric for RewardModel {
         })
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         batch.iter().map(|scored| self.value(scored.answers)).collect()
     }
 }

@@ -16,7 +16,7 @@ use super::scored::{Line, answers, named, unexpected};
 use super::settings;
 use crate::chat::{ChatOutput, ChatTask, Message, Role};
 use crate::model::ModelFolder;
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Question, Scored};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
 use crate::rollout::{Goal, ModelRole};
 use crate::score::{ScoreOutput, ScoreTask, input};
 use crate::{Error, ErrorKind, Result};
@@ -106,7 +106,7 @@ impl Metric for Similarity {
         Ok(vec![self.question(input.subject()), self.question(reference)])
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         batch.iter().map(|scored| self.value(scored.answers)).collect()
     }
 }

@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use super::settings;
 use crate::chat::{Message, Role};
-use crate::reward::metric::{Metric, MetricInput, MetricValue, Scored};
+use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue};
 use crate::{Error, Result};
 
 #[derive(Debug, Deserialize)]
@@ -195,7 +195,7 @@ impl Metric for TokenAmount {
         false
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         batch.iter().map(|scored| Ok(self.value(&scored.input))).collect()
     }
 }
@@ -247,7 +247,7 @@ mod tests {
         let input = MetricInput { history: &history, ..MetricInput::new(&response, &goal, &|text| text.len()) };
         let value = |rest: &str| {
             let toml = format!("unit = 'cl100k'\nlambda = 1\nclamp = false\nsign = 'amount'\n{rest}");
-            build(toml.parse().unwrap(), "".as_ref()).unwrap().score(&[Scored { input, answers: &[] }]).pop().unwrap()
+            build(toml.parse().unwrap(), "".as_ref()).unwrap().score(&[Answered { input, answers: &[] }]).pop().unwrap()
         };
         assert_eq!(value("joined = true").unwrap().value, 3.0);
         assert_eq!(value("").unwrap().value, 2.0);

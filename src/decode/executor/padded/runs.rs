@@ -112,7 +112,7 @@ fn fits(run: &Run, new: usize, member: &Member, rules: &Rules) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::variant::Variant;
+    use crate::decode::rope::Variant;
 
     const RULES: Rules = Rules { left_padding: false, grouped: false, most_past: 1000, most_tokens: 100 };
 

@@ -7,7 +7,7 @@ use crate::decode::reader::{AnyReader, Generate, GenerateOptions};
 use crate::decode::{DecodeOptions, Decoder, SamplingOptions};
 use crate::model::testing::{self, decoder, graph, nodes};
 use crate::model::{Batching, ModelFolder, ModelKind, OpenOptions};
-use crate::onnx::build::{Dim, int, int64_tensor, node, subgraph, value_info};
+use crate::onnx::nodes::{Dim, int, int64_tensor, node, subgraph, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, NodeProto};
 use crate::testing::runtime;

@@ -11,7 +11,7 @@ use crate::kernels::attention::DOMAIN;
 use crate::kernels::matmul::pack::{Finish, Kind, Shape};
 use crate::kernels::matmul::{EPSILON, MATRIX, OPERATOR, input};
 use crate::model::rewrite::graph::{Attributes, Values};
-use crate::onnx::build::{float, int, node};
+use crate::onnx::nodes::{float, int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 

@@ -14,7 +14,7 @@ use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part
 use crate::kernels::matmul::{MATRIX, OPERATOR};
 use crate::model::rewrite::graph::{Attributes, Values, integers, is_external};
 use crate::model::weights;
-use crate::onnx::build::{int, node};
+use crate::onnx::nodes::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use crate::{Error, Result, files};

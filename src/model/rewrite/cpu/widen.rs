@@ -14,7 +14,7 @@ use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
 use crate::model::rewrite::graph::is_external;
-use crate::onnx::build::external_tensor;
+use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
 use crate::{Error, Result, files};
@@ -219,7 +219,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::build::{int, node};
+    use crate::onnx::nodes::{int, node};
 
     fn half(name: &str, kind: DataType, dims: &[usize], bits: &[u16]) -> TensorProto {
         TensorProto {

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::*;
-use crate::onnx::build::{Dim, MICROSOFT, float_tensor, int, int64_tensor, node, text, value_info};
+use crate::onnx::nodes::{Dim, MICROSOFT, float_tensor, int, int64_tensor, node, text, value_info};
 use crate::onnx::{ModelProto, OperatorSetIdProto, TensorProto};
 use crate::runtime::session::{Graph, Session};
 use crate::testing::runtime;

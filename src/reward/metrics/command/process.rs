@@ -135,6 +135,7 @@ impl Running {
 }
 
 impl Drop for Running {
+    #[allow(unsafe_code, reason = "a system call")]
     fn drop(&mut self) {
         if self.ended {
             return;
@@ -163,6 +164,7 @@ fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
 
 /// Keeps a program that closes its input from ending a host that doesn't ignore SIGPIPE: it is this thread's alone, and
 /// forgotten with it.
+#[allow(unsafe_code, reason = "system calls")]
 fn block_sigpipe() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises the set before it is used; the thread's old mask is not asked for.

@@ -17,7 +17,7 @@ fn shell(script: &str, rest: &str) -> Arc<dyn Metric> {
 fn score(metric: &dyn Metric, responses: &[&str]) -> Vec<Result<MetricValue>> {
     let (history, goal) = ([Message::new(Role::User, "hi")], Goal { reference: Some("r".into()), ..Goal::default() });
     let responses: Vec<Message> = responses.iter().map(|text| Message::new(Role::Assistant, *text)).collect();
-    let scored = |response| Scored {
+    let scored = |response| Answered {
         input: MetricInput { history: &history, ..MetricInput::new(response, &goal, &|text| text.len()) },
         answers: &[],
     };
@@ -162,6 +162,7 @@ fn a_host_with_signals_of_its_own_is_no_obstacle() {
     assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
+#[allow(unsafe_code, reason = "system calls")]
 fn in_such_a_host() {
     // SAFETY: this process runs this test alone, and neither disposition is a function.
     unsafe {

@@ -2,7 +2,7 @@
 
 use super::super::products::replace;
 use super::*;
-use crate::onnx::build::{MICROSOFT, float_tensor};
+use crate::onnx::nodes::{MICROSOFT, float_tensor};
 use crate::onnx::{TensorProto, ValueInfoProto};
 
 const WIDTH: usize = 32;

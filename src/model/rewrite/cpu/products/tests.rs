@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::kernels::matmul;
-use crate::onnx::build::{MICROSOFT, float, float_tensor, int64_tensor, ints};
+use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int64_tensor, ints};
 use crate::onnx::{AttributeProto, ValueInfoProto};
 
 /// A weight `[inner, columns]`, or as its dimensions say.
@@ -44,7 +44,7 @@ fn query_key_and_value_are_one_product() {
 
 #[test]
 fn gate_up_and_activation_are_one_product() {
-    let gelu = vec![crate::onnx::build::text("approximate", "tanh")];
+    let gelu = vec![crate::onnx::nodes::text("approximate", "tanh")];
     for (activation, expected) in [
         (
             vec![
@@ -168,7 +168,7 @@ fn weights_are_read_where_they_lie() {
     let folder = tempfile::tempdir().expect("a folder");
     let values: Vec<u8> = (0..32_u8).collect();
     std::fs::write(folder.path().join("data"), [&[9; 4][..], &values].concat()).expect("written");
-    let outside = crate::onnx::build::external_tensor("w", DataType::Float, &[4, 2], "data", 4, 32);
+    let outside = crate::onnx::nodes::external_tensor("w", DataType::Float, &[4, 2], "data", 4, 32);
     let mut graph = graph(vec![matmul("w", "x", "y")], vec![outside], "y");
     let products = replace(&mut graph);
     let mut seen = Vec::new();

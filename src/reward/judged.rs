@@ -8,7 +8,7 @@
 use serde::Deserialize;
 
 use super::judge_json::{DEFAULT_JUDGE_TOKENS, JsonJudge};
-use super::metric::{Metric, MetricInput, MetricValue, Question, Scored};
+use super::metric::{Answered, Metric, MetricInput, MetricValue, Question};
 use super::rubric::{Rubric, RubricQuestion};
 use crate::chat::{ChatOutput, ChatTask, Message, Role};
 use crate::rollout::transcript::{push_conversation, push_fenced};
@@ -214,8 +214,8 @@ impl Metric for JudgeMetric {
         Ok(self.rubric.questions.iter().map(ask).collect())
     }
 
-    fn score(&self, batch: &[Scored<'_>]) -> Vec<Result<MetricValue>> {
-        let value = |scored: &Scored<'_>| match &self.json {
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
+        let value = |scored: &Answered<'_>| match &self.json {
             Some(json) => json.value(scored.answers),
             None => self.value(scored.answers),
         };

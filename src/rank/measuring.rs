@@ -1,7 +1,7 @@
 //! Metrics at work: conversations whose questions are answered, on their way to values.
 //!
 //! Metrics may block (a program, a callback of the host), so they don't run where the models are driven. A
-//! [`ScoringBatch`] owns all that they look at; whoever drives the job runs it on any thread and brings the [`Scores`] back.
+//! [`MetricBatch`] owns all that they look at; whoever drives the job runs it on any thread and brings the [`MetricValues`] back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use std::sync::Arc;
 use super::future::{Future, Place, metric_input};
 use super::plan::RankPlan;
 use crate::chat::{ChatOutput, Message};
-use crate::reward::{MetricInput, MetricValue, Scored, WeightedMetric};
+use crate::reward::{Answered, MetricInput, MetricValue, WeightedMetric};
 use crate::rollout::{Ended, Scene};
 use crate::{Error, ErrorKind, Result};
 
 /// Conversations to be scored by metrics.
 #[must_use = "the job waits for its scores"]
-pub struct ScoringBatch {
+pub struct MetricBatch {
     plan: Arc<RankPlan>,
     scene: Arc<Scene>,
     conversations: Vec<Conversation>,
     /// By metric: which conversations it scores, with what it was answered about each.
-    work: Vec<(usize, Vec<Answered>)>,
+    work: Vec<(usize, Vec<Owed>)>,
 }
 
-/// What became of a [`ScoringBatch`].
-pub struct Scores(pub(super) Vec<(Place, usize, Result<MetricValue>)>);
+/// What became of a [`MetricBatch`].
+pub struct MetricValues(pub(super) Vec<(Place, usize, Result<MetricValue>)>);
 
 struct Conversation {
     place: Place,
@@ -33,16 +33,16 @@ struct Conversation {
     ended: Ended,
 }
 
-struct Answered {
+struct Owed {
     conversation: usize,
     answers: Vec<ChatOutput>,
     extracted: Option<String>,
 }
 
-impl ScoringBatch {
+impl MetricBatch {
     pub(super) fn new(plan: &Arc<RankPlan>, scene: &Arc<Scene>) -> Self {
         let work = (0..plan.metrics.len()).map(|metric| (metric, Vec::new())).collect();
-        ScoringBatch { plan: Arc::clone(plan), scene: Arc::clone(scene), conversations: Vec::new(), work }
+        MetricBatch { plan: Arc::clone(plan), scene: Arc::clone(scene), conversations: Vec::new(), work }
     }
 
     /// Adds a future for the metrics that `wanted` names and that have their answers.
@@ -56,7 +56,7 @@ impl ScoringBatch {
                 && let Ok(answers) = future.evaluation.answers(*metric)
             {
                 let extracted = future.evaluation.extracted(weighted).map(str::to_owned);
-                answered.push(Answered { conversation, answers, extracted });
+                answered.push(Owed { conversation, answers, extracted });
                 any = true;
             }
         }
@@ -74,25 +74,25 @@ impl ScoringBatch {
         self.conversations.is_empty()
     }
 
-    /// Scores. Takes as long as the metrics do.
-    pub fn run(self) -> Scores {
+    /// MetricValues. Takes as long as the metrics do.
+    pub fn run(self) -> MetricValues {
         let mut scores = Vec::new();
         for (metric, answered) in self.work.iter().filter(|(_, answered)| !answered.is_empty()) {
             let places = answered.iter().map(|answered| self.conversations[answered.conversation].place);
             let results = self.score(&self.plan.metrics[*metric], answered);
             scores.extend(places.zip(results).map(|(place, result)| (place, *metric, result)));
         }
-        Scores(scores)
+        MetricValues(scores)
     }
 
     /// One metric on its conversations: one result each.
-    fn score(&self, weighted: &WeightedMetric, answered: &[Answered]) -> Vec<Result<MetricValue>> {
+    fn score(&self, weighted: &WeightedMetric, answered: &[Owed]) -> Vec<Result<MetricValue>> {
         let futures: Vec<Vec<&Message>> =
             answered.iter().map(|answered| self.conversations[answered.conversation].future.iter().collect()).collect();
-        let batch: Vec<Scored<'_>> = answered
+        let batch: Vec<Answered<'_>> = answered
             .iter()
             .zip(&futures)
-            .map(|(answered, future)| Scored { input: self.input(answered, future), answers: &answered.answers })
+            .map(|(answered, future)| Answered { input: self.input(answered, future), answers: &answered.answers })
             .collect();
         let named = |error: Error| error.context(format!("metric `{}`", weighted.name));
         // A metric may be the host's; what it throws is its failure, not the ranking's end.
@@ -108,7 +108,7 @@ impl ScoringBatch {
         results.into_iter().map(|result| result.and_then(finite).map_err(named)).collect()
     }
 
-    fn input<'a>(&'a self, answered: &'a Answered, future: &'a [&'a Message]) -> MetricInput<'a> {
+    fn input<'a>(&'a self, answered: &'a Owed, future: &'a [&'a Message]) -> MetricInput<'a> {
         let conversation = &self.conversations[answered.conversation];
         let Conversation { response, ended, .. } = conversation;
         let input = metric_input(&self.plan, &self.scene, response, future, *ended);
