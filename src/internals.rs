@@ -14,7 +14,7 @@ use crate::kernels::attention::kernel::{Call, Heads, Item, Packed};
 use crate::kernels::dot;
 use crate::kernels::matmul::inputs::Rounded;
 use crate::kernels::matmul::kernel::{Call as Product, Operands};
-use crate::kernels::matmul::pack::{self, Blocks, Finish, Kind, Part, Shape};
+use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::simd::Isa;
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
@@ -205,7 +205,7 @@ impl MatMul {
     /// `rows` rows of `inputs` numbers; `columns` columns in float32 or, with `bytes`, in 8 bits in blocks of 32.
     pub fn new(bytes: bool, rows: usize, inputs: usize, columns: usize) -> Self {
         let kind = if bytes { Kind::Bytes } else { Kind::Floats };
-        let shape = Shape { kind, finish: Finish::Store, inputs, block_sums: false, columns };
+        let shape = Shape { kind, epilogue: Epilogue::Store, inputs, block_sums: false, columns };
         let floats = |n: usize| (0..n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect::<Vec<f32>>();
         let little_endian = |n: usize| floats(n).into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
         let quants: Vec<u8> = (0..inputs * columns).map(|i| (i * 31 % 251) as u8).collect();

@@ -10,7 +10,7 @@ use super::reader::AnyReader;
 use super::rope::Variants;
 use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
 use crate::model::ModelFolder;
-use crate::model::layout::Runner;
+use crate::model::layout::PreparedGraph;
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
@@ -76,17 +76,17 @@ impl Decoder {
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
         let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
-            Runner::Paged(paged) => {
+            PreparedGraph::Paged(paged) => {
                 let executor = PagedExecutor::load(&folder, paged, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }
-            Runner::Padded(padded) => {
+            PreparedGraph::Padded(padded) => {
                 let executor = PaddedExecutor::load(&folder, padded, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }
-            Runner::Classifier(_) => return Err(folder.not_a("a language model")),
+            PreparedGraph::Classifier(_) => return Err(folder.not_a("a language model")),
         };
         let scheduler = Scheduler::new(SchedulerOptions {
             blocks,

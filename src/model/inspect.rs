@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::layout::Runner;
+use super::layout::PreparedGraph;
 use super::{Head, ModelFolder, tensor};
 use crate::kernels::attention::form::Stored;
 use crate::onnx::tensor_proto::DataType;
@@ -58,7 +58,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
     let config = folder.config();
     let layout = folder.layout();
     let (path, attention, exceptions) = match &layout.runner {
-        Runner::Paged(paged) => {
+        PreparedGraph::Paged(paged) => {
             let shape = paged.shape;
             let kind = match paged.cache {
                 Stored::Float32 => DataType::Float,
@@ -68,7 +68,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
             let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, kind);
             ("paged", Some(attention), paged.bitwise_exceptions.clone())
         }
-        Runner::Padded(padded) => {
+        PreparedGraph::Padded(padded) => {
             let exception = "the padded path: rows depend on the lengths and the number of sequences in a run";
             let attention = padded
                 .caches
@@ -76,7 +76,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
                 .map(|cache| (padded.caches.len() / 2, config.query_heads(), cache.heads, cache.size, cache.element));
             ("padded", attention, vec![exception.to_owned()])
         }
-        Runner::Classifier(_) => {
+        PreparedGraph::Classifier(_) => {
             let exception = "the classifier path: rows depend on the lengths and the number of texts in a run";
             ("classifier", None, vec![exception.to_owned()])
         }
@@ -98,8 +98,8 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         kv_bytes_per_token: folder.block_bytes() / folder.block_size(),
         weights: weights(folder.file().graph()),
         widened_bytes: match &layout.runner {
-            Runner::Paged(paged) => paged.widened.bytes(),
-            Runner::Padded(_) | Runner::Classifier(_) => {
+            PreparedGraph::Paged(paged) => paged.widened.bytes(),
+            PreparedGraph::Padded(_) | PreparedGraph::Classifier(_) => {
                 layout.widened.as_ref().map_or(0, |widened| widened.weights.bytes())
             }
         },

@@ -73,7 +73,7 @@ pub enum ModelKind {
 }
 
 /// A graph, ready for its path.
-pub(crate) enum Runner {
+pub(crate) enum PreparedGraph {
     Paged(PagedGraph),
     Padded(PaddedGraph),
     Classifier(ClassifierGraph),
@@ -83,7 +83,7 @@ pub(crate) enum Runner {
 pub(crate) struct Layout {
     /// For people.
     pub(crate) name: &'static str,
-    pub(crate) runner: Runner,
+    pub(crate) runner: PreparedGraph,
     /// Why it runs that way.
     pub(crate) why: String,
     /// What the rows of logits mean, where they are not over the vocabulary.
@@ -169,13 +169,13 @@ pub(crate) struct ClassifierGraph {
 /// each other.
 pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: Target) -> Result<Layout> {
     let mut layout = find(file, config, options, target)?;
-    let as_it_is = options.batching == Batching::Padded || matches!(layout.runner, Runner::Paged(_));
+    let as_it_is = options.batching == Batching::Padded || matches!(layout.runner, PreparedGraph::Paged(_));
     if !as_it_is && is_half(file.graph()) {
         let mut model = file.model.clone();
         let weights = widen::widen(model.graph.get_or_insert_default())
             .map_err(|why| Error::unsupported(format!("{}: {why}", file.path.display())))?;
         layout.widened = Some(WidenedGraph { bytes: model.encode_to_vec(), weights });
-        if let Runner::Padded(padded) = &mut layout.runner {
+        if let PreparedGraph::Padded(padded) = &mut layout.runner {
             padded.caches.iter_mut().for_each(|cache| cache.element = DataType::Float);
         }
     }
@@ -202,7 +202,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: T
         let paged = rewrite::rewrite(file, &config.model, options.cache_type, target)?;
         let why = "PagedAttention is there already".into();
         let name = "onnxruntime-genai, paged (PagedAttention)";
-        return Ok(Layout { name, runner: Runner::Paged(paged), why, head: config.head.clone(), widened: None });
+        return Ok(Layout { name, runner: PreparedGraph::Paged(paged), why, head: config.head.clone(), widened: None });
     }
     let caches = caches(graph, config).map_err(refuse)?;
     if caches.is_empty() {
@@ -221,14 +221,18 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: T
     };
     let (runner, why) = match (padded.grouped, options.batching) {
         (true, Batching::Auto) => match rewrite::rewrite(file, &config.model, options.cache_type, target) {
-            Ok(paged) => (Runner::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into()),
-            Err(e) if e.kind() == ErrorKind::Unsupported => (Runner::Padded(padded), format!("not rewritten: {e}")),
+            Ok(paged) => {
+                (PreparedGraph::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into())
+            }
+            Err(e) if e.kind() == ErrorKind::Unsupported => {
+                (PreparedGraph::Padded(padded), format!("not rewritten: {e}"))
+            }
             Err(e) => return Err(e),
         },
-        (true, Batching::Padded) => (Runner::Padded(padded), "asked for by batching = \"padded\"".into()),
+        (true, Batching::Padded) => (PreparedGraph::Padded(padded), "asked for by batching = \"padded\"".into()),
         (false, _) => {
             let why = "attention is decomposed into plain operators, which can't be rewritten to paged attention";
-            (Runner::Padded(padded), why.into())
+            (PreparedGraph::Padded(padded), why.into())
         }
     };
     Ok(Layout { name, runner, why, head: config.head.clone(), widened: None })
@@ -446,7 +450,7 @@ fn classifier(graph: &GraphProto, config: &FolderConfig) -> Result<Layout, Strin
     let takes = |name: &str| graph.input.iter().any(|input| input.name() == name).then(|| name.to_owned());
     let (output, head) = classifier_head(graph, config)?;
     let per_token = head.kind == HeadKind::TokenClassification || head.pooling != Pooling::None;
-    let runner = Runner::Classifier(ClassifierGraph {
+    let runner = PreparedGraph::Classifier(ClassifierGraph {
         input_ids: names.input_ids.clone(),
         attention_mask: takes(&names.attention_mask),
         token_type_ids: takes("token_type_ids"),

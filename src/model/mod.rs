@@ -30,7 +30,7 @@ pub use layout::{Batching, CacheType, ModelKind, OpenOptions};
 use self::config::FolderConfig;
 use self::find::Place;
 use self::graph::GraphFile;
-use self::layout::{Layout, Runner};
+use self::layout::{Layout, PreparedGraph};
 use self::target::Target;
 use self::tokenizer::Tokenizer;
 use self::weights::Unread;
@@ -83,9 +83,9 @@ impl ModelFolder {
     /// Which path of the engine runs it.
     pub fn kind(&self) -> ModelKind {
         match self.layout.runner {
-            Runner::Paged(_) => ModelKind::PagedDecoder,
-            Runner::Padded(_) => ModelKind::PaddedDecoder,
-            Runner::Classifier(_) => ModelKind::Classifier,
+            PreparedGraph::Paged(_) => ModelKind::PagedDecoder,
+            PreparedGraph::Padded(_) => ModelKind::PaddedDecoder,
+            PreparedGraph::Classifier(_) => ModelKind::Classifier,
         }
     }
 
@@ -113,17 +113,17 @@ impl ModelFolder {
     /// head's checkpoint allows.
     pub fn context_length(&self) -> usize {
         let positions = match &self.layout.runner {
-            Runner::Paged(paged) => paged.shape.positions,
+            PreparedGraph::Paged(paged) => paged.shape.positions,
             // Beyond that length, its chunks would be computed with different rotary tables, or all with the wrong ones.
-            Runner::Padded(padded) => match padded.grouped {
+            PreparedGraph::Padded(padded) => match padded.grouped {
                 true => rewrite::rope::original_length(self.file.graph()),
                 false => self.config.one_rope(),
             },
-            Runner::Classifier(_) => None,
+            PreparedGraph::Classifier(_) => None,
         };
         let configured = match (&self.layout.runner, &self.config.head) {
             // Exports of encoders say it themselves; those with relative positions alone have no bound.
-            (Runner::Classifier(_), Some(_)) => i32::MAX as usize,
+            (PreparedGraph::Classifier(_), Some(_)) => i32::MAX as usize,
             _ => self.config.model.context_length,
         };
         let bounds = [positions, self.head().and_then(|head| head.max_length)];
@@ -159,30 +159,30 @@ impl ModelFolder {
     /// Longest sequence that uses the first of two kinds of rotary tables, where there are two to choose from.
     pub(crate) fn longest_short(&self) -> Option<usize> {
         match &self.layout.runner {
-            Runner::Paged(paged) => paged.long_rope.map(|rope| rope.original),
-            Runner::Padded(_) | Runner::Classifier(_) => None,
+            PreparedGraph::Paged(paged) => paged.long_rope.map(|rope| rope.original),
+            PreparedGraph::Padded(_) | PreparedGraph::Classifier(_) => None,
         }
     }
 
     /// Bytes of key-value cache that a block of tokens takes over all layers; 0 for classifiers.
     pub(crate) fn block_bytes(&self) -> usize {
         match &self.layout.runner {
-            Runner::Paged(paged) => {
+            PreparedGraph::Paged(paged) => {
                 let shape = paged.shape;
                 let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
                 shape.layers * 2 * paged.cache.block_bytes(heads)
             }
-            Runner::Padded(padded) => padded.block_bytes(),
-            Runner::Classifier(_) => 0,
+            PreparedGraph::Padded(padded) => padded.block_bytes(),
+            PreparedGraph::Classifier(_) => 0,
         }
     }
 
     /// Tokens of a cache block; 1 where there is no cache.
     pub(crate) fn block_size(&self) -> usize {
         match &self.layout.runner {
-            Runner::Paged(paged) => paged.target.block_size,
-            Runner::Padded(padded) => padded.block_size,
-            Runner::Classifier(_) => 1,
+            PreparedGraph::Paged(paged) => paged.target.block_size,
+            PreparedGraph::Padded(padded) => padded.block_size,
+            PreparedGraph::Classifier(_) => 1,
         }
     }
 
@@ -217,7 +217,7 @@ impl ModelFolder {
         &self.layout
     }
 
-    pub(crate) fn runner(&self) -> &Runner {
+    pub(crate) fn runner(&self) -> &PreparedGraph {
         &self.layout.runner
     }
 

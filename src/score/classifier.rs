@@ -15,7 +15,7 @@ use super::input::Wanted;
 use crate::decode::DecoderStats;
 use crate::decode::reader::{AnyReader, Rows};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
-use crate::model::layout::{ClassifierGraph, Runner};
+use crate::model::layout::{ClassifierGraph, PreparedGraph};
 use crate::model::tokenizer::EncodedText;
 use crate::model::{Head, ModelFolder, Pooling};
 use crate::runtime::session::{Graph, Session};
@@ -132,7 +132,7 @@ impl Classifier {
 
     /// The wanted rows of each text.
     fn run(&mut self, batch: &[(SequenceId, Waiting)]) -> Result<Vec<Vec<f32>>> {
-        let Runner::Classifier(graph) = self.folder.runner() else {
+        let PreparedGraph::Classifier(graph) = self.folder.runner() else {
             return Err(self.folder.not_a("a classifier"));
         };
         let head = self.folder.head().ok_or_else(|| Error::internal("a classifier without a head"))?;

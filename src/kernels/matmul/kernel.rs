@@ -16,7 +16,7 @@
 use std::ops::Range;
 
 use super::inputs::{Norm, Rounded};
-use super::pack::{Activation, BLOCK, Finish, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
+use super::pack::{Activation, BLOCK, Epilogue, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
 use crate::dot::{Dot, QUAD};
 use crate::rounding::MIXED;
 use crate::simd::{self, Isa, LANES, Simd};
@@ -87,7 +87,7 @@ impl<'a> Call<'a> {
         assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
         assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
         assert!(
-            residual.is_none_or(|r| r.len() == output.len() && shape.finish == Finish::Store),
+            residual.is_none_or(|r| r.len() == output.len() && shape.epilogue == Epilogue::Store),
             "one for each number"
         );
         assert!(
@@ -280,7 +280,7 @@ unsafe fn float_tile<S: Simd, const R: usize>(call: &Call<'_>, weights: *const u
             floats::<S, R, 1>(call, weights, row, 0, &mut sums);
             floats::<S, R, 1>(call, weights, row, 1, &mut sums);
         }
-        finish::<S, R>(call, panel, row, &mut sums);
+        epilogue::<S, R>(call, panel, row, &mut sums);
     }
 }
 
@@ -300,7 +300,7 @@ unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const B: usize, const R: usize>
             bytes::<S, NIBBLES, B, R, 1>(call, weights, row, 0, &mut sums);
             bytes::<S, NIBBLES, B, R, 1>(call, weights, row, 1, &mut sums);
         }
-        finish::<S, R>(call, panel, row, &mut sums);
+        epilogue::<S, R>(call, panel, row, &mut sums);
     }
 }
 
@@ -415,11 +415,11 @@ unsafe fn quad_of<S: Dot, const NIBBLES: bool>(quads: *const u8, quad: usize, sh
 
 /// Brings a tile's sums to the output.
 #[inline(always)]
-unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: usize, sums: &mut Sums<R>) {
+unsafe fn epilogue<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: usize, sums: &mut Sums<R>) {
     let outputs = call.shape.outputs();
-    let width = match call.shape.finish {
-        Finish::Store => PANEL,
-        Finish::Gated(_) => PANEL / 2,
+    let width = match call.shape.epilogue {
+        Epilogue::Store => PANEL,
+        Epilogue::Gated(_) => PANEL / 2,
     };
     let first = panel * width;
     let count = width.min(outputs - first);
@@ -430,10 +430,10 @@ unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: us
         unsafe {
             let to = call.output.add((row + r) * outputs + first);
             let (low, high) = (S::load(sums.as_ptr()), S::load(sums.as_ptr().add(LANES)));
-            let low = match call.shape.finish {
-                Finish::Store => low,
-                Finish::Gated(Activation::Silu) => S::mul(silu::<S>(low), high),
-                Finish::Gated(Activation::GeluTanh) => S::mul(gelu_tanh::<S>(low), high),
+            let low = match call.shape.epilogue {
+                Epilogue::Store => low,
+                Epilogue::Gated(Activation::Silu) => S::mul(silu::<S>(low), high),
+                Epilogue::Gated(Activation::GeluTanh) => S::mul(gelu_tanh::<S>(low), high),
             };
             let residual = residual.map(|residual| residual.add((row + r) * outputs));
             if count < width {
@@ -452,7 +452,7 @@ unsafe fn finish<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: us
                 continue;
             }
             S::store(to, low);
-            if call.shape.finish == Finish::Store {
+            if call.shape.epilogue == Epilogue::Store {
                 S::store(to.add(LANES), high);
             }
         }

@@ -23,7 +23,7 @@ use ort::value::TensorElementType;
 
 use self::inputs::{Norm, Rounded};
 use self::kernel::{Call, Operands};
-use self::pack::{Arena, Finish, Kind, Part, Shape};
+use self::pack::{Arena, Epilogue, Kind, Part, Shape};
 use super::dot;
 use super::simd::Isa;
 use crate::PackError;
@@ -193,7 +193,7 @@ impl PackedMatMulKernel {
         if norm.is_some_and(|norm| norm.weight.len() != shape.inputs || shape.kind == Kind::Floats) {
             return refuse("the norm's weight does not fit the matrix".into());
         }
-        if residual.is_some_and(|residual| residual.len() != output.len() || shape.finish != Finish::Store) {
+        if residual.is_some_and(|residual| residual.len() != output.len() || shape.epilogue != Epilogue::Store) {
             return refuse("what is to be added does not fit the product".into());
         }
         let operands = Operands { norm, residual, ..Operands::plain(inputs) };

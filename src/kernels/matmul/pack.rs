@@ -41,7 +41,7 @@ pub(super) const FLOAT_ROW_BYTES: usize = PANEL * size_of::<f32>();
 
 /// What becomes of the sums of a panel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
+pub enum Epilogue {
     /// They are the product.
     Store,
     /// Half of the columns, of two matrices in turns of sixteen, are gates: activation(gate) · up.
@@ -71,7 +71,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     pub kind: Kind,
-    pub finish: Finish,
+    pub epilogue: Epilogue,
     /// Numbers that an input row has.
     pub inputs: usize,
     /// Whether the sums of an input row's blocks are further inputs, behind the others.
@@ -104,9 +104,9 @@ impl Shape {
 
     /// Numbers of an output row.
     pub fn outputs(&self) -> usize {
-        match self.finish {
-            Finish::Store => self.columns,
-            Finish::Gated(_) => self.columns / 2,
+        match self.epilogue {
+            Epilogue::Store => self.columns,
+            Epilogue::Gated(_) => self.columns / 2,
         }
     }
 
@@ -125,7 +125,7 @@ impl Shape {
 
     /// The part and its column that stand in column `column` of the panels.
     fn source(&self, parts: &[Part<'_>], mut column: usize) -> Option<(usize, usize)> {
-        if let Finish::Gated(_) = self.finish {
+        if let Epilogue::Gated(_) = self.epilogue {
             let (turn, lane) = (column / (PANEL / 2), column % (PANEL / 2));
             let source = turn / 2 * (PANEL / 2) + lane;
             return (source < parts[turn % 2].columns()).then_some((turn % 2, source));

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::inputs::{Norm, Rounded};
 use super::kernel::{Call, Operands};
-use super::pack::{self, Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
+use super::pack::{self, Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::dot::best_isa;
 use crate::rounding::{self, MIXED};
 use crate::simd::{self, Isa};
@@ -200,7 +200,7 @@ fn expected(shape: &Shape, weights: &[&Weight], row: &[f32]) -> Vec<(f64, f64)> 
             (sum, 1e-6 * size + 1e-6)
         })
         .collect();
-    let Finish::Gated(activation) = shape.finish else { return sums };
+    let Epilogue::Gated(activation) = shape.epilogue else { return sums };
     let (gates, ups) = sums.split_at(sums.len() / 2);
     let activate = |x: f64| match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
@@ -245,7 +245,7 @@ fn normalised(norm: &Norm<'_>, row: &[f32]) -> Vec<f32> {
 }
 
 fn stored(kind: Kind, inputs: usize, columns: usize) -> Shape {
-    Shape { kind, finish: Finish::Store, inputs, block_sums: false, columns }
+    Shape { kind, epilogue: Epilogue::Store, inputs, block_sums: false, columns }
 }
 
 proptest! {
@@ -322,7 +322,7 @@ proptest! {
         }
         let activation = if gelu { Activation::GeluTanh } else { Activation::Silu };
         let kind = if bytes { Kind::Bytes } else { Kind::Floats };
-        let shape = Shape { finish: Finish::Gated(activation), ..stored(kind, inputs, 2 * columns) };
+        let shape = Shape { epilogue: Epilogue::Gated(activation), ..stored(kind, inputs, 2 * columns) };
         check(shape, &[&gate, &up], rows, u64::from(seed) + 9);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::products::{Product, uses};
 use crate::kernels::attention::DOMAIN;
-use crate::kernels::matmul::pack::{Finish, Kind, Shape};
+use crate::kernels::matmul::pack::{Epilogue, Kind, Shape};
 use crate::kernels::matmul::{EPSILON, MATRIX, OPERATOR, input};
 use crate::model::rewrite::graph::{Attributes, Values};
 use crate::onnx::nodes::{float, int, node};
@@ -68,7 +68,7 @@ fn summed(
     }
     [(b, a), (a, b)].into_iter().find_map(|(made, stream)| {
         let at = nodes.iter().rposition(|node| node.output.first() == Some(made))?;
-        let stores = shape(&nodes[at], products)?.finish == Finish::Store;
+        let stores = shape(&nodes[at], products)?.epilogue == Epilogue::Store;
         let free = nodes[at].input.get(input::RESIDUAL).is_none_or(String::is_empty);
         (stores && free && uses.get(made) == Some(&1)).then(|| (at, stream.clone()))
     })

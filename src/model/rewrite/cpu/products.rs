@@ -10,7 +10,7 @@ use std::path::Path;
 use super::widen;
 use crate::finite::Refused;
 use crate::kernels::attention::{self, DOMAIN};
-use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Finish, Kind, Part, Shape};
+use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
 use crate::model::rewrite::graph::{Attributes, Values, integers, is_external};
 use crate::model::weights;
@@ -71,16 +71,16 @@ pub(in crate::model::rewrite) fn replace(graph: &mut GraphProto) -> Vec<Product>
         if let Some(members) = plan.attended(node) {
             let name = format!("{output}/query_key_value");
             merged.extend(&members);
-            products.insert(plan.first(&members), (plan.merge(&members, Finish::Store), name.clone()));
+            products.insert(plan.first(&members), (plan.merge(&members, Epilogue::Store), name.clone()));
             renamed.insert(output, name);
         } else if let Some((members, inner, activation)) = plan.gated(node) {
             merged.extend(members.iter().chain(&inner).chain([&output]));
-            let product = plan.merge(&members, Finish::Gated(activation));
+            let product = plan.merge(&members, Epilogue::Gated(activation));
             products.insert(plan.first(&members), (product, output.to_owned()));
         }
     }
     for (output, _) in candidates.iter().filter(|(output, _)| !merged.contains(*output)) {
-        products.insert(output, (plan.merge(&[output], Finish::Store), (*output).to_owned()));
+        products.insert(output, (plan.merge(&[output], Epilogue::Store), (*output).to_owned()));
     }
 
     let (mut nodes, mut found) = (Vec::with_capacity(graph.node.len()), Vec::new());
@@ -191,13 +191,13 @@ impl<'g> Plan<'g> {
         members.iter().copied().min_by_key(|member| self.places.get(member)).unwrap_or_default()
     }
 
-    fn merge(&self, members: &[&str], finish: Finish) -> Product {
+    fn merge(&self, members: &[&str], epilogue: Epilogue) -> Product {
         let members: Vec<&Candidate> = members.iter().map(|name| &self.candidates[*name]).collect();
         // What is in four bits stays so where nothing beside it takes more.
         let nibbles = members.iter().all(|member| matches!(member.weight.form, Form::Blocks { bits: 4, .. }));
         let shape = Shape {
             kind: if nibbles { Kind::Nibbles } else { members[0].kind },
-            finish,
+            epilogue,
             inputs: members[0].inputs,
             block_sums: members.iter().any(|member| member.block_sums),
             columns: members.iter().map(|member| member.columns).sum(),

@@ -38,7 +38,7 @@ fn query_key_and_value_are_one_product() {
     assert_eq!(nodes(&graph), [(matmul::OPERATOR, "mixed/query_key_value"), (attention::OPERATOR, "mixed")]);
     assert_eq!(graph.node[1].input, ["mixed/query_key_value", "", "", "cache"]);
     assert_eq!(products.len(), 1);
-    let shape = Shape { kind: Kind::Floats, finish: Finish::Store, inputs: 64, block_sums: false, columns: 64 };
+    let shape = Shape { kind: Kind::Floats, epilogue: Epilogue::Store, inputs: 64, block_sums: false, columns: 64 };
     assert_eq!((products[0].shape, products[0].weights.len()), (shape, 3));
 }
 
@@ -65,7 +65,7 @@ fn gate_up_and_activation_are_one_product() {
         let products = replace(&mut graph);
         assert_eq!(nodes(&graph), [(matmul::OPERATOR, "product"), (matmul::OPERATOR, "y")]);
         assert_eq!(graph.node[0].input, ["x"]);
-        assert_eq!(products[0].shape.finish, Finish::Gated(expected));
+        assert_eq!(products[0].shape.epilogue, Epilogue::Gated(expected));
         assert_eq!((products[0].shape.outputs(), products[1].shape.outputs()), (48, 8));
     }
 }
