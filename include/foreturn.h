@@ -298,9 +298,10 @@ typedef struct {
   // the folder of this library, that of the program, the system's loader; never the working directory.
   foreturn_str runtime_library;
   // Threads of the pool that all models share; 0: the configuration's, else one per processor that the calling thread
-  // may run on. They inherit its affinity.
+  // may run on. They inherit its affinity. At most 4 for each of those processors.
   uint32_t threads;
-  // Uses the ONNX Runtime that the process has loaded already, where its symbols are global.
+  // Uses the ONNX Runtime that the process has loaded already, where its symbols are global, and no other: it is an
+  // error where there is none.
   bool use_loaded_runtime;
   // Doesn't look at ORT_DYLIB_PATH.
   bool ignore_environment;
@@ -495,7 +496,7 @@ typedef struct {
   // sizeof(foreturn_rank_options).
   size_t size;
   // Deadline, cancellation, priority. At the deadline, what is finished for all candidates is ranked, and the ranking
-  // says that it is incomplete.
+  // says that it is incomplete; where no candidate has a reward by then, it is FORETURN_ERROR_DEADLINE_EXCEEDED.
   foreturn_limits limits;
   // May be NULL.
   foreturn_progress_fn on_progress;
@@ -811,7 +812,7 @@ foreturn_status foreturn_engine_new(const foreturn_engine_options *options,
 
 // Ends an engine: what is under way or waits ends with FORETURN_ERROR_CLOSED, also on other threads that wait for it;
 // then the handle is freed. Returns when its threads have ended, and with them the host's metrics and models that they
-// were calling. NULL is nothing. Results, pins and pending requests stay
+// were calling; once it has begun, no callback of the host's is called any more but `on_ready`, which tells of the end. NULL is nothing. Results, pins and pending requests stay
 // valid, and are freed by their own functions.
 //
 // Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before, FORETURN_ERROR_REENTRANT. Any thread, but no callback.
@@ -1027,7 +1028,8 @@ foreturn_status foreturn_rank_options_init(foreturn_rank_options *options, size_
 // Ownership: the caller frees `*out` with foreturn_ranking_free().
 // Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH,
 // FORETURN_ERROR_MODEL_OUTPUT, FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED,
-// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
+// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED where no
+// candidate has a reward by then. Any thread.
 foreturn_status foreturn_rank(const foreturn_engine *engine,
                               const foreturn_rank_request *request,
                               const foreturn_rank_options *options,

@@ -450,6 +450,8 @@ struct GenerateOptions {
     float temperature = 0, top_p = 0, min_p = 0, repetition_penalty = 0;
     size_t top_k = 0;
     std::vector<std::string_view> stop = {};
+    /// A JSON schema that the reply follows, as JSON; free text if empty.
+    std::string_view schema_json = {};
     /// The reply piece by piece, on the engine's thread; it must not wait for the engine.
     std::function<void(std::string_view text)> on_text = {};
 };
@@ -576,6 +578,7 @@ struct ChatRequest : foreturn_chat_request {
     Messages messages{foreturn_chat_request::messages, message_count};
     Texts stop{foreturn_chat_request::stop, stop_count};
     View<Answer, foreturn_answer> answers{foreturn_chat_request::answers, answer_count};
+    std::string_view schema_json = detail::view(foreturn_chat_request::schema_json);
 };
 using ChatRequests = View<ChatRequest, foreturn_chat_request>;
 
@@ -855,6 +858,7 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         how.greedy = from.greedy, how.ignore_eos = from.ignore_eos, how.temperature = from.temperature;
         how.top_p = from.top_p, how.min_p = from.min_p, how.repetition_penalty = from.repetition_penalty;
         how.top_k = from.top_k, how.stop = stop.data(), how.stop_count = stop.size(), how.user_data = &watch;
+        how.schema_json = detail::lend(from.schema_json);
         watch.hook<&GenerateOptions::on_text>(how.on_text);
         auto made = ask<Generation>(foreturn_generate, model, &raw.prompt, &how);
         return detail::unless_failed(std::move(made), watch.failure);

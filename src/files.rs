@@ -86,16 +86,31 @@ pub fn read_if_there(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The text of a file, without a byte order mark.
+/// Opens a file that the user names. A shell's `<(…)` is a pipe, and somebody writes into it.
+pub(crate) fn open_named(path: &Path, kind: Kind) -> Result<(File, u64)> {
+    if ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|place| path.starts_with(place)) {
+        let file = OpenOptions::new().read(true).open(path).map_err(|error| Error::io("read", path, error))?;
+        return Ok((file, 0));
+    }
+    open_as(path, kind).map(|(file, metadata)| (file, metadata.len()))
+}
+
+/// The text of a file that the kernel makes (`/proc`, `/sys`). It has no size to hold it to, and nobody else writes it.
+#[allow(clippy::disallowed_methods, reason = "a file of the kernel's own")]
+pub(crate) fn read_kernel(path: impl AsRef<Path>) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}
+
+/// The text of a file that the user names, without a byte order mark.
 ///
 /// # Errors
 /// As [`read`], and where it is not UTF-8.
 pub fn read_text(path: &Path, kind: Kind) -> Result<String> {
-    text(read(path, kind)?, path, kind)
+    let (file, length) = open_named(path, kind)?;
+    text(read_all(file, path, kind, length)?, path, kind)
 }
 
-/// As [`read_text`], where the file is named on the command line: a shell's `<(…)` is a pipe, and somebody writes into
-/// it; `-` is standard input.
+/// As [`read_text`], where `-` is standard input.
 ///
 /// # Errors
 /// As [`read_text`].
@@ -103,10 +118,6 @@ pub fn read_argument(path: &Path, kind: Kind) -> Result<String> {
     if path == Path::new("-") {
         let name = Path::new("standard input");
         return text(read_all(io::stdin(), name, kind, 0)?, name, kind);
-    }
-    if ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|place| path.starts_with(place)) {
-        let file = OpenOptions::new().read(true).open(path).map_err(|error| Error::io("read", path, error))?;
-        return text(read_all(file, path, kind, 0)?, path, kind);
     }
     read_text(path, kind)
 }
@@ -241,6 +252,15 @@ mod tests {
         assert_eq!(kind, ErrorKind::InvalidRequest);
         assert!(message.contains("is UTF-16"), "{message}");
         assert!(read(b"a\xf0").unwrap_err().1.contains("is not UTF-8"));
+    }
+
+    #[test]
+    fn a_pipe_that_the_shell_made_is_read() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"\xef\xbb\xbftext").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(read_text(Path::new(&path), Kind::INPUT).unwrap(), "text");
     }
 
     #[test]

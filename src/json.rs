@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::mistaken;
 
@@ -20,7 +20,7 @@ pub struct Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.what {
-            Some(what) => write!(formatter, "it {what}"),
+            Some(what) => write!(formatter, "it {what} ({})", self.error),
             None => self.error.fmt(formatter),
         }
     }
@@ -47,12 +47,21 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
     })
 }
 
-/// As [`parse`], of a text.
+/// As [`parse`], for what is read in all of its fields, where a text instead of a number would go unnoticed: Python's
+/// constants are refused.
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_text<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
-    parse(text.as_bytes())
+pub fn parse_strictly<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
+    let bytes = text.strip_prefix('\u{feff}').unwrap_or(text).as_bytes();
+    serde_json::from_slice(bytes).map_err(|error| match without_constants(bytes) {
+        // Where that is all that is wrong.
+        Cow::Owned(plain) if serde_json::from_slice::<IgnoredAny>(&plain).is_ok() => {
+            let what = "has NaN or Infinity, which Python writes and JSON does not have: write null or a text instead";
+            Wrong { what: Some(what), error }
+        }
+        _ => wrong(bytes, error),
+    })
 }
 
 fn wrong(bytes: &[u8], error: serde_json::Error) -> Wrong {
@@ -98,7 +107,7 @@ mod tests {
     #[test]
     fn pythons_constants_and_byte_order_marks_are_read() {
         let text = "\u{feff}{\"a\": [NaN, -Infinity, Infinity], \"NaN\": \"\\\"Infinity\", \"b\": -1}";
-        let value: Value = parse_text(text).unwrap();
+        let value: Value = parse(text.as_bytes()).unwrap();
         assert_eq!(value, json!({"a": ["NaN", "-Infinity", "Infinity"], "NaN": "\"Infinity", "b": -1}));
     }
 
@@ -109,8 +118,17 @@ mod tests {
             #[allow(dead_code, reason = "only whether it can be read matters")]
             a: f64,
         }
-        let error = parse_text::<Wanted>("{\"a\": NaN}").unwrap_err().to_string();
+        let error = parse::<Wanted>(b"{\"a\": NaN}").unwrap_err().to_string();
         assert!(error.contains("invalid type: string \"NaN\""), "{error}");
+    }
+
+    #[test]
+    fn what_is_read_in_all_of_its_fields_has_no_constants() {
+        assert_eq!(parse_strictly::<Value>("\u{feff}[1]").unwrap(), json!([1]));
+        let error = parse_strictly::<Value>("[1, NaN]").unwrap_err().to_string();
+        assert!(error.contains("it has NaN or Infinity") && error.contains("column 5"), "{error}");
+        let error = parse_strictly::<Value>("[1, NaN").unwrap_err().to_string();
+        assert!(!error.contains("Infinity") && error.contains("line 1 column"), "{error}");
     }
 
     #[test]

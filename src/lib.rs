@@ -52,6 +52,7 @@ pub mod sandbox;
 pub mod score;
 #[cfg(test)]
 pub(crate) mod testing;
+mod thread;
 
 pub(crate) use foreturn_kernels as kernels;
 

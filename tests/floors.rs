@@ -11,6 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["error"],
     &["mistaken"],
     &["files", "finite", "json"],
+    &["thread"],
     &["byte_size", "message", "onnx", "sandbox"],
     &["runtime"],
     &["model"],

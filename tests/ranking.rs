@@ -159,9 +159,13 @@ fn prepare(text: &str) -> (Case, Arc<RankPlan>, Result<(RankRequest, Script)>) {
     (case, Arc::new(plan), ready)
 }
 
-fn run(text: &str, pick: impl FnMut(usize) -> usize) -> (Case, Result<Ranking>) {
+/// Runs a case with at most so many requests out while rollouts begin.
+fn run(text: &str, most_out: usize, pick: impl FnMut(usize) -> usize) -> (Case, Result<Ranking>) {
     let (case, plan, ready) = prepare(text);
-    (case, ready.and_then(|(request, script)| drive(RankJob::new(request, plan)?, |ask| script.reply(ask), pick)))
+    let result = ready.and_then(|(request, script)| {
+        drive(RankJob::new(request, plan)?.with_most_out(most_out), |ask| script.reply(ask), pick)
+    });
+    (case, result)
 }
 
 /// Whether `found` has everything that `expected` has.
@@ -199,7 +203,7 @@ fn fixtures(folder: &str) -> Vec<(PathBuf, String)> {
 #[test]
 fn whole_rankings_come_out_as_worked_out_by_hand() {
     for (path, text) in fixtures("ranking") {
-        let (case, result) = run(&text, |_| 0);
+        let (case, result) = run(&text, usize::MAX, |_| 0);
         let at = format!("{} ({})", path.display(), case.about);
         match (case.error, case.ranking, result) {
             (Some(part), None, Err(error)) => assert!(error.to_string().contains(&part), "{at}: {error}"),
@@ -214,13 +218,17 @@ fn whole_rankings_come_out_as_worked_out_by_hand() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whichever reply comes first, the ranking is the same.
+    /// Whichever reply comes first, and however many requests are out, the ranking is the same.
     #[test]
-    fn the_order_of_replies_changes_nothing(picks in prop::collection::vec(any::<prop::sample::Index>(), 200)) {
+    fn the_order_of_replies_changes_nothing(
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 200),
+        most_out in prop_oneof![1usize..12, Just(usize::MAX)],
+    ) {
         for (_, text) in fixtures("ranking") {
-            let Ok(in_order) = run(&text, |_| 0).1 else { continue };
+            let Ok(in_order) = run(&text, usize::MAX, |_| 0).1 else { continue };
             let mut picks = picks.iter().cycle();
-            let shuffled = run(&text, |waiting| picks.next().expect("endless").index(waiting)).1.expect("a ranking");
+            let pick = |waiting| picks.next().expect("endless").index(waiting);
+            let shuffled = run(&text, most_out, pick).1.expect("a ranking");
             prop_assert_eq!(&in_order, &shuffled);
         }
     }
@@ -248,7 +256,7 @@ fn the_same_judge_gives_the_same_scores_again_and_nothing_is_sampled() {
     for (path, text) in fixtures("ranking") {
         let (_, plan, ready) = prepare(&text);
         let Ok((request, script)) = ready else { continue };
-        let Ok(first) = run(&text, |_| 0).1 else { continue };
+        let Ok(first) = run(&text, usize::MAX, |_| 0).1 else { continue };
         let mut judging = RankPlan::clone(&plan);
         for role in [ModelRole::Policy, ModelRole::User] {
             judging.roles.models.remove(&role);

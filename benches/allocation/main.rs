@@ -6,7 +6,7 @@
 //! ```
 //!
 //! No models, no clocks; seeds are fixed, so the same numbers come out every time.
-
+#![allow(clippy::disallowed_methods, reason = "a bench may panic where the system refuses a thread")]
 #![allow(clippy::print_stderr, missing_docs)]
 
 mod calibration;

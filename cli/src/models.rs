@@ -67,14 +67,18 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
     if let Some(warning) = info.telemetry.warning() {
         output::warning(&warning);
     }
+    let sandbox = sandbox();
     if args.json {
-        return output::json(&info);
+        let mut report = serde_json::to_value(&info).unwrap_or_default();
+        report["sandbox"] = sandbox.map_or(serde_json::Value::Null, |(report, _)| report);
+        return output::json(&report);
     }
     output::line(format!("ONNX Runtime  {}", info.version))?;
     output::line(format!("library       {} ({:?})", info.library.display(), info.source))?;
     output::line(format!("providers     {}", info.providers.join(", ")))?;
     output::line(format!("threads       {}", info.threads))?;
-    output::line(format!("telemetry     {}", describe(info.telemetry)))
+    output::line(format!("telemetry     {}", describe(info.telemetry)))?;
+    sandbox.map_or(Ok(()), |(_, text)| output::line(format!("sandbox       {text}")))
 }
 
 fn describe(telemetry: Telemetry) -> &'static str {
@@ -84,6 +88,19 @@ fn describe(telemetry: Telemetry) -> &'static str {
         Telemetry::Wanted => "on: this library may report to its maker, because ORT_DISABLE_TELEMETRY allows it",
         Telemetry::On => "on: this library may report to its maker",
     }
+}
+
+/// The way in which foreign code is held to its memory here, for programs and for people.
+#[cfg(target_os = "linux")]
+fn sandbox() -> Option<(serde_json::Value, String)> {
+    let limit = foreturn::sandbox::MemoryLimit::here();
+    Some((serde_json::to_value(&limit).unwrap_or_default(), limit.to_string()))
+}
+
+/// There is no sandbox.
+#[cfg(not(target_os = "linux"))]
+fn sandbox() -> Option<(serde_json::Value, String)> {
+    None
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<()> {

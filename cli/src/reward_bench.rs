@@ -63,10 +63,12 @@ pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<Record>> {
         .with_source(e)
     };
     let records: Vec<Record> = if text.trim_start().starts_with('[') {
-        json::parse_text(text).map_err(|e| wrong(String::new(), e))?
+        json::parse(text.as_bytes()).map_err(|e| wrong(String::new(), e))?
     } else {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let record = |(at, line)| json::parse_text(line).map_err(|e| wrong(format!(", line {}", at + 1), e));
+        let record = |(at, line): (usize, &str)| {
+            json::parse(line.as_bytes()).map_err(|e| wrong(format!(", line {}", at + 1), e))
+        };
         lines.map(record).collect::<Result<_>>()?
     };
     if records.is_empty() {
@@ -130,4 +132,19 @@ fn best(rewards: &[f64]) -> f64 {
 
 fn share(right: &[bool]) -> f64 {
     right.iter().filter(|&&right| right).count() as f64 / right.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_nobody_reads_may_hold_what_python_writes() {
+        let record = r#"{"id": 1, "prompt": "p", "chosen": ["a"], "rejected": ["b"], "score": NaN, "most": -Infinity}"#;
+        for text in [format!("[{record}]"), format!("{record}\n{record}\n")] {
+            assert!(!parse(&text, "r").unwrap().is_empty());
+        }
+        let wrong = record.replace("\"p\"", "NaN");
+        assert!(parse(&wrong, "r").err().unwrap().to_string().contains("r, line 1: not a record of RewardBench 2"));
+    }
 }

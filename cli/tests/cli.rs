@@ -2,6 +2,7 @@
 //!
 //! Bad input is a table of data, `fixtures/cli/bad_input.json`: files, damage to a copy of the model folder, and what the
 //! one message has to say.
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
@@ -146,7 +147,12 @@ fn fixture(path: &str) -> Value {
 #[test]
 fn doctor_says_what_runs_the_models() {
     let report = foreturn(&["doctor", "--json"]).json();
-    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry"]);
+    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry", "sandbox"]);
+    if cfg!(target_os = "linux") {
+        let limit = report["sandbox"]["memory_limit"].as_str().expect("a way");
+        let reason = report["sandbox"]["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+        assert!((limit == "control_group") != (limit == "watch" && reason), "{report}");
+    }
     assert!(report["library"].as_str().expect("a path").contains("libonnxruntime.so"));
     assert_eq!(report["source"], "environment");
     assert!(report["version"].as_str().expect("a version").starts_with("1."), "{report}");
@@ -521,6 +527,13 @@ fn a_missing_runtime_is_reported_with_every_place_that_was_tried() {
 
     let named = moved(folder.path()).arg("doctor").env("ORT_DYLIB_PATH", "/nowhere/lib.so").output().expect("it runs");
     assert!(Run::from(named).failure(1).contains("ORT_DYLIB_PATH: /nowhere/lib.so: No such file"));
+    // Beside this program there is one, but the variable goes before it.
+    for path in ["/nowhere/lib.so", "/etc/passwd"] {
+        let program = env!("CARGO_BIN_EXE_foreturn");
+        let output = Command::new(program).arg("doctor").env("ORT_DYLIB_PATH", path).output().expect("it runs");
+        let message = Run::from(output).failure(1);
+        assert!(message.contains(path) && message.contains("because ORT_DYLIB_PATH is set"), "{message}");
+    }
 }
 
 #[test]
@@ -716,7 +729,7 @@ fn weights_outside_the_folder_are_refused() {
 
 // ---- models that give nonsense ----
 
-/// The tables of rotary positions as NaN: then every logit is NaN.
+/// The tables of rotary positions as far as float32 goes: then what is rotated overflows, and every logit is NaN.
 #[test]
 fn logits_that_are_not_numbers_give_no_score() {
     let copy = ModelCopy::new();
@@ -724,7 +737,7 @@ fn logits_that_are_not_numbers_give_no_score() {
     let mut bytes = copy.read(file);
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
     for number in bytes[header..].chunks_exact_mut(4) {
-        number.copy_from_slice(&f32::NAN.to_le_bytes());
+        number.copy_from_slice(&f32::MAX.to_le_bytes());
     }
     copy.write(file, bytes);
     let path = copy.path().display().to_string();

@@ -376,7 +376,7 @@ fn fields_that_nobody_uses_may_be_anything() {
         ("/usage/prompt_tokens_details/cached_tokens", numbers(json!([null, 16, 16.0, 0, "16", [], {}]))),
     ]);
     for (pointer, values) in fields {
-        let (at, count) = (Arc::new(AtomicUsize::new(0)), values.len());
+        let at = Arc::new(AtomicUsize::new(0));
         let (which, told) = (Arc::clone(&at), values.clone());
         let server = Server::start(move |asked| match asked.is_choice() && pointer.ends_with("/logprobs") {
             true => honest(asked),
@@ -384,13 +384,13 @@ fn fields_that_nobody_uses_may_be_anything() {
         });
         let engine =
             engine(&server, "max_retries = 0", "rollout.on_failure = \"error\"\non_metric_failure = \"error\"");
-        for number in 0..count {
+        for (number, value) in values.iter().enumerate() {
             at.store(number, Ordering::SeqCst);
             let ranking = engine.rank(request(json!({"samples": 1})), RankOptions::default());
-            let ranking = ranking.unwrap_or_else(|e| panic!("{pointer} = {:?}: {e}", values[number]));
+            let ranking = ranking.unwrap_or_else(|e| panic!("{pointer} = {value:?}: {e}"));
             assert_honest(&ranking);
             let user = ranking.cost.roles.user;
-            assert_eq!((user.prompt_tokens, user.generated_tokens), (2 * 40, 2 * 7), "{pointer}: {:?}", values[number]);
+            assert_eq!((user.prompt_tokens, user.generated_tokens), (2 * 40, 2 * 7), "{pointer}: {value:?}");
         }
     }
 }

@@ -160,12 +160,7 @@ fn check_size<T: Sized_>(size: usize) -> Result<usize, Failure> {
     if (T::FIRST..=MOST).contains(&size) {
         return Ok(size);
     }
-    Err(Failure::argument(format!(
-        "{}.size is {size}: set it to sizeof({}), as {}_init() does",
-        T::NAME,
-        T::NAME,
-        T::NAME
-    )))
+    Err(Failure::argument(format!("{}.size is {size}: set it to sizeof({})", T::NAME, T::NAME)))
 }
 
 /// Sets a struct to its defaults.
@@ -206,6 +201,8 @@ pub(crate) unsafe fn fill<T: Sized_>(place: *mut T, mut value: T) -> Result<(), 
         (&raw mut value).cast::<usize>().write(size);
         let known = size.min(size_of::<T>());
         std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), known);
+        // Nothing of the host's stack, nor of an earlier call, is taken for a result by a host that is newer than this.
+        place.cast::<u8>().add(known).write_bytes(0, size - known);
     }
     Ok(())
 }
@@ -256,6 +253,9 @@ mod tests {
             let mut place = Old { size: size_of::<Old>(), a: 0, b: 0 };
             fill::<New>((&raw mut place).cast(), new).expect("as much as fits");
             assert_eq!(place, Old { size: size_of::<Old>(), a: 3, b: 4 });
+            let mut newer = New { size: size_of::<New>(), a: 9, b: 9, c: 9 };
+            fill::<Old>((&raw mut newer).cast(), Old { size: 0, a: 1, b: 2 }).expect("and what is beyond is cleared");
+            assert_eq!(newer, New { size: size_of::<New>(), a: 1, b: 2, c: 0 });
             place.size = 3;
             assert_eq!(read(&raw const place).expect_err("no size").status, FORETURN_ERROR_INVALID_ARGUMENT);
         }

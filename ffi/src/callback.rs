@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::argument::foreturn_str;
 use crate::error::Failure;
@@ -18,6 +20,31 @@ pub(crate) struct UserData(pub(crate) *mut c_void);
 unsafe impl Send for UserData {}
 // SAFETY: as for Send.
 unsafe impl Sync for UserData {}
+
+/// What the host's code stands behind; shut once the end of the engine begins, and for good.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    pub(crate) fn shut(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Refuses to call `what`, once shut.
+    pub(crate) fn check(&self, what: &str) -> foreturn::Result<()> {
+        if !self.is_shut() {
+            return Ok(());
+        }
+        Err(foreturn::Error::new(
+            foreturn::ErrorKind::Closed,
+            format!("the engine was closed before {what} was called"),
+        ))
+    }
+}
 
 /// Who waits for a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

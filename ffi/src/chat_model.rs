@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 
 use foreturn::chat::{ChatModel, ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Role, Ticket, Usage};
 use foreturn::engine::ChatModelFactory;
+use foreturn::runtime::thread_refused;
 use foreturn::{Error, ErrorKind, Result};
 
 use crate::argument::{self, foreturn_str, sized, slice};
-use crate::callback::{self, Inside};
+use crate::callback::{self, Gate, Inside};
 use crate::error::{Failure, foreturn_error, guard};
 use crate::handle::{self, handle};
 use crate::metric::{Owned, foreturn_message, foreturn_release_fn};
@@ -129,8 +130,9 @@ type ReplyFn = unsafe extern "C" fn(
 /// `given` is valid, as are the strings in it.
 pub(crate) unsafe fn host_model(
     given: &foreturn_chat_model,
+    gate: &Gate,
 ) -> std::result::Result<(String, ChatModelFactory), Failure> {
-    let owned = Owned::new(given.user_data, given.release);
+    let owned = Owned::new(given.user_data, gate, given.release);
     // SAFETY: passed on.
     let name = unsafe { given.name.text("foreturn_chat_model.name")? }.to_owned();
     let Some(reply) = given.reply else {
@@ -163,9 +165,8 @@ impl HostChat {
         let (outgoing, finished) = channel();
         let what = format!("the host's model `{name}`");
         let run = move || answer(&what, reply, &owned, &incoming, &outgoing);
-        let thread = std::thread::Builder::new().name("foreturn-host".into()).spawn(run).map_err(|e| {
-            Error::new(ErrorKind::Io, format!("cannot start the thread of model `{name}`: {e}")).with_source(e)
-        })?;
+        let thread = std::thread::Builder::new().name("foreturn-host".into()).spawn(run);
+        let thread = thread.map_err(|e| thread_refused(&format!("for model `{name}`"), e))?;
         let (requests, thread) = (Some(requests), Some(thread));
         let (under_way, cancelled) = (BTreeSet::new(), VecDeque::new());
         Ok(HostChat { name, reproducible, requests, finished, thread, under_way, cancelled, next: 0 })
@@ -234,6 +235,10 @@ fn answer(
 ) {
     let _inside = Inside::enter();
     while let Ok(first) = incoming.recv() {
+        // Whoever waits for a reply is told by the engine's end.
+        if owned.gate.is_shut() {
+            return;
+        }
         let batch: Vec<(Ticket, ChatRequest)> = std::iter::once(first).chain(incoming.try_iter()).collect();
         let replies = call(what, reply, owned, &batch);
         if outgoing.send(std::iter::zip(batch, replies).map(|((ticket, _), reply)| (ticket, reply)).collect()).is_err()

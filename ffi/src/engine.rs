@@ -8,7 +8,7 @@ use foreturn::engine::{CancelToken, Engine, Limits};
 use foreturn::runtime::Places;
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::callback::{refuse_free, refuse_inside};
+use crate::callback::{Gate, refuse_free, refuse_inside};
 use crate::chat_model::{foreturn_chat_model, host_model};
 use crate::error::{Failure, foreturn_error, guard};
 use crate::handle::{self, Object, handle};
@@ -20,7 +20,21 @@ pub struct foreturn_engine {
     _private: [u8; 0],
 }
 
-handle!(foreturn_engine, Engine);
+/// An engine, and what its callbacks into the host stand behind.
+pub(crate) struct Hosted {
+    engine: Engine,
+    pub(crate) gate: Gate,
+}
+
+impl std::ops::Deref for Hosted {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+handle!(foreturn_engine, Hosted);
 
 /// A local model.
 #[repr(C)]
@@ -63,9 +77,10 @@ pub struct foreturn_engine_options {
     /// the folder of this library, that of the program, the system's loader; never the working directory.
     pub runtime_library: foreturn_str,
     /// Threads of the pool that all models share; 0: the configuration's, else one per processor that the calling thread
-    /// may run on. They inherit its affinity.
+    /// may run on. They inherit its affinity. At most 4 for each of those processors.
     pub threads: u32,
-    /// Uses the ONNX Runtime that the process has loaded already, where its symbols are global.
+    /// Uses the ONNX Runtime that the process has loaded already, where its symbols are global, and no other: it is an
+    /// error where there is none.
     pub use_loaded_runtime: bool,
     /// Doesn't look at ORT_DYLIB_PATH.
     pub ignore_environment: bool,
@@ -119,8 +134,9 @@ pub unsafe extern "C" fn foreturn_engine_new(
             // Taken over first: what the host handed over is let go of whatever happens.
             let metrics = argument::read_all(options.metrics, options.metric_count, "metrics");
             let chat_models = argument::read_all(options.chat_models, options.chat_model_count, "chat_models");
-            let metrics = metrics.and_then(|metrics| each(&metrics, |given| host_metric(given)));
-            let chat_models = chat_models.and_then(|models| each(&models, |given| host_model(given)));
+            let gate = Gate::default();
+            let metrics = metrics.and_then(|metrics| each(&metrics, |given| host_metric(given, &gate)));
+            let chat_models = chat_models.and_then(|models| each(&models, |given| host_model(given, &gate)));
             let (metrics, chat_models) = (metrics?, chat_models?);
             let out = Out::new(out, "out")?;
             refuse_inside("foreturn_engine_new")?;
@@ -132,7 +148,7 @@ pub unsafe extern "C" fn foreturn_engine_new(
             for (name, factory) in chat_models {
                 builder = builder.chat_model(name, factory);
             }
-            out.write(handle::insert(builder.build()?));
+            out.write(handle::insert(Hosted { engine: builder.build()?, gate }));
             Ok(())
         })
     }
@@ -187,7 +203,7 @@ fn places(options: &foreturn_engine_options) -> Places {
 
 /// Ends an engine: what is under way or waits ends with FORETURN_ERROR_CLOSED, also on other threads that wait for it;
 /// then the handle is freed. Returns when its threads have ended, and with them the host's metrics and models that they
-/// were calling. NULL is nothing. Results, pins and pending requests stay
+/// were calling; once it has begun, no callback of the host's is called any more but `on_ready`, which tells of the end. NULL is nothing. Results, pins and pending requests stay
 /// valid, and are freed by their own functions.
 ///
 /// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before, FORETURN_ERROR_REENTRANT. Any thread, but no callback.
@@ -198,8 +214,9 @@ pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> f
         guard(std::ptr::null_mut(), || {
             handle::refuse_child()?;
             refuse_free()?;
-            if let Some(engine) = handle::remove::<Engine>(engine)? {
-                engine.close();
+            if let Some(hosted) = handle::remove::<Hosted>(engine)? {
+                hosted.gate.shut();
+                hosted.close();
             }
             Ok(())
         })
@@ -215,12 +232,12 @@ pub(crate) unsafe fn waiting<T: Object>(
     engine: *const foreturn_engine,
     out: *mut *mut T::Handle,
     error: *mut *mut foreturn_error,
-    ask: impl FnOnce(&Engine) -> Result<T, Failure>,
+    ask: impl FnOnce(&Hosted) -> Result<T, Failure>,
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
+            let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             refuse_inside(function)?;
             out.write(handle::insert(ask(&engine)?));

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use foreturn::chat::{Finish, JsonSchema};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{Engine, Generation, Pin, Prompt};
+use foreturn::engine::{Generation, Pin, Prompt};
 use serde_json::json;
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::callback::{Inside, UserData};
-use crate::engine::{foreturn_engine, foreturn_limits, messages, waiting};
+use crate::callback::{Gate, Inside, UserData};
+use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn foreturn_generate_options_init(
     unsafe { argument::init(options, size) }
 }
 
-unsafe fn generate_options(given: &foreturn_generate_options) -> Result<GenerateOptions, Failure> {
+unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Result<GenerateOptions, Failure> {
     let or = |number: f32, default: f32| if number == 0.0 { default } else { number };
     if given.greedy && given.temperature != 0.0 {
         return Err(Failure::argument("greedy and temperature are both set: give one of them"));
@@ -129,10 +129,13 @@ unsafe fn generate_options(given: &foreturn_generate_options) -> Result<Generate
     let schema = unsafe { given.schema_json.text("schema_json")? };
     let parsed = (!schema.is_empty()).then(|| JsonSchema::parse(schema, "schema_json").map(Arc::new));
     let schema = parsed.transpose()?;
-    let user_data = UserData(given.user_data);
+    let (user_data, gate) = (UserData(given.user_data), gate.clone());
     let on_text = given.on_text.map(|call| -> Box<dyn FnMut(&str) + Send> {
         Box::new(move |text| {
             let user_data = user_data;
+            if gate.is_shut() {
+                return;
+            }
             let _inside = Inside::enter();
             // SAFETY: the host's function, with the host's pointer and a text that lives until it returns.
             unsafe { call(user_data.0, foreturn_str::of(text)) }
@@ -204,7 +207,12 @@ pub unsafe extern "C" fn foreturn_generate(
         waiting("foreturn_generate", engine, out, error, |engine| {
             let given = argument::read(options)?;
             let limits = given.limits.limits()?;
-            Ok(engine.generate(model.text("model")?, read_prompt(prompt)?, generate_options(&given)?, limits)?)
+            Ok(engine.generate(
+                model.text("model")?,
+                read_prompt(prompt)?,
+                generate_options(&given, &engine.gate)?,
+                limits,
+            )?)
         })
     }
 }
@@ -317,7 +325,7 @@ pub unsafe extern "C" fn foreturn_render(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
+            let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let messages = self::messages(messages, message_count, "messages")?;
             out.write(handle::insert(Text(engine.render(model.text("model")?, &messages, generation_prompt)?)));

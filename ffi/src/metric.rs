@@ -7,7 +7,7 @@ use foreturn::reward::{Metric, MetricValue, Scored, WeightedMetric};
 use foreturn::{Error, ErrorKind};
 
 use crate::argument::{self, foreturn_str, sized};
-use crate::callback::{self, Inside, UserData};
+use crate::callback::{self, Gate, Inside, UserData};
 use crate::error::Failure;
 
 /// One message of a conversation.
@@ -99,12 +99,13 @@ pub unsafe extern "C" fn foreturn_metric_init(
 /// The host's pointer with what lets go of it.
 pub(crate) struct Owned {
     pub(crate) data: UserData,
+    pub(crate) gate: Gate,
     release: foreturn_release_fn,
 }
 
 impl Owned {
-    pub(crate) fn new(data: *mut c_void, release: foreturn_release_fn) -> Self {
-        Owned { data: UserData(data), release }
+    pub(crate) fn new(data: *mut c_void, gate: &Gate, release: foreturn_release_fn) -> Self {
+        Owned { data: UserData(data), gate: gate.clone(), release }
     }
 }
 
@@ -127,8 +128,8 @@ struct HostMetric {
 ///
 /// # Safety
 /// `given` is valid, as are the strings in it.
-pub(crate) unsafe fn host_metric(given: &foreturn_metric) -> Result<WeightedMetric, Failure> {
-    let owned = Owned::new(given.user_data, given.release);
+pub(crate) unsafe fn host_metric(given: &foreturn_metric, gate: &Gate) -> Result<WeightedMetric, Failure> {
+    let owned = Owned::new(given.user_data, gate, given.release);
     // SAFETY: passed on.
     let name = unsafe { given.name.text("foreturn_metric.name")? }.to_owned();
     let Some(score) = given.score else {
@@ -164,6 +165,11 @@ impl Metric for HostMetric {
                 ended: foreturn_str::of(scored.input.ended.as_str()),
             })
             .collect();
+        let what = format!("the host's metric `{}`", self.name);
+        if let Err(closed) = self.owned.gate.check(&what) {
+            let closed = |_| Err(Error::new(closed.kind(), closed.to_string()));
+            return batch.iter().map(closed).collect();
+        }
         let (mut values, mut why) = (vec![f64::NAN; batch.len()], foreturn_str::EMPTY);
         let _inside = Inside::enter_metric();
         // SAFETY: everything lent lives until the call returns, and `values` has room for each input.
@@ -171,7 +177,6 @@ impl Metric for HostMetric {
             (self.score)(self.owned.data.0, inputs.as_ptr(), inputs.len(), values.as_mut_ptr(), &raw mut why)
         };
         if status != 0 {
-            let what = format!("the host's metric `{}`", self.name);
             // SAFETY: the message is the host's, valid for now by its contract.
             return batch.iter().map(|_| Err(unsafe { callback::failed(&what, status, why) })).collect();
         }

@@ -62,13 +62,13 @@ impl Request {
         cancel: CancelToken,
         on_ready: foreturn_ready_fn,
         user_data: *mut c_void,
-        outcome: impl FnOnce(T) -> Outcome + Send + 'static,
+        outcome: impl FnOnce(T) -> Result<Outcome, Failure> + Send + 'static,
     ) -> Self {
         let slot = Arc::new(Slot { state: Mutex::new(State::Waiting), ready: Condvar::new() });
         let (given, user_data) = (Arc::clone(&slot), UserData(user_data));
         pending.on_ready(move |result| {
             let user_data = user_data;
-            *given.lock() = State::Ready(result.map(outcome).map_err(Failure::from));
+            *given.lock() = State::Ready(result.map_err(Failure::from).and_then(outcome));
             given.ready.notify_all();
             if let Some(on_ready) = on_ready {
                 let _inside = Inside::enter();

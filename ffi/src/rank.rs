@@ -2,13 +2,13 @@
 
 use std::ffi::c_void;
 
-use foreturn::engine::{CancelToken, Engine};
+use foreturn::engine::CancelToken;
 use foreturn::rank::{Candidates, EndedRollout, Goal, Progress};
 use foreturn::{RankOptions, RankRequest};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::callback::{Inside, UserData};
-use crate::engine::{foreturn_engine, foreturn_limits, messages, waiting};
+use crate::callback::{Gate, Inside, UserData};
+use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{Failure, foreturn_error, guard};
 use crate::handle;
 use crate::metric::foreturn_message;
@@ -88,7 +88,7 @@ pub struct foreturn_rank_options {
     /// sizeof(foreturn_rank_options).
     pub size: usize,
     /// Deadline, cancellation, priority. At the deadline, what is finished for all candidates is ranked, and the ranking
-    /// says that it is incomplete.
+    /// says that it is incomplete; where no candidate has a reward by then, it is FORETURN_ERROR_DEADLINE_EXCEEDED.
     pub limits: foreturn_limits,
     /// May be NULL.
     pub on_progress: foreturn_progress_fn,
@@ -166,11 +166,14 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
     }
 }
 
-fn rank_options(given: &foreturn_rank_options) -> Result<RankOptions, Failure> {
-    let user_data = UserData(given.user_data);
+fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> Result<RankOptions, Failure> {
+    let (user_data, gate, shut) = (UserData(given.user_data), gate.clone(), gate.clone());
     let on_progress = given.on_progress.map(|call| -> Box<dyn FnMut(Progress) + Send> {
         Box::new(move |progress| {
             let user_data = user_data;
+            if shut.is_shut() {
+                return;
+            }
             let _inside = Inside::enter();
             // SAFETY: the host's function, with the host's pointer.
             unsafe { call(user_data.0, progress.finished, progress.total) }
@@ -179,6 +182,9 @@ fn rank_options(given: &foreturn_rank_options) -> Result<RankOptions, Failure> {
     let on_rollout = given.on_rollout.map(|call| -> Box<dyn FnMut(EndedRollout) + Send> {
         Box::new(move |rollout| {
             let user_data = user_data;
+            if gate.is_shut() {
+                return;
+            }
             let said = rollout.messages.iter();
             let messages: Vec<_> =
                 said.map(|said| foreturn_message::of(said.message.role, &said.message.content)).collect();
@@ -207,7 +213,8 @@ fn rank_options(given: &foreturn_rank_options) -> Result<RankOptions, Failure> {
 /// Ownership: the caller frees `*out` with foreturn_ranking_free().
 /// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH,
 /// FORETURN_ERROR_MODEL_OUTPUT, FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED,
-/// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
+/// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED where no
+/// candidate has a reward by then. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_rank(
     engine: *const foreturn_engine,
@@ -220,7 +227,7 @@ pub unsafe extern "C" fn foreturn_rank(
     unsafe {
         waiting("foreturn_rank", engine, out, error, |engine| {
             let options = argument::read(options)?;
-            Ok(Ranked::new(engine.rank(read_request(request)?, rank_options(&options)?)?))
+            Ranked::new(engine.rank(read_request(request)?, rank_options(&options, &engine.gate)?)?)
         })
     }
 }
@@ -240,13 +247,13 @@ pub unsafe extern "C" fn foreturn_rank_submit(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
+            let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
-            let mut options = rank_options(&given)?;
+            let mut options = rank_options(&given, &engine.gate)?;
             let cancel = options.limits.cancel.get_or_insert_with(CancelToken::new).clone();
             let pending = engine.submit_rank(read_request(request)?, options)?;
-            let outcome = |ranking| Outcome::Ranking(Box::new(Ranked::new(ranking)));
+            let outcome = |ranking| Ok(Outcome::Ranking(Box::new(Ranked::new(ranking)?)));
             out.write(handle::insert(Request::follow(pending, cancel, given.on_ready, given.user_data, outcome)));
             Ok(())
         })

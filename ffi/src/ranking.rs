@@ -25,8 +25,24 @@ pub(crate) struct Ranked {
 handle!(foreturn_ranking, Ranked);
 
 impl Ranked {
-    pub(crate) fn new(ranking: Ranking) -> Self {
-        Ranked { ranking, json: OnceLock::new() }
+    /// # Errors
+    /// The ranking ended before any candidate had a reward: there is nothing in it to choose by.
+    pub(crate) fn new(ranking: Ranking) -> Result<Self, Failure> {
+        if !ranking.complete && ranking.ranking.iter().all(|candidate| candidate.reward.is_none()) {
+            let rollouts = ranking.allocation.rollouts;
+            let (status, what, remedy) = match ranking.allocation.stopped {
+                "cancelled" => (FORETURN_ERROR_CANCELLED, "the ranking was cancelled", ""),
+                _ => (
+                    FORETURN_ERROR_DEADLINE_EXCEEDED,
+                    "the deadline passed",
+                    "; give it more time (limits.timeout_ms), or fewer samples",
+                ),
+            };
+            let message =
+                format!("{what} before any candidate had a reward, with {rollouts} rollouts under way{remedy}");
+            return Err(Failure::new(status, message));
+        }
+        Ok(Ranked { ranking, json: OnceLock::new() })
     }
 
     /// Made when it is asked for first.

@@ -3,13 +3,13 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use foreturn::engine::{CancelToken, Engine, ScoreOptions};
+use foreturn::engine::{CancelToken, ScoreOptions};
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions};
 use serde_json::{Value, json};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
-use crate::engine::{foreturn_engine, foreturn_limits, messages, waiting};
+use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{Failure, foreturn_error, guard};
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
@@ -260,13 +260,13 @@ pub unsafe extern "C" fn foreturn_score_submit(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
+            let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
             let mut options = score_options(&given)?;
             let cancel = options.limits.cancel.get_or_insert_with(CancelToken::new).clone();
             let pending = engine.submit_score(model.text("model")?, self::inputs(inputs, count)?, options)?;
-            let outcome = |outputs| Outcome::Scores(Scored::new(outputs));
+            let outcome = |outputs| Ok(Outcome::Scores(Scored::new(outputs)));
             out.write(handle::insert(Request::follow(pending, cancel, given.on_ready, given.user_data, outcome)));
             Ok(())
         })

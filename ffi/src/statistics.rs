@@ -1,10 +1,10 @@
 //! Counters.
 
-use foreturn::engine::{Engine, Latency, Stage};
+use foreturn::engine::{Latency, Stage};
 
 use crate::argument::{self, foreturn_str, sized};
 use crate::callback::refuse_inside;
-use crate::engine::{foreturn_engine, waiting};
+use crate::engine::{Hosted, foreturn_engine, waiting};
 use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle;
 use crate::status::*;
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn foreturn_engine_statistics(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
+            let engine = handle::get::<Hosted>(engine)?;
             refuse_inside("foreturn_engine_statistics")?;
             let now = engine.statistics()?;
             let stage = |stage| {
@@ -137,7 +137,7 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let engine = handle::get::<Engine>(engine)?;
+            let engine = handle::get::<Hosted>(engine)?;
             refuse_inside("foreturn_engine_model_statistics")?;
             let stats = engine.status(model.text("model")?)?.stats;
             let all = foreturn_model_statistics {

@@ -1,6 +1,7 @@
 //! The C ABI as hosts meet it: programs in C and C++, built with the compilers of this machine against the shared and the
 //! static library of `target/release`, run as they are, under valgrind and under AddressSanitizer. `make test` builds the
 //! libraries first.
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
 #[path = "../../tests/common/watched.rs"]
 mod watched;
@@ -198,6 +199,15 @@ fn a_host_in_c_sends_nothing_to_the_runtimes_maker() {
     };
     let _busy = busy();
     watched::keeps_to_itself(program, runtime().to_str().expect("a path"));
+}
+
+#[test]
+fn engines_begin_and_end_as_the_header_says() {
+    let to = Stage::get().path().join("guest");
+    compile("gcc", &C, &source("guest.c"), &to, &Stage::get().shared());
+    for scenario in ["checked", "bounded", "unloaded", "unloadable", "ending", "late", "cleared"] {
+        silent(Command::new(&to).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
 }
 
 #[test]

@@ -1,6 +1,4 @@
 //! Nor does a `config.json`.
-//!
-//! Run with `cargo +nightly fuzz run config`.
 
 #![no_main]
 

@@ -1,6 +1,4 @@
 //! A GGUF file never makes the exporter panic, read out of bounds or allocate beyond the file's size.
-//!
-//! Run with `cargo +nightly fuzz run gguf`.
 
 #![no_main]
 

@@ -1,6 +1,4 @@
 //! Nor does a graph make the reader of models panic, or allocate beyond what its size explains.
-//!
-//! Run with `cargo +nightly fuzz run onnx`.
 
 #![no_main]
 

@@ -1,6 +1,4 @@
 //! A user's rubric is read or refused.
-//!
-//! Run with `cargo +nightly fuzz run rubric`.
 
 #![no_main]
 

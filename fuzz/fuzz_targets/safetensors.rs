@@ -1,6 +1,4 @@
 //! Nor does a safetensors file.
-//!
-//! Run with `cargo +nightly fuzz run safetensors`.
 
 #![no_main]
 

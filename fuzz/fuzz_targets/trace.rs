@@ -1,6 +1,4 @@
 //! Whatever stands in a trace of rankings, the report reads it or refuses it, and can be written.
-//!
-//! Run with `cargo +nightly fuzz run trace`.
 
 #![no_main]
 

@@ -17,6 +17,8 @@ pub use crate::decode::reader::Finish;
 pub use crate::message::{Message, Role, SampledTokens, parse_chats, parse_messages};
 
 mod backend;
+#[cfg(all(fuzzing, feature = "remote"))]
+pub mod fuzz;
 pub(crate) mod json_reply;
 pub(crate) mod local;
 pub(crate) mod remote;

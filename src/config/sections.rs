@@ -16,7 +16,7 @@ use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
 use crate::reward::ExtractConfig;
 use crate::rollout::{InstructedUser, JsonUser, OnRoleConfusion, RoleStyle, Simulator, Style, TrainedUser};
-use crate::runtime::{OnUnavailable, Provider};
+use crate::runtime::{OnUnavailable, Provider, RuntimeOptions};
 use crate::{Error, Result};
 
 /// `[runtime]`: ONNX Runtime and memory.
@@ -67,6 +67,7 @@ impl RuntimeConfig {
         if self.threads == Some(0) {
             return Err(Error::invalid_config("threads = 0: at least 1 is needed; leave it out to use all cores"));
         }
+        RuntimeOptions { threads: self.threads.unwrap_or(0), ..RuntimeOptions::default() }.check_threads()?;
         if self.providers.is_empty() {
             return Err(Error::invalid_config(
                 "providers is empty: name at least one of \"cpu\", \"cuda\", \"tensorrt\"",

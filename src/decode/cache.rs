@@ -187,7 +187,7 @@ impl Cache {
     pub(crate) fn fill(&mut self, id: NodeId, rows: usize) {
         let node = self.node_mut(id);
         node.filled = node.filled.max(rows);
-        if self.copy_state(id) == CopyState::None {
+        if node.copy_from.is_some_and(|(_, rows)| rows <= node.filled) {
             self.forget_copy(id);
         }
     }

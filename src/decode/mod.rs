@@ -11,6 +11,8 @@ pub(crate) mod cache;
 pub(crate) mod constraint;
 mod decoder;
 pub(crate) mod executor;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod reader;
 pub mod sampler;
 pub(crate) mod scheduler;

@@ -78,6 +78,8 @@ struct Inner {
     plan: Option<Arc<RankPlan>>,
     /// Why there is no plan, where there is none.
     no_plan: Option<Error>,
+    /// The metrics that the caller gave.
+    _metrics: Vec<WeightedMetric>,
     names: Vec<String>,
     locals: BTreeMap<String, Local>,
     pins: AtomicU64,
@@ -211,6 +213,8 @@ impl EngineBuilder {
         let EngineBuilder { mut config, places, custom, metrics } = self;
         config.host_models = custom.iter().map(|(name, _)| name.clone()).collect();
         let runtime = runtime_options(&config.runtime, places);
+        runtime.check_threads().map_err(|e| e.context("[runtime]"))?;
+        WeightedMetric::check_all(&metrics)?;
         let decode = decode_options(&config.runtime);
         let mut locals = BTreeMap::new();
         let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
@@ -230,16 +234,21 @@ impl EngineBuilder {
         }
         factories.extend(custom);
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
-        let (plan, no_plan) = match plan(&config, metrics, &locals) {
+        // The host's are let go of with the engine, whether they were of use or not.
+        let kept = metrics.clone();
+        let (plan, no_plan) = match plan(&config, metrics, &locals)? {
             Ok(plan) => (Some(Arc::new(plan)), None),
             Err(error) => (None, Some(error)),
         };
-        if let Some(plan) = &plan {
+        // Without metrics nothing is ranked, and models may be there for their tokens alone.
+        if let Some(plan) = plan.as_ref().filter(|plan| !plan.metrics.is_empty()) {
             check_templates(plan, plan.needs(plan.window), &locals)?;
         }
         let (commands, thread) = Owner::start(factories, config.runtime.max_queued)?;
         let (thread, process, pins) = (Mutex::new(Some(thread)), std::process::id(), AtomicU64::new(0));
-        Ok(Engine { inner: Arc::new(Inner { commands, thread, process, plan, no_plan, names, locals, pins }) })
+        Ok(Engine {
+            inner: Arc::new(Inner { commands, thread, process, plan, no_plan, _metrics: kept, names, locals, pins }),
+        })
     }
 }
 
@@ -258,23 +267,33 @@ fn remote_factory(name: &str, _: &ModelConfig) -> Result<ChatModelFactory> {
     )))
 }
 
-/// The plan for rankings; metrics count tokens with the policy's tokenizer, or words where it is not ours.
-fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String, Local>) -> Result<RankPlan> {
+/// The plan for rankings, or why the configuration has none; metrics count tokens with the policy's tokenizer, or words where
+/// it is not ours. Metrics that don't go together are an error at once.
+fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String, Local>) -> Result<Result<RankPlan>> {
     let policy = config.policy_model();
     let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
-    let mut plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
+    let plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
         Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
         None => text.split_whitespace().count(),
-    }))?;
+    }));
+    let mut plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => return Ok(Err(error)),
+    };
     plan.metrics.extend(metrics);
     WeightedMetric::check_all(&plan.metrics)?;
-    for WeightedMetric { name, metric, .. } in &plan.metrics {
+    let checked = check_models(&plan.metrics, locals);
+    Ok(checked.map(|()| plan))
+}
+
+fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Local>) -> Result<()> {
+    for WeightedMetric { name, metric, .. } in metrics {
         for model in metric.models() {
             let Some(local) = locals.get(&*model) else { continue };
             metric.check_model(&model, &local.folder).map_err(|e| e.context(format!("metric `{name}`")))?;
         }
     }
-    Ok(plan)
+    Ok(())
 }
 
 /// Refuses models that are to play a role and can't be given a conversation.
@@ -470,6 +489,7 @@ impl Engine {
         options: GenerateOptions,
         limits: Limits,
     ) -> Result<Pending<Generation>> {
+        let deadline = limits.deadline();
         let tokens = self.encode(model, prompt)?;
         let prompt_tokens = tokens.clone();
         let (pending, respond) = pending::pair(limits.cancel.clone());
@@ -483,7 +503,7 @@ impl Engine {
             model,
             Stage::Generate,
             vec![(Task::Generate(tokens, options), Box::new(done))],
-            &limits,
+            (deadline, limits.priority),
             pending.token(),
         )?;
         Ok(pending)
@@ -566,7 +586,7 @@ impl Engine {
     fn wait_for(&self, model: &str, stage: Stage, task: Task, limits: &Limits) -> Result<Completion> {
         let (pending, respond) = pending::pair(limits.cancel.clone());
         let done = Box::new(move |result| respond.send(result));
-        self.call(model, stage, vec![(task, done)], limits, pending.token())?;
+        self.call(model, stage, vec![(task, done)], (limits.deadline(), limits.priority), pending.token())?;
         pending.wait()
     }
 
@@ -575,11 +595,10 @@ impl Engine {
         model: &str,
         stage: Stage,
         tasks: Vec<(Task, OnCompletion)>,
-        limits: &Limits,
+        (deadline, priority): (Option<Instant>, i32),
         cancel: CancelToken,
     ) -> Result<()> {
-        let (model, deadline, priority) = (self.index(model)?, limits.deadline(), limits.priority);
-        let start = Instant::now();
+        let (model, start) = (self.index(model)?, Instant::now());
         self.send(Command::Call(Call { model, stage, tasks, start, deadline, priority, cancel }))
     }
 

@@ -221,10 +221,7 @@ impl Owner {
                 Err(error) => drop(loaded.send(Err(error))),
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("foreturn".into())
-            .spawn(run)
-            .map_err(|e| Error::new(ErrorKind::Io, format!("cannot start the engine's thread: {e}")).with_source(e))?;
+        let thread = crate::thread::spawn("foreturn", "for the engine", run)?;
         match wait.recv() {
             Ok(Ok(())) => Ok((commands, thread)),
             Ok(Err(error)) => Err(error),
@@ -541,9 +538,9 @@ impl Owner {
                 drop(sender.send((id, batch.run())));
             };
             self.scoring.retain(|thread| !thread.is_finished());
-            match std::thread::Builder::new().name("foreturn-score".into()).spawn(score) {
+            match crate::thread::spawn("foreturn-score", "for metrics", score) {
                 Ok(thread) => self.scoring.push(thread),
-                Err(e) => run.job.fail(Error::new(ErrorKind::Io, format!("cannot start a thread for metrics: {e}"))),
+                Err(error) => run.job.fail(error),
             }
         }
         advanced

@@ -119,8 +119,12 @@ impl Engine {
     ) -> Result<Pending<Vec<ScoreOutput>>> {
         let local = self.local(model)?;
         let ScoreOptions { task, limits } = options;
+        let deadline = limits.deadline();
         let encode = |(at, given): (usize, ScoreInput)| {
-            input::encode(&local.folder, &local.prompting, given, &task).map_err(|e| e.context(format!("text {at}")))
+            let in_time = limits.check(deadline, "the texts were tokenised");
+            in_time
+                .and_then(|()| input::encode(&local.folder, &local.prompting, given, &task))
+                .map_err(|e| e.context(format!("text {at}")))
         };
         let encoded = inputs.into_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         let (pending, respond) = pending::pair(limits.cancel.clone());
@@ -131,7 +135,7 @@ impl Engine {
             (Task::Score(encoded, task.clone()), done)
         };
         let tasks = encoded.into_iter().enumerate().map(with_done).collect();
-        self.call(model, Stage::Score, tasks, &limits, pending.token())?;
+        self.call(model, Stage::Score, tasks, (deadline, limits.priority), pending.token())?;
         Ok(pending)
     }
 }

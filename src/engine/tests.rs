@@ -1,4 +1,5 @@
-//! Graphs that never come to an end.
+//! What must neither hold the engine up nor take it down: graphs that never come to an end, panics in operators, large
+//! requests, models that can't be asked.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use crate::config::{MetricConfig, ModelConfig};
 use crate::decode::reader::OnText;
 use crate::model::testing::{decoder, folder, loop_body, loop_for_ever};
 use crate::onnx::build::node;
+use crate::score::ScoreInput;
 use crate::{ErrorKind, testing};
 
 fn engine_of<const N: usize>(step_limit_s: u64, models: [(&str, &TempDir); N]) -> Engine {
@@ -62,6 +64,94 @@ fn a_panic_in_an_operator_ends_the_run_and_not_the_process() {
             assert_eq!((again.tokens, again.logprobs), (wanted.tokens.clone(), wanted.logprobs.clone()));
         }
     }
+}
+
+/// Twenty thousand turns on a model of this process: the deadline holds, as the steps that there were show.
+#[test]
+fn a_large_ranking_ends_at_its_deadline() {
+    let (_files, path) = testing::exported("llama", crate::export::Quantize::None);
+    let metric = MetricConfig { kind: "token_amount".into(), ..MetricConfig::default() };
+    let mut config = Config { metrics: Some(vec![metric]), ..Config::default() };
+    config.models.insert("m".into(), ModelConfig { path: Some(path), ..ModelConfig::default() });
+    let engine = engine_with::<0>(config, 600, []);
+    let candidates = vec!["a"; 100];
+    let request = serde_json::json!({"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": candidates,
+        "goal": {"prompt": "2 + 2"}, "samples": 100, "window": 2});
+    let request = RankRequest::from_json(&request.to_string(), "the request").expect("a request");
+    // A second request is served meanwhile, and the first one ends before this does.
+    let cancel = CancelToken::new();
+    let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
+    let pending =
+        engine.submit_rank(request.clone(), RankOptions { limits, ..RankOptions::default() }).expect("queued");
+    for _ in 0..3 {
+        logprobs(&engine, "m", Limits::default()).expect("served beside it");
+    }
+    assert!(pending.poll().is_none());
+    cancel.cancel();
+    let (ranking, steps) = (pending.wait().expect("what there is"), engine.status("m").expect("a model").stats.steps);
+    assert!(!ranking.complete);
+    logprobs(&engine, "m", Limits::default()).expect("served");
+    assert!(engine.status("m").expect("a model").stats.steps <= steps + 2, "nothing of it goes on");
+    let limits = Limits { timeout: Some(Duration::from_millis(200)), ..Limits::default() };
+    let start = Instant::now();
+    let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() }).expect("what there is");
+    assert!(!ranking.complete);
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+#[test]
+fn texts_are_not_tokenised_for_a_call_that_is_over() {
+    let folder = folder(&decoder());
+    let engine = engine_of(1, [("good", &folder)]);
+    let score = |limits: Limits| {
+        let texts = vec![ScoreInput::Text("a text".into()); 3];
+        let options = ScoreOptions { limits, ..ScoreOptions::default() };
+        engine.submit_score("good", texts, options).err().expect("refused")
+    };
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    let error = score(Limits { cancel: Some(cancel), ..Limits::default() });
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (ErrorKind::Cancelled, "text 0: cancelled while the texts were tokenised")
+    );
+    let error = score(Limits { timeout: Some(Duration::ZERO), ..Limits::default() });
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+}
+
+/// Nobody can be given a conversation without a template; that shows before anything is sampled.
+#[test]
+fn a_model_that_plays_a_role_without_a_chat_template_is_refused_when_the_engine_is_built() {
+    let (_files, path) = testing::exported("llama", crate::export::Quantize::None);
+    std::fs::remove_file(path.join("chat_template.jinja")).ok();
+    let file = path.join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&file).expect("a configuration");
+    let mut settings: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    settings.as_object_mut().expect("an object").remove("chat_template");
+    std::fs::write(&file, settings.to_string()).expect("written");
+    let build = |toml: &str| {
+        let library = testing::runtime(1).library.expect("a library");
+        let toml = format!("{toml}[runtime]\nlibrary = {library:?}\n[models.base]\npath = {path:?}\n");
+        Engine::new(Config::from_toml(&toml, "/".as_ref()).expect("settings"))
+    };
+    let metrics = "[[metrics]]\nkind = \"token_amount\"\n";
+    let error = build(metrics).err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::InvalidModel, "{error}");
+    for part in
+        ["roles.policy: model `base`", &path.display().to_string(), "has no chat template", "chat_template.jinja"]
+    {
+        assert!(error.to_string().contains(part), "{part} is not in {error}");
+    }
+    let judged = "[rollout]\nwindow = 0\n[[metrics]]\nkind = \"helpfulness\"\n";
+    let error = build(judged).err().expect("refused");
+    assert!(error.to_string().starts_with("roles.judge: model `base`"), "{error}");
+    // Who plays no role may be without.
+    let engine = build("[rollout]\nwindow = 0\n[[metrics]]\nkind = \"token_amount\"\n").expect("an engine");
+    let request = r#"{"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": ["4"], "window": 1}"#;
+    let request = RankRequest::from_json(request, "the request").expect("a request");
+    let error = engine.rank(request, RankOptions::default()).expect_err("now it plays one");
+    assert!(error.to_string().starts_with("roles.policy: model `base`"), "{error}");
+    assert!(build("").is_ok(), "its tokens can be had");
 }
 
 fn logprobs(engine: &Engine, model: &str, limits: Limits) -> Result<Vec<f32>> {

@@ -68,7 +68,7 @@ impl Output {
 fn ends_midway(path: &Path) -> bool {
     let last = || -> std::io::Result<u8> {
         let mut last = [0];
-        let mut file = File::open(path)?;
+        let (mut file, _) = crate::files::open(path)?;
         file.seek(SeekFrom::End(-1))?;
         file.read_exact(&mut last)?;
         Ok(last[0])

@@ -25,6 +25,7 @@ pub(super) fn harmless(text: String) -> String {
 }
 
 /// The beginning of somebody else's words, at most `most` characters, on one line and without what a terminal obeys.
+#[cfg(feature = "remote")]
 pub(crate) fn quoted(text: &str, most: usize) -> String {
     // Escapes make a text longer, and white space may be long: as much as is looked at, and no more.
     let mut words = String::new();

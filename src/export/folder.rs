@@ -36,9 +36,12 @@ impl Staging {
         &self.path
     }
 
-    /// Writes a whole file of the folder.
+    /// Writes a whole file of the folder, or of a folder in it.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|error| Error::io("create", parent, error))?;
+        }
         // Only ever a new file: writing into a linked one would write into the checkpoint.
         let file = fs::File::create_new(&path).and_then(|mut file| file.write_all(content));
         file.map_err(|error| Error::io("write", &path, error))

@@ -16,6 +16,11 @@ pub fn gguf(data: &[u8]) {
     }
 }
 
+/// The index of a checkpoint of several files, which lies in `folder` beside them.
+pub fn index(folder: &std::path::Path) {
+    drop(hf::read_shards(folder));
+}
+
 /// A `.safetensors` file.
 pub fn safetensors(data: &[u8]) {
     if let Ok(tensors) = hf::read_header("fuzz.safetensors", data, 0) {
@@ -37,6 +42,7 @@ pub fn config(data: &[u8]) {
         tokenizer: Vec::new(),
         special: Default::default(),
         generation: Default::default(),
+        sentence: Default::default(),
     };
     let _ = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint, super::quantize::Scheme::none()).map(drop));
 }

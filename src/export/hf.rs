@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -18,30 +18,28 @@ use super::checkpoint::{
 use super::config::Config;
 use super::encoder::sentence;
 use super::format::{self, Format};
+use super::names;
 use crate::files::{self, Kind};
+use crate::model::tokenizer::auto::Settled;
+use crate::model::tokenizer::files::present;
 use crate::{Error, Result, json, mistaken};
 
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// The files that go with the tokenizer, in the order they are copied; all but the first may be absent.
-const TOKENIZER_FILES: [&str; 5] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "generation_config.json",
-];
 
 /// Reads the checkpoint in `folder`; weights stay mapped, not loaded.
 pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
     let config_path = folder.join("config.json");
     let config = Config::from_json(&config_path.display().to_string(), &read_file(&config_path)?)?;
-    let (mut files, mut tensors) = read_weights(folder)?;
+    let (mut files, tensors) = read_weights(folder)?;
+    let mut tensors = names::put_right(folder, &config, tensors)?;
     let sentence = sentence::read(folder, &mut files, &mut tensors)?;
-    let tokenizer = tokenizer_files(folder)?;
+    refuse_without_tokenizer(folder)?;
+    let settled = Settled::read(folder)?;
     let generation = read_generation(folder)?;
-    let special = special_tokens(folder, &config, &generation)?;
+    let tokenizer = tokenizer_files(folder, &settled, &generation)?;
+    let special = special_tokens(&settled, &config, &generation)?;
     Ok(Checkpoint {
         config,
         files,
@@ -56,7 +54,7 @@ pub(super) fn read(folder: &Path) -> Result<Checkpoint> {
 }
 
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let is_tokenizer = path.file_name().is_some_and(|name| name == TOKENIZER_FILES[0]);
+    let is_tokenizer = path.file_name().is_some_and(|name| name == "tokenizer.json");
     files::read(path, if is_tokenizer { Kind::TOKENIZER } else { Kind::CONFIG })
 }
 
@@ -98,7 +96,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn read_shards(folder: &Path) -> Result<Weights> {
+pub(super) fn read_shards(folder: &Path) -> Result<Weights> {
     let index_path = folder.join(INDEX);
     let index: Index = parse(&index_path)?;
     let mut files = Vec::new();
@@ -210,8 +208,8 @@ fn format_of(dtype: Dtype) -> Option<&'static Format> {
     }
 }
 
-fn tokenizer_files(folder: &Path) -> Result<Vec<TokenizerFile>> {
-    if !folder.join(TOKENIZER_FILES[0]).exists() {
+fn refuse_without_tokenizer(folder: &Path) -> Result<()> {
+    if !folder.join("tokenizer.json").exists() {
         let remedy = if ["tokenizer.model", "vocab.json", "vocab.txt"].iter().any(|name| folder.join(name).exists()) {
             "convert the older files with `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
         } else {
@@ -219,13 +217,24 @@ fn tokenizer_files(folder: &Path) -> Result<Vec<TokenizerFile>> {
         };
         return Err(Error::invalid_model(format!("{} holds no tokenizer.json: {remedy}", folder.display())));
     }
-    let present = TOKENIZER_FILES.iter().map(|name| (name, folder.join(name))).filter(|(_, path)| path.exists());
-    present
-        .map(|(&name, path)| {
-            refuse_all_but_files(&path)?;
-            Ok(TokenizerFile { name: name.to_owned(), content: Content::Copied(path) })
-        })
-        .collect()
+    Ok(())
+}
+
+/// The tokenizer's files. `tokenizer_config.json` is made anew where it would be read by other rules without the
+/// `config.json` that stays behind.
+fn tokenizer_files(folder: &Path, settled: &Settled, generation: &Generation) -> Result<Vec<TokenizerFile>> {
+    let mut files = Vec::new();
+    for name in present(folder)? {
+        let path = folder.join(&name);
+        refuse_all_but_files(&path)?;
+        files.push(TokenizerFile { name, content: Content::Copied(path) });
+    }
+    if let Some(config) = settled.config_for_copy(&generation.fields) {
+        files.retain(|file| file.name != TOKENIZER_CONFIG);
+        let content = Content::Made(Value::Object(config).to_string().into_bytes());
+        files.push(TokenizerFile { name: TOKENIZER_CONFIG.to_owned(), content });
+    }
+    Ok(files)
 }
 
 /// `generation_config.json`, as a config for messages and as plain fields.
@@ -246,60 +255,25 @@ fn read_generation(folder: &Path) -> Result<Generation> {
 
 /// `generation_config.json` says what ends a text; `config.json` where that is silent. The tokenizer's end-of-sequence
 /// token joins them, because chat models often name their end of turn only there.
-fn special_tokens(folder: &Path, config: &Config, generation: &Generation) -> Result<SpecialTokens> {
-    let names = TokenNames::read(folder)?;
+fn special_tokens(tokenizer: &Settled, config: &Config, generation: &Generation) -> Result<SpecialTokens> {
     let ids = |field: &str| -> Result<Vec<u64>> {
         let said = generation.config.as_ref().map_or(Ok(Vec::new()), |generation| generation.token_ids(field))?;
         if said.is_empty() { config.token_ids(field) } else { Ok(said) }
     };
+    // A token that a class names, and that the vocabulary lacks, has no row in the model.
+    let rows = config.size_or("vocab_size", usize::MAX)? as u64;
     let mut eos = ids("eos_token_id")?;
-    if let Some(id) = names.id("eos_token")
+    if let Some(id) = tokenizer.end().filter(|id| *id < rows)
         && !eos.contains(&id)
     {
         eos.insert(0, id);
     }
     let first = |ids: Vec<u64>| ids.first().copied();
     Ok(SpecialTokens {
-        bos: first(ids("bos_token_id")?).or_else(|| names.id("bos_token")),
+        bos: first(ids("bos_token_id")?).or_else(|| tokenizer.named_id("bos_token").filter(|id| *id < rows)),
         eos,
-        pad: first(ids("pad_token_id")?).or_else(|| names.id("pad_token")),
+        pad: first(ids("pad_token_id")?).or_else(|| tokenizer.named_id("pad_token").filter(|id| *id < rows)),
     })
-}
-
-/// The special tokens that `tokenizer_config.json` names and the ids that `tokenizer.json` gives them.
-#[derive(Default)]
-struct TokenNames {
-    config: Map<String, Value>,
-    added: Vec<AddedToken>,
-}
-
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u64,
-    content: String,
-}
-
-#[derive(Deserialize)]
-struct AddedTokens {
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-}
-
-impl TokenNames {
-    fn read(folder: &Path) -> Result<Self> {
-        let path = |name: &str| -> PathBuf { folder.join(name) };
-        let tokens: AddedTokens = parse(&path("tokenizer.json"))?;
-        let config = path("tokenizer_config.json");
-        let config = if config.exists() { parse(&config)? } else { Map::new() };
-        Ok(TokenNames { config, added: tokens.added_tokens })
-    }
-
-    /// The token is written as text or as an object with its `content`.
-    fn id(&self, field: &str) -> Option<u64> {
-        let value = self.config.get(field)?;
-        let content = value.as_str().or_else(|| value.get("content")?.as_str())?;
-        self.added.iter().find(|token| token.content == content).map(|token| token.id)
-    }
 }
 
 #[cfg(test)]

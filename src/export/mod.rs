@@ -29,6 +29,7 @@ mod gguf;
 mod graph;
 mod head;
 mod hf;
+mod names;
 mod quantize;
 mod rope;
 mod safetensors;
@@ -218,6 +219,7 @@ fn check_block(options: &ExportOptions) -> Result<()> {
 fn read(from: &Path) -> Result<Checkpoint> {
     let metadata = std::fs::metadata(from).map_err(|error| Error::io("read", from, error))?;
     if metadata.is_dir() {
+        names::refuse_adapter(from)?;
         if !from.join("config.json").exists() {
             return Err(Error::invalid_model(format!(
                 "{} has no config.json, so it is no Hugging Face checkpoint: name the folder that holds config.json and \
@@ -276,7 +278,9 @@ fn size_of_folder(folder: &Path) -> Result<u64> {
     let failed = |error| Error::io("read", folder, error);
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).map_err(failed)? {
-        bytes += entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+        let entry = entry.map_err(failed)?;
+        let metadata = entry.metadata().map_err(failed)?;
+        bytes += if metadata.is_dir() { size_of_folder(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
 }

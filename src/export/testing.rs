@@ -237,7 +237,11 @@ pub(super) fn write_weights(path: &Path, shapes: &BTreeMap<String, Vec<usize>>, 
 pub(super) fn write_checkpoint(folder: &Path, config: &Value, dtype: Dtype) {
     fs::create_dir_all(folder).expect("a temporary folder can be written");
     write_weights(&folder.join("model.safetensors"), &shapes(), dtype);
-    let tokenizer = json!({"added_tokens": [{"id": 1, "content": "</s>"}, {"id": 5, "content": "<turn>"}]});
+    let vocab = json!({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4, "<turn>": 5});
+    let tokenizer = json!({
+        "added_tokens": [{"id": 1, "content": "</s>"}, {"id": 5, "content": "<turn>"}],
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
     let tokenizer_config = json!({"eos_token": {"content": "<turn>"}, "bos_token": "<s>"});
     for (name, content) in
         [("config.json", config), ("tokenizer.json", &tokenizer), ("tokenizer_config.json", &tokenizer_config)]

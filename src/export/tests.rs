@@ -8,7 +8,10 @@ use prost::Message;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
-use super::testing::{HIDDEN, LAYERS, VOCAB, config, element, shapes, tiny_gguf, write_checkpoint, write_weights};
+use super::testing::{
+    HIDDEN, LAYERS, VOCAB, change_json, config, element, export_fixture, fixture_checkpoint, shapes, tiny_gguf,
+    write_checkpoint, write_weights,
+};
 use super::{ExportOptions, Placement, Quantize, export};
 use crate::onnx::{GraphProto, ModelProto, TensorProto};
 use crate::{ErrorKind, Result};
@@ -163,6 +166,77 @@ fn end_tokens_come_from_every_place_that_names_them() {
     assert_eq!(genai["model"]["eos_token_id"], json!([5, 3]));
     assert_eq!((&genai["search"]["temperature"], &genai["search"]["do_sample"]), (&json!(0.6), &json!(true)));
     assert_eq!(genai["model"]["decoder"]["inputs"]["past_key_names"], "past_key_values.%d.key");
+}
+
+#[test]
+fn an_end_that_only_one_file_names_ends_texts() {
+    let map = json!({"eos_token": "<|im_end|>"});
+    for (decoder, listed) in [(true, true), (false, true), (true, false), (false, false)] {
+        let root = fixture_checkpoint("llama");
+        change_json(root.path(), "config.json", |config| config["eos_token_id"] = json!(0));
+        change_json(root.path(), "tokenizer_config.json", |config| {
+            let config = config.as_object_mut().unwrap();
+            config.remove("eos_token");
+            config.remove("additional_special_tokens");
+            if !decoder {
+                config.remove("added_tokens_decoder");
+            }
+        });
+        if !listed {
+            // It stands in the vocabulary alone.
+            let ends = |token: &Value| token["content"] == "<|im_end|>";
+            change_json(root.path(), "tokenizer.json", |file| {
+                file["added_tokens"].as_array_mut().unwrap().retain(|token| !ends(token))
+            });
+        }
+        fs::write(root.path().join("source/special_tokens_map.json"), map.to_string()).unwrap();
+        export_fixture(root.path()).unwrap();
+        let ends = genai(&root.path().join("out"))["model"]["eos_token_id"].clone();
+        assert_eq!(ends, json!([2, 0]), "added_tokens_decoder {decoder}, listed {listed}");
+    }
+}
+
+#[test]
+fn everything_that_belongs_to_the_tokenizer_travels() {
+    // Transformers writes these for those who have no tokenizer.json.
+    let older = ["vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"];
+    for version in [4, 5] {
+        let saved = crate::testing::fixture(&format!("tokenizer-classes/saved-{version}.json"));
+        let root = fixture_checkpoint("llama");
+        let (source, out) = (root.path().join("source"), root.path().join("out"));
+        let saved: Vec<&str> = saved.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        assert!(saved.contains(&"additional_chat_templates/rag.jinja"), "{saved:?}");
+        for name in saved.iter().filter(|name| !older.contains(name)).chain(&["added_tokens.json"]) {
+            let path = source.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if !path.exists() {
+                fs::write(path, if name.ends_with(".jinja") { "RAG {{ messages[0].content }}" } else { "{}" }).unwrap();
+            }
+        }
+        export_fixture(root.path()).unwrap();
+        for name in saved.iter().filter(|name| !older.contains(name)).chain(&["added_tokens.json"]) {
+            assert_eq!(fs::read(source.join(name)).unwrap(), fs::read(out.join(name)).unwrap(), "{name}");
+        }
+        let tokenizer = crate::model::tokenizer::Tokenizer::load(&out, 320).unwrap();
+        assert!(tokenizer.template_names().any(|name| name == "rag"));
+    }
+}
+
+#[test]
+fn an_export_says_what_its_tokenizer_was_written_for() {
+    let root = fixture_checkpoint("llama");
+    change_json(root.path(), "tokenizer_config.json", |config| {
+        drop(config.as_object_mut().unwrap().remove("tokenizer_class"))
+    });
+    change_json(root.path(), "config.json", |config| config["transformers_version"] = json!("5.1.0"));
+    change_json(root.path(), "config.json", |config| config["model_type"] = json!("qwen2"));
+    export_fixture(root.path()).unwrap();
+    let config = fs::read(root.path().join("out/tokenizer_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(
+        (&config["tokenizer_class"], &config["transformers_version"]),
+        (&json!("Qwen2Tokenizer"), &json!("5.0"))
+    );
 }
 
 #[test]

@@ -48,38 +48,19 @@ pub(super) fn store(
     for weight in weights.iter().filter(|weight| whole[weight.tensor.file]) {
         weight.tensor.check(&files[weight.tensor.file], Refused::NonFinite)?;
     }
-    let parts: Vec<Part<'_>> = weights
-        .iter()
-        .filter(is_written)
-        .map(|weight| {
-            let file = &files[weight.tensor.file];
-            match &weight.packing {
-                None => widened(weight, file),
-                Some(packing) => packed(weight, packing.layout, file),
-            }
-        })
-        .collect();
-
-    let whole_files = || files.iter().zip(&whole).filter(|(_, whole)| **whole).map(|(file, _)| file);
-    let mut stored = Stored::default();
+    let parts: Vec<Part<'_>> =
+        weights.iter().filter(is_written).map(|weight| part(weight, &files[weight.tensor.file])).collect();
     let written: u64 = parts.iter().map(Part::bytes).sum();
-    let mut done = 0;
-    let mut total = written + whole_files().map(|file| file.seen.length()).sum::<u64>();
-    for file in whole_files() {
-        let length = file.seen.length();
-        let placement = bring(file, place, &mut |copied| progress(done + copied, total))?;
-        match placement {
-            Placement::HardLinked => total -= length,
-            _ => done += length,
-        }
-        stored.files.push(WeightsFile { name: file.name.clone(), placement });
-    }
+    let whole_files: Vec<&WeightFile> =
+        files.iter().zip(&whole).filter(|(_, whole)| **whole).map(|(file, _)| file).collect();
+    let (brought, done) = bring_all(&whole_files, place, &mut |done, total| progress(done, written + total))?;
+    let mut stored = Stored { files: brought, ..Stored::default() };
     let is_taken = |name: &str| stored.files.iter().any(|file| file.name == name);
     let name = ["model.safetensors", "converted.safetensors"].into_iter().find(|name| !is_taken(name));
     let name = name.unwrap_or("model-converted.safetensors");
     let mut offsets = BTreeMap::new();
     if !parts.is_empty() {
-        let progress = &mut |written, _| progress(done + written, total);
+        let progress = &mut |now, _| progress(done + now, done + written);
         offsets = safetensors::write(&place.folder.join(name), &parts, progress)?;
         stored.files.push(WeightsFile { name: name.to_owned(), placement: Placement::Written });
     }
@@ -97,6 +78,14 @@ pub(super) fn store(
         stored.initialisers.push(entry.initialiser(&files[tensor.file].name, tensor.offset as u64));
     }
     Ok(stored)
+}
+
+/// What is written of a weight that doesn't stay as it is.
+fn part<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
+    match &weight.packing {
+        None => widened(weight, file),
+        Some(packing) => packed(weight, packing.layout, file),
+    }
 }
 
 /// A tensor in float32.
@@ -183,6 +172,26 @@ fn stays(file: &WeightFile, index: usize, weights: &[Weight<'_>]) -> bool {
     file.name.ends_with(".safetensors")
         && used.peek().is_some()
         && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
+}
+
+/// Brings files into the folder as they are; gives what became of them, and the bytes copied. `progress` takes the bytes
+/// copied so far, and those to copy in all.
+fn bring_all(
+    files: &[&WeightFile],
+    place: Place<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(Vec<WeightsFile>, u64)> {
+    let mut total: u64 = files.iter().map(|file| file.seen.length()).sum();
+    let (mut brought, mut done) = (Vec::new(), 0);
+    for file in files {
+        let placement = bring(file, place, &mut |copied| progress(done + copied, total))?;
+        match placement {
+            Placement::HardLinked => total -= file.seen.length(),
+            _ => done += file.seen.length(),
+        }
+        brought.push(WeightsFile { name: file.name.clone(), placement });
+    }
+    Ok((brought, done))
 }
 
 /// Brings a file into the folder as it is. `progress` takes the bytes copied so far.

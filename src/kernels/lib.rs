@@ -11,6 +11,7 @@
 //! So the rest of the library can be built unoptimised for tests. It is a part of `foreturn` all the same, and promises
 //! nothing to others.
 #![allow(missing_docs, reason = "nobody but foreturn uses it")]
+#![allow(clippy::missing_safety_doc, reason = "a trait says once what holds for all of its functions")]
 
 pub mod attention;
 pub mod dot;
@@ -47,4 +48,7 @@ pub enum PackError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system refused a thread.
+    #[error("cannot start a thread to pack weights: {0}")]
+    Thread(std::io::Error),
 }

@@ -75,7 +75,7 @@ pub(crate) fn bytes(messages: &[Message]) -> usize {
 
 /// Parses a `--messages` file: a JSON list of `{"role","content"}`.
 pub fn parse_messages(text: &str, origin: &str) -> Result<Vec<Message>> {
-    json::parse_text(text).map_err(|e| {
+    json::parse_strictly(text).map_err(|e| {
         Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
             .with_source(e)
     })
@@ -86,12 +86,12 @@ pub fn parse_messages(text: &str, origin: &str) -> Result<Vec<Message>> {
 /// # Errors
 /// As [`parse_messages`].
 pub fn parse_chats(text: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
-    let is_list = json::parse_text::<Vec<serde_json::Value>>(text)
+    let is_list = json::parse_strictly::<Vec<serde_json::Value>>(text)
         .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
     if !is_list {
         return Ok((vec![parse_messages(text, origin)?], false));
     }
-    let chats = json::parse_text(text)
+    let chats = json::parse_strictly(text)
         .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
     Ok((chats, true))
 }

@@ -75,10 +75,11 @@ impl ModelFolder {
         let Place { folder, graph, config } = find::find(path)?;
         // Neither needs the other.
         let (graph, tokenizer) = thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| Tokenizer::load(&folder, config.model.vocab_size));
+            let load = || Tokenizer::load(&folder, config.model.vocab_size);
+            let tokenizer = crate::thread::spawn_scoped(scope, "foreturn-load", "to load the tokenizer", load);
             let graph = GraphFile::read(&graph)
                 .and_then(|file| layout::detect(&file, &config, options, target).map(|layout| (file, layout)));
-            (graph, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            (graph, tokenizer.and_then(crate::thread::join))
         });
         let ((file, layout), tokenizer) = (graph?, tokenizer?);
         Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })

@@ -78,7 +78,8 @@ pub struct RankRequest {
     #[serde(deserialize_with = "window", skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// Futures for each candidate, S; 1 to [`MAX_SAMPLES`]; the plan's if absent. Of no effect where the window is 0:
-    /// there is then nothing to sample, and one evaluation is made.
+    /// there is then nothing to sample, and one evaluation is made. Candidates × samples × window are at most
+    /// [`MAX_TURNS`].
     #[serde(deserialize_with = "samples", skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
     /// Decides all random draws; the plan's if absent.
@@ -92,7 +93,7 @@ impl RankRequest {
     /// # Errors
     /// [`crate::ErrorKind::InvalidRequest`], naming the field, for what is not a request or makes no sense.
     pub fn from_json(text: &str, origin: &str) -> Result<Self> {
-        let request: RankRequest = json::parse_text(text).map_err(|e| {
+        let request: RankRequest = json::parse_strictly(text).map_err(|e| {
             Error::invalid_request(format!(
                 "{origin}: not a ranking request: {e}. Expected {{\"conversation\": [{{\"role\": \"user\", \"content\": \"…\"}}], \
                  \"candidates\": [\"…\", \"…\"], \"goal\": {{…}}}}"
@@ -274,6 +275,19 @@ mod tests {
             let message = parse(candidates).unwrap_err().to_string();
             assert!(message.starts_with("r.json: ") && message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_read_and_pythons_constants_are_named() {
+        let text = |seed: &str| format!("\u{feff}{{{CONVERSATION}, \"candidates\": [\"a\"], \"seed\": {seed}}}");
+        assert_eq!(RankRequest::from_json(&text("7"), "r.json").unwrap().seed, Some(7));
+        let message = RankRequest::from_json(&text("NaN"), "r.json").unwrap_err().to_string();
+        assert!(
+            message.starts_with("r.json: ") && message.contains("NaN or Infinity, which Python writes"),
+            "{message}"
+        );
+        let messages = crate::chat::parse_messages("\u{feff}[{\"role\":\"user\",\"content\":\"Hi\"}]", "m.json");
+        assert_eq!(messages.unwrap().len(), 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod file;
 mod page;
 mod trace;
 
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 use std::path::Path;
 
 use serde::Serialize;
@@ -18,6 +18,8 @@ use self::collect::{Collection, Ranking};
 use self::trace::Line;
 use crate::{Error, ErrorKind, Result, files};
 
+/// Most bytes of a line. The longest lines are those of rankings, with all candidates.
+const LONGEST: u64 = 1 << 28;
 /// How many unreadable lines are named one by one.
 const NAMED: usize = 20;
 
@@ -75,7 +77,7 @@ impl Report {
     /// Reads a trace, a file of JSON lines. What can't be read (a line that a crash cut off, say) is counted, and the
     /// page says so. Fails where the file can't be read, or no line of it.
     pub fn read(trace: &Path) -> Result<Self> {
-        let (file, _) = files::open(trace).map_err(|error| Error::io("read", trace, error))?;
+        let (file, _) = files::open_named(trace, files::Kind::INPUT)?;
         let name = trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy();
         Report::from_lines(std::io::BufReader::new(file), &name).map_err(|error| match error.kind() {
             ErrorKind::Io => Error::io("read", trace, std::io::Error::other(error)),
@@ -90,11 +92,15 @@ impl Report {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            let bytes = lines.read_until(b'\n', &mut line).map_err(|error| {
+            let bytes = lines.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(|error| {
                 Error::new(ErrorKind::Io, format!("line {number} of {source}: {error}")).with_source(error)
             })?;
             if bytes == 0 {
                 break;
+            }
+            if bytes as u64 == LONGEST && !line.ends_with(b"\n") {
+                let why = format!("line {number} of {source} has more than {LONGEST} bytes: this is no trace");
+                return Err(Error::invalid_request(why));
             }
             if line.trim_ascii().is_empty() {
                 continue;
@@ -206,6 +212,19 @@ mod tests {
         assert_eq!((report.rollouts(), report.unreadable(), report.unknown), (1, 2, 1));
         let lines: Vec<_> = report.unreadable.first.iter().map(|complaint| complaint.line).collect();
         assert_eq!(lines, [5, 6]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_before_it_fills_the_memory() {
+        let endless = std::io::BufReader::new(std::io::repeat(b'x'));
+        let error = Report::from_lines(endless, "x").unwrap_err();
+        assert!(error.to_string().contains("more than 268435456 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_pythons_constants_are_read() {
+        let text = format!("\u{feff}{}", ROLLOUT.replacen('{', "{\"unread\": NaN, ", 1));
+        assert_eq!(read(&text).unwrap().rollouts(), 1);
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn current() -> MutexGuard<'static, Option<Arc<Environment>>> {
 
 /// The process's environment, made on first use.
 pub(crate) fn get(options: &RuntimeOptions) -> Result<Arc<Environment>> {
+    options.check_threads()?;
     let mut current = current();
     if let Some(environment) = current.as_ref() {
         environment.check_same_library(options.library.as_deref())?;
@@ -114,13 +115,29 @@ fn loaded_library() -> (Option<PathBuf>, String) {
     }
 }
 
+/// Why a library can't be loaded, with what the system's loader says.
+#[cfg(feature = "load-dynamic")]
+fn not_loaded(error: &ort::LoadDynamicError) -> String {
+    let loader = match error {
+        ort::LoadDynamicError::Dlopen { error, .. } => std::error::Error::source(error),
+        _ => None,
+    };
+    loader.map_or_else(|| error.to_string(), |loader| format!("{error}: {loader}"))
+}
+
+/// Why there is no environment. ONNX Runtime says of threads only that there are none.
+fn not_made(error: &ort::Error) -> Error {
+    let error = ort_error("cannot create ONNX Runtime's environment", error);
+    if error.to_string().contains("pthread_create failed") { error.context(crate::thread::limits()) } else { error }
+}
+
 #[cfg(feature = "load-dynamic")]
 fn build(options: &RuntimeOptions) -> Result<Environment> {
     let mut search = locate::search(options.library.as_deref(), options.places);
     for found in std::mem::take(&mut search.found) {
         match ort::init_from(&found.path) {
             Ok(builder) => return finish(builder, found, options),
-            Err(e) => search.misses.push(format!("{}: {e}", found.path.display())),
+            Err(e) => search.misses.push(format!("{}: {}", found.path.display(), not_loaded(&e))),
         }
     }
     Err(Error::new(
@@ -165,7 +182,7 @@ fn finish(
             log::forward(level, category, message);
         }))
         .build()
-        .map_err(|e| ort_error("cannot create ONNX Runtime's environment", e))?;
+        .map_err(|e| not_made(&e))?;
     ort.set_log_level(LogLevel::Warning);
     let path = if library.source == Source::Linked { None } else { loaded_library().0 };
     let telemetry = silence.end(path.as_deref());

@@ -1,5 +1,6 @@
 //! Where ONNX Runtime may be, in order: an explicit path, the host's own, `ORT_DYLIB_PATH`, beside this library or this
-//! program, the `onnxruntime` package of the Python on the PATH, the system loader. Never the working directory.
+//! program, the `onnxruntime` package of the Python on the PATH, the system loader. Never the working directory. Where a
+//! path or the variable is given, nothing comes after it: what doesn't hold is an error.
 
 use std::ffi::{CStr, OsStr, c_void};
 use std::mem::MaybeUninit;
@@ -12,7 +13,7 @@ use std::process::Command;
 /// The command line searches all of them; a library inside somebody else's process should not look at Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Places {
-    /// What this process has loaded already.
+    /// What this process has loaded already, and no other place.
     pub loaded: bool,
     /// `ORT_DYLIB_PATH`, unless the process runs with raised privileges.
     pub environment: bool,
@@ -89,10 +90,14 @@ pub(crate) fn search(explicit: Option<&Path>, places: Places) -> Search {
         return search;
     }
     if places.loaded {
+        // So is that: another library beside the host's own is what it does not want.
         search.loaded();
+        return search;
     }
-    if places.environment {
-        search.environment();
+    if places.environment && search.environment() {
+        // Somebody's decision as well.
+        search.misses.push("other places: not looked at, because ORT_DYLIB_PATH is set. Correct or unset it".into());
+        return search;
     }
     if places.beside_library {
         search.beside_library();
@@ -129,20 +134,30 @@ impl Search {
         }
     }
 
-    fn environment(&mut self) {
-        match std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()) {
+    /// Whether the variable says where the library is.
+    fn environment(&mut self) -> bool {
+        let value = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
+        match value {
             None => self.misses.push("ORT_DYLIB_PATH: not set".into()),
             Some(_) if has_raised_privileges() => {
                 self.misses.push("ORT_DYLIB_PATH: ignored, because this process runs with raised privileges".into());
             }
-            Some(value) => self.file(Source::Environment, value.into(), "ORT_DYLIB_PATH"),
+            Some(value) => {
+                self.file(Source::Environment, value.into(), "ORT_DYLIB_PATH");
+                return true;
+            }
         }
+        false
     }
 
     fn loaded(&mut self) {
         match object_with(c"OrtGetApiBase") {
             Some(path) => self.file(Source::Loaded, path, "the ONNX Runtime of this process"),
-            None => self.misses.push("loaded by this process: none whose symbols are global".into()),
+            None => self.misses.push(
+                "loaded by this process: none whose symbols are global; load it before the engine is made (dlopen with \
+                 RTLD_GLOBAL, or link it), or don't ask for the loaded one (use_loaded_runtime)"
+                    .into(),
+            ),
         }
     }
 

@@ -10,7 +10,7 @@ pub mod log;
 pub(crate) mod memory;
 pub mod providers;
 pub(crate) mod session;
-pub mod telemetry;
+mod telemetry;
 mod watchdog;
 
 use std::path::PathBuf;
@@ -23,6 +23,14 @@ pub use telemetry::Telemetry;
 
 use crate::Result;
 
+/// Most threads for each processor: more would only wait for one another.
+const THREADS_PER_PROCESSOR: usize = 4;
+
+/// Processors that this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// How ONNX Runtime is found and set up.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
@@ -30,7 +38,7 @@ pub struct RuntimeOptions {
     pub library: Option<PathBuf>,
     /// Which places to search when no path is given.
     pub places: Places,
-    /// Threads of the pool that all models share; 0 is one per core.
+    /// Threads of the pool that all models share; 0 is one per core. See [`RuntimeOptions::check_threads`] for the most.
     pub threads: usize,
     /// Execution providers in order of preference.
     pub providers: Vec<Provider>,
@@ -57,10 +65,27 @@ impl Default for RuntimeOptions {
 }
 
 impl RuntimeOptions {
+    /// Refuses thread counts that this machine can't run.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig): more than 4 for each processor that this process may use.
+    pub fn check_threads(&self) -> Result<()> {
+        let processors = processors();
+        let most = THREADS_PER_PROCESSOR * processors;
+        if self.threads <= most {
+            return Ok(());
+        }
+        Err(crate::Error::invalid_config(format!(
+            "threads = {}: at most {most} are allowed here, {THREADS_PER_PROCESSOR} for each of the {processors} processors \
+             that this process may use; lower it, or leave it out to have one for each",
+            self.threads
+        )))
+    }
+
     /// The thread count meant by [`RuntimeOptions::threads`], at least 1.
     pub fn effective_threads(&self) -> usize {
         match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => processors(),
             n => n,
         }
     }
@@ -72,6 +97,11 @@ impl RuntimeOptions {
 /// No library was found (the message lists every place tried), or this process already runs another one.
 pub fn load(options: &RuntimeOptions) -> Result<RuntimeInfo> {
     environment::get(options).map(|environment| environment.info())
+}
+
+/// The error of a thread that the system refused: what it was for, and the limits that it may have met.
+pub fn thread_refused(purpose: &str, error: std::io::Error) -> crate::Error {
+    crate::thread::refused(purpose, error)
 }
 
 /// Wraps a failure of ONNX Runtime, keeping its message.

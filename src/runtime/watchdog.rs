@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use ort::session::RunOptions;
 
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 
 /// A run that is being watched. Dropping it ends the watch.
 pub(super) struct Watch {
@@ -49,8 +49,7 @@ fn state() -> MutexGuard<'static, State> {
 pub(super) fn watch(options: &Arc<RunOptions>, until: Instant) -> Result<Watch> {
     let mut state = state();
     if !state.thread {
-        let thread = std::thread::Builder::new().name("foreturn-watchdog".into()).spawn(guard);
-        thread.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start the watchdog's thread: {e}")))?;
+        crate::thread::spawn("foreturn-watchdog", "that ends runs of a graph", guard)?;
         state.thread = true;
     }
     let id = state.next;

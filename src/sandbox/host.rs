@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::group::Group;
 use super::plan::{HostEnds, Plan, ProgramEnds};
 use super::record::{LENGTH, Record, Stage};
 use super::{End, Limit, Outcome, Sandbox, init, sys};
@@ -28,14 +29,17 @@ pub(super) fn run(mut plan: Plan, sandbox: &Sandbox) -> Result<Vec<Outcome>> {
     // The sandbox's ends: a pipe ends only when nobody has them.
     drop(plan);
 
-    let HostEnds { mut status, control, programs, folder } = host;
+    let HostEnds { mut status, control, programs, folder, group } = host;
     let mut run = Run::new(programs, sandbox.limits.output);
     run.attend(&mut status, deadline);
     init.end(control);
     run.records(&mut status);
     // What is left in the pipes. Too much is too much here too.
     run.serve();
-    drop(folder);
+    if group.as_ref().is_some_and(Group::ran_out) {
+        run.limit = Some(Limit::Memory);
+    }
+    drop((folder, group));
     run.outcomes(&names, &paths)
 }
 
@@ -255,6 +259,7 @@ impl Run {
                     }
                     Some(Record::Memory) => self.limit = self.limit.or(Some(Limit::Memory)),
                     Some(Record::Cpu) => self.limit = self.limit.or(Some(Limit::Cpu)),
+                    Some(Record::Lock) => self.limit = self.limit.or(Some(Limit::Lock)),
                     None => {}
                 },
                 Err(e) if e.kind() == IoErrorKind::Interrupted => {}
@@ -271,17 +276,14 @@ impl Run {
         if let Some((stage, at, errno)) = self.failure {
             return Err(refused(stage, usize::from(at), errno, mounts, programs));
         }
-        if self.leader_runs() && self.limit.is_none() {
-            return Err(Error::runtime(
-                "the sandbox was ended from outside, perhaps by the kernel for want of memory: see its log",
-            ));
-        }
         let limit = self.limit;
+        let lost = self.leader_runs();
         let outcome = |state: State| {
             let end = match (state.status, limit) {
                 (_, Some(limit)) => End::Limit(limit),
                 (Some(status), None) if libc::WIFEXITED(status) => End::Exited(libc::WEXITSTATUS(status)),
                 (Some(status), None) => End::Signalled(libc::WTERMSIG(status)),
+                (None, None) if lost => End::Lost,
                 (None, None) => End::Stopped,
             };
             let [stdout, stderr, report] = state.streams.map(|stream| stream.bytes);

@@ -51,6 +51,8 @@ pub(super) fn main(plan: &mut Plan) -> ! {
         }
     }
     plan.close_programs();
+    // Less gladly than its programs: a run that loses them is told from one that was lost.
+    sys::write_once(watch.sacrifice, b"500");
     serve(plan, &watch);
     if !plan.isolated {
         children_end();
@@ -64,6 +66,8 @@ struct Watch {
     children: RawFd,
     /// `/proc` of the sandbox's PID namespace; -1 without isolation.
     processes: RawFd,
+    /// How gladly the kernel ends this process where memory runs out.
+    sacrifice: RawFd,
 }
 
 fn set_up(plan: &mut Plan) -> Result<Watch, Failure> {
@@ -74,8 +78,10 @@ fn set_up(plan: &mut Plan) -> Result<Watch, Failure> {
         // The host gave up.
         sys::exit(1);
     }
-    // If memory runs out, this goes before the host does. No reason to refuse where there is no such file.
-    let _ = write_file(c"/proc/self/oom_score_adj", b"1000");
+    // If memory runs out, programs go before the host does. No reason to refuse where there is no such file.
+    // SAFETY: constant text.
+    let sacrifice = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    sys::write_once(sacrifice, b"1000");
     // SAFETY: numbers only.
     unsafe { libc::umask(0o022) };
     if plan.isolated {
@@ -90,7 +96,7 @@ fn set_up(plan: &mut Plan) -> Result<Watch, Failure> {
     }
     let children = signals().map_err(Failure::of(Stage::Signals))?;
     let processes = if plan.isolated { open(c"/proc").map_err(Failure::of(Stage::Proc))? } else { -1 };
-    Ok(Watch { children, processes })
+    Ok(Watch { children, processes, sacrifice })
 }
 
 /// Closes what the host had open, all but `keep` (in order).
@@ -179,30 +185,46 @@ fn signals() -> Result<RawFd, Errno> {
 }
 
 /// Returns when the leading program's keeper has ended, a limit is reached, or the host is gone.
-fn serve(plan: &Plan, watch: &Watch) {
-    let status = plan.status.as_raw_fd();
+fn serve(plan: &mut Plan, watch: &Watch) {
+    // Until it is executed, a program is a copy of the host, whose memory is not the program's.
+    let mut executing = plan.programs.last().map_or(-1, |last| last.executed.0.as_raw_fd());
+    plan.held.set_scratch(c"/tmp");
     loop {
         let look = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut ready = [look(plan.control.as_raw_fd()), look(watch.children)];
+        let mut ready = [look(plan.control.as_raw_fd()), look(watch.children), look(executing)];
         let timeout = if plan.isolated { INTERVAL } else { -1 };
         // SAFETY: an array and its length.
-        unsafe { libc::poll(ready.as_mut_ptr(), 2, timeout) };
+        unsafe { libc::poll(ready.as_mut_ptr(), 3, timeout) };
         if ready[0].revents != 0 {
             return;
         }
         if ready[1].revents != 0 && leader_ended(plan, watch.children) {
             return;
         }
-        if plan.isolated {
-            let Usage { pages, ticks } = usage(watch.processes);
-            if pages > plan.pages {
-                return Record::Memory.send(status);
-            }
-            if ticks > plan.ticks {
-                return Record::Cpu.send(status);
-            }
+        if ready[2].revents != 0 {
+            executing = -1;
+        }
+        if plan.isolated
+            && executing == -1
+            && let Some(record) = exceeded(plan, watch.processes)
+        {
+            return record.send(plan.status.as_raw_fd());
         }
     }
+}
+
+/// What the programs use too much of.
+fn exceeded(plan: &mut Plan, processes: RawFd) -> Option<Record> {
+    let Plan { programs, held, .. } = plan;
+    let own = |pid: u64| pid == 1 || programs.iter().any(|start| u64::try_from(start.keeper) == Ok(pid));
+    let Usage { pages, ticks } = usage(processes, own, held);
+    if pages + held.bytes() / plan.page > plan.pages {
+        return Some(Record::Memory);
+    }
+    if ticks > plan.ticks {
+        return Some(Record::Cpu);
+    }
+    held.locked.then_some(Record::Lock)
 }
 
 /// Reaps whatever has ended, and says whether the first keeper was among it.
@@ -232,14 +254,4 @@ fn leader_ended(plan: &Plan, children: RawFd) -> bool {
 pub(super) fn open(path: &CStr) -> Result<RawFd, Errno> {
     // SAFETY: ends in a zero.
     done(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) })
-}
-
-fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
-    // SAFETY: ends in a zero; the descriptor is closed at once.
-    unsafe {
-        let fd = done(libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
-        let written = sys::write_once(fd, text);
-        libc::close(fd);
-        if written { Ok(()) } else { Err(libc::EIO) }
-    }
 }

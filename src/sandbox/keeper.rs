@@ -14,14 +14,13 @@ use super::sys::{self, Errno, checked, done};
 /// Never returns.
 pub(super) fn main(plan: &Plan, at: usize) -> ! {
     let status = plan.status.as_raw_fd();
-    let start = &plan.programs[at];
     if plan.isolated
         && let Err(failure) = surroundings(plan)
     {
         failure.send(status);
     }
     match sys::fork(0) {
-        Ok(0) => match become_program(plan, start) {
+        Ok(0) => match become_program(plan, at) {
             Ok(never) => match never {},
             Err(failure) => Failure { at, ..failure }.send(status),
         },
@@ -66,7 +65,12 @@ fn wait(program: libc::pid_t) -> i32 {
 }
 
 /// Gives up what the program must not have, and becomes it.
-fn become_program(plan: &Plan, start: &Start) -> Result<std::convert::Infallible, Failure> {
+fn become_program(plan: &Plan, at: usize) -> Result<std::convert::Infallible, Failure> {
+    let start = &plan.programs[at];
+    if let Some(enter) = &plan.enter {
+        // As far as it can be had: the watch is there in any case.
+        sys::write_once(enter.as_raw_fd(), b"0");
+    }
     // SAFETY: takes nothing. Without a terminal there is none to type into.
     unsafe { libc::setsid() };
     descriptors(start).map_err(Failure::of(Stage::Descriptors))?;
@@ -81,6 +85,7 @@ fn become_program(plan: &Plan, start: &Start) -> Result<std::convert::Infallible
     if let Some(rules) = &plan.rules {
         landlock::restrict(rules.as_raw_fd()).map_err(Failure::of(Stage::Landlock))?;
     }
+    plan.await_turn(at);
     for (resource, value) in &plan.limits {
         // The kernel warns at the soft limit and kills at the hard one.
         let hard = if *resource == libc::RLIMIT_CPU { value.saturating_add(1) } else { *value };

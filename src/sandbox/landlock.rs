@@ -4,15 +4,18 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, Scope, path_beneath_rules,
 };
 
 use super::sys::{Errno, checked};
 use crate::{Error, Result};
 
-/// Devices that a program may read and write.
-pub(super) const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
+/// Devices that a program may read, and write but for [`ZERO`].
+pub(super) const DEVICES: [&str; 4] = ["/dev/null", ZERO, "/dev/random", "/dev/urandom"];
+
+/// Where it can be written, a shared mapping of it is memory that is in nobody's resident memory.
+const ZERO: &str = "/dev/zero";
 
 /// Rights that kernels know, newest first: a rule may name no more than the kernel handles, and asking is cheaper than
 /// keeping count.
@@ -26,7 +29,6 @@ const GENERATIONS: [ABI; 4] = [ABI::V5, ABI::V3, ABI::V2, ABI::V1];
 /// The kernel has no Landlock, or it is off.
 pub(super) fn rules(visible: &[PathBuf]) -> Result<OwnedFd> {
     let failed = |e: landlock::RulesetError| Error::unsupported(format!("cannot make Landlock rules: {e}"));
-    let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))
@@ -36,6 +38,8 @@ pub(super) fn rules(visible: &[PathBuf]) -> Result<OwnedFd> {
         .and_then(|rules| rules.add_rules(path_beneath_rules(visible, AccessFs::from_read(ABI::V1))))
         .map_err(failed)?;
     for path in DEVICES {
+        let write = if path == ZERO { BitFlags::EMPTY } else { AccessFs::WriteFile | AccessFs::IoctlDev };
+        let device = write | AccessFs::ReadFile;
         if let Ok(file) = PathFd::new(path) {
             rules = rules.add_rule(PathBeneath::new(file, device)).map_err(failed)?;
         }

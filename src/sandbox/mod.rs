@@ -10,16 +10,24 @@
 //!                      └─ keeper ─ …
 //! ```
 //!
-//! Between `clone3` and `execve` there are only system calls on what `plan` prepared, so the host may have threads.
+//! Between `clone3` and `execve` there are only system calls on what `plan` prepared, so the host may have threads. All of
+//! these processes are copies of the host until they execute something, so only what was executed counts as a program's
+//! memory. Programs are executed one after the other, in order: none runs while one that leads it is still being set up.
+//!
+//! Memory is held to its limit by `watch` (what processes use) and `kernel` (what is held for them), by `seccomp`, which
+//! refuses what these two can't see, and by `group`, a control group, where one can be had.
+//!
 //! Its children's signals are left alone: `init` never executes anything, so it keeps its exit signal of none, and
 //! neither a handler for SIGCHLD, nor SIGCHLD ignored, nor a `waitpid(-1)` in the host meets it. When `init` ends, the
 //! kernel ends everything in its PID namespace, and the host sees `init` end only after that.
 //!
 //! This module knows nothing of metrics; docs/code-execution.md says what is isolated and what is not.
 
+mod group;
 mod host;
 mod init;
 mod keeper;
+mod kernel;
 mod landlock;
 mod plan;
 mod record;
@@ -32,7 +40,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
@@ -54,7 +62,8 @@ pub struct Limits {
     pub wall: Duration,
     /// Processor time. Looked at every 20 ms; without isolation, of each process.
     pub cpu: Duration,
-    /// Bytes of address space of each process, and of resident memory of all together (looked at every 20 ms).
+    /// Bytes of address space of each process, and of resident memory of all together with what the kernel holds for them
+    /// (looked at every 20 ms; see [`MemoryLimit`]).
     pub memory: u64,
     /// Processes and threads; without isolation, of the user.
     pub processes: u64,
@@ -104,6 +113,40 @@ impl Default for Sandbox {
     }
 }
 
+/// The way in which [`Limits::memory`] of all programs together is held on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "memory_limit", rename_all = "snake_case")]
+pub enum MemoryLimit {
+    /// By a control group of the kernel, beside what [`Watch`](MemoryLimit::Watch) does.
+    ControlGroup,
+    /// By looking every 20 ms, and by refusing what can't be seen so.
+    Watch {
+        /// Why there is no control group.
+        reason: String,
+    },
+}
+
+impl MemoryLimit {
+    /// Tries to make a control group.
+    pub fn here() -> Self {
+        match group::Group::new(1 << 30, 1) {
+            Ok(_) => MemoryLimit::ControlGroup,
+            Err(reason) => MemoryLimit::Watch { reason },
+        }
+    }
+}
+
+impl std::fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            MemoryLimit::ControlGroup => f.write_str("memory is limited by a control group"),
+            MemoryLimit::Watch { reason } => {
+                write!(f, "memory is limited by a watch that looks every 20 ms (no control group: {reason})")
+            }
+        }
+    }
+}
+
 /// A program to be run, and what it is given.
 #[derive(Debug)]
 pub struct Program {
@@ -138,6 +181,8 @@ pub enum End {
     Stopped,
     /// All were ended, for one of them ran into this limit.
     Limit(Limit),
+    /// Something outside ended the sandbox, as the kernel does where the machine has no memory left.
+    Lost,
 }
 
 /// A limit that ends a run.
@@ -151,6 +196,8 @@ pub enum Limit {
     Memory,
     /// [`Limits::output`].
     Output,
+    /// No locks on files of the host (looked at every 20 ms).
+    Lock,
 }
 
 impl std::fmt::Display for End {
@@ -163,6 +210,8 @@ impl std::fmt::Display for End {
             End::Limit(Limit::Cpu) => f.write_str("the processor time was used up"),
             End::Limit(Limit::Memory) => f.write_str("the memory was used up"),
             End::Limit(Limit::Output) => f.write_str("it wrote more than allowed"),
+            End::Limit(Limit::Lock) => f.write_str("it locked a file of the host"),
+            End::Lost => f.write_str("the sandbox was ended from outside, perhaps by the kernel for want of memory"),
         }
     }
 }

@@ -12,12 +12,20 @@ use std::path::{Path, PathBuf};
 use libc::c_char;
 use seccompiler::BpfProgram;
 
+use super::group::Group;
+use super::kernel::Held;
 use super::{Isolation, Limits, Program, Sandbox, landlock, seccomp, sys};
 use crate::{Error, ErrorKind, Result};
 
 /// Descriptors of a sandbox's processes are this or above, so that putting them where a program expects them (below)
 /// overwrites none of them.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 64;
+
+/// Bytes of `/dev/shm`.
+pub(super) const SHARED_MEMORY: u64 = 16 << 20;
+
+/// Descriptors of a process.
+pub(super) const MOST_DESCRIPTORS: u64 = 256;
 
 /// What dynamic programs need, beside their own files. What a machine lacks is left out.
 const SYSTEM: [&str; 9] = [
@@ -39,6 +47,8 @@ pub(super) struct HostEnds {
     pub(super) programs: Vec<ProgramEnds>,
     /// Without isolation, the temporary folder.
     pub(super) folder: Option<Temporary>,
+    /// Where one can be had, the control group of the programs.
+    pub(super) group: Option<Group>,
 }
 
 /// The other ends of a program's streams.
@@ -66,6 +76,8 @@ pub(super) struct Start {
     pub(super) envp: Vec<*const c_char>,
     /// Which descriptor it has under which number.
     pub(super) descriptors: Vec<(OwnedFd, RawFd)>,
+    /// Both ends of a pipe that ends when the program is executed, or never will be.
+    pub(super) executed: (OwnedFd, OwnedFd),
     /// Its keeper, once it runs.
     pub(super) keeper: libc::pid_t,
     _arguments: Vec<CString>,
@@ -92,10 +104,15 @@ pub(super) struct Plan {
     pub(super) limits: Vec<(libc::__rlimit_resource_t, u64)>,
     pub(super) filter: BpfProgram,
     pub(super) rules: Option<OwnedFd>,
+    /// What puts a process into the control group, where there is one.
+    pub(super) enter: Option<OwnedFd>,
     pub(super) programs: Vec<Start>,
-    /// Pages of memory, and clock ticks, that all may use together.
+    /// Pages of memory of `page` bytes, and clock ticks, that all may use together.
     pub(super) pages: u64,
+    pub(super) page: u64,
     pub(super) ticks: u64,
+    /// Where the watch counts what the kernel holds.
+    pub(super) held: Held,
     pub(super) host: Option<HostEnds>,
 }
 
@@ -118,7 +135,9 @@ impl Plan {
         let (control_end, control) = UnixStream::pair()
             .map_err(|e| Error::new(ErrorKind::Io, format!("cannot make a pair of sockets: {e}")).with_source(e))?;
         let count = programs.len() as u64;
+        let page = system(libc::_SC_PAGESIZE, 4096);
         let (starts, ends) = starts(programs, folder.as_ref().map(|folder| folder.0.as_path()))?;
+        let (group, enter) = if isolated { group(&sandbox.limits, count)? } else { (None, None) };
         let mut plan = Plan {
             isolated,
             user: root.then_some(sandbox.user),
@@ -135,17 +154,21 @@ impl Plan {
             limits: limits(&sandbox.limits, isolated, count),
             filter: if isolated { seccomp::filter()? } else { BpfProgram::new() },
             rules: if isolated { Some(raise(landlock::rules(&visible)?)?) } else { None },
+            enter,
             programs: starts,
-            pages: sandbox.limits.memory / system(libc::_SC_PAGESIZE, 4096),
+            pages: sandbox.limits.memory / page,
+            page,
+            held: Held::new(sandbox.limits.processes),
             ticks: sandbox.limits.cpu.as_millis() as u64 * system(libc::_SC_CLK_TCK, 100) / 1000,
-            host: Some(HostEnds { status, control, programs: ends, folder }),
+            host: Some(HostEnds { status, control, programs: ends, folder, group }),
         };
         if isolated {
             plan.root_folder(&visible)?;
         }
-        let own = [&plan.status, &plan.control].into_iter().chain(&plan.rules);
+        let own = [&plan.status, &plan.control].into_iter().chain(&plan.rules).chain(&plan.enter);
         let given = plan.programs.iter().flat_map(|start| start.descriptors.iter().map(|(fd, _)| fd));
-        let mut keep: Vec<RawFd> = own.chain(given).map(AsRawFd::as_raw_fd).collect();
+        let executed = plan.programs.iter().flat_map(|start| [&start.executed.0, &start.executed.1]);
+        let mut keep: Vec<RawFd> = own.chain(given).chain(executed).map(AsRawFd::as_raw_fd).collect();
         keep.sort_unstable();
         plan.keep = keep;
         Ok(plan)
@@ -153,9 +176,22 @@ impl Plan {
 
     /// Closes what is the programs' alone. A pipe ends only when nobody has its other end. Only system calls.
     pub(super) fn close_programs(&self) {
-        for (fd, _) in self.programs.iter().flat_map(|start| &start.descriptors) {
-            // SAFETY: an open descriptor, which this copy of the process doesn't use again, nor drop.
-            unsafe { libc::close(fd.as_raw_fd()) };
+        let given = self.programs.iter().flat_map(|start| start.descriptors.iter().map(|(fd, _)| fd));
+        given.chain(self.programs.iter().map(|start| &start.executed.1)).for_each(close);
+    }
+
+    /// Waits until the program before the `at`th is executed, so that none runs while one that leads it is still being
+    /// set up and could be hindered. Only system calls.
+    pub(super) fn await_turn(&self, at: usize) {
+        for (other, start) in self.programs.iter().enumerate() {
+            if other != at {
+                close(&start.executed.1);
+            }
+        }
+        if let Some(before) = at.checked_sub(1).and_then(|before| self.programs.get(before)) {
+            let mut nothing = 0_u8;
+            // SAFETY: one byte, writable and ours. Nobody writes, so it returns at the pipe's end.
+            unsafe { libc::read(before.executed.0.as_raw_fd(), (&raw mut nothing).cast(), 1) };
         }
     }
 
@@ -188,6 +224,12 @@ impl Plan {
         self.folders = folders.iter().map(|folder| text(folder.as_os_str())).collect::<Result<_>>()?;
         Ok(())
     }
+}
+
+/// Closes a descriptor that this copy of the process doesn't use again, nor drop.
+fn close(fd: &OwnedFd) {
+    // SAFETY: as said; the plan's owner is another process.
+    unsafe { libc::close(fd.as_raw_fd()) };
 }
 
 /// Where a library folder of the system is a link, what it points to.
@@ -240,6 +282,8 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
         for (link, number) in links.into_iter().zip(4..) {
             descriptors.push((raise(link)?, number));
         }
+        let (executed, executed_end) = pipe()?;
+        let executed = (raise(executed.into())?, raise(executed_end.into())?);
         let name = text(path.as_os_str())?;
         let mut arguments = vec![name.clone()];
         for argument in &args {
@@ -254,7 +298,7 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
             arguments.push(variable);
         }
         envp.push(std::ptr::null());
-        starts.push(Start { path: name, argv, envp, descriptors, keeper: 0, _arguments: arguments });
+        starts.push(Start { path: name, argv, envp, descriptors, executed, keeper: 0, _arguments: arguments });
         ends.push(ProgramEnds { stdout, stderr, report });
     }
     Ok((starts, ends))
@@ -267,7 +311,7 @@ fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit
         (libc::RLIMIT_CORE, 1),
         (libc::RLIMIT_CPU, wanted.cpu.as_secs_f64().ceil() as u64),
         (libc::RLIMIT_FSIZE, wanted.file_size),
-        (libc::RLIMIT_NOFILE, 256),
+        (libc::RLIMIT_NOFILE, MOST_DESCRIPTORS),
         (libc::RLIMIT_MEMLOCK, 1 << 16),
         (libc::RLIMIT_MSGQUEUE, 0),
         (libc::RLIMIT_STACK, 8 << 20),
@@ -286,6 +330,16 @@ fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit
         }
     }
     limits
+}
+
+/// A control group for what all programs use together, their files in memory included.
+fn group(limits: &Limits, programs: u64) -> Result<(Option<Group>, Option<OwnedFd>)> {
+    let files = limits.files.saturating_add(programs * SHARED_MEMORY);
+    match Group::new(limits.memory.saturating_add(files), limits.processes + programs) {
+        Ok((group, enter)) => Ok((Some(group), Some(raise(enter)?))),
+        // The watch holds the limit, if less closely.
+        Err(_) => Ok((None, None)),
+    }
 }
 
 /// A number that the system tells.

@@ -85,6 +85,8 @@ pub(super) enum Record {
     Memory,
     /// All programs together used more CPU time than allowed.
     Cpu,
+    /// A program locked a file of the host.
+    Lock,
 }
 
 impl Record {
@@ -94,6 +96,7 @@ impl Record {
             Record::Ended { program, status } => (2, 0, program, status),
             Record::Memory => (3, 0, 0, 0),
             Record::Cpu => (4, 0, 0, 0),
+            Record::Lock => (5, 0, 0, 0),
         };
         let mut bytes = [0; LENGTH];
         bytes[0] = tag;
@@ -112,6 +115,7 @@ impl Record {
             2 => Some(Record::Ended { program: at, status: value }),
             3 => Some(Record::Memory),
             4 => Some(Record::Cpu),
+            5 => Some(Record::Lock),
             _ => None,
         }
     }
@@ -132,7 +136,7 @@ mod tests {
             let record = Record::Failed { stage, at: 513, errno: libc::EPERM };
             assert_eq!(Record::read(&record.bytes()), Some(record));
         }
-        for record in [Record::Ended { program: 1, status: 0x8b }, Record::Memory, Record::Cpu] {
+        for record in [Record::Ended { program: 1, status: 0x8b }, Record::Memory, Record::Cpu, Record::Lock] {
             assert_eq!(Record::read(&record.bytes()), Some(record));
         }
         assert_eq!(Record::read(&[9; LENGTH]), None);

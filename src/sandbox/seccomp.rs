@@ -2,12 +2,15 @@
 //!
 //! A list of what is allowed: what is not on it fails with ENOSYS, as on a kernel that is too old, so that libraries
 //! fall back to what is. Left out on purpose are tracing and the memory of other processes, namespaces and mounts,
-//! keys, bpf, io_uring, userfaultfd, memory that no file limit counts (memfd, System V), and sockets other than Unix
-//! ones.
+//! keys, bpf, io_uring, userfaultfd, sockets other than Unix ones; memory that is in no process's resident memory and in
+//! no file system of a limited size (memfd, System V, anonymous memory that is shared, huge pages, larger buffers of
+//! pipes and sockets); and what reaches through a file that is mounted read-only to the host (notifications, `flock`,
+//! leases). Locks of `fcntl` can't be told apart here, because databases need them for files of their own; the
+//! [watch](super::watch) looks for those on other files.
 
 use std::collections::BTreeMap;
 
-use libc::c_long;
+use libc::{c_int, c_long};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -22,16 +25,16 @@ const FILES: &[c_long] = calls! {
     SYS_read SYS_write SYS_close SYS_fstat SYS_lseek SYS_pread64 SYS_pwrite64 SYS_readv SYS_writev SYS_preadv
     SYS_pwritev SYS_preadv2 SYS_pwritev2 SYS_openat SYS_openat2 SYS_newfstatat SYS_statx SYS_faccessat SYS_faccessat2
     SYS_readlinkat SYS_mkdirat SYS_unlinkat SYS_symlinkat SYS_linkat SYS_renameat2 SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat
-    SYS_utimensat SYS_ftruncate SYS_truncate SYS_fallocate SYS_fsync SYS_fdatasync SYS_sync_file_range SYS_flock
-    SYS_fcntl SYS_dup SYS_dup3 SYS_pipe2 SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir SYS_umask SYS_statfs SYS_fstatfs
+    SYS_utimensat SYS_ftruncate SYS_truncate SYS_fallocate SYS_fsync SYS_fdatasync SYS_sync_file_range
+    SYS_dup SYS_dup3 SYS_pipe2 SYS_getdents64 SYS_getcwd SYS_chdir SYS_fchdir SYS_umask SYS_statfs SYS_fstatfs
     SYS_sendfile SYS_copy_file_range SYS_splice SYS_tee SYS_fadvise64 SYS_readahead SYS_close_range SYS_getxattr
-    SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_inotify_init1 SYS_inotify_add_watch
-    SYS_inotify_rm_watch SYS_eventfd2 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_ppoll
+    SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr
+    SYS_eventfd2 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_ppoll
     SYS_pselect6 SYS_timerfd_create SYS_timerfd_settime SYS_timerfd_gettime SYS_signalfd4
 };
 
 const MEMORY: &[c_long] = calls! {
-    SYS_brk SYS_mmap SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_msync SYS_mincore SYS_mlock SYS_munlock
+    SYS_brk SYS_munmap SYS_mprotect SYS_mremap SYS_madvise SYS_msync SYS_mincore SYS_mlock SYS_munlock
     SYS_get_mempolicy SYS_membarrier
 };
 
@@ -56,7 +59,7 @@ const CLOCKS: &[c_long] =
 
 const SOCKETS: &[c_long] = calls! {
     SYS_bind SYS_connect SYS_listen SYS_accept SYS_accept4 SYS_getsockname SYS_getpeername SYS_sendto SYS_recvfrom
-    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_setsockopt SYS_getsockopt SYS_shutdown
+    SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_getsockopt SYS_shutdown
 };
 
 /// The older names of calls above, which newer processors don't have.
@@ -64,7 +67,7 @@ const SOCKETS: &[c_long] = calls! {
 const OLD: &[c_long] = calls! {
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_readlink SYS_mkdir SYS_rmdir SYS_unlink SYS_symlink SYS_link
     SYS_rename SYS_renameat SYS_chmod SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_dup2 SYS_pipe SYS_poll
-    SYS_select SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_inotify_init SYS_getdents SYS_fork SYS_vfork
+    SYS_select SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_signalfd SYS_getdents SYS_fork SYS_vfork
     SYS_getpgrp SYS_alarm SYS_pause SYS_time SYS_arch_prctl SYS_getrlimit SYS_setrlimit
 };
 #[cfg(not(target_arch = "x86_64"))]
@@ -98,20 +101,36 @@ fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccomp
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP) as u64;
-    let mut allow = |call: c_long, argument, operator, value| {
-        let condition = SeccompCondition::new(argument, Dword, operator, value)?;
-        rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+    // Typing into a terminal; libc's constant has another type on each system.
+    const TIOCSTI: u64 = 0x5412;
+    const SHARED: u64 = libc::MAP_SHARED as u64;
+    const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
+    const HUGE: u64 = libc::MAP_HUGETLB as u64;
+    let when = |argument, operator, value: u64| SeccompCondition::new(argument, Dword, operator, value);
+    let none_of = |argument, flags| when(argument, SeccompCmpOp::MaskedEq(flags), 0);
+    let is = |argument, value: c_int| when(argument, SeccompCmpOp::Eq, value as u64);
+    let is_not = |argument, value: c_int| when(argument, SeccompCmpOp::Ne, value as u64);
+    // The call is allowed if all conditions of one of the rules hold.
+    let mut allow = |call: c_long, any: Vec<Vec<SeccompCondition>>| {
+        rules.insert(call, any.into_iter().map(SeccompRule::new).collect::<Result<_, _>>()?);
         Ok(())
     };
     // clone3 hides its flags behind a pointer, so it is off the list: libc then uses clone.
-    allow(libc::SYS_clone, 0, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?;
-    allow(libc::SYS_socket, 0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
-    allow(libc::SYS_socketpair, 0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?;
-    // Typing into a terminal; libc's constant has another type on each system.
-    const TIOCSTI: u64 = 0x5412;
-    allow(libc::SYS_ioctl, 1, SeccompCmpOp::Ne, TIOCSTI)?;
+    allow(libc::SYS_clone, vec![vec![none_of(0, NAMESPACES)?]])?;
+    allow(libc::SYS_socket, vec![vec![is(0, libc::AF_UNIX)?]])?;
+    allow(libc::SYS_socketpair, vec![vec![is(0, libc::AF_UNIX)?]])?;
+    allow(
+        libc::SYS_setsockopt,
+        vec![vec![is_not(1, libc::SOL_SOCKET)?], vec![is_not(2, libc::SO_SNDBUF)?, is_not(2, libc::SO_SNDBUFFORCE)?]],
+    )?;
+    allow(libc::SYS_ioctl, vec![vec![when(1, SeccompCmpOp::Ne, TIOCSTI)?]])?;
+    allow(libc::SYS_mmap, vec![vec![none_of(3, HUGE | ANONYMOUS)?], vec![none_of(3, HUGE | SHARED)?]])?;
+    allow(
+        libc::SYS_fcntl,
+        vec![vec![is_not(1, libc::F_SETLEASE)?, is_not(1, libc::F_NOTIFY)?, is_not(1, libc::F_SETPIPE_SZ)?]],
+    )?;
     // Its own limits, not those of another process.
-    allow(libc::SYS_prlimit64, 0, SeccompCmpOp::Eq, 0)
+    allow(libc::SYS_prlimit64, vec![vec![is(0, 0)?]])
 }
 
 #[cfg(test)]

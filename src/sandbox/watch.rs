@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 
+use super::kernel::Held;
 use super::sys;
 
 /// Memory and processor time.
@@ -14,24 +15,59 @@ pub(super) struct Usage {
 }
 
 /// Sums over the processes in the folder `processes`. One that ends meanwhile counts by what it left to its parent.
-pub(super) fn usage(processes: RawFd) -> Usage {
+/// The memory of those that are `own` is a copy of the host's: it doesn't count. What the kernel holds for the others
+/// goes into `held`.
+pub(super) fn usage(processes: RawFd, own: impl Fn(u64) -> bool, held: &mut Held) -> Usage {
     let mut total = Usage::default();
+    held.begin();
     each_number(processes, |name| {
-        let mut path = [0_u8; 32];
         let mut line = [0_u8; 512];
-        let end = name.len().min(20);
-        path[..end].copy_from_slice(&name[..end]);
-        path[end..end + 5].copy_from_slice(b"/stat");
-        if let Some(Usage { pages, ticks }) = parse(read_file(processes, &path, &mut line)) {
+        let Some(Usage { pages, ticks }) = parse(read_file(processes, Path::of(name).then(b"stat").bytes(), &mut line))
+        else {
+            return;
+        };
+        total.ticks += ticks;
+        if !number(name).is_some_and(&own) {
             total.pages += pages;
-            total.ticks += ticks;
+            held.add(processes, name);
         }
     });
     total
 }
 
+/// A path of short names, with zeros at its end.
+pub(super) struct Path {
+    bytes: [u8; 64],
+    length: usize,
+}
+
+impl Path {
+    pub(super) fn of(name: &[u8]) -> Self {
+        let path = Path { bytes: [0; 64], length: 0 };
+        path.join(name)
+    }
+
+    /// The path below it, under `name`.
+    pub(super) fn then(self, name: &[u8]) -> Self {
+        self.join(b"/").join(name)
+    }
+
+    fn join(mut self, text: &[u8]) -> Self {
+        // The last byte stays a zero.
+        let end = (self.length + text.len()).min(self.bytes.len() - 1);
+        let room = end - self.length;
+        self.bytes[self.length..end].copy_from_slice(&text[..room]);
+        self.length = end;
+        self
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Calls `found` with each name in the folder that is a number.
-fn each_number(folder: RawFd, mut found: impl FnMut(&[u8])) {
+pub(super) fn each_number(folder: RawFd, mut found: impl FnMut(&[u8])) {
     #[repr(align(8))]
     struct Buffer([u8; 4096]);
     // Of `linux_dirent64`: where the record's length and the name are.
@@ -152,8 +188,12 @@ mod tests {
     #[test]
     fn this_process_is_seen() {
         let folder = std::fs::File::open("/proc").expect("/proc");
-        let usage = usage(std::os::fd::AsRawFd::as_raw_fd(&folder));
-        assert!(usage.pages > 100, "{usage:?}");
+        let folder = std::os::fd::AsRawFd::as_raw_fd(&folder);
+        let mut held = Held::new(8);
+        let own = u64::from(std::process::id());
+        let this = usage(folder, |pid| pid != own, &mut held);
+        assert!(this.pages > 100 && this.ticks > 0, "{this:?}");
+        assert_eq!(usage(folder, |_| true, &mut held).pages, 0);
     }
 
     #[test]

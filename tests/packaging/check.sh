@@ -45,6 +45,9 @@ by_cmake() {
 }
 
 python3 "$root/tools/package.py" install --prefix "$prefix"
+for notice in LICENSE-MIT LICENSE-APACHE THIRD-PARTY-NOTICES rust-standard-library.html onnxruntime/{LICENSE,ThirdPartyNotices.txt}; do
+  [[ -s $prefix/share/doc/foreturn/$notice ]] || { echo "tests/packaging: $notice is not installed" >&2; exit 1; }
+done
 with pkg-config by_pkg_config
 cd "$work"
 for compiler in gcc clang; do

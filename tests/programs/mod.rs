@@ -175,7 +175,7 @@ impl Host {
 }
 
 /// This process's children, by any of its threads, as numbers.
-fn children() -> String {
+pub(crate) fn children() -> String {
     let threads = std::fs::read_dir("/proc/self/task").expect("/proc");
     let list = |thread: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_to_string(thread.expect("a thread").path().join("children")).unwrap_or_default()

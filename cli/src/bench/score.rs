@@ -7,11 +7,12 @@
 //! A model with a head gives the candidates' scores; a language model, as a judge, their log-probabilities after the
 //! history.
 
-use std::sync::Barrier;
+use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
 use foreturn::engine::{Prompt, ScoreOptions};
 use foreturn::model::{ModelFolder, ModelKind};
+use foreturn::runtime::thread_refused;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
 use foreturn::{Engine, Error, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -141,24 +142,31 @@ impl<'a> Load<'a> {
             Cache::Cold => Vec::new(),
             Cache::Warm => histories.iter().map(warm).collect::<Result<Vec<_>>>()?,
         };
-        let together = &Barrier::new(self.clients);
+        // Opened when all clients are there, or one can't be.
+        let gate = &RwLock::new(());
         std::thread::scope(|scope| {
-            let ask = histories.iter().map(|history| scope.spawn(move || self.request(history, together)));
-            let clients: Vec<_> = ask.collect();
+            let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
+            let mut clients = Vec::with_capacity(self.clients);
+            for history in &histories {
+                let ask = move || self.request(history, gate);
+                let client = std::thread::Builder::new().name("foreturn-client".into()).spawn_scoped(scope, ask);
+                clients.push(client.map_err(|e| thread_refused("for each client (--clients)", e)));
+            }
+            drop(closed);
             let answer = |client: std::thread::ScopedJoinHandle<'_, Result<Request>>| {
                 client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            clients.into_iter().map(answer).collect()
+            clients.into_iter().map(|client| client.and_then(answer)).collect()
         })
     }
 
     /// Hands the candidates over and waits for their scores.
-    fn request(&self, history: &[u32], together: &Barrier) -> Result<Request> {
+    fn request(&self, history: &[u32], gate: &RwLock<()>) -> Result<Request> {
         let candidate =
             |salt| ScoreInput::Response { prompt: history.to_vec(), response: self.words.prompt(self.candidate, salt) };
         let inputs: Vec<ScoreInput> = (0..self.candidates).map(candidate).collect();
         let options = ScoreOptions { task: self.task.clone(), ..ScoreOptions::default() };
-        together.wait();
+        drop(gate.read().unwrap_or_else(PoisonError::into_inner));
         let start = Instant::now();
         let outputs = self.engine.submit_score(MODEL, inputs, options)?.wait()?;
         let seconds = start.elapsed().as_secs_f64();

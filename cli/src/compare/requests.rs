@@ -42,7 +42,7 @@ fn parse(text: &str, origin: &str, lines: bool) -> Result<Vec<Request>> {
         return Ok(vec![request(text, origin.to_owned())?]);
     }
     let list: Vec<Value> =
-        json::parse_text(text).map_err(|e| invalid(format!("{origin}: not a list of ranking requests: {e}")))?;
+        json::parse_strictly(text).map_err(|e| invalid(format!("{origin}: not a list of ranking requests: {e}")))?;
     list.iter().enumerate().map(|(at, value)| request(&value.to_string(), format!("{origin}[{at}]"))).collect()
 }
 

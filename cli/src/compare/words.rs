@@ -33,7 +33,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Texts> {
             texts.plain.push(content);
             continue;
         }
-        let list: Vec<Text> = json::parse_text(&content).map_err(|e| {
+        let list: Vec<Text> = json::parse_strictly(&content).map_err(|e| {
             invalid(format!(
                 "{origin}: {e}; expected a list of texts and of conversations [{{\"role\", \"content\"}}, …]"
             ))

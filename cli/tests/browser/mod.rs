@@ -1,5 +1,6 @@
 //! Chromium without a window, driven over WebDriver (<https://www.w3.org/TR/webdriver2/>): JSON over plain HTTP to
 //! chromedriver, which listens on this machine only.
+#![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -197,7 +197,7 @@ pub(super) struct Complaint {
 }
 
 impl Complaint {
-    fn read(body: &[u8]) -> Self {
+    pub(super) fn read(body: &[u8]) -> Self {
         match serde_json::from_slice::<Value>(body) {
             Ok(value) => Complaint::of(value.get("error").unwrap_or(&value)),
             Err(_) => Complaint { message: String::from_utf8_lossy(body).into_owned(), code: String::new() },

@@ -142,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
     fn an_interrupt_ends_sleep() {
         let interrupt = Interrupt::default();
         assert!(interrupt.sleep_until(Instant::now()));

@@ -22,6 +22,8 @@ mod coding;
 mod endpoint;
 #[cfg(feature = "remote")]
 mod fields;
+#[cfg(all(fuzzing, feature = "remote"))]
+pub(in crate::chat) mod fuzz;
 #[cfg(feature = "remote")]
 mod limits;
 #[cfg(feature = "remote")]

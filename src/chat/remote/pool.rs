@@ -88,7 +88,8 @@ impl Pool {
                 // Those that are there do the work.
                 Err(_) if queue.workers > 0 => {}
                 Err(e) => {
-                    return Err(self.endpoint().error(ErrorKind::Io, &format!("cannot start a thread for it: {e}")));
+                    let message = format!("cannot start a thread for it: {e}. {}", crate::thread::limits());
+                    return Err(self.endpoint().error(ErrorKind::Io, &message));
                 }
             }
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::decode::constraint::JsonSchema;
 use crate::model::tokenizer::Tokenizer;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Compiled schemas that are kept; the one unused for longest goes first.
 const KEPT: usize = 16;
@@ -82,9 +82,8 @@ impl Constraints {
         let parse = || Matcher::new(factory.create_parser(TopLevelGrammar::from_json_schema(document)));
         let matcher = std::thread::scope(|scope| {
             let builder = std::thread::Builder::new().name("foreturn-schema".into()).stack_size(STACK);
-            let thread = builder.spawn_scoped(scope, parse).map_err(|e| {
-                Error::new(ErrorKind::Io, "no thread could be started to compile a JSON schema").with_source(e)
-            })?;
+            let thread = builder.spawn_scoped(scope, parse);
+            let thread = thread.map_err(|e| crate::thread::refused("to compile a JSON schema", e))?;
             thread.join().map_err(|_| refusal(schema, "compiling it panicked"))
         })?;
         match matcher.get_error() {

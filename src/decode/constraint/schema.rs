@@ -17,7 +17,7 @@ impl JsonSchema {
     /// # Errors
     /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it isn't JSON.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
-        let schema = json::parse_text(text)
+        let schema = json::parse_strictly(text)
             .map_err(|e| Error::invalid_request(format!("{origin}: not a JSON schema: {e}")).with_source(e))?;
         Ok(JsonSchema { name: "reply".into(), schema })
     }

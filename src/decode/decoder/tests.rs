@@ -191,3 +191,17 @@ fn prompts_that_cannot_be_taken_are_refused_with_the_numbers() {
     assert!(refuse(vec![1, 49_152]).contains("token 49152 is beyond the vocabulary"));
     assert!(refuse(vec![1; 8193]).contains("8193 tokens"));
 }
+
+#[test]
+fn a_step_keeps_its_budget_from_the_first_one_on() {
+    const BUDGET: Duration = Duration::from_millis(250);
+    // Steps on machines that compute so many tokens a second, the first one before anything is known of them.
+    for (rate, later) in [(50.0, Pace::LEAST), (400.0, 100), (1000.0, 250), (1e6, Pace::MOST)] {
+        let mut pace = Pace::new(BUDGET);
+        assert_eq!(pace.tokens(), Pace::LEAST, "the least that a step computes");
+        for _ in 0..10 {
+            pace.observe(pace.tokens(), Duration::from_secs_f64(pace.tokens() as f64 / rate));
+            assert!(pace.tokens().abs_diff(later) <= 1, "{} instead of {later} at {rate}", pace.tokens());
+        }
+    }
+}

@@ -19,7 +19,7 @@ use crate::model::rewrite::{PagedGraph, names};
 use crate::runtime::memory::{Buffer, Element};
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions, ort_error};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, thread};
 
 /// A loaded model with its key-value cache.
 pub(crate) struct PagedExecutor {
@@ -113,10 +113,10 @@ impl PagedExecutor {
 
 impl From<PackError> for Error {
     fn from(error: PackError) -> Self {
-        let kind = match &error {
-            PackError::Memory { .. } => ErrorKind::MemoryBudget,
-        };
-        Error::new(kind, error.to_string()).with_source(error)
+        match error {
+            PackError::Memory { .. } => Error::new(ErrorKind::MemoryBudget, error.to_string()).with_source(error),
+            PackError::Thread(refused) => thread::refused("to pack weights", refused),
+        }
     }
 }
 

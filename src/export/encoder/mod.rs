@@ -21,6 +21,7 @@ use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::graph::{Graph, Size};
 use super::head::{LABEL_FIELDS, labels};
+use super::names;
 use super::quantize::Scheme;
 use super::rope::Rope;
 use crate::Result;
@@ -100,8 +101,8 @@ impl Class {
         };
         declare(&mut blocks, &head);
         let unused = |name: &str| {
-            let name = name.strip_prefix(prefix).unwrap_or(name);
-            self.family.unused.iter().any(|unused| name.starts_with(unused))
+            let inner = name.strip_prefix(prefix).unwrap_or(name);
+            names::is_head(name) || self.family.unused.iter().any(|unused| inner.starts_with(unused))
         };
         let graph = blocks.builder.finish(unused)?;
         Ok(Encoder { graph, head, layers, ropes, positions: positions.unwrap_or(0) })

@@ -15,6 +15,7 @@ use crate::export::config::Config;
 use crate::export::graph::Size;
 use crate::export::hf::{parse, read_file, read_header};
 use crate::model::head::{Head, HeadKind, Pooling};
+use crate::model::tokenizer::auto::Settled;
 use crate::onnx::build::int;
 use crate::{Error, Result};
 
@@ -166,7 +167,7 @@ fn max_length(folder: &Path) -> Result<Option<usize>> {
         return Ok(None);
     }
     let config = config(&path)?;
-    if config.flag_or("do_lower_case", false)? && !tokenizer_lowers(&folder.join("tokenizer.json"))? {
+    if config.flag_or("do_lower_case", false)? && !tokenizer_lowers(folder)? {
         let complaint = "lower-casing is left to the tokenizer: put a Lowercase normalizer into tokenizer.json";
         return Err(config.unsupported("do_lower_case", complaint));
     }
@@ -174,9 +175,9 @@ fn max_length(folder: &Path) -> Result<Option<usize>> {
 }
 
 /// Whether the tokenizer turns text into lower case by itself.
-fn tokenizer_lowers(path: &Path) -> Result<bool> {
-    let tokenizer: Value = parse(path)?;
-    let normalizer = &tokenizer["normalizer"];
+fn tokenizer_lowers(folder: &Path) -> Result<bool> {
+    let tokenizer = Settled::read(folder)?.tokenizer;
+    let normalizer = tokenizer.get("normalizer").unwrap_or(&Value::Null);
     let steps = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
     Ok(steps.iter().any(|step| step["type"] == "Lowercase" || step["lowercase"] == true))
 }

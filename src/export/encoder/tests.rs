@@ -129,6 +129,29 @@ fn scores_are_those_of_transformers_and_padding_changes_none() {
     }
 }
 
+/// Norms of checkpoints that were made with TensorFlow, as of bert-base-uncased: transformers renames them.
+#[test]
+fn scores_are_the_same_where_norms_have_their_old_names() {
+    for name in ["bert-labels", "bert-embedding", "deberta-v2-labels"] {
+        let root = fixture_checkpoint(name);
+        let path = root.path().join("source/model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = std::str::from_utf8(&bytes[8..8 + length]).unwrap();
+        let header = header.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let renamed = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat();
+        fs::write(path, renamed).unwrap();
+        export_fixture(root.path()).unwrap();
+        let reference = fixture(&format!("models/{name}/reference.json"));
+        let tolerance = reference["tolerance"].as_f64().unwrap() as f32;
+        let mut model = Model::open(&root.path().join("out"));
+        for case in cases(&reference) {
+            let error = distance(&model.rows(&[&case]).remove(0), &case.expected);
+            assert!(error <= tolerance, "{name}, {}: {error}", case.name);
+        }
+    }
+}
+
 /// The mean difference of scores from transformers', as a part of their mean size, of an export in fewer bits.
 fn loss(name: &str, quantize: Quantize) -> f32 {
     let root = fixture_checkpoint(name);
@@ -341,10 +364,23 @@ fn lower_case_is_left_to_tokenizers_that_make_it() {
         let root = fixture_checkpoint("bert-embedding");
         change_json(root.path(), "sentence_bert_config.json", lower);
         change_json(root.path(), "tokenizer.json", |tokenizer| tokenizer["normalizer"] = normalizer);
+        // BERT's own class would bring a normalizer.
+        let plain = |config: &mut Value| config["tokenizer_class"] = json!("PreTrainedTokenizerFast");
+        change_json(root.path(), "tokenizer_config.json", plain);
         match export_fixture(root.path()) {
             Ok(_) => assert!(accepted),
             Err(error) => assert!(!accepted && error.to_string().contains("a Lowercase normalizer"), "{error}"),
         }
+    }
+}
+
+#[test]
+fn the_class_of_the_tokenizer_may_lower_case_too() {
+    for lowers in [true, false] {
+        let root = fixture_checkpoint("bert-embedding");
+        change_json(root.path(), "sentence_bert_config.json", |config| config["do_lower_case"] = json!(true));
+        change_json(root.path(), "tokenizer_config.json", |config| config["do_lower_case"] = json!(lowers));
+        assert_eq!(export_fixture(root.path()).is_ok(), lowers);
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) fn read(path: &Path) -> Result<Checkpoint> {
 /// Reads the file `label`, whose bytes are `data`, into a checkpoint whose one file is still to be added.
 pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
     let gguf = parse::parse(label, data)?;
+    refuse_parts(label, &gguf)?;
     let (architecture, names) = find_architecture(label, &gguf)?;
     let source = Source { label, gguf: &gguf, names, data };
 
@@ -49,6 +50,27 @@ pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
         sentence: None,
         files: Vec::new(),
     })
+}
+
+/// Refuses files that are not a whole model.
+fn refuse_parts(label: &str, gguf: &Gguf<'_>) -> Result<()> {
+    let number = |key: &str| gguf.metadata.get(key).and_then(|value| value.unsigned());
+    if let Some(count) = number("split.count").filter(|count| *count > 1) {
+        let part = number("split.no").map_or_else(|| "one".to_owned(), |part| part.saturating_add(1).to_string());
+        return Err(Error::unsupported(format!(
+            "{label} is part {part} of a model in {count} files (`split.count`): merge them with `llama-gguf-split --merge \
+             FIRST-PART MERGED.gguf`, and export that"
+        )));
+    }
+    match gguf.metadata.get("general.type").and_then(|value| value.text()) {
+        Some("adapter") => Err(Error::unsupported(format!(
+            "{label} is an adapter (`general.type`), not a whole model: merge it into its base with `llama-export-lora`"
+        ))),
+        Some("mmproj") => Err(Error::unsupported(format!(
+            "{label} is what lets a model see or hear (`general.type` is mmproj): export the language model beside it"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn find_architecture(label: &str, gguf: &Gguf<'_>) -> Result<(&'static Architecture, &'static GgufNames)> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::checkpoint::{Checkpoint, Tensor};
+use super::super::names;
 use super::super::quantize::{Layout, Role, Scheme};
 use crate::onnx::build::{MICROSOFT, float, float_tensor, int, int64_tensor, node};
 use crate::onnx::{AttributeProto, GraphProto, NodeProto};
@@ -195,13 +196,15 @@ impl<'a> Builder<'a> {
     pub(in crate::export) fn weight(&mut self, name: &str, shape: &[Size]) -> Result<String> {
         let config = &self.checkpoint.config;
         let Some((name, tensor)) = self.checkpoint.tensors.get_key_value(name) else {
+            let fields = || {
+                let fields = ["num_hidden_layers", "tie_word_embeddings", "attention_bias", "mlp_bias"];
+                let fields = fields.map(|f| config.name_of(f)).join(", ");
+                format!("is a file missing, or a field wrong ({fields})?")
+            };
+            let why = names::behind_a_prefix(name, self.checkpoint.tensors.keys()).unwrap_or_else(fields);
             return Err(Error::invalid_model(format!(
-                "{}: the weights lack `{name}`, which the configuration calls for: is a file missing, or a field wrong \
-                 ({})?",
-                config.file(),
-                ["num_hidden_layers", "tie_word_embeddings", "attention_bias", "mlp_bias"]
-                    .map(|f| config.name_of(f))
-                    .join(", ")
+                "{}: the weights lack `{name}`, which the configuration calls for: {why}",
+                config.file()
             )));
         };
         if !tensor.shape.iter().copied().eq(shape.iter().map(|size| size.value)) {

@@ -3,6 +3,7 @@
 use super::super::arch::{Activation, Decoder};
 use super::super::checkpoint::Checkpoint;
 use super::super::head::Scores;
+use super::super::names;
 use super::super::quantize::Scheme;
 use super::{Builder, Graph, Linear, Size};
 use crate::Result;
@@ -24,9 +25,12 @@ pub(in crate::export) fn build<'a>(
     writer.declare();
     writer.builder.finish(|name| {
         // Old checkpoints store the rotary frequencies; tied ones sometimes store the embedding twice; those with scores
-        // keep the head they had before.
+        // keep the head they had before. TRL puts a value head beside that of the language model.
         let has_no_head = decoder.head.tied || scores.is_some();
-        name.ends_with(".rotary_emb.inv_freq") || (has_no_head && name == "lm_head.weight")
+        name.ends_with(".rotary_emb.inv_freq")
+            || (has_no_head && name == "lm_head.weight")
+            || (scores.is_some() && name == "lm_head.bias")
+            || name.starts_with(names::VALUE_HEAD)
     })
 }
 

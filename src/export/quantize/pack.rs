@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::num::NonZero;
 use std::ops::Range;
-use std::panic::resume_unwind;
 use std::thread;
 
 use super::super::checkpoint::Tensor;
@@ -12,7 +11,7 @@ use super::{Layout, fit};
 
 /// Writes `tensor`, a [rows, columns] matrix whose file is `data`: all scales, then all quants, then all zero points.
 pub(in crate::export) fn write(tensor: &Tensor, data: &[u8], layout: &Layout, sink: &mut dyn Write) -> io::Result<()> {
-    let parts = pack(tensor, data, layout);
+    let parts = pack(tensor, data, layout)?;
     for part in &parts {
         let bytes: Vec<u8> = part.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
         sink.write_all(&bytes)?;
@@ -30,14 +29,17 @@ struct Packed {
 }
 
 /// Packs a matrix on all cores; the parts are rows in order.
-fn pack(tensor: &Tensor, data: &[u8], layout: &Layout) -> Vec<Packed> {
+fn pack(tensor: &Tensor, data: &[u8], layout: &Layout) -> io::Result<Vec<Packed>> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let rows = layout.rows.div_ceil(threads).max(1);
     thread::scope(|scope| {
         let starts = (0..layout.rows).step_by(rows);
-        let spawn = |start| scope.spawn(move || pack_rows(tensor, data, layout, start..layout.rows.min(start + rows)));
+        let spawn = |start| {
+            let work = move || pack_rows(tensor, data, layout, start..layout.rows.min(start + rows));
+            crate::thread::spawn_scoped(scope, "foreturn-pack", "to quantise weights", work)
+        };
         let parts: Vec<_> = starts.map(spawn).collect();
-        parts.into_iter().map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        parts.into_iter().map(|part| part.map(crate::thread::join).map_err(io::Error::other)).collect()
     })
 }
 

@@ -109,10 +109,12 @@ impl Matrices {
             }
         };
         thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let spawn = |_| thread::Builder::new().name("foreturn-pack".into()).spawn_scoped(scope, work);
+            let others: Vec<_> = (1..threads).map(spawn).collect();
             let mine = work();
-            let join = |other: thread::ScopedJoinHandle<'_, Result<(), E>>| {
-                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let join = |other: std::io::Result<thread::ScopedJoinHandle<'_, Result<(), E>>>| match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(refused) => Err(PackError::Thread(refused).into()),
             };
             others.into_iter().map(join).chain([mine]).collect::<Result<(), E>>()
         })?;

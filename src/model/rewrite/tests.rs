@@ -128,6 +128,11 @@ fn what_attention_would_do_otherwise_is_refused_by_name() {
     assert!(with(int("causal", 0)).contains("later tokens"));
     assert!(with(int("local_window_size", 0)).contains("local_window_size = 0"));
     assert!(with(int("kv_cache_bit_width", 8)).contains("kv_cache_bit_width"));
+    assert!(with(float("softcap", -1.0)).contains("`attention`: uses softcap = -1"));
+    assert!(with(float("scale", f32::NAN)).contains("scale = NaN"));
+    let mut many = Sketch::new(vec![]);
+    many.attention.attribute[0].i = Some(1 << 17);
+    assert!(many.refusal().contains("`attention`: it has 131072 query heads, more than 65536"));
     let sink = USUAL.into_iter().chain(["", "", "sink"]).collect::<Vec<_>>();
     let refusal = Sketch { attention: attention(&sink, vec![]), ..Sketch::new(vec![]) }.refusal();
     assert!(refusal.contains("input 11 (`sink`)"), "{refusal}");

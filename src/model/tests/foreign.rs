@@ -104,9 +104,21 @@ fn what_leaves_the_folder_is_refused_in_words_that_are_true() {
     }
 }
 
+#[test]
+fn a_pointer_of_git_lfs_instead_of_the_data_is_called_so() {
+    let prepare = |folder: &Path| {
+        fs::write(folder.join("data"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+            .expect("written");
+    };
+    let error = refused_folder(|model| *model = stored("data", "data"), prepare);
+    says(&error, ErrorKind::InvalidModel, &["data is a pointer of git-lfs", "git lfs pull"]);
+}
+
 fn pipe(path: &Path) {
     assert!(std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
 }
+
+type Make = fn(&Path);
 
 /// Nothing waits for a pipe's writer, and nothing reads a device for ever.
 #[test]
@@ -123,11 +135,11 @@ fn no_file_of_a_folder_is_read_but_an_ordinary_one() {
         "chat_template.jinja",
         "additional_chat_templates/tools.jinja",
     ] {
-        let kinds: [(&str, &dyn Fn(&Path)); 4] = [
-            ("is not an ordinary file", &pipe),
-            ("is not an ordinary file", &|path| symlink("/dev/zero", path).expect("a link")),
-            ("is not an ordinary file", &|path| fs::create_dir(path).expect("made")),
-            ("git lfs pull", &|path| {
+        let kinds: [(&str, Make); 4] = [
+            ("is not an ordinary file", pipe),
+            ("is not an ordinary file", |path| symlink("/dev/zero", path).expect("a link")),
+            ("is not an ordinary file", |path| fs::create_dir(path).expect("made")),
+            ("git lfs pull", |path| {
                 fs::write(path, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
                     .expect("written");
             }),

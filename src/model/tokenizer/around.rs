@@ -3,7 +3,7 @@
 //! Prompts of language models need none, for their templates write every token. Encoders do, and reward models differ.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{Encoding, PostProcessor, Token};
 
@@ -55,15 +55,8 @@ const FIRST: u32 = u32::MAX - 1;
 const SECOND: u32 = u32::MAX;
 
 impl Around {
-    /// Tries out `tokenizer.json`'s post-processor, unless the tokenizer's class brings its own.
-    pub(super) fn new(
-        processor: &Value,
-        config: &Map<String, Value>,
-        token: impl Fn(&str) -> Option<u32>,
-    ) -> Result<Self, String> {
-        if let Some(around) = Self::of_class(config, token) {
-            return Ok(around);
-        }
+    /// Tries out `tokenizer.json`'s post-processor.
+    pub(super) fn new(processor: &Value) -> Result<Self, String> {
         let processor: Option<PostProcessorWrapper> = serde_json::from_value(processor.clone())
             .map_err(|e| format!("`post_processor` is none that this library knows: {e}"))?;
         let Some(processor) = processor else {
@@ -93,25 +86,6 @@ impl Around {
         }
     }
 
-    /// Some of transformers' classes ignore the file's post-processor: BOS and EOS are what `tokenizer_config.json` says.
-    fn of_class(config: &Map<String, Value>, token: impl Fn(&str) -> Option<u32>) -> Option<Self> {
-        let class = config.get("tokenizer_class")?.as_str()?;
-        let begins = match class.trim_end_matches("Fast") {
-            "LlamaTokenizer" | "CodeLlamaTokenizer" | "GemmaTokenizer" | "CohereTokenizer" => true,
-            "GPTNeoXTokenizer" => false,
-            _ => return None,
-        };
-        let flag = |key: &str, default| config.get(key).and_then(Value::as_bool).unwrap_or(default);
-        let bos = flag("add_bos_token", begins).then(|| token("bos_token")).flatten();
-        let eos = flag("add_eos_token", false).then(|| token("eos_token")).flatten();
-        let text = |part: Part, kind: u32| {
-            let around = [bos.map(Part::Token), Some(part), eos.map(Part::Token)];
-            around.into_iter().flatten().map(move |part| (part, kind)).collect::<Vec<_>>()
-        };
-        let single = text(Part::First, 0);
-        Some(Around { pair: [single.clone(), text(Part::Second, 1)].concat(), single })
-    }
-
     /// The largest id that it puts anywhere.
     pub(super) fn largest(&self) -> Option<u32> {
         let ids = self.single.iter().chain(&self.pair).filter_map(|(part, _)| match part {
@@ -121,7 +95,7 @@ impl Around {
         ids.max()
     }
 
-    fn put(&self, first: &[u32], second: Option<&[u32]>) -> EncodedText {
+    pub(super) fn put(&self, first: &[u32], second: Option<&[u32]>) -> EncodedText {
         let mut text = EncodedText::default();
         for (part, kind) in if second.is_some() { &self.pair } else { &self.single } {
             match part {
@@ -168,7 +142,7 @@ impl Tokenizer {
         Ok(self.around()?.put(&tokens, None))
     }
 
-    fn around(&self) -> Result<&Around> {
+    pub(super) fn around(&self) -> Result<&Around> {
         self.around.as_ref().map_err(Error::duplicate)
     }
 }

@@ -109,13 +109,12 @@ impl StandIns {
 fn closing_char(vocabulary: &Vocabulary, content: &str) -> Option<(usize, char)> {
     let visible = content.trim();
     let first = visible.chars().next()?;
+    let fold = |text: &str| if vocabulary.folds() { text.to_lowercase() } else { text.to_owned() };
+    let visible = fold(visible);
     let goes_on = |text: &str| {
-        text.char_indices().skip(1).any(|(at, c)| {
-            c == first && {
-                let end = &text[at..];
-                visible.starts_with(end) || end.starts_with(visible)
-            }
-        })
+        let text = fold(text);
+        let mut ends = text.char_indices().skip(1).map(|(at, _)| &text[at..]);
+        ends.any(|end| visible.starts_with(end) || end.starts_with(&visible))
     };
     let at = content.len() - content.trim_start().len();
     vocabulary.controls().iter().any(|control| goes_on(&control.text)).then_some((at, first))

@@ -4,11 +4,18 @@
 //! messages ──template──▶ text of the prompt ──vocabulary──▶ tokens ──stream──▶ text of the reply
 //! ```
 //!
-//! The files of the model folder are read by `files`; `template` renders chat templates as transformers does, with the
-//! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
-//! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
-//! taken for structure, with the help of `disguise`. What reward models and encoders need beside is in `around` (the
-//! tokens around a text) and `steps` (a mark after each step of a solution); what each token spells is in `spelling`.
+//! `files` reads the files of the model folder, and `auto` changes the tokenizer as transformers does after reading it.
+//! `bounds` keeps hostile files from the library. `template` renders chat templates as transformers does, with `jinja` for
+//! Jinja and Python and `date` for today. `vocabulary` holds the tokenizer twice, once as it is and once deaf to control
+//! tokens in text. `prompt` brings them together so that what a message says is never taken for structure, with the help
+//! of `disguise`. Reward models and encoders also need `around` (the tokens around a text) and `steps` (a mark after each
+//! step of a solution). `spelling` says what each token spells.
+//!
+//! Three things are ours, and not transformers'. The date that a template prints is the configuration's, or that of the day
+//! on which the engine started; a ranking records it. Reasoning (`<think>…</think>`) stays in a message, because the model's
+//! own template decides what later prompts keep of it; simulators and judges are shown what is left without it. If a
+//! template takes no system message (Gemma 2), `chat::local` puts that of a chat request in front of the first message.
+//! `Engine::render` and `generate` leave conversations as they are, errors included.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,12 +26,13 @@ use serde_json::{Map, Value};
 use crate::{Error, ErrorKind, Result};
 
 mod around;
+pub(crate) mod auto;
+pub(crate) mod bounds;
 mod date;
 mod disguise;
-mod files;
-mod guard;
+pub(crate) mod files;
+mod jinja;
 mod prompt;
-mod python;
 #[cfg(feature = "constraints")]
 mod spelling;
 mod steps;
@@ -76,17 +84,20 @@ impl Tokenizer {
     /// [`ErrorKind::InvalidModel`] where a file is missing or damaged, or a token's id is beyond `vocab_size`;
     /// [`ErrorKind::Unsupported`] where message text can't be kept apart from control tokens.
     pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
+        bounds::caught(&folder.display().to_string(), || Self::build(folder, vocab_size))
+    }
+
+    fn build(folder: &Path, vocab_size: usize) -> Result<Self> {
         let files = files::Files::read(folder)?;
         let compile = |(name, source): (&String, &String)| {
             let origin = format!("the chat template `{name}` of {}", folder.display());
             (name.clone(), ChatTemplate::compile(source, origin))
         };
         let templates = files.templates.iter().map(compile).collect();
-        let (path, named, config) = (files.path.display().to_string(), files.named.clone(), files.config.clone());
-        let processor = files.tokenizer.get("post_processor").cloned().unwrap_or_default();
+        let (path, named) = (files.settled.path.clone(), files.settled.named.clone());
+        let processor = files.settled.tokenizer.get("post_processor").cloned().unwrap_or_default();
         let vocabulary = Vocabulary::build(files, vocab_size)?;
-        let token = |name: &str| vocabulary.real().token_to_id(named.get(name)?.as_str()?);
-        let around = Around::new(&processor, &config, token).and_then(|around| match around.largest() {
+        let around = Around::new(&processor).and_then(|around| match around.largest() {
             Some(id) if id as usize >= vocab_size => {
                 Err(format!("`post_processor` puts token {id}, but the model knows {vocab_size} tokens only"))
             }
@@ -129,9 +140,11 @@ impl Tokenizer {
     /// # Errors
     /// Fails where the tokenizer's decoder does.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String> {
-        self.vocabulary.real().decode(tokens, skip_special).map_err(|e| {
-            let message = format!("{}: the tokenizer cannot decode tokens {tokens:?}: {e}", self.folder);
-            Error::new(ErrorKind::InvalidModel, message).with_source(e)
+        bounds::caught(&self.folder, || {
+            self.vocabulary.real().decode(tokens, skip_special).map_err(|e| {
+                let message = format!("{}: the tokenizer cannot decode tokens {tokens:?}: {e}", self.folder);
+                Error::new(ErrorKind::InvalidModel, message).with_source(e)
+            })
         })
     }
 
@@ -171,7 +184,12 @@ impl Tokenizer {
 
     /// Most bytes that a token stands for, as the vocabulary spells it.
     pub(crate) fn longest_token(&self) -> usize {
-        let measure = || self.vocabulary.real().get_vocab(true).keys().map(String::len).max().unwrap_or(0);
+        let measure = || {
+            let vocabulary = self.vocabulary.real().get_vocab(true);
+            // Our own markers come from no text.
+            let foreign = vocabulary.keys().filter(|token| !self.vocabulary.has_marker(token));
+            foreign.map(String::len).max().unwrap_or(0)
+        };
         *self.longest.get_or_init(measure)
     }
 

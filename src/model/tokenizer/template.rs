@@ -11,7 +11,7 @@ use minijinja::{Environment, ErrorKind as JinjaErrorKind};
 use serde_json::Map;
 
 use super::date::DateTime;
-use super::{guard, python};
+use super::jinja;
 use crate::{Error, ErrorKind, Result};
 
 /// Steps that a template may take, or 64 bytes it may handle (see minijinja's fuel). A real one takes some hundreds per
@@ -45,7 +45,7 @@ pub(super) struct View<'a> {
 
 impl ChatTemplate {
     pub(super) fn compile(source: &str, origin: String) -> Result<Self> {
-        let source = guard::prepare(source, &origin)?;
+        let source = jinja::prepare(source, &origin)?;
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|e| Error::internal(format!("the template syntax is refused: {e}")))?);
@@ -53,8 +53,7 @@ impl ChatTemplate {
         env.set_fuel(Some(FUEL));
         // Errors of debug mode hold on to the values at hand, which can be big.
         env.set_debug(false);
-        python::install(&mut env);
-        guard::install(&mut env);
+        jinja::install(&mut env);
         env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(JinjaErrorKind::InvalidOperation, "raised").with_source(Raised(message)))
         });

@@ -11,8 +11,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 
 use serde_json::{Map, Value, json};
-use tokenizers::Tokenizer as Inner;
+use tokenizers::{NormalizedString, Normalizer, Tokenizer as Inner};
 
+use super::bounds;
 use super::files::Files;
 use crate::{Error, ErrorKind, Result};
 
@@ -40,6 +41,8 @@ pub(super) struct Vocabulary {
     /// What stands for text that the vocabulary can't express.
     #[cfg(feature = "constraints")]
     unknown: Option<u32>,
+    /// Whether the tokenizer takes upper case for lower case before it looks for the `normalized` control tokens.
+    folds: bool,
     /// What every marker begins with.
     lead: String,
     /// A marker of our own, for tokens that are put in afterwards.
@@ -51,9 +54,9 @@ pub(super) struct Vocabulary {
 impl Vocabulary {
     /// Builds both. The ids of the tokens are below `vocab_size`, the number of the model's logits, or it's an error.
     pub(super) fn build(mut files: Files, vocab_size: usize) -> Result<Self> {
-        let path = files.path.display().to_string();
+        let path = files.settled.path.clone();
         drop_unreachable(&mut files, vocab_size);
-        let tokenizer = &mut files.tokenizer;
+        let tokenizer = &mut files.settled.tokenizer;
         for section in ["truncation", "padding", "post_processor"] {
             // Nothing is cut, padded or added by itself: the template writes every token of a prompt.
             tokenizer.insert(section.to_owned(), Value::Null);
@@ -65,7 +68,8 @@ impl Vocabulary {
         let slot_id = check_ids(&real, &slot, vocab_size, &path)?;
 
         let controls = control_tokens(&real, &lead, &slot);
-        rename(tokenizer, &controls);
+        let folds = controls.iter().any(|control| control.normalized) && normalizes(&real, "A") == "a";
+        rename(tokenizer, &controls, |marker| normalizes(&real, &format!("a{marker}a")).contains(marker));
         let neutral = load(tokenizer, &path)?;
         let mut control_ids: HashSet<u32> = controls.iter().map(|control| control.id).collect();
         let unknown = unknown_token(&tokenizer["model"], &neutral);
@@ -75,7 +79,10 @@ impl Vocabulary {
         }
         let mut by_first: HashMap<char, Vec<usize>> = HashMap::new();
         for (index, control) in controls.iter().enumerate() {
-            by_first.entry(control.first()).or_default().push(index);
+            let first = control.first();
+            let folded = (folds && control.normalized).then(|| first.to_lowercase().chain(first.to_uppercase()));
+            let firsts: HashSet<char> = folded.into_iter().flatten().chain([first]).collect();
+            firsts.into_iter().for_each(|first| by_first.entry(first).or_default().push(index));
         }
         for indices in by_first.values_mut() {
             indices.sort_by_key(|&index| std::cmp::Reverse(controls[index].text.len()));
@@ -91,6 +98,7 @@ impl Vocabulary {
             lead,
             slot,
             slot_id,
+            folds,
         };
         vocabulary.check_markers(&path)?;
         Ok(vocabulary)
@@ -119,6 +127,11 @@ impl Vocabulary {
     /// Whether a control token begins with this character.
     pub(super) fn opens_control(&self, c: char) -> bool {
         self.by_first.contains_key(&c)
+    }
+
+    /// Whether upper and lower case are the same to some control tokens.
+    pub(super) fn folds(&self) -> bool {
+        self.folds
     }
 
     /// The slot's text and id.
@@ -165,17 +178,20 @@ impl Vocabulary {
         let (mut at, end) = (within.start, within.end);
         while let Some(c) = text[at..end].chars().next() {
             let hit = self.by_first.get(&c).and_then(|indices| {
-                indices.iter().copied().find(|&index| {
+                indices.iter().copied().find_map(|index| {
                     let control = &self.controls[index];
-                    control.normalized == normalized && text[at..end].starts_with(&control.text)
+                    if control.normalized != normalized {
+                        return None;
+                    }
+                    Some((index, opening(&text[at..end], &control.text, self.folds && normalized)?))
                 })
             });
-            let Some(index) = hit else {
+            let Some((index, length)) = hit else {
                 at += c.len_utf8();
                 continue;
             };
             let control = &self.controls[index];
-            let range = at..at + control.text.len();
+            let range = at..at + length;
             at = range.end;
             let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
             let touched =
@@ -199,6 +215,35 @@ impl Vocabulary {
         }
         Ok(())
     }
+}
+
+/// The length of what opens `text` and spells `token`, in upper or lower case where that `folds`.
+fn opening(text: &str, token: &str, folds: bool) -> Option<usize> {
+    if !folds {
+        return text.starts_with(token).then_some(token.len());
+    }
+    let mut chars = text.chars();
+    let mut length = 0;
+    for wanted in token.chars() {
+        let c = chars.next()?;
+        if c != wanted && !c.to_lowercase().eq(wanted.to_lowercase()) {
+            return None;
+        }
+        length += c.len_utf8();
+    }
+    Some(length)
+}
+
+/// What the tokenizer's normalizer makes of a text.
+fn normalizes(tokenizer: &Inner, text: &str) -> String {
+    let mut normalized = NormalizedString::from(text);
+    if let Some(normalizer) = tokenizer.get_normalizer()
+        && normalizer.normalize(&mut normalized).is_err()
+    {
+        // It fails on texts too, and is reported there.
+        return text.to_owned();
+    }
+    normalized.get().to_owned()
 }
 
 impl Control {
@@ -238,10 +283,13 @@ fn load(tokenizer: &Map<String, Value>, path: &str) -> Result<Inner> {
 }
 
 fn encode(tokenizer: &Inner, text: &str) -> Result<Vec<u32>> {
-    let encoding = tokenizer.encode_fast(text, false).map_err(|e| {
-        Error::new(ErrorKind::InvalidModel, format!("the model's tokenizer cannot encode a text: {e}")).with_source(e)
-    })?;
-    Ok(encoding.get_ids().to_vec())
+    bounds::caught("the model's tokenizer cannot encode a text", || {
+        let encoding = tokenizer.encode_fast(text, false).map_err(|e| {
+            let message = format!("the model's tokenizer cannot encode a text: {e}");
+            Error::new(ErrorKind::InvalidModel, message).with_source(e)
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    })
 }
 
 fn added_tokens(tokenizer: &Map<String, Value>) -> impl Iterator<Item = &Value> {
@@ -262,20 +310,21 @@ fn push_added(tokenizer: &mut Map<String, Value>, content: &str) {
 /// Some checkpoints list added tokens that their model has no row for (Gemma 3 1B: `<image_soft_token>`). Such a token
 /// is left out, unless something asks for it: then it stays, to be refused by name.
 fn drop_unreachable(files: &mut Files, vocab_size: usize) {
-    let pieces = files.tokenizer.get("model").and_then(|model| model.get("vocab"));
+    let settled = &files.settled;
+    let pieces = settled.tokenizer.get("model").and_then(|model| model.get("vocab"));
     let needed = |text: &str| {
         pieces.is_some_and(|pieces| pieces.get(text).is_some())
-            || ["bos_token", "eos_token"].iter().any(|name| files.named.get(*name).is_some_and(|named| named == text))
+            || settled.needed.contains(text)
             || files.templates.values().any(|source| source.contains(text))
     };
-    let kept: Vec<Value> = added_tokens(&files.tokenizer)
+    let kept: Vec<Value> = added_tokens(&settled.tokenizer)
         .filter(|token| {
             let reachable = token.get("id").and_then(Value::as_u64).is_none_or(|id| id < vocab_size as u64);
             reachable || token.get("content").and_then(Value::as_str).is_none_or(needed)
         })
         .cloned()
         .collect();
-    files.tokenizer.insert("added_tokens".to_owned(), Value::Array(kept));
+    files.settled.tokenizer.insert("added_tokens".to_owned(), Value::Array(kept));
 }
 
 /// Refuses ids that the model has no logits for; gives the slot's id where it is its alone.
@@ -315,16 +364,19 @@ fn control_tokens(real: &Inner, lead: &str, slot: &str) -> Vec<Control> {
     controls
 }
 
-/// Gives the control tokens their markers as names, everywhere in `tokenizer.json`.
-fn rename(tokenizer: &mut Map<String, Value>, controls: &[Control]) {
+/// Gives the control tokens their markers as names, everywhere in `tokenizer.json`. `survives` says whether a marker
+/// comes through the normalizer.
+fn rename(tokenizer: &mut Map<String, Value>, controls: &[Control], survives: impl Fn(&str) -> bool) {
     let markers: HashMap<&str, &str> =
         controls.iter().map(|control| (control.text.as_str(), control.marker.as_str())).collect();
     let marker_of = |text: &Value| text.as_str().and_then(|text| markers.get(text).copied());
     for token in tokenizer.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(marker) = token.get("content").and_then(marker_of) {
             token["content"] = marker.into();
-            // A marker stands where a token was already found: no normalizer or neighbouring word has a say any more.
-            token["normalized"] = false.into();
+            // A marker stands where a token was already found: no neighbouring word has a say any more. One that is found
+            // in normalized text stays so if it can, because the text on both sides is then normalized as one.
+            let normalized = token.get("normalized") == Some(&true.into()) && survives(marker);
+            token["normalized"] = normalized.into();
             token["single_word"] = false.into();
         }
     }

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::settings;
+use crate::files::{self, Kind};
 use crate::reward::judge::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
 use crate::reward::rubric::Rubric;
-use crate::files::{self, Kind};
 use crate::{Error, Result};
 
 pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> {

@@ -10,6 +10,9 @@
 //! types travel. Together, both share an interpreter, so the verdict is only as good as what `together.py` does against
 //! forgers. Either way the host counts: a test passes if the tests' text has it and the channel says so, and what the
 //! program prints or exits with means nothing. The Python side is in the files beside this one.
+//!
+//! Whether tests are broken is decided by reading them and by running them alone (`Tester::check`). What happens after
+//! a solution's code was started is a verdict, never an error: otherwise a wrong program could choose to have no value.
 
 mod interpreter;
 mod program;
@@ -18,7 +21,7 @@ mod verdict;
 use std::collections::HashMap;
 use std::io::{PipeReader, PipeWriter, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -31,14 +34,16 @@ use crate::{Error, ErrorKind, Result};
 
 const VALUES: &str = include_str!("values.py");
 const START: &str = include_str!("start.py");
+const SUBSTITUTES: &str = include_str!("substitutes.py");
 const SOLUTION: &str = include_str!("solution.py");
 const SUITE: &str = include_str!("suite.py");
+const SOUND: &str = include_str!("sound.py");
 const TESTER: &str = include_str!("tester.py");
 const TOGETHER: &str = include_str!("together.py");
 const LIST: &str = include_str!("list.py");
 
-/// How many tests' names are remembered.
-const MOST_LISTED: usize = 1000;
+/// How many tests are remembered as checked.
+const MOST_CHECKED: usize = 1000;
 
 /// Where the tests run, seen from the solution.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -74,14 +79,17 @@ pub struct TestSettings {
 pub struct Tester {
     settings: TestSettings,
     interpreter: OnceLock<Result<Interpreter>>,
-    /// Names of tests by the tests' text.
-    listed: Mutex<HashMap<String, Arc<[String]>>>,
+    /// What [`Tester::check`] found, by the tests' text and the entry point.
+    checked: Mutex<HashMap<Tests, Result<Arc<[String]>>>>,
 }
+
+/// The tests' text, and the name of the function that they call.
+type Tests = (String, Option<String>);
 
 impl Tester {
     /// A tester; nothing is run yet.
     pub fn new(settings: TestSettings) -> Self {
-        Tester { settings, interpreter: OnceLock::new(), listed: Mutex::new(HashMap::new()) }
+        Tester { settings, interpreter: OnceLock::new(), checked: Mutex::new(HashMap::new()) }
     }
 
     /// Runs the `tests` of `code`. `entry_point` is the function that they call.
@@ -89,7 +97,7 @@ impl Tester {
     /// # Errors
     /// What is not the program's fault: the isolation or the interpreter can't be had
     /// ([`Unsupported`](ErrorKind::Unsupported)), or the tests are none, or not for this way of running them
-    /// ([`InvalidRequest`](ErrorKind::InvalidRequest)).
+    /// ([`InvalidRequest`](ErrorKind::InvalidRequest)). The latter is decided without the program.
     pub fn verdict(&self, code: &str, tests: &str, entry_point: Option<&str>) -> Result<Verdict> {
         match self.settings.tests_run {
             TestsRun::Apart => self.apart(code, tests, entry_point),
@@ -103,65 +111,113 @@ impl Tester {
                 "goal.entry_point is missing: the tests need the name of the function that they call",
             )
         })?;
+        if let Some(Err(known)) = self.known(tests, Some(entry_point)) {
+            return Err(known);
+        }
         let nonce = nonce()?;
-        let (from_tester, to_solution) = pipe()?;
-        let (from_solution, to_tester) = pipe()?;
-        let job = json!({"tests": tests, "entry_point": entry_point, "nonce": nonce});
-        let mut tester = self.program(&[VALUES, START, SUITE, TESTER], job)?;
-        tester.report = true;
-        tester.links = vec![to_solution.into(), from_solution.into()];
-        let mut solution =
-            self.program(&[VALUES, START, SOLUTION], json!({"code": code, "entry_point": entry_point}))?;
-        solution.links = vec![from_tester.into(), to_tester.into()];
-
-        let outcomes = self.sandbox()?.run(vec![tester, solution])?;
+        let outcomes = self.outcomes(|| {
+            let (from_tester, to_solution) = pipe()?;
+            let (from_solution, to_tester) = pipe()?;
+            let mut tester = self.tests(tests, entry_point, &nonce, false)?;
+            tester.links = vec![to_solution.into(), from_solution.into()];
+            let job = json!({"code": code, "entry_point": entry_point});
+            let mut solution = self.program(&[VALUES, START, SUBSTITUTES, SOLUTION], job)?;
+            solution.links = vec![from_tester.into(), to_tester.into()];
+            Ok(vec![tester, solution])
+        })?;
         let [tester, solution] = outcomes.as_slice() else { return Err(Error::internal("not two outcomes")) };
-        let records = verdict::read(&tester.report, &nonce)?;
-        let names = match (&records.tests, tester.end) {
-            (Some(names), _) => names.clone(),
-            // Too early for the tests: the solution is to blame, if they can be read without it.
-            (None, End::Limit(_)) => self.names(tests)?.to_vec(),
-            (None, _) => return Err(says_nothing(tester, records.broken)),
+        let records = verdict::read(&tester.report, &nonce).unwrap_or_default();
+        let names = match &records.tests {
+            Some(names) if records.done && records.broken.is_none() => names.as_slice().into(),
+            // The solution has run, so what was said or left unsaid may be its doing: it has no say in whether the tests
+            // are broken.
+            _ => self.check(tests, Some(entry_point))?,
         };
         // The tests' process can be trusted, but not made wait for: where it was stopped, the solution's end says why.
         let end = if matches!(solution.end, End::Signalled(_)) { solution.end } else { tester.end };
-        Verdict::of(records, &names, end)
+        Ok(Verdict::of(records, &names, end))
     }
 
     fn together(&self, code: &str, tests: &str, entry_point: Option<&str>) -> Result<Verdict> {
-        let names = self.names(tests)?;
+        let names = self.check(tests, entry_point)?;
         let nonce = nonce()?;
-        let job = json!({"code": code, "tests": tests, "entry_point": entry_point, "nonce": nonce});
-        let mut both = self.program(&[VALUES, START, SUITE, TOGETHER], job)?;
-        both.report = true;
-        let outcomes = self.sandbox()?.run(vec![both])?;
+        let outcomes = self.outcomes(|| {
+            let job = json!({"code": code, "tests": tests, "entry_point": entry_point, "nonce": nonce});
+            let mut both = self.program(&[VALUES, START, SUBSTITUTES, SUITE, TOGETHER], job)?;
+            both.report = true;
+            Ok(vec![both])
+        })?;
         let [both] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
         match verdict::read(&both.report, &nonce) {
-            // The program can say that the tests are broken: nobody asked it.
-            Ok(records) => Verdict::of(verdict::Records { broken: None, ..records }, &names, both.end),
+            Ok(records) => Ok(Verdict::of(records, &names, both.end)),
             Err(_) => Ok(Verdict::none(names.len(), "it wrote into the channel of the verdict")),
         }
     }
 
-    /// The tests that there are, as a process says that has nothing to do with the solution.
-    fn names(&self, tests: &str) -> Result<Arc<[String]>> {
-        let listed = || self.listed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(names) = listed().get(tests) {
-            return Ok(Arc::clone(names));
+    /// The tests that there are, where they can be run at all. Asked of a process that has nothing to do with any
+    /// solution, so that no solution can turn its 0 into an error.
+    fn check(&self, tests: &str, entry_point: Option<&str>) -> Result<Arc<[String]>> {
+        if let Some(known) = self.known(tests, entry_point) {
+            return known;
         }
         let nonce = nonce()?;
-        let mut list = self.program(&[VALUES, START, SUITE, LIST], json!({"tests": tests, "nonce": nonce}))?;
-        list.report = true;
-        let outcomes = self.sandbox()?.run(vec![list])?;
-        let [list] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
-        let records = verdict::read(&list.report, &nonce)?;
-        let names: Arc<[String]> = records.tests.ok_or_else(|| says_nothing(list, records.broken))?.into();
-        let mut listed = listed();
-        if listed.len() >= MOST_LISTED {
-            listed.clear();
+        let outcomes = self.outcomes(|| {
+            let program = match (self.settings.tests_run, entry_point) {
+                (TestsRun::Apart, Some(entry_point)) => self.tests(tests, entry_point, &nonce, true)?,
+                _ => {
+                    let job = json!({"tests": tests, "nonce": nonce});
+                    let mut list = self.program(&[VALUES, START, SUITE, LIST], job)?;
+                    list.report = true;
+                    list
+                }
+            };
+            Ok(vec![program])
+        })?;
+        let [alone] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
+        let records = verdict::read(&alone.report, &nonce)?;
+        let checked = match records {
+            verdict::Records { broken: Some(why), .. } => Err(Error::invalid_request(why)),
+            verdict::Records { tests: Some(names), loaded, done, .. } if loaded || done => Ok(names.into()),
+            // Not remembered: it may have to do with what else the machine does.
+            _ => return Err(says_nothing(alone)),
+        };
+        let mut remembered = self.remembered();
+        if remembered.len() >= MOST_CHECKED {
+            remembered.clear();
         }
-        listed.insert(tests.to_owned(), Arc::clone(&names));
-        Ok(names)
+        let copy = checked.as_ref().map(Arc::clone).map_err(Error::duplicate);
+        remembered.insert((tests.to_owned(), entry_point.map(str::to_owned)), checked);
+        copy
+    }
+
+    /// What [`check`](Tester::check) found, if it was asked before.
+    fn known(&self, tests: &str, entry_point: Option<&str>) -> Option<Result<Arc<[String]>>> {
+        let remembered = self.remembered();
+        let checked = remembered.get(&(tests.to_owned(), entry_point.map(str::to_owned)))?;
+        Some(checked.as_ref().map(Arc::clone).map_err(Error::duplicate))
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, HashMap<Tests, Result<Arc<[String]>>>> {
+        self.checked.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Runs programs. Where something outside ended the sandbox, once more: if that was no accident, as when a program
+    /// takes memory that the machine doesn't have, it happens again.
+    fn outcomes(&self, programs: impl Fn() -> Result<Vec<Program>>) -> Result<Vec<Outcome>> {
+        let sandbox = self.sandbox()?;
+        let outcomes = sandbox.run(programs()?)?;
+        match outcomes.first() {
+            Some(Outcome { end: End::Lost, .. }) => sandbox.run(programs()?),
+            _ => Ok(outcomes),
+        }
+    }
+
+    /// The process of the tests, beside a solution or `alone`.
+    fn tests(&self, tests: &str, entry_point: &str, nonce: &str, alone: bool) -> Result<Program> {
+        let job = json!({"tests": tests, "entry_point": entry_point, "nonce": nonce, "alone": alone});
+        let mut tester = self.program(&[VALUES, START, SUBSTITUTES, SUITE, SOUND, TESTER], job)?;
+        tester.report = true;
+        Ok(tester)
     }
 
     fn interpreter(&self) -> Result<&Interpreter> {
@@ -187,16 +243,13 @@ impl Tester {
     }
 }
 
-/// The tests' process ended before it could say which tests there are.
-fn says_nothing(outcome: &Outcome, broken: Option<String>) -> Error {
-    match broken {
-        Some(why) => Error::invalid_request(why),
-        None => Error::runtime(format!(
-            "the tests could not be run: {}; its last words: {}",
-            outcome.end,
-            String::from_utf8_lossy(&outcome.stderr).lines().last().unwrap_or("none")
-        )),
-    }
+/// The tests' process ended, without any solution, before it could say which tests there are.
+fn says_nothing(outcome: &Outcome) -> Error {
+    Error::runtime(format!(
+        "the tests can't be run, even without a solution: {}; the last words: {}",
+        outcome.end,
+        String::from_utf8_lossy(&outcome.stderr).lines().last().unwrap_or("none")
+    ))
 }
 
 /// Sixteen bytes that nobody can guess, in hexadecimal digits.

@@ -1,5 +1,6 @@
 # What tests there are, by reading them, and how they are run and reported.
 import ast
+import dis
 import types
 import unittest
 
@@ -155,12 +156,16 @@ def run_asserts(source, namespace, report, guard):
             exec(code, namespace)
 
 
-def run_tests(style, names, source, namespace, entry_point, report, guard, checker=lambda code: lambda method: None):
+def run_tests(
+    style, names, source, namespace, entry_point, report, guard, checker=lambda code: lambda method: None,
+    loaded=lambda: None,
+):
     """Loads and runs the tests of `source` in `namespace`."""
     if style == "asserts":
         return run_asserts(source, namespace, report, guard)
     code = compile(source, "tests.py", "exec")
     exec(code, namespace)
+    loaded()
     if style == "unittest":
         return run_unittest(namespace, names, report, guard, checker(code))
     one_test(report, guard, "check", lambda: namespace["check"](namespace[entry_point]))

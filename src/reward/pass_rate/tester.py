@@ -1,8 +1,8 @@
 # The process of the tests, where the solution is apart: it has the tests, a stand-in for the solution's entry point,
 # and the channel to the host. No code of the solution runs here.
-import builtins
+#
+# Alone, it says whether the tests are broken, which is decided without any solution: no call is answered then.
 import importlib
-import symtable
 
 
 class Stop(BaseException):
@@ -10,35 +10,41 @@ class Stop(BaseException):
 
 
 class Solution:
-    def __init__(self, entry_point):
-        self.entry_point = entry_point
-        # Why the current test can't pass, whatever else happens in it; and why no test can be run.
+    def __init__(self, entry_point, alone, loaded):
+        self.entry_point, self.alone, self.loaded = entry_point, alone, loaded
+        # Why the current test can't pass, whatever else happens in it; and why the tests may be broken.
         self.wrong, self.broken = None, None
         # Exceptions that the solution raised: what they say is not about the tests.
         self.raised = []
+        self.failed = None if alone else self.meet()
+
+    def meet(self):
+        """Why the solution can't be loaded, if it can't."""
         try:
             hello = receive(5)
         except Exception:
             hello = {"failed": "it writes where it should not"}
         failed = hello.get("failed") if type(hello) is dict else "its process ended while it was loaded"
-        self.failed = None if failed is None else short(failed)
+        return None if failed is None else short(failed)
 
     def stop(self, why):
         self.wrong = self.wrong or why
         raise Stop(why)
 
     def call(self, *args, **kwargs):
+        self.loaded()
         try:
             request = {"args": [encode(arg) for arg in args], "kwargs": {k: encode(v) for k, v in kwargs.items()}}
+        except Exception as what:
+            self.broken = untravelled(self.entry_point, what)
+            self.stop(self.broken)
+        if self.alone:
+            self.stop("there is no solution")
+        try:
             send(4, request)
-        except OSError:
-            self.stop("the solution's process has ended")
         except Exception as why:
-            self.broken = (
-                f"the tests give {self.entry_point} {short(why)}, which does not travel to the solution's process: use "
-                'tests_run = "together"'
-            )
-            raise Stop(self.broken) from None
+            over = isinstance(why, OSError)
+            self.stop("the solution's process has ended" if over else f"the call can't be sent: {short(why)}")
         try:
             answer = receive(5)
             if answer is None:
@@ -73,34 +79,37 @@ class Solution:
         return error
 
 
-def unbound(source):
-    """Names that the tests use and nobody binds."""
-    table = symtable.symtable(source, "tests.py", "exec")
-    bound = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    used, tables = set(), [table]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        outer = table.get_type() == "module"
-        used |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (outer or s.is_global())}
-    return used - bound - set(dir(builtins))
+def ownerless(error):
+    """True if no solution can prevent this error of the tests: all that it shares with them is the folder."""
+    name = getattr(error, "filename", None)
+    if not isinstance(error, OSError) or name is None:
+        return True
+    folder = os.path.realpath(os.getcwd())
+    return not isinstance(name, (str, bytes)) or not os.path.realpath(os.fsdecode(name)).startswith(folder + "/")
 
 
 def main():
     job = take_job()
     record = reporter(3, job["nonce"])
-    entry_point, source = job["entry_point"], job["tests"]
+    entry_point, source, alone = job["entry_point"], job["tests"], job["alone"]
     try:
         style, names = read_tests(source)
+        look_at(source, entry_point)
     except Broken as error:
         record(broken=str(error))
         return
     record(tests=names)
-    solution = Solution(entry_point)
+    begun = []
+
+    def loaded():
+        if not begun:
+            begun.append(True)
+            record(loaded=True)
+
+    solution = Solution(entry_point, alone, loaded)
     if solution.failed is not None:
         record(failed=solution.failed)
         return
-    foreign = unbound(source) - {entry_point}
 
     def guard(name):
         wrong, solution.wrong = solution.wrong, None
@@ -108,13 +117,6 @@ def main():
 
     def report(name, why, error):
         wrong, solution.wrong = solution.wrong, None
-        missing = getattr(error, "name", None)
-        theirs = not any(error is raised for raised in solution.raised)
-        if isinstance(error, NameError) and missing in foreign and theirs:
-            solution.broken = (
-                f"the tests use `{missing}`, which they neither define nor import: only {entry_point} is there (with "
-                'tests_run = "together", all that the solution defines)'
-            )
         record(ran=name, why=why if why is not None else wrong)
 
     module = types.ModuleType("tests")
@@ -124,11 +126,11 @@ def main():
     stand_in.__name__ = stand_in.__qualname__ = entry_point
     module.__dict__[entry_point] = stand_in
     try:
-        run_tests(style, names, source, module.__dict__, entry_point, report, guard)
+        run_tests(style, names, source, module.__dict__, entry_point, report, guard, loaded=loaded)
     except BaseException as error:
-        if isinstance(error, Stop) or any(error is raised for raised in solution.raised):
-            report(None, described(error), error)
-        else:
+        report(None, described(error), error)
+        theirs = not isinstance(error, Stop) and not any(error is raised for raised in solution.raised)
+        if theirs and not (alone and (begun or not ownerless(error))):
             solution.broken = solution.broken or f"goal.tests can't be run: {described(error)}"
     if solution.broken is not None:
         record(broken=solution.broken)

@@ -155,6 +155,11 @@ def receive(fd):
     return None if data is None else json.loads(data)
 
 
-def short(text):
-    text = str(text)
+def short(what):
+    """Its text, as JSON of any reader can hold it. What can't say what it is, is called by its type."""
+    try:
+        text = str(what)
+    except Exception:
+        text = f"<{type(what).__name__}>"
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 300 else text[:300] + "…"

@@ -173,3 +173,23 @@ fn every_form_widens_to_ggmls_values_bit_for_bit() {
         }
     }
 }
+
+#[test]
+fn a_part_of_a_model_is_called_so() {
+    let cases: [(Change, &str); 4] = [
+        (|gguf| gguf.raw("split.count", 2, &[2, 0]).raw("split.no", 2, &[1, 0]), "part 2 of a model in 2 files"),
+        (|gguf| gguf.raw("split.count", 2, &[3, 0]), "llama-gguf-split --merge"),
+        (|gguf| gguf.text("general.type", "adapter"), "llama-export-lora"),
+        (|gguf| gguf.text("general.type", "mmproj"), "mmproj"),
+    ];
+    for (change, expected) in cases {
+        let mut gguf = tiny_gguf();
+        change(&mut gguf);
+        let (kind, message) = refusal(&gguf);
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(message.contains(expected), "{message}");
+    }
+    let mut whole = tiny_gguf();
+    whole.raw("split.count", 2, &[1, 0]).text("general.type", "model");
+    interpret("m.gguf", &whole.build()).unwrap();
+}

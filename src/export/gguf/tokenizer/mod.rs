@@ -15,6 +15,7 @@ use serde_json::{Map, Value as Json, json};
 use super::Source;
 use super::parse::{Array, Value};
 use crate::export::checkpoint::{Content, SpecialTokens, TokenizerFile};
+use crate::model::tokenizer::bounds::caught;
 use crate::{Error, Result};
 
 /// llama.cpp's token types: these become added tokens, found in text before it is split.
@@ -63,8 +64,10 @@ pub(super) fn files(source: &Source<'_>) -> Result<Vec<TokenizerFile>> {
 
     let tokenizer = tokenizer_json(source, parts, &vocabulary, bos, eos)?;
     let bytes = serde_json::to_vec(&tokenizer).map_err(|error| Error::internal(error.to_string()))?;
-    tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
-        Error::invalid_model(format!("{}: its `tokenizer.ggml.tokens` make no tokenizer: {error}", source.label))
+    caught(source.label, || {
+        tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| {
+            Error::invalid_model(format!("{}: its `tokenizer.ggml.tokens` make no tokenizer: {error}", source.label))
+        })
     })?;
     let config = tokenizer_config(source, &vocabulary, bos, eos)?;
     let config = serde_json::to_vec_pretty(&config).map_err(|error| Error::internal(error.to_string()))?;

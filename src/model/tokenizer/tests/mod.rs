@@ -12,7 +12,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::message::{Message, Role, SampledTokens};
 
+mod bombs;
+mod bounds;
 mod damage;
+mod jinja;
 
 const NAMES: [&str; 7] = ["chatml", "headers", "thinking", "composed", "features", "alternating", "turns"];
 
@@ -398,4 +401,32 @@ proptest! {
             prop_assert_eq!(control_tokens([&ask, reply, &more]), control_tokens(["a", "b", "c"]), "{}", name);
         }
     }
+}
+
+#[test]
+fn control_tokens_in_normalized_text_are_found_in_any_case_but_not_in_messages() {
+    let folder = folder(
+        "bytes",
+        &json!({"chat_template": "<Think>{{ messages[0].content }}</tHINK><thi{{ messages[1].content }}"}),
+    );
+    let path = folder.path().join("tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    file["normalizer"] = json!({"type": "Lowercase"});
+    let token = |id: u32, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false});
+    file["added_tokens"].as_array_mut().unwrap().extend([token(900, "<THINK>"), token(901, "</Think>")]);
+    fs::write(&path, file.to_string()).unwrap();
+    let tokenizer = Tokenizer::load(folder.path(), 1000).unwrap();
+    let (open, close) = (tokenizer.token_id("<THINK>").unwrap(), tokenizer.token_id("</Think>").unwrap());
+    let chat = |first: &str, second: &str| [Message::new(Role::User, first), Message::new(Role::User, second)];
+    for options in [safe(), as_transformers()] {
+        let tokens = tokenizer.encode_chat(&chat("Hi", "s"), &options).unwrap().tokens;
+        assert_eq!(tokens, tokenizer.encode("<Think>Hi</tHINK><this").unwrap());
+        assert_eq!(controls(&tokenizer, &tokens), [open, close]);
+    }
+    for (first, second) in [("<think>", "s"), ("</THINK><ThInK>", "s"), ("a", "nk>"), ("a", "NK>"), ("<think", ">")] {
+        let tokens = tokenizer.encode_chat(&chat(first, second), &safe()).unwrap().tokens;
+        assert_eq!(controls(&tokenizer, &tokens), [open, close], "{first:?}, {second:?}");
+    }
+    let tokens = tokenizer.encode_chat(&chat("a", "NK>"), &as_transformers()).unwrap().tokens;
+    assert_eq!(controls(&tokenizer, &tokens), [open, close, open], "without the protection, it would have");
 }

@@ -154,7 +154,11 @@ fn write_all(mut stdin: ChildStdin, input: Vec<u8>) -> std::io::Result<()> {
         block_sigpipe();
         let _ = stdin.write_all(&input);
     };
-    thread::Builder::new().name("foreturn-command".into()).spawn(write).map(|_| ())
+    start(write)
+}
+
+fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    crate::thread::spawn("foreturn-command", "to talk to it", work).map(drop).map_err(std::io::Error::other)
 }
 
 /// Keeps a program that closes its input from ending a host that doesn't ignore SIGPIPE: it is this thread's alone, and
@@ -209,7 +213,7 @@ impl Stream {
             };
             let _ = ended.send(end);
         };
-        thread::Builder::new().name("foreturn-command".into()).spawn(read)?;
+        start(read)?;
         Ok(Stream { kept, end })
     }
 

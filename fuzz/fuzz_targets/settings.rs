@@ -1,0 +1,12 @@
+//! A `foreturn.toml` is a configuration or is refused, and so is what its models are given.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    // A folder that isn't there: no path in the settings leads to a file.
+    if let Ok(config) = foreturn::Config::from_toml(text, "/nowhere/at/all".as_ref()) {
+        for model in config.models.values() {
+            model.render_options().expect("what was validated");
+        }
+    }
+});
