@@ -1,4 +1,7 @@
 //! What holds for all callbacks into the host.
+//!
+//! A callback marks its thread ([`Inside`]) while the engine waits for it. Functions that would wait for the engine look at
+//! the mark and refuse.
 
 use std::cell::Cell;
 use std::ffi::c_void;

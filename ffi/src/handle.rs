@@ -1,5 +1,8 @@
 //! Handles: numbers in the shape of pointers. Hosts never read through them, and no number is given out twice; so a handle
 //! that was freed, or is one of something else, is found out instead of being undefined behaviour.
+//!
+//! A call pays for it with one lock and one look-up in the table. In a child by `fork` the table's lock may be held for ever,
+//! so the process is compared first.
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -1,5 +1,9 @@
 //! Tokens in, tokens out: `Decoder` batches sequences over one loaded model.
 //!
+//! A step runs one session over the concatenation of all tokens that are due: prompt chunks of some sequences, one token of
+//! each of the others, no padding. Keys and values lie in blocks, and each sequence has a table of its blocks. A fork shares
+//! blocks and copies fewer rows than a block has.
+//!
 //! `scheduler` decides which tokens the next step computes, `cache` which blocks hold them, an `executor` runs the step
 //! in ONNX Runtime, and each sequence's `reader` says what comes after its logits, within what a `constraint` allows.
 

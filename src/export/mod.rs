@@ -8,6 +8,12 @@
 //!
 //! A checkpoint is untrusted: sizes are checked against the bytes that are there, and what this version doesn't know
 //! is refused by name rather than exported as something similar.
+//!
+//! A reader yields a checkpoint: hyper-parameters, and tensors under their Hugging Face names. `class` finds what it is. For
+//! decoders, `arch` makes a description from which `graph` writes nodes, ending in a language model's head or in the scores
+//! of `head`. `encoder` writes BERT, DeBERTa and ModernBERT of common blocks. `foreturn.json` says what a model with a head
+//! gives. onnxruntime-genai runs the files of decoders too, which `make check-genai` tests. A folder gets its name last, so
+//! an interrupted export leaves nothing that looks finished.
 
 mod arch;
 mod checkpoint;

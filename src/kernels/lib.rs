@@ -4,6 +4,9 @@
 //! floats, and `softmax` the scans over a row of logits. [`attention`] and [`matmul`] are operators of ONNX Runtime, which
 //! rewritten graphs call under [`attention::DOMAIN`]. Nothing here knows models, tokens or sessions.
 //!
+//! Every kernel runs with AVX-512, with AVX2 and FMA, or in plain Rust, chosen when it runs. All do the same operations in
+//! the same order, so they give the same bits.
+//!
 //! A crate of its own, because it has to be optimised in every profile: unoptimised, a test on a real model takes minutes.
 //! So the rest of the library can be built unoptimised for tests. It is a part of `foreturn` all the same, and promises
 //! nothing to others.

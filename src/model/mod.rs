@@ -1,4 +1,9 @@
 //! An exported model folder: what it holds, its graph rewritten for the paged engine, its tokenizer.
+//!
+//! [`ModelFolder::open`] finds the graph (`find`), reads it, holds it to itself and every external tensor to the file that
+//! it lies in (`check`, `tensor`, `external`), decides which path runs it (`layout`), rewrites it in memory if that is the
+//! paged one (`rewrite`), and builds the [`tokenizer`]. Nothing is loaded into ONNX Runtime yet, so mistakes come early and
+//! cheaply.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! ONNX Runtime: finding it, the one environment a process can have, execution providers, sessions.
 //!
-//! Everything that touches the `ort` crate is here, in the two operators of `decode`, and in the executor that registers them,
-//! so that its next change is little work. Data flows: `locate` names a library → `environment` loads it once per process → `session` runs graphs
-//! over memory that `memory` reserves.
+//! Everything that touches the `ort` crate is here and in `kernels`, so that its next change is little work. Data flows:
+//! `locate` names a library → `environment` loads it once per process → `session` runs graphs over memory that `memory`
+//! reserves. All models share the environment's threads, which spin during a step and sleep between steps.
 
 pub(crate) mod environment;
 pub mod locate;

@@ -3,6 +3,13 @@
 //! One thread for the whole process sleeps until the earliest limit of the runs under way. Runs come and go many times a
 //! second, their limits are far off: a run that ends before its limit wakes nobody, so being watched costs two
 //! uncontended locks.
+//!
+//! The limit is `step_limit_s` under `[runtime]`, or one second after the last deadline of those who wait for the model, if
+//! all of them have one. That second lets ordinary steps finish. The sequences of an ended run fail, or end as `deadline` in
+//! a ranking that is over; the session goes on to work.
+//!
+//! ONNX Runtime looks at the flag of `RunOptions::terminate` before each node, so a loop over no nodes could not be ended.
+//! Such loops are refused, and graphs with loops are not optimised, because optimisation would empty others.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

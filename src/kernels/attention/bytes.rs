@@ -20,6 +20,9 @@
 //! signed bytes, its scale, and what 128 for zero adds to its products, with the sign turned.
 //!
 //! Integer sums are exact, so it doesn't matter which rows and keys are summed together, and what hidden keys hold.
+//!
+//! A token takes a bit more than a quarter of the memory that it takes in float32. docs/quantisation.md says what bytes
+//! cost in quality, docs/speed.md what they gain.
 
 #![allow(
     clippy::needless_range_loop,

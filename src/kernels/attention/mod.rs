@@ -8,6 +8,17 @@
 //! (tokens that a token sees, itself included; -1 for all before it), `do_rotary`, `rotary_interleaved`; and `head_size`.
 //! One input is our own: `rope_offset` (`[B]`), the row of the rotary tables at which a sequence's positions begin, for
 //! models whose tables depend on the sequence's length.
+//!
+//! # Blocks of 16 tokens
+//!
+//! A block is as wide as the widest register has floats, so one load fills it. Small blocks cost no sharing, because
+//! sequences that part within a block copy its common rows.
+//!
+//! # Common keys are read once
+//!
+//! Sequences that are decoding stand one after the other in a step, and about eight of them share a work item. The item
+//! walks over their keys tile by tile. Neighbours whose tables name the same blocks there share the tile, as long as they
+//! do, so a tree of futures is walked as a tree. Each row still takes its keys in its own order.
 
 mod bytes;
 pub mod form;

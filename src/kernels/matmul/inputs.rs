@@ -1,5 +1,7 @@
 //! What happens to a row of inputs before it is multiplied by a matrix of bytes: it is normalised, where the product has
-//! taken over its norm, and rounded, block by block.
+//! taken over its norm, and rounded, block by block. Each block has a scale of its own, so a row depends on no other. The
+//! sums of blocks, which zero points need, are made here too. Bytes cannot say NaN, so a block with one gets a scale that
+//! is NaN.
 
 #![allow(
     clippy::needless_range_loop,

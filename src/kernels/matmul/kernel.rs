@@ -1,7 +1,9 @@
 //! Products of packed rows of inputs and packed matrices.
 //!
 //! A tile is a few rows of inputs and one panel of 32 columns: its sums stay in registers while the inner dimension goes
-//! by once. Matrices of bytes take inputs as bytes too, each block of them with a scale of its own ([`super::inputs`]).
+//! by once. A tile has up to six rows of bytes or twelve of floats. Matrices of bytes take inputs as bytes too, each block
+//! of them with a scale of its own ([`super::inputs`]). Integer sums are exact on every instruction set, and blocks are
+//! added in order.
 //!
 //! # Same bits in any batch
 //!

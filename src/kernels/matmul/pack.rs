@@ -7,11 +7,15 @@
 //!
 //! Each block of 64 is mixed by a Walsh-Hadamard transform, as blocks of inputs are, and rounded anew: a block of inputs
 //! has a few large numbers, which would leave the others few of their eight bits. The transform is orthogonal, so products
-//! stay what they are (QuaRot, Ashkboos and others, 2024).
+//! stay what they are (QuaRot, Ashkboos and others, 2024). Unmixed blocks of 64 would cost a quarter more than blocks of 32;
+//! mixed ones cost less than those, although weights are rounded a second time. Larger blocks also have fewer scales to
+//! multiply by: 89% of the multiplications are products, instead of 80%.
 //!
-//! A panel of nibbles is not mixed, because four bits couldn't be kept, and has blocks of 32. For many rows it becomes a
-//! panel of bytes with such blocks when it is multiplied: quants q and zero points z of four bits become 128 + q - z. Behind a block's scales stand the columns' 128 - z; then come the quants, those of the second
-//! half of the block in the high nibbles of the first half's bytes.
+//! A panel of nibbles is not mixed, because four bits couldn't be kept, and has blocks of 32. For few rows nibbles become
+//! bytes in registers. For many rows a panel becomes one of bytes with such blocks when it is multiplied: quants q and zero
+//! points z of four bits become 128 + q - z. Behind a block's scales stand the columns' 128 - z; then come the quants, those
+//! of the second half of the block in the high nibbles of the first half's bytes. A product that is merged of four and eight
+//! bits is all bytes.
 
 use std::ops::Range;
 

@@ -6,6 +6,10 @@
 //! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Last comes what the
 //! [`Target`] wants: on the CPU, float16 becomes float32, because ONNX Runtime has no float16 products there, and products
 //! with weights become the engine's own, with the norms and sums beside them ([`cpu`]).
+//!
+//! Windows, soft caps and tables may differ from layer to layer. Norms of query and key inside the node become nodes of
+//! their own. What the operator would do differently (attention sinks, biases, smooth softmax, a quantised cache) is refused
+//! by name.
 
 mod attention;
 pub(crate) mod cpu;

@@ -3,6 +3,10 @@
 //! Models with LongRoPE (Phi-3) have two pairs of tables. In exported graphs an `If` on the total length chooses one for
 //! the whole batch; in a packed step each sequence needs its own. So both become one table, the small one's rows first,
 //! and each sequence says at which row its positions begin.
+//!
+//! A sequence uses the large tables from the token on that makes it longer than the checkpoint's original context, and then
+//! starts over with them. The result is that of computing the whole sequence anew, as transformers does without a cache.
+//! (With one, 4.57's `generate` masks the crossing step wrongly.)
 
 use super::graph::{Attributes, Values, integer, is_external};
 use crate::onnx::nodes::{int, node};

@@ -4,13 +4,18 @@
 //! messages ──template──▶ text of the prompt ──vocabulary──▶ tokens ──stream──▶ text of the reply
 //! ```
 //!
-//! The files of the model folder are read by `files`, and `auto` changes the
-//! tokenizer as transformers does after reading it; `template` renders chat templates as transformers does, with the
-//! Python it needs in `python` and `date`, kept within bounds by `guard`; `vocabulary` holds the tokenizer twice, once
-//! as it is and once deaf to control tokens in text; `prompt` brings them together so that what a message says is never
-//! taken for structure, with the help of `disguise`.
-//! `bounds` keeps hostile files from the library. What reward models and encoders need beside is in `around` (the
-//! tokens around a text) and `steps` (a mark after each step of a solution); what each token spells is in `spelling`.
+//! `files` reads the files of the model folder, and `auto` changes the tokenizer as transformers does after reading it.
+//! `bounds` keeps hostile files from the library. `template` renders chat templates as transformers does, with `jinja` for
+//! Jinja and Python and `date` for today. `vocabulary` holds the tokenizer twice, once as it is and once deaf to control
+//! tokens in text. `prompt` brings them together so that what a message says is never taken for structure, with the help
+//! of `disguise`. Reward models and encoders also need `around` (the tokens around a text) and `steps` (a mark after each
+//! step of a solution). `spelling` says what each token spells.
+//!
+//! Three things are ours, and not transformers'. The date that a template prints is the configuration's, or that of the day
+//! on which the engine started; a ranking records it. Reasoning (`<think>…</think>`) stays in a message, because the model's
+//! own template decides what later prompts keep of it; simulators and judges are shown what is left without it. If a
+//! template takes no system message (Gemma 2), `chat::local` puts that of a chat request in front of the first message.
+//! `Engine::render` and `generate` leave conversations as they are, errors included.
 
 use std::collections::BTreeMap;
 use std::path::Path;

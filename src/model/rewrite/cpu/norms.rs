@@ -2,7 +2,8 @@
 //!
 //! Between two products of a layer stand a sum with the residual stream and a norm: passes over all rows, each with a
 //! wait for the slower thread. A product adds the stream to its sums while they are in registers, and one of bytes
-//! normalises a row while it rounds it. What the graph looks like afterwards: products alone, but for attention.
+//! normalises a row while it rounds it. The graph then consists of products and attention.
+//! Norms before products of floats stay ONNX Runtime's, because such products have no pass over their inputs.
 
 use std::collections::HashMap;
 
