@@ -17,7 +17,7 @@ const PROMPT: u32 = 512;
 const STEPS: usize = 32;
 
 fn engine() -> Engine {
-    Engine::with_model(&support::model(), support::runtime(), Places::default()).expect("the model loads")
+    Engine::with_model(support::model(), support::runtime(), Places::default()).expect("the model loads")
 }
 
 /// Ordinary tokens without meaning. Prompts of different salts (below 10,000) differ from their first token on.

@@ -19,7 +19,7 @@ fn conversation(tail: &str) -> Vec<Message> {
 }
 
 fn prompt(c: &mut Criterion) {
-    let tokenizer = Tokenizer::load(&support::model(), support::VOCABULARY).expect("the tokenizer loads");
+    let tokenizer = Tokenizer::load(support::model(), support::VOCABULARY).expect("the tokenizer loads");
     let plain = conversation("");
     // Content that imitates control tokens is rendered a second time, in disguise.
     let hostile = conversation("<|im_end|>");

@@ -5,7 +5,7 @@
 use foreturn::{Config, Engine, RankOptions, RankRequest};
 
 fn main() -> foreturn::Result<()> {
-    let engine = Engine::new(Config::from_file("examples/foreturn.toml".as_ref())?)?;
+    let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
     let request = r#"{
         "conversation": [{"role": "user", "content": "Write a poem."}],
         "candidates": ["What should it be about?", "Roses are red, violets are blue."],

@@ -89,7 +89,7 @@ impl Config {
     /// # Errors
     /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense; the
     /// message names the file, the key and the remedy.
-    pub fn from_file(path: &Path) -> Result<Self> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_file_with(path, &[])
     }
 
@@ -97,7 +97,8 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::from_file`].
-    pub fn from_file_with(path: &Path, host_models: &[String]) -> Result<Self> {
+    pub fn from_file_with(path: impl AsRef<Path>, host_models: &[String]) -> Result<Self> {
+        let path = path.as_ref();
         let text = files::read_text(path, files::Kind::SETTINGS)?;
         let base = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, base, Some(path), host_models)
@@ -107,7 +108,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::from_file`].
-    pub fn from_toml(toml: &str, base_dir: &Path) -> Result<Self> {
+    pub fn from_toml(toml: &str, base_dir: impl AsRef<Path>) -> Result<Self> {
         Self::from_toml_with(toml, base_dir, &[])
     }
 
@@ -115,8 +116,8 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::from_file`].
-    pub fn from_toml_with(toml: &str, base_dir: &Path, host_models: &[String]) -> Result<Self> {
-        Self::parse(toml, base_dir, None, host_models)
+    pub fn from_toml_with(toml: &str, base_dir: impl AsRef<Path>, host_models: &[String]) -> Result<Self> {
+        Self::parse(toml, base_dir.as_ref(), None, host_models)
     }
 
     fn parse(text: &str, base_dir: &Path, origin: Option<&Path>, host_models: &[String]) -> Result<Self> {

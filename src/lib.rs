@@ -7,7 +7,7 @@
 //! ```no_run
 //! use foreturn::{Config, Engine, RankOptions, RankRequest};
 //!
-//! let engine = Engine::new(Config::from_file("examples/foreturn.toml".as_ref())?)?;
+//! let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
 //! let request = std::fs::read_to_string("examples/requests/poem.json").expect("a readable file");
 //! let ranking = engine.rank(RankRequest::from_json(&request, "poem.json")?, RankOptions::default())?;
 //! for candidate in &ranking.ranking {

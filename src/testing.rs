@@ -20,7 +20,7 @@ fn target(path: &str) -> PathBuf {
 /// SmolLM2-135M-Instruct in float32.
 pub(crate) fn smollm2() -> Arc<ModelFolder> {
     static MODEL: OnceLock<Arc<ModelFolder>> = OnceLock::new();
-    let open = || Arc::new(ModelFolder::open(&target("models/smollm2-135m-instruct")).expect("the model opens"));
+    let open = || Arc::new(ModelFolder::open(target("models/smollm2-135m-instruct")).expect("the model opens"));
     Arc::clone(MODEL.get_or_init(open))
 }
 

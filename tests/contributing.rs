@@ -94,11 +94,12 @@ fn apply(document: &Path, folder: &Path) {
     }
 }
 
-/// Runs the test of single metrics in the copy, with the dependencies that are built already.
+/// Runs the test of single metrics in the copy, with the dependencies that are built already: those of the whole workspace,
+/// because one package alone would have them with other features.
 fn run_metric_cases(folder: &Path) -> Output {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     Command::new(env!("CARGO"))
-        .args(["test", "--offline", "--package", "foreturn", "--test", "ranking"])
+        .args(["test", "--offline", "--workspace", "--test", "ranking"])
         .args(["metrics_give_the_values_in_their_data_files", "--", "--exact"])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", target)

@@ -629,7 +629,7 @@ fn another_engine_scores_the_same_futures_again() {
         let asked = Arc::new(AtomicUsize::new(0));
         let model = Scripted { waiting: Vec::new(), asked: Arc::clone(&asked) };
         let scripted = Box::new(|| Ok(Box::new(model) as Box<dyn ChatModel>));
-        let config = Config::from_toml(SETTINGS, "/".as_ref()).expect("settings");
+        let config = Config::from_toml(SETTINGS, "/").expect("settings");
         (Engine::builder(config).chat_model("scripted", scripted).build().expect("an engine"), asked)
     };
     let ask = || request(&CANDIDATES[..2], json!({"window": 1, "samples": 2}));
@@ -683,7 +683,7 @@ impl ChatModel for Silent {
 /// An engine without ONNX Runtime, on which rankings wait for ever.
 fn silent() -> Engine {
     let silent = Box::new(|| Ok(Box::new(Silent) as Box<dyn ChatModel>));
-    let config = Config::from_toml(SETTINGS, "/".as_ref()).expect("settings");
+    let config = Config::from_toml(SETTINGS, "/").expect("settings");
     Engine::builder(config).chat_model("silent", silent).build().expect("an engine")
 }
 
@@ -724,7 +724,7 @@ impl ChatModel for Slow {
 fn slow(taking: Duration) -> (Engine, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let model = Slow { asked: Arc::clone(&asked), taking };
-    let config = Config::from_toml(SETTINGS, "/".as_ref()).expect("settings");
+    let config = Config::from_toml(SETTINGS, "/").expect("settings");
     let model = Box::new(move || Ok(Box::new(model) as Box<dyn ChatModel>));
     (Engine::builder(config).chat_model("slow", model).build().expect("an engine"), asked)
 }

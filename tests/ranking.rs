@@ -603,7 +603,7 @@ fn jobs_can_be_sent_between_threads() {
 fn the_examples_are_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let plan = |file: &str| {
-        let config = Config::from_file(&root.join("examples").join(file)).expect("the example configuration");
+        let config = Config::from_file(root.join("examples").join(file)).expect("the example configuration");
         Arc::new(config.plan(words()).expect("a plan"))
     };
     let math = std::fs::read_to_string(root.join("examples/requests/train.json")).expect("the mathematical example");
@@ -626,7 +626,7 @@ fn the_examples_are_valid() {
 #[test]
 fn the_requests_that_models_are_compared_on_are_valid() {
     let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
-    let config = Config::from_file(&benches.join("agreement.toml")).expect("the configuration");
+    let config = Config::from_file(benches.join("agreement.toml")).expect("the configuration");
     let plan = Arc::new(config.plan(words()).expect("a plan"));
     let text = std::fs::read_to_string(benches.join("agreement.jsonl")).expect("the requests");
     for (at, line) in text.lines().enumerate() {

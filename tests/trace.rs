@@ -118,10 +118,10 @@ fn check_messages(recorded: &Value, known: &Value) {
 
 #[test]
 fn a_trace_that_cannot_be_written_is_an_error_with_its_path() {
-    let error = TraceWriter::append("/nowhere/rollouts.jsonl".as_ref()).err().expect("no such folder");
+    let error = TraceWriter::append("/nowhere/rollouts.jsonl").err().expect("no such folder");
     assert!(error.to_string().contains("/nowhere/rollouts.jsonl"), "{error}");
     // A device that is full: the first line already fails.
-    let full = TraceWriter::append("/dev/full".as_ref()).expect("it opens");
+    let full = TraceWriter::append("/dev/full").expect("it opens");
     let _turn = turn();
     let engine = Engine::new(config_with(&model_path(), &format!("{SETTINGS}\n# {MODEL}"))).expect("an engine");
     let error = full.rank(&engine, request(), RankOptions::default()).expect_err("nothing can be written");

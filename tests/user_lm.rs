@@ -35,7 +35,7 @@ fn user_model() -> TempDir {
 #[test]
 fn prompts_are_what_its_tokenizer_renders() {
     let folder = user_model();
-    let model = ModelFolder::open(&folder.path().join("user")).expect("the model");
+    let model = ModelFolder::open(folder.path().join("user")).expect("the model");
     let text = std::fs::read_to_string(fixtures("../user_lm/prompts.json")).expect("the prompts");
     let cases: Vec<Case> = serde_json::from_str(&text).expect("cases");
     assert_eq!(cases.iter().filter(|case| case.tokens.is_some()).count(), 2);

@@ -68,7 +68,7 @@ fn engine_at(base_url: &str, model: &str, rest: &str) -> Engine {
          [models.far]\nbase_url = \"{base_url}\"\nmodel = \"big\"\ntemperature = 0.7\n{model}\n"
     );
     let config =
-        Config::from_toml_with(&toml, "/".as_ref(), &["here".into()]).unwrap_or_else(|e| panic!("{e}\n{toml}"));
+        Config::from_toml_with(&toml, "/", &["here".into()]).unwrap_or_else(|e| panic!("{e}\n{toml}"));
     let policy = Box::new(|| Ok(Box::new(Policy::default()) as Box<dyn ChatModel>));
     Engine::builder(config).chat_model("here", policy).build().expect("an engine")
 }
@@ -611,7 +611,7 @@ fn a_trace_that_broke_off_swallows_nothing_of_the_next_ranking() {
 fn a_key_that_is_not_in_the_environment_is_missed_when_the_engine_is_built() {
     let toml =
         "[models.far]\nbase_url = \"http://localhost/v1\"\nmodel = \"big\"\napi_key_env = \"FORETURN_NO_SUCH_KEY\"";
-    let config = Config::from_toml(toml, "/".as_ref()).expect("settings");
+    let config = Config::from_toml(toml, "/").expect("settings");
     let error = Engine::new(config).err().expect("no engine");
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("model `far`: api_key_env = \"FORETURN_NO_SUCH_KEY\""), "{error}");

@@ -18,7 +18,7 @@ mod statistics;
 mod trace;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +55,7 @@ pub type ChatModelFactory = Box<dyn FnOnce() -> Result<Box<dyn ChatModel>> + Sen
 /// ```no_run
 /// use foreturn::{Config, Engine, RankOptions, RankRequest};
 ///
-/// let engine = Engine::new(Config::from_file("examples/foreturn.toml".as_ref())?)?;
+/// let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
 /// let request = RankRequest::from_json(r#"{
 ///     "conversation": [{"role": "user", "content": "Write a poem."}],
 ///     "candidates": ["What should it be about?", "Roses are red."],
@@ -346,9 +346,9 @@ impl Engine {
     ///
     /// # Errors
     /// As [`EngineBuilder::build`].
-    pub fn with_model(path: &Path, runtime: RuntimeConfig, places: Places) -> Result<Engine> {
+    pub fn with_model(path: impl Into<PathBuf>, runtime: RuntimeConfig, places: Places) -> Result<Engine> {
         let mut config = Config { runtime, ..Config::default() };
-        let model = ModelConfig { path: Some(path.to_path_buf()), ..Default::default() };
+        let model = ModelConfig { path: Some(path.into()), ..Default::default() };
         config.models.insert("model".into(), model);
         Engine::builder(config).places(places).build()
     }

@@ -132,7 +132,7 @@ fn a_model_that_plays_a_role_without_a_chat_template_is_refused_when_the_engine_
     let build = |toml: &str| {
         let library = testing::runtime(1).library.expect("a library");
         let toml = format!("{toml}[runtime]\nlibrary = {library:?}\n[models.base]\npath = {path:?}\n");
-        Engine::new(Config::from_toml(&toml, "/".as_ref()).expect("settings"))
+        Engine::new(Config::from_toml(&toml, "/").expect("settings"))
     };
     let metrics = "[[metrics]]\nkind = \"token_amount\"\n";
     let error = build(metrics).err().expect("refused");

@@ -82,7 +82,8 @@ impl TraceWriter {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`].
-    pub fn append(path: &Path) -> Result<Self> {
+    pub fn append(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let file = OpenOptions::new().create(true).append(true).open(path);
         let output = Output { file: file.map_err(|e| Error::io("open", path, e))?, midway: false };
         let shared = Shared { path: path.to_owned(), output: Mutex::new(output), next: AtomicU64::new(0) };

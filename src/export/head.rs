@@ -236,7 +236,7 @@ mod tests {
             });
         }
         export_fixture(root.path()).unwrap();
-        let folder = crate::model::ModelFolder::open(&root.path().join("out")).unwrap();
+        let folder = crate::model::ModelFolder::open(root.path().join("out")).unwrap();
         assert!(folder.head().is_some());
     }
 }

@@ -58,7 +58,7 @@ impl ModelFolder {
     /// # Errors
     /// [`InvalidModel`](crate::ErrorKind::InvalidModel) when files are missing, cut off or don't fit together;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) when the graph uses what no path of the engine can run.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, OpenOptions::default())
     }
 
@@ -66,8 +66,8 @@ impl ModelFolder {
     ///
     /// # Errors
     /// As [`ModelFolder::open`].
-    pub fn open_with(path: &Path, options: OpenOptions) -> Result<Self> {
-        Self::open_for(path, options, Target::cpu())
+    pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        Self::open_for(path.as_ref(), options, Target::cpu())
     }
 
     /// As [`ModelFolder::open_with`], to be run on `target`.

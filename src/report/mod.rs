@@ -76,7 +76,8 @@ struct Entry<'a> {
 impl Report {
     /// Reads a trace, a file of JSON lines. What can't be read (a line that a crash cut off, say) is counted, and the
     /// page says so. Fails where the file can't be read, or no line of it.
-    pub fn read(trace: &Path) -> Result<Self> {
+    pub fn read(trace: impl AsRef<Path>) -> Result<Self> {
+        let trace = trace.as_ref();
         let (file, _) = files::open_named(trace, files::Kind::INPUT)?;
         let name = trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy();
         Report::from_lines(std::io::BufReader::new(file), &name).map_err(|error| match error.kind() {
@@ -164,8 +165,8 @@ impl Report {
     }
 
     /// Writes the page, whole or not at all; an earlier one is replaced.
-    pub fn write(&self, page: &Path) -> Result<()> {
-        file::write(page, self.to_html()?.as_bytes())
+    pub fn write(&self, page: impl AsRef<Path>) -> Result<()> {
+        file::write(page.as_ref(), self.to_html()?.as_bytes())
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn runtime_path() -> PathBuf {
 /// The model's folder, read once.
 pub(crate) fn folder() -> &'static ModelFolder {
     static FOLDER: OnceLock<ModelFolder> = OnceLock::new();
-    FOLDER.get_or_init(|| ModelFolder::open(&model_path()).expect("the model opens"))
+    FOLDER.get_or_init(|| ModelFolder::open(model_path()).expect("the model opens"))
 }
 
 /// A configuration with the model in every role; `rest` comes before the sections that are the same in all tests.

@@ -83,7 +83,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ErrorKind::InvalidModel`] where a file is missing or damaged, or a token's id is beyond `vocab_size`;
     /// [`ErrorKind::Unsupported`] where message text can't be kept apart from control tokens.
-    pub fn load(folder: &Path, vocab_size: usize) -> Result<Self> {
+    pub fn load(folder: impl AsRef<Path>, vocab_size: usize) -> Result<Self> {
+        let folder = folder.as_ref();
         bounds::caught(&folder.display().to_string(), || Self::build(folder, vocab_size))
     }
 
