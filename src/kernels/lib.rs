@@ -11,6 +11,7 @@
 //! So the rest of the library can be built unoptimised for tests. It is a part of `foreturn` all the same, and promises
 //! nothing to others.
 #![allow(missing_docs, reason = "nobody but foreturn uses it")]
+#![allow(rustdoc::private_intra_doc_links, reason = "its readers have the source")]
 #![allow(clippy::missing_safety_doc, reason = "a trait says once what holds for all of its functions")]
 
 pub mod attention;
