@@ -34,15 +34,19 @@ impl std::error::Error for Wrong {
 
 /// Reads a document.
 ///
-/// Python's constants become texts of the same words: whoever doesn't read the field is not held up by it, and whoever
-/// wants a number there refuses it by its name.
+/// Python's constants are passed over in fields that are not read. In a field that is read they are an error.
 ///
 /// # Errors
 /// It is not JSON, or not what is wanted.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     serde_json::from_slice(bytes).or_else(|error| match without_constants(bytes) {
-        Cow::Owned(plain) if error.is_syntax() => serde_json::from_slice(&plain).map_err(|error| wrong(bytes, error)),
+        Cow::Owned(plain) if error.is_syntax() => {
+            serde_json::from_slice(&plain).map_err(|error| match error.is_data() {
+                true => Wrong { what: Some(CONSTANTS_READ), error },
+                false => wrong(bytes, error),
+            })
+        }
         _ => Err(wrong(bytes, error)),
     })
 }
@@ -57,18 +61,22 @@ pub fn parse_strictly<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
     serde_json::from_slice(bytes).map_err(|error| match without_constants(bytes) {
         // Where that is all that is wrong.
         Cow::Owned(plain) if serde_json::from_slice::<IgnoredAny>(&plain).is_ok() => {
-            let what = "has NaN or Infinity, which Python writes and JSON does not have: write null or a text instead";
-            Wrong { what: Some(what), error }
+            Wrong { what: Some(CONSTANTS_READ), error }
         }
         _ => wrong(bytes, error),
     })
 }
 
+/// What is wrong where a constant of Python's stands in a field that is read.
+const CONSTANTS_READ: &str =
+    "has NaN or Infinity, which Python writes and JSON does not have: write null or a text instead";
+
 fn wrong(bytes: &[u8], error: serde_json::Error) -> Wrong {
     Wrong { what: mistaken::recognise(bytes), error }
 }
 
-/// The document with Python's constants as texts.
+/// The document with an object in the place of each of Python's constants. No field that is read takes one: a text would be
+/// taken for a prompt, and null for an absent number.
 pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
     const CONSTANTS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut plain = Vec::new();
@@ -80,7 +88,7 @@ pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
             b'-' | b'I' | b'N' if !quoted => {
                 if let Some(constant) = CONSTANTS.iter().find(|constant| bytes[at..].starts_with(constant)) {
                     plain.extend_from_slice(&bytes[copied..at]);
-                    plain.extend([b"\"", *constant, b"\""].concat());
+                    plain.extend([b"{\"", *constant, b"\":null}"].concat());
                     at += constant.len();
                     copied = at;
                     continue;
@@ -108,18 +116,25 @@ mod tests {
     fn pythons_constants_and_byte_order_marks_are_read() {
         let text = "\u{feff}{\"a\": [NaN, -Infinity, Infinity], \"NaN\": \"\\\"Infinity\", \"b\": -1}";
         let value: Value = parse(text.as_bytes()).unwrap();
-        assert_eq!(value, json!({"a": ["NaN", "-Infinity", "Infinity"], "NaN": "\"Infinity", "b": -1}));
+        assert_eq!(
+            value,
+            json!({"a": [{"NaN": null}, {"-Infinity": null}, {"Infinity": null}], "NaN": "\"Infinity", "b": -1})
+        );
     }
 
     #[test]
-    fn a_number_that_is_wanted_is_refused_by_name() {
+    fn a_value_that_is_wanted_is_refused() {
         #[derive(Debug, Deserialize)]
         struct Wanted {
             #[allow(dead_code, reason = "only whether it can be read matters")]
-            a: f64,
+            a: Option<f64>,
+            #[allow(dead_code, reason = "only whether it can be read matters")]
+            b: String,
         }
-        let error = parse::<Wanted>(b"{\"a\": NaN}").unwrap_err().to_string();
-        assert!(error.contains("invalid type: string \"NaN\""), "{error}");
+        for text in ["{\"a\": NaN, \"b\": \"\"}", "{\"a\": 1, \"b\": NaN}"] {
+            let error = parse::<Wanted>(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("it has NaN or Infinity"), "{error}");
+        }
     }
 
     #[test]

@@ -67,8 +67,7 @@ fn engine_at(base_url: &str, model: &str, rest: &str) -> Engine {
          [[metrics]]\nkind = \"helpfulness\"\n[roles]\npolicy = \"here\"\nuser = \"far\"\njudge = \"far\"\n\
          [models.far]\nbase_url = \"{base_url}\"\nmodel = \"big\"\ntemperature = 0.7\n{model}\n"
     );
-    let config =
-        Config::from_toml_with(&toml, "/", &["here".into()]).unwrap_or_else(|e| panic!("{e}\n{toml}"));
+    let config = Config::from_toml_with(&toml, "/", &["here".into()]).unwrap_or_else(|e| panic!("{e}\n{toml}"));
     let policy = Box::new(|| Ok(Box::new(Policy::default()) as Box<dyn ChatModel>));
     Engine::builder(config).chat_model("here", policy).build().expect("an engine")
 }
