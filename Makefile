@@ -114,7 +114,7 @@ lint: deny ## Check formatting, clippy (all targets and bare library), docs, lic
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
 	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
-	  tools/*.py tests/reference/*.py tests/reference/*/*.py benches/*.py benches/peers/*.py docs/plots/*.py
+	  tools/*.py tests/reference/*.py tests/reference/*/*.py benches/*.py benches/peers/*.py docs/plots/*.py tests/gpu/*.py
 
 deny: ## Check licences and banned dependencies (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)
