@@ -50,7 +50,7 @@ fn the_command_refuses_them_too() {
 /// What makes threads scarce for a process.
 fn scarce(folder: &Path) -> PathBuf {
     let library = folder.join("few_threads.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/few_threads.c");
+    let source = common::root().join("tests/common/few_threads.c");
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     assert!(built.expect("a C compiler").success());
     library
