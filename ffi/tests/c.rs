@@ -354,7 +354,9 @@ fn address_sanitizer_finds_no_error_and_no_leak() {
     compile("gcc", &flags, &source("suite.c"), &to, &Stage::get().shared());
     for scenario in SCENARIOS {
         let mut command = Command::new(&to);
-        command.env("ASAN_OPTIONS", "detect_leaks=1:detect_odr_violation=2");
+        // A forked child has none of its parent's threads, so all that they hold looks lost in it.
+        let leaks = u8::from(scenario != "exits");
+        command.env("ASAN_OPTIONS", format!("detect_leaks={leaks}:detect_odr_violation=2"));
         silent(command.args([scenario.as_ref(), Stage::get().path().as_os_str()]));
     }
 }
