@@ -8,11 +8,14 @@
 //! each model advance by one bounded step, hands replies to the rankings that wait for them, and looks at deadlines and
 //! cancellations in between. So rankings that arrive together share batches and prefixes, and nothing needs a lock.
 
+mod builder;
+mod command;
 mod limits;
 mod opening;
 mod owner;
 mod pending;
 mod process;
+mod queue;
 mod score;
 mod statistics;
 mod trace;
@@ -23,27 +26,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+pub use self::builder::EngineBuilder;
+use self::builder::check_templates;
+use self::command::{Call, Command, RankRun, Task};
 pub use self::limits::{CancelToken, Limits};
-use self::owner::{Call, Command, MEASURING, Owner, RankRun, Task};
+use self::owner::MEASURING;
 pub use self::pending::Pending;
 pub use self::score::ScoreOptions;
 pub use self::statistics::{Latency, Stage, Statistics};
 pub use self::trace::TraceWriter;
 pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
-#[cfg(feature = "remote")]
-use crate::chat::remote::RemoteChat;
 use crate::chat::{ChatModel, Finish, Message, Usage};
 use crate::config::{Config, ModelConfig, RuntimeConfig};
-use crate::decode::{DecodeOptions, GenerateOptions};
+use crate::decode::GenerateOptions;
 use crate::message;
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
 use crate::rank::{Candidates, EndedRollout, ModelRole, Progress, RankJob, RankPlan, RankRequest, Ranking};
 use crate::reward::WeightedMetric;
-use crate::runtime::{Places, RuntimeOptions};
+use crate::runtime::Places;
 use crate::score::input::Prompting;
 use crate::{Error, Result};
 
@@ -171,160 +175,6 @@ impl Drop for Pin {
     fn drop(&mut self) {
         // An engine that has ended has let go of everything.
         drop(self.commands.send(Command::Unpin { model: self.model, key: self.key }));
-    }
-}
-
-/// Collects what an engine is made of.
-pub struct EngineBuilder {
-    config: Config,
-    places: Places,
-    custom: Vec<(String, ChatModelFactory)>,
-    metrics: Vec<WeightedMetric>,
-}
-
-impl EngineBuilder {
-    /// Where ONNX Runtime is looked for when the configuration names no path.
-    #[must_use]
-    pub fn places(mut self, places: Places) -> Self {
-        self.places = places;
-        self
-    }
-
-    /// Adds a model of your own under `name`; roles may then name it. It is made, driven and dropped on the engine's
-    /// thread.
-    #[must_use]
-    pub fn chat_model(mut self, name: impl Into<String>, factory: ChatModelFactory) -> Self {
-        self.custom.push((name.into(), factory));
-        self
-    }
-
-    /// Adds a metric of your own to those of the configuration. Its name tells it apart from theirs.
-    #[must_use]
-    pub fn metric(mut self, metric: WeightedMetric) -> Self {
-        self.metrics.push(metric);
-        self
-    }
-
-    /// Loads the models and starts the engine.
-    ///
-    /// # Errors
-    /// The configuration is wrong, ONNX Runtime is not found, or a model can't be loaded.
-    pub fn build(self) -> Result<Engine> {
-        let EngineBuilder { mut config, places, custom, metrics } = self;
-        config.host_models = custom.iter().map(|(name, _)| name.clone()).collect();
-        let runtime = runtime_options(&config.runtime, places);
-        runtime.check_threads().map_err(|e| e.context("[runtime]"))?;
-        WeightedMetric::check_all(&metrics)?;
-        let decode = decode_options(&config.runtime);
-        let mut locals = BTreeMap::new();
-        let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
-        for (name, model) in &config.models {
-            if model.base_url.is_some() {
-                factories.push((name.clone(), remote_factory(name, model)?));
-            }
-            let Some(path) = &model.path else { continue };
-            let folder =
-                ModelFolder::open_with(path, model.open_options()).map_err(|e| e.context(format!("model `{name}`")))?;
-            let folder = Arc::new(folder);
-            let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
-            let prompting = Prompting { render, bos: model.bos };
-            locals.insert(name.clone(), Local { folder: Arc::clone(&folder), prompting: prompting.clone() });
-            let factory = owner::local_factory(name, folder, prompting, decode.clone(), runtime.clone());
-            factories.push((name.clone(), factory));
-        }
-        factories.extend(custom);
-        let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
-        // The host's are let go of with the engine, whether they were of use or not.
-        let kept = metrics.clone();
-        let (plan, no_plan) = match plan(&config, metrics, &locals)? {
-            Ok(plan) => (Some(Arc::new(plan)), None),
-            Err(error) => (None, Some(error)),
-        };
-        // Without metrics nothing is ranked, and models may be there for their tokens alone.
-        if let Some(plan) = plan.as_ref().filter(|plan| !plan.metrics.is_empty()) {
-            check_templates(plan, plan.needs(plan.window), &locals)?;
-        }
-        let (commands, thread) = Owner::start(factories, config.runtime.max_queued)?;
-        let (thread, process, pins) = (Mutex::new(Some(thread)), std::process::id(), AtomicU64::new(0));
-        Ok(Engine {
-            inner: Arc::new(Inner { commands, thread, process, plan, no_plan, _metrics: kept, names, locals, pins }),
-        })
-    }
-}
-
-/// Makes a model that an endpoint runs; its key is read now.
-#[cfg(feature = "remote")]
-fn remote_factory(name: &str, model: &ModelConfig) -> Result<ChatModelFactory> {
-    let endpoint = model.endpoint(name).map_err(|e| e.context(format!("model `{name}`")))?;
-    Ok(Box::new(move || Ok(Box::new(RemoteChat::new(endpoint)?))))
-}
-
-#[cfg(not(feature = "remote"))]
-fn remote_factory(name: &str, _: &ModelConfig) -> Result<ChatModelFactory> {
-    Err(Error::unsupported(format!(
-        "model `{name}` has a base_url, and this build has no remote models. Build with the feature `remote`, or give \
-         the path of an exported model"
-    )))
-}
-
-/// The plan for rankings, or why the configuration has none; metrics count tokens with the policy's tokenizer, or words where
-/// it is not ours. Metrics that don't go together are an error at once.
-fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String, Local>) -> Result<Result<RankPlan>> {
-    let policy = config.policy_model();
-    let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
-    let plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
-        Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
-        None => text.split_whitespace().count(),
-    }));
-    let mut plan = match plan {
-        Ok(plan) => plan,
-        Err(error) => return Ok(Err(error)),
-    };
-    plan.metrics.extend(metrics);
-    WeightedMetric::check_all(&plan.metrics)?;
-    let checked = check_models(&plan.metrics, locals);
-    Ok(checked.map(|()| plan))
-}
-
-fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Local>) -> Result<()> {
-    for WeightedMetric { name, metric, .. } in metrics {
-        for model in metric.models() {
-            let Some(local) = locals.get(&*model) else { continue };
-            metric.check_model(&model, &local.folder).map_err(|e| e.context(format!("metric `{name}`")))?;
-        }
-    }
-    Ok(())
-}
-
-/// Refuses models that are to play a role and can't be given a conversation.
-fn check_templates(plan: &RankPlan, roles: Vec<ModelRole>, locals: &BTreeMap<String, Local>) -> Result<()> {
-    for role in roles {
-        let Some((role, name)) = plan.roles.resolve(role) else { continue };
-        let Some(local) = locals.get(name).filter(|local| local.folder.head().is_none()) else { continue };
-        let checked = local.folder.tokenizer().check_template(&local.prompting.render);
-        checked.map_err(|e| e.context(format!("roles.{}: model `{name}`", role.as_str())))?;
-    }
-    Ok(())
-}
-
-fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
-    RuntimeOptions {
-        library: config.library.clone(),
-        places,
-        threads: config.threads.unwrap_or(0),
-        providers: config.providers.clone(),
-        on_unavailable: config.on_unavailable,
-        step_limit: Duration::from_secs(config.step_limit_s),
-        profile: config.profile.clone(),
-    }
-}
-
-fn decode_options(config: &RuntimeConfig) -> DecodeOptions {
-    let default = DecodeOptions::default();
-    DecodeOptions {
-        kv_cache: config.kv_cache.map_or(default.kv_cache, |size| size.0 as usize),
-        step_budget: Duration::from_millis(config.step_budget_ms),
-        ..default
     }
 }
 

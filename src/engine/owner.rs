@@ -1,36 +1,25 @@
 //! The thread that owns an engine's models.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::command::{Call, Command, RankRun, Task};
 use super::limits::Turn;
-use super::pending::Responder;
+use super::queue::Queue;
 use super::statistics::{Recorder, Stage, Statistics};
-use super::{CancelToken, ChatModelFactory, RankOptions};
+use super::{CancelToken, ChatModelFactory};
 use crate::chat::local::{LocalChat, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
-use crate::decode::{DecodeOptions, GenerateOptions};
-use crate::model::ModelFolder;
-use crate::rank::{
-    Ask, AskId, EndedRollout, MetricValues, ModelInfo, ModelsInfo, Progress, RankJob, RankPlan, Ranking, StopReason,
-};
-use crate::runtime::RuntimeOptions;
-use crate::score::ScoreTask;
-use crate::score::input::{Encoded, Prompting};
+use crate::rank::{Ask, AskId, MetricValues, ModelInfo, ModelsInfo, RankPlan};
 use crate::{Error, ErrorKind, Result};
 
 /// Rankings that sample at the same time; more would only wait for each other's blocks.
 const MAX_ACTIVE: usize = 16;
 /// Texts to continue or to score that are under way on the models at the same time; a call that begins may exceed it.
 const MAX_UNDER_WAY: usize = 64;
-
-/// Requests of a ranking that are out when further rollouts begin: twice the sequences that share a step, so that as many
-/// wait for a place as have one.
-const MAX_OUT: usize = 128;
 
 /// How long requests are handed to models, which write and tokenise prompts for them, before the clock, cancellations and
 /// those under way have their turn.
@@ -47,129 +36,12 @@ thread_local! {
     pub(super) static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What the handle asks of the thread.
-pub(super) enum Command {
-    Rank(Box<RankRun>),
-    Call(Call),
-    Unpin { model: usize, key: u64 },
-    Statistics(Responder<Statistics>),
-    Shutdown,
-}
-
-/// What one call asks of one local model. Its tasks begin together.
-pub(super) struct Call {
-    pub(super) model: usize,
-    pub(super) stage: Stage,
-    pub(super) tasks: Vec<(Task, OnCompletion)>,
-    pub(super) start: Instant,
-    pub(super) deadline: Option<Instant>,
-    pub(super) priority: i32,
-    pub(super) cancel: CancelToken,
-}
-
-impl Call {
-    /// Why it should end now, if it should.
-    fn interruption(&self, now: Instant) -> Option<Error> {
-        let late = || self.deadline.is_some_and(|deadline| now >= deadline);
-        match self.cancel.is_cancelled() {
-            true => Some(Error::new(ErrorKind::Cancelled, "cancelled while the request waited for its turn")),
-            false if late() => {
-                let message =
-                    "the deadline passed while the request waited for its turn. Allow more time, or ask less at once";
-                Some(Error::new(ErrorKind::DeadlineExceeded, message))
-            }
-            false => None,
-        }
-    }
-
-    fn refuse(self, error: &Error) {
-        self.tasks.into_iter().for_each(|(_, done)| done(Err(error.duplicate())));
-    }
-}
-
 /// A task of a call, on its model.
 struct UnderWay {
     model: usize,
     ticket: Ticket,
     deadline: Option<Instant>,
     cancel: CancelToken,
-}
-
-/// What a local model can do beside chatting.
-pub(super) enum Task {
-    Generate(Vec<u32>, GenerateOptions),
-    LogProbs(Vec<u32>),
-    Warm(u64, Vec<u32>),
-    Score(Encoded, ScoreTask),
-}
-
-/// A ranking under way.
-pub(super) struct RankRun {
-    job: RankJob,
-    plan: Arc<RankPlan>,
-    start: Instant,
-    deadline: Option<Instant>,
-    priority: i32,
-    cancel: CancelToken,
-    on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
-    on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
-    /// Requests that no model has got yet.
-    asks: VecDeque<Ask>,
-    reported: usize,
-    respond: Responder<Ranking>,
-}
-
-impl RankRun {
-    pub(super) fn new(
-        job: RankJob,
-        plan: Arc<RankPlan>,
-        start: Instant,
-        options: RankOptions,
-        cancel: CancelToken,
-        respond: Responder<Ranking>,
-    ) -> Self {
-        let RankOptions { limits, on_progress, on_rollout } = options;
-        let (deadline, priority) = (limits.deadline(), limits.priority);
-        let (job, asks) = (job.with_most_out(MAX_OUT), VecDeque::new());
-        RankRun { job, plan, start, deadline, priority, cancel, on_progress, on_rollout, asks, reported: 0, respond }
-    }
-
-    /// Why it should end now, if it should.
-    fn interruption(&self, now: Instant) -> Option<StopReason> {
-        if self.cancel.is_cancelled() {
-            return Some(StopReason::Cancelled);
-        }
-        self.deadline.is_some_and(|deadline| now >= deadline).then_some(StopReason::Deadline)
-    }
-
-    /// Ends it early; what it has not asked yet is asked no more.
-    fn stop(&mut self, why: StopReason) {
-        self.job.stop(why);
-        self.asks.clear();
-    }
-
-    fn report(&mut self) {
-        if let Some(on_rollout) = &mut self.on_rollout {
-            self.job.take_ended().into_iter().for_each(on_rollout);
-        }
-        let progress = self.job.progress();
-        if let Some(on_progress) = self.on_progress.as_mut().filter(|_| progress.finished != self.reported) {
-            self.reported = progress.finished;
-            on_progress(progress);
-        }
-    }
-}
-
-/// Loads a local model, for the thread to call.
-pub(super) fn local_factory(
-    name: &str,
-    folder: Arc<ModelFolder>,
-    prompting: Prompting,
-    decode: DecodeOptions,
-    runtime: RuntimeOptions,
-) -> ChatModelFactory {
-    let name: Arc<str> = name.into();
-    Box::new(move || Ok(Box::new(LocalChat::load(name, folder, prompting, &decode, &runtime)?)))
 }
 
 /// A ranking's number, by arrival.
@@ -183,11 +55,9 @@ pub(super) struct Owner {
     models: Vec<(String, Box<dyn ChatModel>)>,
     commands: Receiver<Command>,
     /// Rankings that wait for a place.
-    queued: BTreeMap<Turn, Box<RankRun>>,
+    queued: Queue<Box<RankRun>>,
     /// Calls that wait for one.
-    calls: BTreeMap<Turn, Call>,
-    /// How many of either may wait.
-    max_queued: usize,
+    calls: Queue<Call>,
     active: BTreeMap<RunId, Box<RankRun>>,
     /// Who waits for a model's reply.
     asked: HashMap<(usize, Ticket), (RunId, AskId)>,
@@ -233,9 +103,8 @@ impl Owner {
         Owner {
             models,
             commands,
-            queued: BTreeMap::new(),
-            calls: BTreeMap::new(),
-            max_queued,
+            queued: Queue::new(max_queued, "rankings"),
+            calls: Queue::new(max_queued, "calls"),
             active: BTreeMap::new(),
             asked: HashMap::new(),
             direct: Vec::new(),
@@ -268,11 +137,11 @@ impl Owner {
         for local in self.models.iter_mut().filter_map(|(_, model)| model.as_local()) {
             local.close(&closed);
         }
-        let runs = std::mem::take(&mut self.active).into_values().chain(std::mem::take(&mut self.queued).into_values());
+        let runs = std::mem::take(&mut self.active).into_values().chain(self.queued.drain());
         for run in runs {
             run.respond.send(Err(closed.duplicate()));
         }
-        std::mem::take(&mut self.calls).into_values().for_each(|call| call.refuse(&closed));
+        self.calls.drain().for_each(|call| call.refuse(&closed));
         // What is asked from now on, by metrics that are still scoring too, is refused.
         drop(std::mem::replace(&mut self.commands, channel().1));
         // A metric may be a caller's, who takes it for gone once the engine is.
@@ -326,39 +195,27 @@ impl Owner {
     fn enqueue(&mut self, run: Box<RankRun>) {
         // Places may be free that nobody has taken yet.
         self.admit();
-        if let Err(error) = self.check_queue(self.queued.len(), "rankings") {
+        if let Err(error) = self.queued.check() {
+            self.recorder.refused += 1;
             return run.respond.send(Err(error));
         }
         let turn = self.turn(run.priority, run.deadline);
-        self.queued.insert(turn, run);
+        self.queued.push(turn, run);
     }
 
     fn enqueue_call(&mut self, call: Call) {
         self.admit();
-        if let Err(error) = self.check_queue(self.calls.len(), "calls") {
+        if let Err(error) = self.calls.check() {
+            self.recorder.refused += 1;
             return call.refuse(&error);
         }
         let turn = self.turn(call.priority, call.deadline);
-        self.calls.insert(turn, call);
+        self.calls.push(turn, call);
     }
 
     fn turn(&mut self, priority: i32, deadline: Option<Instant>) -> Turn {
         self.next += 1;
         Turn::new(priority, deadline, self.next)
-    }
-
-    fn check_queue(&mut self, waiting: usize, what: &str) -> Result<()> {
-        if waiting < self.max_queued {
-            return Ok(());
-        }
-        self.recorder.refused += 1;
-        Err(Error::new(
-            ErrorKind::Overloaded,
-            format!(
-                "{waiting} {what} are waiting already; try again later, spread them over more engines, or raise `max_queued` \
-                 under [runtime]"
-            ),
-        ))
     }
 
     fn local(&mut self, model: usize) -> Result<&mut LocalChat> {
@@ -401,11 +258,8 @@ impl Owner {
         }
         let stopped = self.active.iter().filter(|(_, run)| run.job.is_stopped()).map(|(id, _)| *id);
         stopped.collect::<Vec<_>>().into_iter().for_each(|id| self.withdraw(id));
-        let over = self.calls.iter().filter_map(|(turn, call)| Some((*turn, call.interruption(now)?)));
-        for (turn, why) in over.collect::<Vec<_>>() {
-            if let Some(call) = self.calls.remove(&turn) {
-                call.refuse(&why);
-            }
+        for (call, why) in self.calls.take_if(|call| call.interruption(now)) {
+            call.refuse(&why);
         }
         for task in std::mem::take(&mut self.direct) {
             let finish = match task.deadline {
@@ -425,12 +279,12 @@ impl Owner {
     /// Starts what waits while there are places.
     fn admit(&mut self) {
         while self.direct.len() < MAX_UNDER_WAY
-            && let Some((_, call)) = self.calls.pop_first()
+            && let Some((_, call)) = self.calls.pop()
         {
             self.begin(call);
         }
         while self.active.len() < MAX_ACTIVE {
-            let Some((Turn { arrival: id, .. }, mut run)) = self.queued.pop_first() else { return };
+            let Some((Turn { arrival: id, .. }, mut run)) = self.queued.pop() else { return };
             self.recorder.record(Stage::Queue, run.start.elapsed());
             let mut asks = Vec::new();
             if !run.job.is_done() {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::owner::Task;
+use super::command::Task;
 use super::pending::{self, Pending, Responder};
 use super::{Engine, Limits, Stage};
 use crate::chat::Message;
