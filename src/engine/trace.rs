@@ -33,7 +33,7 @@ use crate::{Error, Result};
 ///
 /// # fn main() -> foreturn::Result<()> {
 /// # let (engine, request) = (Engine::new(Config::default())?, RankRequest::default());
-/// let trace = TraceWriter::append("rollouts.jsonl".as_ref())?;
+/// let trace = TraceWriter::append("rollouts.jsonl")?;
 /// let ranking = trace.rank(&engine, request, RankOptions::default())?;
 /// # Ok(()) }
 /// ```
