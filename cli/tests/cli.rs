@@ -137,7 +137,7 @@ fn tokens(value: &Value) -> Vec<u32> {
 }
 
 fn fixture(path: &str) -> Value {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/fixtures").join(path);
+    let path = common::root().join("tests/fixtures").join(path);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

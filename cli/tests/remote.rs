@@ -190,7 +190,7 @@ fn what_needs_the_models_own_tokens_is_refused() {
 
 #[test]
 fn the_example_is_a_configuration() {
-    let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("examples/remote.toml");
+    let path = common::root().join("examples/remote.toml");
     let config = Config::from_file(&path).expect("settings");
     assert!(config.models["large"].base_url.is_some() && config.models["policy"].path.is_some());
 }

@@ -444,7 +444,7 @@ fn the_command_reads_reward_bench_2() {
     let folder = scratch();
     let [labels, reward] = ["llama-labels", "llama-reward"].map(|name| exported(folder.path(), name));
     let [labels, reward] = [labels, reward].map(|path| path.display().to_string());
-    let records = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/fixtures/reward_bench_2.jsonl");
+    let records = common::root().join("tests/fixtures/reward_bench_2.jsonl");
     let records = records.display().to_string();
     let bench = ["score", "--messages", &records, "--format", "reward-bench-2", "--json", "--model"];
     let report = foreturn(&[&bench[..], &[&reward]].concat()).expect("a report");
