@@ -5,7 +5,6 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use foreturn::Engine;
 use foreturn::decode::GenerateOptions;
-use foreturn::engine::{Limits, Prompt};
 use foreturn::runtime::Places;
 
 mod support;
@@ -29,7 +28,7 @@ fn prompt(salt: u32) -> Vec<u32> {
 fn reply(engine: &Engine, tokens: &[u32], new: usize, batch: usize) {
     let submit = |seed| {
         let options = GenerateOptions { max_tokens: new, seed, ignore_eos: true, ..GenerateOptions::default() };
-        engine.submit_generate(MODEL, Prompt::Tokens(tokens.to_vec()), options, Limits::default())
+        engine.model(MODEL).expect("a model").submit_generate(tokens.to_vec(), options)
     };
     let pending: Vec<_> = (0..batch as u64).map(|seed| submit(seed).expect("accepted")).collect();
     for reply in pending {
@@ -43,7 +42,7 @@ fn reply(engine: &Engine, tokens: &[u32], new: usize, batch: usize) {
 fn decode(c: &mut Criterion) {
     let engine = engine();
     let tokens = prompt(0);
-    let _pin = engine.warm(MODEL, Prompt::Tokens(tokens.clone())).expect("it fits the cache");
+    let _pin = engine.model(MODEL).expect("a model").warm(tokens.clone()).expect("it fits the cache");
     let mut group = c.benchmark_group("decode over 512 shared tokens");
     group.sample_size(10);
     for batch in [1, 4, 12] {

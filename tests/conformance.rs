@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use common::models::{Case, Reference, close, copy, exported, fixtures, numbers, outputs, reference};
 use common::{MODEL, config_with, scratch};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{ExportOptions, export};
 use foreturn::model::{Batching, CacheType};
 use foreturn::score::ScoreOutput;
@@ -176,11 +175,11 @@ impl Subject {
 
     /// Differences of log-probabilities; none where the padded path has no room for the case.
     fn logprobs(&self, engine: &Engine, case: &Case) -> Option<Vec<f64>> {
-        let result = engine.logprobs(MODEL, Prompt::Tokens(case.tokens.clone()), Limits::default());
-        let (_, found) = match result {
+        let result = engine.model(MODEL).expect("a model").logprobs(case.tokens.clone());
+        let found = match result {
             // Graphs that choose their rotary tables by length are only run up to the change.
             Err(e) if e.kind() == ErrorKind::ContextLength && self.batching == Batching::Padded => return None,
-            result => result.unwrap_or_else(|e| panic!("{}, {}: {e}", self.name, case.name)),
+            result => result.unwrap_or_else(|e| panic!("{}, {}: {e}", self.name, case.name)).logprobs,
         };
         assert_eq!(found.len(), case.logprobs.len(), "{}, {}", self.name, case.name);
         Some(found.iter().zip(&case.logprobs).map(|(found, expected)| (f64::from(*found) - expected).abs()).collect())
@@ -207,7 +206,7 @@ impl Subject {
             ignore_eos: true,
             ..GenerateOptions::default()
         };
-        let reply = engine.generate(MODEL, Prompt::Tokens(case.tokens.clone()), options, Limits::default());
+        let reply = engine.model(MODEL).expect("a model").generate(case.tokens.clone(), options);
         let reply = reply.unwrap_or_else(|e| panic!("{}, {}: {e}", self.name, case.name));
         // Where a context ends, fewer come.
         let expected =

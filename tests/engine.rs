@@ -12,7 +12,7 @@ use common::{Fresh, MODEL, ModelCopy, config, config_with, folder, fresh, tokens
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, Ticket, Usage};
 use foreturn::config::{ByteSize, RolesConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{CancelToken, Generation, Limits, Prompt};
+use foreturn::engine::{CancelToken, Generation, Limits, LogProbs};
 use foreturn::model::inspect::Inspection;
 use foreturn::model::tokenizer::RenderOptions;
 use foreturn::rank::{Ended, Goal};
@@ -134,7 +134,7 @@ fn sampled(seed: u64, max_tokens: usize) -> GenerateOptions {
 }
 
 fn generate(engine: &Engine, prompt: &[u32], options: GenerateOptions) -> Result<Generation> {
-    engine.generate(MODEL, Prompt::Tokens(prompt.to_vec()), options, Limits::default())
+    engine.model(MODEL).expect("a model").generate(prompt.to_vec(), options)
 }
 
 /// What was sampled, to the bit.
@@ -143,13 +143,13 @@ fn bits(reply: &Generation) -> (Vec<u32>, Vec<u32>, String) {
 }
 
 fn blocks(engine: &Engine) -> (usize, usize, u64) {
-    let stats = engine.status(MODEL).expect("a local model").stats;
+    let stats = engine.model(MODEL).expect("a model").status().expect("a local model").stats;
     (stats.peak_blocks, stats.blocks, stats.preemptions)
 }
 
 /// Runs of the model so far.
 fn steps(engine: &Engine) -> u64 {
-    engine.status(MODEL).expect("a local model").stats.steps
+    engine.model(MODEL).expect("a model").status().expect("a local model").stats.steps
 }
 
 // ---- same inputs, same seed: same result ----
@@ -242,7 +242,8 @@ fn scoring_gives_what_sampling_gave() {
     let Fresh { engine, .. } = &fresh(config(""));
     let reply = generate(engine, &filler(40, 1), sampled(3, 20)).expect("a reply");
     let whole = [reply.prompt_tokens.clone(), reply.tokens.clone()].concat();
-    let (tokens, logprobs) = engine.logprobs(MODEL, Prompt::Tokens(whole.clone()), Limits::default()).expect("scores");
+    let LogProbs { tokens, logprobs, .. } =
+        engine.model(MODEL).expect("a model").logprobs(whole.clone()).expect("scores");
     assert_eq!((&tokens, logprobs.len()), (&whole, whole.len() - 1));
     let scored: Vec<_> = logprobs[39..].iter().map(|logprob| logprob.to_bits()).collect();
     assert_eq!(scored, bits(&reply).1, "prefilled or decoded");
@@ -271,8 +272,8 @@ fn a_reply_stops_before_a_stop_text_and_streams_what_it_says() {
         on_text: Some(Box::new(move |text| said.send(text.to_owned()).expect("somebody listens"))),
         ..GenerateOptions::default()
     };
-    let prompt = Prompt::Messages(vec![user("What is the capital of France?")], true);
-    let reply = engine.generate(MODEL, prompt, options, Limits::default()).expect("a reply");
+    let prompt = vec![user("What is the capital of France?")];
+    let reply = engine.model(MODEL).expect("a model").generate(prompt, options).expect("a reply");
     assert_eq!((reply.text.as_str(), reply.finish), ("The capital of France is", Finish::Stop));
     let pieces: Vec<String> = hear.try_iter().collect();
     assert!(pieces.len() > 1, "{pieces:?}");
@@ -322,7 +323,7 @@ fn a_budget_below_one_block_is_refused_when_the_engine_is_made() {
 // ---- what is shared is computed once ----
 
 fn submit(engine: &Engine, prompt: Vec<u32>, options: GenerateOptions) -> foreturn::engine::Pending<Generation> {
-    engine.submit_generate(MODEL, Prompt::Tokens(prompt), options, Limits::default()).expect("queued")
+    engine.model(MODEL).expect("a model").submit_generate(prompt, options).expect("queued")
 }
 
 /// The prompt with which the user is simulated, for each candidate.
@@ -368,7 +369,10 @@ fn twelve_requests_on_a_cold_engine_compute_each_shared_prefix_once() {
     assert_eq!(usage.prompt_tokens - usage.reused_tokens, expected);
     assert_eq!(usage.generated_tokens, 12 * 4);
     // The last token that is sampled is never read.
-    assert_eq!(engine.status(MODEL).expect("a local model").stats.computed_tokens, expected + 12 * 3);
+    assert_eq!(
+        engine.model(MODEL).expect("a model").status().expect("a local model").stats.computed_tokens,
+        expected + 12 * 3
+    );
 }
 
 #[test]
@@ -400,8 +404,8 @@ fn a_pinned_prefix_stays_and_later_prompts_reuse_it() {
     let Fresh { engine, .. } = &fresh(with_blocks(config(""), 24));
     let prefix = filler(10 * BLOCK, 1);
     let with_prefix = |salt| [prefix.clone(), filler(20, salt)].concat();
-    let pin = engine.warm(MODEL, Prompt::Tokens(prefix.clone())).expect("room for the prefix");
-    assert_eq!(pin.tokens, prefix.len());
+    let pin = engine.model(MODEL).expect("a model").warm(prefix.clone()).expect("room for the prefix");
+    assert_eq!(pin.tokens(), prefix.len());
     let overwrite = || {
         for salt in 10..13 {
             generate(engine, &filler(13 * BLOCK, salt), sampled(0, 1)).expect("room beside the pin");
@@ -424,8 +428,8 @@ fn a_pinned_prefix_stays_and_later_prompts_reuse_it() {
 fn a_deadline_gives_an_incomplete_ranking() {
     let Fresh { engine, .. } = &fresh(config(SETTINGS));
     let limits = Limits { timeout: Some(Duration::from_millis(5)), cancel: None, priority: 0 };
-    let options = RankOptions { limits, ..RankOptions::default() };
-    let ranking = engine.rank(request(&CANDIDATES, json!({"window": 4})), options).expect("what there is");
+    let asked = request(&CANDIDATES, json!({"window": 4}));
+    let ranking = engine.within(limits).rank(asked, RankOptions::default()).expect("what there is");
     assert!(steps(engine) <= 1, "{} steps began before the deadline", steps(engine));
     assert!(!ranking.complete && !ranking.bitwise);
     assert_eq!(ranking.ranking.len(), 4);
@@ -438,7 +442,12 @@ fn a_deadline_gives_an_incomplete_ranking() {
     let start = Instant::now();
     generate(engine, &filler(20, 0), sampled(0, 8)).expect("a reply");
     let limits = Limits { timeout: Some(4 * start.elapsed()), cancel: None, priority: 0 };
-    let reply = engine.generate(MODEL, Prompt::Tokens(filler(20, 0)), sampled(0, 4000), limits).expect("what there is");
+    let reply = engine
+        .within(limits)
+        .model(MODEL)
+        .expect("a model")
+        .generate(filler(20, 0), sampled(0, 4000))
+        .expect("what there is");
     assert_eq!(reply.finish, Finish::Deadline);
     assert!(reply.tokens.len() < 4000);
 }
@@ -458,9 +467,10 @@ fn a_cancelled_request_ends_after_the_step_that_is_under_way() {
         }
     };
     let told = GenerateOptions { on_text: Some(Box::new(on_text)), ..sampled(0, 4000) };
-    let options = RankOptions { limits: limits.clone(), ..RankOptions::default() };
-    let ranking = engine.submit_rank(request(&CANDIDATES, json!({"window": 8})), options).expect("queued");
-    let reply = engine.submit_generate(MODEL, Prompt::Tokens(filler(20, 0)), told, limits.clone()).expect("queued");
+    let engine_within = engine.within(limits.clone());
+    let asked = request(&CANDIDATES, json!({"window": 8}));
+    let ranking = engine_within.submit_rank(asked, RankOptions::default()).expect("queued");
+    let reply = engine_within.model(MODEL).expect("a model").submit_generate(filler(20, 0), told).expect("queued");
     let both_are_under_way = || {
         let statistics = engine.statistics().expect("a live engine");
         statistics.active_rankings == 1 && statistics.active_texts == 1
@@ -479,7 +489,12 @@ fn a_cancelled_request_ends_after_the_step_that_is_under_way() {
     assert!(rollouts.any(|rollout| rollout.ended == Ended::Cancelled));
     assert_eq!(reply.finish, Finish::Cancelled);
 
-    let error = engine.logprobs(MODEL, Prompt::Tokens(filler(2000, 1)), limits).expect_err("cancelled before it began");
+    let error = engine
+        .within(limits)
+        .model(MODEL)
+        .expect("a model")
+        .logprobs(filler(2000, 1))
+        .expect_err("cancelled before it began");
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
@@ -520,8 +535,7 @@ fn a_context_that_fills_up_ends_its_rollout_as_context() {
     for part in ["candidates[1]: 20000000 bytes", &format!("can't fit the context of {} tokens", longest + 24)] {
         assert!(error.to_string().contains(part), "{part} is not in {error}");
     }
-    let said = Prompt::Messages(vec![user(&long)], true);
-    let error = engine.generate(MODEL, said, sampled(0, 1), Limits::default()).expect_err("too long");
+    let error = engine.model(MODEL).expect("a model").generate(vec![user(&long)], sampled(0, 1)).expect_err("too long");
     assert!(error.to_string().contains("the conversation: 20000000 bytes can't fit"), "{error}");
     let reply = generate(engine, &filler(longest + 20, 0), sampled(0, 10)).expect("room for four");
     assert_eq!((reply.finish, reply.tokens.len()), (Finish::Context, 4));
@@ -530,7 +544,7 @@ fn a_context_that_fills_up_ends_its_rollout_as_context() {
 #[test]
 fn a_simulated_user_opens_a_conversation() {
     let Fresh { engine, .. } = &fresh(config(SETTINGS));
-    let open = |seed| engine.open_conversation(&goal(), seed, Limits::default());
+    let open = |seed| engine.open_conversation(&goal(), seed);
     let first = open(7).expect("a message");
     assert_eq!((first.role, first.content.trim().is_empty()), (Role::User, false));
     assert_eq!(open(7).expect("a message").content, first.content);
@@ -618,8 +632,7 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
 
     let models = serde_json::to_value(&ranking.models).expect("JSON");
     assert_eq!((&models["user"]["name"], &models["user"]["weights"]), (&json!("scripted"), &Value::Null));
-    let error =
-        engine.generate("scripted", Prompt::Tokens(vec![1]), sampled(0, 1), Limits::default()).expect_err("remote");
+    let error = engine.model("scripted").expect("a model").generate(vec![1], sampled(0, 1)).expect_err("remote");
     assert!(error.to_string().contains("`scripted` is not a local model"), "{error}");
 }
 
@@ -690,8 +703,7 @@ fn silent() -> Engine {
 #[test]
 fn a_model_that_never_answers_does_not_outlast_the_deadline() {
     let limits = Limits { timeout: Some(Duration::from_millis(100)), cancel: None, priority: 0 };
-    let ranking =
-        silent().rank(request(&["a"], json!({})), RankOptions { limits, ..RankOptions::default() }).expect("nulls");
+    let ranking = silent().within(limits).rank(request(&["a"], json!({})), RankOptions::default()).expect("nulls");
     assert!(!ranking.complete && !ranking.bitwise);
     assert_eq!(ranking.ranking[0].reward, None);
 }
@@ -737,7 +749,7 @@ fn requests_are_handed_out_as_they_can_run_and_the_clock_is_looked_at_for_each()
     let (engine, asked) = slow(Duration::ZERO);
     let cancel = CancelToken::new();
     let limits = Limits { timeout: None, cancel: Some(cancel.clone()), priority: 0 };
-    let pending = engine.submit_rank(large(), RankOptions { limits, ..RankOptions::default() }).expect("queued");
+    let pending = engine.within(limits).submit_rank(large(), RankOptions::default()).expect("queued");
     while asked.load(Ordering::Relaxed) < 128 {
         assert!(pending.poll().is_none());
         std::thread::yield_now();
@@ -750,7 +762,7 @@ fn requests_are_handed_out_as_they_can_run_and_the_clock_is_looked_at_for_each()
     const TAKING: Duration = Duration::from_millis(50);
     let (engine, asked) = slow(TAKING);
     let limits = Limits { timeout: Some(4 * TAKING), cancel: None, priority: 0 };
-    let ranking = engine.rank(large(), RankOptions { limits, ..RankOptions::default() }).expect("nulls");
+    let ranking = engine.within(limits).rank(large(), RankOptions::default()).expect("nulls");
     assert!(!ranking.complete);
     assert!(asked.load(Ordering::Relaxed) <= 4, "{} took their time", asked.load(Ordering::Relaxed));
 }
@@ -773,12 +785,17 @@ fn a_ranking_of_too_many_turns_is_refused_with_the_numbers() {
 #[test]
 fn a_full_queue_refuses_and_says_so() {
     let engine = silent();
-    let submit = || engine.submit_rank(request(&["a"], json!({})), RankOptions::default()).expect("sent");
-    let pending: Vec<_> = (0..400).map(|_| submit()).collect();
-    let last = pending.into_iter().next_back().expect("many");
-    let error = last.wait().expect_err("too many");
-    assert_eq!(error.kind(), ErrorKind::Overloaded);
-    assert!(error.to_string().contains("256 rankings are waiting already"), "{error}");
+    let submit = |_| engine.submit_rank(request(&["a"], json!({})), RankOptions::default());
+    let submitted: Vec<_> = (0..400).map(submit).collect();
+    // Sixteen have a place, and 256 may wait. The caller learns it at once.
+    let taken = submitted.iter().take_while(|submitted| submitted.is_ok()).count();
+    assert_eq!(taken, 16 + 256);
+    for refused in &submitted[taken..] {
+        let error = refused.as_ref().err().expect("the queue is full");
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.to_string().contains("rankings are waiting already"), "{error}");
+    }
+    assert_eq!(engine.statistics().expect("a live engine").refused, 400 - 272);
 }
 
 #[test]
@@ -787,8 +804,8 @@ fn the_last_handle_may_go_with_a_callback() {
     let (held, cancel) = (engine.clone(), CancelToken::new());
     let on_progress = Box::new(move |_| assert_eq!(held.models(), ["silent"]));
     let limits = Limits { timeout: None, cancel: Some(cancel.clone()), priority: 0 };
-    let options = RankOptions { limits, on_progress: Some(on_progress), ..RankOptions::default() };
-    let ranking = engine.submit_rank(request(&["a"], json!({})), options).expect("queued");
+    let options = RankOptions { on_progress: Some(on_progress), ..RankOptions::default() };
+    let ranking = engine.within(limits).submit_rank(request(&["a"], json!({})), options).expect("queued");
     // Ends what is under way before it returns, if it is the last handle.
     drop(engine);
     assert!(ranking.poll().is_none(), "the callback keeps the engine");

@@ -4,7 +4,6 @@ mod common;
 
 use common::{MODEL, ModelCopy, config_with, fresh, user};
 use foreturn::chat::{Message, Role};
-use foreturn::engine::{Limits, Prompt};
 use foreturn::{Config, ErrorKind, RankOptions, RankRequest, Ranking};
 use serde_json::json;
 
@@ -48,11 +47,11 @@ fn a_template_without_system_messages_gets_ours_in_front_and_its_date_is_recorde
     }
 
     let engine = fresh(config).engine;
-    let prompt = engine.render(MODEL, &[user("Hi")], true).expect("a prompt");
+    let prompt = engine.model(MODEL).expect("a model").render(vec![user("Hi")]).expect("a prompt");
     assert!(prompt.starts_with("<|im_start|>26 Jul 2024 calm\n<|im_start|>user\nHi"), "{prompt}");
     // A conversation of the caller's is rendered as transformers would, error included.
-    let system = [Message::new(Role::System, "Be terse."), user("Hi")];
-    let error = engine.render(MODEL, &system, true).unwrap_err();
+    let system = vec![Message::new(Role::System, "Be terse."), user("Hi")];
+    let error = engine.model(MODEL).expect("a model").render(system).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert!(error.to_string().ends_with("System role not supported"), "{error}");
 }
@@ -63,7 +62,7 @@ fn a_reply_cut_off_in_reasoning_that_the_prompt_opened_shows_nothing() {
     let (_copy, config) = model(RANKING, settings);
     let engine = fresh(config.clone()).engine;
     let options = foreturn::decode::GenerateOptions { max_tokens: 4, ..Default::default() };
-    let reply = engine.generate(MODEL, Prompt::Messages(vec![user("Hi")], true), options, Limits::default()).unwrap();
+    let reply = engine.model(MODEL).expect("a model").generate(vec![user("Hi")], options).unwrap();
     assert!(!reply.text.contains("<think>"), "the text of a plain request is what was sampled: {}", reply.text);
     drop(engine);
 
@@ -81,6 +80,6 @@ fn a_wrong_date_or_template_is_refused_before_anything_is_loaded() {
     let model = config.models.get_mut(MODEL).expect("the model");
     (model.date, model.template) = (None, Some("rag".into()));
     let engine = fresh(config).engine;
-    let error = engine.render(MODEL, &[user("Hi")], true).unwrap_err().to_string();
+    let error = engine.model(MODEL).expect("a model").render(vec![user("Hi")]).unwrap_err().to_string();
     assert!(error.contains("no chat template `rag`"), "{error}");
 }

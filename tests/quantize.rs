@@ -8,7 +8,6 @@ use std::sync::OnceLock;
 use common::{config_with, folder, fresh, model_path, scratch};
 use foreturn::Engine;
 use foreturn::decode::GenerateOptions;
-use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{ExportOptions, Quantize, export};
 use foreturn::model::ModelFolder;
 use serde_json::Value;
@@ -48,7 +47,7 @@ fn recorded(file: &str, field: &str) -> Vec<Vec<u32>> {
 
 fn logprobs(engine: &Engine, texts: &[Vec<u32>]) -> Vec<f32> {
     let score = |tokens: &Vec<u32>| {
-        engine.logprobs(common::MODEL, Prompt::Tokens(tokens.clone()), Limits::default()).expect("scores").1
+        engine.model(common::MODEL).expect("a model").logprobs(tokens.clone()).expect("scores").logprobs
     };
     texts.iter().flat_map(score).collect()
 }
@@ -106,8 +105,8 @@ fn batching_changes_nothing_to_the_last_bit() {
     prompts.iter_mut().for_each(|prompt| prompt.truncate(400));
     let submit = |engine: &Engine, index: usize| {
         let options = GenerateOptions { max_tokens: 16, seed: index as u64, ..GenerateOptions::default() };
-        let prompt = Prompt::Tokens(prompts[index].clone());
-        engine.submit_generate(common::MODEL, prompt, options, Limits::default()).expect("accepted")
+        let prompt = prompts[index].clone();
+        engine.model(common::MODEL).expect("a model").submit_generate(prompt, options).expect("accepted")
     };
     let bits = |reply: foreturn::engine::Generation| {
         let logprobs: Vec<u32> = reply.logprobs.iter().map(|logprob| logprob.to_bits()).collect();
@@ -149,8 +148,9 @@ fn the_paged_path_computes_what_onnx_runtime_does() {
             let padded = engine("padded");
             for prompt in &prompts {
                 let options = GenerateOptions { max_tokens: NEW, ignore_eos: true, ..GenerateOptions::default() };
-                let prompt = Prompt::Tokens(prompt.clone());
-                let reply = padded.engine.generate(common::MODEL, prompt, options, Limits::default()).expect("a reply");
+                let prompt = prompt.clone();
+                let reply =
+                    padded.engine.model(common::MODEL).expect("a model").generate(prompt, options).expect("a reply");
                 texts.push([reply.prompt_tokens, reply.tokens].concat());
                 one_by_one.extend(reply.logprobs);
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use foreturn::chat::{JsonSchema, parse_messages};
 use foreturn::config::{Config, ModelConfig, RuntimeConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{Limits, Prompt};
+use foreturn::engine::Prompt;
 use foreturn::export::{self, ExportOptions, Quantize};
 use foreturn::model::ModelFolder;
 use foreturn::model::head::HeadKind;
@@ -53,8 +53,8 @@ pub(super) fn model_config(template: &TemplateArgs) -> ModelConfig {
 /// Says on standard error where a model runs on another provider than the one preferred.
 pub(super) fn report_providers(engine: &Engine) -> Result<()> {
     // Remote models run on nothing of ours.
-    for name in engine.models().iter().filter(|name| engine.folder(name).is_some()) {
-        let provider = engine.status(name)?.provider;
+    for (name, status) in engine.statistics()?.models {
+        let provider = status.provider;
         for (wanted, reason) in &provider.unavailable {
             output::warning(&format!("model `{name}` runs on {:?}, not on {wanted:?}: {reason}", provider.used));
         }
@@ -166,7 +166,7 @@ fn prompt(args: &PromptArgs) -> Result<Prompt> {
     match (&args.messages, &args.tokens) {
         (Some(path), _) => {
             let (text, origin) = output::read(path)?;
-            Ok(Prompt::Messages(parse_messages(&text, &origin)?, true))
+            Ok(parse_messages(&text, &origin)?.into())
         }
         (None, tokens) => Ok(Prompt::Tokens(tokens.clone().unwrap_or_default())),
     }
@@ -203,7 +203,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         ..GenerateOptions::default()
     };
     let start = Instant::now();
-    let reply = engine.generate(MODEL, prompt, options, Limits::default())?;
+    let reply = engine.model(MODEL)?.generate(prompt, options)?;
     if !args.json {
         return output::line("");
     }
@@ -221,9 +221,9 @@ pub(super) fn logprobs(args: &LogprobsArgs) -> Result<()> {
     let engine = engine_with(&args.model, &args.prompt.template)?;
     // Messages are scored as a finished conversation, without the header of a reply.
     let prompt = match prompt(&args.prompt)? {
-        Prompt::Messages(messages, _) => Prompt::Messages(messages, false),
+        Prompt::Messages { messages, .. } => Prompt::as_is(messages),
         tokens => tokens,
     };
-    let (tokens, logprobs) = engine.logprobs(MODEL, prompt, Limits::default())?;
-    output::json(&json!({"tokens": tokens, "logprobs": logprobs}))
+    let scored = engine.model(MODEL)?.logprobs(prompt)?;
+    output::json(&json!({"tokens": scored.tokens, "logprobs": scored.logprobs}))
 }

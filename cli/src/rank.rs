@@ -17,12 +17,12 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
     let request = RankRequest::from_json(&text, &origin)?;
 
     let trace = args.trace.as_deref().map(TraceWriter::append).transpose()?;
-    let engine = Engine::builder(config).places(places()).build()?;
+    let limits = Limits { timeout: args.deadline, ..Limits::default() };
+    let engine = Engine::builder(config).places(places()).build()?.within(limits);
     report_providers(&engine)?;
     let bar = output::progress(0, "rollouts {bar:30} {pos}/{len} [{elapsed}]");
     let shown = bar.clone();
     let options = RankOptions {
-        limits: Limits { timeout: args.deadline, ..Limits::default() },
         on_progress: Some(Box::new(move |progress| {
             shown.set_length(progress.total as u64);
             shown.set_position(progress.finished as u64);

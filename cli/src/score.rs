@@ -4,10 +4,9 @@ use std::path::Path;
 
 use foreturn::chat::{Message, parse_chats};
 use foreturn::config::{Config, ModelConfig};
-use foreturn::engine::{Engine, Limits};
 use foreturn::model::tokenizer::Bos;
 use foreturn::score::{ImplicitOptions, Label, Scores, StepOptions};
-use foreturn::{Error, ErrorKind, Result};
+use foreturn::{Engine, Error, ErrorKind, Result};
 use serde::Serialize;
 
 use super::args::{BosArg, ScoreArgs, ScoreFormat};
@@ -26,18 +25,18 @@ pub(super) fn score(args: &ScoreArgs) -> Result<()> {
     }
     let (chats, is_list) = parse_chats(&text, &origin)?;
     let engine = engine(args)?;
-    let none = Limits::default();
+    let model = engine.model(MODEL)?;
     if args.reference.is_some() {
-        let rewards = engine.implicit_rewards(MODEL, REFERENCE, chats, implicit(args), none)?;
+        let rewards = model.implicit_rewards(&engine.model(REFERENCE)?, chats, implicit(args))?;
         return print(args, is_list, &rewards, |scored| format!("{:.6}", scored.reward));
     }
     if let Some(separator) = &args.steps {
         let positive = args.positive.as_deref().map(label);
         let options = StepOptions { separator: separator.clone(), marker: args.marker.clone(), positive };
-        let scores = engine.score_steps(MODEL, chats, options, none)?;
+        let scores = model.score_steps(chats, options)?;
         return print(args, is_list, &scores, |scored| join(scored.steps.iter().map(|step| format!("{step:.6}"))));
     }
-    let scores = engine.score(MODEL, chats, none)?;
+    let scores = model.score(chats)?;
     print(args, is_list, &scores, |scored| {
         let named =
             |row: &[f32]| join(scored.labels.iter().zip(row).map(|(label, logit)| format!("{label} {logit:.6}")));
@@ -57,8 +56,9 @@ pub(super) fn rewards(args: &ScoreArgs, chats: Vec<Vec<Message>>) -> Result<Vec<
         ));
     }
     let engine = engine(args)?;
+    let model = engine.model(MODEL)?;
     if args.reference.is_some() {
-        let rewards = engine.implicit_rewards(MODEL, REFERENCE, chats, implicit(args), Limits::default())?;
+        let rewards = model.implicit_rewards(&engine.model(REFERENCE)?, chats, implicit(args))?;
         return Ok(rewards.into_iter().map(|scored| scored.reward).collect());
     }
     let chosen = args.label.as_deref().map(label);
@@ -74,7 +74,7 @@ pub(super) fn rewards(args: &ScoreArgs, chats: Vec<Vec<Message>>) -> Result<Vec<
             format!("the model's labels are {}; choose one with --label", scored.labels.join(", ")),
         )),
     };
-    engine.score(MODEL, chats, Limits::default())?.into_iter().map(reward).collect()
+    model.score(chats)?.into_iter().map(reward).collect()
 }
 
 fn engine(args: &ScoreArgs) -> Result<Engine> {

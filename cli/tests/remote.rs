@@ -14,7 +14,7 @@ use common::openai_server::{Answer, Asked, Server, completion};
 use common::{MODEL, config, scratch, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
 use foreturn::decode::GenerateOptions;
-use foreturn::engine::{Limits, Prompt, TraceWriter};
+use foreturn::engine::{Limits, TraceWriter};
 use foreturn::rank::Ended;
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 use serde_json::{Value, json};
@@ -181,10 +181,10 @@ fn an_answer_that_is_none_is_a_failure_and_no_zero() {
 fn what_needs_the_models_own_tokens_is_refused() {
     let server = Server::start(honest);
     let engine = engine(&server, "", "");
-    let prompt = Prompt::Messages(vec![user("hi")], true);
-    let error = engine.generate("far", prompt, GenerateOptions::default(), Limits::default()).expect_err("remote");
+    let far = engine.model("far").expect("a model");
+    let error = far.generate(vec![user("hi")], GenerateOptions::default()).expect_err("remote");
     assert!(error.to_string().contains("`far` is not a local model"), "{error}");
-    assert!(engine.status("far").is_err() && engine.render("far", &[user("hi")], true).is_err());
+    assert!(far.status().is_err() && far.render(vec![user("hi")]).is_err());
     assert!(server.asked().is_empty(), "nothing was asked of it");
 }
 
@@ -553,8 +553,7 @@ fn a_silent_server_outlasts_neither_deadline_nor_engine() {
     let engine = engine(&server, "", "");
     let limits = Limits { timeout: Some(Duration::from_millis(300)), cancel: None, priority: 0 };
     let start = Instant::now();
-    let options = RankOptions { limits, ..RankOptions::default() };
-    let ranking = engine.rank(request(json!({})), options).expect("what there is");
+    let ranking = engine.within(limits).rank(request(json!({})), RankOptions::default()).expect("what there is");
     assert!(start.elapsed() < Duration::from_secs(3), "the deadline: {:?}", start.elapsed());
     assert!(!ranking.complete && ranking.ranking.iter().all(|ranked| ranked.reward.is_none()));
     assert!(server.was_left_by(6), "the endpoint is told by a closed connection");

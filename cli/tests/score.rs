@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use common::models::{self, Case, Reference, close, exported, fixtures, flat, numbers};
 use common::{model_path, runtime_path, scratch, user};
 use foreturn::chat::{Message, Role};
-use foreturn::engine::{Limits, Prompt, ScoreOptions};
+use foreturn::engine::{LogProbs, Model, Prompt};
 use foreturn::export::{ExportOptions, export};
 use foreturn::model::tokenizer::{Bos, EncodedText, RenderOptions, Tokenizer};
 use foreturn::score::{
@@ -68,6 +68,11 @@ fn engine() -> &'static Engine {
         .1
 }
 
+/// One of the engine's models.
+fn model_named(name: &str) -> Model {
+    engine().model(name).expect("a model")
+}
+
 /// A configuration with these models, under their own names.
 fn config<'a>(folder: &Path, names: impl IntoIterator<Item = &'a &'a str>, rest: &str) -> Config {
     let models = names.into_iter().map(|name| {
@@ -106,7 +111,7 @@ fn conversations_and_texts_are_read_as_transformers_encodes_them() {
     }
     // An encoder that knows no chats reads prompt and response as a pair.
     let pair = |response| vec![user("What is the capital of France?"), assistant(response)];
-    let chat = engine().score("deberta-v3-reward", vec![pair("The capital of France is Paris.")], Limits::default());
+    let chat = model_named("deberta-v3-reward").score(vec![pair("The capital of France is Paris.")]);
     let wanted = flat(&reference("deberta-v3-reward").cases[1].scores);
     let Scores::Text(row) = &chat.expect("a score")[0].scores else { panic!("one score a label") };
     close(&[f64::from(row[0])], &wanted, 1e-4, "a pair");
@@ -155,7 +160,7 @@ fn a_published_embedder_gives_the_embeddings_of_sentence_transformers() {
     let mut config = Config::from_toml(&toml, Path::new("/")).expect("a configuration");
     config.runtime.library = Some(runtime_path());
     let engine = Engine::new(config).expect("an engine");
-    let given = engine.embed("minilm", texts.iter().map(|text| text.text.clone()).collect(), Limits::default());
+    let given = engine.model("minilm").expect("a model").embed(texts.iter().map(|text| text.text.clone()).collect());
     for (text, given) in texts.iter().zip(given.expect("embeddings")) {
         let given: Vec<f64> = given.into_iter().map(f64::from).collect();
         close(&given, &text.embedding, 1e-4, &text.text);
@@ -175,12 +180,13 @@ fn conversations_that_share_a_prefix_compute_it_once() {
         .map(|chat| {
             let folder = scratch();
             let engine = Engine::new(config(folder.path(), &["qwen3-reward"], "")).expect("an engine");
-            engine.score("qwen3-reward", vec![chat.clone()], Limits::default()).expect("a score").remove(0)
+            engine.model("qwen3-reward").expect("a model").score(vec![chat.clone()]).expect("a score").remove(0)
         })
         .collect();
-    let scores = engine.score("qwen3-reward", chats.clone(), Limits::default()).expect("scores");
+    let scores = engine.model("qwen3-reward").expect("a model").score(chats.clone()).expect("scores");
     assert_eq!(scores, alone);
-    let tokenizer = engine.folder("qwen3-reward").expect("a local model").tokenizer();
+    let folder = engine.model("qwen3-reward").expect("a model").folder().expect("a local model");
+    let tokenizer = folder.tokenizer();
     let prompts: Vec<Vec<u32>> = chats
         .iter()
         .map(|chat| {
@@ -188,7 +194,7 @@ fn conversations_that_share_a_prefix_compute_it_once() {
             tokenizer.encode_chat(chat, &options).expect("a prompt").tokens
         })
         .collect();
-    let computed = engine.status("qwen3-reward").expect("a status").stats.computed_tokens;
+    let computed = engine.model("qwen3-reward").expect("a model").status().expect("a status").stats.computed_tokens;
     assert_eq!(computed, common::tokens_to_compute(&prompts));
 }
 
@@ -198,7 +204,7 @@ fn steps_are_marked_by_request_and_never_by_content() {
     let case = reference.cases.iter().find(|case| !case.steps.is_empty()).expect("a case with steps");
     let score = |chat: &[Message], separator: &str| {
         let options = StepOptions { separator: separator.into(), ..StepOptions::default() };
-        engine().score_steps("qwen2-process-reward", vec![chat.to_vec()], options, Limits::default())
+        model_named("qwen2-process-reward").score_steps(vec![chat.to_vec()], options)
     };
     let steps = |chat: &[Message], separator: &str| -> StepScores {
         score(chat, separator).unwrap_or_else(|e| panic!("{e}")).remove(0)
@@ -215,7 +221,7 @@ fn steps_are_marked_by_request_and_never_by_content() {
     assert_eq!(steps(&text, "\n\n").steps.len(), 2);
     assert_eq!(score(&[user("?"), assistant(" \n\n")], "\n\n").unwrap_err().kind(), ErrorKind::InvalidRequest);
     let marker = StepOptions { marker: "<step>".into(), ..StepOptions::default() };
-    let error = engine().score_steps("qwen2-process-reward", vec![text.to_vec()], marker, Limits::default());
+    let error = model_named("qwen2-process-reward").score_steps(vec![text.to_vec()], marker);
     assert!(error.unwrap_err().to_string().contains("no control token `<step>`"));
 }
 
@@ -224,17 +230,24 @@ fn implicit_rewards_are_differences_of_log_probabilities() {
     let chat = vec![user("What is two and three?"), assistant("It is five.")];
     let options = ImplicitOptions { beta: 0.5, ..ImplicitOptions::default() };
     let rewards = |options| {
-        engine()
-            .implicit_rewards("llama", "llama-biases", vec![chat.clone()], options, Limits::default())
+        model_named("llama")
+            .implicit_rewards(&model_named("llama-biases"), vec![chat.clone()], options)
             .expect("a reward")
             .remove(0)
     };
     let reward = rewards(options);
     let by_hand = |model: &str| {
-        let prompt = Prompt::Messages(chat.clone(), false);
-        let (tokens, logprobs) = engine().logprobs(model, prompt, Limits::default()).expect("log-probabilities");
-        let tokenizer = engine().folder(model).expect("a local model").tokenizer();
-        let given = tokenizer.encode_chat(&chat[..1], &Default::default()).expect("a prompt").tokens.len();
+        let model = model_named(model);
+        let prompt = Prompt::as_is(chat.clone());
+        let LogProbs { tokens, logprobs, .. } = model.logprobs(prompt).expect("log-probabilities");
+        let given = model
+            .folder()
+            .expect("a local model")
+            .tokenizer()
+            .encode_chat(&chat[..1], &Default::default())
+            .expect("a prompt")
+            .tokens
+            .len();
         let end = tokens.iter().rposition(|&token| token == 2).expect("<|im_end|>");
         (logprobs[given - 1..end].iter().map(|&x| f64::from(x)).sum::<f64>(), end + 1 - given)
     };
@@ -260,7 +273,7 @@ fn responses_after_a_warm_history_cost_their_own_tokens_alone() {
     };
     let by_hand = |response| {
         let whole = Prompt::Tokens(whole(response));
-        let (tokens, logprobs) = engine().logprobs("llama", whole, Limits::default()).expect("log-probabilities");
+        let LogProbs { tokens, logprobs, .. } = model_named("llama").logprobs(whole).expect("log-probabilities");
         let logprob = logprobs[99..].iter().map(|&x| f64::from(x)).sum();
         ScoreOutput::Response(ResponseLogProb { logprob, response_tokens: 20, tokens: tokens.len() })
     };
@@ -274,8 +287,8 @@ fn responses_after_a_warm_history_cost_their_own_tokens_alone() {
             let (prompt, response) = (history.clone(), response.clone());
             ScoreInput::Response { prompt, response }
         });
-        let _pin = fresh.warm(model, Prompt::Tokens(history.clone())).expect("room for the history");
-        let computed = || fresh.status(model).expect("a status").stats.computed_tokens;
+        let _pin = fresh.model(model).expect("a model").warm(history.clone()).expect("room for the history");
+        let computed = || fresh.model(model).expect("a model").status().expect("a status").stats.computed_tokens;
         let before = computed();
         assert_eq!(models::outputs(&fresh, model, inputs.collect(), task), wanted, "{model}");
         assert_eq!(computed() - before, 3 * tokens, "{model}");
@@ -285,9 +298,9 @@ fn responses_after_a_warm_history_cost_their_own_tokens_alone() {
 #[test]
 fn what_cannot_be_scored_is_refused_by_name() {
     let chat = |text: String| vec![user(&text), assistant("Yes.")];
-    let score = |model: &str, chat| engine().score(model, vec![chat], Limits::default()).map(drop);
+    let score = |model: &str, chat| model_named(model).score(vec![chat]).map(drop);
     let submit = |model: &str, input, task| {
-        engine().submit_score(model, vec![input], ScoreOptions { task, ..ScoreOptions::default() }).map(drop)
+        model_named(model).submit_score(vec![input], task).and_then(|pending| pending.wait()).map(drop)
     };
     let long = "a question ".repeat(400);
     for (result, kind, part) in [
@@ -297,31 +310,23 @@ fn what_cannot_be_scored_is_refused_by_name() {
         (score("llama", chat("Why?".into())), ErrorKind::InvalidRequest, "without a head of scores"),
         (score("bert-embedding", chat("Why?".into())), ErrorKind::InvalidRequest, "gives embeddings"),
         (
-            engine().generate("qwen2-reward", Prompt::Tokens(vec![1]), Default::default(), Limits::default()).map(drop),
+            model_named("qwen2-reward").generate(vec![1], Default::default()).map(drop),
             ErrorKind::InvalidRequest,
             "is no language model",
         ),
         (
-            engine().embed("bert-labels", vec!["a".into()], Limits::default()).map(drop),
+            model_named("bert-labels").embed(vec!["a".into()]).map(drop),
             ErrorKind::InvalidRequest,
             "an embedding is asked of it",
         ),
         (
-            engine()
-                .score_steps("llama-reward", vec![chat("Why?".into())], StepOptions::default(), Limits::default())
-                .map(drop),
+            model_named("llama-reward").score_steps(vec![chat("Why?".into())], StepOptions::default()).map(drop),
             ErrorKind::InvalidRequest,
             "scores whole texts",
         ),
         (
-            engine()
-                .implicit_rewards(
-                    "llama",
-                    "llama",
-                    vec![vec![user("a")]],
-                    ImplicitOptions::default(),
-                    Limits::default(),
-                )
+            model_named("llama")
+                .implicit_rewards(&model_named("llama"), vec![vec![user("a")]], ImplicitOptions::default())
                 .map(drop),
             ErrorKind::InvalidRequest,
             "has to end with the assistant's message",
@@ -336,16 +341,12 @@ fn what_cannot_be_scored_is_refused_by_name() {
             ErrorKind::InvalidRequest,
             "or of tokens after a prompt's",
         ),
-        (
-            engine().warm("bert-labels", Prompt::Tokens(vec![5, 6])).map(drop),
-            ErrorKind::InvalidRequest,
-            "has no key-value cache",
-        ),
+        (model_named("bert-labels").warm(vec![5, 6]).map(drop), ErrorKind::InvalidRequest, "has no key-value cache"),
     ] {
         let error = result.expect_err(part);
         assert!(error.to_string().contains(part) && error.kind() == kind, "{error}");
     }
-    assert!(engine().score("llama-reward", Vec::new(), Limits::default()).expect("nothing").is_empty());
+    assert!(model_named("llama-reward").score(Vec::new()).expect("nothing").is_empty());
 }
 
 // ---- what stands around a conversation ----
@@ -545,11 +546,16 @@ fn rankings_use_reward_models() {
     for candidate in ranking["ranking"].as_array().expect("candidates") {
         let response = assistant(candidate["response"].as_str().expect("a text"));
         let chat = [&request.conversation[..], &[response]].concat();
-        let none = Limits::default;
-        let steps = engine.score_steps("qwen2-process-reward", vec![chat.clone()], StepOptions::default(), none());
+        let steps = engine
+            .model("qwen2-process-reward")
+            .expect("a model")
+            .score_steps(vec![chat.clone()], StepOptions::default());
         let product: f64 = steps.expect("steps")[0].steps.iter().product();
-        let implicit =
-            engine.implicit_rewards("llama", "llama-biases", vec![chat.clone()], ImplicitOptions::default(), none());
+        let implicit = engine.model("llama").expect("a model").implicit_rewards(
+            &engine.model("llama-biases").expect("a model"),
+            vec![chat.clone()],
+            ImplicitOptions::default(),
+        );
         let implicit = implicit.expect("a reward")[0].reward;
         for rollout in candidate["rollouts"].as_array().expect("rollouts") {
             assert_eq!(rollout["metrics"]["process_reward"], product);
@@ -562,9 +568,11 @@ fn rankings_use_reward_models() {
             while whole.last().is_some_and(|message| message.role != Role::Assistant) {
                 whole.pop();
             }
-            let labels = &engine.score("llama-labels", vec![whole.clone()], none()).expect("a score")[0];
+            let labels =
+                &engine.model("llama-labels").expect("a model").score(vec![whole.clone()]).expect("a score")[0];
             let place = Label::Name("coherence".into()).find(&labels.labels).expect("a label");
-            let (Scores::Text(labels), reward) = (&labels.scores, engine.score("llama-reward", vec![whole], none()))
+            let (Scores::Text(labels), reward) =
+                (&labels.scores, engine.model("llama-reward").expect("a model").score(vec![whole]))
             else {
                 panic!("one score a label")
             };
@@ -605,7 +613,7 @@ fn similarities_are_the_cosines_of_what_the_engine_embeds() {
         let folder = scratch();
         let engine = Engine::new(config(folder.path(), &[name], &similarity_by(name))).expect("an engine");
         let texts = ["What is the capital of France?", "Paris.", "The user asks a question."].map(str::to_owned);
-        let rows = engine.embed(name, texts.to_vec(), Limits::default()).expect("embeddings");
+        let rows = engine.model(name).expect("a model").embed(texts.to_vec()).expect("embeddings");
         let rows = rows.into_iter().map(|row| row.into_iter().map(f64::from).collect());
         check_similarities(&engine, &texts.into_iter().zip(rows).collect::<Vec<_>>());
     }

@@ -65,8 +65,8 @@ fn boundary(c: &mut Criterion) {
     let mut group = c.benchmark_group("boundary");
     group.bench_function("rust", |b| {
         b.iter(|| {
-            let messages = [Message::new(Role::User, content)];
-            black_box(engine.render("model", &messages, true).expect("a prompt").len())
+            let messages = vec![Message::new(Role::User, content)];
+            black_box(engine.model("model").expect("a model").render(messages).expect("a prompt").len())
         });
     });
 

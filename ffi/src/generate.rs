@@ -3,9 +3,9 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use foreturn::chat::{Finish, JsonSchema};
+use foreturn::chat::{Finish, JsonSchema, Usage};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{Generation, Pin, Prompt};
+use foreturn::engine::{Generation, LogProbs, Pin, Prompt};
 use serde_json::json;
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
@@ -53,7 +53,10 @@ unsafe fn read_prompt(given: *const foreturn_prompt) -> Result<Prompt, Failure> 
             (0, count) => Ok(Prompt::Tokens(slice(given.tokens, count, "prompt.tokens")?.to_vec())),
             (count, 0) => {
                 let messages = messages(given.messages, count, "prompt.messages")?;
-                Ok(Prompt::Messages(messages, !given.without_generation_prompt))
+                Ok(match given.without_generation_prompt {
+                    true => Prompt::as_is(messages),
+                    false => messages.into(),
+                })
             }
             _ => Err(Failure::argument("the prompt has messages and tokens: give the one or the other")),
         }
@@ -163,7 +166,31 @@ pub struct foreturn_generation {
     _private: [u8; 0],
 }
 
-handle!(foreturn_generation, Generation);
+/// What a foreturn_generation is.
+pub(crate) struct Reply {
+    text: String,
+    finish: Finish,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+    usage: Usage,
+}
+
+handle!(foreturn_generation, Reply);
+
+impl From<Generation> for Reply {
+    fn from(reply: Generation) -> Self {
+        let Generation { text, finish, tokens, logprobs, usage, .. } = reply;
+        Reply { text, finish, tokens, logprobs, usage }
+    }
+}
+
+impl From<LogProbs> for Reply {
+    fn from(scored: LogProbs) -> Self {
+        let LogProbs { mut tokens, logprobs, usage, .. } = scored;
+        tokens.remove(0);
+        Reply { text: String::new(), finish: Finish::Stop, tokens, logprobs, usage }
+    }
+}
 
 /// What a foreturn_generation holds.
 #[repr(C)]
@@ -206,13 +233,9 @@ pub unsafe extern "C" fn foreturn_generate(
     unsafe {
         waiting("foreturn_generate", engine, out, error, |engine| {
             let given = argument::read(options)?;
-            let limits = given.limits.limits()?;
-            Ok(engine.generate(
-                model.text("model")?,
-                read_prompt(prompt)?,
-                generate_options(&given, &engine.gate)?,
-                limits,
-            )?)
+            let model = engine.within(given.limits.limits()?).model(model.text("model")?)?;
+            let reply = model.generate(read_prompt(prompt)?, generate_options(&given, &engine.gate)?)?;
+            Ok(Reply::from(reply))
         })
     }
 }
@@ -233,13 +256,8 @@ pub unsafe extern "C" fn foreturn_logprobs(
     // SAFETY: passed on.
     unsafe {
         waiting("foreturn_logprobs", engine, out, error, |engine| {
-            let limits = foreturn_limits::or_none(limits)?;
-            let (mut tokens, logprobs) = engine.logprobs(model.text("model")?, read_prompt(prompt)?, limits)?;
-            let prompt_tokens = tokens.clone();
-            tokens.remove(0);
-            let (text, finish) = (String::new(), Finish::Stop);
-            let usage = foreturn::chat::Usage { prompt_tokens: prompt_tokens.len() as u64, ..Default::default() };
-            Ok(Generation { prompt_tokens, tokens, text, finish, logprobs, usage })
+            let model = engine.within(foreturn_limits::or_none(limits)?).model(model.text("model")?)?;
+            Ok(Reply::from(model.logprobs(read_prompt(prompt)?)?))
         })
     }
 }
@@ -257,7 +275,7 @@ pub unsafe extern "C" fn foreturn_generation_read(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let generation = handle::get::<Generation>(generation)?;
+            let generation = handle::get::<Reply>(generation)?;
             let info = foreturn_generation_info {
                 size: 0,
                 text: foreturn_str::of(&generation.text),
@@ -286,7 +304,7 @@ pub unsafe extern "C" fn foreturn_generation_json(
     // SAFETY: passed on.
     unsafe {
         guard(error, || {
-            let generation = handle::get::<Generation>(generation)?;
+            let generation = handle::get::<Reply>(generation)?;
             let json = json!({
                 "text": generation.text,
                 "finish": generation.finish.as_str(),
@@ -305,7 +323,7 @@ pub unsafe extern "C" fn foreturn_generation_json(
 /// thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_free(generation: *mut foreturn_generation) -> foreturn_status {
-    handle::free::<Generation>(generation)
+    handle::free::<Reply>(generation)
 }
 
 /// The text that a conversation becomes for a model.
@@ -328,7 +346,8 @@ pub unsafe extern "C" fn foreturn_render(
             let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let messages = self::messages(messages, message_count, "messages")?;
-            out.write(handle::insert(Text(engine.render(model.text("model")?, &messages, generation_prompt)?)));
+            let prompt = if generation_prompt { messages.into() } else { Prompt::as_is(messages) };
+            out.write(handle::insert(Text(engine.model(model.text("model")?)?.render(prompt)?)));
             Ok(())
         })
     }
@@ -358,8 +377,8 @@ pub unsafe extern "C" fn foreturn_warm(
     // SAFETY: passed on.
     unsafe {
         waiting("foreturn_warm", engine, out, error, |engine| {
-            let limits = foreturn_limits::or_none(limits)?;
-            Ok(engine.warm_within(model.text("model")?, read_prompt(prefix)?, &limits)?)
+            let model = engine.within(foreturn_limits::or_none(limits)?).model(model.text("model")?)?;
+            Ok(model.warm(read_prompt(prefix)?)?)
         })
     }
 }
@@ -377,7 +396,7 @@ pub unsafe extern "C" fn foreturn_pin_tokens(
     unsafe {
         guard(error, || {
             let pin = handle::get::<Pin>(pin)?;
-            Out::new(out, "out")?.write(pin.tokens);
+            Out::new(out, "out")?.write(pin.tokens());
             Ok(())
         })
     }

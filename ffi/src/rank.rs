@@ -166,7 +166,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
     }
 }
 
-fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> Result<RankOptions, Failure> {
+fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> RankOptions {
     let (user_data, gate, shut) = (UserData(given.user_data), gate.clone(), gate.clone());
     let on_progress = given.on_progress.map(|call| -> Box<dyn FnMut(Progress) + Send> {
         Box::new(move |progress| {
@@ -205,7 +205,7 @@ fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> Result<RankOption
             unsafe { call(user_data.0, &raw const lent) }
         })
     });
-    Ok(RankOptions { limits: given.limits.limits()?, on_progress, on_rollout })
+    RankOptions { on_progress, on_rollout }
 }
 
 /// Ranks a request's candidates and waits for the result. `options` may be NULL.
@@ -227,7 +227,8 @@ pub unsafe extern "C" fn foreturn_rank(
     unsafe {
         waiting("foreturn_rank", engine, out, error, |engine| {
             let options = argument::read(options)?;
-            Ranked::new(engine.rank(read_request(request)?, rank_options(&options, &engine.gate)?)?)
+            let limited = engine.within(options.limits.limits()?);
+            Ranked::new(limited.rank(read_request(request)?, rank_options(&options, &engine.gate))?)
         })
     }
 }
@@ -250,9 +251,10 @@ pub unsafe extern "C" fn foreturn_rank_submit(
             let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
-            let mut options = rank_options(&given, &engine.gate)?;
-            let cancel = options.limits.cancel.get_or_insert_with(CancelToken::new).clone();
-            let pending = engine.submit_rank(read_request(request)?, options)?;
+            let mut limits = given.limits.limits()?;
+            let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
+            let options = rank_options(&given, &engine.gate);
+            let pending = engine.within(limits).submit_rank(read_request(request)?, options)?;
             let outcome = |ranking| Ok(Outcome::Ranking(Box::new(Ranked::new(ranking)?)));
             out.write(handle::insert(Request::follow(pending, cancel, given.on_ready, given.user_data, outcome)));
             Ok(())

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use foreturn::engine::{CancelToken, ScoreOptions};
+use foreturn::engine::CancelToken;
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions};
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ unsafe fn one_input(input: &foreturn_score_input, at: usize) -> Result<ScoreInpu
     }
 }
 
-unsafe fn score_options(given: &foreturn_score_options) -> Result<ScoreOptions, Failure> {
+unsafe fn score_task(given: &foreturn_score_options) -> Result<ScoreTask, Failure> {
     // SAFETY: the strings are the host's, valid for the call.
     let (separator, marker) =
         unsafe { (given.step_separator.text("step_separator")?, given.step_marker.text("step_marker")?) };
@@ -213,7 +213,7 @@ unsafe fn score_options(given: &foreturn_score_options) -> Result<ScoreOptions, 
     if !steps && (!separator.is_empty() || !marker.is_empty()) {
         return Err(Failure::argument("step_separator and step_marker are for FORETURN_SCORE_STEPS alone"));
     }
-    Ok(ScoreOptions { task, limits: given.limits.limits()? })
+    Ok(task)
 }
 
 /// Scores `count` inputs by a local model and waits for the result. They run together; conversations that share a prefix
@@ -236,8 +236,10 @@ pub unsafe extern "C" fn foreturn_score(
     // SAFETY: passed on.
     unsafe {
         waiting("foreturn_score", engine, out, error, |engine| {
-            let options = score_options(&argument::read(options)?)?;
-            let pending = engine.submit_score(model.text("model")?, self::inputs(inputs, count)?, options)?;
+            let given = argument::read(options)?;
+            let (task, limits) = (score_task(&given)?, given.limits.limits()?);
+            let model = engine.within(limits).model(model.text("model")?)?;
+            let pending = model.submit_score(self::inputs(inputs, count)?, task)?;
             Ok(Scored::new(pending.wait()?))
         })
     }
@@ -263,9 +265,10 @@ pub unsafe extern "C" fn foreturn_score_submit(
             let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
-            let mut options = score_options(&given)?;
-            let cancel = options.limits.cancel.get_or_insert_with(CancelToken::new).clone();
-            let pending = engine.submit_score(model.text("model")?, self::inputs(inputs, count)?, options)?;
+            let (task, mut limits) = (score_task(&given)?, given.limits.limits()?);
+            let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
+            let model = engine.within(limits).model(model.text("model")?)?;
+            let pending = model.submit_score(self::inputs(inputs, count)?, task)?;
             let outcome = |outputs| Ok(Outcome::Scores(Scored::new(outputs)));
             out.write(handle::insert(Request::follow(pending, cancel, given.on_ready, given.user_data, outcome)));
             Ok(())

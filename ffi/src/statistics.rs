@@ -139,7 +139,7 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
         guard(error, || {
             let engine = handle::get::<Hosted>(engine)?;
             refuse_inside("foreturn_engine_model_statistics")?;
-            let stats = engine.status(model.text("model")?)?.stats;
+            let stats = engine.model(model.text("model")?)?.status()?.stats;
             let all = foreturn_model_statistics {
                 size: 0,
                 steps: stats.steps,

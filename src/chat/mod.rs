@@ -16,7 +16,6 @@ pub use crate::decode::constraint::JsonSchema;
 pub use crate::decode::reader::Finish;
 pub use crate::message::{Message, Role, SampledTokens, parse_chats, parse_messages};
 
-mod backend;
 #[cfg(all(fuzzing, feature = "remote"))]
 pub mod fuzz;
 pub(crate) mod json_reply;
@@ -158,11 +157,4 @@ pub trait ChatModel {
 
     /// Ends a request early; it still comes out of [`ChatModel::poll`], with [`Finish::Cancelled`] or an error.
     fn cancel(&mut self, ticket: Ticket);
-
-    /// The model itself where it runs in this process; what only such a model can do goes through it.
-    #[doc(hidden)]
-    #[allow(private_interfaces, reason = "for the engine; nobody else can name the type")]
-    fn as_local(&mut self) -> Option<&mut local::LocalChat> {
-        None
-    }
 }

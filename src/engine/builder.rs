@@ -5,8 +5,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::command::Command;
+use super::models::Model;
 use super::owner::Owner;
-use super::{ChatModelFactory, Engine, Inner, Local};
+use super::{Admission, ChatModelFactory, Engine, Inner, Limits, Local, Recorder, Shared};
 use crate::Result;
 use crate::chat::local::LocalChat;
 #[cfg(feature = "remote")]
@@ -18,6 +20,9 @@ use crate::rank::{ModelRole, RankPlan};
 use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
 use crate::score::input::Prompting;
+
+/// Makes a model on the engine's thread.
+pub(super) type Factory = Box<dyn FnOnce() -> Result<Model> + Send>;
 
 /// Collects what an engine is made of.
 pub struct EngineBuilder {
@@ -62,7 +67,7 @@ impl EngineBuilder {
         WeightedMetric::check_all(&metrics)?;
         let decode = decode_options(&config.runtime);
         let mut locals = BTreeMap::new();
-        let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
+        let mut factories: Vec<(String, Factory)> = Vec::new();
         for (name, model) in &config.models {
             if model.base_url.is_some() {
                 factories.push((name.clone(), remote_factory(name, model)?));
@@ -73,11 +78,12 @@ impl EngineBuilder {
             let folder = Arc::new(folder);
             let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: model.bos };
-            locals.insert(name.clone(), Local { folder: Arc::clone(&folder), prompting: prompting.clone() });
+            let local = Local { folder: Arc::clone(&folder), prompting: prompting.clone() };
+            locals.insert(name.clone(), Arc::new(local));
             let factory = local_factory(name, folder, prompting, decode.clone(), runtime.clone());
             factories.push((name.clone(), factory));
         }
-        factories.extend(custom);
+        factories.extend(custom.into_iter().map(|(name, make)| (name, other(make))));
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
         // The host's are let go of with the engine, whether they were of use or not.
         let kept = metrics.clone();
@@ -89,23 +95,41 @@ impl EngineBuilder {
         if let Some(plan) = plan.as_ref().filter(|plan| !plan.metrics.is_empty()) {
             check_templates(plan, plan.needs(plan.window), &locals)?;
         }
-        let (commands, thread) = Owner::start(factories, config.runtime.max_queued)?;
-        let (thread, process, pins) = (Mutex::new(Some(thread)), std::process::id(), AtomicU64::new(0));
-        Ok(Engine {
-            inner: Arc::new(Inner { commands, thread, process, plan, no_plan, _metrics: kept, names, locals, pins }),
-        })
+        let shared = Arc::new(Shared {
+            admission: Admission::new(config.runtime.max_queued),
+            recorder: Recorder::default(),
+            models: Mutex::default(),
+        });
+        let (commands, owner) = Owner::start(factories, Arc::clone(&shared))?;
+        let (to_owner, admitting) = (commands.clone(), Arc::clone(&shared));
+        let admit = move || admitting.admission.run(&to_owner, &admitting.recorder);
+        let threads = match crate::thread::spawn("foreturn-admit", "for the engine", admit) {
+            Ok(admission) => vec![admission, owner],
+            Err(error) => {
+                drop(commands.send(Command::Shutdown));
+                drop(owner.join());
+                return Err(error);
+            }
+        };
+        let (threads, process, pins) = (Mutex::new(threads), std::process::id(), AtomicU64::new(0));
+        let inner = Inner { commands, shared, threads, process, plan, no_plan, _metrics: kept, names, locals, pins };
+        Ok(Engine { inner: Arc::new(inner), limits: Limits::default() })
     }
+}
+
+fn other(make: ChatModelFactory) -> Factory {
+    Box::new(move || Ok(Model::Other(make()?)))
 }
 
 /// Makes a model that an endpoint runs; its key is read now.
 #[cfg(feature = "remote")]
-fn remote_factory(name: &str, model: &ModelConfig) -> Result<ChatModelFactory> {
+fn remote_factory(name: &str, model: &ModelConfig) -> Result<Factory> {
     let endpoint = model.endpoint(name).map_err(|e| e.context(format!("model `{name}`")))?;
-    Ok(Box::new(move || Ok(Box::new(RemoteChat::new(endpoint)?))))
+    Ok(other(Box::new(move || Ok(Box::new(RemoteChat::new(endpoint)?)))))
 }
 
 #[cfg(not(feature = "remote"))]
-fn remote_factory(name: &str, _: &ModelConfig) -> Result<ChatModelFactory> {
+fn remote_factory(name: &str, _: &ModelConfig) -> Result<Factory> {
     Err(crate::Error::unsupported(format!(
         "model `{name}` has a base_url, and this build has no remote models. Build with the feature `remote`, or give \
          the path of an exported model"
@@ -114,7 +138,11 @@ fn remote_factory(name: &str, _: &ModelConfig) -> Result<ChatModelFactory> {
 
 /// The plan for rankings, or why the configuration has none; metrics count tokens with the policy's tokenizer, or words where
 /// it is not ours. Metrics that don't go together are an error at once.
-fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String, Local>) -> Result<Result<RankPlan>> {
+fn plan(
+    config: &Config,
+    metrics: Vec<WeightedMetric>,
+    locals: &BTreeMap<String, Arc<Local>>,
+) -> Result<Result<RankPlan>> {
     let policy = config.policy_model();
     let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
     let plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
@@ -131,7 +159,7 @@ fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String,
     Ok(checked.map(|()| plan))
 }
 
-fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Local>) -> Result<()> {
+fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Arc<Local>>) -> Result<()> {
     for WeightedMetric { name, metric, .. } in metrics {
         for model in metric.models() {
             let Some(local) = locals.get(&*model) else { continue };
@@ -142,7 +170,11 @@ fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Local>) ->
 }
 
 /// Refuses models that are to play a role and can't be given a conversation.
-pub(super) fn check_templates(plan: &RankPlan, roles: Vec<ModelRole>, locals: &BTreeMap<String, Local>) -> Result<()> {
+pub(super) fn check_templates(
+    plan: &RankPlan,
+    roles: Vec<ModelRole>,
+    locals: &BTreeMap<String, Arc<Local>>,
+) -> Result<()> {
     for role in roles {
         let Some((role, name)) = plan.roles.resolve(role) else { continue };
         let Some(local) = locals.get(name).filter(|local| local.folder.head().is_none()) else { continue };
@@ -180,7 +212,7 @@ fn local_factory(
     prompting: Prompting,
     decode: DecodeOptions,
     runtime: RuntimeOptions,
-) -> ChatModelFactory {
+) -> Factory {
     let name: Arc<str> = name.into();
-    Box::new(move || Ok(Box::new(LocalChat::load(name, folder, prompting, &decode, &runtime)?)))
+    Box::new(move || Ok(Model::Local(Box::new(LocalChat::load(name, folder, prompting, &decode, &runtime)?))))
 }

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{Error, ErrorKind, Result};
-
 /// Deadline, cancellation and priority of a request. The first two act between steps of the model.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// Time from submission; `None` is no limit.
+    /// Time from the submission of a request; `None` is no limit.
     pub timeout: Option<Duration>,
     /// Cancels the request from outside.
     pub cancel: Option<CancelToken>,
@@ -23,18 +21,6 @@ impl Limits {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         // A timeout beyond the clock's range is no limit.
         self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
-    }
-
-    /// Refuses to go on with what was cancelled, or should have been done by `deadline`; `doing` says with what.
-    pub(super) fn check(&self, deadline: Option<Instant>, doing: &str) -> Result<()> {
-        if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
-            return Err(Error::new(ErrorKind::Cancelled, format!("cancelled while {doing}")));
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let message = format!("the deadline passed while {doing}. Allow more time, or ask less at once");
-            return Err(Error::new(ErrorKind::DeadlineExceeded, message));
-        }
-        Ok(())
     }
 }
 

@@ -1,47 +1,63 @@
 //! The engine: loaded models behind a handle that any thread may use.
 //!
 //! ```text
-//! rank(), generate(), … ──command──▶ owner thread ⇄ models (one step at a time) ──▶ result
+//! rank(), generate(), … ──Job──▶ admission ──place──▶ owner ⇄ models (one step at a time) ──▶ result
 //! ```
 //!
-//! One thread owns the models of an engine and drives everything that is under way on them: it takes commands, lets
-//! each model advance by one bounded step, hands replies to the rankings that wait for them, and looks at deadlines and
-//! cancellations in between. So rankings that arrive together share batches and prefixes, and nothing needs a lock.
+//! Whatever is asked is a [`Job`]. `admission` refuses what a full queue has no room for, gives out places by priority,
+//! and tokenises on a thread of its own. One more thread, the `owner`, has the models and drives every job that has a
+//! place: it lets each model advance by one bounded step, hands answers to the jobs that wait for them, and looks at
+//! deadlines and cancellations in between. So requests that arrive together share batches and prefixes, and no model needs
+//! a lock.
+//!
+//! - [`Engine`], [`Model`]: the handles; `builder` makes an engine of a configuration; `limits`, `pending`: how long a
+//!   request may take, and its result.
+//! - `job`: what the owner drives; `ranking`, `call`, `opening`: the three kinds.
+//! - `score`: calls that score texts; `trace`: rankings that are written to a file; `statistics`.
 
+mod admission;
 mod builder;
+mod call;
 mod command;
+mod job;
 mod limits;
+mod model;
+mod models;
 mod opening;
 mod owner;
 mod pending;
 mod process;
 mod queue;
+mod ranking;
 mod score;
 mod statistics;
 mod trace;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use self::admission::Admission;
 pub use self::builder::EngineBuilder;
 use self::builder::check_templates;
-use self::command::{Call, Command, RankRun, Task};
+use self::command::Command;
+use self::job::{Job, Watch};
 pub use self::limits::{CancelToken, Limits};
+pub use self::model::{Generation, LogProbs, Model, Pin, Prompt};
 use self::owner::MEASURING;
 pub use self::pending::Pending;
-pub use self::score::ScoreOptions;
+use self::pending::Responder;
+use self::ranking::Rank;
+use self::statistics::Recorder;
 pub use self::statistics::{Latency, Stage, Statistics};
 pub use self::trace::TraceWriter;
+use crate::chat::ChatModel;
 pub use crate::chat::local::ModelStatus;
-use crate::chat::local::{Completion, OnCompletion};
-use crate::chat::{ChatModel, Finish, Message, Usage};
 use crate::config::{Config, ModelConfig, RuntimeConfig};
-use crate::decode::GenerateOptions;
 use crate::message;
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
@@ -72,12 +88,21 @@ pub type ChatModelFactory = Box<dyn FnOnce() -> Result<Box<dyn ChatModel>> + Sen
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    /// Of the requests that this handle makes.
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("models", &self.inner.names).field("limits", &self.limits).finish()
+    }
 }
 
 struct Inner {
     commands: Sender<Command>,
+    shared: Arc<Shared>,
     /// Taken by whoever closes the engine.
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     process: u32,
     plan: Option<Arc<RankPlan>>,
     /// Why there is no plan, where there is none.
@@ -85,8 +110,16 @@ struct Inner {
     /// The metrics that the caller gave.
     _metrics: Vec<WeightedMetric>,
     names: Vec<String>,
-    locals: BTreeMap<String, Local>,
+    locals: BTreeMap<String, Arc<Local>>,
     pins: AtomicU64,
+}
+
+/// What the engine's threads and its handles share.
+struct Shared {
+    admission: Admission,
+    recorder: Recorder,
+    /// How the local models run, after the last step.
+    models: Mutex<BTreeMap<String, ModelStatus>>,
 }
 
 /// What the handle itself has to know of a model of this process.
@@ -102,18 +135,19 @@ impl Local {
 }
 
 impl Inner {
-    /// Ends the thread, and with it everything under way. A child process has no such thread.
+    /// Ends the threads, and with them everything under way. A child process has no such threads.
     fn close(&self) {
         if process::refuse_child(self.process).is_err() {
             return;
         }
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.admission.close();
         // The thread may be gone already; then there is nobody to tell.
         drop(self.commands.send(Command::Shutdown));
-        // A callback on the engine's thread, or a metric, may hold the last handle; they can't wait for themselves.
-        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id() || MEASURING.get();
-        if let Some(thread) = thread.filter(|thread| !own(thread)) {
-            drop(thread.join());
+        // A callback on one of the engine's threads, or a metric, may hold the last handle; they can't wait for themselves.
+        let this = std::thread::current().id();
+        if !MEASURING.get() && threads.iter().all(|thread| thread.thread().id() != this) {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
         }
     }
 }
@@ -124,57 +158,21 @@ impl Drop for Inner {
     }
 }
 
-/// How a ranking is run, beside what the request says.
+/// What a caller wants to hear of a ranking under way.
 #[derive(Default)]
 pub struct RankOptions {
-    /// Deadline and cancellation. At the deadline, what is finished is ranked, and the ranking says it is incomplete.
-    pub limits: Limits,
     /// Called on the engine's thread whenever a rollout has ended; must return quickly and not call the engine.
     pub on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
     /// Called with each rollout once it has ended and is scored, or won't be; as for `on_progress`.
     pub on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
 }
 
-/// What a model is to continue or score.
-#[derive(Debug, Clone)]
-pub enum Prompt {
-    /// A conversation, rendered with the model's chat template. The flag says whether the header of a reply follows.
-    Messages(Vec<Message>, bool),
-    /// These very tokens.
-    Tokens(Vec<u32>),
-}
-
-/// A sampled reply.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Generation {
-    /// The prompt as the model saw it.
-    pub prompt_tokens: Vec<u32>,
-    /// The sampled tokens, with the one that ended the turn.
-    pub tokens: Vec<u32>,
-    /// Their text, without special tokens and stop text.
-    pub text: String,
-    /// Why it ended.
-    pub finish: Finish,
-    /// Log-probability of each sampled token under the model, before temperature and truncation.
-    pub logprobs: Vec<f32>,
-    /// What it cost.
-    pub usage: Usage,
-}
-
-/// A prefix that stays in a model's cache; dropping it lets the prefix go.
-pub struct Pin {
-    /// Not the engine itself: a pin doesn't keep it.
-    commands: Sender<Command>,
-    model: usize,
-    key: u64,
-    /// Tokens of the prefix.
-    pub tokens: usize,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        // An engine that has ended has let go of everything.
-        drop(self.commands.send(Command::Unpin { model: self.model, key: self.key }));
+impl std::fmt::Debug for RankOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RankOptions")
+            .field("on_progress", &self.on_progress.is_some())
+            .field("on_rollout", &self.on_rollout.is_some())
+            .finish()
     }
 }
 
@@ -208,16 +206,36 @@ impl Engine {
         &self.inner.names
     }
 
-    /// The folder of a local model.
-    pub fn folder(&self, model: &str) -> Option<&Arc<ModelFolder>> {
-        self.inner.locals.get(model).map(|local| &local.folder)
+    /// A model by its name.
+    ///
+    /// # Errors
+    /// There is no such model.
+    pub fn model(&self, name: &str) -> Result<Model> {
+        let index = self.index(name)?;
+        Ok(Model { engine: self.clone(), index, name: name.into() })
+    }
+
+    /// The same engine, for requests within these limits. A timeout counts from the submission of each request.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use foreturn::engine::{Engine, Limits};
+    /// # use foreturn::{RankOptions, RankRequest};
+    /// # fn rank(engine: &Engine, request: RankRequest) -> foreturn::Result<()> {
+    /// let limits = Limits { timeout: Some(Duration::from_millis(150)), ..Limits::default() };
+    /// let ranking = engine.within(limits).rank(request, RankOptions::default())?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn within(&self, limits: Limits) -> Engine {
+        Engine { inner: Arc::clone(&self.inner), limits }
     }
 
     /// Ranks a request's candidates.
     ///
     /// # Errors
     /// The request or the configuration is wrong, the queue is full, a failure that the configuration does not forgive,
-    /// or nothing was left to rank.
+    /// or nothing was left to rank. At the deadline, what is finished is ranked, and the ranking says it is incomplete.
     pub fn rank(&self, request: RankRequest, options: RankOptions) -> Result<Ranking> {
         self.submit_rank(request, options)?.wait()
     }
@@ -225,7 +243,7 @@ impl Engine {
     /// Queues a ranking.
     ///
     /// # Errors
-    /// The request or the configuration is wrong. A full queue shows when the result is asked for.
+    /// The request or the configuration is wrong, or the queue is full.
     pub fn submit_rank(&self, request: RankRequest, options: RankOptions) -> Result<Pending<Ranking>> {
         self.submit_job(options, |plan| {
             self.check_texts(&plan, &request)?;
@@ -257,7 +275,7 @@ impl Engine {
     /// Queues a ranking whose rollouts are scored again.
     ///
     /// # Errors
-    /// As [`Engine::rescore`], for what shows before a model runs. A full queue shows when the result is asked for.
+    /// As [`Engine::rescore`], for what shows before a model runs.
     pub fn submit_rescore(
         &self,
         request: RankRequest,
@@ -275,13 +293,19 @@ impl Engine {
         options: RankOptions,
         job: impl FnOnce(Arc<RankPlan>) -> Result<RankJob>,
     ) -> Result<Pending<Ranking>> {
-        let start = Instant::now();
         let plan = Arc::clone(self.plan()?);
         self.check_roles(&plan)?;
         let job = job(Arc::clone(&plan))?;
-        let (pending, respond) = pending::pair(options.limits.cancel.clone());
-        let run = RankRun::new(job, plan, start, options, pending.token(), respond);
-        self.send(Command::Rank(Box::new(run)))?;
+        self.submit(|respond| Ok(Box::new(Rank::new(job, plan, options, respond))))
+    }
+
+    /// Queues a job.
+    fn submit<T>(&self, job: impl FnOnce(Responder<T>) -> Result<Box<dyn Job>>) -> Result<Pending<T>> {
+        process::refuse_child(self.inner.process)?;
+        let start = Instant::now();
+        let (pending, respond) = pending::pair(self.limits.cancel.clone());
+        let watch = Watch { deadline: self.limits.deadline(), cancel: pending.token() };
+        self.inner.shared.admission.submit(job(respond)?, self.limits.priority, start, watch)?;
         Ok(pending)
     }
 
@@ -300,7 +324,7 @@ impl Engine {
     /// Refuses texts that can't fit the policy's context: metrics may tokenise them, too.
     fn check_texts(&self, plan: &RankPlan, request: &RankRequest) -> Result<()> {
         let policy = plan.roles.resolve(ModelRole::Policy).and_then(|(_, name)| self.inner.locals.get(name));
-        let Some(Local { folder, .. }) = policy else { return Ok(()) };
+        let Some(folder) = policy.map(|local| &local.folder) else { return Ok(()) };
         folder.check_bytes("conversation", message::bytes(&request.conversation))?;
         let Candidates::Given(texts) = &request.candidates else { return Ok(()) };
         let mut texts = texts.iter().enumerate();
@@ -314,117 +338,15 @@ impl Engine {
         plan.metric_models().iter().try_for_each(|model| self.index(model).map(|_| ()))
     }
 
-    /// Samples a reply.
-    ///
-    /// # Errors
-    /// There is no such local model, the prompt can't be taken, or the model failed.
-    pub fn generate(
-        &self,
-        model: &str,
-        prompt: Prompt,
-        options: GenerateOptions,
-        limits: Limits,
-    ) -> Result<Generation> {
-        self.submit_generate(model, prompt, options, limits)?.wait()
-    }
-
-    /// Queues a reply.
-    ///
-    /// # Errors
-    /// There is no such local model, or the prompt can't be taken.
-    pub fn submit_generate(
-        &self,
-        model: &str,
-        prompt: Prompt,
-        options: GenerateOptions,
-        limits: Limits,
-    ) -> Result<Pending<Generation>> {
-        let deadline = limits.deadline();
-        let tokens = self.encode(model, prompt)?;
-        let prompt_tokens = tokens.clone();
-        let (pending, respond) = pending::pair(limits.cancel.clone());
-        let done = move |result: Result<Completion>| {
-            respond.send(result.map(|completion| {
-                let Completion { tokens, text, finish, logprobs, usage, .. } = completion;
-                Generation { prompt_tokens, tokens, text, finish, logprobs, usage }
-            }));
-        };
-        self.call(
-            model,
-            Stage::Generate,
-            vec![(Task::Generate(tokens, options), Box::new(done))],
-            (deadline, limits.priority),
-            pending.token(),
-        )?;
-        Ok(pending)
-    }
-
-    /// The tokens of `prompt`, and the log-probability of each after the first given the ones before it.
-    ///
-    /// # Errors
-    /// As [`Engine::generate`]; a single token has nothing to score.
-    pub fn logprobs(&self, model: &str, prompt: Prompt, limits: Limits) -> Result<(Vec<u32>, Vec<f32>)> {
-        let tokens = self.encode(model, prompt)?;
-        if tokens.len() < 2 {
-            return Err(Error::invalid_request(
-                "log-probabilities need at least two tokens: one to condition on, one to score",
-            ));
-        }
-        let completion = self.wait_for(model, Stage::LogProbs, Task::LogProbs(tokens.clone()), &limits)?;
-        Ok((tokens, completion.logprobs))
-    }
-
-    /// Computes a prefix ahead of its use and keeps it in the cache until the pin is dropped. Language models and decoders
-    /// that score have such a cache.
-    ///
-    /// # Errors
-    /// As [`Engine::generate`]; the memory budget has no room for it; the model has no cache.
-    pub fn warm(&self, model: &str, prompt: Prompt) -> Result<Pin> {
-        self.warm_within(model, prompt, &Limits::default())
-    }
-
-    /// As [`Engine::warm`], with limits; a prefix that is not there in time is let go.
-    ///
-    /// # Errors
-    /// As [`Engine::warm`].
-    pub fn warm_within(&self, model: &str, prompt: Prompt, limits: &Limits) -> Result<Pin> {
-        let tokens = self.encode(model, prompt)?;
-        let key = self.inner.pins.fetch_add(1, Ordering::Relaxed);
-        let length = tokens.len();
-        let model_index = self.index(model)?;
-        // Made first, so that a failure lets go of what was pinned by then.
-        let pin = Pin { commands: self.inner.commands.clone(), model: model_index, key, tokens: length };
-        self.wait_for(model, Stage::Warm, Task::Warm(key, tokens), limits)?;
-        Ok(pin)
-    }
-
-    /// The text that `messages` become for `model`.
-    ///
-    /// # Errors
-    /// There is no such local model, or its template raises.
-    pub fn render(&self, model: &str, messages: &[Message], generation_prompt: bool) -> Result<String> {
-        let local = self.local(model)?;
-        local.folder.tokenizer().render(messages, &local.render_options(generation_prompt))
-    }
-
-    /// How a model runs, and its counters since it was loaded.
-    ///
-    /// # Errors
-    /// There is no such local model.
-    pub fn status(&self, model: &str) -> Result<ModelStatus> {
-        self.local(model)?;
-        let status = self.statistics()?.models.remove(model);
-        status.ok_or_else(|| Error::internal("a local model without a status"))
-    }
-
-    /// What has been done since the engine was made, and what is under way.
+    /// What has been done since the engine was made, and what is under way. It waits for nothing.
     ///
     /// # Errors
     /// The engine was closed.
     pub fn statistics(&self) -> Result<Statistics> {
-        let (pending, respond) = pending::pair(None);
-        self.send(Command::Statistics(respond))?;
-        pending.wait()
+        process::refuse_child(self.inner.process)?;
+        let Shared { admission, recorder, models } = &*self.inner.shared;
+        let models = models.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Statistics::of(admission.counts()?, recorder.stages(), models))
     }
 
     /// Ends the engine for all its handles. What is under way or waits ends with [`crate::ErrorKind::Closed`], and so does
@@ -433,59 +355,10 @@ impl Engine {
         self.inner.close();
     }
 
-    fn wait_for(&self, model: &str, stage: Stage, task: Task, limits: &Limits) -> Result<Completion> {
-        let (pending, respond) = pending::pair(limits.cancel.clone());
-        let done = Box::new(move |result| respond.send(result));
-        self.call(model, stage, vec![(task, done)], (limits.deadline(), limits.priority), pending.token())?;
-        pending.wait()
-    }
-
-    fn call(
-        &self,
-        model: &str,
-        stage: Stage,
-        tasks: Vec<(Task, OnCompletion)>,
-        (deadline, priority): (Option<Instant>, i32),
-        cancel: CancelToken,
-    ) -> Result<()> {
-        let (model, start) = (self.index(model)?, Instant::now());
-        self.send(Command::Call(Call { model, stage, tasks, start, deadline, priority, cancel }))
-    }
-
-    fn encode(&self, model: &str, prompt: Prompt) -> Result<Vec<u32>> {
-        let local = self.local(model)?;
-        let tokens = match prompt {
-            Prompt::Tokens(tokens) => tokens,
-            Prompt::Messages(messages, generation_prompt) => {
-                local.folder.check_bytes("the conversation", message::bytes(&messages))?;
-                local.folder.tokenizer().encode_chat(&messages, &local.render_options(generation_prompt))?.tokens
-            }
-        };
-        crate::decode::check_prompt(&local.folder, &tokens)?;
-        Ok(tokens)
-    }
-
-    fn local(&self, model: &str) -> Result<&Local> {
-        self.index(model)?;
-        self.inner.locals.get(model).ok_or_else(|| {
-            Error::invalid_request(format!(
-                "model `{model}` is not a local model, so its tokens can't be had: only rankings can use it"
-            ))
-        })
-    }
-
     fn index(&self, model: &str) -> Result<usize> {
-        self.inner.names.iter().position(|name| name == model).ok_or_else(|| {
-            Error::invalid_request(format!(
-                "there is no model `{model}`; this engine has {}",
-                self.inner.names.join(", ")
-            ))
-        })
-    }
-
-    fn send(&self, command: Command) -> Result<()> {
-        process::refuse_child(self.inner.process)?;
-        self.inner.commands.send(command).map_err(|_| owner::closed("before this request"))
+        let names = &self.inner.names;
+        let unknown = || models::unknown(model, names.iter().map(String::as_str));
+        names.iter().position(|name| name == model).ok_or_else(unknown)
     }
 }
 

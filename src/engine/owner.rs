@@ -1,25 +1,22 @@
-//! The thread that owns an engine's models.
+//! The thread that owns an engine's models, and drives the jobs that ask them.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::command::{Call, Command, RankRun, Task};
+use super::Shared;
+use super::builder::Factory;
+use super::command::Command;
+use super::job::{Kind, Question, Run, interrupted};
 use super::limits::Turn;
-use super::queue::Queue;
-use super::statistics::{Recorder, Stage, Statistics};
-use super::{CancelToken, ChatModelFactory};
-use crate::chat::local::{LocalChat, OnCompletion};
-use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
-use crate::rank::{Ask, AskId, MetricValues, ModelInfo, ModelsInfo, RankPlan};
+use super::models::{Model, Models};
+use crate::chat::local::Answer;
+use crate::chat::{Finish, Ticket};
+use crate::rank::{AskId, MetricValues, StopReason};
 use crate::{Error, ErrorKind, Result};
-
-/// Rankings that sample at the same time; more would only wait for each other's blocks.
-const MAX_ACTIVE: usize = 16;
-/// Texts to continue or to score that are under way on the models at the same time; a call that begins may exceed it.
-const MAX_UNDER_WAY: usize = 64;
 
 /// How long requests are handed to models, which write and tokenise prompts for them, before the clock, cancellations and
 /// those under way have their turn.
@@ -36,48 +33,30 @@ thread_local! {
     pub(super) static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A task of a call, on its model.
-struct UnderWay {
-    model: usize,
-    ticket: Ticket,
-    deadline: Option<Instant>,
-    cancel: CancelToken,
-}
-
-/// A ranking's number, by arrival.
-type RunId = u64;
-
-/// What metrics made of a ranking's rollouts.
-type Measured = (RunId, MetricValues);
+/// What metrics made of a job's rollouts.
+type Measured = (Turn, MetricValues);
 
 /// Everything the thread owns.
 pub(super) struct Owner {
-    models: Vec<(String, Box<dyn ChatModel>)>,
+    models: Models,
     commands: Receiver<Command>,
-    /// Rankings that wait for a place.
-    queued: Queue<Box<RankRun>>,
-    /// Calls that wait for one.
-    calls: Queue<Call>,
-    active: BTreeMap<RunId, Box<RankRun>>,
-    /// Who waits for a model's reply.
-    asked: HashMap<(usize, Ticket), (RunId, AskId)>,
-    /// Tasks of calls that have begun.
-    direct: Vec<UnderWay>,
-    next: RunId,
+    shared: Arc<Shared>,
+    /// The most urgent first.
+    active: BTreeMap<Turn, Box<Run>>,
+    /// Who waits for a model's answer.
+    asked: HashMap<(usize, Ticket), (Turn, AskId)>,
     /// Until when requests are handed out in this turn.
     handing_out: Instant,
-    finished: Vec<(Ticket, Result<ChatReply>)>,
-    /// Threads on which metrics score, and how their scores come back.
-    scoring: Vec<JoinHandle<()>>,
-    scores: (Sender<Measured>, Receiver<Measured>),
-    recorder: Recorder,
+    /// Threads on which metrics score, and how their values come back.
+    measuring: Vec<JoinHandle<()>>,
+    values: (Sender<Measured>, Receiver<Measured>),
 }
 
 impl Owner {
     /// Loads the models on a new thread; returns once they are there.
     pub(super) fn start(
-        factories: Vec<(String, ChatModelFactory)>,
-        max_queued: usize,
+        factories: Vec<(String, Factory)>,
+        shared: Arc<Shared>,
     ) -> Result<(Sender<Command>, JoinHandle<()>)> {
         let (commands, receiver) = channel();
         let (loaded, wait) = sync_channel(1);
@@ -85,8 +64,10 @@ impl Owner {
             let models = factories.into_iter().map(|(name, make)| Ok((name, make()?))).collect::<Result<Vec<_>>>();
             match models {
                 Ok(models) => {
+                    let owner = Owner::new(Models(models), receiver, shared);
+                    owner.publish();
                     drop(loaded.send(Ok(())));
-                    Owner::new(models, receiver, max_queued).run();
+                    owner.run();
                 }
                 Err(error) => drop(loaded.send(Err(error))),
             }
@@ -99,21 +80,16 @@ impl Owner {
         }
     }
 
-    fn new(models: Vec<(String, Box<dyn ChatModel>)>, commands: Receiver<Command>, max_queued: usize) -> Self {
+    fn new(models: Models, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
         Owner {
             models,
             commands,
-            queued: Queue::new(max_queued, "rankings"),
-            calls: Queue::new(max_queued, "calls"),
+            shared,
             active: BTreeMap::new(),
             asked: HashMap::new(),
-            direct: Vec::new(),
-            next: 0,
             handing_out: Instant::now(),
-            finished: Vec::new(),
-            scoring: Vec::new(),
-            scores: channel(),
-            recorder: Recorder::default(),
+            measuring: Vec::new(),
+            values: channel(),
         }
     }
 
@@ -121,51 +97,41 @@ impl Owner {
         while self.receive() {
             self.handing_out = Instant::now() + HANDING_OUT;
             self.interrupt();
-            self.admit();
-            self.active.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| self.hand_out(id));
+            self.active.keys().copied().collect::<Vec<_>>().into_iter().for_each(|turn| self.hand_out(turn));
             let mut advanced = self.advance();
-            advanced |= self.score();
+            advanced |= self.measure();
             self.settle();
-            if !advanced && !self.is_idle() {
+            if !advanced && !self.active.is_empty() {
                 // Only metrics and models outside of this process have work; they need nothing of this thread.
-                if let Ok((id, scores)) = self.scores.1.recv_timeout(OUTSIDE_PAUSE) {
-                    self.take_scores(id, scores);
+                if let Ok((turn, values)) = self.values.1.recv_timeout(OUTSIDE_PAUSE) {
+                    self.take_values(turn, values);
                 }
             }
         }
-        let closed = closed("while the request was under way");
-        for local in self.models.iter_mut().filter_map(|(_, model)| model.as_local()) {
-            local.close(&closed);
+        self.shared.admission.close();
+        for (_, run) in std::mem::take(&mut self.active) {
+            run.job.refuse(closed("while the request was under way"));
         }
-        let runs = std::mem::take(&mut self.active).into_values().chain(self.queued.drain());
-        for run in runs {
-            run.respond.send(Err(closed.duplicate()));
+        // Jobs that are on their way here are refused, and what metrics that are still at work ask for.
+        let left = std::mem::replace(&mut self.commands, channel().1);
+        for command in left.try_iter() {
+            if let Command::Begin(run) = command {
+                run.job.refuse(closed("while the request was under way"));
+            }
         }
-        self.calls.drain().for_each(|call| call.refuse(&closed));
-        // What is asked from now on, by metrics that are still scoring too, is refused.
-        drop(std::mem::replace(&mut self.commands, channel().1));
+        drop(left);
         // A metric may be a caller's, who takes it for gone once the engine is.
-        self.scoring.drain(..).for_each(|thread| drop(thread.join()));
-    }
-
-    fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.queued.is_empty() && self.direct.is_empty() && self.calls.is_empty()
+        self.measuring.drain(..).for_each(|thread| drop(thread.join()));
     }
 
     /// Takes what commands there are, waiting for one when there is nothing else to do; `false` to end.
     fn receive(&mut self) -> bool {
-        if self.is_idle() {
-            match self.commands.recv() {
-                Ok(command) => {
-                    if !self.obey(command) {
-                        return false;
-                    }
-                }
-                Err(_) => return false,
-            }
-        }
         loop {
-            match self.commands.try_recv() {
+            let command = match self.active.is_empty() {
+                true => self.commands.recv().map_err(|_| TryRecvError::Disconnected),
+                false => self.commands.try_recv(),
+            };
+            match command {
                 Ok(command) => {
                     if !self.obey(command) {
                         return false;
@@ -180,152 +146,88 @@ impl Owner {
     fn obey(&mut self, command: Command) -> bool {
         match command {
             Command::Shutdown => return false,
-            Command::Rank(run) => self.enqueue(run),
-            Command::Call(call) => self.enqueue_call(call),
+            Command::Begin(run) => self.begin(run),
             Command::Unpin { model, key } => {
-                if let Ok(local) = self.local(model) {
-                    local.unpin(key);
+                if let Some((_, Model::Local(model))) = self.models.0.get_mut(model) {
+                    model.unpin(key);
                 }
+                self.publish();
             }
-            Command::Statistics(respond) => respond.send(Ok(self.statistics())),
         }
         true
     }
 
-    fn enqueue(&mut self, run: Box<RankRun>) {
-        // Places may be free that nobody has taken yet.
-        self.admit();
-        if let Err(error) = self.queued.check() {
-            self.recorder.refused += 1;
-            return run.respond.send(Err(error));
-        }
-        let turn = self.turn(run.priority, run.deadline);
-        self.queued.push(turn, run);
+    fn begin(&mut self, mut run: Box<Run>) {
+        let mut questions = Vec::new();
+        run.job.start(&mut questions);
+        run.questions.extend(questions);
+        self.active.insert(run.turn, run);
     }
 
-    fn enqueue_call(&mut self, call: Call) {
-        self.admit();
-        if let Err(error) = self.calls.check() {
-            self.recorder.refused += 1;
-            return call.refuse(&error);
-        }
-        let turn = self.turn(call.priority, call.deadline);
-        self.calls.push(turn, call);
-    }
-
-    fn turn(&mut self, priority: i32, deadline: Option<Instant>) -> Turn {
-        self.next += 1;
-        Turn::new(priority, deadline, self.next)
-    }
-
-    fn local(&mut self, model: usize) -> Result<&mut LocalChat> {
-        let (name, model) = &mut self.models[model];
-        model.as_local().ok_or_else(|| Error::invalid_request(format!("model `{name}` is not a local model")))
-    }
-
-    fn begin(&mut self, call: Call) {
-        self.recorder.record(Stage::Queue, call.start.elapsed());
-        let Call { model, stage, tasks, start, deadline, cancel, .. } = call;
-        let timer = self.recorder.timer(stage, start, tasks.len());
-        for (task, done) in tasks {
-            let timer = timer.clone();
-            let done: OnCompletion = Box::new(move |result| {
-                timer.ended();
-                done(result);
-            });
-            let queued = match (self.local(model), task) {
-                (Err(error), _) => {
-                    done(Err(error));
-                    None
-                }
-                (Ok(local), Task::Generate(tokens, options)) => local.generate(tokens, options, done),
-                (Ok(local), Task::LogProbs(tokens)) => local.logprobs(tokens, done),
-                (Ok(local), Task::Warm(key, tokens)) => local.warm(key, tokens, done),
-                (Ok(local), Task::Score(encoded, task)) => local.score(encoded, task, done),
-            };
-            let under_way = |ticket| UnderWay { model, ticket, deadline, cancel: cancel.clone() };
-            self.direct.extend(queued.map(under_way));
-        }
-    }
-
-    /// Ends what was cancelled or is out of time.
+    /// Ends what was cancelled or is out of time, and hands out what came of it; nobody waits for a step.
     fn interrupt(&mut self) {
         let now = Instant::now();
-        for run in self.queued.values_mut().chain(self.active.values_mut()) {
-            if let Some(why) = run.interruption(now) {
-                run.stop(why);
-            }
+        let over = self.active.iter().filter(|(_, run)| !run.stopped);
+        let over = over.filter_map(|(turn, run)| Some((*turn, run.watch.interruption(now)?)));
+        for (turn, why) in over.collect::<Vec<_>>() {
+            self.stop(turn, why);
         }
-        let stopped = self.active.iter().filter(|(_, run)| run.job.is_stopped()).map(|(id, _)| *id);
-        stopped.collect::<Vec<_>>().into_iter().for_each(|id| self.withdraw(id));
-        for (call, why) in self.calls.take_if(|call| call.interruption(now)) {
-            call.refuse(&why);
+        self.collect();
+        self.settle();
+    }
+
+    /// Ends a job early, with what it has asked. What it has not asked yet is asked no more.
+    fn stop(&mut self, turn: Turn, why: StopReason) {
+        let Some(run) = self.active.get_mut(&turn) else { return };
+        run.stopped = true;
+        run.job.stop(why);
+        for Question { id, .. } in std::mem::take(&mut run.questions) {
+            let error = interrupted(why, "the request waited for its turn");
+            run.job.on_answer(id, Err(error), &mut Vec::new());
         }
-        for task in std::mem::take(&mut self.direct) {
-            let finish = match task.deadline {
-                _ if task.cancel.is_cancelled() => Finish::Cancelled,
-                Some(deadline) if now >= deadline => Finish::Deadline,
-                _ => {
-                    self.direct.push(task);
-                    continue;
-                }
-            };
-            if let Ok(local) = self.local(task.model) {
-                local.end(task.ticket, finish);
-            }
+        let finish = if why == StopReason::Deadline { Finish::Deadline } else { Finish::Cancelled };
+        for ((model, ticket), _) in self.asked.iter().filter(|(_, (asker, _))| *asker == turn) {
+            self.models.0[*model].1.end(*ticket, finish);
         }
     }
 
-    /// Starts what waits while there are places.
-    fn admit(&mut self) {
-        while self.direct.len() < MAX_UNDER_WAY
-            && let Some((_, call)) = self.calls.pop()
-        {
-            self.begin(call);
-        }
-        while self.active.len() < MAX_ACTIVE {
-            let Some((Turn { arrival: id, .. }, mut run)) = self.queued.pop() else { return };
-            self.recorder.record(Stage::Queue, run.start.elapsed());
-            let mut asks = Vec::new();
-            if !run.job.is_done() {
-                run.job.start(&mut asks);
-            }
-            run.asks.extend(asks);
-            self.active.insert(id, run);
+    /// Hands out what has ended without a step.
+    fn collect(&mut self) {
+        let mut finished = Vec::new();
+        for model in 0..self.models.0.len() {
+            self.models.0[model].1.collect(&mut finished);
+            self.deliver(model, &mut finished);
         }
     }
 
-    /// Takes a ranking's further requests, and hands out what it may.
-    fn submit(&mut self, id: RunId, asks: Vec<Ask>) {
-        if let Some(run) = self.active.get_mut(&id) {
-            run.asks.extend(asks);
-            self.hand_out(id);
+    /// Takes a job's further questions, and hands out what it may.
+    fn ask(&mut self, turn: Turn, questions: Vec<Question>) {
+        if let Some(run) = self.active.get_mut(&turn) {
+            run.questions.extend(questions);
+            self.hand_out(turn);
         }
     }
 
-    /// Sends a ranking's requests to their models, until its time is over or that of this turn; one at least. A refusal is
-    /// a reply like any other.
-    fn hand_out(&mut self, id: RunId) {
-        let Some(run) = self.active.get_mut(&id) else { return };
-        while let Some(Ask { id: ask, role, model, request }) = run.asks.pop_front() {
-            let name = model.as_deref().or_else(|| run.plan.roles.resolve(role).map(|(_, name)| name));
-            let model = name.and_then(|name| self.models.iter().position(|(other, _)| other == name));
-            let submitted = match model {
-                Some(model) => self.models[model].1.submit(request).map(|ticket| (model, ticket)),
-                None => Err(Error::invalid_config(format!("no model plays the role `{}`", role.as_str()))),
-            };
+    /// Sends a job's questions to their models, until its time is over or that of this turn; one at least. A refusal is an
+    /// answer like any other.
+    fn hand_out(&mut self, turn: Turn) {
+        let Some(run) = self.active.get_mut(&turn) else { return };
+        while let Some(Question { id, model, request }) = run.questions.pop_front() {
+            let submitted = self.models.index(&model).and_then(|model| {
+                let ticket = self.models.0[model].1.submit(request)?;
+                Ok((model, ticket))
+            });
             match submitted {
-                Ok(key) => drop(self.asked.insert(key, (id, ask))),
+                Ok(key) => drop(self.asked.insert(key, (turn, id))),
                 Err(error) => {
                     let mut more = Vec::new();
-                    deliver(run, ask, Err(error), &mut more);
-                    run.asks.extend(more);
+                    run.job.on_answer(id, Err(error), &mut more);
+                    run.questions.extend(more);
                 }
             }
             let now = Instant::now();
-            if let Some(why) = run.interruption(now) {
-                run.stop(why);
-                return self.withdraw(id);
+            if let Some(why) = run.watch.interruption(now) {
+                return self.stop(turn, why);
             }
             if now >= self.handing_out {
                 return;
@@ -335,144 +237,117 @@ impl Owner {
 
     /// When nobody will wait for this model any more: a while after the last deadline, if all that it does has one.
     fn end_of(&self, model: usize) -> Option<Instant> {
-        let runs = self.asked.iter().filter(|((asked, _), _)| *asked == model);
-        let runs = runs.filter_map(|(_, (id, _))| self.active.get(id)).map(|run| run.deadline);
-        let direct = self.direct.iter().filter(|task| task.model == model).map(|task| task.deadline);
-        let last = runs.chain(direct).reduce(|one, other| Some(one?.max(other?))).flatten();
+        let jobs = self.asked.iter().filter(|((asked, _), _)| *asked == model);
+        let jobs = jobs.filter_map(|(_, (turn, _))| self.active.get(turn)).map(|run| run.watch.deadline);
+        let last = jobs.reduce(|one, other| Some(one?.max(other?))).flatten();
         last.and_then(|deadline| deadline.checked_add(GRACE))
     }
 
     /// One step of each model. Returns whether anything came of it, or a model of this process is at work.
     fn advance(&mut self) -> bool {
-        let mut advanced = false;
-        for model in 0..self.models.len() {
+        let (mut advanced, mut finished) = (false, Vec::new());
+        for model in 0..self.models.0.len() {
             let end = self.end_of(model);
-            if let Some(local) = self.models[model].1.as_local() {
-                local.end_by(end);
-            }
-            let mut finished = std::mem::take(&mut self.finished);
-            let busy = self.models[model].1.poll(&mut finished);
-            advanced |= !finished.is_empty();
-            if let Some(local) = self.models[model].1.as_local() {
-                advanced |= busy;
-                self.direct.retain(|task| task.model != model || local.is_under_way(task.ticket));
-            }
-            for (ticket, reply) in finished.drain(..) {
-                let Some((id, ask)) = self.asked.remove(&(model, ticket)) else { continue };
-                let Some(run) = self.active.get_mut(&id) else { continue };
-                // A step that was ended at the deadline is no failure of the rollout.
-                let overdue = reply.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded);
-                if let Some(why) = run.interruption(Instant::now()).filter(|_| overdue) {
-                    run.stop(why);
-                }
-                let mut asks = Vec::new();
-                deliver(run, ask, reply, &mut asks);
-                run.report();
-                self.submit(id, asks);
-            }
-            self.finished = finished;
+            let of = &mut self.models.0[model].1;
+            of.end_by(end);
+            advanced |= of.advance(&mut finished) | !finished.is_empty();
+            self.publish();
+            self.deliver(model, &mut finished);
         }
         advanced
     }
 
+    /// Gives answers to the jobs that wait for them.
+    fn deliver(&mut self, model: usize, finished: &mut Vec<(Ticket, Result<Answer>)>) {
+        for (ticket, answer) in finished.drain(..) {
+            let Some((turn, id)) = self.asked.remove(&(model, ticket)) else { continue };
+            let Some(run) = self.active.get_mut(&turn) else { continue };
+            // A step that was ended at the deadline is no failure of the request.
+            let overdue = answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded);
+            if let Some(why) = run.watch.interruption(Instant::now()).filter(|_| overdue && !run.stopped) {
+                self.stop(turn, why);
+            }
+            let Some(run) = self.active.get_mut(&turn) else { continue };
+            let mut questions = Vec::new();
+            run.job.on_answer(id, answer, &mut questions);
+            run.job.report();
+            if run.texts > 0 {
+                run.texts -= 1;
+                self.shared.admission.leave(Kind::Call { texts: 1 });
+            }
+            self.ask(turn, questions);
+        }
+    }
+
     /// Sends metrics to work on what has ended, and takes what they made of it. Returns whether anything came of it.
-    fn score(&mut self) -> bool {
+    fn measure(&mut self) -> bool {
         let mut advanced = false;
-        while let Ok((id, scores)) = self.scores.1.try_recv() {
-            self.take_scores(id, scores);
+        while let Ok((turn, values)) = self.values.1.try_recv() {
+            self.take_values(turn, values);
             advanced = true;
         }
-        for (id, run) in &mut self.active {
+        for (turn, run) in &mut self.active {
             let Some(batch) = run.job.take_metrics() else { continue };
-            let (id, sender) = (*id, self.scores.0.clone());
+            let (turn, sender) = (*turn, self.values.0.clone());
             // A metric may block: not on this thread.
-            let score = move || {
+            let measure = move || {
                 MEASURING.set(true);
                 // Nobody listens once the engine has ended.
-                drop(sender.send((id, batch.run())));
+                drop(sender.send((turn, batch.run())));
             };
-            self.scoring.retain(|thread| !thread.is_finished());
-            match crate::thread::spawn("foreturn-score", "for metrics", score) {
-                Ok(thread) => self.scoring.push(thread),
+            self.measuring.retain(|thread| !thread.is_finished());
+            match crate::thread::spawn("foreturn-score", "for metrics", measure) {
+                Ok(thread) => self.measuring.push(thread),
                 Err(error) => run.job.fail(error),
             }
         }
         advanced
     }
 
-    fn take_scores(&mut self, id: RunId, scores: MetricValues) {
-        let Some(run) = self.active.get_mut(&id) else { return };
-        let mut asks = Vec::new();
-        run.job.on_values(scores, &mut asks);
-        run.report();
-        self.submit(id, asks);
+    fn take_values(&mut self, turn: Turn, values: MetricValues) {
+        let Some(run) = self.active.get_mut(&turn) else { return };
+        let mut questions = Vec::new();
+        run.job.on_values(values, &mut questions);
+        run.job.report();
+        self.ask(turn, questions);
     }
 
-    /// Cancels what a ranking has asked and needs no more.
-    fn withdraw(&mut self, id: RunId) {
-        let orphans: Vec<_> = self.asked.iter().filter(|(_, (run, _))| *run == id).map(|(key, _)| *key).collect();
-        for (model, ticket) in orphans {
-            self.asked.remove(&(model, ticket));
-            self.models[model].1.cancel(ticket);
-        }
-    }
-
-    /// Hands out rankings that are done.
+    /// Hands out the results of jobs that are done.
     fn settle(&mut self) {
-        let done: Vec<RunId> = self.active.iter().filter(|(_, run)| run.job.is_done()).map(|(id, _)| *id).collect();
-        for id in done {
-            self.withdraw(id);
-            let Some(mut run) = self.active.remove(&id) else { continue };
-            let info = self.models_info(&run.plan);
-            // What a deadline or a cancellation has ended.
-            run.report();
-            let RankRun { job, start, respond, .. } = *run;
-            self.recorder.record(Stage::Rank, start.elapsed());
-            respond.send(job.finish(info, start.elapsed().as_secs_f64()));
+        let done = self.active.iter().filter(|(_, run)| run.job.is_done()).map(|(turn, _)| *turn);
+        for turn in done.collect::<Vec<_>>() {
+            self.withdraw(turn);
+            let Some(run) = self.active.remove(&turn) else { continue };
+            let texts = run.texts;
+            let kind = if run.job.kind() == Kind::Ranking { Kind::Ranking } else { Kind::Call { texts } };
+            self.shared.admission.leave(kind);
+            self.shared.recorder.record(run.job.stage(), run.start.elapsed());
+            run.job.finish(&self.models, run.start);
         }
     }
 
-    /// What has been done, and what is under way.
-    fn statistics(&mut self) -> Statistics {
-        let mut models = BTreeMap::new();
-        for (name, model) in &mut self.models {
-            if let Some(local) = model.as_local() {
-                models.insert(name.clone(), local.status());
+    /// Ends what a job has asked and needs no more.
+    fn withdraw(&mut self, turn: Turn) {
+        let orphans = self.asked.extract_if(|_, (asker, _)| *asker == turn);
+        for ((model, ticket), _) in orphans {
+            self.models.0[model].1.end(ticket, Finish::Cancelled);
+        }
+    }
+
+    /// Shows what the models have done to whoever asks for statistics.
+    fn publish(&self) {
+        let mut shown = self.shared.models.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, model) in &self.models.0 {
+            match (shown.get_mut(name), model.stats()) {
+                (Some(shown), Some(stats)) => shown.stats = stats,
+                (None, Some(_)) => drop(model.status().map(|status| shown.insert(name.clone(), status))),
+                (_, None) => {}
             }
         }
-        Statistics {
-            queued_rankings: self.queued.len(),
-            queued_calls: self.calls.len(),
-            active_rankings: self.active.len(),
-            active_texts: self.direct.len(),
-            refused: self.recorder.refused,
-            stages: self.recorder.stages(),
-            models,
-        }
-    }
-
-    fn models_info(&self, plan: &RankPlan) -> ModelsInfo {
-        let find = |name: &str| self.models.iter().find(|(other, _)| other == name).map(|(_, model)| model);
-        let info = |name: &str| {
-            let weights = find(name).and_then(|model| model.weights());
-            let date = find(name).and_then(|model| model.prompt_date());
-            ModelInfo { name: name.to_owned(), weights, date }
-        };
-        let (roles, named) = (&plan.roles.models, plan.metric_models());
-        let mut all = roles.values().map(String::as_str).chain(named.iter().map(|name| &**name));
-        let bitwise = all.all(|name| find(name).is_some_and(|model| model.is_bitwise()));
-        let models = roles.iter().map(|(role, name)| (*role, info(name))).collect();
-        ModelsInfo { models, reward_models: named.iter().map(|name| info(name)).collect(), bitwise }
     }
 }
 
 /// The error of what an engine does not do any more.
 pub(super) fn closed(when: &str) -> Error {
     Error::new(ErrorKind::Closed, format!("the engine was closed {when}"))
-}
-
-/// Gives a ranking a reply. A reply that nobody waits for would be a defect of this file; the ranking goes on without it.
-fn deliver(run: &mut RankRun, ask: AskId, reply: Result<ChatReply>, asks: &mut Vec<Ask>) {
-    let known = run.job.on_reply(ask, reply, asks);
-    debug_assert!(known.is_ok(), "a reply that nobody waits for");
 }

@@ -20,11 +20,13 @@ impl<T> Queue<T> {
         Queue { waiting: BTreeMap::new(), most, what }
     }
 
+    /// Whether it takes another request while `free` places are there for the first of those that wait.
+    ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] if the queue is full.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, free: usize) -> Result<()> {
         let waiting = self.waiting.len();
-        if waiting < self.most {
+        if waiting < self.most.saturating_add(free) {
             return Ok(());
         }
         Err(Error::new(
@@ -42,8 +44,8 @@ impl<T> Queue<T> {
     }
 
     /// The next request.
-    pub(super) fn pop(&mut self) -> Option<(Turn, T)> {
-        self.waiting.pop_first()
+    pub(super) fn pop(&mut self) -> Option<T> {
+        self.waiting.pop_first().map(|(_, request)| request)
     }
 
     /// Takes out the requests for which `why` gives a reason, with the reason.
@@ -51,10 +53,6 @@ impl<T> Queue<T> {
         let over = self.waiting.iter().filter_map(|(turn, request)| Some((*turn, why(request)?)));
         let over: Vec<_> = over.collect();
         over.into_iter().filter_map(|(turn, why)| Some((self.waiting.remove(&turn)?, why))).collect()
-    }
-
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.waiting.values_mut()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -66,7 +64,7 @@ impl<T> Queue<T> {
     }
 
     /// Empties it.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> + use<T> {
         std::mem::take(&mut self.waiting).into_values()
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::ModelStatus;
+use super::admission::Counts;
 
 /// What is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -83,7 +83,7 @@ pub struct Statistics {
     pub models: BTreeMap<String, ModelStatus>,
 }
 
-type Histograms = Arc<Mutex<BTreeMap<Stage, Timed>>>;
+type Histograms = Mutex<BTreeMap<Stage, Timed>>;
 
 struct Timed {
     /// Microseconds.
@@ -95,24 +95,6 @@ struct Timed {
 #[derive(Default)]
 pub(super) struct Recorder {
     stages: Histograms,
-    pub(super) refused: u64,
-}
-
-/// Records a stage once its last part has ended.
-#[derive(Clone)]
-pub(super) struct Timer {
-    stages: Histograms,
-    stage: Stage,
-    start: Instant,
-    left: Arc<AtomicUsize>,
-}
-
-impl Timer {
-    pub(super) fn ended(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            record(&self.stages, self.stage, self.start.elapsed());
-        }
-    }
 }
 
 fn record(stages: &Histograms, stage: Stage, took: Duration) {
@@ -138,11 +120,6 @@ impl Recorder {
         record(&self.stages, stage, took);
     }
 
-    /// Times a stage from `start` until each of `parts` has ended.
-    pub(super) fn timer(&self, stage: Stage, start: Instant, parts: usize) -> Timer {
-        Timer { stages: Arc::clone(&self.stages), stage, start, left: Arc::new(AtomicUsize::new(parts)) }
-    }
-
     pub(super) fn stages(&self) -> BTreeMap<Stage, Latency> {
         let stages = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         let latency = |stage| {
@@ -157,6 +134,15 @@ impl Recorder {
 }
 
 impl Statistics {
+    pub(super) fn of(
+        counts: Counts,
+        stages: BTreeMap<Stage, Latency>,
+        models: BTreeMap<String, ModelStatus>,
+    ) -> Statistics {
+        let Counts { queued_rankings, queued_calls, active_rankings, active_texts, refused } = counts;
+        Statistics { queued_rankings, queued_calls, active_rankings, active_texts, refused, stages, models }
+    }
+
     /// The counters in the OpenMetrics text format (version 1.0.0).
     pub fn to_openmetrics(&self) -> String {
         let mut text = Text::default();
@@ -233,17 +219,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_within_a_hundredth_and_a_call_counts_once() {
+    fn quantiles_are_within_a_hundredth() {
         let recorder = Recorder::default();
         for millis in 1..=1000 {
             recorder.record(Stage::Rank, Duration::from_millis(millis));
         }
-        let timer = recorder.timer(Stage::Score, Instant::now(), 2);
-        timer.clone().ended();
-        assert_eq!(recorder.stages()[&Stage::Score].count, 0, "one of two parts is missing");
-        timer.ended();
         let stages = recorder.stages();
-        assert_eq!(stages[&Stage::Score].count, 1);
+        assert_eq!(stages[&Stage::Score].count, 0);
         let rank = stages[&Stage::Rank];
         assert_eq!((rank.count, rank.sum), (1000, 500.5));
         for (got, expected) in [(rank.p50, 0.5), (rank.p95, 0.95), (rank.p99, 0.99)] {

@@ -7,10 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{MetricConfig, ModelConfig};
+use crate::decode::GenerateOptions;
 use crate::decode::reader::OnText;
 use crate::model::testing::{decoder, folder, loop_body, loop_for_ever};
 use crate::onnx::nodes::node;
-use crate::score::ScoreInput;
+use crate::score::{ScoreInput, ScoreTask};
 use crate::{ErrorKind, testing};
 
 fn engine_of<const N: usize>(step_limit_s: u64, models: [(&str, &TempDir); N]) -> Engine {
@@ -49,13 +50,13 @@ fn a_panic_in_an_operator_ends_the_run_and_not_the_process() {
     let engine = engine_with::<0>(config, 600, []);
     let generate = |on_text: Option<OnText>| {
         let options = GenerateOptions { max_tokens: 24, ignore_eos: true, on_text, ..GenerateOptions::default() };
-        engine.generate("m", Prompt::Tokens((5..40).collect()), options, Limits::default())
+        engine.model("m").expect("a model").generate((5..40).collect::<Vec<u32>>(), options)
     };
     let wanted = generate(None).expect("a reply");
     for operator in [attention::OPERATOR, matmul::OPERATOR] {
         for place in [Place::Body, Place::Task] {
             // Texts are handed out on the thread that runs the model.
-            let error = generate(Some(Box::new(move |_| panic_next(operator, place)))).expect_err("ended");
+            let error = generate(Some(Box::new(move |_: &str| panic_next(operator, place)))).expect_err("ended");
             assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
             for part in [operator, "a defect in foreturn's operator", "asked for by a test"] {
                 assert!(error.to_string().contains(part), "{place:?}: {part} is not in {error}");
@@ -81,20 +82,25 @@ fn a_large_ranking_ends_at_its_deadline() {
     // A second request is served meanwhile, and the first one ends before this does.
     let cancel = CancelToken::new();
     let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
-    let pending =
-        engine.submit_rank(request.clone(), RankOptions { limits, ..RankOptions::default() }).expect("queued");
+    let pending = engine.within(limits).submit_rank(request.clone(), RankOptions::default()).expect("queued");
     for _ in 0..3 {
         logprobs(&engine, "m", Limits::default()).expect("served beside it");
     }
     assert!(pending.poll().is_none());
     cancel.cancel();
-    let (ranking, steps) = (pending.wait().expect("what there is"), engine.status("m").expect("a model").stats.steps);
+    let (ranking, steps) = (
+        pending.wait().expect("what there is"),
+        engine.model("m").expect("a model").status().expect("a model").stats.steps,
+    );
     assert!(!ranking.complete);
     logprobs(&engine, "m", Limits::default()).expect("served");
-    assert!(engine.status("m").expect("a model").stats.steps <= steps + 2, "nothing of it goes on");
+    assert!(
+        engine.model("m").expect("a model").status().expect("a model").stats.steps <= steps + 2,
+        "nothing of it goes on"
+    );
     let limits = Limits { timeout: Some(Duration::from_millis(200)), ..Limits::default() };
     let start = Instant::now();
-    let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() }).expect("what there is");
+    let ranking = engine.within(limits).rank(request, RankOptions::default()).expect("what there is");
     assert!(!ranking.complete);
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
@@ -105,16 +111,13 @@ fn texts_are_not_tokenised_for_a_call_that_is_over() {
     let engine = engine_of(1, [("good", &folder)]);
     let score = |limits: Limits| {
         let texts = vec![ScoreInput::Text("a text".into()); 3];
-        let options = ScoreOptions { limits, ..ScoreOptions::default() };
-        engine.submit_score("good", texts, options).err().expect("refused")
+        let model = engine.within(limits).model("good").expect("a model");
+        model.submit_score(texts, ScoreTask::Response).expect("queued").wait().expect_err("over")
     };
     let cancel = CancelToken::new();
     cancel.cancel();
     let error = score(Limits { cancel: Some(cancel), ..Limits::default() });
-    assert_eq!(
-        (error.kind(), error.to_string().as_str()),
-        (ErrorKind::Cancelled, "text 0: cancelled while the texts were tokenised")
-    );
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     let error = score(Limits { timeout: Some(Duration::ZERO), ..Limits::default() });
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
 }
@@ -155,7 +158,7 @@ fn a_model_that_plays_a_role_without_a_chat_template_is_refused_when_the_engine_
 }
 
 fn logprobs(engine: &Engine, model: &str, limits: Limits) -> Result<Vec<f32>> {
-    engine.logprobs(model, Prompt::Tokens(vec![5, 6, 7]), limits).map(|(_, logprobs)| logprobs)
+    engine.within(limits).model(model).expect("a model").logprobs(vec![5, 6, 7]).map(|scored| scored.logprobs)
 }
 
 #[test]
@@ -224,7 +227,7 @@ fn a_ranking_on_an_endless_model_ends_at_its_deadline() {
     let limits = Limits { timeout: Some(Duration::from_millis(300)), ..Limits::default() };
     let request = RankRequest::from_json(request, "the request").expect("a request");
     let start = Instant::now();
-    let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() }).expect("a ranking");
+    let ranking = engine.within(limits).rank(request, RankOptions::default()).expect("a ranking");
     assert!(!ranking.complete);
     let traces = ranking.ranking.iter().flat_map(|candidate| &candidate.rollouts);
     let ended: Vec<String> = traces.map(|trace| format!("{:?}", trace.ended)).collect();

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use foreturn::Engine;
 use foreturn::chat::Message;
-use foreturn::engine::{Limits, ScoreOptions};
 use foreturn::export::{ExportOptions, export};
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{Score, ScoreInput, ScoreOutput, ScoreTask, Scores};
@@ -96,8 +95,8 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 
 /// Scores or embeds with a model.
 pub(crate) fn outputs(engine: &Engine, model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
-    let options = ScoreOptions { task, limits: Limits::default() };
-    let pending = engine.submit_score(model, inputs, options).unwrap_or_else(|e| panic!("{model}: {e}"));
+    let pending =
+        engine.model(model).expect("a model").submit_score(inputs, task).unwrap_or_else(|e| panic!("{model}: {e}"));
     pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"))
 }
 

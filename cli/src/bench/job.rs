@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use foreturn::chat::Usage;
-use foreturn::engine::{Generation, Limits, Pending, Prompt};
+use foreturn::engine::{Generation, Pending};
 use foreturn::{Engine, Result};
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ impl Future {
             (self.framed(POLICY_FRAME, 4, PromptOrder::Reference), POLICY_TOKENS)
         };
         let options = exactly(new, self.seed * 1000 + self.step as u64);
-        self.pending = Some(engine.submit_generate(MODEL, Prompt::Tokens(tokens), options, Limits::default())?);
+        self.pending = Some(engine.model(MODEL)?.submit_generate(tokens, options)?);
         Ok(())
     }
 

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use foreturn::config::RuntimeConfig;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{Limits, Prompt};
 use foreturn::{Engine, Error, ErrorKind, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -99,9 +98,9 @@ pub(super) fn speed(engine: &Engine, prompt_tokens: usize, new_tokens: usize, ba
 
 /// Seconds for `batch` replies of exactly `new` tokens to one prompt.
 fn run(engine: &Engine, prompt: &[u32], new: usize, batch: usize) -> Result<f64> {
+    let model = engine.model(MODEL)?;
     let start = Instant::now();
-    let submit =
-        |seed| engine.submit_generate(MODEL, Prompt::Tokens(prompt.to_vec()), exactly(new, seed), Limits::default());
+    let submit = |seed| model.submit_generate(prompt.to_vec(), exactly(new, seed));
     let pending = (0..batch as u64).map(submit).collect::<Result<Vec<_>>>()?;
     for reply in pending {
         reply.wait()?;
@@ -129,7 +128,12 @@ struct Words {
 
 impl Words {
     fn of(engine: &Engine) -> Self {
-        Words::among(engine.folder(MODEL).map_or(u32::MAX, |folder| folder.inspect().vocab_size as u32))
+        Words::among(
+            engine
+                .model(MODEL)
+                .and_then(|model| model.folder())
+                .map_or(u32::MAX, |folder| folder.inspect().vocab_size as u32),
+        )
     }
 
     fn among(vocabulary: u32) -> Self {

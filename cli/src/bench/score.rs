@@ -10,7 +10,7 @@
 use std::sync::{PoisonError, RwLock};
 use std::time::Instant;
 
-use foreturn::engine::{Prompt, ScoreOptions};
+use foreturn::engine::Model;
 use foreturn::model::{ModelFolder, ModelKind};
 use foreturn::runtime::thread_refused;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
@@ -74,8 +74,8 @@ fn measure(args: &BenchArgs, cache: Cache) -> Result<Vec<Request>> {
 }
 
 /// What is asked of an engine.
-struct Load<'a> {
-    engine: &'a Engine,
+struct Load {
+    model: Model,
     words: Words,
     task: ScoreTask,
     history: usize,
@@ -84,12 +84,12 @@ struct Load<'a> {
     clients: usize,
 }
 
-impl<'a> Load<'a> {
-    fn new(args: &BenchArgs, engine: &'a Engine) -> Result<Self> {
-        let folder =
-            engine.folder(MODEL).ok_or_else(|| Error::new(ErrorKind::Internal, "an engine without its model"))?;
+impl Load {
+    fn new(args: &BenchArgs, engine: &Engine) -> Result<Self> {
+        let model = engine.model(MODEL)?;
+        let folder = model.folder()?;
         let load = Load {
-            engine,
+            model,
             words: Words::of(engine),
             task: if folder.head().is_some() { ScoreTask::Labels } else { ScoreTask::Response },
             history: args.history_tokens.unwrap_or(HISTORY),
@@ -97,7 +97,7 @@ impl<'a> Load<'a> {
             candidates: args.candidates,
             clients: args.clients,
         };
-        load.check(folder, args.repeat)?;
+        load.check(&folder, args.repeat)?;
         Ok(load)
     }
 
@@ -136,7 +136,7 @@ impl<'a> Load<'a> {
     fn round(&self, round: usize, cache: Cache) -> Result<Vec<Request>> {
         let histories = (0..self.clients).map(|client| self.words.prompt(self.history, round * self.clients + client));
         let histories: Vec<Vec<u32>> = histories.collect();
-        let warm = |history: &Vec<u32>| self.engine.warm(MODEL, Prompt::Tokens(history.clone()));
+        let warm = |history: &Vec<u32>| self.model.warm(history.clone());
         // Pinned until the round is over.
         let _pins = match cache {
             Cache::Cold => Vec::new(),
@@ -165,10 +165,9 @@ impl<'a> Load<'a> {
         let candidate =
             |salt| ScoreInput::Response { prompt: history.to_vec(), response: self.words.prompt(self.candidate, salt) };
         let inputs: Vec<ScoreInput> = (0..self.candidates).map(candidate).collect();
-        let options = ScoreOptions { task: self.task.clone(), ..ScoreOptions::default() };
         drop(gate.read().unwrap_or_else(PoisonError::into_inner));
         let start = Instant::now();
-        let outputs = self.engine.submit_score(MODEL, inputs, options)?.wait()?;
+        let outputs = self.model.submit_score(inputs, self.task.clone())?.wait()?;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Request { scores: outputs.iter().flat_map(ScoreOutput::numbers).collect(), seconds })
     }

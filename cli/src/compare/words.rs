@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use foreturn::chat::Message;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::engine::{Limits, Prompt};
+use foreturn::engine::{LogProbs, Model, Prompt};
 use foreturn::{Engine, Error, ErrorKind, Result, json};
 use serde::{Deserialize, Serialize};
 
@@ -75,30 +75,31 @@ const PIECE: usize = 512;
 impl Reference {
     /// Asks the reference; its replies have up to `new_tokens` tokens.
     pub(super) fn of(engine: &Engine, texts: &Texts, new_tokens: usize) -> Result<Self> {
-        let folder = engine.folder(MODEL).ok_or_else(|| invalid("the reference is no local model".into()))?;
+        let model = engine.model(MODEL)?;
+        let folder = model.folder()?;
         let piece = PIECE.min(folder.context_length() - 1);
         let mut reference = Reference { texts: Vec::new(), own: Vec::new(), greedy: Vec::new() };
         for text in &texts.plain {
             let tokens = folder.tokenizer().encode_text(text)?;
             for piece in tokens.chunks(piece).filter(|piece| piece.len() > 1) {
-                let (tokens, logprobs) = score(engine, piece.to_vec())?;
+                let LogProbs { tokens, logprobs, .. } = model.logprobs(piece.to_vec())?;
                 reference.texts.push(Scored { tokens, logprobs });
             }
         }
         for (chat, seed) in texts.chats.iter().zip(0..) {
             let is_question = chat.last().is_some_and(|message| message.role == foreturn::chat::Role::User);
             if !is_question {
-                let (tokens, logprobs) =
-                    engine.logprobs(MODEL, Prompt::Messages(chat.clone(), false), Limits::default())?;
+                let LogProbs { tokens, logprobs, .. } = model.logprobs(Prompt::as_is(chat.clone()))?;
                 reference.texts.push(Scored { tokens, logprobs });
                 continue;
             }
             let reply = |sampling| {
                 let options = GenerateOptions { max_tokens: new_tokens, sampling, seed, ..GenerateOptions::default() };
-                engine.generate(MODEL, Prompt::Messages(chat.clone(), true), options, Limits::default())
+                model.generate(chat.clone(), options)
             };
             let own = reply(SamplingOptions::default())?;
-            let (tokens, mut logprobs) = score(engine, [own.prompt_tokens, own.tokens.clone()].concat())?;
+            let scored = model.logprobs([own.prompt_tokens, own.tokens.clone()].concat())?;
+            let LogProbs { tokens, mut logprobs, .. } = scored;
             logprobs.drain(..logprobs.len() - own.tokens.len());
             reference.own.push(Scored { tokens, logprobs });
             let greedy = reply(SamplingOptions::greedy())?;
@@ -113,23 +114,22 @@ impl Reference {
 
     /// How another model differs.
     pub(super) fn compare(&self, engine: &Engine) -> Result<Words> {
+        let model = engine.model(MODEL)?;
         Ok(Words {
-            texts: change(engine, &self.texts)?,
-            own: change(engine, &self.own)?,
-            greedy: self.agreement(engine)?,
+            texts: change(&model, &self.texts)?,
+            own: change(&model, &self.own)?,
+            greedy: self.agreement(&model)?,
         })
     }
 
     /// The model is asked for every token of the reference's replies, given those before it.
-    fn agreement(&self, engine: &Engine) -> Result<Greedy> {
+    fn agreement(&self, model: &Model) -> Result<Greedy> {
         let (mut asked, mut equal) = (0, 0);
         for (tokens, prompt) in &self.greedy {
             let one =
                 || GenerateOptions { max_tokens: 1, sampling: SamplingOptions::greedy(), ..GenerateOptions::default() };
             // All at once: what they share is computed once.
-            let ask = |end: usize| {
-                engine.submit_generate(MODEL, Prompt::Tokens(tokens[..end].to_vec()), one(), Limits::default())
-            };
+            let ask = |end: usize| model.submit_generate(tokens[..end].to_vec(), one());
             let pending = (*prompt..tokens.len()).map(ask).collect::<Result<Vec<_>>>()?;
             for (pending, wanted) in pending.into_iter().zip(&tokens[*prompt..]) {
                 asked += 1;
@@ -138,10 +138,6 @@ impl Reference {
         }
         Ok(Greedy { tokens: asked, agreement: equal as f64 / asked.max(1) as f64 })
     }
-}
-
-fn score(engine: &Engine, tokens: Vec<u32>) -> Result<(Vec<u32>, Vec<f32>)> {
-    engine.logprobs(MODEL, Prompt::Tokens(tokens), Limits::default())
 }
 
 /// How a model differs from the reference in its words.
@@ -175,10 +171,10 @@ pub(super) struct Greedy {
     pub(super) agreement: f64,
 }
 
-fn change(engine: &Engine, scored: &[Scored]) -> Result<Change> {
+fn change(model: &Model, scored: &[Scored]) -> Result<Change> {
     let mut changes = Vec::new();
     for text in scored {
-        let (_, logprobs) = score(engine, text.tokens.clone())?;
+        let logprobs = model.logprobs(text.tokens.clone())?.logprobs;
         let last = &logprobs[logprobs.len() - text.logprobs.len()..];
         changes.extend(text.logprobs.iter().zip(last).map(|(wanted, found)| f64::from(wanted - found)));
     }

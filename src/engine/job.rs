@@ -1,0 +1,151 @@
+//! Work that the engine drives: a [`Job`] asks models, takes their answers, and has a result in the end.
+//!
+//! ```text
+//! submit ─▶ prepare (on the admission's thread) ─▶ start ─▶ questions ⇄ answers, metrics ⇄ values ─▶ finish
+//!                                                   stop, at a deadline or a cancellation ─┘
+//! ```
+//!
+//! A job knows no model and no thread. Rankings (`ranking`), calls to one model (`call`) and first messages (`opening`)
+//! are jobs; another kind of work is another file beside them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::CancelToken;
+use super::limits::Turn;
+use super::models::Models;
+use super::statistics::Stage;
+use crate::chat::ChatRequest;
+use crate::chat::local::{Answer, Task};
+use crate::rank::{AskId, MetricBatch, MetricValues, StopReason};
+use crate::{Error, ErrorKind, Result};
+
+/// What a job asks of a model.
+pub(super) struct Question {
+    /// The job's own number for it.
+    pub(super) id: AskId,
+    /// The model's name.
+    pub(super) model: Arc<str>,
+    pub(super) request: Request,
+}
+
+/// What is asked.
+pub(super) enum Request {
+    Chat(ChatRequest),
+    /// Only local models can be asked this.
+    Task(Task),
+}
+
+/// Which places a job takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One of those for rankings.
+    Ranking,
+    /// As many of those for texts as it has.
+    Call {
+        /// How many.
+        texts: usize,
+    },
+}
+
+/// Work that the owner of the models drives.
+pub(super) trait Job: Send {
+    fn kind(&self) -> Kind;
+
+    /// What its time counts as.
+    fn stage(&self) -> Stage;
+
+    /// Does what needs no model, before the owner has the job: tokenises what it was given.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or its end while it was prepared. The job is refused with it.
+    fn prepare(&mut self, _watch: &Watch) -> Result<()> {
+        Ok(())
+    }
+
+    /// The first questions.
+    fn start(&mut self, questions: &mut Vec<Question>);
+
+    /// Takes an answer, or the error with which the question was refused, and appends the questions that follow from it.
+    fn on_answer(&mut self, id: AskId, answer: Result<Answer>, questions: &mut Vec<Question>);
+
+    /// Takes what metrics are to score now, on a thread of their own.
+    fn take_metrics(&mut self) -> Option<MetricBatch> {
+        None
+    }
+
+    /// Takes the metrics' values, and appends the questions that follow from them.
+    fn on_values(&mut self, _values: MetricValues, _questions: &mut Vec<Question>) {}
+
+    /// Ends it early. What it has asked is ended as well, and still answered where a model of this process was asked.
+    fn stop(&mut self, why: StopReason);
+
+    /// Ends it with an error of the engine.
+    fn fail(&mut self, error: Error);
+
+    /// Whether no answer and no value can change the result any more.
+    fn is_done(&self) -> bool;
+
+    /// Tells the caller of progress, where it wants to know.
+    fn report(&mut self) {}
+
+    /// Hands out the result of a job that is done.
+    fn finish(self: Box<Self>, models: &Models, start: Instant);
+
+    /// Hands out an error instead.
+    fn refuse(self: Box<Self>, error: Error);
+}
+
+/// When a request is over, whatever has come of it.
+#[derive(Clone)]
+pub(super) struct Watch {
+    pub(super) deadline: Option<Instant>,
+    pub(super) cancel: CancelToken,
+}
+
+impl Watch {
+    /// The reason to end the request now, if there is one.
+    pub(super) fn interruption(&self, now: Instant) -> Option<StopReason> {
+        if self.cancel.is_cancelled() {
+            return Some(StopReason::Cancelled);
+        }
+        self.deadline.is_some_and(|deadline| now >= deadline).then_some(StopReason::Deadline)
+    }
+
+    /// Refuses to go on with a request that is over; `doing` says with what.
+    pub(super) fn check(&self, doing: &str) -> Result<()> {
+        self.interruption(Instant::now()).map_or(Ok(()), |why| Err(interrupted(why, doing)))
+    }
+}
+
+/// The error of a request that ended while it was `doing` something.
+pub(super) fn interrupted(why: StopReason, doing: &str) -> Error {
+    match why {
+        StopReason::Cancelled => Error::new(ErrorKind::Cancelled, format!("cancelled while {doing}")),
+        StopReason::Deadline => {
+            let message = format!("the deadline passed while {doing}. Allow more time, or ask less at once");
+            Error::new(ErrorKind::DeadlineExceeded, message)
+        }
+    }
+}
+
+/// A job with what the engine has to know of it.
+pub(super) struct Run {
+    pub(super) job: Box<dyn Job>,
+    pub(super) turn: Turn,
+    pub(super) start: Instant,
+    pub(super) watch: Watch,
+    /// Questions that no model has got yet.
+    pub(super) questions: VecDeque<Question>,
+    /// Places for texts that it still holds.
+    pub(super) texts: usize,
+    pub(super) stopped: bool,
+}
+
+impl Run {
+    pub(super) fn new(job: Box<dyn Job>, turn: Turn, start: Instant, watch: Watch) -> Self {
+        let texts = if let Kind::Call { texts } = job.kind() { texts } else { 0 };
+        Run { job, turn, start, watch, questions: VecDeque::new(), texts, stopped: false }
+    }
+}
