@@ -5,7 +5,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use common::{Fresh, MODEL, ModelCopy, config, config_with, folder, fresh, tokens_to_compute, turn, user};
@@ -16,7 +16,7 @@ use foreturn::engine::{CancelToken, Generation, Limits, LogProbs};
 use foreturn::model::inspect::Inspection;
 use foreturn::model::tokenizer::RenderOptions;
 use foreturn::rank::{Ended, Goal};
-use foreturn::reward::{MetricInput, build_metric};
+use foreturn::reward::{Answered, Metric, MetricInput, MetricValue, WeightedMetric, build_metric};
 use foreturn::rollout::{InstructedUser, Simulator};
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 use serde_json::{Value, json};
@@ -672,6 +672,65 @@ fn futures_scored_again_get_their_scores_to_the_last_bit() {
     let total = again.cost.roles;
     assert_eq!((total.policy, total.user), (Usage::default(), Usage::default()));
     assert!(total.judge.prompt_tokens > 0);
+}
+
+/// Whoever plays the user opens a conversation, be it a local model or not.
+#[test]
+fn a_user_of_the_hosts_own_opens_a_conversation() {
+    let (engine, asked) = scripted();
+    assert_eq!(engine.open_conversation(&goal(), 7).expect("a message"), user("A short one."));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    let limits = Limits { timeout: Some(Duration::from_millis(50)), ..Limits::default() };
+    let error = silent().within(limits).open_conversation(&goal(), 7).expect_err("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+}
+
+/// An engine without ONNX Runtime, whose one model is scripted, and how much was asked of it.
+fn scripted() -> (Engine, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let model = Scripted { waiting: Vec::new(), asked: Arc::clone(&asked) };
+    let model = Box::new(move || Ok(Box::new(model) as Box<dyn ChatModel>));
+    let config = Config::from_toml(SETTINGS, "/").expect("settings");
+    (Engine::builder(config).chat_model("scripted", model).build().expect("an engine"), asked)
+}
+
+/// A metric that works until it is told to end.
+struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Metric for Stuck {
+    fn kind(&self) -> &'static str {
+        "stuck"
+    }
+
+    fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
+        drop(self.0.lock().expect("one thread").recv());
+        batch.iter().map(|_| Ok(1.0.into())).collect()
+    }
+}
+
+#[test]
+fn a_metric_at_work_does_not_outlast_the_deadline() {
+    let (end, told) = std::sync::mpsc::channel();
+    let metric = WeightedMetric::new(Arc::new(Stuck(Mutex::new(told))), 1.0);
+    let silent = Box::new(|| Ok(Box::new(Silent) as Box<dyn ChatModel>));
+    let config = Config::from_toml("[rollout]\nwindow = 0\n[[metrics]]\nkind = \"token_amount\"", "/");
+    let builder = Engine::builder(config.expect("settings")).chat_model("silent", silent).metric(metric);
+    let engine = builder.build().expect("an engine");
+    for limits in [
+        Limits { timeout: Some(Duration::from_millis(50)), ..Limits::default() },
+        Limits { cancel: Some(CancelToken::new()), ..Limits::default() },
+    ] {
+        let pending = engine.within(limits.clone()).submit_rank(request(&["a"], json!({})), RankOptions::default());
+        let pending = pending.expect("queued");
+        while engine.statistics().expect("a live engine").active_rankings == 0 && pending.poll().is_none() {
+            std::thread::yield_now();
+        }
+        limits.cancel.iter().for_each(CancelToken::cancel);
+        let ranking = pending.wait().expect("what there is");
+        let only = &ranking.ranking[0];
+        assert!(!ranking.complete && only.reward.is_none() && only.excluded == 1, "{only:?}");
+    }
+    drop(end);
 }
 
 /// A model that never answers.

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::command::Command;
-use super::job::{Job, Kind, Run, Watch, interrupted};
+use super::job::{Job, Kind, Run, Watch};
 use super::limits::Turn;
 use super::owner::closed;
 use super::queue::Queue;
@@ -136,7 +136,7 @@ impl Admission {
             // Results are handed out and texts tokenised without the lock.
             drop(state);
             for (run, why) in over {
-                run.job.refuse(interrupted(why, "the request waited for its turn"));
+                run.job.expire(why, run.start);
             }
             if let Some(run) = next {
                 self.begin(run, commands, recorder);

@@ -95,6 +95,14 @@ pub(super) trait Job: Send {
 
     /// Hands out an error instead.
     fn refuse(self: Box<Self>, error: Error);
+
+    /// Hands out what there is to say of a job whose time is over before it began.
+    fn expire(self: Box<Self>, why: StopReason, _start: Instant) {
+        self.refuse(interrupted(why, "the request waited for its turn"));
+    }
+
+    /// Does without the values that metrics still work on.
+    fn leave_metrics(&mut self) {}
 }
 
 /// When a request is over, whatever has come of it.
@@ -140,12 +148,13 @@ pub(super) struct Run {
     pub(super) questions: VecDeque<Question>,
     /// Places for texts that it still holds.
     pub(super) texts: usize,
-    pub(super) stopped: bool,
+    /// Until when it may finish what needs no model, once it was stopped.
+    pub(super) stopped: Option<Instant>,
 }
 
 impl Run {
     pub(super) fn new(job: Box<dyn Job>, turn: Turn, start: Instant, watch: Watch) -> Self {
         let texts = if let Kind::Call { texts } = job.kind() { texts } else { 0 };
-        Run { job, turn, start, watch, questions: VecDeque::new(), texts, stopped: false }
+        Run { job, turn, start, watch, questions: VecDeque::new(), texts, stopped: None }
     }
 }

@@ -28,6 +28,9 @@ const OUTSIDE_PAUSE: Duration = Duration::from_millis(1);
 /// How long after the last deadline a step may go on: most are done by then, and their rows stay in the cache.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long metrics may go on after the deadline with what is sampled: as long as a step.
+const METRICS_GRACE: Duration = Duration::from_millis(250);
+
 thread_local! {
     /// Whether this thread scores for an engine, which waits for it in the end.
     pub(super) static MEASURING: Cell<bool> = const { Cell::new(false) };
@@ -167,7 +170,10 @@ impl Owner {
     /// Ends what was cancelled or is out of time, and hands out what came of it; nobody waits for a step.
     fn interrupt(&mut self) {
         let now = Instant::now();
-        let over = self.active.iter().filter(|(_, run)| !run.stopped);
+        for run in self.active.values_mut().filter(|run| run.stopped.is_some_and(|end| now >= end)) {
+            run.job.leave_metrics();
+        }
+        let over = self.active.iter().filter(|(_, run)| run.stopped.is_none());
         let over = over.filter_map(|(turn, run)| Some((*turn, run.watch.interruption(now)?)));
         for (turn, why) in over.collect::<Vec<_>>() {
             self.stop(turn, why);
@@ -179,7 +185,8 @@ impl Owner {
     /// Ends a job early, with what it has asked. What it has not asked yet is asked no more.
     fn stop(&mut self, turn: Turn, why: StopReason) {
         let Some(run) = self.active.get_mut(&turn) else { return };
-        run.stopped = true;
+        let grace = if why == StopReason::Deadline { METRICS_GRACE } else { Duration::ZERO };
+        run.stopped = Some(Instant::now() + grace);
         run.job.stop(why);
         for Question { id, .. } in std::mem::take(&mut run.questions) {
             let error = interrupted(why, "the request waited for its turn");
@@ -264,7 +271,7 @@ impl Owner {
             let Some(run) = self.active.get_mut(&turn) else { continue };
             // A step that was ended at the deadline is no failure of the request.
             let overdue = answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::DeadlineExceeded);
-            if let Some(why) = run.watch.interruption(Instant::now()).filter(|_| overdue && !run.stopped) {
+            if let Some(why) = run.watch.interruption(Instant::now()).filter(|_| overdue && run.stopped.is_none()) {
                 self.stop(turn, why);
             }
             let Some(run) = self.active.get_mut(&turn) else { continue };

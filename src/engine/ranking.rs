@@ -117,4 +117,14 @@ impl Job for Rank {
     fn refuse(self: Box<Self>, error: Error) {
         self.respond.send(Err(error));
     }
+
+    /// A ranking of nothing says that it is incomplete, as one does that had begun.
+    fn expire(mut self: Box<Self>, why: StopReason, start: Instant) {
+        self.job.stop(why);
+        self.finish(&Models(Vec::new()), start);
+    }
+
+    fn leave_metrics(&mut self) {
+        self.job.leave_metrics();
+    }
 }

@@ -387,7 +387,10 @@ impl RankJob {
 
     /// Takes the scores of the last batch, and appends the requests that follow from them.
     pub fn on_values(&mut self, values: MetricValues, asks: &mut Vec<Ask>) {
-        self.scoring = false;
+        if !std::mem::replace(&mut self.scoring, false) {
+            // They come too late.
+            return;
+        }
         let before = asks.len();
         for (place, metric, score) in values.0 {
             if let Err(error) = &score {
@@ -396,6 +399,20 @@ impl RankJob {
             self.future(place).scores[metric] = Some(score);
         }
         self.go_on(asks, before);
+    }
+
+    /// Does without the values that metrics are still at work on: their rollouts count as cut off by the deadline.
+    pub fn leave_metrics(&mut self) {
+        self.scoring = false;
+        let metrics = self.plan.metrics.len();
+        let futures = self.candidates.iter_mut().flat_map(|candidate| &mut candidate.futures);
+        for future in futures.filter(|future| future.is_answered() && !future.is_settled()) {
+            for metric in 0..metrics {
+                future.scores[metric].get_or_insert_with(|| {
+                    Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed while the metric was at work"))
+                });
+            }
+        }
     }
 
     /// Whether no reply and no score can change the result any more.
