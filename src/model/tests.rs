@@ -85,14 +85,14 @@ fn graphs_that_contradict_themselves_are_refused() {
     );
     invalid(|model| initializers(model).retain(|t| t.name() != "bigrams"), &["node `next` (Gather) takes `bigrams`"]);
     invalid(|model| initializers(model).push(float_tensor("bigrams", &[1], &[0.0])), &["initializer `bigrams` has"]);
-    invalid(|model| nodes(model).push(identity("mask", "seen")), &["a node's output `seen` has the name of another"]);
+    invalid(|model| nodes(model).push(identity("mask", "seen")), &["a node's output `seen` has the same name as another"]);
     let again = |model: &mut ModelProto| {
         let input = graph(model).input[0].clone();
         graph(model).input.push(input);
     };
-    invalid(again, &["input `input_ids` is there twice"]);
-    invalid(|model| nodes(model).retain(|node| node.name() != "logits"), &["output `logits` of the graph comes from"]);
-    invalid(|model| model.functions.push(Default::default()), &["a function of its own"]);
+    invalid(again, &["input `input_ids` occurs twice"]);
+    invalid(|model| nodes(model).retain(|node| node.name() != "logits"), &["nothing computes output `logits`"]);
+    invalid(|model| model.functions.push(Default::default()), &["its own function"]);
     invalid(|model| graph(model).sparse_initializer.push(Default::default()), &["sparse"]);
 }
 
