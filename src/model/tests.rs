@@ -112,8 +112,8 @@ fn tensors_that_do_not_fit_their_shape_are_refused() {
     invalid(|model| tensor(model, "off_on").dims = vec![3], &["`off_on` of shape [3] takes 12 bytes, but has 8"]);
     invalid(|model| tensor(model, "off_on").dims = vec![-2], &["`off_on` has the dimension -2"]);
     let huge = |dims: Vec<i64>| move |model: &mut ModelProto| tensor(model, "off_on").dims = dims;
-    invalid(huge(vec![i64::MAX, 4]), &["more numbers than fit anywhere"]);
-    invalid(huge(vec![1 << 32, 1 << 32]), &["more numbers than fit anywhere"]);
+    invalid(huge(vec![i64::MAX, 4]), &["more numbers than fit in memory"]);
+    invalid(huge(vec![1 << 32, 1 << 32]), &["more numbers than fit in memory"]);
     invalid(|model| tensor(model, "off_on").data_type = Some(0), &["`off_on` has the element type 0"]);
     invalid(|model| tensor(model, "off_on").data_type = Some(999), &["`off_on` has the element type 999"]);
     invalid(|model| tensor(model, "off_on").data_type = Some(DataType::Int64 as i32), &["takes 16 bytes, but has 8"]);
