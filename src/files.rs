@@ -275,7 +275,7 @@ mod tests {
                 fs::write(folder.path().join("new"), "abc").unwrap();
                 fs::rename(folder.path().join("new"), &path).unwrap();
             }),
-            ("can't be found", &|| fs::remove_file(&path).unwrap()),
+            ("no longer exists", &|| fs::remove_file(&path).unwrap()),
         ];
         for (expected, change) in changes {
             fs::write(&path, "abc").unwrap();

@@ -241,7 +241,7 @@ mod tests {
             position["top_logprobs"] = json!([token]);
             of(position)
         };
-        assert!(with(json!(0.7)).unwrap_err().contains("is 0.7, where none is above 0"));
+        assert!(with(json!(0.7)).unwrap_err().contains("is 0.7, but none can be above 0"));
         assert!(with(json!(null)).unwrap_err().contains("is null"));
         close(&with(json!(1e-6)).unwrap(), &[1.0, 0.0]);
         close(&with(json!(-9999.0)).unwrap(), &[0.0, 0.0]);

@@ -168,7 +168,7 @@ mod tests {
             (json!({"prompt_tokens": 10, "completion_tokens": "3"}), "usage.completion_tokens is `\"3\"`"),
             (json!({"prompt_tokens": -1, "completion_tokens": 3}), "usage.prompt_tokens is `-1`"),
             (json!({"prompt_tokens": 1e300, "completion_tokens": 3}), "usage.prompt_tokens is `1e+300`"),
-            (json!({"prompt_tokens": u64::MAX, "completion_tokens": 3}), "usage makes no sense"),
+            (json!({"prompt_tokens": u64::MAX, "completion_tokens": 3}), "usage is inconsistent"),
             (
                 json!({"prompt_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0.5}}),
                 "cached_tokens is `0.5`",

@@ -230,7 +230,7 @@ mod tests {
             ("/usage", json!(null), "no usage"),
             ("/usage/prompt_tokens", json!(-1), "usage.prompt_tokens is `-1`"),
             ("/usage/completion_tokens", json!(1.5), "usage.completion_tokens is `1.5`"),
-            ("/usage/completion_tokens", json!(u64::MAX), "usage makes no sense"),
+            ("/usage/completion_tokens", json!(u64::MAX), "usage is inconsistent"),
             ("/usage/prompt_tokens_details/cached_tokens", json!(10), "10 of them cached"),
             ("/error", json!({"message": "no GPU"}), "answered with an error: no GPU"),
         ] {
