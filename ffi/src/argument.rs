@@ -68,7 +68,9 @@ impl<T> Out<T> {
     /// `place` is NULL or valid for writing a T.
     pub(crate) unsafe fn new(place: *mut T, name: &str) -> Result<Self, Failure> {
         if place.is_null() || !place.is_aligned() {
-            return Err(Failure::argument(format!("{name} is NULL or not aligned: pass the address of a variable for the result")));
+            return Err(Failure::argument(format!(
+                "{name} is NULL or not aligned: pass the address of a variable for the result"
+            )));
         }
         Ok(Out(place))
     }

@@ -8,7 +8,7 @@ use crate::argument::{Out, foreturn_str};
 use crate::handle::{self, handle};
 use crate::status::*;
 
-/// Why a function failed.
+/// The failure of a function.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) status: foreturn_status,
@@ -16,8 +16,8 @@ pub(crate) struct Failure {
     pub(crate) causes: Vec<String>,
 }
 
-/// Why a function failed: a status, a message for people, and the causes. Functions with a parameter `error` make one,
-/// and the caller frees it with foreturn_error_free(). Any thread may use it.
+/// The failure of a function: a status, a message for people, and the causes. Functions with a parameter `error` make
+/// one, and the caller frees it with foreturn_error_free(). Any thread may use it.
 pub struct foreturn_error {
     _private: [u8; 0],
 }

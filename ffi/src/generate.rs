@@ -173,7 +173,7 @@ pub struct foreturn_generation_info {
     pub size: usize,
     /// The reply's text, without special tokens and stop text. Empty for the log-probabilities of a prompt.
     pub text: foreturn_str,
-    /// Why the reply ended: "stop", "length", "context", "deadline" or "cancelled".
+    /// The reason for the reply's end: "stop", "length", "context", "deadline" or "cancelled".
     pub finish: foreturn_str,
     /// The sampled tokens, including the one that ended the turn; or the scored tokens of a prompt.
     pub tokens: *const u32,

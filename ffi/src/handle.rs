@@ -49,7 +49,8 @@ pub(crate) fn refuse_child() -> Result<(), Failure> {
     Err(Failure::new(
         FORETURN_ERROR_FORKED,
         format!(
-            "process {here} is a child, made by fork(), of {first}, which uses foreturn: use it in only one of them, and fork before its first use"
+            "process {here} is a child, made by fork(), of {first}, which uses foreturn: use it in only \
+             one of them, and fork before its first use"
         ),
     ))
 }

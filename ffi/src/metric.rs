@@ -44,7 +44,7 @@ pub struct foreturn_metric_input {
     pub response: usize,
     /// The user's goal: the JSON object of the request.
     pub goal_json: foreturn_str,
-    /// Why the future ended: "stop_signal", "window", ….
+    /// The reason for the future's end: "stop_signal", "window", ….
     pub ended: foreturn_str,
 }
 

@@ -61,7 +61,7 @@ pub struct foreturn_ended_rollout {
     pub messages: *const foreturn_message,
     /// Number of messages.
     pub message_count: usize,
-    /// Why it ended, with the JSON's words.
+    /// The reason for its end, in the JSON's words.
     pub ended: foreturn_str,
     /// Seed of its random stream.
     pub seed: u64,
@@ -133,7 +133,9 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
         let json = given.json.text("request.json")?;
         if !json.is_empty() {
             if given.message_count > 0 || given.candidate_count > 0 || given.sample_candidates > 0 {
-                return Err(Failure::argument("request.json is set together with other fields: give either the JSON or the fields"));
+                return Err(Failure::argument(
+                    "request.json is set together with other fields: give either the JSON or the fields",
+                ));
             }
             return Ok(RankRequest::from_json(json, "the request")?);
         }

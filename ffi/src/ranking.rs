@@ -153,9 +153,9 @@ pub struct foreturn_rollout {
     pub seed: u64,
     /// Number of messages after the response.
     pub message_count: usize,
-    /// Why the rollout ended, with the JSON's words.
+    /// The reason for the rollout's end, in the JSON's words.
     pub ended: foreturn_str,
-    /// Why the rollout doesn't count; empty if it does.
+    /// The reason why the rollout doesn't count; empty if it does.
     pub reason: foreturn_str,
     /// Whether the rollout counts.
     pub counted: bool,

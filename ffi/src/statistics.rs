@@ -9,7 +9,7 @@ use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle;
 use crate::status::*;
 
-/// How long a stage took, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
+/// Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_latency {

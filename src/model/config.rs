@@ -254,7 +254,10 @@ impl FolderConfig {
         let labels = labels(&self.checkpoint)?;
         let size = match (width, &labels) {
             (Some(width), Some(labels)) if labels.len() != width => {
-                return Err(format!("id2label has {} labels, but the graph gives {width} numbers per row", labels.len()));
+                return Err(format!(
+                    "id2label has {} labels, but the graph gives {width} numbers per row",
+                    labels.len()
+                ));
             }
             (Some(width), _) => width,
             (None, Some(labels)) => labels.len(),

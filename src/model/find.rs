@@ -60,7 +60,8 @@ fn search(folder: &Path) -> Result<PathBuf> {
     graphs.sort();
     match &graphs[..] {
         [] => Err(Error::invalid_model(format!(
-            "{} holds no graph (*.onnx), neither directly nor in `onnx`. Export the checkpoint with `foreturn export --from {0} --to <folder>`",
+            "{} holds no graph (*.onnx), neither directly nor in `onnx`. Export the \
+             checkpoint with `foreturn export --from {0} --to <folder>`",
             folder.display()
         ))),
         [file] => Ok(file.clone()),

@@ -22,7 +22,7 @@ use crate::{Error, ErrorKind, Result};
 pub struct RuntimeInfo {
     /// Path of the library.
     pub library: PathBuf,
-    /// How it was found.
+    /// The way in which it was found.
     pub source: Source,
     /// ONNX Runtime's version.
     pub version: String,

@@ -65,7 +65,7 @@ pub enum Source {
 /// A library that may be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// How it was found.
+    /// The way in which it was found.
     pub source: Source,
     /// Its absolute path, or a bare name for the system's loader.
     pub path: PathBuf,

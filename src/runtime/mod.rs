@@ -43,7 +43,7 @@ pub struct RuntimeOptions {
     pub threads: usize,
     /// Execution providers in order of preference.
     pub providers: Vec<Provider>,
-    /// What to do if a provider isn't available.
+    /// The action if a provider isn't available.
     pub on_unavailable: OnUnavailable,
     /// Maximum time of one run of a graph, after which it is ended. This is for graphs that never finish.
     pub step_limit: Duration,

@@ -20,7 +20,7 @@ pub enum Provider {
     TensorRt,
 }
 
-/// What to do if a configured provider isn't available.
+/// The action if a configured provider isn't available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnavailable {

@@ -43,7 +43,8 @@ impl Telemetry {
     pub fn warning(self) -> Option<String> {
         (self == Telemetry::On).then(|| {
             format!(
-                "this ONNX Runtime may send reports to its maker, and foreturn could not prevent it; set {VARIABLE}=1 before the process starts, or {VARIABLE}=0 if you want them"
+                "this ONNX Runtime may send reports to its maker, and foreturn could not prevent it; set \
+                 {VARIABLE}=1 before the process starts, or {VARIABLE}=0 if you want them"
             )
         })
     }

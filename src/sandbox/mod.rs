@@ -212,7 +212,9 @@ impl std::fmt::Display for End {
             End::Limit(Limit::Memory) => f.write_str("the memory was used up"),
             End::Limit(Limit::Output) => f.write_str("it wrote more than allowed"),
             End::Limit(Limit::Lock) => f.write_str("it locked a file of the host"),
-            End::Lost => f.write_str("the sandbox was ended from outside, perhaps by the kernel because memory ran out"),
+            End::Lost => {
+                f.write_str("the sandbox was ended from outside, perhaps by the kernel because memory ran out")
+            }
         }
     }
 }

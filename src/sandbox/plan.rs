@@ -99,7 +99,7 @@ pub(super) struct Plan {
     pub(super) mounts: Vec<Mount>,
     /// Mount options of the temporary folder.
     pub(super) temporary: CString,
-    /// Where programs start.
+    /// The folder in which programs start.
     pub(super) folder: CString,
     pub(super) limits: Vec<(libc::__rlimit_resource_t, u64)>,
     pub(super) filter: BpfProgram,

@@ -237,7 +237,8 @@ fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
                 .or_later()
         }
         ureq::Error::Timeout(_) => io(format!(
-            "no complete reply within {} s. Raise timeout_s, or lower max_concurrent so that the server has less to do at once",
+            "no complete reply within {} s. Raise timeout_s, or lower max_concurrent so that the server has less to \
+             do at once",
             seconds(endpoint.timeout)
         )),
         ureq::Error::HostNotFound => io("there is no such host. Check base_url".into()).or_later(),

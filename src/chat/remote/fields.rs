@@ -52,9 +52,8 @@ impl Counts {
 }
 
 fn rest(total: Option<u64>, known: u64, missing: &str) -> Result<u64, String> {
-    let total = total.ok_or_else(|| {
-        format!("usage has neither {missing} nor total_tokens, so the reply's cost can't be counted")
-    })?;
+    let total = total
+        .ok_or_else(|| format!("usage has neither {missing} nor total_tokens, so the reply's cost can't be counted"))?;
     total.checked_sub(known).ok_or_else(|| {
         format!("usage is inconsistent: it has {total} tokens in total, {known} of them without {missing}")
     })

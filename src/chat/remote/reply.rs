@@ -138,8 +138,8 @@ fn by_logprobs(
     let positions = fields::positions(choice).map_err(|e| endpoint.quote(&e))?;
     if positions.first().is_none_or(Position::is_bare) {
         return Err(
-            "its reply has no log-probabilities (logprobs.content with top_logprobs), although they were requested. Set \
-             logprobs = false under [models], so that the written answer counts, or judging = \"json\""
+            "its reply has no log-probabilities (logprobs.content with top_logprobs), although they were requested. \
+             Set logprobs = false under [models], so that the written answer counts, or judging = \"json\""
                 .into(),
         );
     }

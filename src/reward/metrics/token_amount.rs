@@ -127,8 +127,8 @@ fn counter(unit: Unit) -> Result<Option<Count>> {
         Unit::Cl100k => Ok(Some(|text| bpe_openai::cl100k_base().count(text))),
         #[cfg(not(feature = "tiktoken"))]
         Unit::Cl100k => Err(Error::unsupported(
-            "unit = \"cl100k\": this build lacks the feature `tiktoken`, which contains the vocabulary: build with it, or count \
-             \"tokens\" or \"words\"",
+            "unit = \"cl100k\": this build lacks the feature `tiktoken`, which contains the vocabulary: build with it, or \
+             count \"tokens\" or \"words\"",
         )),
     }
 }
