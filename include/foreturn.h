@@ -286,7 +286,7 @@ typedef struct {
   foreturn_str config_path;
   // Text of a configuration (TOML); may be empty. Set this or `config_path`, not both.
   foreturn_str config_toml;
-  // The folder that relative paths in `config_toml` are relative to. Empty: the working directory.
+  // The folder that relative paths in `config_toml` start from. Empty: the working directory.
   foreturn_str base_folder;
   // Local models in addition to those of the configuration.
   const foreturn_model_options *models;
@@ -354,7 +354,7 @@ typedef struct {
   const uint32_t *tokens;
   // Number of tokens.
   size_t token_count;
-  // Leave out the header of a reply after the conversation.
+  // Leave out the header of the reply after the conversation.
   bool without_generation_prompt;
 } foreturn_prompt;
 
@@ -470,7 +470,7 @@ typedef struct {
 // return quickly and must not call functions that wait.
 typedef void (*foreturn_progress_fn)(void *user_data, size_t finished, size_t total);
 
-// A rollout that has ended. Its score is final, or it will not get one. Valid until the callback returns.
+// A rollout that has ended and has been scored, unless it or a metric failed. Valid until the callback returns.
 typedef struct {
   // Index of its candidate in the request, from 0.
   size_t candidate;
@@ -508,11 +508,11 @@ typedef struct {
   // marked as incomplete. If no candidate has a reward by then, the ranking fails with
   // FORETURN_ERROR_DEADLINE_EXCEEDED.
   foreturn_limits limits;
-  // May be NULL.
+  // Called with the progress; may be NULL.
   foreturn_progress_fn on_progress;
-  // May be NULL.
+  // Called with each rollout that has ended; may be NULL.
   foreturn_rollout_fn on_rollout;
-  // For foreturn_rank_submit(); may be NULL.
+  // Called when a request of foreturn_rank_submit() is done; may be NULL.
   foreturn_ready_fn on_ready;
   // Passed to the callbacks; may be NULL. It has to live until the request is done.
   void *user_data;
@@ -633,7 +633,7 @@ typedef struct {
   foreturn_str step_separator;
   // The control token after each step (FORETURN_SCORE_STEPS); empty: "<extra_0>".
   foreturn_str step_marker;
-  // For foreturn_score_submit(); may be NULL.
+  // Called when a request of foreturn_score_submit() is done; may be NULL.
   foreturn_ready_fn on_ready;
   // Passed to `on_ready`; may be NULL. It has to live until the request is done.
   void *user_data;
@@ -817,9 +817,10 @@ foreturn_status foreturn_model_options_init(foreturn_model_options *options, siz
 //
 // Ownership: the caller frees `*out` with foreturn_engine_free(). If a metric or chat model has a `release`, the
 // engine takes over its `user_data`, even if this function fails. The exceptions are `options` that could not be read
-// (wrong size, a setting of a newer version) and a child made by fork(). Errors: FORETURN_ERROR_INVALID_CONFIG,
-// FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_IO, FORETURN_ERROR_RUNTIME,
-// FORETURN_ERROR_MEMORY_BUDGET. Any thread.
+// (wrong size, a setting of a newer version) and a child made by fork().
+//
+// Errors: FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_IO,
+// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_MEMORY_BUDGET. Any thread.
 foreturn_status foreturn_engine_new(const foreturn_engine_options *options,
                                     foreturn_engine **out,
                                     foreturn_error **error);
@@ -836,9 +837,10 @@ foreturn_status foreturn_engine_free(foreturn_engine *engine);
 
 // Makes a token that is not cancelled.
 //
-// Ownership: the caller frees `*out` with foreturn_cancel_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
-foreturn_status foreturn_cancel_new(foreturn_cancel **out,
-                                    foreturn_error **error);
+// Ownership: the caller frees `*out` with foreturn_cancel_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_cancel_new(foreturn_cancel **out, foreturn_error **error);
 
 // Cancels every request that carries the token. They end within about one step of the model (`step_budget_ms`).
 // Callbacks may call it.
@@ -896,8 +898,10 @@ foreturn_status foreturn_export_options_init(foreturn_export_options *options, s
 // Converts a checkpoint into a model folder. The folder appears only when it is complete. `*report` is set to a JSON
 // object that describes it; `report` may be NULL.
 //
-// Ownership: the caller frees `*report` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_MODEL,
-// FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO. Any thread.
+// Ownership: the caller frees `*report` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO.
+// Any thread.
 foreturn_status foreturn_export(const foreturn_export_options *options,
                                 foreturn_string **report,
                                 foreturn_error **error);
@@ -912,9 +916,10 @@ foreturn_status foreturn_prompt_init(foreturn_prompt *prompt, size_t size);
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 foreturn_status foreturn_generate_options_init(foreturn_generate_options *options, size_t size);
 
-// Samples a reply of a local model and waits for it. `options` may be NULL.
+// Samples a reply of the local model named `model` and waits for it. `options` may be NULL.
 //
 // Ownership: the caller frees `*out` with foreturn_generation_free().
+//
 // Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MEMORY_BUDGET,
 // FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED, FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
 foreturn_status foreturn_generate(const foreturn_engine *engine,
@@ -927,8 +932,9 @@ foreturn_status foreturn_generate(const foreturn_engine *engine,
 // Computes the log-probability of each token of a prompt, given the tokens before it, and waits for the result. The
 // first token has none. `limits` may be NULL.
 //
-// Ownership: the caller frees `*out` with foreturn_generation_free(). Errors: as foreturn_generate(), and
-// FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED. Any thread.
+// Ownership: the caller frees `*out` with foreturn_generation_free().
+//
+// Errors: as foreturn_generate(), and FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED. Any thread.
 foreturn_status foreturn_logprobs(const foreturn_engine *engine,
                                   foreturn_str model,
                                   const foreturn_prompt *prompt,
@@ -938,16 +944,18 @@ foreturn_status foreturn_logprobs(const foreturn_engine *engine,
 
 // Reads a reply into `*out`. The caller sets `out->size` first.
 //
-// Ownership: strings and arrays belong to the reply and are valid until it is freed. Errors:
-// FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: strings and arrays belong to the reply and are valid until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_generation_read(const foreturn_generation *generation,
                                          foreturn_generation_info *out,
                                          foreturn_error **error);
 
 // Writes a reply as a JSON object: its text, why it ended, its tokens, their log-probabilities and the token counts.
 //
-// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_generation_json(const foreturn_generation *generation,
                                          foreturn_string **out,
                                          foreturn_error **error);
@@ -957,11 +965,13 @@ foreturn_status foreturn_generation_json(const foreturn_generation *generation,
 // Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 foreturn_status foreturn_generation_free(foreturn_generation *generation);
 
-// Renders a conversation with a local model's chat template. `generation_prompt` appends the header of the assistant's
-// reply.
+// Renders a conversation with the chat template of the local model named `model`. `generation_prompt` appends the
+// header of the assistant's reply.
 //
-// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_REQUEST,
-// FORETURN_ERROR_INVALID_ARGUMENT. Any thread; the function doesn't wait for the engine.
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_ARGUMENT. Any thread; the function doesn't wait for
+// the engine.
 foreturn_status foreturn_render(const foreturn_engine *engine,
                                 foreturn_str model,
                                 const foreturn_message *messages,
@@ -974,7 +984,9 @@ foreturn_status foreturn_render(const foreturn_engine *engine,
 // isn't ready in time is dropped.
 //
 // Ownership: the caller frees `*out` with foreturn_pin_free(), which releases the prefix. A pin doesn't keep its
-// engine alive. Errors: as foreturn_logprobs(). Any thread.
+// engine alive.
+//
+// Errors: as foreturn_logprobs(). Any thread.
 foreturn_status foreturn_warm(const foreturn_engine *engine,
                               foreturn_str model,
                               const foreturn_prompt *prefix,
@@ -996,7 +1008,9 @@ foreturn_status foreturn_pin_free(foreturn_pin *pin);
 // discards them. The library itself writes to no stream. A call to the previous function may still be running on
 // another thread when this returns.
 //
-// Ownership: `user_data` stays the caller's and has to live as long as messages may come. Errors: none. Any thread.
+// Ownership: `user_data` stays the caller's and has to live as long as messages may come.
+//
+// Errors: none. Any thread.
 foreturn_status foreturn_log_set(foreturn_log_fn log,
                                  void *user_data,
                                  foreturn_error **error);
@@ -1017,16 +1031,18 @@ foreturn_status foreturn_pending_wait(const foreturn_pending *pending,
 
 // Takes the ranking of a request that is done. It can be taken once.
 //
-// Ownership: the caller frees `*out` with foreturn_ranking_free(). Errors: the request's own, FORETURN_ERROR_NOT_READY,
-// FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+// Ownership: the caller frees `*out` with foreturn_ranking_free().
+//
+// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 foreturn_status foreturn_pending_ranking(const foreturn_pending *pending,
                                          foreturn_ranking **out,
                                          foreturn_error **error);
 
 // Takes the scores of a request that is done. They can be taken once.
 //
-// Ownership: the caller frees `*out` with foreturn_scores_free(). Errors: the request's own, FORETURN_ERROR_NOT_READY,
-// FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+// Ownership: the caller frees `*out` with foreturn_scores_free().
+//
+// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 foreturn_status foreturn_pending_scores(const foreturn_pending *pending,
                                         foreturn_scores **out,
                                         foreturn_error **error);
@@ -1055,11 +1071,12 @@ foreturn_status foreturn_rank_options_init(foreturn_rank_options *options, size_
 
 // Ranks a request's candidates and waits for the result. `options` may be NULL.
 //
-// Ownership: the caller frees `*out` with foreturn_ranking_free(). Errors: FORETURN_ERROR_INVALID_REQUEST,
-// FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MODEL_OUTPUT,
-// FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED, FORETURN_ERROR_CLOSED,
-// FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED if no candidate has a reward
-// by then. Any thread.
+// Ownership: the caller frees `*out` with foreturn_ranking_free().
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH,
+// FORETURN_ERROR_MODEL_OUTPUT, FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED,
+// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED if no
+// candidate has a reward by then. Any thread.
 foreturn_status foreturn_rank(const foreturn_engine *engine,
                               const foreturn_rank_request *request,
                               const foreturn_rank_options *options,
@@ -1068,8 +1085,10 @@ foreturn_status foreturn_rank(const foreturn_engine *engine,
 
 // Queues a ranking and returns at once. `options` may be NULL. Its `on_ready` is called when the ranking is done.
 //
-// Ownership: the caller frees `*out` with foreturn_pending_free(). Errors: those of foreturn_rank() that are found
-// before a model runs; the others are reported when the result is taken. Any thread, also from callbacks.
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: those of foreturn_rank() that are found before a model runs; the others are reported when the result is
+// taken. Any thread, also from callbacks.
 foreturn_status foreturn_rank_submit(const foreturn_engine *engine,
                                      const foreturn_rank_request *request,
                                      const foreturn_rank_options *options,
@@ -1129,8 +1148,9 @@ foreturn_status foreturn_ranking_message(const foreturn_ranking *ranking,
 
 // Writes the ranking as the JSON object that the command line prints into `*out`.
 //
-// Ownership: the text belongs to the ranking and is valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: the text belongs to the ranking and is valid until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_ranking_json(const foreturn_ranking *ranking,
                                       foreturn_str *out,
                                       foreturn_error **error);
@@ -1150,10 +1170,11 @@ foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t si
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 
-// Scores `count` inputs with a local model and waits for the result. The inputs run together, and a prefix that
-// conversations share is computed once. `options` may be NULL.
+// Scores `count` inputs with the local model named `model` and waits for the result. The inputs run together, and a
+// prefix that conversations share is computed once. `options` may be NULL.
 //
 // Ownership: the caller frees `*out` with foreturn_scores_free().
+//
 // Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MEMORY_BUDGET,
 // FORETURN_ERROR_RUNTIME, FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED, FORETURN_ERROR_OVERLOADED,
 // FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
@@ -1167,8 +1188,10 @@ foreturn_status foreturn_score(const foreturn_engine *engine,
 
 // Queues inputs to be scored and returns at once. `options` may be NULL. Its `on_ready` is called when all are scored.
 //
-// Ownership: the caller frees `*out` with foreturn_pending_free(). Errors: those of foreturn_score() that are found
-// before the model runs; the others are reported when the result is taken. Any thread, also from callbacks.
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: those of foreturn_score() that are found before the model runs; the others are reported when the result is
+// taken. Any thread, also from callbacks.
 foreturn_status foreturn_score_submit(const foreturn_engine *engine,
                                       foreturn_str model,
                                       const foreturn_score_input *inputs,
@@ -1184,8 +1207,9 @@ foreturn_status foreturn_scores_count(const foreturn_scores *scores, size_t *out
 
 // Reads the score of an input into `*out`. `index` is the input's index, from 0. The caller sets `out->size` first.
 //
-// Ownership: the numbers belong to the scores and are valid until the scores are freed. Errors:
-// FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: the numbers belong to the scores and are valid until the scores are freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_scores_read(const foreturn_scores *scores,
                                      size_t index,
                                      foreturn_score_info *out,
@@ -1193,8 +1217,9 @@ foreturn_status foreturn_scores_read(const foreturn_scores *scores,
 
 // Writes the scores as a JSON list, with the names of labels, into `*out`.
 //
-// Ownership: the text belongs to the scores and is valid until the scores are freed. Errors:
-// FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: the text belongs to the scores and is valid until the scores are freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_scores_json(const foreturn_scores *scores,
                                      foreturn_str *out,
                                      foreturn_error **error);

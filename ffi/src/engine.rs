@@ -59,7 +59,7 @@ pub struct foreturn_engine_options {
     pub config_path: foreturn_str,
     /// Text of a configuration (TOML); may be empty. Set this or `config_path`, not both.
     pub config_toml: foreturn_str,
-    /// The folder that relative paths in `config_toml` are relative to. Empty: the working directory.
+    /// The folder that relative paths in `config_toml` start from. Empty: the working directory.
     pub base_folder: foreturn_str,
     /// Local models in addition to those of the configuration.
     pub models: *const foreturn_model_options,
@@ -119,9 +119,10 @@ pub unsafe extern "C" fn foreturn_model_options_init(
 ///
 /// Ownership: the caller frees `*out` with foreturn_engine_free(). If a metric or chat model has a `release`, the
 /// engine takes over its `user_data`, even if this function fails. The exceptions are `options` that could not be read
-/// (wrong size, a setting of a newer version) and a child made by fork(). Errors: FORETURN_ERROR_INVALID_CONFIG,
-/// FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_IO, FORETURN_ERROR_RUNTIME,
-/// FORETURN_ERROR_MEMORY_BUDGET. Any thread.
+/// (wrong size, a setting of a newer version) and a child made by fork().
+///
+/// Errors: FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_IO,
+/// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_MEMORY_BUDGET. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_new(
     options: *const foreturn_engine_options,
@@ -259,7 +260,9 @@ handle!(foreturn_cancel, CancelToken);
 
 /// Makes a token that is not cancelled.
 ///
-/// Ownership: the caller frees `*out` with foreturn_cancel_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_cancel_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_cancel_new(
     out: *mut *mut foreturn_cancel,

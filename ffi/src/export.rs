@@ -62,8 +62,10 @@ pub unsafe extern "C" fn foreturn_export_options_init(
 /// Converts a checkpoint into a model folder. The folder appears only when it is complete. `*report` is set to a JSON
 /// object that describes it; `report` may be NULL.
 ///
-/// Ownership: the caller frees `*report` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_MODEL,
-/// FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO. Any thread.
+/// Ownership: the caller frees `*report` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO.
+/// Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_export(
     options: *const foreturn_export_options,

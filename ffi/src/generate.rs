@@ -30,7 +30,7 @@ pub struct foreturn_prompt {
     pub tokens: *const u32,
     /// Number of tokens.
     pub token_count: usize,
-    /// Leave out the header of a reply after the conversation.
+    /// Leave out the header of the reply after the conversation.
     pub without_generation_prompt: bool,
 }
 sized!(foreturn_prompt);
@@ -188,9 +188,10 @@ pub struct foreturn_generation_info {
 }
 sized!(foreturn_generation_info);
 
-/// Samples a reply of a local model and waits for it. `options` may be NULL.
+/// Samples a reply of the local model named `model` and waits for it. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_generation_free().
+///
 /// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MEMORY_BUDGET,
 /// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED, FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
 #[unsafe(no_mangle)]
@@ -220,8 +221,9 @@ pub unsafe extern "C" fn foreturn_generate(
 /// Computes the log-probability of each token of a prompt, given the tokens before it, and waits for the result. The
 /// first token has none. `limits` may be NULL.
 ///
-/// Ownership: the caller frees `*out` with foreturn_generation_free(). Errors: as foreturn_generate(), and
-/// FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_generation_free().
+///
+/// Errors: as foreturn_generate(), and FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_logprobs(
     engine: *const foreturn_engine,
@@ -247,8 +249,9 @@ pub unsafe extern "C" fn foreturn_logprobs(
 
 /// Reads a reply into `*out`. The caller sets `out->size` first.
 ///
-/// Ownership: strings and arrays belong to the reply and are valid until it is freed. Errors:
-/// FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings and arrays belong to the reply and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_read(
     generation: *const foreturn_generation,
@@ -276,8 +279,9 @@ pub unsafe extern "C" fn foreturn_generation_read(
 
 /// Writes a reply as a JSON object: its text, why it ended, its tokens, their log-probabilities and the token counts.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_json(
     generation: *const foreturn_generation,
@@ -310,11 +314,13 @@ pub unsafe extern "C" fn foreturn_generation_free(generation: *mut foreturn_gene
     handle::free::<Generation>(generation)
 }
 
-/// Renders a conversation with a local model's chat template. `generation_prompt` appends the header of the assistant's
-/// reply.
+/// Renders a conversation with the chat template of the local model named `model`. `generation_prompt` appends the
+/// header of the assistant's reply.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_REQUEST,
-/// FORETURN_ERROR_INVALID_ARGUMENT. Any thread; the function doesn't wait for the engine.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_ARGUMENT. Any thread; the function doesn't wait for
+/// the engine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_render(
     engine: *const foreturn_engine,
@@ -348,7 +354,9 @@ handle!(foreturn_pin, Pin);
 /// isn't ready in time is dropped.
 ///
 /// Ownership: the caller frees `*out` with foreturn_pin_free(), which releases the prefix. A pin doesn't keep its
-/// engine alive. Errors: as foreturn_logprobs(). Any thread.
+/// engine alive.
+///
+/// Errors: as foreturn_logprobs(). Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_warm(
     engine: *const foreturn_engine,

@@ -26,7 +26,9 @@ pub type foreturn_log_fn =
 /// discards them. The library itself writes to no stream. A call to the previous function may still be running on
 /// another thread when this returns.
 ///
-/// Ownership: `user_data` stays the caller's and has to live as long as messages may come. Errors: none. Any thread.
+/// Ownership: `user_data` stays the caller's and has to live as long as messages may come.
+///
+/// Errors: none. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_log_set(
     log: foreturn_log_fn,

@@ -145,8 +145,9 @@ pub unsafe extern "C" fn foreturn_pending_wait(
 
 /// Takes the ranking of a request that is done. It can be taken once.
 ///
-/// Ownership: the caller frees `*out` with foreturn_ranking_free(). Errors: the request's own, FORETURN_ERROR_NOT_READY,
-/// FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_ranking_free().
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pending_ranking(
     pending: *const foreturn_pending,
@@ -163,8 +164,9 @@ pub unsafe extern "C" fn foreturn_pending_ranking(
 
 /// Takes the scores of a request that is done. They can be taken once.
 ///
-/// Ownership: the caller frees `*out` with foreturn_scores_free(). Errors: the request's own, FORETURN_ERROR_NOT_READY,
-/// FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_scores_free().
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pending_scores(
     pending: *const foreturn_pending,

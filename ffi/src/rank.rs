@@ -49,7 +49,7 @@ pub struct foreturn_rank_request {
 }
 sized!(foreturn_rank_request);
 
-/// A rollout that has ended. Its score is final, or it will not get one. Valid until the callback returns.
+/// A rollout that has ended and has been scored, unless it or a metric failed. Valid until the callback returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_ended_rollout {
@@ -91,11 +91,11 @@ pub struct foreturn_rank_options {
     /// marked as incomplete. If no candidate has a reward by then, the ranking fails with
     /// FORETURN_ERROR_DEADLINE_EXCEEDED.
     pub limits: foreturn_limits,
-    /// May be NULL.
+    /// Called with the progress; may be NULL.
     pub on_progress: foreturn_progress_fn,
-    /// May be NULL.
+    /// Called with each rollout that has ended; may be NULL.
     pub on_rollout: foreturn_rollout_fn,
-    /// For foreturn_rank_submit(); may be NULL.
+    /// Called when a request of foreturn_rank_submit() is done; may be NULL.
     pub on_ready: foreturn_ready_fn,
     /// Passed to the callbacks; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
@@ -213,11 +213,12 @@ fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> Result<RankOption
 
 /// Ranks a request's candidates and waits for the result. `options` may be NULL.
 ///
-/// Ownership: the caller frees `*out` with foreturn_ranking_free(). Errors: FORETURN_ERROR_INVALID_REQUEST,
-/// FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MODEL_OUTPUT,
-/// FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED, FORETURN_ERROR_CLOSED,
-/// FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED if no candidate has a reward
-/// by then. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_ranking_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH,
+/// FORETURN_ERROR_MODEL_OUTPUT, FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED,
+/// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED if no
+/// candidate has a reward by then. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_rank(
     engine: *const foreturn_engine,
@@ -237,8 +238,10 @@ pub unsafe extern "C" fn foreturn_rank(
 
 /// Queues a ranking and returns at once. `options` may be NULL. Its `on_ready` is called when the ranking is done.
 ///
-/// Ownership: the caller frees `*out` with foreturn_pending_free(). Errors: those of foreturn_rank() that are found
-/// before a model runs; the others are reported when the result is taken. Any thread, also from callbacks.
+/// Ownership: the caller frees `*out` with foreturn_pending_free().
+///
+/// Errors: those of foreturn_rank() that are found before a model runs; the others are reported when the result is
+/// taken. Any thread, also from callbacks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_rank_submit(
     engine: *const foreturn_engine,

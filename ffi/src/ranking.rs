@@ -313,8 +313,9 @@ pub unsafe extern "C" fn foreturn_ranking_message(
 
 /// Writes the ranking as the JSON object that the command line prints into `*out`.
 ///
-/// Ownership: the text belongs to the ranking and is valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the text belongs to the ranking and is valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_json(
     ranking: *const foreturn_ranking,

@@ -66,7 +66,7 @@ pub struct foreturn_score_options {
     pub step_separator: foreturn_str,
     /// The control token after each step (FORETURN_SCORE_STEPS); empty: "<extra_0>".
     pub step_marker: foreturn_str,
-    /// For foreturn_score_submit(); may be NULL.
+    /// Called when a request of foreturn_score_submit() is done; may be NULL.
     pub on_ready: foreturn_ready_fn,
     /// Passed to `on_ready`; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
@@ -218,10 +218,11 @@ unsafe fn score_options(given: &foreturn_score_options) -> Result<ScoreOptions, 
     Ok(ScoreOptions { task, limits: given.limits.limits()? })
 }
 
-/// Scores `count` inputs with a local model and waits for the result. The inputs run together, and a prefix that
-/// conversations share is computed once. `options` may be NULL.
+/// Scores `count` inputs with the local model named `model` and waits for the result. The inputs run together, and a
+/// prefix that conversations share is computed once. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_scores_free().
+///
 /// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MEMORY_BUDGET,
 /// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED, FORETURN_ERROR_OVERLOADED,
 /// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
@@ -247,8 +248,10 @@ pub unsafe extern "C" fn foreturn_score(
 
 /// Queues inputs to be scored and returns at once. `options` may be NULL. Its `on_ready` is called when all are scored.
 ///
-/// Ownership: the caller frees `*out` with foreturn_pending_free(). Errors: those of foreturn_score() that are found
-/// before the model runs; the others are reported when the result is taken. Any thread, also from callbacks.
+/// Ownership: the caller frees `*out` with foreturn_pending_free().
+///
+/// Errors: those of foreturn_score() that are found before the model runs; the others are reported when the result is
+/// taken. Any thread, also from callbacks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_score_submit(
     engine: *const foreturn_engine,
@@ -296,8 +299,9 @@ pub unsafe extern "C" fn foreturn_scores_count(
 
 /// Reads the score of an input into `*out`. `index` is the input's index, from 0. The caller sets `out->size` first.
 ///
-/// Ownership: the numbers belong to the scores and are valid until the scores are freed. Errors:
-/// FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the numbers belong to the scores and are valid until the scores are freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_scores_read(
     scores: *const foreturn_scores,
@@ -326,8 +330,9 @@ pub unsafe extern "C" fn foreturn_scores_read(
 
 /// Writes the scores as a JSON list, with the names of labels, into `*out`.
 ///
-/// Ownership: the text belongs to the scores and is valid until the scores are freed. Errors:
-/// FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the text belongs to the scores and is valid until the scores are freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_scores_json(
     scores: *const foreturn_scores,
