@@ -1105,8 +1105,9 @@ foreturn_status foreturn_ranking_read(const foreturn_ranking *ranking,
 // Reads a candidate into `*out`. `place` is its place in the ranking; 0 is the best, and candidates without a reward
 // come last. The caller sets `out->size` first.
 //
-// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: strings belong to the ranking and are valid until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_ranking_candidate(const foreturn_ranking *ranking,
                                            size_t place,
                                            foreturn_candidate *out,
@@ -1115,8 +1116,9 @@ foreturn_status foreturn_ranking_candidate(const foreturn_ranking *ranking,
 // Reads a metric of the candidate at `place` into `*out`. `index` is below the candidate's `metric_count`; metrics are
 // ordered by name. The caller sets `out->size` first.
 //
-// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: strings belong to the ranking and are valid until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_ranking_metric(const foreturn_ranking *ranking,
                                         size_t place,
                                         size_t index,
@@ -1126,8 +1128,9 @@ foreturn_status foreturn_ranking_metric(const foreturn_ranking *ranking,
 // Reads a rollout of the candidate at `place` into `*out`. `index` is below the candidate's `rollout_count`. The
 // caller sets `out->size` first.
 //
-// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: strings belong to the ranking and are valid until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_ranking_rollout(const foreturn_ranking *ranking,
                                          size_t place,
                                          size_t index,
@@ -1137,8 +1140,9 @@ foreturn_status foreturn_ranking_rollout(const foreturn_ranking *ranking,
 // Reads a message of a rollout of the candidate at `place` into `*out`. `rollout` is below the candidate's
 // `rollout_count`, and `index` is below the rollout's `message_count`.
 //
-// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+// Ownership: strings belong to the ranking and are valid until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 foreturn_status foreturn_ranking_message(const foreturn_ranking *ranking,
                                          size_t place,
                                          size_t rollout,
@@ -1247,7 +1251,9 @@ foreturn_status foreturn_engine_model_statistics(const foreturn_engine *engine,
 
 // Writes the counters of an engine and its models in the OpenMetrics text format. Waits for the current step.
 //
-// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: as foreturn_engine_statistics(). Any thread.
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: as foreturn_engine_statistics(). Any thread.
 foreturn_status foreturn_engine_openmetrics(const foreturn_engine *engine,
                                             foreturn_string **out,
                                             foreturn_error **error);
@@ -1255,7 +1261,9 @@ foreturn_status foreturn_engine_openmetrics(const foreturn_engine *engine,
 // Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. Waits for
 // the current step.
 //
-// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: as foreturn_engine_statistics(). Any thread.
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: as foreturn_engine_statistics(). Any thread.
 foreturn_status foreturn_engine_statistics_json(const foreturn_engine *engine,
                                                 foreturn_string **out,
                                                 foreturn_error **error);

@@ -194,8 +194,9 @@ pub unsafe extern "C" fn foreturn_ranking_read(
 /// Reads a candidate into `*out`. `place` is its place in the ranking; 0 is the best, and candidates without a reward
 /// come last. The caller sets `out->size` first.
 ///
-/// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_candidate(
     ranking: *const foreturn_ranking,
@@ -228,8 +229,9 @@ pub unsafe extern "C" fn foreturn_ranking_candidate(
 /// Reads a metric of the candidate at `place` into `*out`. `index` is below the candidate's `metric_count`; metrics are
 /// ordered by name. The caller sets `out->size` first.
 ///
-/// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_metric(
     ranking: *const foreturn_ranking,
@@ -254,8 +256,9 @@ pub unsafe extern "C" fn foreturn_ranking_metric(
 /// Reads a rollout of the candidate at `place` into `*out`. `index` is below the candidate's `rollout_count`. The
 /// caller sets `out->size` first.
 ///
-/// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_rollout(
     ranking: *const foreturn_ranking,
@@ -287,8 +290,9 @@ pub unsafe extern "C" fn foreturn_ranking_rollout(
 /// Reads a message of a rollout of the candidate at `place` into `*out`. `rollout` is below the candidate's
 /// `rollout_count`, and `index` is below the rollout's `message_count`.
 ///
-/// Ownership: strings belong to the ranking and are valid until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_message(
     ranking: *const foreturn_ranking,

@@ -160,7 +160,9 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
 
 /// Writes the counters of an engine and its models in the OpenMetrics text format. Waits for the current step.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: as foreturn_engine_statistics(). Any thread.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: as foreturn_engine_statistics(). Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_openmetrics(
     engine: *const foreturn_engine,
@@ -178,7 +180,9 @@ pub unsafe extern "C" fn foreturn_engine_openmetrics(
 /// Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. Waits for
 /// the current step.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: as foreturn_engine_statistics(). Any thread.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: as foreturn_engine_statistics(). Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_statistics_json(
     engine: *const foreturn_engine,
