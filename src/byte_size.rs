@@ -29,7 +29,7 @@ impl std::str::FromStr for ByteSize {
             _ => return Err(not_a_size(text)),
         };
         let bytes = number.parse::<f64>().map_err(|_| not_a_size(text))? * factor as f64;
-        // Beyond 2⁵³ the product is no longer exact, and no machine has it.
+        // Beyond 2⁵³ the product is no longer exact, and no machine has that much.
         if bytes.is_finite() && bytes < (1_u64 << 53) as f64 {
             Ok(ByteSize(bytes as u64))
         } else {

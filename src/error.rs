@@ -11,7 +11,7 @@ pub(crate) mod foreign;
 /// The library's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Anything that went wrong, with a message a person can act on.
+/// A failure, with a message that a person can act on.
 #[derive(thiserror::Error)]
 #[error(transparent)]
 pub struct Error(Box<Inner>);
@@ -24,29 +24,29 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// What sort of failure an [`Error`] is.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A request or argument makes no sense (an empty candidate list, a window of nonsense).
+    /// A request or argument is invalid (an empty candidate list, a window out of range).
     InvalidRequest,
-    /// The configuration file or an option struct is wrong.
+    /// The configuration file or an option struct is invalid.
     InvalidConfig,
-    /// A model folder or checkpoint is missing pieces, damaged or contradicts itself.
+    /// A model folder or checkpoint is incomplete, damaged or inconsistent.
     InvalidModel,
-    /// A well-formed thing that this version can't handle.
+    /// The input is well-formed, but this version can't handle it.
     Unsupported,
-    /// The file system or the network said no.
+    /// A file or network operation failed.
     Io,
     /// ONNX Runtime was not found, or failed.
     Runtime,
     /// A prompt is longer than the model's context.
     ContextLength,
-    /// The key-value cache's budget can't hold what was asked for, even alone.
+    /// The key-value cache's budget can't hold the request, even alone.
     MemoryBudget,
-    /// A model or a metric gave something that can't be used (NaN logits, no mass on the answers).
+    /// A model or a metric gave an unusable result (NaN logits, no mass on the answers).
     ModelOutput,
-    /// The caller cancelled.
+    /// The caller cancelled the request.
     Cancelled,
     /// The deadline passed.
     DeadlineExceeded,
@@ -54,7 +54,7 @@ pub enum ErrorKind {
     Overloaded,
     /// The engine was closed.
     Closed,
-    /// A child process uses what its parent made before `fork`.
+    /// A child process uses objects that its parent made before `fork`.
     Forked,
     /// A defect in this library.
     Internal,
@@ -63,37 +63,37 @@ pub enum ErrorKind {
 impl Error {
     /// An error of `kind` with a complete, actionable message.
     ///
-    /// Messages repeat what files, models and servers say: control characters are escaped, because a terminal would obey
-    /// them, and the middle of a very long message is left out.
+    /// Messages repeat texts of files, models and servers. So control characters are escaped, because a terminal would
+    /// obey them, and the middle of a very long message is left out.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Box::new(Inner { kind, message: foreign::harmless(message.into()), source: None }))
     }
 
-    /// Adds the error that caused this one; it shows up in [`StdError::source`].
+    /// Adds the error that caused this one. [`StdError::source`] returns it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// Puts `context: ` before the message, keeping the kind.
+    /// Puts `context: ` before the message and keeps the kind.
     #[must_use]
     pub fn context(mut self, context: impl std::fmt::Display) -> Self {
         self.0.message = foreign::harmless(format!("{context}: {}", self.0.message));
         self
     }
 
-    /// An [`ErrorKind::Io`] error that names the file and what was being done to it ("read", "create", …).
+    /// An [`ErrorKind::Io`] error that names the file and the action ("read", "create", …).
     pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
         Error::new(ErrorKind::Io, format!("cannot {action} {}: {source}", path.display())).with_source(source)
     }
 
-    /// What sort of failure this is.
+    /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// A copy without the source, for handing one failure to several waiting callers.
+    /// A copy without the source, for giving one failure to several waiting callers.
     pub(crate) fn duplicate(&self) -> Self {
         Error::new(self.0.kind, self.0.message.clone())
     }
@@ -105,7 +105,7 @@ impl std::fmt::Debug for Error {
     }
 }
 
-/// Shorthands for the kinds that are made in many places.
+/// Shorthands for kinds that are made in many places.
 macro_rules! shorthand {
     ($($name:ident => $kind:ident),* $(,)?) => {
         impl Error {
@@ -135,7 +135,7 @@ mod tests {
             .context("model `policy`");
         assert_eq!(error.kind(), ErrorKind::Io);
         assert!(error.to_string().starts_with("model `policy`: cannot read /nowhere/x: "));
-        // The source sits in the box, reachable through the trait.
+        // The source is in the box, and the trait gives access to it.
         assert!(StdError::source(&error).is_some());
     }
 }

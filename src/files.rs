@@ -1,6 +1,7 @@
-//! Files that others made or may change: read only if they are ordinary, up to a size, and known again.
+//! Files that others made or may change. They are read only if they are ordinary files, up to a maximum size, and
+//! changes are detected.
 //!
-//! All of the library's reading goes through here, and that of the command line, for which alone this is public.
+//! The library reads all files through this module. It is public only because the command line does so too.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, ErrorKind, Result, mistaken};
 
-/// A kind of file: how much of it is read, and what an unfit one is.
+/// A kind of file: its maximum size, and the kind of error for an unusable one.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     most: u64,
@@ -17,20 +18,20 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// A configuration of a model. Those of the largest vocabularies of labels have some MB.
+    /// A configuration of a model. Those with the most labels have a few MB.
     pub const CONFIG: Kind = Kind { most: 64 << 20, unfit: ErrorKind::InvalidModel };
-    /// A `tokenizer.json`. The biggest published one has some 35 MB.
+    /// A `tokenizer.json`. The largest published one has about 35 MB.
     pub const TOKENIZER: Kind = Kind { most: 512 << 20, unfit: ErrorKind::InvalidModel };
-    /// A chat template. The biggest published one has 30 kB.
+    /// A chat template. The largest published one has 30 kB.
     pub const TEMPLATE: Kind = Kind { most: 1 << 20, unfit: ErrorKind::InvalidModel };
-    /// A graph; Protocol Buffers have no more.
+    /// A graph. This is the maximum of Protocol Buffers.
     pub const GRAPH: Kind = Kind { most: i32::MAX as u64, unfit: ErrorKind::InvalidModel };
     /// Settings and rubrics.
     pub const SETTINGS: Kind = Kind { most: 16 << 20, unfit: ErrorKind::InvalidConfig };
     /// Requests, messages, schemas and records.
     pub const INPUT: Kind = Kind { most: 1 << 30, unfit: ErrorKind::InvalidRequest };
 
-    /// Most bytes that are read.
+    /// Maximum number of bytes to read.
     pub fn most(self) -> u64 {
         self.most
     }
@@ -40,10 +41,10 @@ impl Kind {
     }
 }
 
-/// Opens an ordinary file to read it. A pipe is refused, because opening it would wait for a writer; so are folders and
-/// devices, which never end.
+/// Opens an ordinary file for reading. A pipe is refused, because opening it would wait for a writer. So are folders,
+/// and devices, which never end.
 pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // Opened without waiting, and looked at afterwards: what stands under the name may change in between.
+    // Opened without waiting and checked afterwards, because the file under the name may change in between.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
     let metadata = file.metadata()?;
     match metadata.is_file() {
@@ -54,7 +55,7 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
 
 const NOT_ORDINARY: &str = "is not an ordinary file";
 
-/// As [`open`], where what isn't an ordinary file is an error of the kind's own.
+/// Like [`open`], but a file that isn't ordinary is an error of the kind.
 pub(crate) fn open_as(path: &Path, kind: Kind) -> Result<(File, Metadata)> {
     open(path).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidInput if error.to_string() == NOT_ORDINARY => {
@@ -64,29 +65,29 @@ pub(crate) fn open_as(path: &Path, kind: Kind) -> Result<(File, Metadata)> {
     })
 }
 
-/// The whole of a file.
+/// Reads a whole file.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] where it can't be read; an error of the kind's own where it isn't an ordinary file, is too large, or
-/// only stands for the file.
+/// [`ErrorKind::Io`] if it can't be read; an error of the kind if it isn't an ordinary file, is too large, or is only a
+/// pointer to the file.
 pub fn read(path: &Path, kind: Kind) -> Result<Vec<u8>> {
     let (file, metadata) = open_as(path, kind)?;
     read_all(file, path, kind, metadata.len())
 }
 
-/// As [`read`]; `None` where there is no such file.
+/// Like [`read`], but `None` if there is no such file.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_if_there(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        // Whatever else is wrong is said by who reads it.
+        // Other problems are found when it is read.
         _ => read(path, kind).map(Some),
     }
 }
 
-/// Opens a file that the user names. A shell's `<(…)` is a pipe, and somebody writes into it.
+/// Opens a file that the user names. Pipes are allowed here, because a shell's `<(…)` is one and has a writer.
 pub(crate) fn open_named(path: &Path, kind: Kind) -> Result<(File, u64)> {
     if ["/dev/fd", "/dev/stdin", "/proc/self/fd"].iter().any(|place| path.starts_with(place)) {
         let file = OpenOptions::new().read(true).open(path).map_err(|error| Error::io("read", path, error))?;
@@ -95,7 +96,7 @@ pub(crate) fn open_named(path: &Path, kind: Kind) -> Result<(File, u64)> {
     open_as(path, kind).map(|(file, metadata)| (file, metadata.len()))
 }
 
-/// The text of a file that the kernel makes (`/proc`, `/sys`). It has no size to hold it to, and nobody else writes it.
+/// The text of a file of the kernel (`/proc`, `/sys`). It has no size to check, and only the kernel writes it.
 #[allow(clippy::disallowed_methods, reason = "a file of the kernel's own")]
 pub(crate) fn read_kernel(path: impl AsRef<Path>) -> io::Result<String> {
     std::fs::read_to_string(path)
@@ -104,13 +105,13 @@ pub(crate) fn read_kernel(path: impl AsRef<Path>) -> io::Result<String> {
 /// The text of a file that the user names, without a byte order mark.
 ///
 /// # Errors
-/// As [`read`], and where it is not UTF-8.
+/// As [`read`], and if it is not UTF-8.
 pub fn read_text(path: &Path, kind: Kind) -> Result<String> {
     let (file, length) = open_named(path, kind)?;
     text(read_all(file, path, kind, length)?, path, kind)
 }
 
-/// As [`read_text`], where `-` is standard input.
+/// Like [`read_text`], but `-` is standard input.
 ///
 /// # Errors
 /// As [`read_text`].
@@ -124,13 +125,13 @@ pub fn read_argument(path: &Path, kind: Kind) -> Result<String> {
 
 fn read_all(source: impl Read, path: &Path, kind: Kind, length: u64) -> Result<Vec<u8>> {
     let too_large = || {
-        let more = format!("more than {} bytes of such a file are not read. Is it the right one?", kind.most);
+        let more = format!("such a file may have at most {} bytes. Is it the right one?", kind.most);
         kind.refuse(path, format!("is too large: {more}"))
     };
     if length > kind.most {
         return Err(too_large());
     }
-    // The length may be a lie, or no longer true.
+    // The length may be wrong, or no longer true.
     let mut bytes = Vec::new();
     source.take(kind.most + 1).read_to_end(&mut bytes).map_err(|error| Error::io("read", path, error))?;
     if bytes.len() as u64 > kind.most {
@@ -154,10 +155,10 @@ fn text(bytes: Vec<u8>, path: &Path, kind: Kind) -> Result<String> {
     })
 }
 
-/// A file as it was when it was opened.
+/// The state of a file when it was opened.
 ///
 /// Weights are mapped and read when a model is loaded, some time after its folder was read and checked. A file that is
-/// written anew in between is another model, so it is known by length, time of change and place on the disk.
+/// rewritten in between is another model, so it is identified by length, time of change and place on the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     path: PathBuf,
@@ -180,22 +181,22 @@ impl Seen {
         self.length
     }
 
-    /// Refuses a file that is no longer what it was.
+    /// Refuses a file that has changed.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`](crate::ErrorKind::InvalidModel) that says what changed.
+    /// [`ErrorKind::InvalidModel`](crate::ErrorKind::InvalidModel), naming the change.
     pub(crate) fn check(&self) -> Result<()> {
         let changed = match std::fs::metadata(&self.path) {
-            Err(error) => format!("it can't be found any more: {error}"),
+            Err(error) => format!("it no longer exists: {error}"),
             Ok(now) => match Seen::new(&self.path, &now) {
                 now if now == *self => return Ok(()),
                 now if now.place != self.place => "another file has its name".to_owned(),
-                now if now.length != self.length => format!("it had {} bytes and has {}", self.length, now.length),
+                now if now.length != self.length => format!("it had {} bytes and now has {}", self.length, now.length),
                 _ => "it was written to".to_owned(),
             },
         };
         Err(Error::invalid_model(format!(
-            "{} has changed since it was opened ({changed}). Open it again once nobody writes to it",
+            "{} has changed since it was opened ({changed}). Open it again when nothing writes to it",
             self.path.display()
         )))
     }
@@ -227,7 +228,7 @@ mod tests {
     fn a_file_is_read_up_to_the_size_of_its_kind() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        // All hole: it takes no space, and no time to refuse.
+        // A sparse file: it takes no space, and refusing it takes no time.
         fs::File::create(&path).unwrap().set_len(Kind::TEMPLATE.most + 1).unwrap();
         let error = read(&path, Kind::TEMPLATE).unwrap_err();
         assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
@@ -274,7 +275,7 @@ mod tests {
                 fs::write(folder.path().join("new"), "abc").unwrap();
                 fs::rename(folder.path().join("new"), &path).unwrap();
             }),
-            ("can't be found", &|| fs::remove_file(&path).unwrap()),
+            ("no longer exists", &|| fs::remove_file(&path).unwrap()),
         ];
         for (expected, change) in changes {
             fs::write(&path, "abc").unwrap();

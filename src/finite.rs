@@ -1,10 +1,10 @@
-//! Numbers that are not finite, found among the bytes of weights.
+//! A search for numbers that are not finite in the bytes of weights.
 //!
-//! A NaN in a weight does not always reach the logits: a search for the largest number passes it over, and a model gives
-//! finite numbers that mean nothing. So weights are looked at before they are used. All that counts is the exponent, so a
-//! look costs little beside reading the bytes.
+//! A NaN in a weight does not always reach the logits. A search for the largest number skips it, and a model gives
+//! finite numbers that mean nothing. So weights are checked before they are used. Only the exponent matters, so the
+//! check costs little compared with reading the bytes.
 
-/// A form of floating-point numbers, little endian.
+/// A format of floating-point numbers, little endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Float {
     Float16,
@@ -13,7 +13,7 @@ pub(crate) enum Float {
     Float64,
 }
 
-/// What is looked for.
+/// The numbers to refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// NaN alone.
@@ -25,7 +25,7 @@ pub(crate) enum Refused {
 }
 
 impl Float {
-    /// Bytes of a number.
+    /// Size of a number in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Float::Float16 | Float::Bfloat16 => 2,
@@ -34,8 +34,8 @@ impl Float {
         }
     }
 
-    /// The place of the first number in `bytes` that is refused, and the number. What is left over at the end is not
-    /// looked at.
+    /// The index of the first number in `bytes` that is refused, and the number. Remaining bytes at the end are not
+    /// checked.
     pub(crate) fn first(self, bytes: &[u8], refused: Refused) -> Option<(usize, f64)> {
         let index = match self {
             Float::Float16 => first(bytes, |b| u16::from_le_bytes(b) & 0x7fff, limit(0x7c00, 1 << 10, refused)),
@@ -64,8 +64,8 @@ impl Float {
     }
 }
 
-/// The largest number without sign, taken as an integer, that is not refused. `infinity` is the bits of infinity, and
-/// `one` the lowest bit of the exponent.
+/// The largest number that is not refused, without its sign, as an integer. `infinity` has the bits of infinity, and
+/// `one` is the lowest bit of the exponent.
 fn limit<T: Copy + std::ops::Sub<Output = T> + From<u8>>(infinity: T, one: T, refused: Refused) -> T {
     match refused {
         Refused::Nan => infinity,
@@ -79,7 +79,7 @@ fn first<const SIZE: usize, T: PartialOrd + Copy>(
     magnitude: impl Fn([u8; SIZE]) -> T,
     limit: T,
 ) -> Option<usize> {
-    // Without a way out in the inner loop, it is done many numbers at a time.
+    // Without an early exit, the inner loop processes many numbers at a time.
     const PIECE: usize = 1024;
     let refused = |number: &[u8; SIZE]| magnitude(*number) > limit;
     for (index, piece) in bytes.as_chunks::<SIZE>().0.chunks(PIECE).enumerate() {
@@ -90,7 +90,7 @@ fn first<const SIZE: usize, T: PartialOrd + Copy>(
     None
 }
 
-/// The place of element `index` of a tensor of shape `shape`, as `[row, column]`.
+/// The position of element `index` in a tensor of shape `shape`, as `[row, column]`.
 pub(crate) fn place(mut index: usize, shape: &[usize]) -> String {
     let mut place: Vec<String> = Vec::new();
     for &size in shape.iter().rev() {

@@ -1,4 +1,4 @@
-//! Thin doors for `benches/internals.rs` and `benches/instructions.rs` to what is not public, behind the feature
+//! Thin access to private parts for `benches/internals.rs` and `benches/instructions.rs`, behind the feature
 //! `internals`. Anything here may change at any time.
 
 use ndarray::{Array2, ArrayView2};
@@ -31,8 +31,8 @@ impl Tree {
         Tree(Cache::new(blocks, BLOCK_SIZE))
     }
 
-    /// Takes a sequence's blocks, as if its rows were computed at once, and lets go of them. Returns how many rows were
-    /// there already.
+    /// Takes a sequence's blocks, as if its rows were computed at once, and releases them. Returns the number of rows
+    /// that were already there.
     pub fn pass(&mut self, tokens: &[u32]) -> usize {
         let path = self.0.attach(Variant::Short, tokens);
         let mut there = 0;
@@ -48,16 +48,16 @@ impl Tree {
 
 /// The scheduler over a model that computes nothing.
 pub struct Schedule {
-    /// Blocks of the cache.
+    /// Number of blocks in the cache.
     pub blocks: usize,
-    /// Prompt tokens a step.
+    /// Number of prompt tokens per step.
     pub step_tokens: usize,
-    /// Tokens that each sequence samples.
+    /// Number of tokens that each sequence samples.
     pub new_tokens: usize,
 }
 
 impl Schedule {
-    /// Runs sequences that start together to their end; returns the number of steps.
+    /// Runs sequences that start together to their end. Returns the number of steps.
     pub fn run(&self, prompts: &[Vec<u32>]) -> usize {
         let options = SchedulerOptions {
             blocks: self.blocks,
@@ -81,7 +81,7 @@ impl Schedule {
     }
 }
 
-/// Samples token 0 until it has enough of them.
+/// Samples token 0 until there are enough of them.
 struct Counter {
     next: usize,
     left: usize,
@@ -128,12 +128,12 @@ pub struct Attention {
 impl Attention {
     const HEADS: Heads = Heads { query: 9, kv: 3, size: 64 };
 
-    /// `tokens` new tokens after `past` that are in the cache, one of float32 or, with `bytes`, of int8.
+    /// `tokens` new tokens after `past` tokens in the cache, which is of float32 or, with `bytes`, of int8.
     pub fn new(bytes: bool, past: usize, tokens: usize) -> Self {
         let stored_as = if bytes { Stored::Int8 } else { Stored::Float32 };
         let Heads { query, kv, size } = Self::HEADS;
         let blocks = (past + tokens).div_ceil(BLOCK_SIZE);
-        // Anything finite and not all alike.
+        // Finite numbers that are not all alike.
         let floats = |n: usize| (0..n).map(|i| (i % 97) as f32 / 97.0 - 0.5).collect::<Vec<f32>>();
         let numbers = blocks * stored_as.block_bytes(Self::HEADS) / size_of::<f32>();
         Attention {
@@ -151,7 +151,7 @@ impl Attention {
         }
     }
 
-    /// Writes the new tokens' keys and values, and computes their outputs; returns one of them.
+    /// Writes the new tokens' keys and values, and computes their outputs. Returns one of them.
     pub fn run(&mut self) -> f32 {
         let Heads { query, kv, size } = Self::HEADS;
         let call = Call {
@@ -227,7 +227,7 @@ impl MatMul {
         MatMul { shape, matrix, inputs: floats(rows * inputs), rounded: Rounded::default(), output }
     }
 
-    /// Computes the product; returns a number of it.
+    /// Computes the product. Returns one number of it.
     pub fn run(&mut self) -> f32 {
         let (isa, mut scratch) = (dot::best_isa(), Vec::new());
         let call = Product::new(

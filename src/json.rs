@@ -1,6 +1,6 @@
-//! JSON as others write it: with a byte order mark, and with the `NaN` and `Infinity` of Python's `json`.
+//! JSON as other programs write it: with a byte order mark, and with the `NaN` and `Infinity` of Python's `json`.
 //!
-//! All JSON of foreign files and requests is read here. Public for the command line alone.
+//! All JSON of foreign files and requests is read here. It is public only for the command line.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,10 +9,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::mistaken;
 
-/// Why something is not the JSON that it should be.
+/// The reason why something is not the expected JSON.
 #[derive(Debug)]
 pub struct Wrong {
-    /// What it is, where that is well known.
+    /// The kind of file, if it is a well-known one.
     what: Option<&'static str>,
     error: serde_json::Error,
 }
@@ -34,10 +34,10 @@ impl std::error::Error for Wrong {
 
 /// Reads a document.
 ///
-/// Python's constants are passed over in fields that are not read. In a field that is read they are an error.
+/// Python's constants are ignored in fields that are not read. In a field that is read, they are an error.
 ///
 /// # Errors
-/// It is not JSON, or not what is wanted.
+/// It is not JSON, or not of the expected form.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     serde_json::from_slice(bytes).or_else(|error| match without_constants(bytes) {
@@ -51,7 +51,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
     })
 }
 
-/// As [`parse`], for what is read in all of its fields, where a text instead of a number would go unnoticed: Python's
+/// Like [`parse`], for types that read all fields, where a text instead of a number would go unnoticed. Python's
 /// constants are refused.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Wrong> {
 pub fn parse_strictly<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
     let bytes = text.strip_prefix('\u{feff}').unwrap_or(text).as_bytes();
     serde_json::from_slice(bytes).map_err(|error| match without_constants(bytes) {
-        // Where that is all that is wrong.
+        // If nothing else is wrong.
         Cow::Owned(plain) if serde_json::from_slice::<IgnoredAny>(&plain).is_ok() => {
             Wrong { what: Some(CONSTANTS_READ), error }
         }
@@ -67,7 +67,7 @@ pub fn parse_strictly<T: DeserializeOwned>(text: &str) -> Result<T, Wrong> {
     })
 }
 
-/// What is wrong where a constant of Python's stands in a field that is read.
+/// The error for a constant of Python in a field that is read.
 const CONSTANTS_READ: &str =
     "has NaN or Infinity, which Python writes and JSON does not have: write null or a text instead";
 
@@ -75,8 +75,8 @@ fn wrong(bytes: &[u8], error: serde_json::Error) -> Wrong {
     Wrong { what: mistaken::recognise(bytes), error }
 }
 
-/// The document with an object in the place of each of Python's constants. No field that is read takes one: a text would be
-/// taken for a prompt, and null for an absent number.
+/// The document with an object in the place of each of Python's constants. No field that is read accepts an object,
+/// whereas a text could be a prompt, and null an absent number.
 pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
     const CONSTANTS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut plain = Vec::new();

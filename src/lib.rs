@@ -16,12 +16,12 @@
 //! # Ok::<(), foreturn::Error>(())
 //! ```
 //!
-//! A request's way through the modules: [`export`] made the model folder that [`model`] reads; [`decode`] turns tokens
-//! into tokens, [`chat`] messages into messages; [`rollout`] samples futures, [`reward`] scores them, [`rank`] brings
-//! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
+//! A request passes through these modules: [`export`] made the model folder that [`model`] reads. [`decode`] turns
+//! tokens into tokens, and [`chat`] messages into messages. [`rollout`] samples futures, [`reward`] scores them,
+//! [`rank`] brings them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
-// Unsafe code has a fence: the kernels are a crate of their own, and what is below says where else it stands.
+// Unsafe code is fenced: the kernels are a separate crate, and the attributes below name the other places.
 #![deny(unsafe_code)]
 
 mod byte_size;

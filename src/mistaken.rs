@@ -1,8 +1,8 @@
-//! Files that are not what their names say: what they are, and what to do.
+//! Files that are not what their names say: messages with their real kind and a remedy.
 //!
-//! Each answer is what follows the file's name in a sentence.
+//! Each answer follows the file's name in a sentence.
 
-/// The answer for a file that only stands for another one.
+/// The answer for a file that is only a pointer to another one.
 pub(crate) fn pointer(bytes: &[u8]) -> Option<&'static str> {
     let is_pointer = bytes.len() < 1024 && bytes.starts_with(b"version https://git-lfs.github.com/spec/");
     is_pointer.then_some(
@@ -11,7 +11,7 @@ pub(crate) fn pointer(bytes: &[u8]) -> Option<&'static str> {
     )
 }
 
-/// The answer for bytes that a parser refused, where they are something well known.
+/// The answer for bytes that a parser refused, if they are of a well-known kind.
 pub(crate) fn recognise(bytes: &[u8]) -> Option<&'static str> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let text = bytes[..bytes.len().min(64)].trim_ascii_start().to_ascii_lowercase();

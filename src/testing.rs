@@ -1,4 +1,4 @@
-//! What unit tests share: the real model and the runtime that `make test` fetched.
+//! Shared parts of unit tests: the real model and the runtime that `make test` fetched.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -36,7 +36,7 @@ pub(crate) fn fixture(path: &str) -> serde_json::Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// A checkpoint of tests/fixtures/models, exported to a folder that goes away with the first.
+/// A checkpoint of tests/fixtures/models, exported to a folder that is removed when the first value is dropped.
 pub(crate) fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, PathBuf) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,5 @@
-//! Threads that the system may refuse: containers and users have limits, and a library takes none of its host down for them.
+//! Threads that the system may refuse. Containers and users have limits, and a library must not end its host because of
+//! them.
 
 use std::fmt::Write as _;
 use std::io;
@@ -6,7 +7,7 @@ use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Starts a thread; `purpose` is said where it can't be.
+/// Starts a thread. `purpose` is part of the error if it can't be started.
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     purpose: &str,
@@ -15,7 +16,7 @@ pub(crate) fn spawn<T: Send + 'static>(
     Builder::new().name(name.into()).spawn(work).map_err(|e| refused(purpose, e))
 }
 
-/// As [`spawn`], for a thread that ends with `scope`.
+/// Like [`spawn`], for a thread that ends with `scope`.
 pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
@@ -25,17 +26,17 @@ pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     Builder::new().name(name.into()).spawn_scoped(scope, work).map_err(|e| refused(purpose, e))
 }
 
-/// What a scoped thread made; its panic goes on in this one.
+/// The result of a scoped thread. Its panic continues in this thread.
 pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The error of a thread that could not be started.
+/// The error for a thread that could not be started.
 pub(crate) fn refused(purpose: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::Io, format!("cannot start a thread {purpose}: {error}. {}", limits())).with_source(error)
 }
 
-/// The limits that a new thread may have met, and what to do about them.
+/// The limits that may have prevented a new thread, and the remedies.
 pub(crate) fn limits() -> String {
     let mut text = String::from("The system refuses more threads:");
     let mut none = true;
@@ -65,14 +66,14 @@ fn rlimit(resource: i32) -> Option<u64> {
     (known && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
-/// The limit on processes and threads of this process's control group, as containers have it.
+/// The limit on processes and threads of this process's control group, which containers have.
 fn control_group() -> Option<String> {
     let groups = crate::files::read_kernel("/proc/self/cgroup").ok()?;
     let places = groups.lines().filter_map(|line| {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
         let (kind, path) = (if controllers == "pids" { "pids" } else { "" }, path.trim_start_matches('/'));
         let root = std::path::Path::new("/sys/fs/cgroup").join(kind);
-        // Inside a container, its own group is the root that it sees.
+        // A container sees its own group as the root.
         Some([root.join(path), root])
     });
     let limits = places.flatten().filter_map(|place| crate::files::read_kernel(place.join("pids.max")).ok());

@@ -3,8 +3,8 @@
 
     python3 tools/criterion_baseline.py save|compare [--since FILE]
 
-Reads what criterion left under target/criterion; with `--since`, only what is newer than FILE, for results of benches
-that were renamed stay there. `save` writes benches/results/criterion.json, `compare` prints each median as a ratio to
+Reads criterion's results under target/criterion. With `--since`, it reads only those newer than FILE, because results of
+renamed benches stay there. `save` writes benches/results/criterion.json, `compare` prints each median as a ratio to
 the stored one. Times differ from machine to machine, so no ratio is an error.
 """
 
@@ -25,7 +25,7 @@ CRITERION = REPOSITORY / "target/criterion"
 
 
 class BaselineError(Exception):
-    """What went wrong, and what to do about it."""
+    """The failure and its remedy."""
 
 
 def measured(since: float) -> dict[str, float]:
@@ -48,7 +48,7 @@ def machine() -> str:
 
 
 def said(*command: str) -> str:
-    """What a command prints."""
+    """The output of a command."""
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -81,14 +81,14 @@ def scaled(nanoseconds: float) -> str:
 
 
 def compare(medians: dict[str, float]) -> None:
-    """Prints each median beside the stored one."""
+    """Prints each median next to the stored one."""
     if not BASELINE.exists():
         print(f"{BASELINE.relative_to(REPOSITORY)} is missing: `make bench-baseline` stores one")
         return
     baseline = json.loads(BASELINE.read_text())
     print(f"== against the baseline: {baseline['machine']}, commit {baseline['commit']}, {baseline['onnxruntime']}")
     if baseline["machine"] != machine():
-        print(f"   this machine is another ({machine()}): only ratios among these ratios tell something")
+        print(f"   this machine is another ({machine()}): only comparisons between these ratios are meaningful")
     before = baseline["median_ns"]
     width = max(map(len, medians.keys() | before.keys()))
     print(f"{'bench':{width}}  {'stored':>9}  {'now':>9}  now / stored")

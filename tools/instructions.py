@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts the instructions of the workloads in benches/instructions.rs and holds them to a stored baseline.
+"""Counts the instructions of the workloads in benches/instructions.rs and compares them with a stored baseline.
 
     python3 tools/instructions.py target/release/deps/instructions-HASH [--update]
     cargo bench --no-run --bench instructions --features internals --message-format json | \
@@ -27,12 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BASELINE = REPOSITORY / "benches/results/instructions.json"
 COUNTED = "foreturn_counted"
 TOLERANCE = 0.03
-"""Counts of one build differ by less than 0.1%, with where its stack and heap lie; the rest is compilers' whims."""
+"""Counts of one build differ by less than 0.1%, with the places of its stack and heap. The rest is for compilers."""
 UPDATE = "`make instructions-baseline` stores these counts"
 
 
 class CountError(Exception):
-    """What went wrong, and what to do about it."""
+    """The failure and its remedy."""
 
 
 class Unable(CountError):
@@ -40,7 +40,7 @@ class Unable(CountError):
 
 
 def output(*command: str) -> str:
-    """What a command prints; an error with what it complained about if it fails."""
+    """The output of a command; an error with its complaints if it fails."""
     try:
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -61,10 +61,10 @@ def program_from_cargo(messages: str) -> str:
 
 
 def count(program: str, name: str) -> tuple[int, str]:
-    """Instructions of one workload, and the instruction set that it found under valgrind."""
+    """The instruction count of one workload, and the instruction set that it found under valgrind."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
-        # Options of one's own, from ~/.valgrindrc or VALGRIND_OPTS, could change what is counted.
+        # The user's options, from ~/.valgrindrc or VALGRIND_OPTS, could change the count.
         said = output(
             "valgrind", "--command-line-only=yes", "-q", "--tool=callgrind", f"--toggle-collect={COUNTED}",
             f"--callgrind-out-file={out}", program, name,
@@ -76,7 +76,7 @@ def count(program: str, name: str) -> tuple[int, str]:
 
 
 def measure(program: str) -> dict:
-    """All workloads, with what their counts depend on."""
+    """All workloads, with the settings that their counts depend on."""
     counts, isas = {}, set()
     for name in output(program).splitlines():
         counts[name], isa = count(program, name)
@@ -91,7 +91,7 @@ def measure(program: str) -> dict:
 
 
 def compare(now: dict, baseline: dict) -> None:
-    """Says what differs from the baseline; an error if something takes more, or has nothing to compare with."""
+    """Prints the differences from the baseline; an error if a count is higher, or has nothing to compare with."""
     if now["isa"] != baseline["isa"]:
         raise Unable(f"the baseline is for {baseline['isa']}, and valgrind shows {now['isa']} here")
     for tool in ("rustc", "valgrind"):

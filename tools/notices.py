@@ -37,11 +37,11 @@ PHRASES = {
     "Unlicense": "this is free and unencumbered software released into the public domain",
     "Zlib": "altered source versions must be plainly marked as such",
 }
-"""What the text of a licence says, in lower case and with single spaces. Licences that are not here are not known."""
+"""Phrases of licence texts, in lower case and with single spaces. Licences that are not here are not known."""
 
 MIT = (REPOSITORY / "LICENSE-MIT").read_text(encoding="utf-8").partition("Permission is hereby")
 EXCEPTIONS = {
-    # Their packages leave the text out; it is in the repository that they name.
+    # Their packages don't contain the text. It is in the repository that they name.
     "bpe": "MIT License\n\nCopyright (c) the authors of https://github.com/github/rust-gems\n\n" + "".join(MIT[1:]),
     "bpe-openai": "MIT License\n\nCopyright (c) the authors of https://github.com/github/rust-gems\n"
     "The vocabularies: Copyright (c) OpenAI, Shantanu Jain (https://github.com/openai/tiktoken)\n\n" + "".join(MIT[1:]),
@@ -59,7 +59,7 @@ RULE = "=" * 80
 
 
 class NoticeError(Exception):
-    """What is wrong and what to do about it."""
+    """The failure and its remedy."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read(path: Path) -> str:
 
 
 def cargo(*arguments: str) -> str:
-    """What cargo prints; an error with what it complained about if it fails."""
+    """The output of cargo; an error with its complaints if it fails."""
     command = [os.environ.get("CARGO", "cargo"), *arguments, "--locked"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -95,7 +95,7 @@ def cargo(*arguments: str) -> str:
 
 
 def linked(package: str, features: str | None, target: str) -> list[Crate]:
-    """The crates that are linked into the package, itself and the workspace's others left out."""
+    """The crates that are linked into the package, without itself and other members of the workspace."""
     chosen = ["--no-default-features", "--features", features] if features is not None else []
     edges = ["--edges", "normal,no-proc-macro", "--target", target, "--prefix", "none", "--format", "{p}"]
     # "name v1.2.3 (path or *)"
@@ -148,13 +148,13 @@ def satisfied(expression: str, found: set[str]) -> bool:
 
 def licences_in(texts: dict[str, str]) -> set[str]:
     """The licences whose texts these are."""
-    # Some stand in comments.
+    # Some texts are in comments.
     flat = [" ".join(re.sub(r"(?m)^\s*(//|#|\*)", "", text.lower()).split()) for text in texts.values()]
     return {licence for licence, phrase in PHRASES.items() if any(phrase in text for text in flat)}
 
 
 def texts_of(crate: Crate) -> dict[str, str]:
-    """Its texts, which are enough for its licence."""
+    """Its texts, checked to be enough for its licence."""
     texts = crate.texts()
     if crate.name in EXCEPTIONS:
         if texts:
@@ -196,7 +196,7 @@ def notices(package: str = "foreturn-ffi", features: str | None = None, target: 
 
 
 def standard_library() -> Path:
-    """The notices of Rust's standard library, which the compiler brings."""
+    """The notices of Rust's standard library, which come with the compiler."""
     root = subprocess.run(["rustc", "--print", "sysroot"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     path = Path(root.stdout.strip()) / "share/doc/rust/COPYRIGHT-library.html"
     if not path.is_file():

@@ -165,11 +165,11 @@ KINDS = ("constant", "status", "type", "handle", "struct", "callback", "function
 
 
 class PackageError(Exception):
-    """What is wrong, with which file, and what to do about it."""
+    """The failure, its file and its remedy."""
 
 
 def shown(path: Path) -> str:
-    """A path as errors name it: from the repository if it is inside."""
+    """A path in the form for errors: relative to the repository if it is inside."""
     return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else str(path)
 
 
@@ -181,7 +181,7 @@ def existing(path: Path, remedy: str) -> Path:
 
 
 def output(*command: str) -> str:
-    """What a command prints, in English; an error with what it complained about if it fails."""
+    """The output of a command, in English; an error with its complaints if it fails."""
     try:
         done = subprocess.run(
             command, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, errors="replace", check=False
@@ -223,7 +223,7 @@ def filled(template: str, **more: str) -> str:
 
 
 def put(target: Path, mode: int, make: Callable[[Path], object]) -> None:
-    """Has `make` write a file, which appears under its name when it is whole: programs may run with the old one."""
+    """Lets `make` write a file that appears under its name when it is whole, because programs may use the old one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
@@ -253,7 +253,7 @@ def put_link(points_at: str, target: Path) -> None:
 
 
 def put_stripped(source: Path, target: Path, mode: int) -> None:
-    """Copies a library without what only debuggers read, which is most of it; names of functions stay."""
+    """Copies a library without its debugging information, which is most of it. Names of functions stay."""
     def make(part: Path) -> None:
         output("strip", "--strip-debug", "--enable-deterministic-archives", "-o", str(part), str(source))
 
@@ -261,7 +261,7 @@ def put_stripped(source: Path, target: Path, mode: int) -> None:
 
 
 def runtime_files(library_folder: Path) -> list[Path]:
-    """ONNX Runtime's library and its link, as fetched; an error if another one is where they would go."""
+    """ONNX Runtime's library and its link, as fetched; an error if another one is in their place."""
     source = REPOSITORY / "target/onnxruntime/lib"
     plain = existing(source / "libonnxruntime.so", "`make fetch` fetches it, or leave it out with --without-runtime")
     there = library_folder / plain.name
@@ -274,7 +274,7 @@ def runtime_files(library_folder: Path) -> list[Path]:
 
 
 def install(build: Path, root: Path, with_runtime: bool) -> None:
-    """Installs everything under `root`. What is missing shows before anything is written."""
+    """Installs everything under `root`. Missing files are found before anything is written."""
     shared, static = (existing(build / name, BUILD) for name in ("libforeturn.so", "libforeturn.a"))
     headers = [existing(HEADER, "`make header` makes it"), existing(HEADER.with_suffix(".hpp"), "it is in git")]
     licences = [existing(REPOSITORY / name, "it is in git") for name in ("LICENSE-APACHE", "LICENSE-MIT")]
@@ -316,7 +316,7 @@ def install(build: Path, root: Path, with_runtime: bool) -> None:
 def run_install(arguments: argparse.Namespace) -> None:
     """The subcommand."""
     root = arguments.prefix
-    # Empty where make has none to give.
+    # Empty if make passes none.
     if arguments.destdir:
         if not root.is_absolute():
             raise PackageError(f"--prefix {root} has to start with / where there is a --destdir")
@@ -329,7 +329,7 @@ def run_install(arguments: argparse.Namespace) -> None:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Packs a folder so that the same files give the same bytes, whoever packs them and when."""
+    """Packs a folder. The same files always give the same bytes."""
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = "root"
@@ -374,7 +374,7 @@ def run_dist(arguments: argparse.Namespace) -> None:
 
 @dataclass
 class Elf:
-    """What a shared library says of itself and of others."""
+    """The properties and requirements of a shared library."""
 
     soname: str = ""
     needed: list[str] = field(default_factory=list)
@@ -407,7 +407,7 @@ def read_elf(library: Path) -> Elf:
 
 
 def glibc_number(name: str) -> tuple[int, ...]:
-    """A version to compare by; what is no number (GLIBC_PRIVATE, GLIBC_ABI_DT_RELR) is above all others."""
+    """A version for comparison. Anything that is not a number (GLIBC_PRIVATE, GLIBC_ABI_DT_RELR) is above all others."""
     return tuple(map(int, name.split("."))) if re.fullmatch(r"\d+(\.\d+)+", name) else (sys.maxsize,)
 
 
@@ -454,7 +454,7 @@ class Line:
 def statements(header: str) -> list[str]:
     """The header's declarations, each in one line, without comments and preprocessor."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL)
-    # extern "C" and its brace are for C++ alone.
+    # extern "C" and its brace are only for C++.
     text = re.sub(r"^#ifdef __cplusplus\n.*?^#endif", "", text, flags=re.DOTALL | re.MULTILINE)
     text = " ".join(re.sub(r"^#.*", "", text, flags=re.MULTILINE).split())
     found, depth, start = [], 0, 0
@@ -469,7 +469,7 @@ def statements(header: str) -> list[str]:
 
 
 def types_only(parameters: str) -> str:
-    """Parameters without their names, which are no part of the ABI."""
+    """Parameters without their names, which are not part of the ABI."""
     return ", ".join(declared(parameter)[0] for parameter in parameters.split(",")) if parameters != "void" else "void"
 
 
@@ -492,7 +492,7 @@ def struct(name: str, body: str) -> Line:
 
 
 def line_of(statement: str) -> list[Line]:
-    """What a declaration adds to the listing."""
+    """The line of a declaration in the listing."""
     if found := re.fullmatch(r"enum \w+ (?:: \w+ )?\{(.*)\}", statement):
         names = [part.split("=")[0].strip() for part in found[1].split(",") if part.strip()]
         return [Line("status", name, f"status {name} = %lld", [name]) for name in names]
@@ -500,7 +500,7 @@ def line_of(statement: str) -> list[Line]:
         return [struct(found[2], found[1])]
     if found := re.fullmatch(r"typedef struct (\w+) \1", statement):
         return [Line("handle", found[1], f"handle {found[1]}")]
-    # The same name again as an enum, where C has enums of a given size.
+    # The same name again as an enum, for versions of C with enums of a given size.
     if re.fullmatch(r"typedef enum (\w+) \1", statement):
         return []
     if found := re.fullmatch(r"typedef (\w+) \(\*(\w+)\)\((.*)\)", statement):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Where the time of a step goes, operator kind by operator kind, from ONNX Runtime's profile of a model.
+"""Time of a step by kind of operator, from ONNX Runtime's profile of a model.
 
     target/release/foreturn bench --model DIR --profile target/profile
     python3 tools/profile.py target/profile_*.json
 
-Steps of as many rows (tokens) are put together; those that took the most time in all come first.
+Steps with the same number of rows (tokens) are grouped. The groups with the most total time come first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def steps(events: list[Event]) -> list[tuple[Event, list[Event]]]:
 
 
 def rows_of(nodes: list[Event]) -> int:
-    """Tokens of a step: rows that its first attention gives."""
+    """The number of tokens of a step: the rows of its first attention."""
     for node in nodes:
         if node["args"]["op_name"] in ATTENTION:
             return shapes(node, "output")[0][-2]
@@ -46,7 +46,7 @@ def rows_of(nodes: list[Event]) -> int:
 
 
 def table(rows: int, members: list[tuple[Event, list[Event]]]) -> str:
-    """The operator kinds of steps of so many rows, as Markdown."""
+    """The operator kinds of steps with this number of rows, as Markdown."""
     took, calls = Counter[str](), Counter[str]()
     for _, nodes in members:
         for node in nodes:
@@ -58,7 +58,7 @@ def table(rows: int, members: list[tuple[Event, list[Event]]]) -> str:
     lines = [
         f"{len(members)} steps of {rows} rows, {median / 1000:.1f} ms each (median)",
         "",
-        "| | nodes | ms a step | share |",
+        "| | nodes | ms per step | share |",
         "|---|---|---|---|",
     ]
     for name, micros in took.most_common():

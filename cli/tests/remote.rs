@@ -315,7 +315,7 @@ fn lies() -> Vec<Lie> {
                 piece: b" ".to_vec(),
                 pause: Duration::from_millis(100),
             }),
-            "no whole reply within 2 s",
+            "no complete reply within 2 s",
         ),
         (
             "elsewhere",
@@ -402,7 +402,7 @@ fn a_body_is_asked_for_as_it_is_and_understood_where_it_is_coded() {
         encoder.finish().expect("memory")
     };
     for (coding, part) in
-        [("gzip", None), ("br", Some("its reply is coded (content-encoding: br), though it was asked"))]
+        [("gzip", None), ("br", Some("its reply is coded (content-encoding: br), although a plain one"))]
     {
         let server = Server::start(move |asked| {
             let Answer::Reply { body, .. } = honest(asked) else { panic!("a reply") };
@@ -481,7 +481,7 @@ fn a_lie_of_the_judge_costs_the_pair_or_the_ranking() {
         (|body| body["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = json!([]), "Set logprobs = false"),
         (
             |body| body["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = json!(2.5),
-            "none is above 0",
+            "none can be above 0",
         ),
         (|body| body["choices"][0]["logprobs"]["content"][0]["logprob"] = json!("high"), "not a chat completion"),
     ];
@@ -658,7 +658,7 @@ fn a_reply_is_scored_as_it_came_whatever_the_key_is() {
         });
         let (success, told) = run_with_key(&server, key, "", "");
         assert!(success && told.contains(&said), "{key}: {told}");
-        assert_eq!(told.contains("said its API key back in a reply"), key == long, "{key}: {told}");
+        assert_eq!(told.contains("repeated its API key in a reply"), key == long, "{key}: {told}");
         // The judge reads what was said.
         assert!(
             server.asked().iter().filter(|asked| asked.is_choice()).all(|asked| asked.text().contains(&said)),
@@ -667,7 +667,7 @@ fn a_reply_is_scored_as_it_came_whatever_the_key_is() {
         assert!(server.asked().iter().all(|asked| asked.headers["authorization"] == format!("Bearer {key}")));
         let (success, told) = run_with_key(&server, key, "on_failure = \"error\"", "on_echoed_key = \"fail\"");
         assert_eq!(success, key != long, "{key}: {told}");
-        assert!(success || (told.contains("says the API key back") && !told.contains(long)), "{told}");
+        assert!(success || (told.contains("repeats the API key") && !told.contains(long)), "{told}");
     }
 }
 

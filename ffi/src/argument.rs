@@ -1,27 +1,27 @@
-//! What hosts pass, checked: strings, arrays, sized structs, places for results.
+//! Checks of what hosts pass: strings, arrays, sized structs, places for results.
 
 use crate::error::{Failure, guard};
 use crate::status::{FORETURN_ERROR_UNSUPPORTED, foreturn_status};
 
-/// UTF-8 with its length; not NUL-terminated. `data` may be NULL where `size` is 0.
+/// A UTF-8 string with its length. It is not NUL-terminated.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_str {
-    /// The first byte.
+    /// The first byte; may be NULL if `size` is 0.
     pub data: *const std::ffi::c_char,
-    /// Bytes.
+    /// Length in bytes.
     pub size: usize,
 }
 
 impl foreturn_str {
     pub(crate) const EMPTY: foreturn_str = foreturn_str { data: std::ptr::null(), size: 0 };
 
-    /// Lends a text. It lives as long as what it is borrowed from, which is the caller's to see to.
+    /// Lends a text. The caller makes sure that the text outlives the result.
     pub(crate) fn of(text: &str) -> Self {
         foreturn_str { data: text.as_ptr().cast(), size: text.len() }
     }
 
-    /// The text, where it is one.
+    /// The text, if it is valid.
     ///
     /// # Safety
     /// `data` is NULL or valid for `size` bytes, for as long as the result is used.
@@ -29,11 +29,11 @@ impl foreturn_str {
         // SAFETY: passed on.
         let bytes = unsafe { slice(self.data.cast::<u8>(), self.size, name)? };
         std::str::from_utf8(bytes)
-            .map_err(|e| Failure::argument(format!("{name} is no UTF-8 from byte {} on", e.valid_up_to())))
+            .map_err(|e| Failure::argument(format!("{name} is not UTF-8 from byte {} on", e.valid_up_to())))
     }
 }
 
-/// An array; NULL where the length is 0.
+/// An array. The pointer may be NULL if the length is 0.
 ///
 /// # Safety
 /// `data` is NULL or valid for `count` items, for as long as the result is used.
@@ -45,22 +45,22 @@ pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize, name: &str) -> R
         return Err(Failure::argument(format!("{name} is NULL, and its length is {count}")));
     }
     if !data.is_aligned() {
-        return Err(Failure::argument(format!("{name} is not aligned as its type wants it")));
+        return Err(Failure::argument(format!("{name} is not aligned for its type")));
     }
     check_length(count, size_of::<T>(), name)?;
     // SAFETY: not NULL, aligned, of a possible size, and valid by contract.
     Ok(unsafe { std::slice::from_raw_parts(data, count) })
 }
 
-/// Refuses lengths that no memory holds.
+/// Refuses lengths that don't fit in memory.
 fn check_length(count: usize, size: usize, name: &str) -> Result<(), Failure> {
     match count.checked_mul(size).map(isize::try_from) {
         Some(Ok(_)) => Ok(()),
-        _ => Err(Failure::argument(format!("{name} has a length of {count}, more than memory holds"))),
+        _ => Err(Failure::argument(format!("{name} has a length of {count}, which doesn't fit in memory"))),
     }
 }
 
-/// A place for a result. It is written on success only.
+/// A place for a result, written on success only.
 pub(crate) struct Out<T>(*mut T);
 
 impl<T> Out<T> {
@@ -68,7 +68,9 @@ impl<T> Out<T> {
     /// `place` is NULL or valid for writing a T.
     pub(crate) unsafe fn new(place: *mut T, name: &str) -> Result<Self, Failure> {
         if place.is_null() || !place.is_aligned() {
-            return Err(Failure::argument(format!("{name} is NULL or not aligned: give it a place for the result")));
+            return Err(Failure::argument(format!(
+                "{name} is NULL or not aligned: pass the address of a variable for the result"
+            )));
         }
         Ok(Out(place))
     }
@@ -79,7 +81,7 @@ impl<T> Out<T> {
     }
 }
 
-/// A struct that begins with its size as the host knows it: fields may be added at the end of ours, and of theirs.
+/// A struct that begins with its size as the host knows it. Fields may be added at the end of ours and of theirs.
 ///
 /// # Safety
 /// `repr(C)`; the first field is `size: usize`; all-zero is a valid value.
@@ -104,13 +106,13 @@ macro_rules! sized {
 }
 pub(crate) use sized;
 
-/// A struct of zeros but for its size.
+/// A struct of zeros.
 fn zeroed<T: Sized_>() -> T {
     // SAFETY: all-zero is a valid value of a sized struct.
     unsafe { std::mem::zeroed() }
 }
 
-/// What the host wrote into a struct; zeros where it gave none, and for fields that it doesn't know.
+/// The struct that the host passed. All fields are zero if it passed NULL, and so are fields that it doesn't know.
 ///
 /// # Safety
 /// `given` is NULL, or valid for reading as many bytes as its first field says.
@@ -122,7 +124,7 @@ pub(crate) unsafe fn read<T: Sized_>(given: *const T) -> Result<T, Failure> {
     if !given.is_aligned() {
         return Err(Failure::argument(format!("the {} is not aligned", T::NAME)));
     }
-    // SAFETY: the size comes first, and the host vouches for that many bytes.
+    // SAFETY: the size comes first, and the host guarantees that many bytes.
     unsafe {
         let size = check_size::<T>(given.cast::<usize>().read())?;
         let known = size.min(size_of::<T>());
@@ -138,12 +140,12 @@ pub(crate) unsafe fn read<T: Sized_>(given: *const T) -> Result<T, Failure> {
     Ok(value)
 }
 
-/// An array of sized structs, which stand as far apart as the first one's size says.
+/// An array of sized structs. The first one's size is the distance between them.
 ///
 /// # Safety
 /// `data` is NULL or valid for `count` structs of the size that the first one has.
 pub(crate) unsafe fn read_all<T: Sized_>(data: *const T, count: usize, name: &str) -> Result<Vec<T>, Failure> {
-    // SAFETY: passed on; looks at the first one's size only.
+    // SAFETY: passed on. Only the first one's size is read.
     let Some(_) = unsafe { slice(data, count.min(1), name)? }.first() else { return Ok(Vec::new()) };
     // SAFETY: each struct begins with its size, and is valid by contract.
     unsafe {
@@ -153,7 +155,7 @@ pub(crate) unsafe fn read_all<T: Sized_>(data: *const T, count: usize, name: &st
     }
 }
 
-/// Largest struct that a host may bring; what is larger has a size of garbage.
+/// The largest struct that a host may pass. A larger size is garbage.
 const MOST: usize = 1 << 16;
 
 fn check_size<T: Sized_>(size: usize) -> Result<usize, Failure> {
@@ -173,7 +175,7 @@ pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> foreturn_sta
             return Err(Failure::argument(format!("the {} is NULL or not aligned", T::NAME)));
         }
         let size = check_size::<T>(size)?;
-        // SAFETY: valid for `size` bytes, of which the first are a usize.
+        // SAFETY: valid for `size` bytes, which begin with a usize.
         unsafe {
             place.cast::<u8>().write_bytes(0, size);
             place.cast::<usize>().write(size);
@@ -184,24 +186,24 @@ pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> foreturn_sta
     unsafe { guard(std::ptr::null_mut(), init) }
 }
 
-/// Fills in what the host's struct has room for.
+/// Fills in as much as the host's struct has room for.
 ///
 /// # Safety
 /// `place` is NULL, or valid for writing as many bytes as its first field says.
 pub(crate) unsafe fn fill<T: Sized_>(place: *mut T, mut value: T) -> Result<(), Failure> {
     if place.is_null() || !place.is_aligned() {
         return Err(Failure::argument(format!(
-            "the {} is NULL or not aligned: give it a place for the result",
+            "the {} is NULL or not aligned: pass the address of a struct for the result",
             T::NAME
         )));
     }
-    // SAFETY: the size comes first on either side, and the host vouches for that many bytes.
+    // SAFETY: the size comes first on both sides, and the host guarantees that many bytes.
     unsafe {
         let size = check_size::<T>(place.cast::<usize>().read())?;
         (&raw mut value).cast::<usize>().write(size);
         let known = size.min(size_of::<T>());
         std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), known);
-        // Nothing of the host's stack, nor of an earlier call, is taken for a result by a host that is newer than this.
+        // A host newer than this library must not take leftovers of its stack or of an earlier call for a result.
         place.cast::<u8>().add(known).write_bytes(0, size - known);
     }
     Ok(())

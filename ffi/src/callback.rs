@@ -1,4 +1,4 @@
-//! What holds for all callbacks into the host.
+//! Rules that hold for all callbacks into the host.
 //!
 //! A callback marks its thread ([`Inside`]) while the engine waits for it. Functions that would wait for the engine look at
 //! the mark and refuse.
@@ -12,7 +12,7 @@ use crate::argument::foreturn_str;
 use crate::error::Failure;
 use crate::status::*;
 
-/// The host's pointer, given back to its callbacks.
+/// The host's pointer, passed back to its callbacks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UserData(pub(crate) *mut c_void);
 
@@ -21,7 +21,7 @@ unsafe impl Send for UserData {}
 // SAFETY: as for Send.
 unsafe impl Sync for UserData {}
 
-/// What the host's code stands behind; shut once the end of the engine begins, and for good.
+/// The gate in front of the host's code. It is shut for good once the engine begins to end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<AtomicBool>);
 
@@ -34,7 +34,7 @@ impl Gate {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Refuses to call `what`, once shut.
+    /// Refuses to call `what` once the gate is shut.
     pub(crate) fn check(&self, what: &str) -> foreturn::Result<()> {
         if !self.is_shut() {
             return Ok(());
@@ -46,13 +46,13 @@ impl Gate {
     }
 }
 
-/// Who waits for a callback.
+/// The one who waits for a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Waits {
     Nobody,
-    /// The end of the engine does.
+    /// The end of the engine waits.
     End,
-    /// The engine does, at once.
+    /// The engine waits, right now.
     Engine,
 }
 
@@ -64,12 +64,12 @@ thread_local! {
 pub(crate) struct Inside(Waits);
 
 impl Inside {
-    /// One that the engine waits for.
+    /// Enters a callback that the engine waits for.
     pub(crate) fn enter() -> Self {
         Inside(INSIDE.replace(Waits::Engine))
     }
 
-    /// One that only the end of the engine waits for.
+    /// Enters a callback that only the end of the engine waits for.
     pub(crate) fn enter_metric() -> Self {
         Inside(INSIDE.replace(Waits::End))
     }
@@ -104,7 +104,7 @@ fn refuse(least: Waits, function: &str) -> Result<(), Failure> {
     ))
 }
 
-/// What a callback's failure says: its status, and the text that it left.
+/// The error of a failed callback: its status and the text that it left.
 ///
 /// # Safety
 /// `why` is empty, or valid until this returns.

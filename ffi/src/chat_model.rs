@@ -1,4 +1,4 @@
-//! Chat models of the host's own: its callback answers on a thread of its own, in batches.
+//! The host's chat models. Each has a thread that calls the host's callback with batches of requests.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::c_void;
@@ -18,66 +18,68 @@ use crate::handle::{self, handle};
 use crate::metric::{Owned, foreturn_message, foreturn_release_fn};
 use crate::status::foreturn_status;
 
-/// What is asked of a chat model: FORETURN_CHAT_GENERATE or FORETURN_CHAT_CHOOSE.
+/// The task of a chat request: FORETURN_CHAT_GENERATE or FORETURN_CHAT_CHOOSE.
 pub type foreturn_chat_task = u32;
-/// Write a reply: foreturn_chat_replies_text().
+/// Write a reply. Answer with foreturn_chat_replies_text().
 pub const FORETURN_CHAT_GENERATE: foreturn_chat_task = 0;
-/// Say how likely each answer opens the reply: foreturn_chat_replies_choice().
+/// Give the probability that each answer opens the reply. Answer with foreturn_chat_replies_choice().
 pub const FORETURN_CHAT_CHOOSE: foreturn_chat_task = 1;
 
-/// One answer of a choice, in its accepted spellings.
+/// One answer of a choice, with its accepted spellings.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_answer {
     /// The spellings.
     pub spellings: *const foreturn_str,
-    /// How many there are.
+    /// Number of spellings.
     pub spelling_count: usize,
 }
 
-/// One request to a chat model. Everything in it is lent until the callback returns.
+/// A request to a chat model. Everything in it is valid until the callback returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_chat_request {
-    /// The conversation so far; the model speaks next.
+    /// The conversation so far. The model speaks next.
     pub messages: *const foreturn_message,
-    /// How many messages there are.
+    /// Number of messages.
     pub message_count: usize,
-    /// What is asked.
+    /// The task.
     pub task: foreturn_chat_task,
-    /// Names the random stream of the reply.
+    /// Seed of the reply's random stream.
     pub seed: u64,
-    /// Most tokens to sample (FORETURN_CHAT_GENERATE).
+    /// Maximum number of tokens to sample (FORETURN_CHAT_GENERATE).
     pub max_tokens: usize,
-    /// Divides the logits; 0 is greedy (FORETURN_CHAT_GENERATE).
+    /// Sampling temperature; 0: greedy (FORETURN_CHAT_GENERATE).
     pub temperature: f32,
-    /// Nucleus sampling, in (0, 1] (FORETURN_CHAT_GENERATE).
+    /// Probability mass of nucleus sampling, in (0, 1] (FORETURN_CHAT_GENERATE).
     pub top_p: f32,
-    /// Texts that end the reply and are no part of it (FORETURN_CHAT_GENERATE).
+    /// Texts that end the reply and are not part of it (FORETURN_CHAT_GENERATE).
     pub stop: *const foreturn_str,
-    /// How many there are.
+    /// Number of stop texts.
     pub stop_count: usize,
-    /// The answers (FORETURN_CHAT_CHOOSE).
+    /// The answers to choose from (FORETURN_CHAT_CHOOSE).
     pub answers: *const foreturn_answer,
-    /// How many there are.
+    /// Number of answers.
     pub answer_count: usize,
-    /// A JSON schema that the reply has to follow, as JSON; empty where the reply is free text (FORETURN_CHAT_GENERATE).
+    /// JSON schema that the reply has to follow; empty if the reply is free text (FORETURN_CHAT_GENERATE).
     pub schema_json: foreturn_str,
-    /// Whether the model, trained to be the user, writes the user's next message and not the assistant's
+    /// If true, the model was trained to be the user and writes the user's next message, not the assistant's
     /// (FORETURN_CHAT_GENERATE).
     pub as_user: bool,
 }
 
-/// Where a chat model's callback puts its replies. Lent until it returns; of that thread alone.
+/// The place for the replies of a chat model's callback. It is valid until the callback returns. Only the callback's
+/// thread may use it.
 pub struct foreturn_chat_replies {
     _private: [u8; 0],
 }
 
-/// Answers `count` requests: puts one reply for each into `replies`. A request without a reply has failed. Returns 0, or
-/// any other number if all have failed, with a text in `*why` (static, or valid until the next call on this thread).
+/// Answers `count` requests by putting one reply for each into `replies`. A request without a reply has failed. Returns
+/// 0, or any other number if all requests have failed; then it may set `*why` to a text (static, or valid until the
+/// next call on this thread).
 ///
-/// Called from one thread of the engine's, one call at a time; it may take its time, but not call functions that wait for
-/// the engine, for the engine waits for it.
+/// Called from one of the engine's threads, one call at a time. It may be slow, but it must not call functions that
+/// wait for the engine, because the engine waits for it.
 pub type foreturn_chat_reply_fn = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -88,26 +90,26 @@ pub type foreturn_chat_reply_fn = Option<
     ) -> i32,
 >;
 
-/// A chat model of the host's own; roles of the configuration may name it.
+/// A chat model that the host implements. Roles of the configuration may name it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_chat_model {
     /// sizeof(foreturn_chat_model).
     pub size: usize,
-    /// Its name.
+    /// The name that roles use.
     pub name: foreturn_str,
-    /// Answers requests.
+    /// The callback that answers requests.
     pub reply: foreturn_chat_reply_fn,
-    /// Whether equal requests with equal seeds get equal replies, to the last bit.
+    /// Whether equal requests with equal seeds get identical replies.
     pub reproducible: bool,
-    /// Given to `reply` and `release`; may be NULL.
+    /// Passed to `reply` and `release`; may be NULL.
     pub user_data: *mut c_void,
-    /// Called when the engine is gone, or was not made; may be NULL.
+    /// Called when the engine is gone or was not made; may be NULL.
     pub release: foreturn_release_fn,
 }
 sized!(foreturn_chat_model);
 
-/// Sets a foreturn_chat_model to its defaults: nothing set. Give `size` as sizeof(foreturn_chat_model).
+/// Sets `*model` to the defaults: nothing set. `size` is sizeof(foreturn_chat_model).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -124,7 +126,7 @@ type ReplyFn = unsafe extern "C" fn(
     *mut foreturn_str,
 ) -> i32;
 
-/// The model that the host described, for an engine to make. From here on, its `release` is called.
+/// The model that the host described, for an engine to make. Its `release` is called from here on.
 ///
 /// # Safety
 /// `given` is valid, as are the strings in it.
@@ -150,7 +152,7 @@ type Finished = Vec<(Ticket, Result<ChatReply>)>;
 struct HostChat {
     name: String,
     reproducible: bool,
-    /// `None` once the thread is to end.
+    /// `None` once the thread has to end.
     requests: Option<Sender<(Ticket, ChatRequest)>>,
     finished: Receiver<Finished>,
     thread: Option<JoinHandle<()>>,
@@ -176,7 +178,7 @@ impl HostChat {
 impl Drop for HostChat {
     fn drop(&mut self) {
         self.requests = None;
-        // The host's data may go once its callback can't be called any more.
+        // The host's data may be released once its callback can't be called any more.
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -194,7 +196,7 @@ impl ChatModel for HostChat {
 
     fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
         if matches!(request.task, ChatTask::Score(_)) {
-            let message = format!("model `{}` is the host's, which gives texts and choices, no scores", self.name);
+            let message = format!("model `{}` belongs to the host and gives texts and choices, not scores", self.name);
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let ticket = Ticket(self.next);
@@ -225,7 +227,7 @@ impl ChatModel for HostChat {
     }
 }
 
-/// The thread: answers whatever has come in, all of it in one call.
+/// The body of the thread: answers all requests that have come in, in one call.
 fn answer(
     what: &str,
     reply: ReplyFn,
@@ -235,7 +237,7 @@ fn answer(
 ) {
     let _inside = Inside::enter();
     while let Ok(first) = incoming.recv() {
-        // Whoever waits for a reply is told by the engine's end.
+        // The end of the engine tells those who wait for a reply.
         if owned.gate.is_shut() {
             return;
         }
@@ -248,11 +250,11 @@ fn answer(
     }
 }
 
-/// A request as the callback sees it, and what holds its parts.
+/// The memory behind a request as the callback sees it.
 struct View {
     messages: Vec<foreturn_message>,
     stop: Vec<foreturn_str>,
-    /// Behind `answers`, which point into them.
+    /// `answers` points into them.
     _spellings: Vec<Vec<foreturn_str>>,
     answers: Vec<foreturn_answer>,
     schema: String,
@@ -309,7 +311,7 @@ impl View {
     }
 }
 
-/// What each request wants, and what came of it.
+/// The kind of reply that each request wants, and its outcome.
 struct Replies(Mutex<Vec<(Wanted, Option<Result<ChatReply>>)>>);
 
 handle!(foreturn_chat_replies, Replies);
@@ -317,7 +319,7 @@ handle!(foreturn_chat_replies, Replies);
 #[derive(Clone, Copy)]
 enum Wanted {
     Text,
-    /// Of this many answers.
+    /// A choice between this many answers.
     Choice(usize),
 }
 
@@ -359,10 +361,12 @@ fn put(
     Ok(())
 }
 
-/// Replies to a request with a text (copied), without the stop text. `cut` says whether it was cut off at `max_tokens`.
-/// The numbers of tokens enter the ranking's cost; 0 where they are not known.
+/// Replies to a request with a text. `index` is the request's place in the callback's `requests`. The text is copied
+/// and must not contain the stop text. `cut` says whether it was cut off at `max_tokens`. The numbers of tokens are
+/// added to the ranking's cost; pass 0 if they are unknown.
 ///
-/// Errors: FORETURN_ERROR_INVALID_ARGUMENT (no such request, or it wants a choice). In the callback alone.
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT (there is no such request, or it wants a choice). Only inside the callback,
+/// on its thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_chat_replies_text(
     replies: *mut foreturn_chat_replies,
@@ -395,10 +399,11 @@ pub unsafe extern "C" fn foreturn_chat_replies_text(
     }
 }
 
-/// Replies to a request with the probability of each of its answers, in their order: in [0, 1], and at most 1 in all.
+/// Replies to a request with the probability of each of its answers, in their order. Each is in [0, 1], and their sum
+/// is at most 1.
 ///
-/// Errors: FORETURN_ERROR_INVALID_ARGUMENT (no such request, it wants a text, or the numbers make no sense). In the
-/// callback alone.
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT (there is no such request, it wants a text, or the probabilities are
+/// invalid). Only inside the callback, on its thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_chat_replies_choice(
     replies: *mut foreturn_chat_replies,
@@ -414,7 +419,7 @@ pub unsafe extern "C" fn foreturn_chat_replies_choice(
             let fits = probabilities.iter().all(|p| (0.0..=1.0).contains(p))
                 && probabilities.iter().sum::<f64>() <= 1.0 + 1e-9;
             if !fits {
-                return Err(Failure::argument("probabilities are not in [0, 1], or more than 1 in all"));
+                return Err(Failure::argument("probabilities are not in [0, 1], or their sum is above 1"));
             }
             put(replies, index, |wanted| match wanted {
                 Wanted::Choice(answers) if answers == count => Ok(Ok(ChatReply {
@@ -431,9 +436,9 @@ pub unsafe extern "C" fn foreturn_chat_replies_choice(
     }
 }
 
-/// Says that a request has failed, and why (copied).
+/// Reports that a request has failed. `why` is copied.
 ///
-/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. In the callback alone.
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Only inside the callback, on its thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_chat_replies_fail(
     replies: *mut foreturn_chat_replies,

@@ -15,12 +15,12 @@ use crate::handle::{self, Object, handle};
 use crate::metric::{foreturn_message, foreturn_metric, host_metric};
 use crate::status::*;
 
-/// Loaded models, ready to rank and score. Any number of threads may use one at once; see foreturn_engine_free().
+/// Loaded models, ready to rank and score. Any number of threads may use one at once. See foreturn_engine_free().
 pub struct foreturn_engine {
     _private: [u8; 0],
 }
 
-/// An engine, and what its callbacks into the host stand behind.
+/// An engine, and the gate in front of its callbacks into the host.
 pub(crate) struct Hosted {
     engine: Engine,
     pub(crate) gate: Gate,
@@ -36,58 +36,60 @@ impl std::ops::Deref for Hosted {
 
 handle!(foreturn_engine, Hosted);
 
-/// A local model.
+/// A local model to load.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_model_options {
     /// sizeof(foreturn_model_options).
     pub size: usize,
-    /// Its name.
+    /// The name that roles and calls use.
     pub name: foreturn_str,
-    /// An exported model's folder.
+    /// The folder of an exported model.
     pub path: foreturn_str,
 }
 sized!(foreturn_model_options);
 
-/// What an engine is made of. Everything is read before foreturn_engine_new() returns.
+/// The settings of a new engine. All of them are read before foreturn_engine_new() returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_engine_options {
     /// sizeof(foreturn_engine_options).
     pub size: usize,
-    /// A configuration file (TOML), or empty.
+    /// Path of a configuration file (TOML); may be empty.
     pub config_path: foreturn_str,
-    /// A configuration's text, or empty. Not both.
+    /// Text of a configuration (TOML); may be empty. Set this or `config_path`, not both.
     pub config_toml: foreturn_str,
-    /// The folder that relative paths in `config_toml` start from; the working directory if empty.
+    /// The folder that relative paths in `config_toml` start from. Empty: the working directory.
     pub base_folder: foreturn_str,
-    /// Models beside those of the configuration.
+    /// Local models in addition to those of the configuration.
     pub models: *const foreturn_model_options,
-    /// How many there are.
+    /// Number of models.
     pub model_count: usize,
-    /// Metrics of the host's, beside those of the configuration.
+    /// The host's metrics, in addition to those of the configuration.
     pub metrics: *const foreturn_metric,
-    /// How many there are.
+    /// Number of metrics.
     pub metric_count: usize,
-    /// Models of the host's, beside those of the configuration.
+    /// The host's chat models, in addition to the models of the configuration.
     pub chat_models: *const foreturn_chat_model,
-    /// How many there are.
+    /// Number of chat models.
     pub chat_model_count: usize,
-    /// ONNX Runtime's library; goes before the configuration's. If both are empty it is searched for: ORT_DYLIB_PATH,
-    /// the folder of this library, that of the program, the system's loader; never the working directory.
+    /// Path of ONNX Runtime's library; overrides the configuration's. If neither is set, the library is searched for in
+    /// this order: ORT_DYLIB_PATH, the folder of this library, the folder of the program, the system's loader. The
+    /// working directory is never searched.
     pub runtime_library: foreturn_str,
-    /// Threads of the pool that all models share; 0: the configuration's, else one per processor that the calling thread
-    /// may run on. They inherit its affinity. At most 4 for each of those processors.
+    /// Number of threads in the pool that all models share. 0: the configuration's number or, if it has none, one per
+    /// processor that the calling thread may run on. The threads inherit the calling thread's affinity. The maximum is
+    /// 4 per such processor.
     pub threads: u32,
-    /// Uses the ONNX Runtime that the process has loaded already, where its symbols are global, and no other: it is an
-    /// error where there is none.
+    /// Use only the ONNX Runtime that the process has already loaded with global symbols. It is an error if there is
+    /// none.
     pub use_loaded_runtime: bool,
-    /// Doesn't look at ORT_DYLIB_PATH.
+    /// Ignore ORT_DYLIB_PATH.
     pub ignore_environment: bool,
 }
 sized!(foreturn_engine_options);
 
-/// Sets a foreturn_engine_options to its defaults: nothing set. Give `size` as sizeof(foreturn_engine_options).
+/// Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_engine_options).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -99,7 +101,7 @@ pub unsafe extern "C" fn foreturn_engine_options_init(
     unsafe { argument::init(options, size) }
 }
 
-/// Sets a foreturn_model_options to its defaults: nothing set. Give `size` as sizeof(foreturn_model_options).
+/// Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_model_options).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -111,13 +113,14 @@ pub unsafe extern "C" fn foreturn_model_options_init(
     unsafe { argument::init(options, size) }
 }
 
-/// Loads the models and starts the engine's thread. Takes as long as loading does (a fraction of a second for a small
-/// model). ONNX Runtime is loaded by the first engine of the process and stays; a later one that names another library is
-/// refused.
+/// Loads the models and starts the engine's thread. The call takes as long as loading the models (a fraction of a
+/// second for a small one). The first engine of the process loads ONNX Runtime, which stays loaded; a later engine that
+/// names another library is refused.
 ///
-/// Ownership: the caller frees `*out` with foreturn_engine_free(). The `user_data` of metrics and models that have a
-/// `release` is the engine's from here on, on failure too; not so where `options` could not be read (a wrong size, a setting
-/// of a newer version), and in a child by fork().
+/// Ownership: the caller frees `*out` with foreturn_engine_free(). If a metric or chat model has a `release`, the
+/// engine takes over its `user_data`, even if this function fails. The exceptions are `options` that could not be read
+/// (wrong size, a setting of a newer version) and a child made by fork().
+///
 /// Errors: FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_IO,
 /// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_MEMORY_BUDGET. Any thread.
 #[unsafe(no_mangle)]
@@ -131,7 +134,7 @@ pub unsafe extern "C" fn foreturn_engine_new(
         guard(error, || {
             handle::refuse_child()?;
             let options = argument::read(options)?;
-            // Taken over first: what the host handed over is let go of whatever happens.
+            // Taken over first, so that the host's data is released whatever happens.
             let metrics = argument::read_all(options.metrics, options.metric_count, "metrics");
             let chat_models = argument::read_all(options.chat_models, options.chat_model_count, "chat_models");
             let gate = Gate::default();
@@ -154,13 +157,13 @@ pub unsafe extern "C" fn foreturn_engine_new(
     }
 }
 
-/// Each of them made, or the first failure; all are gone through.
+/// Makes each of them, even after a failure; returns all or the first failure.
 fn each<T, R>(given: &[T], make: impl Fn(&T) -> Result<R, Failure>) -> Result<Vec<R>, Failure> {
     let made: Vec<Result<R, Failure>> = given.iter().map(make).collect();
     made.into_iter().collect()
 }
 
-/// The configuration with the host's models; `host_models` are those it answers for itself.
+/// The configuration with the host's models. `host_models` names those that the host itself answers for.
 unsafe fn config(options: &foreturn_engine_options, host_models: &[String]) -> Result<Config, Failure> {
     // SAFETY: the strings are the host's, valid for the call.
     unsafe {
@@ -201,12 +204,14 @@ fn places(options: &foreturn_engine_options) -> Places {
     Places { loaded: options.use_loaded_runtime, environment: !options.ignore_environment, ..Places::default() }
 }
 
-/// Ends an engine: what is under way or waits ends with FORETURN_ERROR_CLOSED, also on other threads that wait for it;
-/// then the handle is freed. Returns when its threads have ended, and with them the host's metrics and models that they
-/// were calling; once it has begun, no callback of the host's is called any more but `on_ready`, which tells of the end. NULL is nothing. Results, pins and pending requests stay
-/// valid, and are freed by their own functions.
+/// Closes an engine and frees the handle. NULL is ignored. Requests that run or wait end with FORETURN_ERROR_CLOSED,
+/// also on other threads that wait for them. The function returns when the engine's threads have ended, and with them
+/// the calls to the host's metrics and chat models. Once it has begun, it starts no callback except `on_ready`, which
+/// reports the end of a request. Results, pins and pending requests stay valid; the caller frees them with their own
+/// functions.
 ///
-/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before, FORETURN_ERROR_REENTRANT. Any thread, but no callback.
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before, FORETURN_ERROR_REENTRANT. Any thread, but not from a
+/// callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> foreturn_status {
     // SAFETY: no error object is asked for.
@@ -223,7 +228,7 @@ pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> f
     }
 }
 
-/// What every function does that waits for an engine and gives a handle: `ask` is called once all else is found in order.
+/// Runs a function that waits for an engine and returns a handle. `ask` is called once all arguments are checked.
 ///
 /// # Safety
 /// As for [`guard`] and [`Out::new`].
@@ -246,16 +251,18 @@ pub(crate) unsafe fn waiting<T: Object>(
     }
 }
 
-/// Cancels requests that carry it. Any thread may use one at once.
+/// A token that cancels the requests that carry it. Any number of threads may use one at once.
 pub struct foreturn_cancel {
     _private: [u8; 0],
 }
 
 handle!(foreturn_cancel, CancelToken);
 
-/// Makes a token that nobody has cancelled.
+/// Makes a token that is not cancelled.
 ///
-/// Ownership: the caller frees `*out` with foreturn_cancel_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_cancel_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_cancel_new(
     out: *mut *mut foreturn_cancel,
@@ -272,7 +279,8 @@ pub unsafe extern "C" fn foreturn_cancel_new(
     }
 }
 
-/// Ends every request that carries the token, within about one step of the model (`step_budget_ms`). Callbacks may do it.
+/// Cancels every request that carries the token. They end within about one step of the model (`step_budget_ms`).
+/// Callbacks may call it.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
@@ -289,27 +297,29 @@ pub unsafe extern "C" fn foreturn_cancel_cancel(
     }
 }
 
-/// Frees a token; requests that carry it go on. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed
-/// before. Any thread.
+/// Frees a token. Requests that carry it go on. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_cancel_free(cancel: *mut foreturn_cancel) -> foreturn_status {
     handle::free::<CancelToken>(cancel)
 }
 
-/// How long a request may take, who may end it, and who goes first. All-zero is no limit.
+/// The deadline, cancellation and priority of a request. All-zero means no limit.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_limits {
-    /// Milliseconds from submission; 0 is no limit.
+    /// Deadline in milliseconds from submission; 0: none.
     pub timeout_ms: u64,
-    /// Cancels the request; may be NULL. It may be freed while the request goes on.
+    /// A token that cancels the request; may be NULL. It may be freed while the request goes on.
     pub cancel: *const foreturn_cancel,
-    /// Of requests that wait for a place, those of higher priority go first, then those with the earliest deadline.
+    /// Of the requests that wait for a place, those with a higher priority go first, then those with an earlier
+    /// deadline.
     pub priority: i32,
 }
 
 impl foreturn_limits {
-    /// Those of the host; none where it gave NULL.
+    /// The host's limits; none if it passed NULL.
     ///
     /// # Safety
     /// `given` is NULL or valid.
@@ -328,7 +338,7 @@ impl foreturn_limits {
     }
 }
 
-/// A conversation, from the host's messages.
+/// A conversation made from the host's messages.
 ///
 /// # Safety
 /// As for [`slice`], and for the strings.

@@ -1,4 +1,4 @@
-//! Error objects, and the guard around every function.
+//! Error objects and the guard around every function.
 
 use std::error::Error as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +8,7 @@ use crate::argument::{Out, foreturn_str};
 use crate::handle::{self, handle};
 use crate::status::*;
 
-/// Why a function failed.
+/// The failure of a function.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) status: foreturn_status,
@@ -16,8 +16,8 @@ pub(crate) struct Failure {
     pub(crate) causes: Vec<String>,
 }
 
-/// Why a function failed: a status, a message for people, and what caused it. Made by functions with a parameter `error`,
-/// for the caller to free with foreturn_error_free(). Any thread may use it.
+/// The failure of a function: a status, a message for people, and the causes. Functions with a parameter `error` make
+/// one, and the caller frees it with foreturn_error_free(). Any thread may use it.
 pub struct foreturn_error {
     _private: [u8; 0],
 }
@@ -29,7 +29,7 @@ impl Failure {
         Failure { status, message: message.into(), causes: Vec::new() }
     }
 
-    /// Of an index that `name` gives, where there are `count` of something.
+    /// The failure of an index that is out of range: argument `name` gave it, and there are `count` items.
     pub(crate) fn beyond(name: &str, index: usize, count: usize, what: &str) -> Self {
         Failure::argument(format!("{name} {index}: there are {count} {what}, counted from 0"))
     }
@@ -69,7 +69,7 @@ pub(crate) unsafe fn guard(
     let Err(failure) = outcome else { return FORETURN_OK };
     let status = failure.status;
     if !error.is_null() {
-        // SAFETY: valid for writing by contract. In a forked child there is no making of objects.
+        // SAFETY: valid for writing by contract. No objects are made in a forked child.
         unsafe {
             let object = if status == FORETURN_ERROR_FORKED { std::ptr::null_mut() } else { handle::insert(failure) };
             error.write(object);
@@ -78,13 +78,13 @@ pub(crate) unsafe fn guard(
     status
 }
 
-/// Panics are told to the log, not to stderr. This copy of Rust's library is ours alone, and so is its hook.
+/// Sends panics to the log and not to stderr. This copy of Rust's standard library is ours alone, and so is its hook.
 fn hush() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(|info| crate::log::defect(&info.to_string()))));
 }
 
-/// The status of an error.
+/// Returns the status of an error.
 ///
 /// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed. Any thread.
 #[unsafe(no_mangle)]
@@ -92,44 +92,48 @@ pub unsafe extern "C" fn foreturn_error_status(error: *const foreturn_error) -> 
     handle::get::<Failure>(error).map_or_else(|failure| failure.status, |error| error.status)
 }
 
-/// The message: what was wrong, where, and what to do. UTF-8, of the error's own memory, until the error
-/// is freed; empty for a handle that is none. Any thread.
+/// Returns the message of an error: what was wrong, where, and what to do. The string belongs to the error and is valid
+/// until the error is freed. It is empty if the handle is invalid. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_error_message(error: *const foreturn_error) -> foreturn_str {
     handle::get::<Failure>(error).map_or(foreturn_str::EMPTY, |error| foreturn_str::of(&error.message))
 }
 
-/// How many causes stand behind the message, the nearest first. 0 for a handle that is none. Any thread.
+/// Returns the number of causes of an error, or 0 if the handle is invalid. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_error_cause_count(error: *const foreturn_error) -> usize {
     handle::get::<Failure>(error).map_or(0, |error| error.causes.len())
 }
 
-/// The message of a cause, counted from 0. Memory as for foreturn_error_message(); empty where there is none. Any thread.
+/// Returns the message of a cause. `index` counts from 0, the nearest cause first. The string belongs to the error and
+/// is valid until the error is freed. It is empty if the handle is invalid or there is no such cause. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_error_cause(error: *const foreturn_error, index: usize) -> foreturn_str {
     let cause = handle::get::<Failure>(error).ok();
     cause.and_then(|error| error.causes.get(index).map(|cause| foreturn_str::of(cause))).unwrap_or(foreturn_str::EMPTY)
 }
 
-/// Frees an error and the strings it lent. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed
-/// before. Any thread.
+/// Frees an error and the strings that it lent. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_error_free(error: *mut foreturn_error) -> foreturn_status {
     handle::free::<Failure>(error)
 }
 
-/// A text of its own memory.
+/// A text that owns its memory.
 pub(crate) struct Text(pub(crate) String);
 
-/// A text that the caller frees with foreturn_string_free(). Any thread may use it.
+/// A text. The caller frees it with foreturn_string_free(). Any thread may use it.
 pub struct foreturn_string {
     _private: [u8; 0],
 }
 
 handle!(foreturn_string, Text);
 
-/// What a string holds: UTF-8, of the string's own memory, until it is freed.
+/// Reads the text of a string into `*out`.
+///
+/// Ownership: the text belongs to the string and is valid until the string is freed.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
@@ -148,7 +152,9 @@ pub unsafe extern "C" fn foreturn_string_read(
     }
 }
 
-/// Frees a string. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
+/// Frees a string. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_string_free(string: *mut foreturn_string) -> foreturn_status {
     handle::free::<Text>(string)

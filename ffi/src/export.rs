@@ -11,42 +11,43 @@ use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle;
 use crate::status::foreturn_status;
 
-/// How an export stores weights: one of FORETURN_QUANTIZE_….
+/// The format in which an export stores weights: one of FORETURN_QUANTIZE_….
 pub type foreturn_quantize = u32;
-/// In float32.
+/// float32.
 pub const FORETURN_QUANTIZE_NONE: foreturn_quantize = 0;
 /// Matrices in 8 bits.
 pub const FORETURN_QUANTIZE_INT8: foreturn_quantize = 1;
-/// Matrices in 4 bits, embedding and language-model head in 8.
+/// Matrices in 4 bits; embedding and language-model head in 8.
 pub const FORETURN_QUANTIZE_INT4: foreturn_quantize = 2;
 
-/// Told how many bytes of weights are written, of how many. On the calling thread.
+/// Reports progress: `done` of `total` bytes of weights are written. Called on the thread that called
+/// foreturn_export().
 pub type foreturn_export_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, done: u64, total: u64)>;
 
-/// What to export, and where to.
+/// The source, target and settings of an export.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_export_options {
     /// sizeof(foreturn_export_options).
     pub size: usize,
-    /// A Hugging Face folder or a .gguf file.
+    /// Path of a Hugging Face folder or a .gguf file.
     pub from: foreturn_str,
-    /// The folder to make.
+    /// Path of the folder to make.
     pub to: foreturn_str,
-    /// How weights are stored.
+    /// Format of the weights.
     pub quantize: foreturn_quantize,
-    /// Weights that share a scale: 32, 64, 128 or 256; 0: 32.
+    /// Number of weights that share a scale: 32, 64, 128 or 256; 0: 32.
     pub block: u32,
-    /// Whether an earlier export at `to` may be replaced. Other folders never are.
+    /// Allow an earlier export at `to` to be replaced. Other folders are never replaced.
     pub overwrite: bool,
-    /// May be NULL.
+    /// Called with the progress; may be NULL.
     pub on_progress: foreturn_export_progress_fn,
-    /// Given to it.
+    /// Passed to `on_progress`; may be NULL.
     pub user_data: *mut c_void,
 }
 sized!(foreturn_export_options);
 
-/// Sets a foreturn_export_options to its defaults: nothing set. Give `size` as sizeof(foreturn_export_options).
+/// Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_export_options).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -58,11 +59,13 @@ pub unsafe extern "C" fn foreturn_export_options_init(
     unsafe { argument::init(options, size) }
 }
 
-/// Turns a checkpoint into a model folder. The folder appears when it is whole. `report` gets a JSON object of what was
-/// made, and may be NULL.
+/// Converts a checkpoint into a model folder. The folder appears only when it is complete. `*report` is set to a JSON
+/// object that describes it; `report` may be NULL.
 ///
-/// Ownership: the caller frees `*report` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_MODEL,
-/// FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO. Any thread.
+/// Ownership: the caller frees `*report` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_MODEL, FORETURN_ERROR_UNSUPPORTED, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO.
+/// Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_export(
     options: *const foreturn_export_options,

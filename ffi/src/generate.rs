@@ -16,7 +16,7 @@ use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::status::*;
 
-/// What a model is to continue or to score: a conversation, or tokens.
+/// The input that a model continues or scores: a conversation or tokens, not both.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_prompt {
@@ -24,18 +24,18 @@ pub struct foreturn_prompt {
     pub size: usize,
     /// A conversation, rendered with the model's chat template.
     pub messages: *const foreturn_message,
-    /// How many messages there are.
+    /// Number of messages.
     pub message_count: usize,
-    /// Tokens, instead.
+    /// Tokens, if there are no messages.
     pub tokens: *const u32,
-    /// How many there are.
+    /// Number of tokens.
     pub token_count: usize,
-    /// Leaves out the header of a reply behind the conversation.
+    /// Leave out the header of the reply after the conversation.
     pub without_generation_prompt: bool,
 }
 sized!(foreturn_prompt);
 
-/// Sets a foreturn_prompt to its defaults: nothing set. Give `size` as sizeof(foreturn_prompt).
+/// Sets `*prompt` to the defaults: nothing set. `size` is sizeof(foreturn_prompt).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -58,55 +58,55 @@ unsafe fn read_prompt(given: *const foreturn_prompt) -> Result<Prompt, Failure> 
                     false => messages.into(),
                 })
             }
-            _ => Err(Failure::argument("the prompt has messages and tokens: give the one or the other")),
+            _ => Err(Failure::argument("the prompt has messages and tokens: give only one of them")),
         }
     }
 }
 
-/// Receives a reply's text piece by piece, each lent until it returns. Called from the engine's thread; it must return
-/// quickly and not call functions that wait.
+/// Receives a reply's text piece by piece. `text` is valid until the callback returns. Called from the engine's thread.
+/// It must return quickly and must not call functions that wait.
 pub type foreturn_text_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, text: foreturn_str)>;
 
-/// What a reply should be like. NULL in its place, and all-zero: 256 tokens at temperature 1, no limit.
+/// The settings of a reply. NULL in its place, like all-zero, means 256 tokens at temperature 1 without limits.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_generate_options {
     /// sizeof(foreturn_generate_options).
     pub size: usize,
-    /// Deadline, cancellation, priority; at a deadline the reply is what was sampled until then.
+    /// Deadline, cancellation, priority. At the deadline, the reply is what was sampled so far.
     pub limits: foreturn_limits,
-    /// Most tokens to sample; 0: 256.
+    /// Maximum number of tokens to sample; 0: 256.
     pub max_tokens: usize,
-    /// Names the random stream: same request and same seed, same reply.
+    /// Seed of the random stream. The same request with the same seed gives the same reply.
     pub seed: u64,
-    /// Takes the likeliest token; then `temperature` is 0.
+    /// Take the likeliest token at each step. `temperature` must then be 0.
     pub greedy: bool,
-    /// Goes on past tokens that end the turn.
+    /// Go on past tokens that end the turn.
     pub ignore_eos: bool,
-    /// Divides the logits, above 0; 0: 1.
+    /// Sampling temperature, above 0; 0: 1.
     pub temperature: f32,
-    /// Nucleus sampling, in (0, 1]; 0: off.
+    /// Probability mass of nucleus sampling, in (0, 1]; 0: off.
     pub top_p: f32,
-    /// Drops tokens less likely than this share of the likeliest, in [0, 1].
+    /// Drop tokens whose probability is below this share of the likeliest token's, in [0, 1].
     pub min_p: f32,
-    /// Discourages tokens that are there already, above 0; 0: off.
+    /// Penalty on tokens that already occur, above 0; 0: off.
     pub repetition_penalty: f32,
-    /// Keeps this many of the likeliest tokens; 0: all.
+    /// Keep only this many of the likeliest tokens; 0: all.
     pub top_k: usize,
-    /// Texts that end the reply and are no part of it.
+    /// Texts that end the reply and are not part of it.
     pub stop: *const foreturn_str,
-    /// How many there are.
+    /// Number of stop texts.
     pub stop_count: usize,
-    /// May be NULL.
+    /// Called with each piece of the text; may be NULL.
     pub on_text: foreturn_text_fn,
-    /// Given to it; has to live until the call returns.
+    /// Passed to `on_text`; may be NULL. It has to live until the call returns.
     pub user_data: *mut c_void,
-    /// A JSON schema that the reply has to follow, as JSON; empty: free text. Takes neither `stop` nor `ignore_eos`.
+    /// JSON schema that the reply has to follow; empty: free text. It can't be combined with `stop` or `ignore_eos`.
     pub schema_json: foreturn_str,
 }
 sized!(foreturn_generate_options);
 
-/// Sets a foreturn_generate_options to its defaults. Give `size` as sizeof(foreturn_generate_options).
+/// Sets `*options` to the defaults. `size` is sizeof(foreturn_generate_options).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -161,7 +161,7 @@ unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Re
     })
 }
 
-/// A sampled reply, or the log-probabilities of a text. Any number of threads may read one at once.
+/// A sampled reply, or the log-probabilities of a prompt. Any number of threads may read one at once.
 pub struct foreturn_generation {
     _private: [u8; 0],
 }
@@ -192,32 +192,33 @@ impl From<LogProbs> for Reply {
     }
 }
 
-/// What a foreturn_generation holds.
+/// The contents of a foreturn_generation.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_generation_info {
     /// sizeof(foreturn_generation_info).
     pub size: usize,
-    /// The reply's text, without special tokens and stop text; empty for log-probabilities of a prompt.
+    /// The reply's text, without special tokens and stop text. Empty for the log-probabilities of a prompt.
     pub text: foreturn_str,
-    /// Why it ended: "stop", "length", "context", "deadline" or "cancelled".
+    /// The reason for the reply's end: "stop", "length", "context", "deadline" or "cancelled".
     pub finish: foreturn_str,
-    /// The sampled tokens, with the one that ended the turn; the scored tokens, for log-probabilities of a prompt.
+    /// The sampled tokens, including the one that ended the turn; or the scored tokens of a prompt.
     pub tokens: *const u32,
-    /// The log-probability of each, in nats, under the model before temperature and truncation.
+    /// The log-probability of each token, in nats, before temperature and truncation.
     pub logprobs: *const f32,
-    /// How many there are of either.
+    /// Number of tokens, and of log-probabilities.
     pub token_count: usize,
-    /// Tokens of the prompt.
+    /// Number of tokens in the prompt.
     pub prompt_tokens: u64,
-    /// Of these, tokens taken from the cache.
+    /// Number of those tokens that were taken from the cache.
     pub reused_tokens: u64,
 }
 sized!(foreturn_generation_info);
 
-/// Samples a reply and waits for it. `options` may be NULL.
+/// Samples a reply of the local model named `model` and waits for it. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_generation_free().
+///
 /// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MEMORY_BUDGET,
 /// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED, FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
 #[unsafe(no_mangle)]
@@ -240,10 +241,12 @@ pub unsafe extern "C" fn foreturn_generate(
     }
 }
 
-/// The log-probability of each token of a prompt after the first, given the ones before it. `limits` may be NULL.
+/// Computes the log-probability of each token of a prompt, given the tokens before it, and waits for the result. The
+/// first token has none. `limits` may be NULL.
 ///
-/// Ownership: the caller frees `*out` with foreturn_generation_free(). Errors: as foreturn_generate(), and
-/// FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_generation_free().
+///
+/// Errors: as foreturn_generate(), and FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_logprobs(
     engine: *const foreturn_engine,
@@ -262,10 +265,11 @@ pub unsafe extern "C" fn foreturn_logprobs(
     }
 }
 
-/// Reads a reply into `*out`, whose `size` is set.
+/// Reads a reply into `*out`. The caller sets `out->size` first.
 ///
-/// Ownership: strings and arrays are the reply's, until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings and arrays belong to the reply and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_read(
     generation: *const foreturn_generation,
@@ -291,10 +295,11 @@ pub unsafe extern "C" fn foreturn_generation_read(
     }
 }
 
-/// A reply as a JSON object: its text, why it ended, tokens, log-probabilities, numbers of tokens.
+/// Writes a reply as a JSON object: its text, why it ended, its tokens, their log-probabilities and the token counts.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_json(
     generation: *const foreturn_generation,
@@ -319,17 +324,21 @@ pub unsafe extern "C" fn foreturn_generation_json(
     }
 }
 
-/// Frees a reply and what it lent. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any
-/// thread.
+/// Frees a reply and what it lent. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_generation_free(generation: *mut foreturn_generation) -> foreturn_status {
     handle::free::<Reply>(generation)
 }
 
-/// The text that a conversation becomes for a model.
+/// Renders a conversation with the chat template of the local model named `model`. `generation_prompt` appends the
+/// header of the assistant's reply.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: FORETURN_ERROR_INVALID_REQUEST,
-/// FORETURN_ERROR_INVALID_ARGUMENT. Any thread; it doesn't wait.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_ARGUMENT. Any thread; the function doesn't wait for
+/// the engine.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_render(
     engine: *const foreturn_engine,
@@ -353,17 +362,19 @@ pub unsafe extern "C" fn foreturn_render(
     }
 }
 
-/// A prefix that stays in a model's cache until it is freed. Any thread may hold it.
+/// A pinned prefix. It stays in a model's cache until the pin is freed. Any thread may use one.
 pub struct foreturn_pin {
     _private: [u8; 0],
 }
 
 handle!(foreturn_pin, Pin);
 
-/// Computes a prefix ahead of its use, waits for it, and keeps it in the cache. `limits` may be NULL; a prefix that is not
-/// there in time is let go.
+/// Computes a prefix before it is needed, waits for it, and keeps it in the cache. `limits` may be NULL. A prefix that
+/// isn't ready in time is dropped.
 ///
-/// Ownership: the caller frees `*out` with foreturn_pin_free(), which lets the prefix go. A pin doesn't keep its engine.
+/// Ownership: the caller frees `*out` with foreturn_pin_free(), which releases the prefix. A pin doesn't keep its
+/// engine alive.
+///
 /// Errors: as foreturn_logprobs(). Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_warm(
@@ -383,7 +394,7 @@ pub unsafe extern "C" fn foreturn_warm(
     }
 }
 
-/// How many tokens a pinned prefix has, into `*out`.
+/// Reads the number of tokens of a pinned prefix into `*out`.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
@@ -402,7 +413,9 @@ pub unsafe extern "C" fn foreturn_pin_tokens(
     }
 }
 
-/// Lets a prefix go. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
+/// Releases a pinned prefix. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pin_free(pin: *mut foreturn_pin) -> foreturn_status {
     handle::free::<Pin>(pin)

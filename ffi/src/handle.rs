@@ -1,8 +1,8 @@
-//! Handles: numbers in the shape of pointers. Hosts never read through them, and no number is given out twice; so a handle
-//! that was freed, or is one of something else, is found out instead of being undefined behaviour.
+//! Handles: numbers in the shape of pointers. Hosts never read through them, and no number is used twice. So a handle
+//! that was freed or has the wrong type is detected instead of being undefined behaviour.
 //!
-//! A call pays for it with one lock and one look-up in the table. In a child by `fork` the table's lock may be held for ever,
-//! so the process is compared first.
+//! The cost is one lock and one look-up per call. In a child made by `fork`, the table's lock may be held for ever, so
+//! the process is compared first.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{Failure, guard};
 use crate::status::*;
 
-/// Something that a handle stands for.
+/// An object behind a handle.
 pub(crate) trait Object: Send + Sync + Sized + 'static {
     /// The type of the handle in the header.
     type Handle;
-    /// Its name there.
+    /// The handle's name in the header.
     const NAME: &'static str;
 }
 
@@ -26,21 +26,21 @@ struct Objects {
     next: usize,
 }
 
-/// The first handle; the rest follow in steps, as addresses would.
+/// The first handle. The rest follow in steps, as addresses would.
 const FIRST: usize = 0x1000;
 const STEP: usize = 16;
 
 static OBJECTS: Mutex<Objects> = Mutex::new(Objects { by_number: None, next: FIRST });
 
-/// The process that made the first object; 0 before.
+/// The process that made the first object; 0 before that.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 fn objects() -> MutexGuard<'static, Objects> {
     OBJECTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Refuses to go on in a child of the process that used the library first. A child has none of the threads, and locks may
-/// be held for ever: nothing else is touched before this.
+/// Refuses to go on in a child of the process that used the library first. A child has none of the threads, and locks
+/// may be held for ever, so nothing else is touched before this check.
 pub(crate) fn refuse_child() -> Result<(), Failure> {
     let (first, here) = (PROCESS.load(Ordering::Relaxed), std::process::id());
     if first == 0 || first == here {
@@ -49,14 +49,15 @@ pub(crate) fn refuse_child() -> Result<(), Failure> {
     Err(Failure::new(
         FORETURN_ERROR_FORKED,
         format!(
-            "process {here} is a child by fork() of {first}, which uses foreturn: use it in one of the two, and fork before"
+            "process {here} is a child, made by fork(), of {first}, which uses foreturn: use it in only \
+             one of them, and fork before its first use"
         ),
     ))
 }
 
 /// Gives an object a handle.
 pub(crate) fn insert<T: Object>(object: T) -> *mut T::Handle {
-    // Whoever is first, all agree on the process.
+    // It doesn't matter which thread is first: all agree on the process.
     let _ = PROCESS.compare_exchange(0, std::process::id(), Ordering::Relaxed, Ordering::Relaxed);
     let mut objects = objects();
     let number = objects.next;
@@ -65,7 +66,7 @@ pub(crate) fn insert<T: Object>(object: T) -> *mut T::Handle {
     ptr::without_provenance_mut(number)
 }
 
-/// The object of a handle. What it lends lives until the handle is freed.
+/// The object of a handle. What it lends is valid until the handle is freed.
 pub(crate) fn get<T: Object>(handle: *const T::Handle) -> Result<Arc<T>, Failure> {
     refuse_child()?;
     if handle.is_null() {
@@ -75,18 +76,18 @@ pub(crate) fn get<T: Object>(handle: *const T::Handle) -> Result<Arc<T>, Failure
     object.and_then(|object| object.downcast().ok()).ok_or_else(dead::<T>)
 }
 
-/// Takes a handle back; NULL is nothing.
+/// Takes a handle back. NULL is ignored.
 pub(crate) fn remove<T: Object>(handle: *mut T::Handle) -> Result<Option<Arc<T>>, Failure> {
     if handle.is_null() {
         return Ok(None);
     }
     let object = get::<T>(handle)?;
-    // Dropped outside of the lock, where whatever ends with it may take handles itself.
+    // Dropped outside the lock, because what ends with it may use handles itself.
     let removed = objects().by_number.as_mut().and_then(|objects| objects.remove(&handle.addr()));
     if removed.is_some() { Ok(Some(object)) } else { Err(dead::<T>()) }
 }
 
-/// What every function that frees a handle does.
+/// The body of every function that frees a handle.
 pub(crate) fn free<T: Object>(handle: *mut T::Handle) -> foreturn_status {
     // SAFETY: no error object is asked for.
     unsafe { guard(ptr::null_mut(), || remove::<T>(handle).map(drop)) }
@@ -95,16 +96,16 @@ pub(crate) fn free<T: Object>(handle: *mut T::Handle) -> foreturn_status {
 fn dead<T: Object>() -> Failure {
     Failure::new(
         FORETURN_ERROR_INVALID_HANDLE,
-        format!("this is no {}: it was freed already, or is a handle of something else", T::NAME),
+        format!("this is not a {}: it was freed already or has another type", T::NAME),
     )
 }
 
-/// How many handles there are.
+/// The number of live handles.
 pub(crate) fn count() -> usize {
     objects().by_number.as_ref().map_or(0, HashMap::len)
 }
 
-/// Says which object a handle is of. (Its opaque type is written out, for the header's generator to see.)
+/// Declares the object of a handle. (The opaque type is written out, because the header's generator has to see it.)
 macro_rules! handle {
     ($name:ident, $object:ty) => {
         impl $crate::handle::Object for $object {

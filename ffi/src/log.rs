@@ -1,4 +1,4 @@
-//! Messages that are nobody's error.
+//! Messages that belong to no call.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -10,23 +10,25 @@ use crate::callback::{Inside, UserData};
 use crate::error::{foreturn_error, guard};
 use crate::status::foreturn_status;
 
-/// How grave a message is: one of FORETURN_LOG_WARNING and FORETURN_LOG_ERROR.
+/// The severity of a message: FORETURN_LOG_WARNING or FORETURN_LOG_ERROR.
 pub type foreturn_log_level = u32;
-/// Something to look at.
+/// Something deserves attention.
 pub const FORETURN_LOG_WARNING: foreturn_log_level = 0;
-/// Something failed; whoever asked for it gets an error as well.
+/// Something failed. The call that it belongs to gets an error as well.
 pub const FORETURN_LOG_ERROR: foreturn_log_level = 1;
 
-/// Receives a message, lent until it returns. Called from any thread, several at once perhaps; it must not call the
-/// library, but to free handles other than engines.
+/// Receives a message, which is valid until the callback returns. Called from any thread, perhaps from several at once.
+/// It must not call the library, except to free handles other than engines.
 pub type foreturn_log_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: foreturn_log_level, message: foreturn_str)>;
 
-/// Sends the messages of ONNX Runtime, and of defects in this library, to `log`; NULL, as in the beginning, sends them
-/// nowhere. The library itself writes on no stream. A call that is under way on another thread may still come after this
-/// returns.
+/// Sets the function that receives the messages of ONNX Runtime and of defects in this library. NULL, the default,
+/// discards them. The library itself writes to no stream. A call to the previous function may still be running on
+/// another thread when this returns.
 ///
-/// Ownership: `user_data` stays the caller's, and has to live as long as messages may come. Errors: none. Any thread.
+/// Ownership: `user_data` stays the caller's and has to live as long as messages may come.
+///
+/// Errors: none. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_log_set(
     log: foreturn_log_fn,
@@ -54,7 +56,7 @@ pub unsafe extern "C" fn foreturn_log_set(
     }
 }
 
-/// Tells the log of a panic.
+/// Reports a panic to the log.
 pub(crate) fn defect(message: &str) {
     foreturn::runtime::log::emit(LogLevel::Error, message);
 }

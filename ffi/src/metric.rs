@@ -1,4 +1,4 @@
-//! Metrics of the host's own.
+//! Metrics that the host implements.
 
 use std::ffi::c_void;
 
@@ -16,7 +16,7 @@ use crate::error::Failure;
 pub struct foreturn_message {
     /// "system", "user" or "assistant".
     pub role: foreturn_str,
-    /// What was said.
+    /// The text of the message.
     pub content: foreturn_str,
 }
 
@@ -26,32 +26,33 @@ impl foreturn_message {
         Self::of(message.role, &message.content)
     }
 
-    /// As [`foreturn_message::lend`].
+    /// Lends a message's parts; see [`foreturn_message::lend`].
     pub(crate) fn of(role: Role, content: &str) -> Self {
         foreturn_message { role: foreturn_str::of(role.as_str()), content: foreturn_str::of(content) }
     }
 }
 
-/// One conversation that a metric is to score. Everything in it is lent until the callback returns.
+/// A conversation for a metric to score. Everything in it is valid until the callback returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_metric_input {
-    /// The whole conversation: what was before the response, the response, what was sampled after it.
+    /// The whole conversation: the history, the response, and the sampled future.
     pub messages: *const foreturn_message,
-    /// How many messages there are.
+    /// Number of messages.
     pub message_count: usize,
-    /// Which of them is the response that is ranked.
+    /// Index of the response that is ranked.
     pub response: usize,
-    /// What the user is after, as the request's JSON object.
+    /// The user's goal: the JSON object of the request.
     pub goal_json: foreturn_str,
-    /// Why the future ended: "stop_signal", "window", ….
+    /// The reason for the future's end: "stop_signal", "window", ….
     pub ended: foreturn_str,
 }
 
-/// Scores `count` conversations: writes a finite number for each into `values`. Returns 0, or any other number for a
-/// failure, with a text in `*why` (static, or valid until the next call on this thread).
+/// Scores `count` conversations by writing a finite number for each into `values`. Returns 0, or any other number on
+/// failure; then it may set `*why` to a text (static, or valid until the next call on this thread).
 ///
-/// Called from threads of the library, several at once perhaps. It may call the library, foreturn_engine_free() excepted.
+/// Called from threads of the library, perhaps from several at once. It may call any function of the library except
+/// foreturn_engine_free().
 pub type foreturn_metric_score_fn = Option<
     unsafe extern "C" fn(
         user_data: *mut c_void,
@@ -62,29 +63,30 @@ pub type foreturn_metric_score_fn = Option<
     ) -> i32,
 >;
 
-/// Called once, when the library is done with `user_data`; on any thread.
+/// Called once, on any thread, when the library no longer needs `user_data`.
 pub type foreturn_release_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
-/// A metric of the host's own. Its values enter the reward times `weight`, beside the metrics of the configuration.
+/// A metric that the host implements. Its values times `weight` are added to the reward, like those of the
+/// configuration's metrics.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_metric {
     /// sizeof(foreturn_metric).
     pub size: usize,
-    /// Its name in rankings.
+    /// The metric's name in rankings.
     pub name: foreturn_str,
-    /// Its factor in the reward; finite.
+    /// The metric's weight in the reward; finite.
     pub weight: f64,
-    /// Scores conversations.
+    /// The callback that scores conversations.
     pub score: foreturn_metric_score_fn,
-    /// Given to `score` and `release`; may be NULL.
+    /// Passed to `score` and `release`; may be NULL.
     pub user_data: *mut c_void,
-    /// Called when the engine is gone, or was not made; may be NULL.
+    /// Called when the engine is gone or was not made; may be NULL.
     pub release: foreturn_release_fn,
 }
 sized!(foreturn_metric);
 
-/// Sets a foreturn_metric to its defaults: nothing set. Give `size` as sizeof(foreturn_metric).
+/// Sets `*metric` to the defaults: nothing set. `size` is sizeof(foreturn_metric).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -96,7 +98,7 @@ pub unsafe extern "C" fn foreturn_metric_init(
     unsafe { argument::init(metric, size) }
 }
 
-/// The host's pointer with what lets go of it.
+/// The host's pointer, and the function that releases it.
 pub(crate) struct Owned {
     pub(crate) data: UserData,
     pub(crate) gate: Gate,
@@ -124,7 +126,7 @@ struct HostMetric {
     owned: Owned,
 }
 
-/// The metric that the host described. From here on, its `release` is called.
+/// The metric that the host described. Its `release` is called from here on.
 ///
 /// # Safety
 /// `given` is valid, as are the strings in it.
@@ -143,7 +145,7 @@ impl Metric for HostMetric {
         &self.name
     }
 
-    /// A call costs the host something, so there are few.
+    /// Calls into the host are expensive, so there are few.
     fn wants_whole_rounds(&self) -> bool {
         true
     }
@@ -189,7 +191,7 @@ impl HostMetric {
         if value.is_finite() {
             return Ok(MetricValue::from(value));
         }
-        let message = format!("the host's metric `{}` gave {value}, which is no finite number", self.name);
+        let message = format!("the host's metric `{}` gave {value}, which is not a finite number", self.name);
         Err(Error::new(ErrorKind::ModelOutput, message))
     }
 }

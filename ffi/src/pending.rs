@@ -14,18 +14,17 @@ use crate::ranking::{Ranked, foreturn_ranking};
 use crate::score::{Scored, foreturn_scores};
 use crate::status::*;
 
-/// A request under way. Any thread may use it.
+/// A queued request. Any thread may use it.
 pub struct foreturn_pending {
     _private: [u8; 0],
 }
 
-/// Called once, when a request is done, well or not: foreturn_pending_wait() no longer waits then. Not called where the
-/// function that should submit the request fails. Comes from a thread of
-/// the library, perhaps before the function that submitted the request returns; it must return quickly and not call
-/// functions that wait.
+/// Called once, when a request is done, successfully or not. foreturn_pending_wait() then returns at once. It is not
+/// called if the function that submits the request fails. Called from a thread of the library, perhaps before the
+/// submitting function returns. It must return quickly and must not call functions that wait.
 pub type foreturn_ready_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
-/// What a request gives.
+/// The result of a request.
 pub(crate) enum Outcome {
     Ranking(Box<Ranked>),
     Scores(Scored),
@@ -56,7 +55,7 @@ pub(crate) struct Request {
 handle!(foreturn_pending, Request);
 
 impl Request {
-    /// Follows `pending`, which `cancel` ends.
+    /// Follows `pending`, which `cancel` cancels.
     pub(crate) fn follow<T: 'static>(
         pending: Pending<T>,
         cancel: CancelToken,
@@ -92,13 +91,13 @@ impl Request {
         true
     }
 
-    /// What came, if `wanted` finds in it what was asked for. A failure is given out as often as it is asked for.
+    /// Takes the result if `wanted` accepts it. A failure can be taken any number of times.
     fn take<T>(&self, wanted: impl FnOnce(Outcome) -> Result<T, Outcome>) -> Result<T, Failure> {
         let mut state = self.slot.lock();
         match std::mem::replace(&mut *state, State::Taken) {
             State::Waiting => {
                 *state = State::Waiting;
-                Err(Failure::new(FORETURN_ERROR_NOT_READY, "the result isn't there yet: wait for it"))
+                Err(Failure::new(FORETURN_ERROR_NOT_READY, "the result isn't ready yet: wait for it"))
             }
             State::Taken => Err(Failure::argument("the result was taken already")),
             State::Ready(Err(failure)) => {
@@ -118,8 +117,8 @@ impl Request {
     }
 }
 
-/// Waits until the request is done, well or not, for `timeout_ms` milliseconds at most: 0 looks and doesn't wait,
-/// UINT64_MAX waits for ever. `*ready` says whether it is.
+/// Waits until the request is done, successfully or not, for at most `timeout_ms` milliseconds. 0 only checks;
+/// UINT64_MAX waits for ever. Sets `*ready` to whether the request is done.
 ///
 /// Errors: FORETURN_ERROR_INVALID_HANDLE, FORETURN_ERROR_REENTRANT, FORETURN_ERROR_FORKED. Any thread.
 #[unsafe(no_mangle)]
@@ -137,17 +136,18 @@ pub unsafe extern "C" fn foreturn_pending_wait(
             if timeout_ms > 0 {
                 refuse_inside("foreturn_pending_wait")?;
             }
-            // A time beyond the clock's range is no limit.
+            // A time beyond the clock's range means no limit.
             ready.write(request.wait(Instant::now().checked_add(Duration::from_millis(timeout_ms))));
             Ok(())
         })
     }
 }
 
-/// The ranking of a request that is done. It is given out once.
+/// Takes the ranking of a request that is done. It can be taken once.
 ///
-/// Ownership: the caller frees `*out` with foreturn_ranking_free(). Errors: the request's own, FORETURN_ERROR_NOT_READY,
-/// FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_ranking_free().
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pending_ranking(
     pending: *const foreturn_pending,
@@ -162,10 +162,11 @@ pub unsafe extern "C" fn foreturn_pending_ranking(
     unsafe { hand_out(pending, out, error, wanted) }
 }
 
-/// The scores of a request that is done. They are given out once.
+/// Takes the scores of a request that is done. They can be taken once.
 ///
-/// Ownership: the caller frees `*out` with foreturn_scores_free(). Errors: the request's own, FORETURN_ERROR_NOT_READY,
-/// FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+/// Ownership: the caller frees `*out` with foreturn_scores_free().
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pending_scores(
     pending: *const foreturn_pending,
@@ -180,7 +181,7 @@ pub unsafe extern "C" fn foreturn_pending_scores(
     unsafe { hand_out(pending, out, error, wanted) }
 }
 
-/// Gives a request's result a handle, if it is what is `wanted`.
+/// Makes a handle of a request's result, if `wanted` accepts it.
 unsafe fn hand_out<T: Object>(
     pending: *const foreturn_pending,
     out: *mut *mut T::Handle,
@@ -198,7 +199,8 @@ unsafe fn hand_out<T: Object>(
     }
 }
 
-/// Ends the request within about one step of the model, and every other one that carries the same foreturn_cancel.
+/// Cancels the request and every other one that carries the same foreturn_cancel. They end within about one step of the
+/// model.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
@@ -215,8 +217,9 @@ pub unsafe extern "C" fn foreturn_pending_cancel(
     }
 }
 
-/// Lets go of a request, which goes on unless it is cancelled. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if
-/// it was freed before. Any thread.
+/// Frees the handle of a request. The request goes on unless it is cancelled. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_pending_free(pending: *mut foreturn_pending) -> foreturn_status {
     handle::free::<Request>(pending)

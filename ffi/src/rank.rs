@@ -1,4 +1,4 @@
-//! Rankings: what is asked.
+//! Rankings: requests.
 
 use std::ffi::c_void;
 
@@ -16,92 +16,93 @@ use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
 use crate::ranking::{Ranked, foreturn_ranking};
 use crate::status::foreturn_status;
 
-/// A ranking to be made. Everything is read before the function that it is given to returns.
+/// A request for a ranking. All of it is read before the function that takes it returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_rank_request {
     /// sizeof(foreturn_rank_request).
     pub size: usize,
-    /// The whole request as JSON, as the command line takes it; then everything below stays zero.
+    /// The whole request as JSON, in the format of the command line. If set, all fields below must be zero.
     pub json: foreturn_str,
-    /// The conversation so far; its last message is the user's.
+    /// The conversation so far. Its last message is the user's.
     pub messages: *const foreturn_message,
-    /// How many messages there are.
+    /// Number of messages.
     pub message_count: usize,
     /// The responses to rank.
     pub candidates: *const foreturn_str,
-    /// How many there are.
+    /// Number of candidates.
     pub candidate_count: usize,
-    /// Instead of responses: how many to sample from the policy.
+    /// Number of responses to sample from the policy, instead of `candidates`.
     pub sample_candidates: usize,
-    /// What the user is after, as a JSON object; none if empty. The policy never sees it.
+    /// The user's goal as a JSON object; empty: none. The policy never sees it.
     pub goal_json: foreturn_str,
     /// Whether `window` is set.
     pub has_window: bool,
     /// Whether `seed` is set.
     pub has_seed: bool,
-    /// Turns to sample ahead, 0 to 32; the configuration's unless `has_window`.
+    /// Number of turns to sample ahead, 0 to 32. Without `has_window`, the configuration's.
     pub window: u32,
-    /// Futures for each candidate, 1 to 1024; 0: the configuration's.
+    /// Number of futures per candidate, 1 to 1024; 0: the configuration's.
     pub samples: u32,
-    /// Decides all random draws; the configuration's unless `has_seed`.
+    /// Seed of all random draws. Without `has_seed`, the configuration's.
     pub seed: u64,
 }
 sized!(foreturn_rank_request);
 
-/// A rollout that has ended and is scored, or will not be. Lent until the callback returns.
+/// A rollout that has ended and has been scored, unless it or a metric failed. Valid until the callback returns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_ended_rollout {
-    /// Its candidate, from 0.
+    /// Index of its candidate in the request, from 0.
     pub candidate: usize,
-    /// Which of the candidate's samples it is, from 0.
+    /// Index among the candidate's samples, from 0.
     pub sample: usize,
-    /// What was said after the response.
+    /// The messages after the response.
     pub messages: *const foreturn_message,
-    /// How many messages there are.
+    /// Number of messages.
     pub message_count: usize,
-    /// Why it ended, as in JSON.
+    /// The reason for its end, in the JSON's words.
     pub ended: foreturn_str,
     /// Seed of its random stream.
     pub seed: u64,
-    /// The weighted sum of its metrics; 0 without `has_reward`.
+    /// Weighted sum of its metrics; 0 without `has_reward`.
     pub reward: f64,
-    /// Whether it has a reward: one whose rollout or whose metric failed has none.
+    /// Whether it has a reward. It has none if the rollout or a metric failed.
     pub has_reward: bool,
-    /// All that is known of it, as the JSON object of a trace: messages, tokens, metrics with what models answered, cost.
+    /// The rollout as the JSON object of a trace: messages, tokens, metrics with the models' answers, cost.
     pub json: foreturn_str,
 }
 
-/// Told whenever a rollout has ended and is judged, with how many have, of how many. Called from the engine's thread; it
-/// must return quickly and not call functions that wait.
+/// Reports progress: `finished` of `total` rollouts have ended and are judged. Called from the engine's thread. It must
+/// return quickly and must not call functions that wait.
 pub type foreturn_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_void, finished: usize, total: usize)>;
 
-/// Told of each rollout that has ended. As foreturn_progress_fn.
+/// Receives each rollout that has ended. The rules of foreturn_progress_fn apply.
 pub type foreturn_rollout_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, rollout: *const foreturn_ended_rollout)>;
 
-/// How a ranking is run. NULL in its place, and all-zero, is no limit and no callback.
+/// Limits and callbacks of a ranking. NULL in its place, like all-zero, means no limits and no callbacks.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_rank_options {
     /// sizeof(foreturn_rank_options).
     pub size: usize,
-    /// Deadline, cancellation, priority. At the deadline, what is finished for all candidates is ranked, and the ranking
-    /// says that it is incomplete; where no candidate has a reward by then, it is FORETURN_ERROR_DEADLINE_EXCEEDED.
+    /// Deadline, cancellation, priority. At the deadline, the ranking uses what is finished for all candidates and is
+    /// marked as incomplete. If no candidate has a reward by then, the ranking fails with
+    /// FORETURN_ERROR_DEADLINE_EXCEEDED.
     pub limits: foreturn_limits,
-    /// May be NULL.
+    /// Called with the progress; may be NULL.
     pub on_progress: foreturn_progress_fn,
-    /// May be NULL.
+    /// Called with each rollout that has ended; may be NULL.
     pub on_rollout: foreturn_rollout_fn,
-    /// For foreturn_rank_submit(); may be NULL.
+    /// Called when a request of foreturn_rank_submit() is done; may be NULL.
     pub on_ready: foreturn_ready_fn,
-    /// Given to the callbacks. It has to live until the request is done.
+    /// Passed to the callbacks; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
 }
 sized!(foreturn_rank_options);
 
-/// Sets a foreturn_rank_request to its defaults. Give `size` as sizeof(foreturn_rank_request).
+/// Sets `*request` to the defaults. `size` is sizeof(foreturn_rank_request).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -113,7 +114,7 @@ pub unsafe extern "C" fn foreturn_rank_request_init(
     unsafe { argument::init(request, size) }
 }
 
-/// Sets a foreturn_rank_options to its defaults. Give `size` as sizeof(foreturn_rank_options).
+/// Sets `*options` to the defaults. `size` is sizeof(foreturn_rank_options).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -132,7 +133,9 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
         let json = given.json.text("request.json")?;
         if !json.is_empty() {
             if given.message_count > 0 || given.candidate_count > 0 || given.sample_candidates > 0 {
-                return Err(Failure::argument("request.json is set beside other fields: give the one or the others"));
+                return Err(Failure::argument(
+                    "request.json is set together with other fields: give either the JSON or the fields",
+                ));
             }
             return Ok(RankRequest::from_json(json, "the request")?);
         }
@@ -151,7 +154,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
         let goal = match goal.is_empty() {
             true => Goal::default(),
             false => serde_json::from_str(goal)
-                .map_err(|e| Failure::argument(format!("request.goal_json is no goal: {e}")))?,
+                .map_err(|e| Failure::argument(format!("request.goal_json is not a goal: {e}")))?,
         };
         let request = RankRequest {
             conversation: messages(given.messages, given.message_count, "request.messages")?,
@@ -211,9 +214,10 @@ fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> RankOptions {
 /// Ranks a request's candidates and waits for the result. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_ranking_free().
+///
 /// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_CONFIG, FORETURN_ERROR_CONTEXT_LENGTH,
 /// FORETURN_ERROR_MODEL_OUTPUT, FORETURN_ERROR_MEMORY_BUDGET, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_OVERLOADED,
-/// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED where no
+/// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; FORETURN_ERROR_DEADLINE_EXCEEDED and FORETURN_ERROR_CANCELLED if no
 /// candidate has a reward by then. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_rank(
@@ -233,10 +237,12 @@ pub unsafe extern "C" fn foreturn_rank(
     }
 }
 
-/// Queues a ranking and returns at once. `options` may be NULL; its `on_ready` is called when the ranking is done.
+/// Queues a ranking and returns at once. `options` may be NULL. Its `on_ready` is called when the ranking is done.
 ///
-/// Ownership: the caller frees `*out` with foreturn_pending_free(). Errors: as foreturn_rank(), for what shows before a
-/// model runs; the rest shows when the result is taken. Any thread, and callbacks too.
+/// Ownership: the caller frees `*out` with foreturn_pending_free().
+///
+/// Errors: those of foreturn_rank() that are found before a model runs; the others are reported when the result is
+/// taken. Any thread, also from callbacks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_rank_submit(
     engine: *const foreturn_engine,

@@ -1,4 +1,4 @@
-//! Rankings: what came.
+//! Rankings: results.
 
 use std::sync::OnceLock;
 
@@ -11,12 +11,12 @@ use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::status::*;
 
-/// Candidates by reward, with everything that led to it. Any number of threads may read one at once.
+/// Candidates ordered by reward, with the rollouts and metrics behind it. Any number of threads may read one at once.
 pub struct foreturn_ranking {
     _private: [u8; 0],
 }
 
-/// A ranking and what is made of it when it is asked for.
+/// A ranking and its JSON, which is made on demand.
 pub(crate) struct Ranked {
     ranking: Ranking,
     json: OnceLock<String>,
@@ -26,7 +26,7 @@ handle!(foreturn_ranking, Ranked);
 
 impl Ranked {
     /// # Errors
-    /// The ranking ended before any candidate had a reward: there is nothing in it to choose by.
+    /// The ranking ended before any candidate had a reward, so it can't be used to choose.
     pub(crate) fn new(ranking: Ranking) -> Result<Self, Failure> {
         if !ranking.complete && ranking.ranking.iter().all(|candidate| candidate.reward.is_none()) {
             let rollouts = ranking.allocation.rollouts;
@@ -45,13 +45,13 @@ impl Ranked {
         Ok(Ranked { ranking, json: OnceLock::new() })
     }
 
-    /// Made when it is asked for first.
+    /// The JSON, made on first use.
     fn json(&self) -> Result<&str, Failure> {
         if self.json.get().is_none() {
             let json = serde_json::to_string(&self.ranking).map_err(|e| {
-                Failure::new(FORETURN_ERROR_INTERNAL, format!("a ranking that JSON has no words for: {e}"))
+                Failure::new(FORETURN_ERROR_INTERNAL, format!("a ranking can't be written as JSON: {e}"))
             })?;
-            // Another thread may have been quicker, with the same.
+            // Another thread may have set the same text first.
             let _ = self.json.set(json);
         }
         Ok(self.json.get().map_or("", String::as_str))
@@ -72,69 +72,69 @@ fn or_nan(number: Option<f64>) -> f64 {
     number.unwrap_or(f64::NAN)
 }
 
-/// A ranking as a whole.
+/// The totals of a ranking.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_ranking_info {
     /// sizeof(foreturn_ranking_info).
     pub size: usize,
-    /// How many candidates there are.
+    /// Number of candidates.
     pub candidate_count: usize,
-    /// Whether every rollout ran to its own end; if not, a deadline or the caller cut the ranking short.
+    /// Whether every rollout ran to its end. If not, a deadline or the caller cut the ranking short.
     pub complete: bool,
-    /// Whether the same request with the same seed gives these rewards again, to the last bit.
+    /// Whether the same request with the same seed gives bitwise the same rewards.
     pub bitwise: bool,
     /// Wall time in seconds.
     pub seconds: f64,
-    /// Tokens of all prompts.
+    /// Number of tokens in all prompts.
     pub prompt_tokens: u64,
-    /// Of these, tokens taken from the cache.
+    /// Number of those tokens that were taken from the cache.
     pub reused_tokens: u64,
-    /// Tokens sampled.
+    /// Number of sampled tokens.
     pub generated_tokens: u64,
 }
 sized!(foreturn_ranking_info);
 
-/// A candidate and its reward. Numbers that are unknown are NaN.
+/// A candidate and its reward. Unknown numbers are NaN.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_candidate {
     /// sizeof(foreturn_candidate).
     pub size: usize,
-    /// Its place in the request, from 0.
+    /// Index in the request, from 0.
     pub candidate: usize,
-    /// Its text; empty where it was to be sampled and was not.
+    /// The text. Empty if it should have been sampled but was not.
     pub response: foreturn_str,
     /// The multiturn-aware reward: the mean over the rollouts that count.
     pub reward: f64,
-    /// Its standard error; unknown at one sample.
+    /// The reward's standard error. Unknown with one sample.
     pub std_error: f64,
-    /// The lower end of its 95% interval (Student's t).
+    /// Lower end of the reward's 95% interval (Student's t).
     pub interval_low: f64,
-    /// The upper end.
+    /// Upper end of that interval.
     pub interval_high: f64,
-    /// How many metrics there are.
+    /// Number of metrics.
     pub metric_count: usize,
-    /// How many rollouts there are.
+    /// Number of rollouts.
     pub rollout_count: usize,
-    /// How many of the rollouts asked for do not count.
+    /// Number of requested rollouts that do not count.
     pub excluded: usize,
 }
 sized!(foreturn_candidate);
 
-/// One metric over the rollouts that count. Numbers that are unknown are NaN.
+/// One metric over the rollouts that count. Unknown numbers are NaN.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_metric_summary {
     /// sizeof(foreturn_metric_summary).
     pub size: usize,
-    /// Its name.
+    /// The metric's name.
     pub name: foreturn_str,
-    /// Its mean.
+    /// The metric's mean.
     pub mean: f64,
     /// The mean's standard error.
     pub std_error: f64,
-    /// Its factor in the reward.
+    /// The metric's weight in the reward.
     pub weight: f64,
 }
 sized!(foreturn_metric_summary);
@@ -145,24 +145,24 @@ sized!(foreturn_metric_summary);
 pub struct foreturn_rollout {
     /// sizeof(foreturn_rollout).
     pub size: usize,
-    /// Which sample this is, from 0.
+    /// Index among the candidate's samples, from 0.
     pub sample: usize,
-    /// Weighted sum of its metrics; NaN where one is missing.
+    /// Weighted sum of the metrics; NaN if one is missing.
     pub reward: f64,
-    /// Seed of its random stream.
+    /// Seed of the rollout's random stream.
     pub seed: u64,
-    /// How many messages were said after the response.
+    /// Number of messages after the response.
     pub message_count: usize,
-    /// Why it ended, as in JSON.
+    /// The reason for the rollout's end, in the JSON's words.
     pub ended: foreturn_str,
-    /// Why it doesn't count; empty where it does.
+    /// The reason why the rollout doesn't count; empty if it does.
     pub reason: foreturn_str,
-    /// Whether it counts.
+    /// Whether the rollout counts.
     pub counted: bool,
 }
 sized!(foreturn_rollout);
 
-/// Reads a ranking's totals into `*out`, whose `size` is set.
+/// Reads a ranking's totals into `*out`. The caller sets `out->size` first.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
@@ -191,11 +191,12 @@ pub unsafe extern "C" fn foreturn_ranking_read(
     }
 }
 
-/// Reads the candidate in a place, from 0 for the best, into `*out`, whose `size` is set. Candidates without a reward come
-/// last.
+/// Reads a candidate into `*out`. `place` is its place in the ranking; 0 is the best, and candidates without a reward
+/// come last. The caller sets `out->size` first.
 ///
-/// Ownership: strings are the ranking's, until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_candidate(
     ranking: *const foreturn_ranking,
@@ -225,10 +226,12 @@ pub unsafe extern "C" fn foreturn_ranking_candidate(
     }
 }
 
-/// Reads a metric of the candidate in a place into `*out`, whose `size` is set. Metrics are in the order of their names.
+/// Reads a metric of the candidate at `place` into `*out`. `index` is below the candidate's `metric_count`; metrics are
+/// ordered by name. The caller sets `out->size` first.
 ///
-/// Ownership: strings are the ranking's, until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_metric(
     ranking: *const foreturn_ranking,
@@ -250,10 +253,12 @@ pub unsafe extern "C" fn foreturn_ranking_metric(
     }
 }
 
-/// Reads a rollout of the candidate in a place into `*out`, whose `size` is set.
+/// Reads a rollout of the candidate at `place` into `*out`. `index` is below the candidate's `rollout_count`. The
+/// caller sets `out->size` first.
 ///
-/// Ownership: strings are the ranking's, until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_rollout(
     ranking: *const foreturn_ranking,
@@ -282,10 +287,12 @@ pub unsafe extern "C" fn foreturn_ranking_rollout(
     }
 }
 
-/// Reads a message of a rollout into `*out`.
+/// Reads a message of a rollout of the candidate at `place` into `*out`. `rollout` is below the candidate's
+/// `rollout_count`, and `index` is below the rollout's `message_count`.
 ///
-/// Ownership: strings are the ranking's, until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: strings belong to the ranking and are valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_message(
     ranking: *const foreturn_ranking,
@@ -308,10 +315,11 @@ pub unsafe extern "C" fn foreturn_ranking_message(
     }
 }
 
-/// The ranking as the JSON object that the command line prints.
+/// Writes the ranking as the JSON object that the command line prints into `*out`.
 ///
-/// Ownership: the text is the ranking's, until it is freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the text belongs to the ranking and is valid until it is freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_json(
     ranking: *const foreturn_ranking,
@@ -329,8 +337,9 @@ pub unsafe extern "C" fn foreturn_ranking_json(
     }
 }
 
-/// Frees a ranking and the strings it lent. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before.
-/// Any thread.
+/// Frees a ranking and the strings that it lent. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_ranking_free(ranking: *mut foreturn_ranking) -> foreturn_status {
     handle::free::<Ranked>(ranking)

@@ -16,7 +16,7 @@ use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
 use crate::status::*;
 
-/// What is read off a model: one of FORETURN_SCORE_….
+/// The kind of score: one of FORETURN_SCORE_….
 pub type foreturn_score_task = u32;
 /// The logits of a reward model's or classifier's head.
 pub const FORETURN_SCORE_LABELS: foreturn_score_task = 0;
@@ -24,56 +24,56 @@ pub const FORETURN_SCORE_LABELS: foreturn_score_task = 0;
 pub const FORETURN_SCORE_STEPS: foreturn_score_task = 1;
 /// A language model's log-probability of the last message, the assistant's, in nats.
 pub const FORETURN_SCORE_RESPONSE: foreturn_score_task = 2;
-/// The text as a vector.
+/// The embedding of the text.
 pub const FORETURN_SCORE_EMBEDDING: foreturn_score_task = 3;
 
-/// One thing to score: a conversation, or a text, or tokens, or a response's tokens after a prompt's. What is not meant
-/// stays zero.
+/// An input to score. Set exactly one of these: `messages`; `text`; `tokens`; or `tokens` of a prompt with
+/// `response_tokens`. The other fields stay zero.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_score_input {
     /// sizeof(foreturn_score_input).
     pub size: usize,
-    /// A conversation; its last message is what is scored.
+    /// A conversation. Its last message is scored.
     pub messages: *const foreturn_message,
-    /// How many messages there are.
+    /// Number of messages.
     pub message_count: usize,
     /// A text.
     pub text: foreturn_str,
-    /// Tokens; of the prompt, where there are response tokens.
+    /// Tokens. If there are response tokens, these are the prompt's.
     pub tokens: *const u32,
-    /// How many there are.
+    /// Number of tokens.
     pub token_count: usize,
-    /// Tokens of a response to that prompt.
+    /// Tokens of a response to the prompt.
     pub response_tokens: *const u32,
-    /// How many there are.
+    /// Number of response tokens.
     pub response_token_count: usize,
 }
 sized!(foreturn_score_input);
 
-/// How texts are scored. NULL in its place, and all-zero: labels, no limit.
+/// The settings of a score. NULL in its place, like all-zero, means labels without limits.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_score_options {
     /// sizeof(foreturn_score_options).
     pub size: usize,
-    /// Deadline, cancellation, priority. A score that is not there in time is missing, and with it the whole result. The
-    /// engine looks at the clock between steps of the model, so scores may come late by one step.
+    /// Deadline, cancellation, priority. If any score is not ready in time, the whole call fails. The engine checks the
+    /// clock between steps of the model, so scores may come late by one step.
     pub limits: foreturn_limits,
-    /// What is read off.
+    /// The kind of score.
     pub task: foreturn_score_task,
-    /// What stands between steps (FORETURN_SCORE_STEPS); a blank line if empty.
+    /// The separator between steps (FORETURN_SCORE_STEPS); empty: a blank line.
     pub step_separator: foreturn_str,
-    /// The control token after each step (FORETURN_SCORE_STEPS); "<extra_0>" if empty.
+    /// The control token after each step (FORETURN_SCORE_STEPS); empty: "<extra_0>".
     pub step_marker: foreturn_str,
-    /// For foreturn_score_submit(); may be NULL.
+    /// Called when a request of foreturn_score_submit() is done; may be NULL.
     pub on_ready: foreturn_ready_fn,
-    /// Given to it.
+    /// Passed to `on_ready`; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
 }
 sized!(foreturn_score_options);
 
-/// Sets a foreturn_score_input to its defaults: nothing set. Give `size` as sizeof(foreturn_score_input).
+/// Sets `*input` to the defaults: nothing set. `size` is sizeof(foreturn_score_input).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn foreturn_score_input_init(input: *mut foreturn_score_in
     unsafe { argument::init(input, size) }
 }
 
-/// Sets a foreturn_score_options to its defaults. Give `size` as sizeof(foreturn_score_options).
+/// Sets `*options` to the defaults. `size` is sizeof(foreturn_score_options).
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 #[unsafe(no_mangle)]
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn foreturn_score_options_init(
     unsafe { argument::init(options, size) }
 }
 
-/// Scores in the order asked. Any number of threads may read them at once.
+/// Scores, in the order of the inputs. Any number of threads may read them at once.
 pub struct foreturn_scores {
     _private: [u8; 0],
 }
@@ -136,22 +136,24 @@ impl Row {
     }
 }
 
-/// A score. Numbers stand row by row.
+/// The score of one input.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_score_info {
     /// sizeof(foreturn_score_info).
     pub size: usize,
-    /// Logits, one a label (FORETURN_SCORE_LABELS); probabilities in [0, 1], one a step (FORETURN_SCORE_STEPS); the
-    /// log-probability in nats (FORETURN_SCORE_RESPONSE); the vector (FORETURN_SCORE_EMBEDDING).
+    /// The numbers, row by row: one logit per label (FORETURN_SCORE_LABELS); one probability in [0, 1] per step
+    /// (FORETURN_SCORE_STEPS); the log-probability in nats (FORETURN_SCORE_RESPONSE); the vector
+    /// (FORETURN_SCORE_EMBEDDING).
     pub values: *const f64,
-    /// How many there are.
+    /// Number of values.
     pub value_count: usize,
-    /// Rows of values: as many as tokens where the head scores each token, as many as steps; else 1.
+    /// Number of rows: one per token if the head scores each token, one per step for steps, otherwise 1.
     pub row_count: usize,
-    /// Tokens that the model read; 0 where it doesn't say.
+    /// Number of tokens that the model read; 0 if unknown.
     pub tokens: usize,
-    /// Tokens whose log-probabilities were summed, the one that ends the turn included (FORETURN_SCORE_RESPONSE); else 0.
+    /// Number of tokens whose log-probabilities were summed, including the one that ends the turn
+    /// (FORETURN_SCORE_RESPONSE); otherwise 0.
     pub response_tokens: usize,
 }
 sized!(foreturn_score_info);
@@ -211,15 +213,16 @@ unsafe fn score_task(given: &foreturn_score_options) -> Result<ScoreTask, Failur
     };
     let steps = matches!(task, ScoreTask::Steps(_));
     if !steps && (!separator.is_empty() || !marker.is_empty()) {
-        return Err(Failure::argument("step_separator and step_marker are for FORETURN_SCORE_STEPS alone"));
+        return Err(Failure::argument("step_separator and step_marker only work with FORETURN_SCORE_STEPS"));
     }
     Ok(task)
 }
 
-/// Scores `count` inputs by a local model and waits for the result. They run together; conversations that share a prefix
-/// compute it once. `options` may be NULL.
+/// Scores `count` inputs with the local model named `model` and waits for the result. The inputs run together, and a
+/// prefix that conversations share is computed once. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_scores_free().
+///
 /// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_MEMORY_BUDGET,
 /// FORETURN_ERROR_RUNTIME, FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED, FORETURN_ERROR_OVERLOADED,
 /// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
@@ -245,10 +248,12 @@ pub unsafe extern "C" fn foreturn_score(
     }
 }
 
-/// Queues inputs to be scored and returns at once. `options` may be NULL; its `on_ready` is called when all are scored.
+/// Queues inputs to be scored and returns at once. `options` may be NULL. Its `on_ready` is called when all are scored.
 ///
-/// Ownership: the caller frees `*out` with foreturn_pending_free(). Errors: as foreturn_score(), for what shows before the
-/// model runs; the rest shows when the result is taken. Any thread, and callbacks too.
+/// Ownership: the caller frees `*out` with foreturn_pending_free().
+///
+/// Errors: those of foreturn_score() that are found before the model runs; the others are reported when the result is
+/// taken. Any thread, also from callbacks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_score_submit(
     engine: *const foreturn_engine,
@@ -276,7 +281,7 @@ pub unsafe extern "C" fn foreturn_score_submit(
     }
 }
 
-/// How many scores there are, into `*out`.
+/// Reads the number of scores into `*out`.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
@@ -295,10 +300,11 @@ pub unsafe extern "C" fn foreturn_scores_count(
     }
 }
 
-/// Reads the score of an input, from 0, into `*out`, whose `size` is set.
+/// Reads the score of an input into `*out`. `index` is the input's index, from 0. The caller sets `out->size` first.
 ///
-/// Ownership: the numbers are the scores', until they are freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the numbers belong to the scores and are valid until the scores are freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_scores_read(
     scores: *const foreturn_scores,
@@ -325,10 +331,11 @@ pub unsafe extern "C" fn foreturn_scores_read(
     }
 }
 
-/// The scores as a JSON list, with the names of labels.
+/// Writes the scores as a JSON list, with the names of labels, into `*out`.
 ///
-/// Ownership: the text is the scores', until they are freed. Errors: FORETURN_ERROR_INVALID_ARGUMENT,
-/// FORETURN_ERROR_INVALID_HANDLE. Any thread.
+/// Ownership: the text belongs to the scores and is valid until the scores are freed.
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_scores_json(
     scores: *const foreturn_scores,
@@ -346,8 +353,9 @@ pub unsafe extern "C" fn foreturn_scores_json(
     }
 }
 
-/// Frees scores and what they lent. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if they were freed before. Any
-/// thread.
+/// Frees scores and what they lent. NULL is ignored.
+///
+/// Errors: FORETURN_ERROR_INVALID_HANDLE if they were freed before. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_scores_free(scores: *mut foreturn_scores) -> foreturn_status {
     handle::free::<Scored>(scores)

@@ -9,13 +9,13 @@ use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
 use crate::handle;
 use crate::status::*;
 
-/// How long a stage took, in seconds; quantiles to within 1%. All are 0 before the first.
+/// Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_latency {
-    /// How often it was gone through.
+    /// Number of measurements.
     pub count: u64,
-    /// Seconds in all.
+    /// Total seconds.
     pub sum: f64,
     /// Median.
     pub p50: f64,
@@ -25,67 +25,67 @@ pub struct foreturn_latency {
     pub p99: f64,
 }
 
-/// An engine's counters at one moment.
+/// A snapshot of an engine's counters.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_statistics {
     /// sizeof(foreturn_statistics).
     pub size: usize,
-    /// Rankings that wait for a place.
+    /// Number of rankings that wait for a place.
     pub queued_rankings: u64,
-    /// Calls to single models that wait for one.
+    /// Number of calls to single models that wait for a place.
     pub queued_calls: u64,
-    /// Rankings under way.
+    /// Number of rankings that are running.
     pub active_rankings: u64,
-    /// Texts of calls under way.
+    /// Number of texts in calls that are running.
     pub active_texts: u64,
-    /// Requests refused because the queue was full.
+    /// Number of requests refused because the queue was full.
     pub refused: u64,
-    /// From submission until a request gets its place.
+    /// Time from submission until a request gets its place.
     pub queue: foreturn_latency,
-    /// Of rankings, from submission to the result.
+    /// Time of rankings, from submission to the result.
     pub rank: foreturn_latency,
-    /// Of scores, likewise.
+    /// The same for scores.
     pub score: foreturn_latency,
-    /// Of replies, likewise.
+    /// The same for replies.
     pub generate: foreturn_latency,
-    /// Of log-probabilities, likewise.
+    /// The same for log-probabilities.
     pub logprobs: foreturn_latency,
-    /// Of prefixes to be pinned, likewise.
+    /// The same for pinned prefixes.
     pub warm: foreturn_latency,
 }
 sized!(foreturn_statistics);
 
-/// A local model's counters at one moment.
+/// A snapshot of a local model's counters.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_model_statistics {
     /// sizeof(foreturn_model_statistics).
     pub size: usize,
-    /// Runs of the model.
+    /// Number of runs of the model.
     pub steps: u64,
-    /// Token rows computed, prompts and replies together.
+    /// Number of token rows computed, for prompts and replies together.
     pub computed_tokens: u64,
-    /// Tokens of the prompts that have ended.
+    /// Number of tokens in prompts that have ended.
     pub prompt_tokens: u64,
-    /// Of these, tokens taken from the cache.
+    /// Number of those tokens that were taken from the cache.
     pub reused_tokens: u64,
-    /// Sequences that started over for want of memory.
+    /// Number of sequences that started over because memory ran out.
     pub preemptions: u64,
-    /// Sequences in the batch now.
+    /// Number of sequences in the batch now.
     pub sequences: u64,
-    /// Sequences that wait for the batch.
+    /// Number of sequences that wait for the batch.
     pub waiting: u64,
-    /// Blocks of the key-value cache.
+    /// Number of blocks in the key-value cache.
     pub cache_blocks: u64,
-    /// Of these, blocks with contents now.
+    /// Number of those blocks with contents now.
     pub cache_used_blocks: u64,
-    /// Most blocks with contents at once.
+    /// Highest number of blocks with contents at once.
     pub cache_peak_blocks: u64,
 }
 sized!(foreturn_model_statistics);
 
-/// Reads an engine's counters into `*out`, whose `size` is set. Waits for the step under way.
+/// Reads an engine's counters into `*out`. The caller sets `out->size` first. Waits for the current step.
 ///
 /// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE, FORETURN_ERROR_CLOSED,
 /// FORETURN_ERROR_REENTRANT. Any thread.
@@ -124,9 +124,9 @@ pub unsafe extern "C" fn foreturn_engine_statistics(
     }
 }
 
-/// Reads a local model's counters into `*out`, whose `size` is set. Waits for the step under way.
+/// Reads a local model's counters into `*out`. The caller sets `out->size` first. Waits for the current step.
 ///
-/// Errors: as foreturn_engine_statistics(), and FORETURN_ERROR_INVALID_REQUEST for a model that isn't there. Any thread.
+/// Errors: as foreturn_engine_statistics(), and FORETURN_ERROR_INVALID_REQUEST if there is no such model. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_model_statistics(
     engine: *const foreturn_engine,
@@ -158,9 +158,11 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
     }
 }
 
-/// An engine's counters, its models' included, in the OpenMetrics text format. Waits for the step under way.
+/// Writes the counters of an engine and its models in the OpenMetrics text format. Waits for the current step.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: as foreturn_engine_statistics(). Any thread.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: as foreturn_engine_statistics(). Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_openmetrics(
     engine: *const foreturn_engine,
@@ -175,10 +177,12 @@ pub unsafe extern "C" fn foreturn_engine_openmetrics(
     }
 }
 
-/// An engine's counters, its models' and their execution providers included, as a JSON object. Waits for the step under
-/// way.
+/// Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. Waits for
+/// the current step.
 ///
-/// Ownership: the caller frees `*out` with foreturn_string_free(). Errors: as foreturn_engine_statistics(). Any thread.
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: as foreturn_engine_statistics(). Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_statistics_json(
     engine: *const foreturn_engine,
@@ -189,7 +193,7 @@ pub unsafe extern "C" fn foreturn_engine_statistics_json(
     unsafe {
         waiting("foreturn_engine_statistics_json", engine, out, error, |engine| {
             let json = serde_json::to_string(&engine.statistics()?).map_err(|e| {
-                Failure::new(FORETURN_ERROR_INTERNAL, format!("statistics that JSON has no words for: {e}"))
+                Failure::new(FORETURN_ERROR_INTERNAL, format!("statistics can't be written as JSON: {e}"))
             })?;
             Ok(Text(json))
         })

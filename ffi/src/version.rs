@@ -4,24 +4,24 @@ use crate::argument::foreturn_str;
 use crate::error::{Failure, foreturn_error, guard};
 use crate::status::{FORETURN_ERROR_ABI, foreturn_status};
 
-/// The version of the ABI that this header describes. It grows when something is changed or taken away; what is added
-/// leaves it as it is.
+/// The version of the ABI that this header describes. It grows when something is changed or removed. Additions don't
+/// change it.
 pub const FORETURN_ABI_VERSION: u32 = 0;
 
-/// The library's version, such as "0.1.0". Static memory. Any thread.
+/// Returns the library's version, such as "0.1.0", in static memory. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn foreturn_version() -> foreturn_str {
     foreturn_str::of(env!("CARGO_PKG_VERSION"))
 }
 
-/// The library's version of the ABI. Any thread.
+/// Returns the ABI version of the library. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn foreturn_abi_version() -> u32 {
     FORETURN_ABI_VERSION
 }
 
-/// Checks that the library fits the header that the host was compiled with: give it FORETURN_ABI_VERSION, before anything
-/// else.
+/// Checks that the library matches the header that the host was compiled with. Call it first, with `header` set to
+/// FORETURN_ABI_VERSION.
 ///
 /// Errors: FORETURN_ERROR_ABI. Any thread.
 #[unsafe(no_mangle)]
@@ -40,8 +40,8 @@ pub unsafe extern "C" fn foreturn_abi_check(header: u32, error: *mut *mut foretu
     }
 }
 
-/// How many handles are alive in this process: of engines, results, errors, everything. For tests of hosts that want to
-/// know whether they free what they get. Any thread.
+/// Returns the number of live handles of all types in this process. A host's tests can use it to find handles that are
+/// never freed. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn foreturn_handle_count() -> usize {
     crate::handle::count()

@@ -211,7 +211,7 @@ fn loops_over_next_to_nothing_are_ended_too() {
     body.node.clear();
     body.output = body.input[1..].to_vec();
     let error = ModelFolder::open(folder(&model).path()).err().expect("refused");
-    assert!(error.to_string().contains("node `logits` (Loop) loops over nothing"), "{error}");
+    assert!(error.to_string().contains("node `logits` (Loop) has no nodes"), "{error}");
 }
 
 #[test]

@@ -1,19 +1,19 @@
-//! What others say, made fit for a message of ours.
+//! Foreign text, made safe for our messages.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Most characters of a message, and how many of them come from its end.
+/// Maximum number of characters in a message, and how many of them come from its end.
 const MOST: usize = 8192;
 const FROM_THE_END: usize = 1024;
 
-/// The text without what a terminal obeys, and without the middle where it is very long.
+/// The text without control characters, and without its middle if it is very long.
 pub(super) fn harmless(text: String) -> String {
     let text = match escaped(&text) {
         Cow::Borrowed(_) => text,
         Cow::Owned(escaped) => escaped,
     };
-    // No text has more characters than bytes.
+    // A text never has more characters than bytes.
     if text.len() <= MOST {
         return text;
     }
@@ -24,10 +24,10 @@ pub(super) fn harmless(text: String) -> String {
     format!("{start} … ({left_out} characters are left out here) … {end}")
 }
 
-/// The beginning of somebody else's words, at most `most` characters, on one line and without what a terminal obeys.
+/// The beginning of a foreign text: at most `most` characters, on one line and without control characters.
 #[cfg(feature = "remote")]
 pub(crate) fn quoted(text: &str, most: usize) -> String {
-    // Escapes make a text longer, and white space may be long: as much as is looked at, and no more.
+    // Escapes make a text longer, and white space may be long, so only this much is looked at.
     let mut words = String::new();
     for word in text.split_whitespace() {
         if !words.is_empty() {
@@ -60,7 +60,7 @@ fn escaped(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// Whether a terminal does something for it, or shows what follows in another order.
+/// Whether a terminal acts on it, or shows the following text in another order.
 fn is_obeyed(c: char) -> bool {
     (c.is_control() && !matches!(c, '\n' | '\t'))
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

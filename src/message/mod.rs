@@ -1,4 +1,4 @@
-//! The vocabulary of conversations: who speaks, what was said, and the tokens it was sampled as.
+//! The vocabulary of conversations: roles, messages, and sampled tokens.
 //!
 //! Everything that reads or writes conversations is built on it, from the tokenizer up.
 
@@ -10,13 +10,13 @@ use crate::{Error, Result, json};
 
 pub(crate) mod reasoning;
 
-/// Who speaks.
+/// The role of a speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions that precede the conversation.
     System,
-    /// The user, or whoever simulates them.
+    /// The user, or the model that simulates the user.
     User,
     /// The policy.
     Assistant,
@@ -35,11 +35,11 @@ impl Role {
 
 /// The tokens of a message as the model sampled them.
 ///
-/// The text of a reply does not determine its tokens; a conversation that goes on keeps the very tokens that were
-/// sampled, so that the policy is scored on what it really said (and its cache entries stay valid).
+/// The text of a reply does not determine its tokens. A conversation that goes on keeps the sampled tokens, so that the
+/// policy is scored on what it really said (and its cache entries stay valid).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampledTokens {
-    /// Name of the model that sampled them; another model re-tokenises the text.
+    /// Name of the model that sampled them. Another model re-tokenises the text.
     pub model: Arc<str>,
     /// Token ids without the end-of-turn token.
     pub ids: Arc<[u32]>,
@@ -47,16 +47,16 @@ pub struct SampledTokens {
 
 /// One message of a conversation.
 ///
-/// Fields that this library doesn't know (tool calls, images, reasoning kept apart) are refused: leaving them out would
-/// change the conversation.
+/// Fields that this library doesn't know (tool calls, images, separate reasoning) are refused, because leaving them out
+/// would change the conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    /// Who speaks.
+    /// The speaker's role.
     pub role: Role,
-    /// The text; never interpreted as control tokens of a chat template.
+    /// The text. It is never interpreted as control tokens of a chat template.
     pub content: String,
-    /// The tokens it was sampled as, where known.
+    /// The tokens that it was sampled as, if known.
     #[serde(skip)]
     pub tokens: Option<SampledTokens>,
 }
@@ -68,7 +68,7 @@ impl Message {
     }
 }
 
-/// Bytes of what is said in a conversation.
+/// Size of a conversation's text in bytes.
 pub(crate) fn bytes(messages: &[Message]) -> usize {
     messages.iter().map(|message| message.content.len()).sum()
 }
@@ -81,7 +81,8 @@ pub fn parse_messages(text: &str, origin: &str) -> Result<Vec<Message>> {
     })
 }
 
-/// Reads a conversation, or a list of conversations; the flag says whether it was a list. `origin` names it in messages.
+/// Reads a conversation, or a list of conversations. The flag says whether it was a list. `origin` names it in
+/// messages.
 ///
 /// # Errors
 /// As [`parse_messages`].

@@ -1,16 +1,16 @@
-//! Reasoning inside replies: what stands between `<think>` and `</think>` is a model's to itself.
+//! Reasoning inside replies: the text between `<think>` and `</think>`, which a model writes for itself.
 //!
-//! It stays in the message, because the model's own template decides what becomes of it in later prompts; users and
-//! judges are shown what is left without it, unless the configuration asks otherwise.
+//! It stays in the message, because the model's own template decides what happens to it in later prompts. Users and
+//! judges see the message without it, unless the configuration says otherwise.
 
 use super::{Message, Role};
 
-/// What opens reasoning in a reply (Qwen3, DeepSeek-R1, SmolLM3 and others).
+/// The tag that opens reasoning in a reply (Qwen3, DeepSeek-R1, SmolLM3 and others).
 const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 impl Message {
-    /// The text as users and judges see it: a reply without its reasoning, anything else as it stands.
+    /// The text that users and judges see: a reply without its reasoning, anything else unchanged.
     ///
     /// ```
     /// use foreturn::chat::{Message, Role};
@@ -23,8 +23,8 @@ impl Message {
     }
 }
 
-/// A reply without its reasoning. Templates may open the reasoning themselves, so what is before a closing tag counts as
-/// reasoning even where nothing opened it; a reply cut off while it reasons shows nothing.
+/// A reply without its reasoning. Templates may open the reasoning themselves, so the text before a closing tag counts
+/// as reasoning even if nothing opened it. A reply that was cut off during its reasoning becomes empty.
 pub(crate) fn visible(reply: &str) -> &str {
     if let Some((_, after)) = reply.rsplit_once(CLOSE) {
         return after.trim_start();
@@ -40,8 +40,8 @@ pub(crate) fn opens_reasoning(prompt: &str) -> bool {
     prompt.trim_end().ends_with(OPEN)
 }
 
-/// A reply to a prompt that opened the reasoning: where it was cut off before the closing tag, nothing in it would say
-/// that all of it is reasoning, so the opening tag is put back.
+/// A reply to a prompt that opened the reasoning. If it was cut off before the closing tag, nothing in it shows that
+/// all of it is reasoning, so the opening tag is put back.
 pub(crate) fn with_opening(reply: String) -> String {
     if reply.contains(CLOSE) { reply } else { format!("{OPEN}\n{reply}") }
 }

@@ -1,6 +1,6 @@
-//! Refuses graphs that contradict themselves, before anything relies on them.
+//! Refuses inconsistent graphs before anything relies on them.
 //!
-//! Model files are foreign. ONNX Runtime checks them too, but late, and not for what this library does with them before.
+//! Model files are not trusted. ONNX Runtime checks them too, but only after this library has already used them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -8,18 +8,18 @@ use super::tensor;
 use crate::onnx::nodes::MICROSOFT;
 use crate::onnx::{GraphProto, ModelProto, NodeProto};
 
-/// Domains whose operators ONNX Runtime brings along.
+/// Domains whose operators are part of ONNX Runtime.
 const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", MICROSOFT];
 
-/// Checks `model`, and puts the nodes of its graphs into an order in which each comes after those that it depends on.
-/// Returns whether there are loops in it.
+/// Checks `model` and sorts the nodes of its graphs so that each comes after those that it depends on. Returns whether
+/// the model has loops.
 ///
 /// # Errors
-/// Says which name, node or tensor is wrong, and how.
+/// Names the name, node or tensor that is wrong, and says why.
 pub(super) fn check(model: &mut ModelProto) -> Result<bool, String> {
     if let Some(function) = model.functions.first() {
         return Err(format!(
-            "the model defines a function of its own, `{}`; inline it (onnx.inliner) and save the model again",
+            "the model defines its own function `{}`; inline it (onnx.inliner) and save the model again",
             function.name()
         ));
     }
@@ -37,7 +37,7 @@ fn is_loop(node: &NodeProto) -> bool {
     node.op_type() == "Loop"
 }
 
-/// Names that a graph and those around it define.
+/// Names that a graph and the graphs around it define.
 struct Scope<'a> {
     outer: Option<&'a Scope<'a>>,
     names: HashSet<String>,
@@ -49,7 +49,7 @@ impl Scope<'_> {
     }
 }
 
-/// The depth of graphs in graphs is bounded by the reader of the file, so this may call itself.
+/// The file's reader bounds how deep graphs are nested, so this may recurse.
 fn check_graph(graph: &mut GraphProto, outer: &Scope<'_>) -> Result<(), String> {
     if let Some(tensor) = graph.sparse_initializer.first() {
         let name = tensor.values.as_ref().map_or("", |values| values.name());
@@ -61,7 +61,7 @@ fn check_graph(graph: &mut GraphProto, outer: &Scope<'_>) -> Result<(), String> 
         check_node(node, &scope)?;
     }
     if let Some(output) = graph.output.iter().find(|output| !scope.knows(output.name())) {
-        return Err(format!("output `{}` of the graph comes from nowhere", output.name()));
+        return Err(format!("nothing computes output `{}` of the graph", output.name()));
     }
     sort(&mut graph.node)
 }
@@ -71,7 +71,7 @@ fn definitions(graph: &GraphProto) -> Result<HashSet<String>, String> {
     let mut names = HashSet::new();
     let mut once = |kind: &str, name: &str| match names.insert(name.to_owned()) {
         true => Ok(()),
-        false => Err(format!("{kind} `{name}` has the name of another value of the graph")),
+        false => Err(format!("{kind} `{name}` has the same name as another value of the graph")),
     };
     graph.initializer.iter().try_for_each(|tensor| once("initializer", tensor.name()))?;
     // An input may have its initializer as a default.
@@ -79,7 +79,7 @@ fn definitions(graph: &GraphProto) -> Result<HashSet<String>, String> {
     let mut inputs = HashSet::new();
     for name in graph.input.iter().map(|input| input.name()) {
         if !inputs.insert(name) {
-            return Err(format!("input `{name}` is there twice"));
+            return Err(format!("input `{name}` occurs twice"));
         }
         if !defaults.contains(name) {
             once("input", name)?;
@@ -108,16 +108,16 @@ fn check_node(node: &mut NodeProto, scope: &Scope<'_>) -> Result<(), String> {
         }
         for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
             check_graph(graph, scope).map_err(|why| format!("{called}: {why}"))?;
-            // ONNX Runtime looks whether it is to stop before each node; constants become initializers.
+            // ONNX Runtime checks before each node whether it has to stop, but constants become initializers.
             if loops && graph.node.iter().all(|node| node.op_type() == "Constant") {
-                return Err(format!("{called} loops over nothing, so nothing could end it"));
+                return Err(format!("the body of {called} has no nodes, so the loop could not be stopped"));
             }
         }
     }
     Ok(())
 }
 
-/// Orders nodes by what they depend on, keeping the given order where it is one.
+/// Sorts nodes by their dependencies. The given order is kept if it is valid.
 fn sort(nodes: &mut Vec<NodeProto>) -> Result<(), String> {
     let makers: HashMap<&str, usize> =
         nodes.iter().enumerate().flat_map(|(i, node)| node.output.iter().map(move |name| (name.as_str(), i))).collect();
@@ -157,13 +157,14 @@ fn sort(nodes: &mut Vec<NodeProto>) -> Result<(), String> {
     Ok(())
 }
 
-/// All names that a node takes, those that the graphs inside it take from outside included.
+/// All names that a node takes, including those that the graphs inside it take from outside.
 fn names_taken<'a>(node: &'a NodeProto, names: &mut HashSet<&'a str>) {
     names.extend(node.input.iter().filter(|name| !name.is_empty()).map(String::as_str));
     for graph in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
         let mut inside: HashSet<&str> = graph.output.iter().map(|output| output.name()).collect();
         graph.node.iter().for_each(|node| names_taken(node, &mut inside));
-        // A merged graph's branches give their results the names of the outer ones: its own are not taken from outside.
+        // The branches of a merged graph give their results the names of outer values, so a graph's own names are not
+        // taken from outside.
         let made = graph.node.iter().flat_map(|node| &node.output).map(String::as_str);
         let given = graph.input.iter().map(|input| input.name());
         for own in made.chain(given).chain(graph.initializer.iter().map(|tensor| tensor.name())) {

@@ -1,4 +1,4 @@
-//! What a folder's files say about its model: `genai_config.json`, or else the checkpoint's `config.json`.
+//! The configuration in a model's folder: `genai_config.json`, otherwise the checkpoint's `config.json`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::{Error, Result, files};
 pub(crate) const GENAI: &str = "genai_config.json";
 /// The checkpoint's configuration.
 const CHECKPOINT: &str = "config.json";
-/// What the checkpoint says about generating.
+/// The checkpoint's settings for generation.
 const GENERATION: &str = "generation_config.json";
 
 /// A folder's configuration, whichever file it came from.
@@ -24,7 +24,7 @@ pub(crate) struct FolderConfig {
     /// The file that the values came from, for messages.
     pub(crate) file: &'static str,
     pub(crate) folder: PathBuf,
-    /// `config.json`, where there is one; `Null` where not.
+    /// `config.json`, or `Null` if there is none.
     pub(crate) checkpoint: Value,
 }
 
@@ -43,10 +43,10 @@ pub(crate) struct ModelConfig {
 /// `model.decoder` in `genai_config.json`.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct DecoderConfig {
-    /// The graph's file; found by looking where the configuration names none.
+    /// The graph's file. If the configuration names none, the folder is searched.
     #[serde(default)]
     pub(crate) filename: Option<String>,
-    /// Dimensions of an attention head.
+    /// Size of an attention head.
     #[serde(default)]
     pub(crate) head_size: Option<usize>,
     #[serde(default)]
@@ -61,7 +61,7 @@ pub(crate) struct DecoderConfig {
     num_attention_heads: Option<usize>,
 }
 
-/// Names of the graph's inputs; `%d` stands for a layer's number.
+/// Names of the graph's inputs. `%d` stands for a layer's number.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub(crate) struct Inputs {
@@ -103,7 +103,7 @@ impl Default for Outputs {
     }
 }
 
-/// One id or a list of them, as the files may have either.
+/// One id or a list of ids; the files may have either.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum TokenIds {
@@ -130,7 +130,7 @@ struct Genai {
 }
 
 impl FolderConfig {
-    /// Whether `folder` says anything about a model.
+    /// Whether `folder` has a model's configuration.
     pub(crate) fn is_in(folder: &Path) -> bool {
         [GENAI, CHECKPOINT].iter().any(|name| folder.join(name).is_file())
     }
@@ -158,7 +158,7 @@ impl FolderConfig {
         Ok(config)
     }
 
-    /// Numbers in a row of logits: one a token of the vocabulary, or one a label of the head.
+    /// Numbers in a row of logits: one per token of the vocabulary, or one per label of the head.
     pub(crate) fn row_width(&self) -> usize {
         self.head.as_ref().map_or(self.model.vocab_size, |head| head.size)
     }
@@ -177,7 +177,7 @@ impl FolderConfig {
         number(&self.checkpoint, key)
     }
 
-    /// What `config.json` says, for graphs that are in no folder.
+    /// The contents of `config.json`, for graphs that are not in a folder.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of(checkpoint: Value) -> Result<Self, String> {
         let model = from_checkpoint(&checkpoint, &Value::Null)?;
@@ -189,18 +189,18 @@ impl FolderConfig {
         self.model.decoder.num_hidden_layers.or_else(|| self.number("num_hidden_layers"))
     }
 
-    /// Query heads a layer.
+    /// Query heads per layer.
     pub(crate) fn query_heads(&self) -> Option<usize> {
         self.model.decoder.num_attention_heads.or_else(|| self.number("num_attention_heads"))
     }
 
-    /// Key-value heads a layer.
+    /// Key-value heads per layer.
     pub(crate) fn kv_heads(&self) -> Option<usize> {
         self.model.decoder.num_key_value_heads.or_else(|| self.number("num_key_value_heads"))
     }
 
-    /// Longest sequence for which the checkpoint has one set of rotary frequencies, where longer ones take others. Graphs
-    /// whose attention is decomposed were traced with the first set.
+    /// Longest sequence that uses the checkpoint's first set of rotary frequencies, if longer ones use another. Graphs
+    /// with decomposed attention were traced with the first set.
     pub(crate) fn one_rope(&self) -> Option<usize> {
         let scaling = self.checkpoint.get("rope_scaling").or_else(|| self.checkpoint.get("rope_parameters"))?;
         let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str)?;
@@ -222,7 +222,7 @@ impl FolderConfig {
         classes.filter_map(Value::as_str).any(|class| ends.iter().any(|end| class.ends_with(end)))
     }
 
-    /// How sentence-transformers' files pool the rows of tokens, and whether they normalise the result.
+    /// The pooling of token rows in sentence-transformers' files, and whether they normalise the result.
     pub(crate) fn sentence_pooling(&self) -> Result<(Pooling, bool), String> {
         let read = |name: &str| json(&self.folder.join(name)).map_err(|e| e.to_string());
         const FILE: &str = "1_Pooling/config.json";
@@ -239,7 +239,7 @@ impl FolderConfig {
             ["pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens"];
         let chosen: Vec<Pooling> = modes.iter().filter(|(key, _)| set(key)).map(|(_, pooling)| *pooling).collect();
         let ([pooling], false) = (&chosen[..], others.iter().any(|key| set(key))) else {
-            return Err(format!("{FILE} asks for a pooling other than one of first token, last token and mean"));
+            return Err(format!("{FILE} asks for a pooling other than first token, last token or mean"));
         };
         let modules = read("modules.json")?.unwrap_or_default();
         let kinds = modules.as_array().into_iter().flatten().filter_map(|module| module.get("type")?.as_str());
@@ -248,13 +248,16 @@ impl FolderConfig {
 
     /// The head that `config.json` describes, for exports that have no `foreturn.json`.
     ///
-    /// `per_token` says whether the graph gives a row for each token, `width` how many numbers a row has, where the
-    /// graph says so.
+    /// `per_token` says whether the graph gives a row for each token. `width` is the size of a row, if the graph says
+    /// it.
     pub(crate) fn classification_head(&self, per_token: bool, width: Option<usize>) -> Result<Head, String> {
         let labels = labels(&self.checkpoint)?;
         let size = match (width, &labels) {
             (Some(width), Some(labels)) if labels.len() != width => {
-                return Err(format!("id2label has {} labels, but the graph gives {width} numbers a row", labels.len()));
+                return Err(format!(
+                    "id2label has {} labels, but the graph gives {width} numbers per row",
+                    labels.len()
+                ));
             }
             (Some(width), _) => width,
             (None, Some(labels)) => labels.len(),
@@ -290,7 +293,7 @@ impl FolderConfig {
             }
         }
         match model.eos_token_id.to_vec().into_iter().find(|&id| id as usize >= model.vocab_size) {
-            Some(id) => Err(format!("{eos} holds {id}, but {vocab_size} is {}", model.vocab_size)),
+            Some(id) => Err(format!("{eos} contains {id}, but {vocab_size} is {}", model.vocab_size)),
             None => Ok(()),
         }
     }
@@ -300,7 +303,7 @@ fn invalid(folder: &Path, file: &str, why: &str) -> Error {
     Error::invalid_model(format!("{}: {why}. Correct it, or export the model again", folder.join(file).display()))
 }
 
-/// A JSON file, if it is there.
+/// Reads a JSON file if it exists.
 fn json(path: &Path) -> Result<Option<Value>> {
     let Some(bytes) = files::read_if_there(path, files::Kind::CONFIG)? else { return Ok(None) };
     crate::json::parse(&bytes).map(Some).map_err(|e| {
@@ -315,7 +318,7 @@ fn genai(value: Value) -> Result<ModelConfig, String> {
     Ok(config.model)
 }
 
-/// Reads a number where the checkpoint has it: at the top, or in the text half of a model of several parts.
+/// Reads a number at the top of the configuration, or in the text part of a multimodal model.
 fn number(config: &Value, key: &str) -> Option<usize> {
     let of = |value: &Value| value.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     of(config).or_else(|| config.get("text_config").and_then(of))
@@ -328,16 +331,16 @@ fn from_checkpoint(config: &Value, generation: &Value) -> Result<ModelConfig, St
         .iter()
         .find_map(|key| number(config, key))
         .ok_or("max_position_embeddings is missing or not a whole number")?;
-    // DeBERTa with nothing but distances between tokens has no longest input.
+    // DeBERTa with only relative positions has no longest input.
     let distances_only = config.get("position_biased_input").and_then(Value::as_bool) == Some(false);
     let positions = if distances_only { i32::MAX as usize } else { positions };
-    // RoBERTa's positions begin after that of the padding token.
+    // RoBERTa's positions begin after the padding token's.
     let roberta = ["roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"].contains(&kind.as_str());
     let unused = if roberta { number(config, "pad_token_id").unwrap_or(1) + 1 } else { 0 };
     let eos = [generation, config].into_iter().find_map(|value| value.get("eos_token_id").filter(|v| !v.is_null()));
     let eos_token_id = match eos {
         Some(eos) => serde_json::from_value(eos.clone())
-            .map_err(|_| format!("eos_token_id is {eos}, which is neither a token id nor a list of them"))?,
+            .map_err(|_| format!("eos_token_id is {eos}, which is neither a token id nor a list of token ids"))?,
         None => TokenIds::None,
     };
     let shared_out =
@@ -360,7 +363,7 @@ fn labels(config: &Value) -> Result<Option<Vec<String>>, String> {
         let place = id.parse::<usize>().ok().and_then(|id| labels.get_mut(id));
         match (place, name.as_str()) {
             (Some(place @ None), Some(name)) => *place = Some(name.to_owned()),
-            _ => return Err(format!("id2label: `{id}`: {name} does not fit ids from 0 to {}", map.len() - 1)),
+            _ => return Err(format!("id2label: `{id}`: {name} is not valid; ids go from 0 to {}", map.len() - 1)),
         }
     }
     Ok(labels.into_iter().collect())

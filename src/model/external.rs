@@ -1,4 +1,5 @@
-//! Weights in other files: found, kept inside the model's folder, and held to their files' sizes.
+//! Weights in other files. They are found, kept inside the model's folder, and checked against the sizes of their
+//! files.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _};
@@ -8,7 +9,7 @@ use super::tensor::{self, is_external};
 use crate::onnx::{GraphProto, TensorProto};
 use crate::{Error, Result, files, mistaken};
 
-/// A file of the model that can't be had; one that is missing has a remedy.
+/// The error for a file of the model that can't be read, with a remedy if it is missing.
 pub(super) fn unreadable(action: &str, path: &Path, error: std::io::Error) -> Error {
     if error.kind() != std::io::ErrorKind::NotFound {
         return Error::io(action, path, error);
@@ -27,11 +28,11 @@ struct Data {
     size: u64,
 }
 
-/// Turns each external location into the real place of its file, and returns the one real folder that all of them lie in.
+/// Replaces each external location by the real path of its file. Returns the one real folder that contains all of them.
 ///
 /// Folders in Hugging Face's cache hold symlinks into a folder of blobs. ONNX Runtime refuses data files that are
-/// symlinks out of the folder, so it gets the blobs' folder and names. What counts is where a file really is: in the
-/// model's folder or below it, or in the folder of the file that the graph's name stands for, or below that.
+/// symlinks out of the folder, so it gets the blobs' folder and names. A file's real path counts. It has to be below
+/// the model's folder, or below the folder of the file that the graph's name links to.
 pub(super) fn resolve(path: &Path, graph: &mut GraphProto) -> Result<(PathBuf, Vec<PathBuf>)> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let real_folder = folder.canonicalize().map_err(|e| Error::io("open", folder, e))?;
@@ -90,7 +91,7 @@ fn find(folder: &Path, location: &str, homes: [&Path; 2], refuse: &dyn Fn(String
         _ => Error::io("open the weights", &real, e),
     })?;
     let size = metadata.len();
-    // Pointers are shorter.
+    // Pointers of Git LFS and git-annex are shorter.
     let mut beginning = Vec::new();
     opened.take(1024).read_to_end(&mut beginning).map_err(|e| Error::io("read", &real, e))?;
     match mistaken::pointer(&beginning) {
@@ -99,7 +100,7 @@ fn find(folder: &Path, location: &str, homes: [&Path; 2], refuse: &dyn Fn(String
     }
 }
 
-/// Whether a relative path goes above where it begins.
+/// Whether a relative path leads above its start.
 fn leaves(path: &Path) -> bool {
     let mut depth = 0_usize;
     for part in path.components() {
@@ -113,7 +114,7 @@ fn leaves(path: &Path) -> bool {
     false
 }
 
-/// The folder that ONNX Runtime looks for `files` in: their own, or the home that they all lie in.
+/// The folder in which ONNX Runtime looks for `files`: their own, or the home that contains them all.
 fn common_folder(files: &[PathBuf], homes: [&Path; 2], path: &Path) -> Result<PathBuf> {
     let Some(first) = files.first().and_then(|file| file.parent()) else { return Ok(homes[0].to_path_buf()) };
     if files.iter().all(|file| file.parent() == Some(first)) {
@@ -131,7 +132,7 @@ fn common_folder(files: &[PathBuf], homes: [&Path; 2], path: &Path) -> Result<Pa
     })
 }
 
-/// The initializers with external data, those of graphs inside the graph included.
+/// The initializers with external data, including those of graphs inside the graph.
 fn external_tensors<'a>(graph: &'a mut GraphProto, found: &mut Vec<&'a mut TensorProto>) {
     found.extend(graph.initializer.iter_mut().filter(|tensor| is_external(tensor)));
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {

@@ -1,4 +1,4 @@
-//! Where in a folder the graph is.
+//! The place of the graph in a folder.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +7,22 @@ use crate::{Error, Result};
 
 /// A folder's configuration and the graph that will run.
 pub(super) struct Place {
-    /// Where configuration and tokenizer are.
+    /// The folder of configuration and tokenizer.
     pub(super) folder: PathBuf,
     pub(super) graph: PathBuf,
     pub(super) config: FolderConfig,
 }
 
-/// Names under which exporters write the graph to run, the best one first. Others are variants to choose from.
+/// Names that exporters give the graph to run, the best one first. Other graphs are variants to choose from.
 const NAMES: [&str; 3] = ["model.onnx", "decoder_model_merged.onnx", "decoder_model.onnx"];
-/// Folders that they write it to.
+/// Folders that exporters write it to.
 const FOLDERS: [&str; 2] = ["", "onnx"];
 
-/// Finds the graph that `path` means: a model folder, or the graph's own file where a folder holds several.
+/// Finds the graph at `path`: a model folder, or a graph's file if the folder holds several.
 pub(super) fn find(path: &Path) -> Result<Place> {
     if path.is_file() && path.extension().is_some_and(|end| end == "onnx") {
         let beside = path.parent().unwrap_or(Path::new(""));
-        // Graphs may lie in a folder of their own, under the one with the configuration.
+        // Graphs may be in a subfolder of the one with the configuration.
         let above = beside.parent().filter(|_| beside.file_name().is_some_and(|name| name == "onnx"));
         let folder = match FolderConfig::is_in(beside) {
             true => beside,
@@ -45,7 +45,7 @@ pub(super) fn find(path: &Path) -> Result<Place> {
     Ok(Place { folder: path.into(), graph, config })
 }
 
-/// The graph of a folder whose configuration names none.
+/// The graph of a folder whose configuration doesn't name one.
 fn search(folder: &Path) -> Result<PathBuf> {
     for name in NAMES {
         let found: Vec<PathBuf> =
@@ -60,7 +60,8 @@ fn search(folder: &Path) -> Result<PathBuf> {
     graphs.sort();
     match &graphs[..] {
         [] => Err(Error::invalid_model(format!(
-            "{} holds no graph (*.onnx), beside or in `onnx`. Export the checkpoint with `foreturn export --from {0} --to <folder>`",
+            "{} holds no graph (*.onnx), neither directly nor in `onnx`. Export the \
+             checkpoint with `foreturn export --from {0} --to <folder>`",
             folder.display()
         ))),
         [file] => Ok(file.clone()),
@@ -77,7 +78,7 @@ fn ambiguous(folder: &Path, files: &[PathBuf]) -> Error {
     let names: Vec<String> =
         files.iter().map(|file| file.strip_prefix(folder).unwrap_or(file).display().to_string()).collect();
     Error::invalid_model(format!(
-        "{} holds several graphs ({}). Give the path of one of them instead of the folder's",
+        "{} holds several graphs ({}). Give the path of one of them instead of the folder",
         folder.display(),
         names.join(", ")
     ))

@@ -1,4 +1,4 @@
-//! What the fuzzers in `fuzz/` call: the reader of graphs, without the file system around it.
+//! Entry points for the fuzzers in `fuzz/`: the reader of graphs, without the file system around it.
 
 use serde_json::json;
 
@@ -23,7 +23,7 @@ pub fn graph(data: &[u8]) {
     let file = GraphFile::unfiled(model, loops);
     for batching in [Batching::Auto, Batching::Padded] {
         let options = OpenOptions { batching, ..OpenOptions::default() };
-        // Either is fine; only a panic is not.
+        // Success and error are both fine. A panic is not.
         drop(layout::detect(&file, &config, options, Target::cpu()));
     }
 }

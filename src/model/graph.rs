@@ -16,18 +16,18 @@ use crate::{Error, Result, mistaken};
 pub(crate) struct GraphFile {
     pub(crate) path: PathBuf,
     pub(crate) model: ModelProto,
-    /// Real folder of the external data; the locations in `model` are names in it.
+    /// Real folder of the external data. The locations in `model` are names in it.
     pub(crate) data_folder: PathBuf,
-    /// The files in it that hold external data, as they were when the graph was read.
+    /// The files with external data in it, as they were when the graph was read.
     data: Vec<Seen>,
-    /// Whether it holds loops.
+    /// Whether the graph has loops.
     pub(crate) loops: bool,
-    /// Identifies graph and weights.
+    /// Hash that identifies graph and weights.
     pub(crate) fingerprint: String,
 }
 
 impl GraphFile {
-    /// Reads the graph at `path` and checks that its external data is there.
+    /// Reads the graph at `path` and checks that its external data exists.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let size = std::fs::metadata(path).map_err(|e| external::unreadable("read", path, e))?.len();
         if size > i32::MAX as u64 {
@@ -48,7 +48,7 @@ impl GraphFile {
         Ok(GraphFile { path: path.to_path_buf(), model, data_folder, data, loops, fingerprint })
     }
 
-    /// A graph that was never in a file, for what is done with it before its weights are needed.
+    /// A graph that was never in a file, for the steps before its weights are needed.
     #[cfg(any(test, fuzzing))]
     pub(super) fn unfiled(model: ModelProto, loops: bool) -> Self {
         GraphFile {
@@ -66,7 +66,8 @@ impl GraphFile {
         self.model.encode_to_vec()
     }
 
-    /// Refuses weights that were written to since the graph was read: they are mapped, and belong to what was checked.
+    /// Refuses weights that were changed since the graph was read, because they are mapped and have to be those that
+    /// were checked.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.data.iter().try_for_each(Seen::check)
     }
@@ -77,7 +78,7 @@ impl GraphFile {
     }
 }
 
-/// Reads and checks a serialised `ModelProto`, but for what lies in other files; says whether it holds loops.
+/// Reads and checks a serialised `ModelProto`, except data in other files. Also returns whether it has loops.
 pub(super) fn parse(bytes: &[u8]) -> Result<(ModelProto, bool), String> {
     let mut model = ModelProto::decode(bytes).map_err(|e| format!("not an ONNX model, or cut off: {e}"))?;
     let loops = check::check(&mut model)?;
@@ -96,7 +97,7 @@ pub(crate) fn element_type(value: &ValueInfoProto) -> Option<DataType> {
     DataType::try_from(tensor_type(value)?.elem_type()).ok()
 }
 
-/// Dimensions of an input or output, where it says them; those that are not fixed numbers are `None`.
+/// Dimensions of an input or output, if it has them. Those that are not fixed numbers are `None`.
 pub(crate) fn dims(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     let fixed = |dim: &crate::onnx::tensor_shape_proto::Dimension| match dim.value {
         Some(DimValue(size)) => Some(size),
@@ -105,14 +106,14 @@ pub(crate) fn dims(value: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     Some(tensor_type(value)?.shape.as_ref()?.dim.iter().map(fixed).collect())
 }
 
-/// The last dimension, where it is a fixed number.
+/// The last dimension, if it is a fixed number.
 pub(crate) fn last_dim(value: &ValueInfoProto) -> Option<usize> {
     dims(value)?.last().copied().flatten().and_then(|size| usize::try_from(size).ok())
 }
 
-/// Hash of the graph and of 64 samples of each data file, with its length; and the files as they were then.
+/// Hash of the graph, and of the length and 64 samples of each data file. Also returns the state of the files.
 ///
-/// Samples instead of all bytes: reading every weight would double the time to load a model. Two trainings of one
+/// Only samples are read, because reading every weight would double the time to load a model. Two trainings of one
 /// architecture differ in practically every weight.
 fn fingerprint(graph: &[u8], paths: &[PathBuf]) -> Result<(String, Vec<Seen>)> {
     use std::os::unix::fs::FileExt;

@@ -1,4 +1,4 @@
-//! What a model gives beside the next token: `foreturn.json`, written by exports with a head.
+//! The output of models that don't predict the next token: `foreturn.json`, which exports with a head write.
 
 use std::path::Path;
 
@@ -9,31 +9,32 @@ use crate::{Error, Result, files, json};
 /// File name in a model folder.
 pub(crate) const FILE: &str = "foreturn.json";
 
-/// What a head's numbers are.
+/// The meaning of a head's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HeadKind {
-    /// One score a label for the whole text.
+    /// One score per label for the whole text.
     SequenceClassification,
-    /// One score a label for each token.
+    /// One score per label for each token.
     TokenClassification,
     /// A vector for the whole text.
     Embedding,
 }
 
-/// Which rows of the graph's output make up the result. Where the graph pools already, its output has one row a text.
+/// The rows of the graph's output that make up the result. If the graph pools by itself, its output has one row per
+/// text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Pooling {
-    /// The last token's row that is not padding.
+    /// The row of the last token that is not padding.
     Last,
     /// The first token's row.
     First,
     /// The mean over all tokens that are not padding.
     Mean,
-    /// None: every row counts, or the graph pools.
+    /// No pooling: every row counts, or the graph pools by itself.
     #[default]
     None,
 }
@@ -41,23 +42,23 @@ pub enum Pooling {
 /// A model's head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// What its numbers are.
+    /// The meaning of its numbers.
     pub kind: HeadKind,
-    /// Names of the scores, in their order; empty for embeddings.
+    /// Names of the scores, in order; empty for embeddings.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// Which rows of the output make up the result.
+    /// The rows of the output that make up the result.
     #[serde(default)]
     pub pooling: Pooling,
-    /// Whether vectors are to have length 1.
+    /// Whether vectors are normalised to length 1.
     #[serde(default)]
     pub normalize: bool,
-    /// Numbers in a row of the output: one a label, or an embedding's dimensions.
+    /// Numbers in a row of the output: one per label, or an embedding's dimensions.
     pub size: usize,
-    /// Most tokens of a text, special tokens included, where the checkpoint sets a bound of its own.
+    /// Maximum number of tokens of a text, including special tokens, if the checkpoint has its own bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
-    /// Trailing tokens of this id are padding to the pooling of decoders.
+    /// When decoders pool, trailing tokens with this id count as padding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pad_token_id: Option<u32>,
 }
@@ -72,7 +73,7 @@ impl Head {
     /// Reads `folder`'s head, if the folder names one.
     ///
     /// # Errors
-    /// The file can't be read, or contradicts itself.
+    /// The file can't be read or is inconsistent.
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
         let Some(bytes) = files::read_if_there(&path, files::Kind::CONFIG)? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What a model folder holds, for people and for the promise of equal bits.
+//! A description of a model folder, for people and for the promise of equal bits.
 
 use std::collections::BTreeMap;
 
@@ -13,44 +13,44 @@ use crate::onnx::{GraphProto, tensor_proto};
 /// The result of `foreturn inspect`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
-    /// File layout, by what the graph holds.
+    /// File layout, as found in the graph.
     pub layout: &'static str,
-    /// Which path of the engine runs it.
+    /// The engine's path that runs it.
     pub path: &'static str,
-    /// Why that path.
+    /// The reason for that path.
     pub reason: String,
-    /// What its output means, where that is not a language model's logits.
+    /// The meaning of its output, if this is not a language model's logits.
     pub head: Option<Head>,
     /// Architecture named by the folder's configuration.
     pub architecture: String,
-    /// Transformer layers, where known.
+    /// Transformer layers, if known.
     pub layers: Option<usize>,
-    /// Query heads a layer, where known.
+    /// Query heads per layer, if known.
     pub query_heads: Option<usize>,
-    /// Key-value heads a layer, where there is a cache.
+    /// Key-value heads per layer, if there is a cache.
     pub kv_heads: Option<usize>,
-    /// Dimensions of a head, where there is a cache.
+    /// Size of a head, if there is a cache.
     pub head_size: Option<usize>,
-    /// Element type of the cache, where there is one.
+    /// Element type of the cache, if there is one.
     pub kv_type: Option<String>,
     /// Tokens of the vocabulary.
     pub vocab_size: usize,
-    /// Most tokens of a sequence.
+    /// Maximum number of tokens in a sequence.
     pub context_length: usize,
     /// Tokens that end a turn.
     pub stop_tokens: Vec<u32>,
-    /// Bytes of key-value cache a token takes.
+    /// Bytes of key-value cache per token.
     pub kv_bytes_per_token: usize,
     /// Bytes of weights by element type.
     pub weights: BTreeMap<String, u64>,
-    /// Bytes that weights take while they are widened to float32, because the processor's products need that; 0 where
-    /// none is half-precision.
+    /// Bytes of the weights that are widened to float32, because the processor's products need that; 0 if none has half
+    /// precision.
     pub widened_bytes: u64,
     /// Hash of the graph and of samples of its weights.
     pub fingerprint: String,
     /// Whether equal inputs and seeds give equal bits, whatever else is in the batch.
     pub bitwise: bool,
-    /// Why not, node kind by node kind; empty where `bitwise` is true.
+    /// The reasons why not, by node kind; empty if `bitwise` is true.
     pub bitwise_exceptions: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What a graph is and which path of the engine runs it, by what the graph holds.
+//! The kind of a graph and the engine's path that runs it, as found in the graph.
 //!
 //! ```text
 //! past_key_values + GroupQueryAttention ──▶ paged, or padded where the rewrite refuses
@@ -7,25 +7,25 @@
 //! neither, logits or an embedding       ──▶ classifier
 //! ```
 //!
-//! File names decide only where to look. Sizes and tokens come from `genai_config.json`, else from the checkpoint's
-//! `config.json` and `generation_config.json`, and have to agree with the graph. `foreturn inspect` prints what was found and
-//! why. What no path can feed (encoder outputs, images, LoRA weights, recurrent state, quantised caches) is refused by
-//! name.
+//! File names only decide where to look. Sizes and tokens come from `genai_config.json`, otherwise from the
+//! checkpoint's `config.json` and `generation_config.json`, and have to agree with the graph. `foreturn inspect` prints
+//! the result and the reason. Inputs that no path can feed (encoder outputs, images, LoRA weights, recurrent state,
+//! quantised caches) are refused by name.
 //!
 //! **Paged** packs the tokens of a step without padding (`super::rewrite`).
 //!
 //! **Padded** runs the file as it is. The executor gathers the rows of a sequence from its blocks into dense
-//! `past_key_values` and scatters the new rows of `present` back. So prefixes are shared and forks copy on write here too,
-//! but each step copies the whole past twice. Sequences with as many past and as many new tokens fill one batch. If the
-//! graph takes both a mask and position ids, shorter pasts stand beside longer ones after zeros that the mask hides, unless
-//! that doubles the work. On SmolLM2, a step of eight sequences of different lengths then takes half to two thirds of the
-//! time of eight runs. GroupQueryAttention takes neither left padding nor several new tokens of several sequences, so those
-//! run alone. A traced graph knows the rotary frequencies of short sequences alone (LongRoPE, dynamic scaling), so its
-//! context ends where others would be needed.
+//! `past_key_values` and scatters the new rows of `present` back. So prefixes are shared and forks copy on write here
+//! too, but each step copies the whole past twice. Sequences with equal numbers of past and of new tokens fill one
+//! batch. If the graph takes both a mask and position ids, shorter pasts are padded on the left with zeros that the
+//! mask hides, unless this doubles the work. On SmolLM2, a step of eight sequences of different lengths then takes half
+//! to two thirds of the time of eight runs. GroupQueryAttention supports neither left padding nor several new tokens of
+//! several sequences, so such sequences run alone. A traced graph knows only the rotary frequencies of short sequences
+//! (LongRoPE, dynamic scaling), so its context ends where others would be needed.
 //!
-//! `batching = "padded"` under `[models.NAME]` asks for this path, to have ONNX Runtime's own run of a file. Only then are
-//! graphs of half precision computed as they are: ONNX Runtime rounds after every operator, 2e-2 on the tiny Llama.
-//! Otherwise they are widened to float32 first, as on the paged path (4e-6).
+//! `batching = "padded"` under `[models.NAME]` asks for this path, so that ONNX Runtime runs the file by itself. Only
+//! then do half-precision graphs run as they are. ONNX Runtime rounds after every operator, which costs 2e-2 on the
+//! tiny Llama. Otherwise they are first widened to float32, as on the paged path (4e-6).
 //!
 //! **Classifier** runs texts beside each other, without a cache.
 //!
@@ -45,52 +45,53 @@ use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, nodes::MICROSOFT};
 use crate::{Error, ErrorKind, Result};
 
-/// How a decoder's sequences are brought into one run of the model.
+/// The way in which a decoder's sequences share a run of the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Batching {
-    /// Packed where the graph can be rewritten for it, else padded.
+    /// Packed if the graph can be rewritten for it, otherwise padded.
     #[default]
     Auto,
-    /// The graph as it is in ONNX Runtime: slower, and without the promise of equal bits.
+    /// The graph as it is, in ONNX Runtime: slower, and without the promise of equal bits.
     Padded,
 }
 
-/// What a paged decoder keeps of keys and values.
+/// The element type in which a paged decoder keeps keys and values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CacheType {
-    /// Bytes where the weights are quantised and the processor multiplies bytes (AVX-512 VNNI), else float32.
+    /// Bytes if the weights are quantised and the processor multiplies bytes (AVX-512 VNNI), otherwise float32.
     #[default]
     Auto,
     /// float32.
     Float32,
-    /// bfloat16, in half the memory; only on processors that multiply pairs of it (AVX-512 BF16).
+    /// bfloat16, which takes half the memory; only on processors that multiply pairs of it (AVX-512 BF16).
     Bfloat16,
-    /// Bytes, with a scale for each token and head, in little more than a quarter of the memory; slow on other processors
-    /// than those above.
+    /// Bytes, with a scale for each token and head, which take little more than a quarter of the memory. Slow on
+    /// processors that don't multiply bytes.
     Int8,
 }
 
-/// How a model folder is to be run.
+/// Options for running a model folder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// How a decoder's sequences are batched.
+    /// The batching of a decoder's sequences.
     pub batching: Batching,
-    /// What its cache holds, on the paged path.
+    /// The element type of its cache, on the paged path.
     pub cache_type: CacheType,
 }
 
-/// What a model folder can be asked.
+/// The path that runs a model folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ModelKind {
     /// A decoder, rewritten to packed steps over the paged cache. A language model, or one with a [`Head`].
     PagedDecoder,
-    /// A decoder whose graph runs as it is, with keys and values handed in and out. As above.
+    /// A decoder whose graph runs as it is, with keys and values passed in and out. A language model, or one with a
+    /// [`Head`].
     PaddedDecoder,
     /// A graph without a cache that scores or embeds whole texts.
     Classifier,
@@ -103,35 +104,35 @@ pub(crate) enum PreparedGraph {
     Classifier(ClassifierGraph),
 }
 
-/// What was found.
+/// The layout that was found.
 pub(crate) struct Layout {
-    /// For people.
+    /// Its name, for people.
     pub(crate) name: &'static str,
     pub(crate) runner: PreparedGraph,
-    /// Why it runs that way.
+    /// The reason for its path.
     pub(crate) why: String,
-    /// What the rows of logits mean, where they are not over the vocabulary.
+    /// The meaning of the rows of logits, if they are not over the vocabulary.
     pub(crate) head: Option<Head>,
-    /// The graph in float32, where it was of half precision and does not run as it is.
+    /// The graph in float32, if it had half precision and does not run as it is.
     pub(crate) widened: Option<WidenedGraph>,
 }
 
-/// A serialised graph and the weights that it needs beside its files.
+/// A serialised graph and the weights that it needs in addition to its files.
 pub(crate) struct WidenedGraph {
     pub(crate) bytes: Vec<u8>,
     pub(crate) weights: Widened,
 }
 
-/// A decoder graph that is run as it is.
+/// A decoder graph that runs as it is.
 #[derive(Debug)]
 pub(crate) struct PaddedGraph {
     /// Input `[batch, past + new]`.
     pub(crate) attention_mask: Option<String>,
     /// Input `[batch, new]`.
     pub(crate) position_ids: Option<String>,
-    /// Bool input `[1]` of merged graphs: whether there is a past.
+    /// Bool input `[1]` of merged graphs that says whether there is a past.
     pub(crate) use_cache_branch: Option<String>,
-    /// Scalar input: how many rows of logits, counted from the end.
+    /// Scalar input: the number of rows of logits, counted from the end.
     pub(crate) logits_to_keep: Option<Keep>,
     /// Keys and values, layer by layer.
     pub(crate) caches: Vec<CacheTensor>,
@@ -141,7 +142,7 @@ pub(crate) struct PaddedGraph {
     pub(crate) block_size: usize,
 }
 
-/// The input that says how many rows of logits are wanted.
+/// The input for the number of rows of logits.
 #[derive(Debug, Clone)]
 pub(crate) struct Keep {
     pub(crate) name: String,
@@ -176,20 +177,20 @@ impl PaddedGraph {
 /// A graph without a cache.
 #[derive(Debug)]
 pub(crate) struct ClassifierGraph {
-    /// Int64 inputs `[batch, sequence]`; an absent name is not an input of the graph.
+    /// Int64 inputs `[batch, sequence]`. An absent name is not an input of the graph.
     pub(crate) input_ids: String,
     pub(crate) attention_mask: Option<String>,
     pub(crate) token_type_ids: Option<String>,
     pub(crate) position_ids: Option<String>,
-    /// The output that is read: `[batch, size]`, or `[batch, sequence, size]` where `per_token`.
+    /// The output that is read: `[batch, size]`, or `[batch, sequence, size]` if `per_token`.
     pub(crate) output: String,
     pub(crate) per_token: bool,
 }
 
-/// Finds out what `file` holds.
+/// Finds the layout of `file`.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] with the reason, or [`ErrorKind::InvalidModel`] where graph and configuration contradict
+/// [`ErrorKind::Unsupported`] with the reason, or [`ErrorKind::InvalidModel`] if graph and configuration contradict
 /// each other.
 pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: Target) -> Result<Layout> {
     let mut layout = find(file, config, options, target)?;
@@ -206,7 +207,7 @@ pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptio
     Ok(layout)
 }
 
-/// Whether anything in `graph` is of half precision, which ONNX Runtime computes slowly or not at all on the CPU.
+/// Whether anything in `graph` has half precision, which ONNX Runtime computes slowly or not at all on the CPU.
 fn is_half(graph: &GraphProto) -> bool {
     let half = |kind| matches!(kind, Some(DataType::Float16 | DataType::Bfloat16));
     graph.input.iter().chain(&graph.output).any(|value| half(graph::element_type(value)))
@@ -284,7 +285,7 @@ fn check_element(input: &ValueInfoProto, wanted: DataType) -> Result<(), String>
     }
 }
 
-/// What an input stands for that no path can feed.
+/// The reason why no path can feed an input.
 fn unsupported_input(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase();
     let has = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
@@ -305,7 +306,7 @@ fn unsupported_input(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Pairs the inputs that hold keys and values with the outputs that bring the new ones.
+/// Pairs the inputs that hold keys and values with the outputs that hold the new ones.
 fn caches(graph: &GraphProto, config: &FolderConfig) -> Result<Vec<CacheTensor>, String> {
     let (inputs, outputs) = (&config.model.decoder.inputs, &config.model.decoder.outputs);
     let patterns = [
@@ -324,14 +325,14 @@ fn caches(graph: &GraphProto, config: &FolderConfig) -> Result<Vec<CacheTensor>,
         let Some((_, present)) =
             layers.map(|(n, present)| (n, present.replace("%d", n))).find(|(_, name)| given.contains(name.as_str()))
         else {
-            return Err(format!("input `{}` (layer {first}) has no output that brings its new rows", input.name()));
+            return Err(format!("input `{}` (layer {first}) has no output with its new rows", input.name()));
         };
         found.push(cache(input, present, config)?);
     }
     Ok(found)
 }
 
-/// The layer's number in `name`, where it is `pattern` with a number for `%d`.
+/// The layer's number in `name`, if it is `pattern` with a number for `%d`.
 fn layer<'a>(name: &'a str, pattern: &str) -> Option<&'a str> {
     let (before, after) = pattern.split_once("%d")?;
     let number = name.strip_prefix(before)?.strip_suffix(after)?;
@@ -339,7 +340,7 @@ fn layer<'a>(name: &'a str, pattern: &str) -> Option<&'a str> {
 }
 
 fn cache(input: &ValueInfoProto, present: String, config: &FolderConfig) -> Result<CacheTensor, String> {
-    /// Beyond these, sizes are nonsense, and their products would overflow.
+    /// Larger sizes are invalid, and their products would overflow.
     const MOST: i64 = 1 << 16;
     let name = input.name();
     let element = match graph::element_type(input) {
@@ -366,7 +367,7 @@ fn cache(input: &ValueInfoProto, present: String, config: &FolderConfig) -> Resu
     }
 }
 
-/// Sorts out the inputs of a decoder.
+/// Classifies the inputs of a decoder.
 fn padded(
     graph: &GraphProto,
     config: &FolderConfig,
@@ -422,13 +423,13 @@ fn output<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a ValueInfoProto> {
     graph.output.iter().find(|output| output.name() == name)
 }
 
-/// Refuses configurations that say something else than the graph; the message begins with the file's name.
+/// Refuses configurations that contradict the graph. The message begins with the file's name.
 fn check_sizes(graph: &GraphProto, config: &FolderConfig, padded: &PaddedGraph) -> Result<(), String> {
     let file = config.file;
     let width = output(graph, &config.model.decoder.outputs.logits).and_then(graph::last_dim);
     if let Some(width) = width.filter(|&width| width != config.row_width()) {
         let (source, said) = (config.width_source(), config.row_width());
-        return Err(format!("{source} is {said}, but the graph gives {width} logits a row"));
+        return Err(format!("{source} is {said}, but the graph gives {width} logits per row"));
     }
     let layers = padded.caches.len() / 2;
     let shared = config.number("num_kv_shared_layers").unwrap_or(0);
@@ -491,7 +492,7 @@ fn classifier(graph: &GraphProto, config: &FolderConfig) -> Result<Layout, Strin
     Ok(Layout { name, runner, why, head: Some(head), widened: None })
 }
 
-/// The output that is read, and what its numbers mean.
+/// The output that is read, and the meaning of its numbers.
 fn classifier_head<'a>(graph: &'a GraphProto, config: &FolderConfig) -> Result<(&'a ValueInfoProto, Head), String> {
     let find = |names: &[&str]| names.iter().find_map(|name| output(graph, name));
     let logits = find(&[&config.model.decoder.outputs.logits, "logits"]);
@@ -531,7 +532,7 @@ fn classifier_head<'a>(graph: &'a GraphProto, config: &FolderConfig) -> Result<(
     }
     match width {
         Some(width) if width != head.size => {
-            Err(format!("head.size is {}, but output `{}` has {width} numbers a row", head.size, output.name()))
+            Err(format!("head.size is {}, but output `{}` has {width} numbers per row", head.size, output.name()))
         }
         _ => Ok((output, head)),
     }

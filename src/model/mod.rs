@@ -1,9 +1,9 @@
-//! An exported model folder: what it holds, its graph rewritten for the paged engine, its tokenizer.
+//! An exported model folder: its contents, its graph rewritten for the paged engine, and its tokenizer.
 //!
-//! [`ModelFolder::open`] finds the graph (`find`), reads it, holds it to itself and every external tensor to the file that
-//! it lies in (`check`, `tensor`, `external`), decides which path runs it (`layout`), rewrites it in memory if that is the
-//! paged one (`rewrite`), and builds the [`tokenizer`]. Nothing is loaded into ONNX Runtime yet, so mistakes come early and
-//! cheaply.
+//! [`ModelFolder::open`] finds the graph (`find`), reads it, checks that it is consistent and that every external
+//! tensor fits its file (`check`, `tensor`, `external`), decides which path runs it (`layout`), rewrites it in memory
+//! if that is the paged path (`rewrite`), and builds the [`tokenizer`]. Nothing is loaded into ONNX Runtime yet, so
+//! mistakes are found early and cheaply.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,8 @@ use crate::kernels::attention::kernel::Heads;
 use crate::runtime::session::InMemory;
 use crate::{Error, ErrorKind, Result};
 
-/// A model folder, read and checked, its graph ready for the path that runs it; nothing is loaded into ONNX Runtime yet.
+/// A model folder that was read and checked. Its graph is ready for the path that runs it, but nothing is loaded into
+/// ONNX Runtime yet.
 pub struct ModelFolder {
     path: PathBuf,
     config: FolderConfig,
@@ -56,13 +57,13 @@ impl ModelFolder {
     /// Reads the folder at `path`, or the folder of the graph at `path`.
     ///
     /// # Errors
-    /// [`InvalidModel`](crate::ErrorKind::InvalidModel) when files are missing, cut off or don't fit together;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) when the graph uses what no path of the engine can run.
+    /// [`InvalidModel`](crate::ErrorKind::InvalidModel) if files are missing, cut off or don't fit together;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if no path of the engine can run the graph.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, OpenOptions::default())
     }
 
-    /// As [`ModelFolder::open`], choosing how it is run.
+    /// Like [`ModelFolder::open`], with options for running it.
     ///
     /// # Errors
     /// As [`ModelFolder::open`].
@@ -70,7 +71,7 @@ impl ModelFolder {
         Self::open_for(path.as_ref(), options, Target::cpu())
     }
 
-    /// As [`ModelFolder::open_with`], to be run on `target`.
+    /// Like [`ModelFolder::open_with`], for running on `target`.
     pub(crate) fn open_for(path: &Path, options: OpenOptions, target: Target) -> Result<Self> {
         let Place { folder, graph, config } = find::find(path)?;
         // Neither needs the other.
@@ -85,7 +86,7 @@ impl ModelFolder {
         Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })
     }
 
-    /// Which path of the engine runs it.
+    /// The engine's path that runs it.
     pub fn kind(&self) -> ModelKind {
         match self.layout.runner {
             PreparedGraph::Paged(_) => ModelKind::PagedDecoder,
@@ -94,7 +95,7 @@ impl ModelFolder {
         }
     }
 
-    /// What a row of its output means; `None` for language models, whose rows are logits over the vocabulary.
+    /// The meaning of a row of its output; `None` for language models, whose rows are logits over the vocabulary.
     pub fn head(&self) -> Option<&Head> {
         self.layout.head.as_ref()
     }
@@ -114,12 +115,12 @@ impl ModelFolder {
         &self.tokenizer
     }
 
-    /// Most tokens of a sequence: the configured context, or the rotary tables' rows where they are fewer, or what the
-    /// head's checkpoint allows.
+    /// Maximum number of tokens in a sequence: the configured context, the number of rows in the rotary tables if that
+    /// is smaller, or the maximum of the head's checkpoint.
     pub fn context_length(&self) -> usize {
         let positions = match &self.layout.runner {
             PreparedGraph::Paged(paged) => paged.shape.positions,
-            // Beyond that length, its chunks would be computed with different rotary tables, or all with the wrong ones.
+            // Beyond that length, chunks would use different rotary tables, or all the wrong ones.
             PreparedGraph::Padded(padded) => match padded.grouped {
                 true => rewrite::rope::original_length(self.file.graph()),
                 false => self.config.one_rope(),
@@ -127,7 +128,7 @@ impl ModelFolder {
             PreparedGraph::Classifier(_) => None,
         };
         let configured = match (&self.layout.runner, &self.config.head) {
-            // Exports of encoders say it themselves; those with relative positions alone have no bound.
+            // Exports of encoders have it themselves. Encoders with only relative positions have no bound.
             (PreparedGraph::Classifier(_), Some(_)) => i32::MAX as usize,
             _ => self.config.model.context_length,
         };
@@ -135,13 +136,13 @@ impl ModelFolder {
         bounds.into_iter().flatten().fold(configured, usize::min)
     }
 
-    /// Refuses a text by its bytes, where it would not fit the context even if each of its tokens were the longest of the
-    /// vocabulary: what it would take to tokenise it is not bounded otherwise. `what` names the text.
+    /// Refuses a text by its size in bytes, if it would not fit the context even if each of its tokens were the longest
+    /// of the vocabulary. Without this check, the cost of tokenising would be unbounded. `what` names the text.
     ///
     /// # Errors
     /// [`ContextLength`](ErrorKind::ContextLength), with the numbers.
     pub(crate) fn check_bytes(&self, what: impl std::fmt::Display, bytes: usize) -> Result<()> {
-        /// Some normalizers drop characters, and a word that nobody knows can be one token.
+        /// Some normalizers drop characters, and an unknown word can be one token.
         const LEAST: usize = 64;
         let context = self.context_length();
         if bytes <= context.saturating_mul(LEAST) {
@@ -161,7 +162,7 @@ impl ModelFolder {
         ))
     }
 
-    /// Longest sequence that uses the first of two kinds of rotary tables, where there are two to choose from.
+    /// Longest sequence that uses the first kind of rotary tables, if there are two kinds.
     pub(crate) fn longest_short(&self) -> Option<usize> {
         match &self.layout.runner {
             PreparedGraph::Paged(paged) => paged.long_rope.map(|rope| rope.original),
@@ -169,7 +170,7 @@ impl ModelFolder {
         }
     }
 
-    /// Bytes of key-value cache that a block of tokens takes over all layers; 0 for classifiers.
+    /// Bytes of key-value cache per block of tokens, over all layers; 0 for classifiers.
     pub(crate) fn block_bytes(&self) -> usize {
         match &self.layout.runner {
             PreparedGraph::Paged(paged) => {
@@ -182,7 +183,7 @@ impl ModelFolder {
         }
     }
 
-    /// Tokens of a cache block; 1 where there is no cache.
+    /// Tokens per cache block; 1 if there is no cache.
     pub(crate) fn block_size(&self) -> usize {
         match &self.layout.runner {
             PreparedGraph::Paged(paged) => paged.target.block_size,
@@ -205,7 +206,7 @@ impl ModelFolder {
         &self.file.fingerprint
     }
 
-    /// What the folder holds and how it will run.
+    /// A description of the folder's contents and of how it will run.
     pub fn inspect(&self) -> Inspection {
         inspect::inspect(self)
     }
@@ -226,7 +227,7 @@ impl ModelFolder {
         &self.layout.runner
     }
 
-    /// The graph for ONNX Runtime where it was not rewritten, and what it needs in memory.
+    /// The graph for ONNX Runtime if it was not rewritten, and the weights that it needs in memory.
     pub(crate) fn plain_graph(&self) -> Result<(Cow<'_, [u8]>, Option<InMemory>)> {
         self.file.check_unchanged()?;
         let weights = Unread::of(self.file.graph(), &|_| true).map_err(|e| e.context(self.file.path.display()))?;
@@ -239,10 +240,10 @@ impl ModelFolder {
         Ok((widened.bytes.as_slice().into(), weights))
     }
 
-    /// An error that says what the folder is not.
+    /// The error for a folder of the wrong kind.
     pub(crate) fn not_a(&self, wanted: &str) -> Error {
         Error::invalid_request(format!(
-            "{} holds a {} graph, not {wanted}. Give another model, or ask it for what it gives",
+            "{} holds a {} graph, not {wanted}. Give another model, or ask for another task",
             self.path.display(),
             self.layout.name
         ))

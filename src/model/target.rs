@@ -1,7 +1,7 @@
 //! The device that a paged graph is made for.
 //!
-//! Provider and processor decide how a graph is rewritten, and how the cache under it is laid out. So the target is chosen
-//! before a folder is opened, and the rewritten graph carries it to the executor, the scheduler and the cache.
+//! Provider and processor decide how a graph is rewritten and how its cache is laid out. So the target is chosen before
+//! a folder is opened, and the rewritten graph carries it to the executor, the scheduler and the cache.
 
 use super::layout::CacheType;
 use crate::kernels::attention::{BLOCK_SIZE, form::Stored};
@@ -10,7 +10,7 @@ use crate::kernels::{dot, matmul};
 /// Facts of a device that outlive the rewriting of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Tokens of a cache block; a power of two.
+    /// Tokens per cache block; a power of two.
     pub(crate) block_size: usize,
     /// True if products with weights leave the graph for [`matmul`]'s packed ones.
     pub(crate) takes_products: bool,
@@ -34,15 +34,15 @@ impl Target {
         }
     }
 
-    /// The element of the cache, where `wanted` was asked for and weights are quantised or not.
+    /// The element of the cache, given the `wanted` type and whether weights are quantised.
     ///
     /// # Errors
-    /// The processor lacks what it takes; the text says what to ask for.
+    /// The processor lacks a feature that the type needs. The text says what to ask for.
     pub(crate) fn cache(self, wanted: CacheType, quantised: bool) -> Result<Stored, String> {
         match wanted {
             CacheType::Bfloat16 if !self.has_bfloat16 => {
                 Err("cache_type = \"bfloat16\" needs a processor that multiplies \
-                                                             pairs of it (AVX-512 BF16), and this one does not; use \
+                                                             pairs of it (AVX-512 BF16), but this one does not; use \
                                                              \"float32\" or \"auto\""
                     .into())
             }

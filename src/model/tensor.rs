@@ -1,4 +1,4 @@
-//! Tensors in a graph: whether what they say of themselves holds.
+//! Checks of the tensors in a graph: type, shape and size.
 
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{TensorProto, tensor_proto};
@@ -25,20 +25,20 @@ fn kind(tensor: &TensorProto) -> Option<DataType> {
     DataType::try_from(tensor.data_type()).ok().filter(|kind| *kind != DataType::Undefined)
 }
 
-/// How many numbers its shape holds.
+/// The number of values in its shape.
 fn elements(tensor: &TensorProto) -> Result<u64, String> {
     let product = tensor.dims.iter().try_fold(1_u64, |product, &dim| {
         let dim = u64::try_from(dim).map_err(|_| format!("tensor `{}` has the dimension {dim}", tensor.name()))?;
-        // Beyond this no address space reaches.
+        // No address space is larger.
         let product = product.checked_mul(dim).filter(|&product| product < 1 << 48);
         product
-            .ok_or_else(|| format!("tensor `{}` has more numbers than fit anywhere: {:?}", tensor.name(), tensor.dims))
+            .ok_or_else(|| format!("tensor `{}` has more numbers than fit in memory: {:?}", tensor.name(), tensor.dims))
     });
-    // An empty dimension hides no others that are absurd.
+    // An empty dimension must not hide absurd ones.
     product
 }
 
-/// Bytes of its values.
+/// Size of its values in bytes.
 pub(crate) fn bytes(tensor: &TensorProto) -> Result<u64, String> {
     let bits = kind(tensor).and_then(bits);
     let bits = bits.ok_or_else(|| format!("tensor `{}` has the element type {}", tensor.name(), tensor.data_type()))?;
@@ -52,7 +52,7 @@ pub(super) fn check(tensor: &TensorProto) -> Result<(), String> {
     if kind(tensor) == Some(DataType::String) {
         return match tensor.string_data.len() as u64 == count && !is_external(tensor) {
             true => Ok(()),
-            false => Err(format!("tensor `{name}` of texts has not one for each of its {count} places")),
+            false => Err(format!("tensor `{name}` of texts does not have one text for each of its {count} places")),
         };
     }
     let wanted = bytes(tensor)?;
@@ -68,7 +68,7 @@ pub(super) fn check(tensor: &TensorProto) -> Result<(), String> {
         };
     }
     let given = typed_values(tensor) as u64;
-    // Numbers of four bits come alone or in pairs.
+    // Four-bit numbers are stored singly or in pairs.
     let packed = matches!(kind(tensor), Some(DataType::Int4 | DataType::Uint4)) && given == count.div_ceil(2);
     match given == count || packed {
         true => Ok(()),
@@ -76,7 +76,7 @@ pub(super) fn check(tensor: &TensorProto) -> Result<(), String> {
     }
 }
 
-/// How many values stand in the field for its type.
+/// The number of values in the field for its type.
 fn typed_values(tensor: &TensorProto) -> usize {
     match kind(tensor) {
         Some(DataType::Float) => tensor.float_data.len(),

@@ -1,7 +1,8 @@
-//! A tiny decoder of plain operators, made here, for tests that damage it or run it.
+//! A tiny decoder of plain operators, for tests that damage it or run it.
 //!
-//! Its logits are those of a table of bigrams, weighted by the position, and raised for every token that is in the
-//! sequence or in the same run, so they depend on the past; keys and values hold the tokens' ids. [`logits`] computes them.
+//! Its logits are those of a table of bigrams, weighted by the position. They are raised for every token that is in the
+//! sequence or in the same run, so they depend on the past. Keys and values hold the tokens' ids. [`logits`] computes
+//! them.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use crate::onnx::nodes::{Dim, float_tensor, int, int64_tensor, node, subgraph, v
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 
-/// Tokens of the tiny decoder: those of the tokenizer `bytes`.
+/// Number of tokens of the tiny decoder, which are those of the tokenizer `bytes`.
 pub(crate) const VOCABULARY: usize = 320;
 
 fn plain(op: &str, name: &str, inputs: &[&str], attributes: Vec<crate::onnx::AttributeProto>) -> NodeProto {
@@ -58,7 +59,7 @@ pub(crate) fn decoder() -> ModelProto {
             plain("Concat", "present.0.key", &["past_key_values.0.key", "rows"], vec![int("axis", 2)]),
             plain("Concat", "present.0.value", &["past_key_values.0.value", "rows"], vec![int("axis", 2)]),
             plain("Gather", "next", &["bigrams", "input_ids"], Vec::new()),
-            // Which tokens the sequence holds, [batch, total, vocabulary], where the mask lets them through.
+            // The tokens of the sequence that the mask lets through, [batch, total, vocabulary].
             plain("Squeeze", "seen_ids", &["present.0.key", "axes"], Vec::new()),
             plain("Cast", "seen_tokens", &["seen_ids"], vec![int("to", DataType::Int64 as i64)]),
             plain("OneHot", "seen_rows", &["seen_tokens", "vocabulary", "off_on"], Vec::new()),
@@ -125,7 +126,7 @@ pub(crate) fn loop_for_ever(model: &mut ModelProto) {
     initializers(model).push(TensorProto { name: Some("for_ever".into()), ..for_ever });
 }
 
-/// What [`loop_for_ever`] loops over.
+/// The body of [`loop_for_ever`]'s loop.
 pub(crate) fn loop_body(model: &mut ModelProto) -> &mut GraphProto {
     let last = nodes(model).last_mut().expect("a loop");
     last.attribute[0].g.as_mut().expect("a body")

@@ -1,4 +1,4 @@
-//! Graphs of many kinds: what is found in them, and what is refused. All begin as the tiny decoder of `testing`.
+//! Detection and refusal of many kinds of graphs. All begin as the tiny decoder of `testing`.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::onnx::nodes::{Dim, external_tensor, float_tensor, node, subgraph, val
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
 
-/// Why the tiny decoder is refused after `damage`.
+/// The error for the tiny decoder after `damage`.
 fn refused(damage: impl FnOnce(&mut ModelProto)) -> Error {
     refused_folder(damage, |_| {})
 }
@@ -85,14 +85,17 @@ fn graphs_that_contradict_themselves_are_refused() {
     );
     invalid(|model| initializers(model).retain(|t| t.name() != "bigrams"), &["node `next` (Gather) takes `bigrams`"]);
     invalid(|model| initializers(model).push(float_tensor("bigrams", &[1], &[0.0])), &["initializer `bigrams` has"]);
-    invalid(|model| nodes(model).push(identity("mask", "seen")), &["a node's output `seen` has the name of another"]);
+    invalid(
+        |model| nodes(model).push(identity("mask", "seen")),
+        &["a node's output `seen` has the same name as another"],
+    );
     let again = |model: &mut ModelProto| {
         let input = graph(model).input[0].clone();
         graph(model).input.push(input);
     };
-    invalid(again, &["input `input_ids` is there twice"]);
-    invalid(|model| nodes(model).retain(|node| node.name() != "logits"), &["output `logits` of the graph comes from"]);
-    invalid(|model| model.functions.push(Default::default()), &["a function of its own"]);
+    invalid(again, &["input `input_ids` occurs twice"]);
+    invalid(|model| nodes(model).retain(|node| node.name() != "logits"), &["nothing computes output `logits`"]);
+    invalid(|model| model.functions.push(Default::default()), &["its own function"]);
     invalid(|model| graph(model).sparse_initializer.push(Default::default()), &["sparse"]);
 }
 
@@ -112,8 +115,8 @@ fn tensors_that_do_not_fit_their_shape_are_refused() {
     invalid(|model| tensor(model, "off_on").dims = vec![3], &["`off_on` of shape [3] takes 12 bytes, but has 8"]);
     invalid(|model| tensor(model, "off_on").dims = vec![-2], &["`off_on` has the dimension -2"]);
     let huge = |dims: Vec<i64>| move |model: &mut ModelProto| tensor(model, "off_on").dims = dims;
-    invalid(huge(vec![i64::MAX, 4]), &["more numbers than fit anywhere"]);
-    invalid(huge(vec![1 << 32, 1 << 32]), &["more numbers than fit anywhere"]);
+    invalid(huge(vec![i64::MAX, 4]), &["more numbers than fit in memory"]);
+    invalid(huge(vec![1 << 32, 1 << 32]), &["more numbers than fit in memory"]);
     invalid(|model| tensor(model, "off_on").data_type = Some(0), &["`off_on` has the element type 0"]);
     invalid(|model| tensor(model, "off_on").data_type = Some(999), &["`off_on` has the element type 999"]);
     invalid(|model| tensor(model, "off_on").data_type = Some(DataType::Int64 as i32), &["takes 16 bytes, but has 8"]);
@@ -179,7 +182,7 @@ fn external_data_stays_in_the_folder_and_in_its_file() {
     }
     let wide = [VOCABULARY, VOCABULARY * 2];
     says(&refused_folder(outside("data", &wide, 0, SIZE), write), ErrorKind::InvalidModel, &["its shape [320, 640]"]);
-    // Also where the tensor belongs to a graph inside the graph.
+    // Also if the tensor belongs to a graph inside the graph.
     let inner = |model: &mut ModelProto| {
         let branch = GraphProto {
             initializer: vec![external_tensor("inner", DataType::Float, &[1], "../data", 0, 4)],
@@ -213,7 +216,7 @@ fn graphs_in_graphs_are_checked_and_their_depth_is_bounded() {
 #[test]
 fn unknown_operators_and_inputs_are_refused_by_name() {
     invalid(|model| named(model, "logits").domain = Some("evil".into()), &["node `logits`", "domain `evil`"]);
-    // Ours are for graphs that were rewritten here.
+    // Our own operators are for graphs that were rewritten here.
     let ours = |model: &mut ModelProto| {
         named(model, "logits").domain = Some("foreturn".into());
         model.opset_import.push(OperatorSetIdProto { domain: Some("foreturn".into()), version: Some(1) });
@@ -293,7 +296,7 @@ fn configure(folder: &Path, key: &str, value: Value) {
     std::fs::write(&path, config.to_string()).expect("written");
 }
 
-/// A traced graph knows the rotary frequencies of short sequences alone.
+/// A traced graph knows only the rotary frequencies of short sequences.
 #[test]
 fn the_context_ends_where_a_traced_graph_would_need_other_rotary_frequencies() {
     let folder = folder(&decoder());
@@ -308,7 +311,7 @@ fn the_context_ends_where_a_traced_graph_would_need_other_rotary_frequencies() {
     assert_eq!(context(json!({"rope_type": "longrope"})), 96);
 }
 
-/// As Optimum exports them: what the graph gives, and the labels of `config.json`.
+/// In Optimum's form: the graph's output, and the labels of `config.json`.
 #[test]
 fn classifiers_are_told_by_what_the_graph_gives() {
     let classifier = |dims: &[Dim<'_>], output: &str| {

@@ -1,7 +1,7 @@
-//! Weights that are not finite, refused when a model is loaded, by the tensor's name.
+//! Weights that are not finite. They are refused by the tensor's name when a model is loaded.
 //!
-//! NaN is refused everywhere. Infinity is refused in what is multiplied, normalised by or looked up; elsewhere it may be
-//! a mask that means to have it.
+//! NaN is refused everywhere. Infinity is refused in tensors that are factors, norms or look-up tables. Elsewhere it
+//! may be intended, as in a mask.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -33,7 +33,7 @@ const FACTORS: [&str; 15] = [
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
 ];
-/// Operators that hand weights on.
+/// Operators that pass weights on.
 const CARRIERS: [&str; 6] = ["Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
 /// Weights in data files that only ONNX Runtime reads.
@@ -41,10 +41,10 @@ const CARRIERS: [&str; 6] = ["Cast", "Identity", "Reshape", "Squeeze", "Transpos
 pub(crate) struct Unread(Vec<(TensorProto, Refused)>);
 
 impl Unread {
-    /// Those of `graph` whose names are `wanted`. What stands in the graph itself is looked at right away.
+    /// Those of `graph` whose names are `wanted`. Tensors in the graph itself are checked right away.
     ///
     /// # Errors
-    /// A tensor in the graph that is not finite.
+    /// A tensor in the graph is not finite.
     pub(crate) fn of(graph: &GraphProto, wanted: &dyn Fn(&str) -> bool) -> Result<Self> {
         let mut unread = Unread::default();
         unread.add(graph, wanted)?;
@@ -61,23 +61,23 @@ impl Unread {
             }
         }
         let attributes = graph.node.iter().flat_map(|node| &node.attribute);
-        // Graphs inside the graph; all of their tensors are wanted, because no name of theirs is replaced.
+        // Graphs inside the graph. All of their tensors are wanted, because none of their names is replaced.
         attributes.flat_map(|a| a.g.iter().chain(&a.graphs)).try_for_each(|inner| self.add(inner, &|_| true))
     }
 
     /// Reads them from the files in `folder`.
     ///
     /// # Errors
-    /// A tensor that is not finite, or can't be read.
+    /// A tensor is not finite or can't be read.
     pub(crate) fn check(&self, folder: &Path) -> Result<()> {
         self.0.iter().try_for_each(|(tensor, refused)| check_in_file(tensor, folder, *refused))
     }
 }
 
-/// The values that are weights: what operators compute with, and what becomes that.
+/// The values that are weights: those that operators compute with, and those that become such values.
 fn factors(graph: &GraphProto) -> HashSet<&str> {
     let mut factors: HashSet<&str> = HashSet::new();
-    // Nodes stand in the order in which they are computed, so what a value becomes is known before it.
+    // Nodes are in the order of computation, so the uses of a value are known before it when going backwards.
     for node in graph.node.iter().rev() {
         let carries = |node: &NodeProto| {
             CARRIERS.contains(&node.op_type()) && node.output.iter().any(|name| factors.contains(name.as_str()))
@@ -99,7 +99,7 @@ fn float(tensor: &TensorProto) -> Option<Float> {
     }
 }
 
-/// The bytes of a tensor that stands in the graph.
+/// The bytes of a tensor in the graph.
 fn values(tensor: &TensorProto) -> Cow<'_, [u8]> {
     match (&tensor.raw_data, float(tensor)) {
         (Some(raw), _) => raw.as_ref().into(),
@@ -109,12 +109,12 @@ fn values(tensor: &TensorProto) -> Cow<'_, [u8]> {
         (None, Some(Float::Float64)) => {
             tensor.double_data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
         }
-        // Halves stand in integers.
+        // Half-precision values are stored in integers.
         (None, _) => tensor.int32_data.iter().flat_map(|&bits| (bits as u16).to_le_bytes()).collect::<Vec<u8>>().into(),
     }
 }
 
-/// Looks at `bytes`, the values of `tensor`.
+/// Checks `bytes`, the values of `tensor`.
 ///
 /// # Errors
 /// Names the tensor and the place of the first number that is refused.
@@ -133,7 +133,7 @@ fn not_finite(tensor: &TensorProto, index: usize, number: f64) -> Error {
 }
 
 fn check_in_file(tensor: &TensorProto, folder: &Path, refused: Refused) -> Result<()> {
-    /// Bytes that are read at once: few enough to stay in the processor's cache.
+    /// Number of bytes that are read at once, few enough to stay in the processor's cache.
     const PIECE: usize = 1 << 18;
     let Some(float) = float(tensor) else { return Ok(()) };
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());

@@ -1,5 +1,5 @@
 //! The ONNX file format: the vendored schema (Apache-2.0, from the `onnx` project) compiled by `build.rs`, and the few
-//! helpers that reading and writing graphs share.
+//! helpers that readers and writers of graphs share.
 
 pub(crate) mod nodes;
 

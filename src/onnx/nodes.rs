@@ -12,13 +12,13 @@ pub(crate) const MICROSOFT: &str = "com.microsoft";
 /// One dimension of a graph's input or output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Dim<'a> {
-    /// Known when the graph runs; equal names mean equal sizes.
+    /// Known when the graph runs. Equal names mean equal sizes.
     Symbol(&'a str),
     /// Always this size.
     Size(usize),
 }
 
-/// A node; an empty input or output name leaves that optional slot out.
+/// A node. An empty input or output name leaves out that optional slot.
 pub(crate) fn node(
     domain: &str,
     op_type: &str,
@@ -78,7 +78,7 @@ pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
     }
 }
 
-/// A graph as an attribute, for nodes that choose what to run.
+/// A graph as an attribute, for nodes that run a graph.
 pub(crate) fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto {
         name: Some(name.to_owned()),
@@ -112,7 +112,7 @@ pub(crate) fn int64_tensor(name: &str, dims: &[usize], values: &[i64]) -> Tensor
     }
 }
 
-/// An initialiser whose bytes lie in another file of the model's folder.
+/// An initialiser whose bytes are in another file of the model's folder.
 ///
 /// `location` is the file's name, `offset` and `length` count bytes.
 pub(crate) fn external_tensor(

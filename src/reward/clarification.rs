@@ -1,6 +1,6 @@
-//! Macro averages of who asked where it was called for: the two numbers of CollabLLM's test on Abg-CoQA.
+//! Macro averages over decisions to ask for clarification: the two numbers of CollabLLM's test on Abg-CoQA.
 
-/// How often responses asked for clarification where the user was ambiguous, and where not.
+/// Counts of responses that asked for clarification, by whether the user was ambiguous.
 ///
 /// ```
 /// use foreturn::reward::ClarificationReport;
@@ -11,13 +11,13 @@
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClarificationReport {
-    /// Asked where the user was ambiguous.
+    /// Asked, and the user was ambiguous.
     pub asked_ambiguous: usize,
     /// Did not ask, though the user was ambiguous.
     pub missed_ambiguous: usize,
     /// Asked, though the user was clear.
     pub asked_clear: usize,
-    /// Did not ask where the user was clear.
+    /// Did not ask, and the user was clear.
     pub answered_clear: usize,
 }
 
@@ -33,14 +33,15 @@ impl ClarificationReport {
     }
 
     /// The share of right decisions among ambiguous users and among clear ones, and the mean of the two (scikit-learn's
-    /// `balanced_accuracy_score`), in [0, 1]. Of one alone where the other never comes; `None` without any.
+    /// `balanced_accuracy_score`), in [0, 1]. If only one kind of user occurs, it is that kind's share; `None` without
+    /// any.
     pub fn macro_accuracy(&self) -> Option<f64> {
         let share = |right: usize, wrong: usize| (right + wrong > 0).then(|| right as f64 / (right + wrong) as f64);
         mean([share(self.asked_ambiguous, self.missed_ambiguous), share(self.answered_clear, self.asked_clear)])
     }
 
-    /// The mean of the F1 of asking and of not asking (scikit-learn's `f1_score(average="macro")`), in [0, 1]. A class that
-    /// neither was called for nor happened is left out; `None` without any.
+    /// The mean of the F1 of asking and of not asking (scikit-learn's `f1_score(average="macro")`), in [0, 1]. A class
+    /// that was neither right nor chosen in any response is left out; `None` without any.
     pub fn macro_f1(&self) -> Option<f64> {
         let wrong = self.asked_clear + self.missed_ambiguous;
         let f1 = |right: usize| (right + wrong > 0).then(|| 2.0 * right as f64 / (2 * right + wrong) as f64);

@@ -1,29 +1,30 @@
-//! From the values of a response's conversations to its reward.
+//! Combination of the values of a response's conversations into its reward.
 
 use super::metric::WeightedMetric;
 
-/// In which order metrics are weighed and futures averaged.
+/// The order in which metrics are weighted and futures averaged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Combination {
     /// Each conversation's weighted sum, then the mean over conversations: Eq. 2, then Eq. 1.
     #[default]
     SumThenMean,
     /// Each metric's mean over conversations, times its weight, clamped to [−1, 1], then the sum: verl's recipe. The
-    /// clamp may take effect on a mean where it would on no single conversation, and the other way round.
+    /// clamp may apply to a mean although it applies to no single conversation, and vice versa.
     ClampedMeans,
 }
 
 impl Combination {
-    /// At which bound a metric's weighted `mean` is clamped, if it is.
+    /// The bound at which a metric's weighted `mean` is clamped, if it is.
     pub(crate) fn bound(self, mean: Option<f64>, weight: f64) -> Option<f64> {
         let weighted = mean? * weight;
         (self == Combination::ClampedMeans && weighted.abs() > 1.0).then_some(weighted.signum())
     }
 
-    /// One number for each conversation, whose mean is the response's reward. `conversations` holds the metrics' values.
+    /// One number for each conversation. Their mean is the response's reward. `conversations` holds the metrics'
+    /// values.
     ///
-    /// A metric whose mean is clamped gives each conversation its bound. So the spread of these numbers is the reward's: a
-    /// mean well beyond the clamp does not move it.
+    /// A metric whose mean is clamped gives each conversation its bound. So the spread of these numbers is the
+    /// reward's, because a mean well beyond the clamp does not move it.
     pub(crate) fn rewards(self, conversations: &[Vec<f64>], metrics: &[WeightedMetric]) -> Vec<f64> {
         let bounds: Vec<Option<f64>> = metrics
             .iter()

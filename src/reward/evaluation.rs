@@ -1,4 +1,4 @@
-//! Asking all extractions' and metrics' questions about one conversation.
+//! The questions of all extractions and metrics about one conversation.
 
 use std::sync::Arc;
 
@@ -7,34 +7,34 @@ use super::metric::{MetricInput, Question, WeightedMetric};
 use crate::chat::{ChatOutput, Finish};
 use crate::{Error, ErrorKind, Result};
 
-/// Rounds of questions after which a metric is taken to be stuck.
+/// Number of rounds of questions after which a metric counts as stuck.
 const MAX_ROUNDS: usize = 8;
 
-/// The state of one conversation's evaluation: which questions are out, and the answers so far.
+/// The state of one conversation's evaluation: the open questions, and the answers so far.
 #[derive(Default)]
 pub(crate) struct Evaluation {
-    /// Each distinct extraction of the metrics, and what came of it.
+    /// Each distinct extraction of the metrics, and its result.
     artefacts: Vec<Artefact>,
     metrics: Vec<Progress>,
 }
 
 struct Artefact {
     extraction: Arc<Extraction>,
-    /// `None` until it is there.
+    /// `None` until it is known.
     text: Option<Result<String>>,
 }
 
 /// One metric's dialogue with its models.
 #[derive(Default)]
 struct Progress {
-    /// In the order asked; `None` while unanswered.
+    /// In the order of the questions; `None` while unanswered.
     answers: Vec<Option<ChatOutput>>,
     unanswered: usize,
     rounds: usize,
     failure: Option<Error>,
 }
 
-/// Who asks: a metric by its place in the list, or one of the extractions that come before them.
+/// The source of a question: a metric by its place in the list, or one of the extractions that precede them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asker {
     Extraction(usize),
@@ -42,17 +42,17 @@ pub(crate) enum Asker {
 }
 
 impl Asker {
-    /// A number that tells it from all others, for its random stream.
+    /// A unique number, for its random stream.
     pub(crate) fn number(self) -> usize {
         match self {
-            // Beyond the places of metrics, so that these don't move when extractions come or go.
+            // Beyond the numbers of metrics, so that these don't change when extractions are added or removed.
             Asker::Extraction(at) => (1 << 16) + at,
             Asker::Metric(at) => at,
         }
     }
 }
 
-/// A question to be asked now, and where its answer belongs.
+/// A question to ask now, and the place of its answer.
 pub(crate) struct Pending {
     pub(crate) asker: Asker,
     /// Counts the asker's questions about this conversation.
@@ -109,7 +109,7 @@ impl Evaluation {
         pending
     }
 
-    /// Whether no question is out.
+    /// Whether no question is open.
     pub(crate) fn is_answered(&self) -> bool {
         self.artefacts.iter().all(|artefact| artefact.text.is_some())
             && self.metrics.iter().all(|progress| progress.unanswered == 0)
@@ -134,22 +134,22 @@ impl Evaluation {
         }
     }
 
-    /// What left a metric's answers incomplete.
+    /// The failure that left a metric's answers incomplete.
     pub(crate) fn failure_of(&self, metric: usize) -> Option<&Error> {
         self.metrics.get(metric)?.failure.as_ref()
     }
 
-    /// The answers to a metric's questions so far, whatever became of the others.
+    /// The answers to a metric's questions so far, whatever happened to the others.
     pub(crate) fn raw_answers(&self, metric: usize) -> impl Iterator<Item = &ChatOutput> {
         self.metrics.get(metric).into_iter().flat_map(|progress| progress.answers.iter().flatten())
     }
 
-    /// Whether anything was asked, or nothing had to be.
+    /// Whether something was asked, or nothing had to be.
     pub(crate) fn is_started(&self) -> bool {
         !self.metrics.is_empty()
     }
 
-    /// What was extracted for a metric; `None` where it wants nothing extracted, or the extraction failed.
+    /// The extracted artefact for a metric; `None` if it has no extraction, or the extraction failed.
     pub(crate) fn extracted(&self, weighted: &WeightedMetric) -> Option<&str> {
         let extraction = weighted.extract.as_ref()?;
         let artefact = self.artefacts.iter().find(|artefact| artefact.extraction == *extraction)?;
@@ -210,7 +210,7 @@ impl Progress {
     }
 }
 
-/// Passes on an answer unless it was broken off: half an extraction is not what was in the conversation.
+/// Passes on an answer unless it was cut off, because half an extraction is not what the conversation contained.
 fn complete(output: ChatOutput) -> Result<ChatOutput> {
     match output {
         ChatOutput::Text { finish: Finish::Deadline, .. } => {

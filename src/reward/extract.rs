@@ -1,8 +1,8 @@
-//! Distilling an artefact from a conversation before a metric looks at it: `extract(t)` of Eq. 3.
+//! Extraction of an artefact from a conversation before a metric looks at it: `extract(t)` of Eq. 3.
 //!
-//! The extractor (the judge, where no other model is named) answers with a JSON document, `{"final_completion": "…"}`, after a
-//! `"thought"` where that is asked for. Local models are held to it while they write, so it always parses; a reply that
-//! was cut off, or that an endpoint gave in another form, leaves the metric without a value.
+//! The extractor (the judge, if no other model is named) answers with a JSON document, `{"final_completion": "…"}`,
+//! after a `"thought"` if that is asked for. The output of local models is constrained to it, so it always parses. If a
+//! reply was cut off, or an endpoint gave another form, the metric has no value.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::rollout::ModelRole;
 use crate::rollout::transcript::{push_conversation, push_fenced};
 use crate::{Error, Result};
 
-/// Most tokens of an extractor's reply, unless configured.
+/// Default maximum number of tokens of an extractor's reply.
 pub(crate) const DEFAULT_EXTRACT_TOKENS: usize = 2048;
 
 const RESULT: &str = "final_completion";
@@ -31,7 +31,7 @@ own: everything you hand over was written in the conversation. Reply with one JS
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected \"document\", \"answer\", \"code\", or a table with kind or instruction")]
 pub enum ExtractConfig {
-    /// One that the library knows.
+    /// An artefact that the library knows.
     Kind(ExtractKind),
     /// With settings.
     Table(ExtractTable),
@@ -55,21 +55,21 @@ pub enum ExtractKind {
 pub struct ExtractTable {
     /// An artefact that the library knows.
     pub kind: Option<ExtractKind>,
-    /// What to extract, in a sentence or two addressed to the extractor; in place of `kind`.
+    /// What to extract, in a sentence or two addressed to the extractor. Used instead of `kind`.
     pub instruction: Option<String>,
-    /// Whether the extractor thinks aloud first, which costs tokens; the preset's, else no.
+    /// Whether the extractor thinks aloud first, which costs tokens. If absent, the preset's, otherwise no.
     pub thought: Option<bool>,
-    /// Most tokens of its reply; 2048 if absent.
+    /// Maximum number of tokens of its reply; 2048 if absent.
     pub max_tokens: Option<usize>,
     /// Whether the extractor sees what the assistant reasoned before its replies; no if absent.
     pub show_reasoning: bool,
 }
 
 impl ExtractConfig {
-    /// The extraction that it describes. `thought` says whether the extractor thinks aloud first where this doesn't.
+    /// The extraction that it describes. `thought` is the default for whether the extractor thinks aloud first.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::InvalidConfig`] where it says neither or both of `kind` and `instruction`, or `max_tokens` is 0.
+    /// [`crate::ErrorKind::InvalidConfig`] if it has neither or both of `kind` and `instruction`, or `max_tokens` is 0.
     pub fn build(&self, thought: bool) -> Result<Extraction> {
         let table = match self {
             ExtractConfig::Kind(kind) => ExtractTable { kind: Some(*kind), ..ExtractTable::default() },
@@ -113,7 +113,7 @@ impl ExtractKind {
     }
 }
 
-/// What is distilled from a conversation, and how. Equal extractions are made once for all metrics that want them.
+/// An extraction from a conversation. Equal extractions are made once for all metrics that want them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Extraction {
     instruction: String,
@@ -130,7 +130,7 @@ impl Extraction {
         Extraction { instruction, max_tokens, show_reasoning, schema }
     }
 
-    /// What the extractor is asked.
+    /// The question to the extractor.
     pub(super) fn question(&self, input: &MetricInput<'_>) -> Question {
         let mut text = String::new();
         push_conversation(&mut text, input.messages(), self.show_reasoning);
@@ -140,7 +140,7 @@ impl Extraction {
         text.push('\n');
         text.push_str(&self.instruction);
         text.push_str(&json_reply::instruction(&self.schema));
-        // Greedy: what was written is not a matter of luck.
+        // Greedy, because the artefact is not a matter of luck.
         let sampling = SamplingOptions { temperature: 0.0, ..SamplingOptions::default() };
         let (max_tokens, schema) = (self.max_tokens, Some(Arc::clone(&self.schema)));
         Question {

@@ -1,8 +1,8 @@
 //! Judging in JSON: the judge writes `{"thought": "…", "<metric>": number}`, and the number is the value.
 //!
-//! This is how the published setups judge. It costs a text where reading off probabilities costs a prefill, but needs no
-//! probabilities, which many endpoints don't give. A reply without a number in range is a failure of the metric: it is not
-//! asked again, and never a zero.
+//! The published setups judge in this way. It costs a generated text, whereas reading probabilities costs a prefill.
+//! But it needs no probabilities, which many endpoints don't give. A reply without a number in range is a failure of
+//! the metric. The question is not repeated, and the value is never a zero.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::decode::SamplingOptions;
 use crate::rollout::transcript::push_fenced;
 use crate::{Error, Result};
 
-/// Most tokens of a judge's JSON, unless configured.
+/// Default maximum number of tokens of a judge's JSON.
 pub const DEFAULT_JUDGE_TOKENS: usize = 1024;
 
 const INTRODUCTION: &str = "\
@@ -52,7 +52,7 @@ impl JsonJudge {
         Ok(JsonJudge { key: key.to_owned(), question, schema: Arc::new(schema), max_tokens })
     }
 
-    /// What the judge is asked; `shown` is the conversation, or what was extracted from it.
+    /// The question to the judge. `shown` is the conversation, or the artefact extracted from it.
     pub(super) fn prompt(&self, mut shown: String, input: &MetricInput<'_>, fields: &[GoalField]) -> Vec<Message> {
         let context = self.question.context.iter().filter(|field| !fields.contains(field));
         for field in fields.iter().chain(context) {
@@ -67,7 +67,7 @@ impl JsonJudge {
     }
 
     pub(super) fn task(&self) -> ChatTask {
-        // Greedy: a verdict is not a matter of luck.
+        // Greedy, because a verdict is not a matter of luck.
         let sampling = SamplingOptions { temperature: 0.0, ..SamplingOptions::default() };
         let (max_tokens, schema) = (self.max_tokens, Some(Arc::clone(&self.schema)));
         ChatTask::Generate { max_tokens, sampling, stop: Vec::new(), schema, speaker: Role::Assistant }
@@ -79,7 +79,7 @@ impl JsonJudge {
             return Err(Error::internal(format!("it asked one question and got {} answers", answers.len())));
         };
         let object = json_reply::read(answer, &self.schema, &format!("max_tokens = {}", self.max_tokens))?;
-        // A number between those asked for is in range, and collabllm takes it.
+        // A number between the requested ones is in range, and collabllm accepts it.
         Ok(json_reply::number(&object, &self.key, (0.0, 1.0))?.into())
     }
 }

@@ -1,9 +1,10 @@
-//! The machinery behind judged metrics: a [`Rubric`], asked of the judge model, read off its answers' probabilities.
+//! The machinery of judged metrics: the questions of a [`Rubric`] are asked of the judge model, and the value is read
+//! from the probabilities of its answers.
 //!
-//! One prefill answers a question; nothing is generated, so nothing has to be parsed or asked again. The prompt begins with
-//! a fixed introduction, goes on with the conversation, and ends with the question: all questions on a conversation share
-//! everything but their last lines, and all futures of one history share that history. The alternative, a judge that writes
-//! its verdict, is in `judge_json`.
+//! One prefill answers a question. Nothing is generated, so nothing has to be parsed or repeated. The prompt consists
+//! of a fixed introduction, the conversation, and the question. So all questions about a conversation share everything
+//! except their last lines, and all futures of one history share that history. The alternative, a judge that writes its
+//! verdict, is in `judge_json`.
 
 use serde::Deserialize;
 
@@ -15,22 +16,22 @@ use crate::rollout::transcript::{push_conversation, push_fenced};
 use crate::rollout::{Goal, ModelRole};
 use crate::{Error, ErrorKind, Result};
 
-/// How a judge's answers become a value.
+/// The way in which a judge's answers become a value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judging {
-    /// The value of the likeliest answer (of equally likely ones, the first): the paper's 0 or 1.
+    /// The value of the likeliest answer (the first of equally likely ones): the paper's 0 or 1.
     Hard,
-    /// The expectation over the answers, their probabilities scaled to sum to 1: finer, and less noisy.
+    /// The expectation over the answers, with their probabilities scaled to a sum of 1. This is finer and less noisy.
     #[default]
     Soft,
-    /// The judge thinks aloud and then writes a number, in a JSON object `{"thought", "<metric>"}`; it needs no
+    /// The judge thinks aloud and then writes a number, in a JSON object `{"thought", "<metric>"}`. This needs no
     /// probabilities.
     Json,
 }
 
-/// Below this probability on all its answers together, a judge has not answered: it was about to say something else,
-/// and the ratio between the answers is noise.
+/// If all answers together have less than this probability, the judge has not answered. It was about to say something
+/// else, and the ratio between the answers is noise.
 pub const DEFAULT_MIN_MASS: f64 = 0.1;
 
 const INTRODUCTION: &str = "\
@@ -42,14 +43,15 @@ Judge the assistant strictly and by the question alone. Give the answer itself a
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgeSettings {
-    /// How answers become a value.
+    /// The way in which answers become a value.
     pub judging: Judging,
-    /// Least probability that must fall on a question's answers together, in [0, 1]; [`DEFAULT_MIN_MASS`] if absent. Not
-    /// for [`Judging::Json`].
+    /// Minimum probability of a question's answers together, in [0, 1]; [`DEFAULT_MIN_MASS`] if absent. Not for
+    /// [`Judging::Json`].
     pub min_mass: Option<f64>,
-    /// Most tokens of the judge's reply, at least 1; [`DEFAULT_JUDGE_TOKENS`] if absent. Only for [`Judging::Json`].
+    /// Maximum number of tokens of the judge's reply, at least 1; [`DEFAULT_JUDGE_TOKENS`] if absent. Only for
+    /// [`Judging::Json`].
     pub max_tokens: Option<usize>,
-    /// Whether the judge sees what the assistant reasoned before it replied.
+    /// Whether the judge sees the assistant's reasoning.
     pub show_reasoning: bool,
 }
 
@@ -58,7 +60,7 @@ impl JudgeSettings {
         let json = self.judging == Judging::Json;
         match (self.min_mass, self.max_tokens) {
             (Some(mass), _) if json => Err(Error::invalid_config(format!(
-                "min_mass = {mass} is about probabilities, which judging = \"json\" doesn't read: leave one of them out"
+                "min_mass = {mass} is for probabilities, which judging = \"json\" doesn't read: leave one of them out"
             ))),
             (Some(mass), _) if !(0.0..=1.0).contains(&mass) => {
                 Err(Error::invalid_config(format!("min_mass = {mass} is not in [0, 1]")))
@@ -86,11 +88,12 @@ pub struct JudgeMetric {
 }
 
 impl JudgeMetric {
-    /// A metric of `kind` that asks the questions of `rubric`; their fields of the goal must be in every request.
+    /// A metric of `kind` that asks the questions of `rubric`. Every request must have the fields of the goal that they
+    /// show.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] where settings are out of range or don't go together, or the rubric has no question in
-    /// JSON and judging is to be in JSON.
+    /// [`ErrorKind::InvalidConfig`] if settings are out of range or incompatible, or if judging is in JSON and the
+    /// rubric has no question for that.
     pub fn new(kind: impl Into<String>, rubric: Rubric, settings: JudgeSettings) -> Result<Self> {
         settings.validate()?;
         let kind = kind.into();
@@ -101,7 +104,7 @@ impl JudgeMetric {
         Ok(JudgeMetric { kind, rubric, settings, json })
     }
 
-    /// What is judged: the conversation, or what was extracted from it.
+    /// The subject of judgement: the conversation, or the artefact extracted from it.
     fn shown(&self, input: &MetricInput<'_>) -> String {
         let mut text = String::new();
         match input.extracted {
@@ -142,21 +145,21 @@ impl JudgeMetric {
         Ok(MetricValue { mass: Some(least_mass), ..MetricValue::new(sum / weights) })
     }
 
-    /// A question's value and the probability mass on its answers.
+    /// A question's value, and the probability mass of its answers.
     fn answer_value(&self, question: &RubricQuestion, answer: &ChatOutput) -> Result<(f64, f64)> {
         let unusable = |what: String| Error::new(ErrorKind::ModelOutput, what);
         let ChatOutput::Choice { probabilities } = answer else {
-            return Err(unusable("the judge gave a text where probabilities of answers were asked for".into()));
+            return Err(unusable("the judge gave a text instead of probabilities of answers".into()));
         };
         let in_range = |p: &f64| (0.0..=1.0 + 1e-6).contains(p);
         if probabilities.len() != question.answers.len() || !probabilities.iter().all(in_range) {
             return Err(unusable(format!(
-                "the judge gave {probabilities:?} where {} probabilities were asked for",
+                "the judge gave {probabilities:?} instead of {} probabilities",
                 question.answers.len()
             )));
         }
         let mass: f64 = probabilities.iter().sum();
-        // Also without a configured minimum: no mass at all is no answer.
+        // Even without a configured minimum, no mass at all means no answer.
         if mass < self.settings.min_mass() || mass <= 0.0 {
             return Err(unusable(format!(
                 "the judge put a probability of {mass:.3} on the answers, less than min_mass = {}: it would have said \
@@ -173,7 +176,7 @@ impl JudgeMetric {
     }
 }
 
-/// The value of the likeliest answer; of equally likely ones, the first.
+/// The value of the likeliest answer (the first of equally likely ones).
 fn likeliest(answers: impl Iterator<Item = (f64, f64)>) -> f64 {
     answers.fold((f64::NEG_INFINITY, 0.0), |best, answer| if answer.0 > best.0 { answer } else { best }).1
 }

@@ -1,4 +1,4 @@
-//! What a metric is.
+//! The interface of metrics.
 
 use std::sync::Arc;
 
@@ -11,28 +11,28 @@ use crate::{Error, Result};
 /// Counts the tokens of a text. The policy's tokenizer, usually.
 pub type TokenCounter = Arc<dyn Fn(&str) -> usize + Send + Sync>;
 
-/// One conversation to be scored: t_{1:j} ∪ t_j^f in the paper's terms.
+/// A conversation to score: t_{1:j} ∪ t_j^f in the paper's terms.
 #[derive(Clone, Copy)]
 pub struct MetricInput<'a> {
     /// The conversation before the response.
     pub history: &'a [Message],
     /// The response under test.
     pub response: &'a Message,
-    /// What was sampled after it; empty where the window is 0.
+    /// The sampled messages after it; empty if the window is 0.
     pub future: &'a [&'a Message],
-    /// What the user is after.
+    /// The user's goal.
     pub goal: &'a Goal,
     /// Why the future ended.
     pub ended: Ended,
-    /// What was distilled from the conversation, where the metric has `extract`.
+    /// The artefact extracted from the conversation, if the metric has `extract`.
     pub extracted: Option<&'a str>,
     /// Counts tokens.
     pub count_tokens: &'a (dyn Fn(&str) -> usize + Send + Sync),
 }
 
 impl<'a> MetricInput<'a> {
-    /// A response by itself: nothing before it, no future, nothing extracted. For metrics tried out by hand, with struct update
-    /// for what else there is.
+    /// A response by itself, without history, future or extraction. It is for trying metrics by hand; use struct update
+    /// for the other fields.
     pub fn new(response: &'a Message, goal: &'a Goal, count_tokens: &'a (dyn Fn(&str) -> usize + Send + Sync)) -> Self {
         let (history, future, ended) = (&[][..], &[][..], Ended::Window);
         MetricInput { history, response, future, goal, ended, extracted: None, count_tokens }
@@ -43,33 +43,33 @@ impl<'a> MetricInput<'a> {
         self.history.iter().chain(std::iter::once(self.response)).chain(self.future.iter().copied())
     }
 
-    /// The artefact that is compared, run or embedded: what was extracted, else the assistant's last message without what it
-    /// reasoned.
+    /// The artefact to compare, run or embed: the extracted one, otherwise the assistant's last message without its
+    /// reasoning.
     pub fn subject(&self) -> &'a str {
         let said = || self.future.iter().rev().find(|message| message.role == Role::Assistant);
         self.extracted.unwrap_or_else(|| said().map_or(self.response, |message| message).visible())
     }
 }
 
-/// Something a metric asks a model before it can score.
+/// A metric's question to a model, asked before it can score.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// Who is asked, and who bears the cost: the judge, the extractor, or a reward model.
+    /// The role that is asked and bears the cost: the judge, the extractor, or a reward model.
     pub role: ModelRole,
-    /// The model by name, where another than the role's is asked; one of [`Metric::models`].
+    /// The model's name, if it is not the role's model; one of [`Metric::models`].
     pub model: Option<Arc<str>>,
-    /// The prompt. What all questions on a conversation share comes first, for the sake of prefix reuse.
+    /// The prompt. Text that all questions about a conversation share comes first, so that the prefix is reused.
     pub messages: Vec<Message>,
-    /// Whether a text, the probabilities of given answers or a score is wanted.
+    /// The kind of reply: a text, the probabilities of given answers, or a score.
     pub task: ChatTask,
 }
 
-/// A conversation with the answers to all of a metric's questions about it, in the order they were asked.
+/// A conversation with the answers to all of a metric's questions about it, in the order of the questions.
 #[derive(Clone, Copy)]
 pub struct Answered<'a> {
     /// The conversation.
     pub input: MetricInput<'a>,
-    /// The answers; none where the metric asked nothing.
+    /// The answers; empty if the metric asked nothing.
     pub answers: &'a [ChatOutput],
 }
 
@@ -78,16 +78,16 @@ pub struct Answered<'a> {
 pub struct MetricValue {
     /// The value; finite. Its range and unit are the metric's.
     pub value: f64,
-    /// For metrics with a clamp: whether it took effect, so that the value no longer tells conversations apart.
+    /// For metrics with a clamp: whether it took effect. If so, the value no longer distinguishes conversations.
     pub saturated: Option<bool>,
-    /// For judged metrics: the smallest probability mass that fell on the answers of one of its questions, in [0, 1].
+    /// For judged metrics: the smallest probability mass on the answers to one of its questions, in [0, 1].
     pub mass: Option<f64>,
-    /// What there is to say about the value, for whoever reads a trace.
+    /// A note about the value, for readers of a trace.
     pub note: Option<String>,
 }
 
 impl MetricValue {
-    /// A value and nothing beside it.
+    /// A value without further information.
     pub fn new(value: f64) -> Self {
         MetricValue { value, saturated: None, mass: None, note: None }
     }
@@ -99,11 +99,11 @@ impl From<f64> for MetricValue {
     }
 }
 
-/// Gives conversations numbers.
+/// A function that gives conversations numbers.
 ///
-/// Scoring goes in two steps, so that whoever drives the models can batch: first the metric names its
-/// [`questions`](Metric::questions) about each conversation, then it [`scores`](Metric::score) many at once. A metric
-/// without questions, and one that is somebody else's callback or program, implements `score` alone.
+/// Scoring has two steps, so that questions to models can be batched. First the metric names its
+/// [`questions`](Metric::questions) about each conversation. Then it [`scores`](Metric::score) many conversations at
+/// once. A metric without questions implements only `score`. So do callbacks and external programs.
 ///
 /// ```
 /// use foreturn::reward::{Metric, MetricValue, Answered};
@@ -124,12 +124,12 @@ pub trait Metric: Send + Sync {
     /// The metric's kind, as in `[[metrics]] kind = "…"`.
     fn kind(&self) -> &str;
 
-    /// The models it asks. A ranking whose configuration lacks one of them is refused before it starts.
+    /// The roles that it asks. A ranking whose configuration lacks one of them is refused before it starts.
     fn roles(&self) -> &[ModelRole] {
         &[]
     }
 
-    /// The models that it asks by their names in `[models]`. A configuration that lacks one of them is refused.
+    /// The models that it asks, by their names in `[models]`. A configuration that lacks one of them is refused.
     fn models(&self) -> Vec<Arc<str>> {
         Vec::new()
     }
@@ -138,13 +138,13 @@ pub trait Metric: Send + Sync {
     /// [`models`](Metric::models).
     ///
     /// # Errors
-    /// Says what the model is, and what is asked of it.
+    /// Names the kind of model and the question that it can't answer.
     fn check_model(&self, name: &str, folder: &ModelFolder) -> Result<()> {
         let _ = (name, folder);
         Ok(())
     }
 
-    /// Refuses a request whose goal lacks what the metric compares with.
+    /// Refuses a request whose goal lacks a field that the metric needs.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidRequest`], naming the missing field.
@@ -153,9 +153,9 @@ pub trait Metric: Send + Sync {
         Ok(())
     }
 
-    /// What to ask next about a conversation, given the answers so far. Called with no answers first, then each time all
-    /// questions of the last call are answered, until it returns none: so an extraction can come before the question
-    /// about what was extracted.
+    /// The next questions about a conversation, given the answers so far. It is first called without answers, and then
+    /// each time all questions of the last call are answered, until it returns none. So an extraction can precede the
+    /// question about its result.
     ///
     /// # Errors
     /// An error leaves the conversation without a value for this metric.
@@ -164,31 +164,31 @@ pub trait Metric: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Whether it looks at what `extract` distils, rather than at the conversation alone. A configuration that has something
-    /// extracted for one that doesn't is refused.
+    /// Whether it uses the result of `extract` and not only the conversation. A configuration with `extract` for a
+    /// metric that doesn't use it is refused.
     fn takes_extract(&self) -> bool {
         true
     }
 
-    /// Whether it scores a ranking's conversations, or those of a round of an allocation, all at once, when the last of them
-    /// has ended. Otherwise it scores each soon after it has ended, while models are at work on others.
+    /// Whether it scores all conversations of a ranking, or of an allocation's round, at once, after the last of them
+    /// has ended. Otherwise it scores each soon after it has ended, while models work on others.
     fn wants_whole_rounds(&self) -> bool {
         false
     }
 
-    /// Scores a batch; one result for each conversation, in order. May block: it is called on a thread of its own, not on
-    /// the one that drives the models.
+    /// Scores a batch and returns one result for each conversation, in order. It may block, because it is not called on
+    /// the thread that drives the models.
     fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>>;
 }
 
 /// A metric's place in the reward.
 #[derive(Clone)]
 pub struct WeightedMetric {
-    /// Its name in rankings; the kind, unless two metrics of one kind are told apart by name.
+    /// Its name in rankings: the kind, unless a name distinguishes two metrics of one kind.
     pub name: String,
     /// Factor in the sum; finite.
     pub weight: f64,
-    /// What is distilled from the conversation before the metric sees it. Metrics with the same extraction share it.
+    /// The extraction from the conversation before the metric sees it. Metrics with the same extraction share it.
     pub extract: Option<Arc<Extraction>>,
     /// The metric.
     pub metric: Arc<dyn Metric>,
@@ -200,7 +200,7 @@ impl WeightedMetric {
         WeightedMetric { name: metric.kind().to_owned(), weight, extract: None, metric }
     }
 
-    /// Refuses weights that are not finite, and names that don't tell metrics apart.
+    /// Refuses weights that are not finite, and duplicate names.
     pub(crate) fn check_all(metrics: &[WeightedMetric]) -> Result<()> {
         for (at, WeightedMetric { name, weight, .. }) in metrics.iter().enumerate() {
             if !weight.is_finite() {
@@ -215,7 +215,7 @@ impl WeightedMetric {
             }
             if metrics[..at].iter().any(|other| other.name == *name) {
                 return Err(Error::invalid_config(format!(
-                    "metrics[{at}]: there are two metrics named `{name}`: tell them apart with name = \"…\""
+                    "metrics[{at}]: there are two metrics named `{name}`: distinguish them with name = \"…\""
                 )));
             }
         }

@@ -1,19 +1,19 @@
-//! From conversations to rewards.
+//! Rewards of conversations.
 //!
 //! ```text
 //! conversation ─▶ questions ─▶ answers ─▶ metric values ─▶ weighted sum ─▶ mean over futures
 //!                 (Metric)    (models)    (Metric)         Eq. 2           Eq. 1
 //! ```
 //!
-//! A [`Metric`] gives a conversation a number; it may ask models about it first. The reward of one conversation is the
+//! A [`Metric`] gives a conversation a number. It may ask models about it first. The reward of one conversation is the
 //! weighted sum of its metrics (Eq. 2 to 4 of CollabLLM, arXiv 2502.00640); the multiturn-aware reward of a response is
-//! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]), and compared with
-//! others ([`Difference`], [`leads`], [`probability_best`]).
+//! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]), and compared
+//! with others ([`Difference`], [`leads`], [`probability_best`]).
 //!
 //! - [`Metric`]: the trait; `metrics/` holds one file for each kind.
-//! - [`Extraction`]: an artefact that is distilled from the conversation first (Eq. 3).
-//! - [`Rubric`]: questions with weighed answers, as data files; `rubrics/` holds those that come with the library.
-//! - [`Combination`]: in which order weighing and averaging go.
+//! - [`Extraction`]: an artefact that is extracted from the conversation first (Eq. 3).
+//! - [`Rubric`]: questions with weighted answers, as data files; `rubrics/` holds those that come with the library.
+//! - [`Combination`]: the order of weighting and averaging.
 //! - `preset`: the constants of published setups.
 
 mod clarification;

@@ -7,18 +7,19 @@ use super::extract::{ExtractConfig, ExtractKind};
 use crate::rollout::RoleStyle;
 use crate::{Error, Result};
 
-/// A published setup whose constants are defaults: request and file go before them.
+/// A published setup whose constants are defaults. The request and the file override them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// The paper's own (CollabLLM, arXiv 2502.00640, Table 6): w = 2, S = 3, hard judging, λ by task, equal weights.
     Paper,
-    /// The reference implementation's, `collabllm` 0.0.8: w = 2 (its `max_new_turns = 4` counts messages), S = 3; BLEU over
-    /// characters; the assistant's words in thousands of cl100k tokens, weighed −0.5; user, extractor and judges write JSON.
+    /// The reference implementation's, `collabllm` 0.0.8: w = 2 (its `max_new_turns = 4` counts messages), S = 3; BLEU
+    /// over characters; the assistant's words in thousands of cl100k tokens, weighted −0.5; user, extractor and judges
+    /// write JSON.
     Collabllm,
-    /// The CollabLLM recipe of verl: as the reference, but the words of both from the response on, weighed −1e-4, and each
-    /// metric's weighted mean clamped to ±1. Two differences remain: verl counts a failed judge as 0, which is left out
-    /// here; and its loop drops the last reply of the window from what it scores.
+    /// The CollabLLM recipe of verl: like the reference, but with the words of both sides from the response on,
+    /// weighted −1e-4, and each metric's weighted mean clamped to ±1. Two differences remain: verl counts a failed
+    /// judge as 0, which is left out here, and its loop doesn't score the last reply of the window.
     Verl,
 }
 
@@ -45,7 +46,7 @@ impl Task {
     }
 }
 
-/// What a preset stands for.
+/// The constants of a preset.
 pub(crate) struct PresetValues {
     preset: Preset,
     task: Option<Task>,
@@ -53,9 +54,9 @@ pub(crate) struct PresetValues {
     pub(crate) window: usize,
     /// Futures for each candidate.
     pub(crate) samples: usize,
-    /// How the simulated user replies.
+    /// The style of the simulated user's replies.
     pub(crate) role_style: RoleStyle,
-    /// How values become a reward.
+    /// The way in which values become a reward.
     pub(crate) combination: Combination,
     /// Whether extractors think aloud first.
     pub(crate) thought: bool,
@@ -65,7 +66,7 @@ impl Preset {
     /// The constants.
     ///
     /// # Errors
-    /// Where they depend on a task and none is given.
+    /// They depend on a task, and none is given.
     pub(crate) fn values(self, task: Option<Task>) -> Result<PresetValues> {
         let json = PresetValues {
             preset: self,
@@ -110,7 +111,7 @@ impl PresetValues {
         Ok([task.extrinsic(), "token_amount", "interactivity"])
     }
 
-    /// The factor of a kind of metric, whether or not it is in the preset's list.
+    /// The weight of a kind of metric, whether or not it is in the preset's list.
     pub(crate) fn weight(&self, kind: &str) -> f64 {
         match (self.preset, kind) {
             (Preset::Collabllm, "token_amount") => -0.5,
@@ -119,7 +120,7 @@ impl PresetValues {
         }
     }
 
-    /// What is extracted for a kind of metric.
+    /// The extraction for a kind of metric.
     pub(crate) fn extract(&self, kind: &str) -> Option<ExtractConfig> {
         let of = |kind| Some(ExtractConfig::Kind(kind));
         match kind {
@@ -136,7 +137,7 @@ impl PresetValues {
                 let lambda = if self.task == Some(Task::Document) { 1e-4 } else { 5e-4 };
                 table([("lambda", lambda.into())])
             }
-            // Thousands of tokens of all that the assistant said; the weight makes a cost of them.
+            // Thousands of tokens of everything that the assistant said. The weight turns them into a cost.
             ("token_amount", Preset::Collabllm) => table([
                 ("unit", "cl100k".into()),
                 ("whose", "assistant".into()),

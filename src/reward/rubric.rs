@@ -1,4 +1,4 @@
-//! Rubrics: questions to a judge whose answers have values, kept as data files.
+//! Rubrics: data files with questions to a judge and values of the answers.
 //!
 //! ```toml
 //! shows = ["reference"]            # fields of the goal that the judge sees, of task, prompt, reference, tests
@@ -22,7 +22,7 @@ use serde::Deserialize;
 use crate::rollout::Goal;
 use crate::{Error, Result};
 
-/// Questions to a judge; the rubric's value is the mean of theirs by their weights.
+/// Questions to a judge. The rubric's value is the weighted mean of theirs.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rubric {
@@ -31,7 +31,7 @@ pub struct Rubric {
     pub shows: Vec<GoalField>,
     /// The questions; at least one.
     pub questions: Vec<RubricQuestion>,
-    /// What a judge is asked that writes its verdict as a number in JSON.
+    /// The question to a judge that writes its verdict as a number in JSON.
     #[serde(default)]
     pub json: Option<JsonQuestion>,
 }
@@ -40,12 +40,12 @@ pub struct Rubric {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JsonQuestion {
-    /// What the number means.
+    /// The meaning of the number.
     pub text: String,
-    /// The numbers that the judge is held to, in [0, 1]; any number from 0 to 1 where empty.
+    /// The numbers that the judge may give, in [0, 1]; any number from 0 to 1 if empty.
     #[serde(default)]
     pub values: Vec<f64>,
-    /// Fields of the goal that the judge sees beside the rubric's, where a request has them.
+    /// Fields of the goal that the judge sees in addition to the rubric's, if a request has them.
     #[serde(default)]
     pub context: Vec<GoalField>,
 }
@@ -56,7 +56,7 @@ impl JsonQuestion {
             return Err(Error::invalid_config("text is empty: write what the number means"));
         }
         match self.values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-            Some(value) => Err(Error::invalid_config(format!("values holds {value}, which is not in [0, 1]"))),
+            Some(value) => Err(Error::invalid_config(format!("values contains {value}, which is not in [0, 1]"))),
             None => Ok(()),
         }
     }
@@ -79,17 +79,17 @@ fn one() -> f64 {
     1.0
 }
 
-/// An answer and what it is worth.
+/// An answer and its value.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
-    /// Ways to write it, the canonical one first.
+    /// Its spellings, the canonical one first.
     pub spellings: Vec<String>,
     /// Its value; finite.
     pub value: f64,
 }
 
-/// A field of the goal that a judge can be shown.
+/// A field of the goal that a judge can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GoalField {
@@ -114,7 +114,7 @@ impl GoalField {
         }
     }
 
-    /// The tag that its text stands in.
+    /// The tag around its text.
     pub(crate) fn tag(self) -> &'static str {
         match self {
             GoalField::Prompt => "goal",
@@ -134,10 +134,10 @@ impl GoalField {
 }
 
 impl Rubric {
-    /// Reads a rubric; `origin` names it in messages.
+    /// Reads a rubric. `origin` names it in messages.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::InvalidConfig`] for anything that can't be asked or whose answers can't be told apart.
+    /// [`crate::ErrorKind::InvalidConfig`] if a question can't be asked or its answers can't be told apart.
     pub fn parse(toml: &str, origin: &str) -> Result<Self> {
         let rubric: Rubric = toml::from_str(toml)
             .map_err(|e| Error::invalid_config(format!("{origin}: not a rubric: {e}")).with_source(e))?;
@@ -174,22 +174,22 @@ impl RubricQuestion {
             }
             if answer.spellings.is_empty() || answer.spellings.iter().any(|spelling| spelling.trim().is_empty()) {
                 return Err(Error::invalid_config(
-                    "spellings is empty or holds an empty text: write how the answer is spelled",
+                    "spellings is empty or contains an empty text: write how the answer is spelled",
                 ));
             }
         }
         self.validate_distinct()
     }
 
-    /// Answers are read off the words that open a reply, so no spelling may open another answer's.
+    /// Answers are read from the words that open a reply, so no spelling may begin with another answer's.
     fn validate_distinct(&self) -> Result<()> {
         for (i, one) in self.answers.iter().enumerate() {
             for (j, other) in self.answers.iter().enumerate().filter(|&(j, _)| j != i) {
                 for spelling in &one.spellings {
                     if let Some(longer) = other.spellings.iter().find(|longer| longer.starts_with(spelling.as_str())) {
                         return Err(Error::invalid_config(format!(
-                            "answers[{j}] is spelled {longer:?}, which begins like {spelling:?} of answers[{i}]: use spellings \
-                             of which none begins another answer's"
+                            "answers[{j}] is spelled {longer:?}, which begins like {spelling:?} of answers[{i}]: no \
+                             spelling may begin with another answer's"
                         )));
                     }
                 }

@@ -1,8 +1,8 @@
 //! A simulated user who thinks in JSON before speaking: `{"current_answer", "thought", "response"}`.
 //!
-//! The form that collabllm and verl's recipe ask for: where the assistant's solution stands, what the user makes of it, and
-//! then the message. As there, the message is all of `response`, a stop signal included, so judges and counts see what
-//! they see there.
+//! collabllm and verl's recipe ask for this form: the state of the assistant's solution, the user's thoughts about it,
+//! and then the message. As there, the message is all of `response`, including a stop signal, so judges and counts see
+//! the same as there.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ const RESPONSE: &str = "response";
 
 /// An instruction-tuned model told to play the user, who replies in JSON.
 ///
-/// It sees what [`InstructedUser`] sees. Only `response` is said, and only there does the stop signal end the
+/// It sees the same as [`InstructedUser`]. Only `response` is said, and only there does the stop signal end the
 /// conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonUser {
-    /// Who the user is, and how they write.
+    /// The user's identity and style.
     pub user: InstructedUser,
     schema: Arc<JsonSchema>,
 }
 
 impl JsonUser {
-    /// `user`, replying in JSON.
+    /// `user`, but replying in JSON.
     pub fn new(user: InstructedUser) -> Self {
         let keys = [ANSWER, THOUGHT, RESPONSE].map(|key| (key, json!({"type": "string"})));
         JsonUser { user, schema: Arc::new(json_reply::schema("user_turn", keys)) }

@@ -9,31 +9,31 @@ use super::{
 use crate::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, JsonSchema, Message, Role};
 use crate::{Error, ErrorKind, Result};
 
-/// What all rollouts of a ranking share.
+/// The parts that all rollouts of a ranking share.
 pub struct Scene {
-    /// The conversation before the response; its last message is the user's.
+    /// The conversation before the response. Its last message is the user's.
     pub history: Vec<Message>,
-    /// What the user is after.
+    /// The user's goal.
     pub goal: Goal,
-    /// Plays the user.
+    /// The simulator that plays the user.
     pub simulator: Arc<dyn Simulator>,
-    /// How futures are sampled.
+    /// The settings for sampling futures.
     pub settings: RolloutSettings,
-    /// Turns to sample; 0 samples nothing.
+    /// Number of turns to sample; 0 samples nothing.
     pub window: usize,
 }
 
 /// A message of a sampled future.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolloutMessage {
-    /// Who said what.
+    /// The message.
     pub message: Message,
-    /// Why the model stopped writing; [`Finish::Length`] where the message was cut off.
+    /// Why the model stopped writing; [`Finish::Length`] if the message was cut off.
     pub finish: Finish,
-    /// Whether its text, tokenised again, gives other tokens than those that were sampled. Known only once a later prompt
-    /// has included it.
+    /// Whether tokenising its text again gives tokens other than the sampled ones. Known only once a later prompt has
+    /// included it.
     pub retokenized_differs: bool,
-    /// How a user's message shows that its model speaks as the assistant.
+    /// The sign in a user's message that its model speaks as the assistant.
     pub confusion: Option<Confusion>,
 }
 
@@ -45,7 +45,7 @@ pub struct Rollout {
     future: Vec<RolloutMessage>,
     /// Turns completed.
     turn: usize,
-    /// The turn before which it waits to be resumed.
+    /// The turn before which it waits for [`Rollout::resume`].
     pause: Option<usize>,
     speaker: ModelRole,
     ended: Option<Ended>,
@@ -70,7 +70,7 @@ impl Rollout {
         }
     }
 
-    /// A future of `response` that is known already: `future` is what was said, `ended` why no more was.
+    /// A future of `response` that is already known. `future` holds its messages, and `ended` says why it ended.
     pub fn given(
         scene: Arc<Scene>,
         response: impl Into<Arc<Message>>,
@@ -81,7 +81,7 @@ impl Rollout {
         Rollout { future, ended: Some(ended), ..Rollout::new(scene, response, seed) }
     }
 
-    /// Makes it wait for [`Rollout::resume`] after so many turns, if it hasn't ended by then.
+    /// Makes it wait for [`Rollout::resume`] after this many turns, if it hasn't ended by then.
     #[must_use]
     pub fn pausing_after(self, turns: usize) -> Self {
         Rollout { pause: Some(turns), ..self }
@@ -98,7 +98,7 @@ impl Rollout {
         self.next_request()
     }
 
-    /// The first request; none where the window is 0, and then the rollout has ended, as one has whose future was given.
+    /// The first request. It is none if the window is 0 or the future was given; then the rollout has ended.
     pub fn start(&mut self) -> Option<(ModelRole, ChatRequest)> {
         self.next_request()
     }
@@ -125,7 +125,7 @@ impl Rollout {
         self.ended
     }
 
-    /// What made it fail, where it [`Ended::Failed`].
+    /// The error that made it fail, if it [`Ended::Failed`].
     pub fn failure(&self) -> Option<&Error> {
         self.failure.as_ref()
     }
@@ -135,17 +135,17 @@ impl Rollout {
         self.seed
     }
 
-    /// The response whose future this is.
+    /// The response that it is a future of.
     pub fn response(&self) -> &Message {
         &self.response
     }
 
-    /// What was sampled so far.
+    /// The messages sampled so far.
     pub fn future(&self) -> &[RolloutMessage] {
         &self.future
     }
 
-    /// Whether the response's text, tokenised again, gives other tokens than those it was sampled as.
+    /// Whether tokenising the response's text again gives tokens other than the sampled ones.
     pub fn response_retokenized_differs(&self) -> bool {
         self.response_retokenized_differs
     }
@@ -166,7 +166,7 @@ impl Rollout {
                 let prompt = simulator.prompt(&self.scene.goal, &conversation);
                 self.request(prompt, &settings.user, simulator.stop_texts(), simulator.schema())
             }
-            // The policy sees the conversation and nothing else: no goal, no instructions of ours.
+            // The policy sees only the conversation: no goal, and no instructions of ours.
             _ => self.request(conversation.into_iter().cloned().collect(), &settings.policy, Vec::new(), None),
         };
         Some((self.speaker, request))
@@ -194,7 +194,7 @@ impl Rollout {
     fn take(&mut self, reply: Result<ChatReply>) -> Result<()> {
         let ChatOutput::Text { text, tokens, finish, retokenized_differs } = reply?.output else {
             return Err(Error::internal(format!(
-                "the {} model gave probabilities where a message was asked for",
+                "the {} model gave probabilities instead of a message",
                 self.speaker.as_str()
             )));
         };
@@ -216,11 +216,11 @@ impl Rollout {
 
     fn take_user(&mut self, reply: &str, finish: Finish) -> Result<()> {
         let turn = match self.scene.simulator.read(reply) {
-            // A full context can leave no room for a single word.
+            // A full context may leave no room for a single word.
             Err(_) if finish == Finish::Context => UserTurn::Says(String::new()),
             turn => turn?,
         };
-        // The tokens of a cleaned text are not those that were sampled, and the policy re-tokenises anyway.
+        // The tokens of a cleaned text differ from the sampled ones, and the policy re-tokenises anyway.
         match turn {
             UserTurn::Says(words) => {
                 self.push_user(words, finish)?;
@@ -236,7 +236,7 @@ impl Rollout {
         Ok(())
     }
 
-    /// Appends the user's message, unless it is the assistant's and that is a failure.
+    /// Appends the user's message, unless it is the assistant's and this counts as a failure.
     fn push_user(&mut self, words: String, finish: Finish) -> Result<()> {
         let on_confusion = self.scene.settings.on_role_confusion;
         let found = match on_confusion {
@@ -260,7 +260,7 @@ impl Rollout {
         Ok(())
     }
 
-    /// Appends a message. A full context ends the rollout after it; an empty message is then no message.
+    /// Appends a message. A full context ends the rollout after it, and an empty message is then dropped.
     fn push(&mut self, message: Message, finish: Finish) {
         let full = finish == Finish::Context;
         if !(full && message.content.is_empty()) {
@@ -271,7 +271,7 @@ impl Rollout {
         }
     }
 
-    /// The policy's prompt is history, response, future; the indices count along it.
+    /// The policy's prompt is history, response and future. The indices refer to it.
     fn note_retokenized(&mut self, indices: &[usize]) {
         let response_at = self.scene.history.len();
         for &index in indices {
@@ -296,7 +296,7 @@ impl Rollout {
     }
 }
 
-/// How a reply that was interrupted ends its rollout.
+/// The way in which an interrupted reply ends its rollout.
 pub(crate) fn interruption(finish: Finish) -> Option<Ended> {
     match finish {
         Finish::Deadline => Some(Ended::Deadline),

@@ -1,19 +1,19 @@
-//! Forward sampling: the futures of a conversation after a response is set.
+//! Forward sampling: the futures of a conversation after a given response.
 //!
 //! A [`Rollout`] is one sampled future. It is a state machine without threads or models: it names its next request to a
-//! model, takes the reply, and names the next one, until it has [`Ended`]. Each rollout goes on as soon as its own reply
-//! is there; none waits for another.
+//! model, takes the reply, and names the next one, until it has [`Ended`]. Each rollout goes on as soon as its own
+//! reply has arrived; none waits for another.
 //!
 //! ```text
 //! history · response ─▶ user message ─▶ policy reply ─▶ … `window` times … ─▶ Ended
 //!                       (Simulator)      (the policy)
 //! ```
 //!
-//! - [`simulator`]: what the user model is shown and how its reply is read; [`JsonUser`] is one who thinks first,
-//!   [`TrainedUser`] one that was trained to be the user.
-//! - [`seed`]: where every request's random stream comes from.
-//! - `style`, `confusion`: how simulated users write, and when they are none.
-//! - `transcript`: foreign text, fenced off, for simulators and judges.
+//! - [`simulator`]: prompts for the user model, and the reading of its replies. [`JsonUser`] thinks first, and
+//!   [`TrainedUser`] was trained to be the user.
+//! - [`seed`]: the random stream of every request.
+//! - `style`, `confusion`: how simulated users write, and how they fall out of their role.
+//! - `transcript`: foreign text for simulators and judges, fenced off.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,19 +35,19 @@ pub use simulator::{InstructedUser, Simulator, UserTurn};
 pub use style::{Style, Trait};
 pub use user_lm::{END_OF_CONVERSATION, TrainedUser};
 
-/// Which part a model plays in a ranking. One model may play several.
+/// The role of a model in a ranking. One model may play several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelRole {
-    /// The assistant whose responses are scored, and who goes on in the futures.
+    /// The assistant. Its responses are scored, and it goes on in the futures.
     Policy,
     /// The user simulator.
     User,
     /// Scores conversations.
     Judge,
-    /// Distils an artefact (a document, an answer) from a conversation.
+    /// Extracts an artefact (a document, an answer) from a conversation.
     Extractor,
-    /// Gives a conversation a number of its own accord. No model plays it by configuration: metrics name theirs.
+    /// Gives a conversation a number by itself. The configuration assigns no model to it, because metrics name theirs.
     RewardModel,
 }
 
@@ -64,14 +64,14 @@ impl ModelRole {
     }
 }
 
-/// What the user is after. Never shown to the policy; metrics see all of it.
+/// The user's goal. It is never shown to the policy. Metrics see all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Goal {
-    /// What kind of task it is, in a sentence.
+    /// The kind of task, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
-    /// The full request, as the user would have put it had they said everything at once.
+    /// The full request, as the user would have written it if they had said everything at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// The answer or text that extrinsic metrics compare with.
@@ -83,7 +83,7 @@ pub struct Goal {
     /// Name of the function that the tests call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry_point: Option<String>,
-    /// Whether the last user message before the response leaves open what is meant, so that a good response asks.
+    /// Whether the last user message before the response is ambiguous, so that a good response asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ambiguous: Option<bool>,
 }
@@ -94,11 +94,11 @@ pub struct Goal {
 pub enum Ended {
     /// The simulated user said the stop signal.
     StopSignal,
-    /// All turns of the window were sampled. Also where the window is 0.
+    /// All turns of the window were sampled, or the window is 0.
     Window,
     /// All turns were sampled, and the last reply was cut off at its limit of new tokens.
     Length,
-    /// A model's context was full. The rollout counts with what was said until then: leaving it out would favour
+    /// A model's context was full. The rollout counts with its messages so far, because leaving it out would favour
     /// responses that lead to endless conversations.
     Context,
     /// The deadline passed.
@@ -107,7 +107,7 @@ pub enum Ended {
     Pruned,
     /// The caller cancelled.
     Cancelled,
-    /// A model failed, or gave something that can't go on (an empty user message).
+    /// A model failed, or gave a reply that can't be continued (an empty user message).
     Failed,
 }
 
@@ -126,32 +126,32 @@ impl Ended {
         }
     }
 
-    /// Whether a rollout that ended so is judged.
+    /// Whether a rollout that ended in this way is judged.
     pub fn is_scored(self) -> bool {
         matches!(self, Ended::StopSignal | Ended::Window | Ended::Length | Ended::Context)
     }
 
-    /// Whether it was the clock or the caller that ended it, rather than the conversation.
+    /// Whether the clock or the caller ended it, and not the conversation.
     pub fn is_interrupted(self) -> bool {
         matches!(self, Ended::Deadline | Ended::Cancelled)
     }
 }
 
-/// How the user's model plays the user.
+/// The way in which the user's model plays the user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoleStyle {
-    /// It is told to, and replies with the message and nothing else: [`InstructedUser`].
+    /// It is told to, and replies with only the message: [`InstructedUser`].
     #[default]
     Text,
-    /// It is told to, and replies in JSON, with what the user thinks before the message: [`JsonUser`].
+    /// It is told to, and replies in JSON, with the user's thoughts before the message: [`JsonUser`].
     Json,
     /// It was trained to: [`TrainedUser`].
     UserLm,
 }
 
 impl RoleStyle {
-    /// Most tokens of a reply, unless configured.
+    /// Default maximum number of tokens of a reply.
     pub(crate) fn max_tokens(self) -> usize {
         match self {
             RoleStyle::Text | RoleStyle::UserLm => DEFAULT_USER_TOKENS,
@@ -160,39 +160,39 @@ impl RoleStyle {
     }
 }
 
-/// How one of the speakers writes.
+/// Settings for the messages of one speaker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReplySettings {
-    /// Most tokens in one message; at least 1.
+    /// Maximum number of tokens in a message; at least 1.
     pub max_tokens: usize,
-    /// How tokens are drawn.
+    /// The sampling of tokens.
     pub sampling: SamplingOptions,
 }
 
-/// How futures are sampled, alike for all rollouts of a ranking.
+/// Settings for sampling futures, equal for all rollouts of a ranking.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutSettings {
-    /// How the policy writes.
+    /// Settings for the policy's messages.
     pub policy: ReplySettings,
-    /// How the simulated user writes.
+    /// Settings for the simulated user's messages.
     pub user: ReplySettings,
-    /// Whether sample k of every candidate draws from the same random stream, so that candidates are compared on equal
-    /// luck.
+    /// Whether sample k of every candidate draws from the same random stream, so that candidates are compared with
+    /// equal luck.
     pub common_random_numbers: bool,
-    /// What happens when the simulated user talks like the assistant.
+    /// The consequence if the simulated user talks like the assistant.
     pub on_role_confusion: OnRoleConfusion,
 }
 
-/// What happens when the simulated user talks like the assistant.
+/// The consequence if the simulated user talks like the assistant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRoleConfusion {
     /// The message is marked, and rankings count such rollouts.
     #[default]
     Report,
-    /// The rollout fails: `rollout.on_failure` says what follows.
+    /// The rollout fails. `rollout.on_failure` says what follows.
     Fail,
-    /// Nobody looks.
+    /// Messages are not checked.
     Ignore,
 }
 
@@ -207,11 +207,11 @@ impl Default for RolloutSettings {
     }
 }
 
-/// Most tokens of a policy reply, unless configured.
+/// Default maximum number of tokens of a policy's reply.
 pub const DEFAULT_POLICY_TOKENS: usize = 512;
-/// Most tokens of a simulated user's message, unless configured.
+/// Default maximum number of tokens of a simulated user's message.
 pub const DEFAULT_USER_TOKENS: usize = 128;
-/// Most tokens of a simulated user's reply in JSON, which holds more than the message, unless configured.
+/// Default maximum number of tokens of a simulated user's reply in JSON, which contains more than the message.
 pub const DEFAULT_JSON_USER_TOKENS: usize = 1024;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Where random streams come from.
+//! The derivation of random streams.
 //!
-//! Every request to a model carries its own seed, derived from the ranking's seed and the request's place in it, never
-//! from the order in which things happen. So a reply depends on nothing but its request.
+//! Every request to a model has its own seed, derived from the ranking's seed and the request's place in it, and never
+//! from the order of events. So a reply depends only on its request.
 //!
 //! ```text
 //! ranking seed ─▶ rollout seed (sample, and candidate unless random numbers are common) ─▶ request seed (turn, role)
@@ -14,7 +14,7 @@ use super::ModelRole;
 /// 2⁶⁴ divided by the golden ratio: the increment of SplitMix64 (Steele, Lea, Flood 2014).
 const INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Keeps streams of different purposes apart. The numbers are never reused.
+/// Separates streams of different purposes. The numbers are never reused.
 #[derive(Debug, Clone, Copy)]
 #[repr(u64)]
 enum Purpose {
@@ -43,9 +43,9 @@ pub fn candidate_seed(ranking: u64, candidate: usize) -> u64 {
     derive(ranking, &[Purpose::Candidate as u64, candidate as u64])
 }
 
-/// Seed of rollout `sample` of `candidate`; with common random numbers the candidate plays no part.
+/// Seed of rollout `sample` of `candidate`. With common random numbers, the candidate makes no difference.
 ///
-/// It has 53 bits, so that every JSON reader keeps it exact.
+/// It has 53 bits, so that every JSON reader keeps it exactly.
 pub fn rollout_seed(ranking: u64, candidate: usize, sample: usize, common_random_numbers: bool) -> u64 {
     let sample_seed = derive(ranking, &[Purpose::Rollout as u64, sample as u64]);
     let seed = if common_random_numbers { sample_seed } else { derive(sample_seed, &[candidate as u64]) };
@@ -66,7 +66,7 @@ fn purpose(role: ModelRole) -> u64 {
     let purpose = match role {
         ModelRole::Policy => Purpose::Policy,
         ModelRole::User => Purpose::User,
-        // A reward model draws nothing; it only has to have some stream.
+        // A reward model draws nothing, but it needs some stream.
         ModelRole::Judge | ModelRole::RewardModel => Purpose::Judge,
         ModelRole::Extractor => Purpose::Extractor,
     };

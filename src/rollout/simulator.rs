@@ -1,9 +1,10 @@
-//! The simulated user: what its model is shown, and how its reply is read.
+//! The simulated user: the prompts for its model, and the reading of its replies.
 //!
-//! A [`Simulator`] has no state and calls nothing. It turns a goal and a conversation into a prompt and a reply into a
-//! [`UserTurn`]. [`InstructedUser`] asks any instruction-tuned model to play the user. Its prompt puts what never changes
-//! first (the part to play, persona, style), then the goal, and the growing conversation last, so that all rollouts of a
-//! request share the longest possible prefix. [`JsonUser`](super::JsonUser) has it think in JSON before it speaks.
+//! A [`Simulator`] has no state and calls nothing. It turns a goal and a conversation into a prompt, and a reply into a
+//! [`UserTurn`]. [`InstructedUser`] asks any instruction-tuned model to play the user. Its prompt begins with the parts
+//! that never change (role, persona, style). The goal follows, and the growing conversation comes last, so that all
+//! rollouts of a request share the longest possible prefix. [`JsonUser`](super::JsonUser) lets it think in JSON before
+//! it speaks.
 
 use std::sync::Arc;
 
@@ -13,10 +14,10 @@ use crate::chat::{JsonSchema, Message, Role};
 use crate::message::reasoning::visible;
 use crate::{Error, Result};
 
-/// The words by which a simulated user ends the conversation, unless configured.
+/// The default words with which a simulated user ends the conversation.
 pub const DEFAULT_STOP_SIGNAL: &str = "[[TERMINATE CHAT]]";
 
-/// What a simulated user did.
+/// The action of a simulated user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserTurn {
     /// Wrote a message; the conversation goes on.
@@ -26,7 +27,7 @@ pub enum UserTurn {
 }
 
 impl UserTurn {
-    /// What `words` amount to, the last ones where the user leaves with them; `None` for silence.
+    /// The action that `words` amount to. `None` for silence.
     pub(super) fn of(words: &str, leaves: bool) -> Option<Self> {
         match (words.is_empty(), leaves) {
             (true, true) => Some(UserTurn::Leaves(None)),
@@ -37,49 +38,49 @@ impl UserTurn {
     }
 }
 
-/// Plays the user: writes prompts for the user model and reads its replies.
+/// A player of the user: it writes prompts for the user model and reads its replies.
 pub trait Simulator: Send + Sync {
-    /// The prompt under which the user model writes the next user message. `conversation` is everything so far, ending
-    /// with a message of the assistant; empty where the user opens it.
+    /// The prompt under which the user model writes the next user message. `conversation` holds everything so far and
+    /// ends with a message of the assistant. It is empty if the user opens it.
     fn prompt(&self, goal: &Goal, conversation: &[&Message]) -> Vec<Message>;
 
-    /// Texts that end the user model's reply because what follows them is not the user's.
+    /// Texts that end the user model's reply, because the text after them is not the user's.
     fn stop_texts(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What the user model's reply has to be, where it is JSON.
+    /// The schema of the user model's reply, if it is JSON.
     fn schema(&self) -> Option<Arc<JsonSchema>> {
         None
     }
 
-    /// Whether the model writes the user's turns as its own, because it was trained to; others are told to in a prompt that
-    /// they answer.
+    /// Whether the model was trained to write the user's turns as its own. Other models answer a prompt that tells them
+    /// to.
     fn is_trained(&self) -> bool {
         false
     }
 
-    /// Reads the user model's reply. Only these words can end the conversation: a stop signal in a candidate or an
+    /// Reads the user model's reply. Only this reply can end the conversation. A stop signal in a candidate or an
     /// earlier message means nothing.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::ModelOutput`] where the reply holds no message.
+    /// [`crate::ErrorKind::ModelOutput`] if the reply has no message.
     fn read(&self, reply: &str) -> Result<UserTurn>;
 }
 
-/// An instruction-tuned model told to play the user, in plain text.
+/// An instruction-tuned model that is told to play the user, in plain text.
 ///
-/// It sees `goal.task` and `goal.prompt`; `goal.reference` only where there is no prompt, because a user who knows the
-/// answer tells it, and then every response leads to the right answer. It never sees the tests.
+/// It sees `goal.task` and `goal.prompt`. It sees `goal.reference` only if there is no prompt, because a user who knows
+/// the answer tells it, and then every response leads to the right answer. It never sees the tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstructedUser {
     /// Who the user is, in a sentence or two addressed to the model ("You are a nurse on night shift…").
     pub persona: Option<String>,
-    /// How the user writes; replaces the built-in description.
+    /// The user's style. It replaces the built-in description.
     pub style: Option<Style>,
     /// The words that end the conversation; not empty.
     pub stop_signal: String,
-    /// Whether the user sees what the assistant reasoned before it replied.
+    /// Whether the user sees the assistant's reasoning.
     pub show_reasoning: bool,
 }
 
@@ -116,14 +117,15 @@ const DEFAULT_STYLE: &str =
 
 const CUE: &str = "\nThe person's next message:";
 
-/// In place of a conversation that hasn't begun.
+/// The text in place of a conversation that hasn't begun.
 const OPENING: &str = "\
 Nothing has been said yet: the person opens the chat. Their first message says roughly what they are after and leaves most \
 of what they know unsaid.
 ";
 
 impl InstructedUser {
-    /// The part that is the same for every request of a configuration. `delivered` says what the assistant gets to read.
+    /// The part that is the same for every request of a configuration. `delivered` describes the text that the
+    /// assistant will read.
     pub(super) fn instructions(&self, delivered: &str) -> String {
         let mut text = [PART, delivered, BEHAVIOUR].concat();
         let style = self.style.as_ref().map_or_else(|| DEFAULT_STYLE.to_owned(), Style::describe);
@@ -143,7 +145,7 @@ impl InstructedUser {
         text
     }
 
-    /// The goal as far as the user knows it, and the conversation.
+    /// The goal, as far as the user knows it, and the conversation.
     pub(super) fn situation(&self, goal: &Goal, conversation: &[&Message]) -> String {
         let mut text = String::new();
         if let Some(task) = &goal.task {
@@ -168,12 +170,12 @@ impl Simulator for InstructedUser {
     }
 
     fn stop_texts(&self) -> Vec<String> {
-        // Small models go on with the assistant's answer; those words are nobody's.
+        // Small models go on with the assistant's answer. Nobody said those words.
         ["</user>", "<assistant>", "\nAssistant:", "\nassistant:"].map(str::to_owned).to_vec()
     }
 
     fn read(&self, reply: &str) -> Result<UserTurn> {
-        // What the user's model reasoned is not what the user says.
+        // The reasoning of the user's model is not part of what the user says.
         let said = visible(reply);
         let (words, leaves) = match said.find(&self.stop_signal) {
             Some(at) => (&said[..at], true),
@@ -192,7 +194,7 @@ impl Simulator for InstructedUser {
     }
 }
 
-/// The message without the wrapping that models put around it: a label in front, quotation marks around the whole.
+/// The message without the wrapping that models put around it: a label in front, or quotation marks around the whole.
 fn clean(reply: &str) -> &str {
     let text = reply.trim();
     let text = text.strip_prefix("<user>").unwrap_or(text).trim_start();
@@ -215,7 +217,7 @@ fn without_label(text: &str) -> &str {
 fn unquoted(text: &str) -> &str {
     for (open, close) in [('"', '"'), ('“', '”'), ('\'', '\''), ('«', '»')] {
         let inner = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
-        // `"a" and "b"` is not a quotation as a whole.
+        // `"a" and "b"` as a whole is not a quotation.
         if let Some(inner) = inner.filter(|inner| !inner.contains([open, close])) {
             return inner;
         }

@@ -1,8 +1,8 @@
-//! How simulated users write.
+//! Writing styles of simulated users.
 //!
-//! Users that language models play are politer, tidier and more patient than real ones (CollabLLM's authors found theirs to
-//! write longer and to stay on track). Each [`Trait`] asks for one way in which real users differ; a style may also be a text
-//! of one's own.
+//! Simulated users are politer, tidier and more patient than real ones (CollabLLM's authors found that theirs write
+//! longer and stay on track). Each [`Trait`] asks for one way in which real users differ. A style may also be a free
+//! text.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub enum Style {
     /// A sentence or two about how the user writes, with "they" for the user.
     Text(String),
-    /// Ways in which real users write.
+    /// Traits of real users' writing.
     Traits(Vec<Trait>),
 }
 
@@ -73,7 +73,7 @@ impl Style {
         }
     }
 
-    /// Whether it says nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.describe().trim().is_empty()
     }

@@ -1,14 +1,14 @@
 //! Foreign text inside our own prompts.
 //!
-//! Simulators and judges read conversations, goals and references that somebody else wrote. Each piece stands between
-//! tags of ours, and text that imitates one of these tags is defused with a backslash, so that a candidate can neither
-//! close its own fence nor speak as somebody else. All other text is passed on unchanged.
+//! Simulators and judges read conversations, goals and references that others wrote. Each piece is put between our
+//! tags. Text that imitates one of these tags is defused with a backslash, so that a candidate can neither close its
+//! own fence nor speak in another's name. All other text is passed on unchanged.
 
 use std::borrow::Cow;
 
 use crate::chat::{Message, Role};
 
-/// Tags that fence foreign text. A new fence is added here, or it can be forged.
+/// Tags that fence foreign text. Every new fence must be added here, or it can be forged.
 const TAGS: [&str; 8] = ["conversation", "user", "assistant", "task", "goal", "reference", "tests", "artefact"];
 
 /// Appends `text` between `<tag>` and `</tag>`, each on its own line.
@@ -23,11 +23,11 @@ pub(crate) fn push_fenced(out: &mut String, tag: &str, text: &str) {
     out.push_str(">\n");
 }
 
-/// Appends what user and assistant said, oldest first. System messages are not part of what was said, and reasoning
-/// only with `show_reasoning`.
+/// Appends the messages of user and assistant, oldest first. System messages are left out, and so is reasoning without
+/// `show_reasoning`.
 ///
-/// The text of a longer conversation begins with the text of a shorter one, up to the closing tag: prefix caches
-/// depend on that.
+/// The text of a longer conversation begins with the text of a shorter one, up to the closing tag. Prefix caches depend
+/// on this.
 pub(crate) fn push_conversation<'a>(
     out: &mut String,
     messages: impl IntoIterator<Item = &'a Message>,
@@ -62,7 +62,7 @@ fn defused(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether `text` starts with `word` in any case, and not with a longer word.
+/// Whether `text` starts with `word`, in upper or lower case, and not with a longer word.
 fn starts_with_word(text: &str, word: &str) -> bool {
     let (Some(head), Some(tail)) = (text.get(..word.len()), text.get(word.len()..)) else { return false };
     head.eq_ignore_ascii_case(word) && !tail.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-')

@@ -1,8 +1,8 @@
-//! A model that was trained to be the user (UserLM, arXiv 2510.06552), and not told to play one.
+//! A model that was trained to be the user (UserLM, arXiv 2510.06552) and is not told to play one.
 //!
-//! Such a model reads what the user is after as its system message, then the conversation as it is, and writes the next
-//! message under the header of the `user` role, which its own chat template opens. It says that the conversation is over
-//! by a control token of its own.
+//! Such a model reads the user's goal as its system message, and then the conversation as it is. It writes the next
+//! message under the header of the `user` role, which its own chat template opens. A special control token ends the
+//! conversation.
 
 use super::{Goal, ModelRole, Simulator, UserTurn};
 use crate::chat::{Message, Role};
@@ -13,14 +13,14 @@ pub const END_OF_CONVERSATION: &str = "<|endconversation|>";
 
 /// A model trained to be the user.
 ///
-/// It sees `goal.prompt`, else `goal.task`, else `goal.reference`, and never the tests.
+/// It sees `goal.prompt`, otherwise `goal.task`, otherwise `goal.reference`. It never sees the tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainedUser {
-    /// Who the user is; stands before what they are after.
+    /// The user's persona, which precedes the goal.
     pub persona: Option<String>,
-    /// The token that ends the conversation; a control token of the model, or a text.
+    /// The token that ends the conversation: a control token of the model, or a text.
     pub stop_signal: String,
-    /// Whether the user sees what the assistant reasoned before it replied.
+    /// Whether the user sees the assistant's reasoning.
     pub show_reasoning: bool,
 }
 
@@ -31,7 +31,7 @@ impl Default for TrainedUser {
 }
 
 impl TrainedUser {
-    /// What the user is after, addressed to the model as in its training.
+    /// The user's goal, addressed to the model as in its training.
     fn intent(&self, goal: &Goal) -> String {
         let wanted = [&goal.prompt, &goal.task, &goal.reference].into_iter().flatten().next();
         let wanted = wanted.map_or("", |text| text.trim());

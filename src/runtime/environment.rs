@@ -1,7 +1,7 @@
 //! The one ONNX Runtime environment of the process.
 //!
-//! A process can load one ONNX Runtime and build one environment; once dropped, no other can be built. So it is made on
-//! first use, kept for good, and a request for a different library is an error instead of being ignored.
+//! A process can load one ONNX Runtime and build one environment. Once it is dropped, no other can be built. So it is
+//! made on first use and kept for good, and a request for a different library is an error and not ignored.
 
 use std::ffi::{CStr, CString, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -17,20 +17,20 @@ use super::telemetry::{Silence, Telemetry};
 use super::{RuntimeOptions, log, ort_error};
 use crate::{Error, ErrorKind, Result};
 
-/// What is known of the loaded ONNX Runtime.
+/// Information about the loaded ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RuntimeInfo {
     /// Path of the library.
     pub library: PathBuf,
-    /// What led to it.
+    /// The way in which it was found.
     pub source: Source,
     /// ONNX Runtime's version.
     pub version: String,
-    /// Execution providers compiled in, by ONNX Runtime's names.
+    /// Execution providers that are compiled in, by ONNX Runtime's names.
     pub providers: Vec<String>,
     /// Threads of the shared pool.
     pub threads: usize,
-    /// Reports to ONNX Runtime's maker.
+    /// State of the reports to ONNX Runtime's maker.
     pub telemetry: Telemetry,
 }
 
@@ -38,7 +38,7 @@ pub struct RuntimeInfo {
 pub(crate) struct Environment {
     pub(crate) ort: OrtEnvironment,
     library: Found,
-    /// Threads of the global pool; sessions that want another count get a pool of their own.
+    /// Threads of the global pool. Sessions that want another number get their own pool.
     pub(crate) threads: usize,
     telemetry: Telemetry,
 }
@@ -92,7 +92,7 @@ impl Environment {
     }
 }
 
-/// The version and, as far as the loader knows it, the path of the library that is in use.
+/// The version of the library in use and, if the loader knows it, its path.
 fn loaded_library() -> (Option<PathBuf>, String) {
     let Some(path) = locate::object_of(ort::api().GetBuildInfoString as *const c_void) else {
         return (None, "unknown".into());
@@ -115,7 +115,7 @@ fn loaded_library() -> (Option<PathBuf>, String) {
     }
 }
 
-/// Why a library can't be loaded, with what the system's loader says.
+/// The error for a library that can't be loaded, with the message of the system's loader.
 #[cfg(feature = "load-dynamic")]
 fn not_loaded(error: &ort::LoadDynamicError) -> String {
     let loader = match error {
@@ -125,7 +125,7 @@ fn not_loaded(error: &ort::LoadDynamicError) -> String {
     loader.map_or_else(|| error.to_string(), |loader| format!("{error}: {loader}"))
 }
 
-/// Why there is no environment. ONNX Runtime says of threads only that there are none.
+/// The error for a missing environment. If threads are missing, ONNX Runtime says no more than that.
 fn not_made(error: &ort::Error) -> Error {
     let error = ort_error("cannot create ONNX Runtime's environment", error);
     if error.to_string().contains("pthread_create failed") { error.context(crate::thread::limits()) } else { error }
@@ -167,7 +167,7 @@ fn finish(
 ) -> Result<Environment> {
     let threads = options.effective_threads();
     let silence = Silence::begin();
-    // Spinning is allowed here and stopped at the end of each run by a session setting: threads are awake during a
+    // Spinning is allowed here, and a session setting stops it at the end of each run. So threads are awake during a
     // step and asleep between steps.
     let pool = GlobalThreadPoolOptions::default()
         .with_intra_threads(threads)

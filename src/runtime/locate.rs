@@ -1,6 +1,6 @@
-//! Where ONNX Runtime may be, in order: an explicit path, the host's own, `ORT_DYLIB_PATH`, beside this library or this
-//! program, the `onnxruntime` package of the Python on the PATH, the system loader. Never the working directory. Where a
-//! path or the variable is given, nothing comes after it: what doesn't hold is an error.
+//! The places of ONNX Runtime, in order: an explicit path, the host's own, `ORT_DYLIB_PATH`, beside this library or
+//! this program, the `onnxruntime` package of the Python on the PATH, the system loader. The working directory is never
+//! searched. If a path or the variable is given, no other place is tried, and a wrong one is an error.
 
 use std::ffi::{CStr, OsStr, c_void};
 use std::mem::MaybeUninit;
@@ -8,16 +8,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Which places are searched when no explicit path is given.
+/// The places to search if no explicit path is given.
 ///
-/// The command line searches all of them; a library inside somebody else's process should not look at Python.
+/// The command line searches all of them. A library inside another program's process should not look at Python.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Places {
-    /// What this process has loaded already, and no other place.
+    /// The library that this process has already loaded, and no other place.
     pub loaded: bool,
     /// `ORT_DYLIB_PATH`, unless the process runs with raised privileges.
     pub environment: bool,
-    /// The folder of the shared library that this code is in, where it is in one.
+    /// The folder of the shared library that contains this code, if it is in one.
     pub beside_library: bool,
     /// `../onnxruntime/lib` seen from the executable's folder, then the executable's own folder.
     pub beside_program: bool,
@@ -40,17 +40,17 @@ impl Default for Places {
     }
 }
 
-/// What led to a library.
+/// The way in which a library was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// Named by the caller or the configuration.
     Explicit,
-    /// Loaded by the host before.
+    /// Already loaded by the host.
     Loaded,
     /// Named by `ORT_DYLIB_PATH`.
     Environment,
-    /// Found in the folder of the shared library that this code is in.
+    /// Found in the folder of the shared library that contains this code.
     BesideLibrary,
     /// Found in a folder relative to the program.
     BesideProgram,
@@ -65,7 +65,7 @@ pub enum Source {
 /// A library that may be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What led to it.
+    /// The way in which it was found.
     pub source: Source,
     /// Its absolute path, or a bare name for the system's loader.
     pub path: PathBuf,
@@ -74,29 +74,29 @@ pub struct Found {
 /// File name for the system's loader.
 const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
 
-/// Libraries to try, best first, and a line for each place where none was.
+/// Libraries to try, the best first, and a line for each place without one.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
     pub(crate) found: Vec<Found>,
     pub(crate) misses: Vec<String>,
 }
 
-/// Looks in every place asked for; loads nothing.
+/// Looks in every requested place. Loads nothing.
 pub(crate) fn search(explicit: Option<&Path>, places: Places) -> Search {
     let mut search = Search::default();
     if let Some(path) = explicit {
-        // An explicit path is the caller's decision: nothing else is tried after it.
+        // An explicit path is the caller's decision, so nothing else is tried.
         search.file(Source::Explicit, path.to_path_buf(), "the configured path");
         return search;
     }
     if places.loaded {
-        // So is that: another library beside the host's own is what it does not want.
+        // So is this: the host doesn't want another library beside its own.
         search.loaded();
         return search;
     }
     if places.environment && search.environment() {
-        // Somebody's decision as well.
-        search.misses.push("other places: not looked at, because ORT_DYLIB_PATH is set. Correct or unset it".into());
+        // This is a decision too.
+        search.misses.push("other places: not searched, because ORT_DYLIB_PATH is set. Correct or unset it".into());
         return search;
     }
     if places.beside_library {
@@ -134,7 +134,7 @@ impl Search {
         }
     }
 
-    /// Whether the variable says where the library is.
+    /// Whether the variable names the library.
     fn environment(&mut self) -> bool {
         let value = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
         match value {
@@ -154,7 +154,7 @@ impl Search {
         match object_with(c"OrtGetApiBase") {
             Some(path) => self.file(Source::Loaded, path, "the ONNX Runtime of this process"),
             None => self.misses.push(
-                "loaded by this process: none whose symbols are global; load it before the engine is made (dlopen with \
+                "loaded by this process: none with global symbols; load it before the engine is made (dlopen with \
                  RTLD_GLOBAL, or link it), or don't ask for the loaded one (use_loaded_runtime)"
                     .into(),
             ),
@@ -164,7 +164,7 @@ impl Search {
     fn beside_library(&mut self) {
         let here = beside_library as *const c_void;
         let program = std::env::current_exe().ok().and_then(|exe| exe.canonicalize().ok());
-        // In a program of its own, the place beside the program comes next.
+        // In a program of our own, the place beside the program comes next.
         let library =
             object_of(here).and_then(|path| path.canonicalize().ok()).filter(|path| Some(path) != program.as_ref());
         if let Some(folder) = library.as_deref().and_then(Path::parent) {
@@ -199,14 +199,14 @@ impl Search {
     }
 }
 
-/// Stands for this code when its place is asked for.
+/// A symbol of this code, for finding its file.
 fn beside_library() {}
 
 /// The file of the program or library that `address` is in.
 pub(super) fn object_of(address: *const c_void) -> Option<PathBuf> {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: dladdr only looks the address up; on success it fills `info`, whose path is a NUL-terminated string that
-    // lives as long as the object is loaded; it is copied here.
+    // SAFETY: dladdr only looks the address up. On success it fills `info`. Its path is a NUL-terminated string that
+    // lives as long as the object is loaded, and it is copied here.
     unsafe {
         if libc::dladdr(address, info.as_mut_ptr()) == 0 || (*info.as_ptr()).dli_fname.is_null() {
             return None;
@@ -222,7 +222,7 @@ fn object_with(symbol: &CStr) -> Option<PathBuf> {
     (!address.is_null()).then(|| object_of(address))?
 }
 
-/// The library in `folder`: `libonnxruntime.so`, else the versioned name that wheels carry.
+/// The library in `folder`: `libonnxruntime.so`, otherwise the versioned name that wheels use.
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let plain = folder.join(LIBRARY);
     if plain.is_file() {
@@ -244,7 +244,7 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
     names.pop().map(|name| folder.join(name))
 }
 
-/// Whether the environment may come from somebody with fewer rights than this process has.
+/// Whether the environment may come from a user with fewer rights than this process has.
 fn has_raised_privileges() -> bool {
     // SAFETY: these calls take no arguments and only report the process's own ids.
     unsafe { libc::getuid() != libc::geteuid() || libc::getgid() != libc::getegid() }

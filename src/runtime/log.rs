@@ -1,17 +1,18 @@
-//! Where messages of ONNX Runtime go: nowhere, unless somebody asks for them. A library writes on nobody's streams.
+//! The receiver of ONNX Runtime's messages. By default there is none, because a library doesn't write to its host's
+//! streams.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// How grave a message is.
+/// The severity of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Something to look at.
+    /// Something deserves attention.
     Warning,
-    /// Something failed; whoever asked for it gets an error as well.
+    /// Something failed. The call that it belongs to gets an error as well.
     Error,
 }
 
-/// Receives messages, on any thread, several at once perhaps. It must not call into an engine.
+/// A receiver of messages, called on any thread, perhaps on several at once. It must not call into an engine.
 pub type Logger = Arc<dyn Fn(LogLevel, &str) + Send + Sync>;
 
 static LOGGER: RwLock<Option<Logger>> = RwLock::new(None);
@@ -21,7 +22,7 @@ pub fn set_logger(logger: Option<Logger>) {
     *LOGGER.write().unwrap_or_else(PoisonError::into_inner) = logger;
 }
 
-/// A message of ONNX Runtime's.
+/// A message of ONNX Runtime.
 pub(super) fn forward(level: ort::logging::LogLevel, category: &str, message: &str) {
     use ort::logging::LogLevel as Ort;
     let level = match level {
@@ -32,9 +33,9 @@ pub(super) fn forward(level: ort::logging::LogLevel, category: &str, message: &s
     emit(level, &format!("ONNX Runtime ({category}): {message}"));
 }
 
-/// Sends a message to whoever asked for them.
+/// Sends a message to the logger, if there is one.
 pub fn emit(level: LogLevel, message: &str) {
-    // Not held while the logger runs: it may take its time, or be replaced meanwhile.
+    // Not held while the logger runs, because it may be slow, or be replaced meanwhile.
     let logger = LOGGER.read().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some(logger) = logger {
         logger(level, message);

@@ -1,6 +1,6 @@
-//! Memory that models read and write in place: the one place that knows where it lives.
+//! Memory that models read and write in place. Only this module knows where it is.
 //!
-//! Today that is the host. A device buffer will be another variant here; schedulers and caches speak of blocks and
+//! Today it is host memory. A device buffer will be another variant here. Schedulers and caches work with blocks and
 //! never touch the bytes.
 
 use std::ptr::NonNull;
@@ -12,7 +12,7 @@ use ort::value::{DynTensorValueType, Value};
 use super::ort_error;
 use crate::{Error, ErrorKind, Result};
 
-/// What kind of number a tensor holds.
+/// The type of a tensor's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Element {
     Float32,
@@ -74,7 +74,7 @@ impl Buffer {
 
     /// A tensor of `shape` that begins at byte `offset` of this buffer, for binding to a session.
     ///
-    /// The tensor does not keep the buffer alive: whoever binds it owns both and drops the session first.
+    /// The tensor does not keep the buffer alive. Its user owns both and drops the session first.
     pub(crate) fn tensor(&self, element: Element, offset: usize, shape: &[i64]) -> Result<Value<DynTensorValueType>> {
         let elements: i64 = shape.iter().product();
         let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(element.bytes()));
@@ -88,7 +88,7 @@ impl Buffer {
         let info = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
             .map_err(|e| ort_error("cannot describe host memory", e))?;
         let mut value = std::ptr::null_mut();
-        // SAFETY: the range was checked to lie inside the mapping, which never moves; ONNX Runtime borrows it and does
+        // SAFETY: the range was checked to be inside the mapping, which never moves. ONNX Runtime borrows it and does
         // not free it. The element type has no invalid bit patterns.
         let status = unsafe {
             use ort::AsPointer;
@@ -106,7 +106,7 @@ impl Buffer {
         unsafe { ort::Error::result_from_status(status) }
             .map_err(|e| ort_error("cannot wrap the key-value cache", e))?;
         let value = NonNull::new(value).ok_or_else(|| Error::internal("ONNX Runtime returned no value"))?;
-        // SAFETY: a valid tensor value that nobody else owns; releasing it does not release the borrowed memory.
+        // SAFETY: a valid tensor value that nothing else owns. Releasing it does not release the borrowed memory.
         Ok(unsafe { Value::from_ptr(value, Some(&Allocator::default())) })
     }
 

@@ -1,8 +1,8 @@
-//! ONNX Runtime: finding it, the one environment a process can have, execution providers, sessions.
+//! ONNX Runtime: its location, the one environment of a process, execution providers, sessions.
 //!
-//! Everything that touches the `ort` crate is here and in `kernels`, so that its next change is little work. Data flows:
-//! `locate` names a library → `environment` loads it once per process → `session` runs graphs over memory that `memory`
-//! reserves. All models share the environment's threads, which spin during a step and sleep between steps.
+//! Only this module and `kernels` use the `ort` crate, so that a change of its interface is little work. `locate` names
+//! a library, `environment` loads it once per process, and `session` runs graphs over memory that `memory` reserves.
+//! All models share the environment's threads, which spin during a step and sleep between steps.
 
 pub(crate) mod environment;
 pub mod locate;
@@ -23,30 +23,31 @@ pub use telemetry::Telemetry;
 
 use crate::Result;
 
-/// Most threads for each processor: more would only wait for one another.
+/// Maximum number of threads per processor. More would only wait for one another.
 const THREADS_PER_PROCESSOR: usize = 4;
 
-/// Processors that this process may use.
+/// Number of processors that this process may use.
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// How ONNX Runtime is found and set up.
+/// Settings for finding and setting up ONNX Runtime.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
     /// Path of the ONNX Runtime library; `None` searches the [`Places`] in their order.
     pub library: Option<PathBuf>,
-    /// Which places to search when no path is given.
+    /// The places to search if no path is given.
     pub places: Places,
-    /// Threads of the pool that all models share; 0 is one per core. See [`RuntimeOptions::check_threads`] for the most.
+    /// Threads of the pool that all models share; 0 is one per core. See [`RuntimeOptions::check_threads`] for the
+    /// maximum.
     pub threads: usize,
     /// Execution providers in order of preference.
     pub providers: Vec<Provider>,
-    /// What to do when a provider can't be had.
+    /// The action if a provider isn't available.
     pub on_unavailable: OnUnavailable,
-    /// Most time that one run of a graph may take before it is ended; for graphs that never come to an end.
+    /// Maximum time of one run of a graph, after which it is ended. This is for graphs that never finish.
     pub step_limit: Duration,
-    /// Where each session writes ONNX Runtime's profile when it ends: a path that its date and `.json` are put behind.
+    /// Path of ONNX Runtime's profile, which each session writes when it ends. A date and `.json` are appended to it.
     pub profile: Option<PathBuf>,
 }
 
@@ -82,7 +83,7 @@ impl RuntimeOptions {
         )))
     }
 
-    /// The thread count meant by [`RuntimeOptions::threads`], at least 1.
+    /// The number of threads that [`RuntimeOptions::threads`] means, at least 1.
     pub fn effective_threads(&self) -> usize {
         match self.threads {
             0 => processors(),
@@ -91,7 +92,7 @@ impl RuntimeOptions {
     }
 }
 
-/// Loads ONNX Runtime, if this process hasn't yet, and says what was found.
+/// Loads ONNX Runtime, if this process hasn't yet, and returns information about it.
 ///
 /// # Errors
 /// No library was found (the message lists every place tried), or this process already runs another one.
@@ -99,7 +100,8 @@ pub fn load(options: &RuntimeOptions) -> Result<RuntimeInfo> {
     environment::get(options).map(|environment| environment.info())
 }
 
-/// The error of a thread that the system refused: what it was for, and the limits that it may have met.
+/// The error for a thread that the system refused. It has the thread's purpose, and the limits that may have been
+/// reached.
 pub fn thread_refused(purpose: &str, error: std::io::Error) -> crate::Error {
     crate::thread::refused(purpose, error)
 }

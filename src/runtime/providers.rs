@@ -1,4 +1,4 @@
-//! Execution providers: chosen in order, never replaced in silence.
+//! Execution providers. They are chosen in order and never replaced silently.
 
 use std::ffi::CStr;
 
@@ -20,7 +20,7 @@ pub enum Provider {
     TensorRt,
 }
 
-/// What to do when a configured provider can't be had.
+/// The action if a configured provider isn't available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUnavailable {
@@ -31,7 +31,7 @@ pub enum OnUnavailable {
     Fallback,
 }
 
-/// Which provider runs a model, and what became of those preferred to it.
+/// The provider that runs a model, and the fate of those preferred to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProviderReport {
     /// The provider in use.
@@ -62,7 +62,7 @@ impl Provider {
 /// Registers the first provider of `preferred` that can run a decoder model.
 ///
 /// # Errors
-/// Under [`OnUnavailable::Error`] when the first can't; under [`OnUnavailable::Fallback`] when none can.
+/// Under [`OnUnavailable::Error`] if the first can't; under [`OnUnavailable::Fallback`] if none can.
 pub(crate) fn register(
     mut builder: SessionBuilder,
     preferred: &[Provider],
@@ -100,7 +100,7 @@ fn try_register(builder: &mut SessionBuilder, provider: Provider) -> Result<(), 
     provider.dispatch().register(builder).map_err(|e| e.to_string())?;
     match provider {
         Provider::Cpu => Ok(()),
-        // Registered, but the paged engine binds host memory and its operator runs on the CPU.
+        // It could be registered, but the paged engine binds host memory, and its operator runs on the CPU.
         Provider::Cuda | Provider::TensorRt => {
             Err("this version of foreturn runs decoder models on the CPU only".into())
         }
@@ -113,7 +113,7 @@ pub(crate) fn compiled_in() -> Vec<String> {
     let mut names: *mut *mut std::ffi::c_char = std::ptr::null_mut();
     let mut count = 0;
     // SAFETY: ONNX Runtime fills both outputs with an array of `count` NUL-terminated strings, which are copied before
-    // the same API releases them; a failed call leaves the count at 0.
+    // the same API releases them. A failed call leaves the count at 0.
     unsafe {
         let status = (api.GetAvailableProviders)(&mut names, &mut count);
         if ort::Error::result_from_status(status).is_err() || names.is_null() {

@@ -20,21 +20,21 @@ use super::{RuntimeOptions, ort_error, watchdog};
 use crate::kernels::operator;
 use crate::{Error, ErrorKind, Result};
 
-/// A graph and where its external weights lie.
+/// A graph and the place of its external weights.
 pub(crate) struct Graph<'a> {
     /// Serialised `ModelProto`.
     pub(crate) bytes: &'a [u8],
     /// Real folder of the external data files.
     pub(crate) folder: &'a Path,
     pub(crate) memory: Option<InMemory>,
-    /// Whether it holds loops. ONNX Runtime looks whether it is to stop before each node, so nothing may be optimised
-    /// away that stands in a loop.
+    /// Whether it has loops. ONNX Runtime checks before each node whether it has to stop, so nothing inside a loop may
+    /// be optimised away.
     pub(crate) loops: bool,
-    /// What to call it in messages.
+    /// Its name in messages.
     pub(crate) name: &'a str,
 }
 
-/// External data that lies in memory instead of in a file, after the location that the graph knows it by.
+/// External data in memory instead of a file, after the location that the graph has for it.
 pub(crate) type InMemory = (&'static str, Arc<[u8]>);
 
 /// Held while a session is made.
@@ -42,7 +42,7 @@ static LOADING: Mutex<()> = Mutex::new(());
 
 /// A loaded session with its bindings.
 pub(crate) struct Session {
-    // Declared before the environment: the binding and the session go first.
+    // Declared before the environment, so that the binding and the session are dropped first.
     binding: IoBinding,
     session: OrtSession,
     host: MemoryInfo<'static>,
@@ -50,12 +50,12 @@ pub(crate) struct Session {
     provider: ProviderReport,
     options: Arc<RunOptions>,
     limit: Duration,
-    /// When nobody waits for the next run's outputs any more.
+    /// The time after which nobody waits for the next run's outputs.
     end_by: Option<Instant>,
     name: String,
 }
 
-/// A session builder with everything set but the execution providers.
+/// A session builder with everything set except the execution providers.
 fn configure(
     environment: &Environment,
     folder: &str,
@@ -67,9 +67,9 @@ fn configure(
     let builder = OrtSession::builder(&environment.ort)?
         .with_optimization_level(level)?
         .with_config_entry("session.model_external_initializers_file_folder_path", folder)?
-        // Threads spin while a run is under way and sleep once it has ended.
+        // Threads spin during a run and sleep after it.
         .with_config_entry("session.force_spinning_stop", "1")?
-        // Shapes change every step: planned memory patterns would only be thrown away.
+        // Shapes change every step, so planned memory patterns would only be thrown away.
         .with_memory_pattern(false)?;
     let builder = match operators {
         Some(operators) => builder.with_operators(operators)?,
@@ -87,7 +87,7 @@ fn configure(
 }
 
 impl Session {
-    /// Loads `graph` with custom operators, which are made once ONNX Runtime is there.
+    /// Loads `graph` with custom operators, which are made once ONNX Runtime is loaded.
     pub(crate) fn open(
         graph: &Graph<'_>,
         operators: impl FnOnce() -> Result<OperatorDomain>,
@@ -117,8 +117,8 @@ impl Session {
             ))
         })?;
 
-        // ONNX Runtime registers the domains of custom operators process-wide, and not atomically: of two sessions that
-        // are made at once, one can fail because the other has just added the domain.
+        // ONNX Runtime registers the domains of custom operators for the whole process, and not atomically. If two
+        // sessions are made at once, one can fail because the other has just added the domain.
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
         let builder =
             configure(&environment, folder, operators, graph.loops, options).map_err(|e| failed(e.to_string()))?;
@@ -147,7 +147,7 @@ impl Session {
         })
     }
 
-    /// Which provider runs it.
+    /// The provider that runs it.
     pub(crate) fn provider(&self) -> &ProviderReport {
         &self.provider
     }
@@ -167,20 +167,20 @@ impl Session {
         self.binding.bind_input(name, &tensor).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
     }
 
-    /// Says when nobody will wait for the outputs of runs any more; a run that is under way then is ended.
+    /// Sets the time after which nobody waits for the outputs of runs. A run that is still going then is ended.
     pub(crate) fn end_by(&mut self, end: Option<Instant>) {
         self.end_by = end;
     }
 
-    /// Runs the graph and hands the float32 values of `output` to `read`.
+    /// Runs the graph and passes the float32 values of `output` to `read`.
     pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(ArrayViewD<'_, f32>) -> R) -> Result<R> {
         self.run_all(&[output], |given| Ok(read(given.floats(output)?.view())))
     }
 
-    /// Runs the graph and hands these outputs to `read`.
+    /// Runs the graph and passes these outputs to `read`.
     pub(crate) fn run_all<R>(&mut self, outputs: &[&str], read: impl FnOnce(&Outputs<'_>) -> Result<R>) -> Result<R> {
         for &output in outputs {
-            // Bound anew each time, because a bound output keeps the shape of its first run.
+            // Bound again each time, because a bound output keeps the shape of its first run.
             self.binding
                 .bind_output_to_device(output, &self.host)
                 .map_err(|e| ort_error("cannot bind the output", e))?;
@@ -204,7 +204,7 @@ impl Session {
     }
 }
 
-/// The error of a run that was ended.
+/// The error for a run that was ended.
 fn overdue(name: &str, took: Duration, limit: Duration) -> Error {
     let seconds = took.as_secs_f64();
     if took < limit {
@@ -218,15 +218,15 @@ fn overdue(name: &str, took: Duration, limit: Duration) -> Error {
     ))
 }
 
-/// What a run gave.
+/// The outputs of a run.
 pub(crate) struct Outputs<'r>(SessionOutputs<'r>);
 
 /// One tensor of it.
 pub(crate) struct Output<'r> {
-    /// What its numbers are; `None` for a kind that no cache has.
+    /// The type of its numbers; `None` for a type that no cache has.
     pub(crate) element: Option<Element>,
     pub(crate) shape: Vec<usize>,
-    /// Its numbers in standard order; empty where `element` is `None`.
+    /// Its numbers in standard order; empty if `element` is `None`.
     pub(crate) bytes: &'r [u8],
 }
 
@@ -235,7 +235,7 @@ impl Outputs<'_> {
         self.0.get(name).ok_or_else(|| Error::internal(format!("the model gave no output `{name}`")))
     }
 
-    /// An output's numbers, widened to float32 where they are not.
+    /// An output's numbers, widened to float32 if necessary.
     pub(crate) fn floats(&self, name: &str) -> Result<CowArray<'_, f32, IxDyn>> {
         let value = self.value(name)?;
         let failed = |e: ort::Error| ort_error(&format!("output `{name}`"), e);
@@ -271,6 +271,6 @@ impl Outputs<'_> {
 /// A tensor's numbers as bytes.
 fn plain<T: PrimitiveTensorElementType>(value: &DynValue) -> ort::Result<&[u8]> {
     let (_, numbers) = value.try_extract_tensor::<T>()?;
-    // SAFETY: the same memory, read as bytes: the types that this is called with are plain numbers without padding.
+    // SAFETY: the same memory, read as bytes. The types that this is called with are plain numbers without padding.
     Ok(unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast::<u8>(), size_of_val(numbers)) })
 }

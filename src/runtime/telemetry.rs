@@ -1,11 +1,11 @@
-//! ONNX Runtime's reports to its maker: never sent from a process that did not ask for them.
+//! ONNX Runtime's reports to its maker. They are never sent from a process that did not ask for them.
 //!
-//! The maker's builds from 1.29 on carry a client that, when the first environment is made, writes a device id and a
-//! database under the user's cache folder and starts a thread that looks up the maker's host. No call prevents it:
-//! `DisableTelemetryEvents` needs an environment, and only stops some events. The client does ask the environment
-//! variable `ORT_DISABLE_TELEMETRY` before anything else. A library can't set a variable of its host's process (other
-//! threads may read the environment at that moment), so ONNX Runtime alone gets another answer: while its environment is
-//! made, its import of `getenv` points at a function here that answers for that one variable where the host left it
+//! The maker's builds from 1.29 on contain a client. When the first environment is made, it writes a device id and a
+//! database under the user's cache folder, and starts a thread that looks up the maker's host. No call prevents this:
+//! `DisableTelemetryEvents` needs an environment, and only stops some events. But the client first reads the
+//! environment variable `ORT_DISABLE_TELEMETRY`. A library can't set a variable of its host's process, because other
+//! threads may read the environment at that moment. So only ONNX Runtime gets another answer: while its environment is
+//! made, its import of `getenv` points to a function here, which answers for that one variable if the host left it
 //! unset. A host that wants the reports sets it to 0.
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-/// The variable that the client asks.
+/// The variable that the client reads.
 pub(crate) const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
-/// The host that reports go to: a library with this text carries a client.
+/// The host that receives the reports. A library with this text contains a client.
 const MARKER: &[u8] = b"mobile.events.data.microsoft.com";
 
 /// ONNX Runtime's reports to its maker.
@@ -29,20 +29,22 @@ const MARKER: &[u8] = b"mobile.events.data.microsoft.com";
 pub enum Telemetry {
     /// The library cannot send any.
     None,
-    /// The library could, and was told not to.
+    /// The library could, but was told not to.
     Off,
     /// The library may send them, because `ORT_DISABLE_TELEMETRY` says so.
     Wanted,
-    /// The library may send them: the host started it before, or it can't be told otherwise on this system.
+    /// The library may send them, because the host started it before, or because this system offers no way to prevent
+    /// it.
     On,
 }
 
 impl Telemetry {
-    /// What to do where reports are sent that nobody asked for.
+    /// The remedy if reports may be sent that nobody asked for.
     pub fn warning(self) -> Option<String> {
         (self == Telemetry::On).then(|| {
             format!(
-                "this ONNX Runtime may send reports to its maker, and foreturn could not prevent it; set {VARIABLE}=1 before the process starts, or {VARIABLE}=0 to say that you want them"
+                "this ONNX Runtime may send reports to its maker, and foreturn could not prevent it; set \
+                 {VARIABLE}=1 before the process starts, or {VARIABLE}=0 if you want them"
             )
         })
     }
@@ -71,13 +73,13 @@ impl Silence {
         Silence {}
     }
 
-    /// Ends once the environment is made; says what became of the client. A linked `library` has no path.
+    /// Ends once the environment is made. Returns the state of the client. A linked `library` has no path.
     pub(super) fn end(self, library: Option<&Path>) -> Telemetry {
         drop(self);
         match host_says() {
             Some(false) if carries_client(library) => Telemetry::Wanted,
             None if ASKED.load(Ordering::Acquire) => Telemetry::Off,
-            // It never asked us: it has no client, or one that the host started before.
+            // It never asked, so it has no client, or one that the host started before.
             said if carries_client(library) => {
                 if said == Some(true) {
                     Telemetry::Off
@@ -90,7 +92,7 @@ impl Silence {
     }
 }
 
-/// The host's word: whether the client is to be off; `None` where nothing was said.
+/// The host's setting: whether the client is off; `None` if it is not set.
 fn host_says() -> Option<bool> {
     let value = std::env::var(VARIABLE).ok().filter(|value| !value.is_empty())?;
     Some(is_true(&value))
@@ -101,27 +103,28 @@ fn is_true(value: &str) -> bool {
     ["1", "true", "yes", "on", "y"].contains(&value.trim().to_ascii_lowercase().as_str())
 }
 
-/// Whether a library carries the client. Those that `ort` links have none.
+/// Whether a library contains the client. Those that `ort` links don't.
 fn carries_client(library: Option<&Path>) -> bool {
     let Some(Ok((file, _))) = library.map(crate::files::open) else { return false };
-    // SAFETY: the file is the library that this process has mapped already; whoever changes it changes code that runs.
+    // SAFETY: the file is the library that this process has already mapped. A change of it would change running code
+    // anyway.
     let Ok(bytes) = (unsafe { memmap2::Mmap::map(&file) }) else { return false };
     // SAFETY: both pointers are valid for their lengths.
     !unsafe { libc::memmem(bytes.as_ptr().cast(), bytes.len(), MARKER.as_ptr().cast(), MARKER.len()) }.is_null()
 }
 
-/// `getenv`, but `ORT_DISABLE_TELEMETRY` is 1 where the host says nothing of it.
+/// `getenv`, except that `ORT_DISABLE_TELEMETRY` is 1 if the host didn't set it.
 unsafe extern "C" fn answer(name: *const c_char) -> *mut c_char {
     // SAFETY: this is the call that the library makes, with its argument.
     let value = unsafe { libc::getenv(name) };
     // SAFETY: `getenv` takes a string that ends with NUL.
     let name = unsafe { CStr::from_ptr(name) }.to_bytes();
     let asked = name == VARIABLE.as_bytes();
-    // The client asks for `CI` before that, and stays off where it is set.
+    // The client reads `CI` before that, and stays off if it is set.
     if asked || name == b"CI" {
         ASKED.store(true, Ordering::Release);
     }
-    // SAFETY: what `getenv` returns is null or a string that ends with NUL.
+    // SAFETY: `getenv` returns null or a string that ends with NUL.
     let unset = value.is_null() || unsafe { *value } == 0;
     if asked && unset { c"1".as_ptr().cast_mut() } else { value }
 }

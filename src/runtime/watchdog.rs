@@ -1,15 +1,16 @@
-//! Ends runs of a graph that take too long: a graph may loop for ever, and nothing else gets a thread out of it.
+//! A watchdog that ends runs of a graph that take too long. A graph may loop for ever, and nothing else can stop its
+//! thread.
 //!
-//! One thread for the whole process sleeps until the earliest limit of the runs under way. Runs come and go many times a
-//! second, their limits are far off: a run that ends before its limit wakes nobody, so being watched costs two
-//! uncontended locks.
+//! One thread for the whole process sleeps until the earliest limit of the current runs. Runs start and end many times
+//! a second, but their limits are far away. A run that ends before its limit doesn't wake the thread, so watching it
+//! costs two uncontended locks.
 //!
-//! The limit is `step_limit_s` under `[runtime]`, or one second after the last deadline of those who wait for the model, if
-//! all of them have one. That second lets ordinary steps finish. The sequences of an ended run fail, or end as `deadline` in
-//! a ranking that is over; the session goes on to work.
+//! The limit is `step_limit_s` under `[runtime]`, or one second after the last deadline of the requests that wait for
+//! the model, if all of them have one. That second lets ordinary steps finish. The sequences of an ended run fail, or
+//! end as `deadline` in a ranking that is over. The session keeps working.
 //!
-//! ONNX Runtime looks at the flag of `RunOptions::terminate` before each node, so a loop over no nodes could not be ended.
-//! Such loops are refused, and graphs with loops are not optimised, because optimisation would empty others.
+//! ONNX Runtime checks the flag of `RunOptions::terminate` before each node, so a loop without nodes could not be
+//! ended. Such loops are refused, and graphs with loops are not optimised, because optimisation could empty others.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,7 +19,7 @@ use ort::session::RunOptions;
 
 use crate::Result;
 
-/// A run that is being watched. Dropping it ends the watch.
+/// A watched run. Dropping this ends the watch.
 pub(super) struct Watch {
     id: u64,
 }
@@ -27,7 +28,7 @@ struct State {
     runs: Vec<Watched>,
     next: u64,
     thread: bool,
-    /// When the thread wakes by itself; `None` when it waits to be woken.
+    /// The time when the thread wakes by itself; `None` if it waits to be woken.
     wakes: Option<Instant>,
 }
 
@@ -61,13 +62,13 @@ pub(super) fn watch(options: &Arc<RunOptions>, until: Instant) -> Result<Watch> 
     Ok(Watch { id })
 }
 
-/// The thread: sleeps until the earliest limit, and ends what is past it.
+/// The body of the thread: sleeps until the earliest limit, and ends the runs that are past theirs.
 fn guard() {
     let mut state = state();
     loop {
         let now = Instant::now();
         for run in state.runs.iter_mut().filter(|run| !run.ended && run.until <= now) {
-            // A flag in memory; there is no way for it to fail, nor anybody to tell.
+            // This sets a flag in memory. It can't fail, and an error could not be reported here.
             run.ended = run.options.terminate().is_ok();
         }
         state.wakes = state.runs.iter().filter(|run| !run.ended).map(|run| run.until).min();
@@ -82,12 +83,12 @@ fn guard() {
 }
 
 impl Watch {
-    /// Stops watching; returns whether the run was ended.
+    /// Stops watching. Returns whether the run was ended.
     pub(super) fn finish(self) -> bool {
         self.remove()
     }
 
-    /// In one go, so that the run can't be ended after it was found not to be.
+    /// Under one lock, so that the run can't be ended after the check.
     fn remove(&self) -> bool {
         let mut state = state();
         let at = state.runs.iter().position(|run| run.id == self.id);

@@ -1,9 +1,9 @@
-//! A control group (version 2) for the programs of a run, where one can be had. The kernel then holds their memory to
-//! the byte, its own for them included.
+//! A control group (version 2) for the programs of a run, if one is available. The kernel then limits their memory to
+//! the byte, including its own memory for them.
 //!
-//! The group is made below this process's own, or beside it: a group with processes in it can't divide memory among
-//! groups below. Either takes a parent that this user may write and that divides memory, as those are that a service
-//! manager has delegated.
+//! The group is made below this process's own, or beside it, because a group with processes in it can't divide memory
+//! among groups below. In both cases, this user must be allowed to write to the parent, and the parent must divide
+//! memory, as delegated groups of a service manager do.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,19 +11,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The oldest kernel on which a process of another user can enter by a file that this process opened.
+/// The oldest kernel on which a process of another user can enter through a file that this process opened.
 const OLDEST: (u32, u32) = (5, 16);
 
-/// See the module. Dropping it removes it; nothing may run in it any more.
+/// See the module. Dropping it removes the group. By then, nothing may run in it.
 pub(super) struct Group {
     folder: PathBuf,
 }
 
 impl Group {
-    /// A group of at most so many bytes and processes, and the file that puts the process that writes "0" into it.
+    /// Makes a group with limits on bytes and processes. Also returns the file through which a process enters the group
+    /// by writing "0".
     ///
     /// # Errors
-    /// Why there can be none.
+    /// The reason why there can't be one.
     pub(super) fn new(memory: u64, processes: u64) -> Result<(Group, OwnedFd), String> {
         let release = crate::files::read_kernel("/proc/sys/kernel/osrelease").unwrap_or_default();
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
@@ -54,16 +55,16 @@ impl Group {
         let group = Group { folder };
         let set = |name: &str, value: &str| std::fs::write(group.folder.join(name), value);
         set("memory.max", &memory.to_string())?;
-        // All are ended, so that none goes on in a way that no limit would have allowed.
+        // All are ended, so that none goes on beyond its limits.
         set("memory.oom.group", "1")?;
-        // Neither is there on every kernel.
+        // Not every kernel has them.
         let _ = set("memory.swap.max", "0");
         let _ = set("pids.max", &processes.to_string());
         let enter = std::fs::File::options().write(true).open(group.folder.join("cgroup.procs"))?;
         Ok((group, enter.into()))
     }
 
-    /// Whether the kernel ended programs because there was no memory left for them.
+    /// Whether the kernel ended programs because they ran out of memory.
     pub(super) fn ran_out(&self) -> bool {
         let events = crate::files::read_kernel(self.folder.join("memory.events")).unwrap_or_default();
         events.lines().any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count != "0"))
@@ -72,7 +73,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The kernel takes ended processes off the group a moment after their end. What stays is empty.
+        // The kernel removes ended processes from the group a moment after their end. If removing fails, an empty group
+        // stays.
         for _ in 0..100 {
             match std::fs::remove_dir(&self.folder) {
                 Err(e) if e.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(Duration::from_millis(1)),
@@ -82,7 +84,7 @@ impl Drop for Group {
     }
 }
 
-/// The folder of the group that this process is in.
+/// The folder of this process's group.
 fn own(mounts: &str, groups: &str) -> Option<PathBuf> {
     // proc_pid_mountinfo(5): the root within the file system and the mount's place are the fourth and fifth fields; the
     // kind comes after a dash.
@@ -111,7 +113,7 @@ mod tests {
         assert_eq!(own("29 23 0:26 /sub /mnt rw - cgroup2 none rw", "0::/\n"), None);
     }
 
-    /// Where this machine has one, it is there as long as it is held.
+    /// If this machine has one, it exists as long as it is held.
     #[test]
     fn a_group_goes_with_its_owner() {
         match Group::new(1 << 30, 10) {

@@ -1,4 +1,4 @@
-//! The host's side of a run: starts `init`, reads the pipes, keeps the time, and makes an end.
+//! The host's side of a run: it starts `init`, reads the pipes, keeps the time, and ends the run.
 
 use std::io::{ErrorKind as IoErrorKind, PipeReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -11,7 +11,7 @@ use super::record::{LENGTH, Record, Stage};
 use super::{End, Limit, Outcome, Sandbox, init, sys};
 use crate::{Error, ErrorKind, Result};
 
-/// How long `init` may take to end what it started, where it runs without isolation.
+/// The time that `init` may take to end its processes if it runs without isolation.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// See [`Sandbox::run`].
@@ -26,7 +26,7 @@ pub(super) fn run(mut plan: Plan, sandbox: &Sandbox) -> Result<Vec<Outcome>> {
     prepared.and_then(|()| init.go(&host.control))?;
     let names: Vec<String> = plan.mounts.iter().map(|mount| mount.source.to_string_lossy().into_owned()).collect();
     let paths: Vec<String> = plan.programs.iter().map(|start| start.path.to_string_lossy().into_owned()).collect();
-    // The sandbox's ends: a pipe ends only when nobody has them.
+    // The sandbox's ends. A pipe ends only when no process has them.
     drop(plan);
 
     let HostEnds { mut status, control, programs, folder, group } = host;
@@ -34,7 +34,7 @@ pub(super) fn run(mut plan: Plan, sandbox: &Sandbox) -> Result<Vec<Outcome>> {
     run.attend(&mut status, deadline);
     init.end(control);
     run.records(&mut status);
-    // What is left in the pipes. Too much is too much here too.
+    // The rest in the pipes. The limit applies here too.
     run.serve();
     if group.as_ref().is_some_and(Group::ran_out) {
         run.limit = Some(Limit::Memory);
@@ -83,7 +83,7 @@ impl Init {
         let isolated = plan.isolated;
         match sys::clone_silent(if isolated { namespaces } else { 0 }, &mut pidfd) {
             Ok(0) => init::main(plan),
-            // SAFETY: just made by the kernel, and nobody else's.
+            // SAFETY: just made by the kernel, and owned by nothing else.
             Ok(pid) => Ok(Init { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) }, isolated }),
             Err(errno) if isolated => Err(cannot_isolate("make namespaces", &std::io::Error::from_raw_os_error(errno))),
             Err(errno) => {
@@ -93,7 +93,7 @@ impl Init {
         }
     }
 
-    /// Says which user of the host the one inside is.
+    /// Maps the user inside to a user of the host.
     fn map_user(&self, user: Option<u32>) -> Result<()> {
         let write = |name: &str, text: String| {
             std::fs::write(format!("/proc/{}/{name}", self.pid), text)
@@ -102,14 +102,14 @@ impl Init {
         // SAFETY: take nothing, cannot fail.
         let (uid, gid) = user.map_or_else(|| unsafe { (libc::geteuid(), libc::getegid()) }, |user| (user, user));
         if user.is_none() {
-            // What the kernel asks of ordinary users before they may map groups.
+            // The kernel requires this of ordinary users before they may map groups.
             write("setgroups", "deny".to_owned())?;
         }
         write("gid_map", format!("{} {gid} 1", init::INSIDE))?;
         write("uid_map", format!("{} {uid} 1", init::INSIDE))
     }
 
-    /// Lets it go on, now that it has a user.
+    /// Lets it go on, now that its user is mapped.
     fn go(&self, control: &UnixStream) -> Result<()> {
         // SAFETY: one byte. Without SIGPIPE, which would end a host that doesn't expect it.
         match unsafe { libc::send(control.as_raw_fd(), [1_u8].as_ptr().cast(), 1, libc::MSG_NOSIGNAL) } {
@@ -118,7 +118,7 @@ impl Init {
         }
     }
 
-    /// Ends it with all that it started. `control` is what it waits for where no namespace ends with it.
+    /// Ends it and everything that it started. Without a namespace that ends with it, it waits for `control`.
     fn end(self, control: impl Sized) {
         drop(control);
         if !self.isolated {
@@ -135,7 +135,7 @@ impl Init {
 
 impl Drop for Init {
     fn drop(&mut self) {
-        // Both do nothing where it has ended and been reaped.
+        // Both do nothing if it has ended and been reaped.
         sys::kill(self.pidfd.as_raw_fd());
         sys::reap(self.pidfd.as_raw_fd(), true);
     }
@@ -145,7 +145,7 @@ impl Drop for Init {
 struct Stream {
     pipe: Option<PipeReader>,
     bytes: Vec<u8>,
-    /// Whether there was more than the limit. The pipe stays open: who writes is to be ended, not to be told.
+    /// Whether there was more than the limit. The pipe stays open, because the writer has to be ended and not told.
     full: bool,
 }
 
@@ -158,7 +158,7 @@ impl Stream {
         self.pipe.as_ref().filter(|_| !self.full).map_or(-1, AsRawFd::as_raw_fd)
     }
 
-    /// Reads what is there; says no where that is more than `most` in all.
+    /// Reads what is there. Returns false if this is more than `most` in total.
     fn read(&mut self, most: u64) -> bool {
         let mut part = [0; 16384];
         while let Some(pipe) = self.pipe.as_mut().filter(|_| !self.full) {
@@ -178,7 +178,7 @@ impl Stream {
     }
 }
 
-/// What is known of one program.
+/// The state of one program.
 struct State {
     /// Standard output, standard error, report.
     streams: [Stream; 3],
@@ -208,7 +208,7 @@ impl Run {
         Run { programs, output, limit: None, failure: None, over: false }
     }
 
-    /// Serves the pipes until there is a reason to make an end.
+    /// Serves the pipes until there is a reason to end the run.
     fn attend(&mut self, status: &mut PipeReader, deadline: Instant) {
         while !self.over && self.limit.is_none() && self.failure.is_none() && self.leader_runs() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -293,7 +293,7 @@ impl Run {
     }
 }
 
-/// What the sandbox's own processes could not do.
+/// The error for a step that the sandbox's own processes could not take.
 fn refused(stage: Stage, at: usize, errno: i32, mounts: &[String], programs: &[String]) -> Error {
     let e = std::io::Error::from_raw_os_error(errno);
     match stage {
@@ -304,8 +304,8 @@ fn refused(stage: Stage, at: usize, errno: i32, mounts: &[String], programs: &[S
         Stage::Execute => {
             let path = programs.get(at).map_or("?", String::as_str);
             Error::unsupported(format!(
-                "cannot execute {path} in the sandbox: {e}. It has to be a program (no script), and it and the folders \
-                 to it have to be readable by others"
+                "cannot execute {path} in the sandbox: {e}. It has to be a program and not a script, and others must \
+                 be able to read it and the folders above it"
             ))
             .with_source(e)
         }
@@ -313,11 +313,11 @@ fn refused(stage: Stage, at: usize, errno: i32, mounts: &[String], programs: &[S
     }
 }
 
-/// The machine lacks something. Says so, and that there is a choice.
+/// The error for a machine that lacks something. It names the alternative.
 fn cannot_isolate(what: &str, e: &std::io::Error) -> Error {
     Error::unsupported(format!(
-        "foreign code can't be isolated on this machine: cannot {what}: {e}. It takes Linux 5.13 or newer with \
-         Landlock, seccomp and user namespaces that this user may make (in a container, those are often off). isolation = \
-         \"none\" runs the code all the same, with this program's own rights"
+        "foreign code can't be isolated on this machine: cannot {what}: {e}. This takes Linux 5.13 or newer with \
+         Landlock, seccomp and user namespaces that this user may make (in a container, they are often off). \
+         isolation = \"none\" runs the code anyway, with this program's own rights"
     ))
 }

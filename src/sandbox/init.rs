@@ -1,6 +1,6 @@
 //! The first process of a sandbox: builds its root folder, starts a keeper for each program, and watches over them.
 //!
-//! It runs in a copy of the host's memory, so it makes system calls and nothing else: no allocation, no lock, no panic.
+//! It runs in a copy of the host's memory, so it only makes system calls: it does not allocate, lock or panic.
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -14,7 +14,7 @@ use super::watch::{Usage, children_end, usage};
 /// The user and group that programs see themselves as.
 pub(super) const INSIDE: u32 = 1000;
 
-/// How often the watch looks, in milliseconds.
+/// The watch's interval in milliseconds.
 const INTERVAL: i32 = 20;
 
 /// A step that failed.
@@ -25,7 +25,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Makes one of an `errno`.
+    /// Makes a failure from an `errno`.
     pub(super) fn of(stage: Stage) -> impl Fn(Errno) -> Failure {
         move |errno| Failure { stage, at: 0, errno }
     }
@@ -36,7 +36,7 @@ impl Failure {
     }
 }
 
-/// Never returns; ends with all that runs in the sandbox.
+/// Never returns. When it ends, everything in the sandbox ends.
 pub(super) fn main(plan: &mut Plan) -> ! {
     let watch = match set_up(plan) {
         Ok(watch) => watch,
@@ -51,7 +51,7 @@ pub(super) fn main(plan: &mut Plan) -> ! {
         }
     }
     plan.close_programs();
-    // Less gladly than its programs: a run that loses them is told from one that was lost.
+    // Less eagerly than its programs, so that the end of a program can be told from the end of the sandbox.
     sys::write_once(watch.sacrifice, b"500");
     serve(plan, &watch);
     if !plan.isolated {
@@ -60,13 +60,13 @@ pub(super) fn main(plan: &mut Plan) -> ! {
     sys::exit(0)
 }
 
-/// What [`serve`] looks at.
+/// The state that [`serve`] watches.
 struct Watch {
     /// Becomes readable when a child has ended.
     children: RawFd,
     /// `/proc` of the sandbox's PID namespace; -1 without isolation.
     processes: RawFd,
-    /// How gladly the kernel ends this process where memory runs out.
+    /// Sets how eagerly the kernel ends this process if memory runs out.
     sacrifice: RawFd,
 }
 
@@ -78,8 +78,8 @@ fn set_up(plan: &mut Plan) -> Result<Watch, Failure> {
         // The host gave up.
         sys::exit(1);
     }
-    // If memory runs out, programs go before the host does. No reason to refuse where there is no such file.
-    // SAFETY: constant text.
+    // If memory runs out, programs are ended before the host. A missing file is not a reason to refuse. SAFETY:
+    // constant text.
     let sacrifice = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     sys::write_once(sacrifice, b"1000");
     // SAFETY: numbers only.
@@ -99,7 +99,7 @@ fn set_up(plan: &mut Plan) -> Result<Watch, Failure> {
     Ok(Watch { children, processes, sacrifice })
 }
 
-/// Closes what the host had open, all but `keep` (in order).
+/// Closes the host's descriptors, except `keep` (in order).
 fn close_others(keep: &[RawFd]) -> Result<(), Errno> {
     let mut next = 0_u32;
     for fd in keep {
@@ -112,23 +112,25 @@ fn close_others(keep: &[RawFd]) -> Result<(), Errno> {
     sys::close_range(next, u32::MAX, 0)
 }
 
-/// Becomes [`INSIDE`], which the host has mapped to another user than itself where it could. Capabilities within the
-/// namespaces stay, for neither number is root's.
+/// Becomes [`INSIDE`], which the host has mapped to a user other than itself if it could. Capabilities within the
+/// namespaces stay, because neither number is root's.
 fn identity(groups: bool) -> Result<(), Errno> {
-    // SAFETY: numbers and a null. The plain calls: libc's functions would tell other threads, of which there are none.
+    // SAFETY: numbers and a null. These are plain calls, because libc's functions would notify other threads, and there
+    // are none.
     unsafe {
         if groups {
             checked(libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()))?;
         }
         checked(libc::syscall(libc::SYS_setresgid, INSIDE, INSIDE, INSIDE))?;
         checked(libc::syscall(libc::SYS_setresuid, INSIDE, INSIDE, INSIDE))?;
-        // A copy of the host's memory is nobody's to look into.
+        // No process may read this copy of the host's memory.
         done(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
         done(libc::sethostname(c"sandbox".as_ptr(), 7)).map(drop)
     }
 }
 
-/// Builds the root folder in a file system of its own and enters it; what is not mounted there is gone.
+/// Builds the root folder in a separate file system and enters it. Everything that is not mounted there becomes
+/// invisible.
 fn root_folder(plan: &Plan) -> Result<(), Failure> {
     const HERE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
     let root = Failure::of(Stage::Root);
@@ -136,8 +138,7 @@ fn root_folder(plan: &Plan) -> Result<(), Failure> {
     sys::mount(c"tmpfs", c"/tmp", c"tmpfs", HERE, c"mode=0755,size=1m,nr_inodes=8192").map_err(&root)?;
     // SAFETY: constant text.
     done(unsafe { libc::chdir(c"/tmp".as_ptr()) }).map_err(&root)?;
-    // First, for what is to be visible may lie in it.
-    // SAFETY: constant text.
+    // First, because visible paths may be in it. SAFETY: constant text.
     done(unsafe { libc::mkdir(c"tmp".as_ptr(), 0o755) }).map_err(&root)?;
     sys::mount(c"tmpfs", c"tmp", c"tmpfs", HERE, &plan.temporary).map_err(Failure::of(Stage::Temporary))?;
     for folder in &plan.folders {
@@ -162,7 +163,7 @@ fn root_folder(plan: &Plan) -> Result<(), Failure> {
         // SAFETY: opened in `set_up`, and not used again.
         unsafe { libc::close(mount.fd) };
     }
-    // While the host's /proc is in sight, for the kernel shows no more of it than one sees already.
+    // While the host's /proc is still visible, because the kernel shows no more of it than a process already sees.
     sys::mount_proc(c"proc", false).map_err(Failure::of(Stage::Proc))?;
     sys::enter_root().map_err(Failure::of(Stage::Pivot))?;
     sys::set_attributes(libc::AT_FDCWD, c"/", sys::RDONLY, false).map_err(root)
@@ -172,7 +173,7 @@ fn root_folder(plan: &Plan) -> Result<(), Failure> {
 fn signals() -> Result<RawFd, Errno> {
     // SAFETY: sets of signals on the stack; the disposition is a constant.
     unsafe {
-        // The host may ignore SIGCHLD, which children inherit: nothing could be waited for.
+        // The host may ignore SIGCHLD. Children inherit this, and then can't wait for anything.
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
@@ -213,7 +214,7 @@ fn serve(plan: &mut Plan, watch: &Watch) {
     }
 }
 
-/// What the programs use too much of.
+/// The resource that the programs use too much of.
 fn exceeded(plan: &mut Plan, processes: RawFd) -> Option<Record> {
     let Plan { programs, held, .. } = plan;
     let own = |pid: u64| pid == 1 || programs.iter().any(|start| u64::try_from(start.keeper) == Ok(pid));
@@ -227,10 +228,10 @@ fn exceeded(plan: &mut Plan, processes: RawFd) -> Option<Record> {
     held.locked.then_some(Record::Lock)
 }
 
-/// Reaps whatever has ended, and says whether the first keeper was among it.
+/// Reaps all children that have ended. Returns whether the first keeper was among them.
 fn leader_ended(plan: &Plan, children: RawFd) -> bool {
     let mut noted = [0_u8; size_of::<libc::signalfd_siginfo>()];
-    // SAFETY: a buffer and its length. What it says is of no interest.
+    // SAFETY: a buffer and its length. The contents don't matter.
     unsafe { libc::read(children, noted.as_mut_ptr().cast(), noted.len()) };
     let mut leader = false;
     loop {
@@ -242,7 +243,7 @@ fn leader_ended(plan: &Plan, children: RawFd) -> bool {
         }
         for (at, start) in plan.programs.iter().enumerate() {
             if start.keeper == pid {
-                // Of weight only where the keeper was killed: else it has told already.
+                // This matters only if the keeper was killed. Otherwise it has already reported.
                 Record::Ended { program: at as u16, status }.send(plan.status.as_raw_fd());
                 leader |= at == 0;
             }

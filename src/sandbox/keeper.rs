@@ -1,7 +1,7 @@
-//! The first process of a program's own PID namespace: starts the program, waits for it, tells how it ended. What the
-//! program leaves behind ends with the keeper.
+//! The first process of a program's own PID namespace. It starts the program, waits for it, and reports how it ended.
+//! Everything that the program leaves behind ends with the keeper.
 //!
-//! Like [`init`](super::init), it makes system calls and nothing else.
+//! Like [`init`](super::init), it only makes system calls.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -34,7 +34,7 @@ pub(super) fn main(plan: &Plan, at: usize) -> ! {
     }
 }
 
-/// What is the program's alone: its view of processes, and shared memory.
+/// The program's private parts: its view of processes, and shared memory.
 fn surroundings(plan: &Plan) -> Result<(), Failure> {
     let proc = Failure::of(Stage::Proc);
     sys::mount_proc(c"/proc", true).map_err(&proc)?;
@@ -64,14 +64,14 @@ fn wait(program: libc::pid_t) -> i32 {
     }
 }
 
-/// Gives up what the program must not have, and becomes it.
+/// Gives up everything that the program must not have, and becomes the program.
 fn become_program(plan: &Plan, at: usize) -> Result<std::convert::Infallible, Failure> {
     let start = &plan.programs[at];
     if let Some(enter) = &plan.enter {
-        // As far as it can be had: the watch is there in any case.
+        // As far as it is available, because the watch is always there.
         sys::write_once(enter.as_raw_fd(), b"0");
     }
-    // SAFETY: takes nothing. Without a terminal there is none to type into.
+    // SAFETY: takes nothing. Without a terminal, the program can't type into one.
     unsafe { libc::setsid() };
     descriptors(start).map_err(Failure::of(Stage::Descriptors))?;
     // SAFETY: ends in a zero.
@@ -101,22 +101,21 @@ fn become_program(plan: &Plan, at: usize) -> Result<std::convert::Infallible, Fa
     Err(Failure { stage: Stage::Execute, at: 0, errno: sys::errno() })
 }
 
-/// Puts the program's descriptors where it expects them. The others, all from [`FIRST_DESCRIPTOR`] on, close when it is
-/// executed.
+/// Puts the program's descriptors where it expects them. The others are [`FIRST_DESCRIPTOR`] or above, and close when
+/// it is executed.
 fn descriptors(start: &Start) -> Result<(), Errno> {
     sys::close_range(0, FIRST_DESCRIPTOR as u32 - 1, 0)?;
     for (from, to) in &start.descriptors {
-        // SAFETY: `to` is free, for all below FIRST_DESCRIPTOR was closed.
+        // SAFETY: `to` is free, because all below FIRST_DESCRIPTOR were closed.
         done(unsafe { libc::dup2(from.as_raw_fd(), *to) })?;
     }
     Ok(())
 }
 
-/// Every signal does what it does by default, and none is blocked: what the host ignores or blocks is no concern of the
-/// program.
+/// Every signal gets its default action, and none is blocked, because the host's settings must not affect the program.
 fn signals() {
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: a constant disposition; those that can't be set say so, and are left.
+        // SAFETY: a constant disposition. Signals that can't be set fail, and are left alone.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     // SAFETY: a set on the stack.

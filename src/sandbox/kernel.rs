@@ -1,29 +1,29 @@
-//! Memory that the kernel holds for the processes of a sandbox, which is nobody's resident memory: what is in pipes and
-//! sockets, the entries of their file tables, locks and mappings. No file of `/proc` says it, so it is counted by what it
-//! can be at most. Also finds locks on files of the host. Allocates nothing while it counts.
+//! Memory that the kernel holds for the processes of a sandbox and that is not resident memory of any process: the
+//! contents of pipes and sockets, the entries of their file tables, locks and mappings. `/proc` doesn't have its size,
+//! so the maximum is counted. This module also finds locks on files of the host. It doesn't allocate while it counts.
 
 use std::os::fd::RawFd;
 
 use super::watch::{Path, each_number};
 
-/// Bytes that a pipe holds at most: without `F_SETPIPE_SZ`, sixteen pages.
+/// Maximum number of bytes in a pipe: without `F_SETPIPE_SZ`, sixteen pages.
 const PIPE: u64 = 64 << 10;
 
-/// Bytes of a lock, a mapping, a file's inode with its name: as `/proc/slabinfo` has them, rounded up.
+/// Sizes of a lock, a mapping, and a file's inode with its name, in bytes: those of `/proc/slabinfo`, rounded up.
 const LOCK: u64 = 256;
 const MAPPING: u64 = 256;
 const INODE: u64 = 1280;
 
-/// Mappings take long to count where there are many, and as long to make: they are counted every so many looks.
+/// Many mappings take long to count, but also long to make, so they are counted only once in this number of looks.
 const MAPPINGS_EVERY: u32 = 8;
 
 /// See the module.
 pub(super) struct Held {
-    /// Bytes that a socket holds at most.
+    /// Maximum number of bytes in a socket.
     socket: u64,
     /// The device of the temporary folder.
     scratch: libc::dev_t,
-    /// Numbers of the pipes and sockets that were seen, each with the look that it was seen in: processes share them.
+    /// Numbers of the pipes and sockets that were seen, each with the look that saw it, because processes share them.
     seen: Vec<(u64, u32)>,
     look: u32,
     descriptors: u64,
@@ -33,14 +33,14 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Room for what `processes` can have open.
+    /// Room for all that `processes` can have open.
     pub(super) fn new(processes: u64) -> Self {
         const DEFAULT: u64 = 212_992;
         let buffer = crate::files::read_kernel("/proc/sys/net/core/wmem_default").ok();
         let buffer = buffer.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT);
         let room = processes.saturating_mul(2 * super::plan::MOST_DESCRIPTORS).clamp(1 << 10, 1 << 16);
         Held {
-            // A message is taken while the buffer isn't full, and may be as long as the buffer.
+            // A message is accepted while the buffer isn't full, and may be as long as the buffer.
             socket: 2 * buffer,
             scratch: 0,
             seen: vec![(0, 0); room.next_power_of_two() as usize],
@@ -51,12 +51,12 @@ impl Held {
         }
     }
 
-    /// Says where the temporary folder is.
+    /// Sets the temporary folder.
     pub(super) fn set_scratch(&mut self, path: &std::ffi::CStr) {
         self.scratch = status(libc::AT_FDCWD, path.to_bytes_with_nul()).map_or(0, |status| status.st_dev);
     }
 
-    /// A new look.
+    /// Begins a new look.
     pub(super) fn begin(&mut self) {
         self.look = self.look.wrapping_add(1);
         self.descriptors = 0;
@@ -101,7 +101,8 @@ impl Held {
         }
     }
 
-    /// Whether a number is seen for the first time in this look. Where there is no room left, each is.
+    /// Whether a number is seen for the first time in this look. If there is no room left, this is true for each
+    /// number.
     fn is_new(&mut self, number: u64) -> bool {
         const STEPS: usize = 64;
         let mask = self.seen.len() - 1;
@@ -119,7 +120,7 @@ impl Held {
         true
     }
 
-    /// Counts the locks that were made through a descriptor, and sees whose file it is.
+    /// Counts the locks that were made through a descriptor, and checks whose file it is.
     fn locks(&mut self, processes: RawFd, name: &[u8], folder: RawFd, fd: &[u8]) {
         let mut locks = 0;
         each_part(processes, Path::of(name).then(b"fdinfo").then(fd).bytes(), |part| {
@@ -127,13 +128,13 @@ impl Held {
         });
         if locks > 0 {
             self.descriptors += LOCK * locks;
-            // What it may write is its own, but for devices, which nobody locks.
+            // Files that it may write are its own, except devices, which have no locks.
             let foreign = status(folder, Path::of(fd).bytes()).is_some_and(|status| status.st_dev != self.scratch);
             self.locked |= foreign && !writable(folder, fd);
         }
     }
 
-    /// Bytes in all, of the last look.
+    /// Total bytes in the last look.
     pub(super) fn bytes(&self) -> u64 {
         // SAFETY: a structure of numbers, filled by the call.
         let files = unsafe {
@@ -145,7 +146,7 @@ impl Held {
     }
 }
 
-/// Whether the descriptor was opened to write: then its link in `/proc` may be written.
+/// Whether the descriptor was opened for writing: its link in `/proc` is then writable.
 fn writable(folder: RawFd, fd: &[u8]) -> bool {
     // SAFETY: the name ends in a zero; a structure of numbers, filled by the call.
     unsafe {
@@ -156,7 +157,7 @@ fn writable(folder: RawFd, fd: &[u8]) -> bool {
     }
 }
 
-/// What `stat` says of a path below `folder`, which ends in a zero.
+/// The result of `stat` for a path below `folder`. The path ends in a zero.
 fn status(folder: RawFd, path: &[u8]) -> Option<libc::stat> {
     // SAFETY: a structure of numbers, filled by the call.
     unsafe {
@@ -176,7 +177,7 @@ fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
-/// Calls `found` with a file's content, part by part. Files of `/proc` end their parts with lines.
+/// Calls `found` with a file's content, part by part. In files of `/proc`, parts end with a whole line.
 fn each_part(folder: RawFd, path: &[u8], mut found: impl FnMut(&[u8])) {
     let mut part = [0_u8; 8192];
     let fd = open(folder, path, 0);
@@ -209,7 +210,7 @@ mod tests {
         let mut held = Held::new(4);
         held.set_scratch(c"/dev/shm");
         let before = look(&mut held);
-        // So many that it doesn't matter what other tests open and close meanwhile.
+        // So many that files opened and closed by other tests don't matter.
         let pipes: Vec<_> = (0..50).map(|_| std::io::pipe().expect("a pipe")).collect();
         let sockets: Vec<_> = (0..50).map(|_| std::os::unix::net::UnixStream::pair().expect("sockets")).collect();
         let copies: Vec<_> = sockets.iter().map(|(one, _)| one.try_clone().expect("a copy")).collect();

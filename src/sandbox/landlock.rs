@@ -1,4 +1,4 @@
-//! Landlock: a second lock on files, beside the mounts, and on signals and abstract sockets.
+//! Landlock: a second barrier around files, in addition to the mounts, and around signals and abstract sockets.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -11,19 +11,19 @@ use landlock::{
 use super::sys::{Errno, checked};
 use crate::{Error, Result};
 
-/// Devices that a program may read, and write but for [`ZERO`].
+/// Devices that a program may read, and write except for [`ZERO`].
 pub(super) const DEVICES: [&str; 4] = ["/dev/null", ZERO, "/dev/random", "/dev/urandom"];
 
-/// Where it can be written, a shared mapping of it is memory that is in nobody's resident memory.
+/// If it were writable, a shared mapping of it would be memory outside of any process's resident memory.
 const ZERO: &str = "/dev/zero";
 
-/// Rights that kernels know, newest first: a rule may name no more than the kernel handles, and asking is cheaper than
-/// keeping count.
+/// Rights that kernels know, the newest first. A rule may name only rights that the kernel handles, and trying is
+/// simpler than keeping track of versions.
 const GENERATIONS: [ABI; 4] = [ABI::V5, ABI::V3, ABI::V2, ABI::V1];
 
-/// Rules that let a program read and execute what is `visible` (paths of the host), and use [`DEVICES`]. What is
-/// mounted inside the sandbox is [added](allow) there. Network and foreign abstract sockets and processes are out of
-/// reach, on kernels whose Landlock knows them; elsewhere the namespaces alone keep them away.
+/// Rules that let a program read and execute `visible` paths of the host, and use [`DEVICES`]. Mounts inside the
+/// sandbox are [added](allow) there. If the kernel's Landlock knows them, the network, foreign abstract sockets and
+/// foreign processes are out of reach. Otherwise only the namespaces keep them away.
 ///
 /// # Errors
 /// The kernel has no Landlock, or it is off.
@@ -48,7 +48,7 @@ pub(super) fn rules(visible: &[PathBuf]) -> Result<OwnedFd> {
         .ok_or_else(|| Error::unsupported("the kernel has no Landlock, or it is off (`lsm=` on its command line)"))
 }
 
-/// Adds what lies beneath the open folder to the rules: to read, or to do everything with. Only system calls.
+/// Adds everything below the open folder to the rules, for reading or for all uses. Makes only system calls.
 ///
 /// # Errors
 /// The kernel's.
@@ -75,7 +75,7 @@ pub(super) fn allow(rules: RawFd, folder: RawFd, write: bool) -> Result<(), Errn
     result
 }
 
-/// Confines the calling process by `rules`, for good. Only system calls.
+/// Confines the calling process by `rules`, for good. Makes only system calls.
 ///
 /// # Errors
 /// The kernel's.

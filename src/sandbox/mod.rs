@@ -1,7 +1,7 @@
-//! Runs programs that nobody trusts. Linux only.
+//! Runs untrusted programs. Linux only.
 //!
-//! One run is one sandbox, with one private temporary folder, in which one or more programs run beside each other. The
-//! first leads: when it ends, all end. What is what:
+//! A run is one sandbox with a private temporary folder, in which one or more programs run at the same time. The first
+//! leads: when it ends, all end. The processes are:
 //!
 //! ```text
 //! host ── clone3 ──▶ init         namespaces: user, mount, PID, network, IPC, UTS, cgroup; builds the root; watches
@@ -10,18 +10,19 @@
 //!                      └─ keeper ─ …
 //! ```
 //!
-//! Between `clone3` and `execve` there are only system calls on what `plan` prepared, so the host may have threads. All of
-//! these processes are copies of the host until they execute something, so only what was executed counts as a program's
-//! memory. Programs are executed one after the other, in order: none runs while one that leads it is still being set up.
+//! Between `clone3` and `execve`, only system calls on data from `plan` are made, so the host may have threads. All of
+//! these processes are copies of the host until they execute something, so only executed programs count towards the
+//! memory limit. Programs are executed one after another, in order. None runs while one before it is still being set
+//! up.
 //!
-//! Memory is held to its limit by `watch` (what processes use) and `kernel` (what is held for them), by `seccomp`, which
-//! refuses what these two can't see, and by `group`, a control group, where one can be had.
+//! Memory is limited by `watch` (memory of processes) and `kernel` (memory held for them), by `seccomp`, which refuses
+//! memory that these two can't see, and by `group`, a control group, if one is available.
 //!
-//! Its children's signals are left alone: `init` never executes anything, so it keeps its exit signal of none, and
-//! neither a handler for SIGCHLD, nor SIGCHLD ignored, nor a `waitpid(-1)` in the host meets it. When `init` ends, the
-//! kernel ends everything in its PID namespace, and the host sees `init` end only after that.
+//! The host's child signals are not affected. `init` never executes anything, so it never gets an exit signal, and
+//! neither a handler for SIGCHLD, nor an ignored SIGCHLD, nor a `waitpid(-1)` in the host notices it. When `init` ends,
+//! the kernel ends everything in its PID namespace, and the host sees `init` end only after that.
 //!
-//! This module knows nothing of metrics; docs/code-execution.md says what is isolated and what is not.
+//! This module knows nothing about metrics. docs/code-execution.md says what is isolated and what is not.
 
 mod group;
 mod host;
@@ -48,26 +49,26 @@ use crate::Result;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
-    /// In the sandbox; where it can't be had, nothing runs.
+    /// In the sandbox. If it isn't available, nothing runs.
     #[default]
     Required,
-    /// As the host's own user, with limits for each process and nothing else. For machines that are a sandbox already.
+    /// As the host's own user, with limits per process and nothing else. For machines that are themselves a sandbox.
     None,
 }
 
-/// What all programs of a run may use together, unless said otherwise.
+/// The resources that all programs of a run may use together, unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Time from start to end, by the clock.
+    /// Wall time from start to end.
     pub wall: Duration,
-    /// Processor time. Looked at every 20 ms; without isolation, of each process.
+    /// Processor time, checked every 20 ms. Without isolation, this is per process.
     pub cpu: Duration,
-    /// Bytes of address space of each process, and of resident memory of all together with what the kernel holds for them
-    /// (looked at every 20 ms; see [`MemoryLimit`]).
+    /// Bytes of address space per process, and of resident memory of all processes together, including memory that the
+    /// kernel holds for them (checked every 20 ms; see [`MemoryLimit`]).
     pub memory: u64,
-    /// Processes and threads; without isolation, of the user.
+    /// Number of processes and threads. Without isolation, all of the user's count.
     pub processes: u64,
-    /// Bytes of one file.
+    /// Bytes per file.
     pub file_size: u64,
     /// Bytes of all files in the temporary folder; unlimited without isolation.
     pub files: u64,
@@ -89,22 +90,22 @@ impl Default for Limits {
     }
 }
 
-/// Where programs run.
+/// The place in which programs run.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     /// Whether they are isolated.
     pub isolation: Isolation,
-    /// What they may use.
+    /// The resources that they may use.
     pub limits: Limits,
-    /// Files and folders that they see, read-only, under the same paths, beside the system's libraries. They have to be
-    /// absolute and readable by [`user`](Sandbox::user).
+    /// Files and folders that they see, read-only, under the same paths, in addition to the system's libraries. The
+    /// paths have to be absolute and readable by [`user`](Sandbox::user).
     pub visible: Vec<PathBuf>,
-    /// The host's user and group that they run as where the host is root; else they run as the host's own user, under
-    /// another number. Never 0.
+    /// The host's user and group that they run as, if the host is root. Otherwise they run as the host's own user,
+    /// under another number. Never 0.
     pub user: u32,
 }
 
-/// The user `nobody`, whom nothing should belong to.
+/// The user `nobody`, which should own nothing.
 pub const NOBODY: u32 = 65534;
 
 impl Default for Sandbox {
@@ -113,15 +114,15 @@ impl Default for Sandbox {
     }
 }
 
-/// The way in which [`Limits::memory`] of all programs together is held on this machine.
+/// The way in which this machine enforces [`Limits::memory`] of all programs together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "memory_limit", rename_all = "snake_case")]
 pub enum MemoryLimit {
-    /// By a control group of the kernel, beside what [`Watch`](MemoryLimit::Watch) does.
+    /// By a control group of the kernel, in addition to [`Watch`](MemoryLimit::Watch).
     ControlGroup,
-    /// By looking every 20 ms, and by refusing what can't be seen so.
+    /// By a check every 20 ms, and by refusing memory that the check can't see.
     Watch {
-        /// Why there is no control group.
+        /// The reason why there is no control group.
         reason: String,
     },
 }
@@ -147,18 +148,18 @@ impl std::fmt::Display for MemoryLimit {
     }
 }
 
-/// A program to be run, and what it is given.
+/// A program to run, and its inputs.
 #[derive(Debug)]
 pub struct Program {
     /// The file to execute, absolute.
     pub path: PathBuf,
     /// Its arguments, without its own name.
     pub args: Vec<OsString>,
-    /// What it finds on its standard input.
+    /// Its standard input.
     pub input: Vec<u8>,
     /// Whether it has a descriptor 3, whose bytes become [`Outcome::report`].
     pub report: bool,
-    /// Descriptors that it has as 4, 5, …: ends of pipes to other programs of the run.
+    /// Its descriptors 4, 5, …: ends of pipes to other programs of the run.
     pub links: Vec<OwnedFd>,
 }
 
@@ -169,7 +170,7 @@ impl Program {
     }
 }
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
@@ -179,9 +180,9 @@ pub enum End {
     Signalled(i32),
     /// Together with the leading program.
     Stopped,
-    /// All were ended, for one of them ran into this limit.
+    /// All were ended because one of them reached this limit.
     Limit(Limit),
-    /// Something outside ended the sandbox, as the kernel does where the machine has no memory left.
+    /// Something outside ended the sandbox, as the kernel does if the machine runs out of memory.
     Lost,
 }
 
@@ -196,7 +197,7 @@ pub enum Limit {
     Memory,
     /// [`Limits::output`].
     Output,
-    /// No locks on files of the host (looked at every 20 ms).
+    /// No locks on files of the host (checked every 20 ms).
     Lock,
 }
 
@@ -211,30 +212,32 @@ impl std::fmt::Display for End {
             End::Limit(Limit::Memory) => f.write_str("the memory was used up"),
             End::Limit(Limit::Output) => f.write_str("it wrote more than allowed"),
             End::Limit(Limit::Lock) => f.write_str("it locked a file of the host"),
-            End::Lost => f.write_str("the sandbox was ended from outside, perhaps by the kernel for want of memory"),
+            End::Lost => {
+                f.write_str("the sandbox was ended from outside, perhaps by the kernel because memory ran out")
+            }
         }
     }
 }
 
-/// What became of a program.
+/// The outcome of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// How it ended. Says nothing about whether the program did what it should: it chooses its exit status itself.
+    /// Its end. This does not say whether the program did its job, because it chooses its own exit status.
     pub end: End,
-    /// What it wrote to its standard output.
+    /// Its standard output.
     pub stdout: Vec<u8>,
-    /// What it wrote to its standard error.
+    /// Its standard error.
     pub stderr: Vec<u8>,
-    /// What it wrote to descriptor 3.
+    /// Its output on descriptor 3.
     pub report: Vec<u8>,
 }
 
 impl Sandbox {
-    /// Runs `programs` beside each other until the first has ended or a limit is reached, ends whatever they started,
-    /// and returns their outcomes in order. Blocks.
+    /// Runs `programs` at the same time until the first has ended or a limit is reached. Then ends everything that they
+    /// started, and returns their outcomes in order. Blocks.
     ///
-    /// # Errors [`Unsupported`](crate::ErrorKind::Unsupported) where the isolation can't be had on this machine, or a
-    /// program can't be started; [`Io`](crate::ErrorKind::Io) where the host runs out of descriptors or processes.
+    /// # Errors [`Unsupported`](crate::ErrorKind::Unsupported) if the isolation isn't available on this machine, or a
+    /// program can't be started; [`Io`](crate::ErrorKind::Io) if the host runs out of descriptors or processes.
     pub fn run(&self, programs: Vec<Program>) -> Result<Vec<Outcome>> {
         host::run(plan::Plan::new(self, programs)?, self)
     }

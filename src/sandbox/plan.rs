@@ -1,4 +1,4 @@
-//! Everything that the processes of a sandbox will need, made while memory may still be allocated.
+//! Everything that the processes of a sandbox will need, prepared while memory may still be allocated.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -17,17 +17,17 @@ use super::kernel::Held;
 use super::{Isolation, Limits, Program, Sandbox, landlock, seccomp, sys};
 use crate::{Error, ErrorKind, Result};
 
-/// Descriptors of a sandbox's processes are this or above, so that putting them where a program expects them (below)
+/// Descriptors of a sandbox's processes are this or above, so that moving them to where a program expects them (below)
 /// overwrites none of them.
 pub(super) const FIRST_DESCRIPTOR: RawFd = 64;
 
-/// Bytes of `/dev/shm`.
+/// Size of `/dev/shm` in bytes.
 pub(super) const SHARED_MEMORY: u64 = 16 << 20;
 
-/// Descriptors of a process.
+/// Number of descriptors of a process.
 pub(super) const MOST_DESCRIPTORS: u64 = 256;
 
-/// What dynamic programs need, beside their own files. What a machine lacks is left out.
+/// Paths that dynamic programs need, in addition to their own files. Missing ones are left out.
 const SYSTEM: [&str; 9] = [
     "/lib",
     "/lib32",
@@ -40,14 +40,14 @@ const SYSTEM: [&str; 9] = [
     "/usr/share/zoneinfo",
 ];
 
-/// What the host keeps of a run: the other ends of its pipes.
+/// The host's part of a run: the other ends of its pipes.
 pub(super) struct HostEnds {
     pub(super) status: PipeReader,
     pub(super) control: UnixStream,
     pub(super) programs: Vec<ProgramEnds>,
     /// Without isolation, the temporary folder.
     pub(super) folder: Option<Temporary>,
-    /// Where one can be had, the control group of the programs.
+    /// The control group of the programs, if one is available.
     pub(super) group: Option<Group>,
 }
 
@@ -74,9 +74,9 @@ pub(super) struct Start {
     /// Points into `_arguments`; ends in a null.
     pub(super) argv: Vec<*const c_char>,
     pub(super) envp: Vec<*const c_char>,
-    /// Which descriptor it has under which number.
+    /// Its descriptors and the numbers that it has them under.
     pub(super) descriptors: Vec<(OwnedFd, RawFd)>,
-    /// Both ends of a pipe that ends when the program is executed, or never will be.
+    /// Both ends of a pipe that ends when the program is executed, or when it is clear that it won't be.
     pub(super) executed: (OwnedFd, OwnedFd),
     /// Its keeper, once it runs.
     pub(super) keeper: libc::pid_t,
@@ -86,7 +86,7 @@ pub(super) struct Start {
 /// See the module.
 pub(super) struct Plan {
     pub(super) isolated: bool,
-    /// The host's user to become; none where the host is no root.
+    /// The host's user to become; none if the host is not root.
     pub(super) user: Option<u32>,
     pub(super) status: OwnedFd,
     pub(super) control: OwnedFd,
@@ -99,19 +99,19 @@ pub(super) struct Plan {
     pub(super) mounts: Vec<Mount>,
     /// Mount options of the temporary folder.
     pub(super) temporary: CString,
-    /// Where programs start.
+    /// The folder in which programs start.
     pub(super) folder: CString,
     pub(super) limits: Vec<(libc::__rlimit_resource_t, u64)>,
     pub(super) filter: BpfProgram,
     pub(super) rules: Option<OwnedFd>,
-    /// What puts a process into the control group, where there is one.
+    /// The file that puts a process into the control group, if there is one.
     pub(super) enter: Option<OwnedFd>,
     pub(super) programs: Vec<Start>,
-    /// Pages of memory of `page` bytes, and clock ticks, that all may use together.
+    /// Pages of memory, of `page` bytes each, and clock ticks that all may use together.
     pub(super) pages: u64,
     pub(super) page: u64,
     pub(super) ticks: u64,
-    /// Where the watch counts what the kernel holds.
+    /// The watch's count of memory that the kernel holds.
     pub(super) held: Held,
     pub(super) host: Option<HostEnds>,
 }
@@ -120,7 +120,7 @@ impl Plan {
     /// Checks and prepares a run.
     ///
     /// # Errors
-    /// Paths that are not there or not absolute, no Landlock, no descriptors left.
+    /// Paths that don't exist or are not absolute, no Landlock, no descriptors left.
     pub(super) fn new(sandbox: &Sandbox, programs: Vec<Program>) -> Result<Plan> {
         let isolated = sandbox.isolation == Isolation::Required;
         // SAFETY: takes nothing, cannot fail.
@@ -174,14 +174,15 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Closes what is the programs' alone. A pipe ends only when nobody has its other end. Only system calls.
+    /// Closes descriptors that belong only to the programs. A pipe ends only when no process has its other end. Makes
+    /// only system calls.
     pub(super) fn close_programs(&self) {
         let given = self.programs.iter().flat_map(|start| start.descriptors.iter().map(|(fd, _)| fd));
         given.chain(self.programs.iter().map(|start| &start.executed.1)).for_each(close);
     }
 
-    /// Waits until the program before the `at`th is executed, so that none runs while one that leads it is still being
-    /// set up and could be hindered. Only system calls.
+    /// Waits until the program before the `at`th is executed, so that no program runs and interferes while one before
+    /// it is still being set up. Makes only system calls.
     pub(super) fn await_turn(&self, at: usize) {
         for (other, start) in self.programs.iter().enumerate() {
             if other != at {
@@ -190,12 +191,12 @@ impl Plan {
         }
         if let Some(before) = at.checked_sub(1).and_then(|before| self.programs.get(before)) {
             let mut nothing = 0_u8;
-            // SAFETY: one byte, writable and ours. Nobody writes, so it returns at the pipe's end.
+            // SAFETY: one byte, writable and ours. Nothing is written, so it returns at the pipe's end.
             unsafe { libc::read(before.executed.0.as_raw_fd(), (&raw mut nothing).cast(), 1) };
         }
     }
 
-    /// What the root folder is made of.
+    /// The contents of the root folder.
     fn root_folder(&mut self, visible: &[PathBuf]) -> Result<()> {
         let mut folders = BTreeSet::from(["proc", "dev", "dev/shm"].map(PathBuf::from));
         let devices = landlock::DEVICES.iter().map(Path::new).filter(|path| path.exists());
@@ -205,7 +206,7 @@ impl Plan {
         for (path, attributes) in paths {
             let target = path.strip_prefix("/").unwrap_or(path);
             folders.extend(target.ancestors().skip(1).filter(|folder| *folder != Path::new("")).map(Path::to_owned));
-            // Where the distribution merged /lib and /usr/lib, one is a link to the other.
+            // If the distribution merged /lib and /usr/lib, one is a link to the other.
             if let Some(to) = system_link(path) {
                 self.symlinks.push((text(to.as_os_str())?, text(target.as_os_str())?));
                 continue;
@@ -218,7 +219,7 @@ impl Plan {
             let (source, target) = (text(path.as_os_str())?, text(target.as_os_str())?);
             self.mounts.push(Mount { source, target, attributes, fd: -1 });
         }
-        // There already.
+        // Already there.
         folders.remove(Path::new("tmp"));
         // In order, so parents come first.
         self.folders = folders.iter().map(|folder| text(folder.as_os_str())).collect::<Result<_>>()?;
@@ -226,19 +227,19 @@ impl Plan {
     }
 }
 
-/// Closes a descriptor that this copy of the process doesn't use again, nor drop.
+/// Closes a descriptor that this copy of the process neither uses again nor drops.
 fn close(fd: &OwnedFd) {
     // SAFETY: as said; the plan's owner is another process.
     unsafe { libc::close(fd.as_raw_fd()) };
 }
 
-/// Where a library folder of the system is a link, what it points to.
+/// The target of a library folder of the system that is a link.
 fn system_link(path: &Path) -> Option<PathBuf> {
     SYSTEM.iter().any(|system| path == Path::new(system)).then(|| std::fs::read_link(path).ok()).flatten()
 }
 
-/// The paths to be shown, none within another: the system's, and `wanted` under their names and under those that links
-/// in them lead to.
+/// The paths to show, none within another: the system's, and `wanted` under their own names and under the targets of
+/// links in them.
 fn visible(wanted: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
     for path in wanted {
@@ -252,7 +253,7 @@ fn visible(wanted: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let real = path.canonicalize().map_err(|e| Error::io("find", path, e))?;
         paths.extend([path.components().collect(), real]);
     }
-    // Shorter ones first, so that what lies within another meets it.
+    // Shorter ones first, so that a path within another finds it.
     paths.sort_by_key(|path| (path.components().count(), path.clone()));
     let mut kept: Vec<PathBuf> = Vec::new();
     for path in paths {
@@ -292,7 +293,7 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
         let argv = arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
         let mut envp = Vec::new();
         if let Some(folder) = folder {
-            // Nothing else tells a program where its own folder is, where /tmp is the host's.
+            // Nothing else tells a program its own folder if /tmp is the host's.
             let variable = text(OsStr::from_bytes(&[b"TMPDIR=", folder.as_os_str().as_bytes()].concat()))?;
             envp.push(variable.as_ptr());
             arguments.push(variable);
@@ -304,10 +305,10 @@ fn starts(programs: Vec<Program>, folder: Option<&Path>) -> Result<(Vec<Start>, 
     Ok((starts, ends))
 }
 
-/// Limits of each process, none above what the host has itself.
+/// Limits per process, none above the host's own.
 fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit_resource_t, u64)> {
     let mut limits = vec![
-        // No core, not even to a program of the host's: at 0, the kernel would still call that one.
+        // No core dump, not even to a program of the host, which the kernel would still call at 0.
         (libc::RLIMIT_CORE, 1),
         (libc::RLIMIT_CPU, wanted.cpu.as_secs_f64().ceil() as u64),
         (libc::RLIMIT_FSIZE, wanted.file_size),
@@ -320,7 +321,7 @@ fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit
         // `init` and the keepers belong to the same user.
         limits.push((libc::RLIMIT_NPROC, wanted.processes + 1 + programs));
     }
-    // The last one, for what comes after it has to do with what memory it has.
+    // The last one, because nothing after it can get more memory.
     limits.push((libc::RLIMIT_AS, wanted.memory));
     for (resource, value) in &mut limits {
         let mut own = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -332,24 +333,24 @@ fn limits(wanted: &Limits, isolated: bool, programs: u64) -> Vec<(libc::__rlimit
     limits
 }
 
-/// A control group for what all programs use together, their files in memory included.
+/// A control group for everything that all programs use together, including their files in memory.
 fn group(limits: &Limits, programs: u64) -> Result<(Option<Group>, Option<OwnedFd>)> {
     let files = limits.files.saturating_add(programs * SHARED_MEMORY);
     match Group::new(limits.memory.saturating_add(files), limits.processes + programs) {
         Ok((group, enter)) => Ok((Some(group), Some(raise(enter)?))),
-        // The watch holds the limit, if less closely.
+        // The watch enforces the limit, though less exactly.
         Err(_) => Ok((None, None)),
     }
 }
 
-/// A number that the system tells.
+/// A number from the system.
 fn system(name: libc::c_int, default: u64) -> u64 {
-    // SAFETY: takes a number; -1 means that it doesn't say.
+    // SAFETY: takes a number; -1 means unknown.
     u64::try_from(unsafe { libc::sysconf(name) }).ok().filter(|value| *value > 0).unwrap_or(default)
 }
 
-/// A file in memory that holds `bytes` and can't be changed. Unlike a pipe, nobody has to feed it, and no SIGPIPE
-/// comes of a program that doesn't read.
+/// A file in memory that holds `bytes` and can't be changed. Unlike a pipe, it doesn't have to be fed, and a program
+/// that doesn't read causes no SIGPIPE.
 fn held(bytes: &[u8]) -> Result<OwnedFd> {
     let failed = |e: std::io::Error| {
         Error::new(ErrorKind::Io, format!("cannot hold {} bytes of input: {e}", bytes.len())).with_source(e)
@@ -374,7 +375,7 @@ fn pipe() -> Result<(PipeReader, PipeWriter)> {
     std::io::pipe().map_err(|e| Error::new(ErrorKind::Io, format!("cannot make a pipe: {e}")).with_source(e))
 }
 
-/// The same under a number from [`FIRST_DESCRIPTOR`] on.
+/// The same descriptor under a number of at least [`FIRST_DESCRIPTOR`].
 fn raise(fd: OwnedFd) -> Result<OwnedFd> {
     // SAFETY: duplicates an open descriptor.
     let raised = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR) };
@@ -391,7 +392,7 @@ fn text(text: &OsStr) -> Result<CString> {
         .map_err(|_| Error::invalid_request(format!("{text:?} has a zero byte: no argument or path may have one")))
 }
 
-/// A folder of the host that goes when this does.
+/// A folder of the host that is removed when this is dropped.
 pub(super) struct Temporary(PathBuf);
 
 impl Temporary {
@@ -409,7 +410,8 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What a program made unwritable stays: there is nobody to tell, and the folder is the system's to clean.
+        // Folders that a program made unwritable stay, because no error can be reported here, and the system cleans its
+        // temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

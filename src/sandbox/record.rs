@@ -1,9 +1,9 @@
-//! What the processes of a sandbox tell the host, on a pipe that no program in it has.
+//! Messages of a sandbox's processes to the host, on a pipe that no program has.
 
 use super::sys;
 use std::os::fd::RawFd;
 
-/// A record's length in bytes; below PIPE_BUF, so records of several writers don't mix.
+/// A record's length in bytes. It is below PIPE_BUF, so records of several writers don't mix.
 pub(super) const LENGTH: usize = 12;
 
 /// A step on the way to a running program.
@@ -50,11 +50,11 @@ impl Stage {
         Stage::Execute,
     ];
 
-    /// What could not be done.
+    /// A description of the step that failed.
     pub(super) fn what(self) -> &'static str {
         match self {
             Stage::Descriptors => "arrange the descriptors",
-            Stage::Source => "open a path that is to be visible",
+            Stage::Source => "open a visible path",
             Stage::Identity => "become the other user",
             Stage::Root => "make a root folder",
             Stage::Mount => "put a path into the root folder",
@@ -77,7 +77,7 @@ impl Stage {
 /// One message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record {
-    /// `stage` failed with an `errno`, at the `at`th of the things it works on.
+    /// `stage` failed with an `errno`, at its `at`th item.
     Failed { stage: Stage, at: u16, errno: i32 },
     /// A program ended with a wait status.
     Ended { program: u16, status: i32 },
@@ -106,7 +106,7 @@ impl Record {
         bytes
     }
 
-    /// Reads what [`send`](Record::send) wrote.
+    /// Reads a record that [`send`](Record::send) wrote.
     pub(super) fn read(bytes: &[u8; LENGTH]) -> Option<Record> {
         let at = u16::from_ne_bytes([bytes[2], bytes[3]]);
         let value = i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);

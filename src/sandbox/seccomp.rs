@@ -1,12 +1,12 @@
 //! The system calls that a program in the sandbox may make.
 //!
-//! A list of what is allowed: what is not on it fails with ENOSYS, as on a kernel that is too old, so that libraries
-//! fall back to what is. Left out on purpose are tracing and the memory of other processes, namespaces and mounts,
-//! keys, bpf, io_uring, userfaultfd, sockets other than Unix ones; memory that is in no process's resident memory and in
-//! no file system of a limited size (memfd, System V, anonymous memory that is shared, huge pages, larger buffers of
-//! pipes and sockets); and what reaches through a file that is mounted read-only to the host (notifications, `flock`,
-//! leases). Locks of `fcntl` can't be told apart here, because databases need them for files of their own; the
-//! [watch](super::watch) looks for those on other files.
+//! This is a list of allowed calls. Other calls fail with ENOSYS, as on a kernel that is too old, so that libraries
+//! fall back to allowed ones. These are left out on purpose: tracing and the memory of other processes, namespaces and
+//! mounts, keys, bpf, io_uring, userfaultfd, and sockets other than Unix ones; memory that is neither a process's
+//! resident memory nor in a file system of limited size (memfd, System V, shared anonymous memory, huge pages, larger
+//! buffers of pipes and sockets); and calls that affect the host through a file that is mounted read-only
+//! (notifications, `flock`, leases). Locks of `fcntl` can't be told apart here, because databases need them for their
+//! own files. The [watch](super::watch) looks for locks on other files.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ const SOCKETS: &[c_long] = calls! {
     SYS_sendmsg SYS_recvmsg SYS_sendmmsg SYS_recvmmsg SYS_getsockopt SYS_shutdown
 };
 
-/// The older names of calls above, which newer processors don't have.
+/// Older variants of the calls above, which newer processors don't have.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[c_long] = calls! {
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_readlink SYS_mkdir SYS_rmdir SYS_unlink SYS_symlink SYS_link
@@ -91,7 +91,7 @@ pub(super) fn filter() -> Result<BpfProgram> {
         .map_err(|e| failed(&e))
 }
 
-/// Calls whose arguments decide.
+/// Calls that are allowed only with certain arguments.
 fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccompiler::BackendError> {
     use SeccompCmpArgLen::Dword;
     const NAMESPACES: u64 = (libc::CLONE_NEWUSER
@@ -101,7 +101,7 @@ fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccomp
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP) as u64;
-    // Typing into a terminal; libc's constant has another type on each system.
+    // Typing into a terminal. The type of libc's constant differs between systems.
     const TIOCSTI: u64 = 0x5412;
     const SHARED: u64 = libc::MAP_SHARED as u64;
     const ANONYMOUS: u64 = libc::MAP_ANONYMOUS as u64;
@@ -115,7 +115,7 @@ fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccomp
         rules.insert(call, any.into_iter().map(SeccompRule::new).collect::<Result<_, _>>()?);
         Ok(())
     };
-    // clone3 hides its flags behind a pointer, so it is off the list: libc then uses clone.
+    // clone3 hides its flags behind a pointer, so it is not allowed, and libc uses clone.
     allow(libc::SYS_clone, vec![vec![none_of(0, NAMESPACES)?]])?;
     allow(libc::SYS_socket, vec![vec![is(0, libc::AF_UNIX)?]])?;
     allow(libc::SYS_socketpair, vec![vec![is(0, libc::AF_UNIX)?]])?;
@@ -129,7 +129,7 @@ fn conditions(rules: &mut BTreeMap<i64, Vec<SeccompRule>>) -> Result<(), seccomp
         libc::SYS_fcntl,
         vec![vec![is_not(1, libc::F_SETLEASE)?, is_not(1, libc::F_NOTIFY)?, is_not(1, libc::F_SETPIPE_SZ)?]],
     )?;
-    // Its own limits, not those of another process.
+    // The process's own limits, not those of another process.
     allow(libc::SYS_prlimit64, vec![vec![is(0, 0)?]])
 }
 

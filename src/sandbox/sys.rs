@@ -1,5 +1,5 @@
-//! System calls that libc has no function for, or whose libc function does more than the call. All of them may be made
-//! between `fork` and `exec` in a process with threads: they allocate nothing and take no lock.
+//! System calls without a libc function, or with one that does more than the call. All of them may be made between
+//! `fork` and `exec` in a process with threads, because they don't allocate or lock.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -9,13 +9,13 @@ use libc::{c_int, c_long, c_uint};
 /// An `errno`.
 pub(super) type Errno = c_int;
 
-/// What `errno` says now.
+/// The current `errno`.
 pub(super) fn errno() -> Errno {
     // SAFETY: the location is this thread's own.
     unsafe { *libc::__errno_location() }
 }
 
-/// Turns the C way of saying "failed" into a `Result`.
+/// Turns C's error convention into a `Result`.
 pub(super) fn checked(result: c_long) -> Result<c_long, Errno> {
     if result == -1 { Err(errno()) } else { Ok(result) }
 }
@@ -25,13 +25,13 @@ pub(super) fn done(result: c_int) -> Result<c_int, Errno> {
     if result == -1 { Err(errno()) } else { Ok(result) }
 }
 
-/// A new process in the `namespaces` of its own, whose end sends no signal: neither a handler for SIGCHLD nor a
+/// Starts a process in its own `namespaces`. Its end sends no signal, so neither a handler for SIGCHLD nor a
 /// `waitpid(-1)` of the host notices it. Returns 0 in the child, which must then make only system calls.
 ///
 /// # Errors
 /// The kernel's.
 pub(super) fn clone_silent(namespaces: c_int, pidfd: &mut RawFd) -> Result<libc::pid_t, Errno> {
-    // libc has it in a type that is too narrow.
+    // libc's constant has a type that is too narrow.
     const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
     // SAFETY: a structure of numbers; zero means "not wanted" for each.
     let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -42,7 +42,7 @@ pub(super) fn clone_silent(namespaces: c_int, pidfd: &mut RawFd) -> Result<libc:
     checked(result).map(|pid| pid as libc::pid_t)
 }
 
-/// A child as by `fork`, in the `namespaces` of its own, without what libc's `fork` does beside it.
+/// Starts a child like `fork`, in its own `namespaces`, without the extra work of libc's `fork`.
 ///
 /// # Errors
 /// The kernel's.
@@ -52,7 +52,7 @@ pub(super) fn fork(namespaces: c_int) -> Result<libc::pid_t, Errno> {
     checked(result).map(|pid| pid as libc::pid_t)
 }
 
-/// A copy of the mounts at `path`, attached nowhere.
+/// Makes a copy of the mounts at `path` that is not attached anywhere.
 ///
 /// # Errors
 /// The kernel's.
@@ -132,12 +132,12 @@ pub(super) fn mount(
     done(result).map(drop)
 }
 
-/// Makes the working directory, a mount, the root, and detaches what was the root.
+/// Makes the working directory, which is a mount, the root, and detaches the old root.
 ///
 /// # Errors
 /// The kernel's.
 pub(super) fn enter_root() -> Result<(), Errno> {
-    // SAFETY: constant texts. The old root comes to lie over the new one at ".", and is what is detached there.
+    // SAFETY: constant texts. The old root is mounted over the new one at ".", and is detached there.
     unsafe {
         checked(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;
         done(libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
@@ -154,8 +154,8 @@ pub(super) fn close_range(first: c_uint, last: c_uint, flags: c_uint) -> Result<
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
 }
 
-/// Waits for the process of `pidfd` and takes it off the table. Someone else may have done so (`waitpid(-1, …, __WALL)`
-/// in the host), which is as good.
+/// Waits for the process of `pidfd` and reaps it. The host may have reaped it already (`waitpid(-1, …, __WALL)`), which
+/// is fine too.
 pub(super) fn reap(pidfd: RawFd, block: bool) -> bool {
     loop {
         // SAFETY: a structure of numbers.
@@ -164,7 +164,7 @@ pub(super) fn reap(pidfd: RawFd, block: bool) -> bool {
         // SAFETY: `info` outlives the call.
         let result = unsafe { libc::waitid(libc::P_PIDFD, pidfd as libc::id_t, &raw mut info, options) };
         if result == 0 {
-            // SAFETY: filled by `waitid`, or left zero where nothing has ended yet.
+            // SAFETY: filled by `waitid`, or left zero if nothing has ended yet.
             return unsafe { info.si_pid() } != 0;
         }
         if errno() != libc::EINTR {
@@ -173,19 +173,19 @@ pub(super) fn reap(pidfd: RawFd, block: bool) -> bool {
     }
 }
 
-/// Sends SIGKILL to the process of `pidfd`; nothing happens where it has ended.
+/// Sends SIGKILL to the process of `pidfd`. Does nothing if it has ended.
 pub(super) fn kill(pidfd: RawFd) {
-    // SAFETY: numbers and a null for "no more to say".
+    // SAFETY: numbers and a null for "no further information".
     unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGKILL, std::ptr::null::<u8>(), 0) };
 }
 
-/// Writes `bytes` in one call, and says whether all went.
+/// Writes `bytes` in one call. Returns whether all were written.
 pub(super) fn write_once(fd: RawFd, bytes: &[u8]) -> bool {
     // SAFETY: the slice is readable for its length.
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) == bytes.len() as isize }
 }
 
-/// Ends this process without running anything on the way.
+/// Ends this process without running any handlers.
 pub(super) fn exit(code: c_int) -> ! {
     // SAFETY: never returns, runs no handlers.
     unsafe { libc::_exit(code) }

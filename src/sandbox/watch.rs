@@ -1,4 +1,4 @@
-//! What all processes of a sandbox use together, read from its `/proc` without allocating.
+//! Total use by all processes of a sandbox, read from its `/proc` without allocating.
 
 use std::os::fd::RawFd;
 
@@ -8,15 +8,15 @@ use super::sys;
 /// Memory and processor time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// Resident pages of all processes; what two of them share counts twice.
+    /// Resident pages of all processes. Pages that two of them share count twice.
     pub(super) pages: u64,
     /// Clock ticks of all processes, and of those that have ended and were waited for.
     pub(super) ticks: u64,
 }
 
-/// Sums over the processes in the folder `processes`. One that ends meanwhile counts by what it left to its parent.
-/// The memory of those that are `own` is a copy of the host's: it doesn't count. What the kernel holds for the others
-/// goes into `held`.
+/// Sums over the processes in the folder `processes`. A process that ends meanwhile counts through its parent's totals.
+/// The memory of `own` processes is a copy of the host's and doesn't count. Memory that the kernel holds for the others
+/// is added to `held`.
 pub(super) fn usage(processes: RawFd, own: impl Fn(u64) -> bool, held: &mut Held) -> Usage {
     let mut total = Usage::default();
     held.begin();
@@ -70,7 +70,7 @@ impl Path {
 pub(super) fn each_number(folder: RawFd, mut found: impl FnMut(&[u8])) {
     #[repr(align(8))]
     struct Buffer([u8; 4096]);
-    // Of `linux_dirent64`: where the record's length and the name are.
+    // Offsets of the record's length and the name in `linux_dirent64`.
     const LENGTH: usize = 16;
     const NAME: usize = 19;
     let mut buffer = Buffer([0; 4096]);
@@ -108,8 +108,8 @@ fn read_file<'a>(folder: RawFd, path: &[u8], buffer: &'a mut [u8]) -> &'a [u8] {
     buffer.get(..usize::try_from(read).unwrap_or(0)).unwrap_or_default()
 }
 
-/// Reads a line of `/proc/PID/stat` (proc_pid_stat(5)). The name in parentheses is the program's to choose, so fields
-/// count from the last parenthesis.
+/// Reads a line of `/proc/PID/stat` (proc_pid_stat(5)). The program chooses the name in parentheses, so fields are
+/// counted from the last parenthesis.
 fn parse(line: &[u8]) -> Option<Usage> {
     let name = line.iter().rposition(|byte| *byte == b')')?;
     let mut usage = Usage::default();
@@ -135,7 +135,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Without namespaces: kills this process's children, and theirs as they become its own, until there are none.
+/// Kills this process's children, and their children as they become its own, until there are none. Used without
+/// namespaces.
 pub(super) fn children_end() {
     loop {
         let mut list = [0_u8; 4096];
@@ -145,7 +146,7 @@ pub(super) fn children_end() {
         write_path(&mut path, own.unsigned_abs());
         for child in read_file(libc::AT_FDCWD, &path, &mut list).split(|byte| *byte == b' ') {
             if let Some(pid @ 2..) = number(child) {
-                // SAFETY: numbers only; a child's number is not given away before it is waited for, below.
+                // SAFETY: numbers only. A child's number is not reused before it is waited for, below.
                 unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
             }
         }

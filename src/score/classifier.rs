@@ -1,9 +1,8 @@
 //! Graphs without a cache: whole texts in padded batches.
 //!
-//! A batch holds the oldest text and the longest of those that are no longer than it, as many as fit, so little is
-//! padding. Padding stands on the right, where the attention mask hides it; scores differ from those of a text alone by
-//! rounding. In graphs of other exporters, which may see padding in their own way, only texts of equal length share a
-//! batch.
+//! A batch has the oldest text, and as many as fit of the longest texts that are not longer than it, so there is little
+//! padding. Padding is on the right, where the attention mask hides it. Scores differ by rounding from those of a text
+//! alone. Graphs of other exporters may handle padding differently, so only texts of equal length share a batch there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,16 +21,17 @@ use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, Result};
 
-/// Most tokens of a batch, padding included: a step takes its time, and nothing is cancelled meanwhile.
+/// Maximum number of tokens in a batch, including padding, because nothing can be cancelled during a step.
 const MAX_BATCH_TOKENS: usize = 1024;
-/// Most texts of a batch.
+/// Maximum number of texts in a batch.
 const MAX_BATCH_TEXTS: usize = 64;
 
 /// A loaded graph and the texts that wait for it.
 pub(crate) struct Classifier {
     folder: Arc<ModelFolder>,
     session: Session,
-    /// Whether only texts of equal length share a batch: graphs of other exporters may pool by the id of padding.
+    /// Whether only texts of equal length share a batch, because graphs of other exporters may pool by the id of
+    /// padding.
     equal_lengths: bool,
     waiting: BTreeMap<SequenceId, Waiting>,
     next: u64,
@@ -117,7 +117,7 @@ impl Classifier {
         }
     }
 
-    /// The oldest text, and others that are hardly shorter.
+    /// The oldest text, and others that are only a little shorter.
     fn take_batch(&mut self) -> Vec<(SequenceId, Waiting)> {
         let Some((oldest, longest)) = self.waiting.first_key_value().map(|(id, waiting)| (*id, waiting.len())) else {
             return Vec::new();
@@ -173,7 +173,7 @@ impl Classifier {
     }
 }
 
-/// Picks each text's rows out of a batch's output; `None` where it has another shape than announced.
+/// Picks each text's rows from a batch's output. `None` if its shape is not the announced one.
 fn rows<'a>(
     numbers: ArrayViewD<'_, f32>,
     texts: impl ExactSizeIterator<Item = &'a Waiting>,
@@ -200,7 +200,7 @@ fn rows<'a>(
         .collect()
 }
 
-/// One row for a text of those of its tokens.
+/// Pools the rows of a text's tokens into one.
 fn pool(rows: ArrayView2<'_, f32>, head: &Head) -> Vec<f32> {
     let pooled = match head.pooling {
         Pooling::First | Pooling::None => rows.row(0).to_owned(),
@@ -209,7 +209,7 @@ fn pool(rows: ArrayView2<'_, f32>, head: &Head) -> Vec<f32> {
     };
     let length = pooled.iter().map(|x| x * x).sum::<f32>().sqrt();
     match head.normalize && length > 0.0 {
-        // Quotients would all be zero, and look sound: the length itself is what is refused.
+        // All quotients would be zero and look valid, so the length itself is refused.
         true if length.is_infinite() => vec![length; pooled.len()],
         true => pooled.mapv(|x| x / length).to_vec(),
         false => pooled.to_vec(),

@@ -1,4 +1,4 @@
-//! From texts and conversations to tokens and the rows of output that are wanted.
+//! Conversion of texts and conversations to tokens and the wanted rows of output.
 
 use super::{ScoreInput, ScoreTask, StepOptions};
 use crate::decode::check_prompt;
@@ -7,17 +7,17 @@ use crate::model::tokenizer::{Bos, EncodedSteps, EncodedText, RenderOptions};
 use crate::model::{Head, HeadKind, ModelFolder, ModelKind};
 use crate::{Error, Result};
 
-/// A scoring request as its model reads it.
+/// A scoring request in the form that its model reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Encoded {
     pub(crate) text: EncodedText,
     pub(crate) wanted: Wanted,
 }
 
-/// What is wanted of a model's output.
+/// The wanted part of a model's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// The text's one row, however the head pools.
+    /// The text's single row, as the head pools it.
     Pooled,
     /// These tokens' rows.
     Rows(Vec<usize>),
@@ -25,14 +25,14 @@ pub(crate) enum Wanted {
     LogProbs { given: usize },
 }
 
-/// How conversations become a model's inputs.
+/// Settings for turning conversations into a model's inputs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Prompting {
     pub(crate) render: RenderOptions,
     pub(crate) bos: Bos,
 }
 
-/// Makes a request of `input`, checked against what the model is and can take.
+/// Makes a request from `input` and checks it against the model.
 pub(crate) fn encode(
     folder: &ModelFolder,
     prompting: &Prompting,
@@ -56,7 +56,7 @@ pub(crate) fn encode(
     Ok(encoded)
 }
 
-/// Refuses what the model can't be asked.
+/// Refuses tasks that the model can't do.
 pub(crate) fn check(folder: &ModelFolder, task: &ScoreTask) -> Result<()> {
     let refuse = |is: &str, wanted: &str| {
         Err(Error::invalid_request(format!("{} {is}, and {wanted} is asked of it", folder.path().display())))
@@ -93,7 +93,7 @@ fn wanted(task: &ScoreTask) -> &'static str {
     }
 }
 
-/// The place of the label whose probability is the reward.
+/// The index of the label whose probability is the reward.
 pub(super) fn positive(head: &Head, options: &StepOptions) -> Result<usize> {
     match (&options.positive, head.labels.len()) {
         (Some(label), _) => label.find(&head.labels).map_err(|e| e.context("positive")),
@@ -105,7 +105,7 @@ pub(super) fn positive(head: &Head, options: &StepOptions) -> Result<usize> {
     }
 }
 
-/// Refuses texts that no context could hold before they are tokenised.
+/// Refuses texts that can't fit the context before they are tokenised.
 fn check_bytes(folder: &ModelFolder, input: &ScoreInput) -> Result<()> {
     match input {
         ScoreInput::Tokens(_) | ScoreInput::Response { .. } => Ok(()),
@@ -135,9 +135,9 @@ fn text(folder: &ModelFolder, Prompting { render, bos }: &Prompting, input: Scor
     }
 }
 
-/// A conversation for an encoder that knows no chats: the assistant's last message, and the text before it. A single
-/// message before it stands as it is; several, each on a line of its own after the name of who speaks. A conversation
-/// that doesn't end with the assistant's message is one text.
+/// A conversation for an encoder without a chat format: the assistant's last message, and the text before it. A single
+/// message before it is used as it is. Several are put on one line each, after the speaker's name. A conversation that
+/// doesn't end with the assistant's message is one text.
 fn as_texts(messages: &[Message]) -> Result<(String, Option<&str>)> {
     let (before, response) = match messages.split_last() {
         None => return Err(Error::invalid_request("the conversation is empty")),
@@ -187,7 +187,7 @@ fn steps(
     Ok(Encoded { text: EncodedText { types: Vec::new(), tokens }, wanted: Wanted::Rows(marks) })
 }
 
-/// What is to be read of a response's probability.
+/// The wanted rows for a response's probability.
 fn response(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput) -> Result<Encoded> {
     match input {
         ScoreInput::Chat(messages) => last_message(folder, prompting, &messages),
@@ -209,8 +209,8 @@ fn response(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput) -> R
     }
 }
 
-/// The conversation up to its last turn's end, and where the response begins in it: behind what it shares with the
-/// prompt that the response would be sampled from.
+/// The conversation up to the end of its last turn, and the start of the response in it. The response starts after the
+/// common prefix with the prompt that it would be sampled from.
 fn last_message(folder: &ModelFolder, Prompting { render, .. }: &Prompting, messages: &[Message]) -> Result<Encoded> {
     let Some((Message { role: Role::Assistant, .. }, before)) = messages.split_last() else {
         return Err(Error::invalid_request(
@@ -223,7 +223,7 @@ fn last_message(folder: &ModelFolder, Prompting { render, .. }: &Prompting, mess
     };
     let (prompt, mut tokens) = (encode(before, true)?, encode(messages, false)?);
     let given = prompt.iter().zip(&tokens).take_while(|(one, other)| one == other).count();
-    // Templates write line ends after a turn that no model is asked for.
+    // Templates write line ends after a turn, which models don't write.
     let stops = folder.stop_tokens();
     if let Some(end) = tokens[given..].iter().rposition(|token| stops.contains(token)) {
         tokens.truncate(given + end + 1);

@@ -4,9 +4,9 @@
 //! ScoreInput + ScoreTask ──input──▶ tokens, wanted rows ──▶ Decoder or Classifier ──▶ rows ──output──▶ ScoreOutput
 //! ```
 //!
-//! Decoders with a head run on the paged engine like any language model, so conversations that share a prefix compute it
-//! once, and a score is the same to the last bit alone or among others. Graphs without a cache (encoders) run in padded
-//! batches (`classifier`), where scores differ by rounding.
+//! Decoders with a head run on the paged engine like any language model. So conversations that share a prefix compute
+//! it once, and a score is the same to the last bit, alone or among others. Graphs without a cache (encoders) run in
+//! padded batches (`classifier`), where scores differ by rounding.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,29 +18,30 @@ pub(crate) mod classifier;
 pub(crate) mod input;
 pub(crate) mod output;
 
-/// What is to be scored.
+/// An input to score.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScoreInput {
-    /// A whole conversation: the model's chat template renders it, without the header of a further reply. An encoder
-    /// without a template reads two texts, the assistant's last message and what was before it.
+    /// A whole conversation. The model's chat template renders it, without the header of a further reply. An encoder
+    /// without a template reads two texts, the assistant's last message and the text before it.
     Chat(Vec<Message>),
     /// A text, with the tokens around it that the model's tokenizer adds.
     Text(String),
     /// Two texts that belong together, likewise.
     Pair(String, String),
-    /// These very tokens; `types` may be empty where all are 0.
+    /// Tokens, used as they are. `types` may be empty if all are 0.
     Tokens(EncodedText),
-    /// The tokens of a prompt, and those of a response to it; one text but for [`ScoreTask::Response`].
+    /// The tokens of a prompt, and those of a response to it. They count as one text except for
+    /// [`ScoreTask::Response`].
     Response {
-        /// What is given.
+        /// The prompt's tokens.
         prompt: Vec<u32>,
-        /// What follows it.
+        /// The response's tokens.
         response: Vec<u32>,
     },
 }
 
 impl ScoreInput {
-    /// What is scored of a chat: the conversation, or the text that is to become a vector, if it is a single message.
+    /// The scored part of a chat: the conversation, or the text to embed if it is a single message.
     pub(crate) fn of(mut messages: Vec<Message>, task: &ScoreTask) -> Self {
         match (messages.pop(), task) {
             (Some(only), ScoreTask::Embedding) if messages.is_empty() => ScoreInput::Text(only.content),
@@ -52,10 +53,10 @@ impl ScoreInput {
     }
 }
 
-/// What is read off.
+/// The kind of score.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ScoreTask {
-    /// A classification head's logits: one a label, for the text or for each token.
+    /// A classification head's logits: one per label, for the text or for each token.
     #[default]
     Labels,
     /// A process reward for each step of the last message.
@@ -63,18 +64,18 @@ pub enum ScoreTask {
     /// The language model's log-probability of the last message, which has to be the assistant's, or of a
     /// [`ScoreInput::Response`].
     Response,
-    /// The text as a vector.
+    /// The embedding of the text.
     Embedding,
 }
 
-/// How the last message's steps are marked and read.
+/// The marking and reading of the last message's steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepOptions {
-    /// What stands between steps; it gives way to the marker.
+    /// The text between steps. The marker replaces it.
     pub separator: String,
-    /// The control token after each step, at which the model was trained to judge.
+    /// The control token after each step, where the model was trained to judge.
     pub marker: String,
-    /// The label whose probability is the reward; where absent, the second of two.
+    /// The label whose probability is the reward. If absent, the second of two.
     pub positive: Option<Label>,
 }
 
@@ -88,33 +89,33 @@ impl Default for StepOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Label {
-    /// By its place, from 0.
+    /// By its index, from 0.
     Index(usize),
     /// By its name.
     Name(String),
 }
 
 impl Label {
-    /// Its place in `labels`.
+    /// Its index in `labels`.
     ///
     /// # Errors
-    /// It isn't there, or its name is there twice.
+    /// It doesn't exist, or its name occurs twice.
     pub fn find(&self, labels: &[String]) -> Result<usize> {
         let known = || format!("the model's labels are {}", labels.join(", "));
         match self {
             Label::Index(index) if *index < labels.len() => Ok(*index),
             Label::Index(index) => {
-                Err(Error::invalid_config(format!("label {index} is not there: {} (counted from 0)", known())))
+                Err(Error::invalid_config(format!("there is no label {index}: {} (counted from 0)", known())))
             }
             Label::Name(name) => {
                 let mut places = labels.iter().enumerate().filter(|(_, label)| *label == name).map(|(at, _)| at);
                 match (places.next(), places.next()) {
                     (Some(at), None) => Ok(at),
                     (Some(_), Some(_)) => Err(Error::invalid_config(format!(
-                        "label `{name}` is there twice: {}. Give its place, counted from 0",
+                        "label `{name}` occurs twice: {}. Give its index, counted from 0",
                         known()
                     ))),
-                    (None, _) => Err(Error::invalid_config(format!("label `{name}` is not there: {}", known()))),
+                    (None, _) => Err(Error::invalid_config(format!("there is no label `{name}`: {}", known()))),
                 }
             }
         }
@@ -132,13 +133,13 @@ pub struct Score {
     pub tokens: usize,
 }
 
-/// Logits by what they are for.
+/// Logits of a text or of its tokens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Scores {
-    /// One a label.
+    /// One per label.
     Text(Vec<f32>),
-    /// One a label for each token.
+    /// One per label for each token.
     Tokens(Vec<Vec<f32>>),
 }
 
@@ -155,18 +156,18 @@ pub struct StepScores {
     pub tokens: usize,
 }
 
-/// How likely a model finds a response.
+/// The probability of a response under a model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ResponseLogProb {
-    /// Sum over the response's tokens, the one that ends the turn included, in nats.
+    /// Sum over the response's tokens, including the one that ends the turn, in nats.
     pub logprob: f64,
-    /// How many tokens these are.
+    /// Number of these tokens.
     pub response_tokens: usize,
     /// Tokens that the model read.
     pub tokens: usize,
 }
 
-/// What came of a [`ScoreTask`].
+/// The result of a [`ScoreTask`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum ScoreOutput {
     /// For [`ScoreTask::Labels`].
@@ -180,8 +181,7 @@ pub enum ScoreOutput {
 }
 
 impl ScoreOutput {
-    /// Its numbers, row by row: logits, probabilities of steps, the log-probability, the vector. Widening keeps what tells
-    /// them apart.
+    /// Its numbers, row by row: logits, probabilities of steps, the log-probability, the vector. Widening is exact.
     pub fn numbers(&self) -> Vec<f64> {
         let widen = |row: &[f32]| row.iter().map(|&number| f64::from(number)).collect();
         match self {
@@ -197,19 +197,19 @@ impl ScoreOutput {
 /// equation 5 without the term that depends on the prompt alone).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ImplicitReward {
-    /// β · (log π − log π_ref); of means over tokens where that was asked for.
+    /// β · (log π − log π_ref), from means over tokens if this was requested.
     pub reward: f64,
-    /// The policy's part.
+    /// The policy's log-probability.
     pub policy: ResponseLogProb,
-    /// The reference's.
+    /// The reference's log-probability.
     pub reference: ResponseLogProb,
 }
 
-/// How an implicit reward is made.
+/// Settings of an implicit reward.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImplicitOptions {
-    /// β, the strength of DPO's pull to the reference; finite and above 0.
+    /// β, the strength of DPO's pull towards the reference; finite and above 0.
     pub beta: f64,
     /// Divides each model's log-probability by its number of tokens, so that long responses are not at a disadvantage.
     pub length_normalized: bool,
@@ -222,7 +222,7 @@ impl Default for ImplicitOptions {
 }
 
 impl ImplicitOptions {
-    /// Refuses a β of nonsense.
+    /// Refuses an invalid β.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`].
@@ -233,7 +233,7 @@ impl ImplicitOptions {
         Err(Error::invalid_config(format!("beta = {} is not a finite number above 0", self.beta)))
     }
 
-    /// The reward, from what both models say of one response.
+    /// The reward, from both models' scores of one response.
     pub fn reward(&self, policy: ResponseLogProb, reference: ResponseLogProb) -> ImplicitReward {
         let of = |scored: ResponseLogProb| match self.length_normalized {
             true => scored.logprob / scored.response_tokens as f64,

@@ -1,19 +1,19 @@
-//! From rows of output to scores.
+//! Conversion of rows of output to scores.
 
 use super::input::positive;
 use super::{ResponseLogProb, Score, ScoreOutput, ScoreTask, Scores, StepScores};
 use crate::model::{Head, HeadKind, ModelFolder};
 use crate::{Error, ErrorKind, Result};
 
-/// What a model gave for one request.
+/// The output of a model for one request.
 pub(crate) struct Given {
-    /// Wanted rows, one after the other; log-probabilities for [`ScoreTask::Response`].
+    /// The wanted rows, one after another; log-probabilities for [`ScoreTask::Response`].
     pub(crate) numbers: Vec<f32>,
     /// Tokens that the model read.
     pub(crate) tokens: usize,
 }
 
-/// Reads a result for `task` off what the model gave.
+/// Reads the result for `task` from the model's output.
 pub(crate) fn read(folder: &ModelFolder, task: &ScoreTask, given: Given) -> Result<ScoreOutput> {
     let Given { numbers, tokens } = given;
     if let Some(number) = numbers.iter().find(|number| !number.is_finite()) {
@@ -52,8 +52,8 @@ pub(crate) fn softmax(logits: &[f32]) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Which row stands for a whole text in a decoder: the last one that is not padding to transformers, the first where
-/// all are.
+/// The row that stands for a whole text in a decoder: the last one that transformers doesn't count as padding, or the
+/// first if all are padding.
 pub(crate) fn pooled_row(head: Option<&Head>, tokens: &[u32]) -> usize {
     let padding = head.and_then(|head| head.pad_token_id);
     tokens.iter().rposition(|&token| Some(token) != padding).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! Just enough linear algebra for [`super::posterior`].
+//! The linear algebra that [`super::posterior`] needs.
 
 /// A square matrix.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
-//! Means of samples, their differences, and how sure they are.
+//! Means of samples, their differences, and their certainty.
 //!
-//! - [`Estimate`]: a mean and its error; [`Difference`]: two means compared.
-//! - [`leads`]: how far the leader is ahead of each, where chance had a say in who leads.
-//! - [`probability_best`]: which candidate is the best, and how surely.
+//! - [`Estimate`]: a mean and its error; [`Difference`]: a comparison of two means.
+//! - [`leads`]: the leader's lead over each other candidate, given that chance influences who leads.
+//! - [`probability_best`]: the probability of each candidate to be the best.
 //!
 //! docs/allocation.md has the measured coverage and calibration.
 

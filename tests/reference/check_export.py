@@ -109,7 +109,7 @@ def save_checkpoint(folder, kind, changes, dtype, shard_size):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**BASE, **changes})).to(dtype)
     with torch.no_grad():
-        # Fresh biases are zero and fresh norms one: as if they were not there.
+        # Fresh biases are zero and fresh norms one, as if they did not exist.
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
@@ -142,7 +142,7 @@ def check_case(command, name, kind, changes, dtype, shard_size):
         model = save_checkpoint(source, kind, changes, dtype, shard_size)
         run_export(command, source, target)
         ids = np.random.default_rng(0).integers(3, BASE["vocab_size"], (2, 200))
-        # LongRoPE starts over when a sequence outgrows its short tables, which is not the graph's to do.
+        # LongRoPE starts over when a sequence outgrows its short tables. The graph can't do that.
         runs = [(200, 200), (100, 1)] if "rope_scaling" in changes and kind == "phi3" else [(200, 200), (200, 1)]
         worst = 0.0
         for length, step in runs:
@@ -177,7 +177,7 @@ NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight":
 
 
 def check_gguf_weights(path, folder):
-    """Every weight equals gguf's dequantisation, with the query and key rows put back into order."""
+    """Checks that every weight equals gguf's dequantisation, with the query and key rows put back into order."""
     import gguf
     from safetensors.numpy import load_file
 
@@ -203,7 +203,7 @@ def check_gguf_weights(path, folder):
 
 
 def check_answer(folder):
-    """onnxruntime-genai loads the export, tokenizes as transformers does, and gives the known answer."""
+    """Checks that onnxruntime-genai loads the export, tokenizes like transformers, and gives the known answer."""
     import onnxruntime_genai as og
 
     messages = '[{"role": "user", "content": "What is the capital of France?"}]'

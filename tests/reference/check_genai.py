@@ -4,7 +4,7 @@
     python check_genai.py target/models/smollm2-135m-instruct [--cases tests/fixtures/smollm2/greedy.json]
     python check_genai.py target/models/smollm2-135m-instruct-int4 --agreement 0.9
 
-An export is meant to be usable elsewhere; this is the elsewhere. Exits with 1 and names the first difference of each
+An export should be usable in other engines. This script tries one. Exits with 1 and names the first difference of each
 case if there is one. Tokens are fed as recorded, so this checks graph and weights; a second look compares the
 folder's tokenizer on every message's text.
 
@@ -39,7 +39,7 @@ def greedy(model: genai.Model, prompt: list[int], count: int) -> list[int]:
 
 
 def choices(model: genai.Model, prompt: list[int], tokens: list[int]) -> list[int]:
-    """The likeliest token after `prompt`, and after each of `tokens` but the last."""
+    """The likeliest token after `prompt`, and after each of `tokens` except the last."""
     params = genai.GeneratorParams(model)
     params.set_search_options(do_sample=False, max_length=len(prompt) + len(tokens) + 1)
     generator = genai.Generator(model, params)
@@ -51,7 +51,7 @@ def choices(model: genai.Model, prompt: list[int], tokens: list[int]) -> list[in
 
 
 def token_difference(case: dict[str, Any], tokens: list[int]) -> str | None:
-    """Where the generated tokens leave the recorded ones, if they do."""
+    """The first difference between the generated and the recorded tokens, if there is one."""
     expected = case["tokens"]
     if tokens == expected:
         return None
@@ -64,7 +64,7 @@ def tokenizer_difference(tokenizer: genai.Tokenizer, case: dict[str, Any]) -> st
     """Whether the folder's tokenizer finds other tokens for a message than the recorded prompt holds."""
     prompt = " ".join(map(str, case["prompt_tokens"]))
     for message in case["messages"]:
-        # The chat template puts the text between a role line and `<|im_end|>`, so its tokens stand there unbroken.
+        # The chat template puts the text between a role line and `<|im_end|>`, so its tokens are contiguous there.
         tokens = " ".join(map(str, tokenizer.encode(message["content"])))
         if f" {tokens} " not in prompt:
             return f"the tokenizer splits {message['content'][:40]!r}… differently"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that llama.cpp itself reads tests/fixtures/models/*/model.gguf as what `reference.json` says.
+"""Checks that llama.cpp reads tests/fixtures/models/*/model.gguf and computes what `reference.json` has.
 
     tests/reference/check_gguf_models.py FOLDER      the folder of llama.cpp's libraries, see llama_cpp.py
 

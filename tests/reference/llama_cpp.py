@@ -22,7 +22,7 @@ FILE_TYPES = {
 
 
 class Opaque(ctypes.Structure):
-    """A structure by value, larger than any that is meant: what is called reads its part of it."""
+    """A structure by value, larger than the real ones. The called function reads its part of it."""
 
     _fields_ = [("bytes", ctypes.c_uint8 * 1024)]
 
@@ -59,7 +59,7 @@ class LlamaCpp:
         library.llama_backend_init()
 
     def quantize(self, source: Path, target: Path, file_type: str) -> None:
-        """What `llama-quantize --allow-requantize SOURCE TARGET FILE_TYPE` does."""
+        """Does the same as `llama-quantize --allow-requantize SOURCE TARGET FILE_TYPE`."""
         params = self.library.llama_model_quantize_default_params()
         params.set_int(4, FILE_TYPES[file_type])
         params.bytes[16] = 1
@@ -67,7 +67,7 @@ class LlamaCpp:
             raise RuntimeError(f"llama.cpp could not quantise {source} to {file_type}")
 
     def logprobs(self, path: Path, tokens: list[int], vocabulary: int) -> list[float]:
-        """The log-probability of each token but the first, read one at a time."""
+        """The log-probability of each token except the first, read one at a time."""
         model = self.library.llama_model_load_from_file(str(path).encode(), self.library.llama_model_default_params())
         if not model:
             raise RuntimeError(f"llama.cpp could not load {path}")

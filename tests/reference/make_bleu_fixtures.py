@@ -46,7 +46,7 @@ def sacrebleu(settings):
 
 
 def changed(text, rng):
-    """`text` as another writer might have put it."""
+    """`text` as another writer might have phrased it."""
     words = text.split(" ")
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(words))

@@ -14,7 +14,7 @@ OUT = ROOT / "tests" / "fixtures" / "clarification.json"
 
 
 def decisions(rng):
-    """(it asked, the user was ambiguous), of one class alone in the first cases."""
+    """Pairs of (it asked, the user was ambiguous), with only one class in the first cases."""
     yield [(True, True)] * 3
     yield [(False, False)] * 3
     yield [(True, False)] * 2

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records what the reference implementations of the multiturn-aware reward make of scripted conversations.
+"""Records the results of the multiturn-aware reward's reference implementations on scripted conversations.
 
     pip install -r tests/reference/requirements-collabllm.txt
     pip install --no-deps collabllm==0.0.8 bigcodebench==0.2.5
@@ -99,7 +99,7 @@ def collabllm_candidate(server: ScriptedServer, case: Json, candidate: Json) -> 
 
 
 def verl_messages(server: ScriptedServer, interaction: Any, case: Json, candidate: Json) -> list[list[Json]]:
-    """The futures, the user's part by the recipe's simulator."""
+    """The futures, with the user's part by the recipe's simulator."""
     start = {"single_turn_prompt": case["prompt"], "task_desc": case["task_desc"]}
     futures = []
     for sample in candidate["samples"]:
@@ -163,7 +163,7 @@ def verl_case(server: ScriptedServer, recipe: Path, case: Json) -> Json:
 
 
 def one_at_a_time(manager: Any, data: Any) -> list[float]:
-    """The manager's rewards; its questions are asked one after the other, so that replies go where the script has them."""
+    """The manager's rewards. Its questions are asked one after another, so that replies go where the script has them."""
     gather = asyncio.gather
 
     async def in_order(*tasks: Any) -> list[Any]:
@@ -178,7 +178,7 @@ def one_at_a_time(manager: Any, data: Any) -> list[float]:
 
 
 def verl_batch(case: Json, futures: list[list[list[Json]]], dtype: Any) -> Any:
-    """What the manager reads of a batch: three tokens of response each, for it puts a reward on the last."""
+    """The parts of a batch that the manager reads: three tokens of response each, because it rewards the last one."""
     rows = len(case["candidates"])
     whole = [
         {"messages": [[SimpleNamespace(**m) for m in [*case["conversation"], response, *future]] for future in of]}
@@ -204,7 +204,7 @@ def verl_batch(case: Json, futures: list[list[list[Json]]], dtype: Any) -> Any:
 
 
 def parsed_replies() -> list[Json]:
-    """What the reference's parser makes of single replies."""
+    """The results of the reference's parser on single replies."""
     from collabllm.utils.extract_json_reliable import extract_json
 
     made = []

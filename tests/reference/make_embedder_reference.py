@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/embedder.json: tokens and sentence embeddings of a published model, as transformers has them.
+"""Makes tests/fixtures/embedder.json: a published model's tokens and sentence embeddings, by transformers.
 
     python tools/fetch.py embedder
     python tests/reference/make_embedder_reference.py

@@ -86,7 +86,7 @@ def export(name, variant):
 
 
 def build(name, variant, work):
-    """Runs the builder on the checkpoint and its tokenizer; the folder it wrote."""
+    """Runs the builder on the checkpoint and its tokenizer. Returns the folder that it wrote."""
     source, built = work / "source", work / variant
     if name in DEEP_MODELS:
         decoders.random(name, DEEP_MODELS[name]).save_pretrained(source)
@@ -101,7 +101,7 @@ def build(name, variant, work):
 
 
 def record(name, variant, target, work):
-    """Float16 is computed in float32 with the file's weights; a paged graph, which no CPU runs, as its unpaged twin."""
+    """Records results. Float16 is computed in float32 with the file's weights, and a paged graph as its unpaged twin."""
     path = target / "model.onnx"
     if variant in ("float16", "paged"):
         twin = build(name, "float16", work) / "model.onnx" if variant == "paged" else path

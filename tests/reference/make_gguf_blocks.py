@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-# Where the f16 scale and minimum of a block lie, counted from its end where negative.
+# Offsets of the f16 scale and minimum of a block. Negative ones count from its end.
 SCALES = {"Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [-4, -2], "Q3_K": [-2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [-2]}
 # One block for each: ordinary, negative, the largest, the smallest subnormal, nothing.
 EXTREMES = [0.0123, -0.75, 65504.0, 2.0**-24, 0.0]
@@ -24,7 +24,7 @@ def main() -> None:
     for name in TYPES:
         kind = gguf.GGMLQuantizationType[name]
         elements, size = gguf.GGML_QUANT_SIZES[kind]
-        # 256 elements a row, so that small blocks get several quants for each scale.
+        # 256 elements per row, so that small blocks get several quants for each scale.
         blocks = random.integers(0, 256, (len(EXTREMES), 256 // elements, size), dtype=np.uint8)
         for row, extreme in zip(blocks, EXTREMES):
             for at in SCALES.get(name, [0]):

@@ -50,7 +50,7 @@ def train(texts: list[str], settings: dict) -> bytes:
 
 
 def corpus(texts: list[str]) -> list[str]:
-    """English that doesn't change, and the texts themselves."""
+    """English text that doesn't change, and the texts themselves."""
     return (FIXTURES.parents[1] / "LICENSE-APACHE").read_text().splitlines() + 2 * texts
 
 
@@ -75,7 +75,7 @@ def write_gguf(path: Path, model: bytes, settings: dict) -> None:
 
 
 def by_transformers(name: str, path: Path):
-    """The tokenizer that transformers converts the model into."""
+    """The tokenizer that transformers makes from the model."""
     slow = LlamaTokenizer(str(path), legacy=True) if name == "llama" else GemmaTokenizer(str(path))
     # In published files the unknown token is an added one.
     return PreTrainedTokenizerFast(tokenizer_object=convert_slow_tokenizer(slow), unk_token="<unk>")

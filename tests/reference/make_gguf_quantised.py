@@ -37,7 +37,7 @@ CONFIG = LlamaConfig(
 
 
 def widened(path: Path) -> dict[str, torch.Tensor]:
-    """A file's weights as transformers wants them."""
+    """A file's weights in transformers' form."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, CONFIG.num_hidden_layers)
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     print(path.name, sorted({tensor.tensor_type.name for tensor in tensors.values()}))

@@ -34,7 +34,7 @@ def assert_complete():
 
 def render(template):
     try:
-        # A fresh copy of the messages for each, and of the compiled template: blocks and macros keep nothing.
+        # A fresh copy of the messages and of the compiled template for each, so that blocks and macros keep nothing.
         return {"text": _compile_jinja_template(template).render(**json.loads(json.dumps(VIEW)))}
     except Exception as error:  # noqa: BLE001 (whatever is raised is the expectation)
         return {"error": f"{type(error).__name__}: {error}"}
@@ -44,7 +44,7 @@ def case_of(template):
     first = render(template)
     text = first.get("text", "")
     varies = " at 0x" in text or any(render(template) != first for _ in range(6))
-    # Half a surrogate pair is no text outside of Python.
+    # Half a surrogate pair is not a text outside of Python.
     varies |= any("\ud800" <= c <= "\udfff" for c in text)
     return {"template": template, **({"varies": True} if varies else first)}
 

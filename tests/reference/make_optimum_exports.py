@@ -38,7 +38,7 @@ CLASSIFIERS = {
 
 
 class WithoutPositions(LlamaOnnxConfig):
-    """As Optimum exported before it asked for positions: the graph counts them itself."""
+    """The form that Optimum exported before it asked for positions: the graph counts them itself."""
 
     @property
     def inputs(self):
@@ -64,21 +64,21 @@ def without_positions(name, work):
 
 
 def configured(name, work, kind, past):
-    """As `plain`, with the configuration `kind` of the exporter's, with or without inputs for a past."""
+    """Like `plain`, with the exporter's configuration `kind`, with or without inputs for a past."""
     config = AutoConfig.from_pretrained(ROOT / name / "checkpoint")
     onnx_config = kind(config, task="text-generation", use_past=True, use_past_in_inputs=past)
     return export(name, WITH_PAST, work, custom_onnx_configs={"model": onnx_config})
 
 
 def merged(name, work):
-    """Both branches in one file, as Optimum did by default up to 1.13 and Transformers.js has it."""
+    """Both branches in one file, as Optimum did by default up to 1.13 and Transformers.js does."""
     first, then = configured(name, work / "first", LlamaOnnxConfig, past=False), export(name, WITH_PAST, work / "then")
     merge_decoders(first, then, save_path=work / "decoder_model_merged.onnx")
     return {"decoder_model_merged.onnx": work / "decoder_model_merged.onnx"}
 
 
 def transformersjs_grouped(name, work):
-    """genai's graph under other names, with an input that says how many rows of logits are wanted."""
+    """genai's graph under other names, with an input for the number of rows of logits."""
     model = onnx.load(ROOT / name / "exports" / "genai-float32" / "model.onnx")
     graph = model.graph
     head = next(node for node in graph.node if "logits" in node.output)
@@ -128,7 +128,7 @@ def main():
 
 
 def install(name, variant, make):
-    """Puts what `make` made, and the checkpoint's configuration, into the export's folder; that and the graph."""
+    """Puts the result of `make` and the checkpoint's configuration into the export's folder. Returns it and the graph."""
     target = ROOT / name / "exports" / variant
     shutil.rmtree(target, ignore_errors=True)
     with tempfile.TemporaryDirectory() as work:

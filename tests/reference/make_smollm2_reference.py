@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records what transformers does with SmolLM2-135M-Instruct in float32: the fixtures our own engine is held to.
+"""Records transformers' results on SmolLM2-135M-Instruct in float32: fixtures for our own engine.
 
     make references                     # in a virtual environment with requirements.txt
     python make_smollm2_reference.py --gguf FILE [--checkpoint DIR] [--out DIR]
@@ -52,7 +52,7 @@ class Reference:
         self.model.generation_config.eos_token_id = None  # greedy() goes on past it
 
     def render(self, messages: list[dict[str, str]], generation_prompt: bool) -> list[int]:
-        """The tokens of a chat; text that looks like a control token would become one, so it is refused."""
+        """The tokens of a chat. Text that looks like a control token would become one, so it is refused."""
         for message in messages:
             inside = self.tokenizer(message["content"], add_special_tokens=False).input_ids
             if set(inside) & set(self.tokenizer.all_special_ids):
@@ -78,14 +78,14 @@ class Reference:
 
     @torch.inference_mode()
     def check_in_one_pass(self, prompt: list[int], tokens: list[int]) -> None:
-        """Token by token with a cache and all at once must choose the same, or the margin means nothing."""
+        """Checks that decoding with a cache and all at once choose the same tokens, or the margin means nothing."""
         logits = self.model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
         if logits.argmax(-1).tolist() != tokens:
             raise ValueError("the cached and the uncached run disagree; choose another chat")
 
     @torch.inference_mode()
     def logprobs(self, tokens: list[int]) -> list[float]:
-        """Log-probability of every token but the first."""
+        """Log-probability of every token except the first."""
         logits = self.model(torch.tensor([tokens])).logits[0, :-1].double()
         chosen = torch.tensor(tokens[1:]).unsqueeze(-1)
         return torch.log_softmax(logits, -1).gather(-1, chosen).squeeze(-1).tolist()
@@ -119,7 +119,7 @@ def logprobs_case(reference: Reference, chat: Chat) -> Chat:
 
 
 def write_fixture(path: Path, made_with: Chat, cases: list[Chat]) -> None:
-    """One case a line, so that a diff shows which case changed."""
+    """Writes one case per line, so that a diff shows which case changed."""
     lines = ",\n".join(json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in cases)
     text = f'{{"made_with": {json.dumps(made_with)},\n"cases": [\n{lines}\n]}}\n'
     json.loads(text)

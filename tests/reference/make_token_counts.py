@@ -23,7 +23,7 @@ OUT = ROOT / "tests" / "fixtures" / "cl100k.json"
 
 
 def ranks():
-    """The vocabulary, from where cargo keeps the sources of dependencies."""
+    """The vocabulary, from cargo's sources of dependencies."""
     command = ["cargo", "metadata", "--format-version", "1", "--locked"]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
     [crate] = [package for package in metadata["packages"] if package["name"] == "bpe-openai"]
@@ -32,7 +32,7 @@ def ranks():
 
 
 def garbage(rng):
-    """Spaces, line ends, digits and apostrophes in an order that nobody writes."""
+    """Spaces, line ends, digits and apostrophes in an unusual order."""
     pieces = [" ", "  ", "\t", "\n", "\r\n", "\u00a0", "a", "I'M", "'ll", "'s", "12345", "é", "中文", "🙂", "...", "-", "_x"]
     return "".join(rng.choice(pieces) for _ in range(rng.randint(2, 40)))
 

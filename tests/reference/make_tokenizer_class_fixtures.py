@@ -181,7 +181,7 @@ def draw_extra(rng, config, files, index):
 
 
 def written_out():
-    """Cases that drawing makes too rarely."""
+    """Cases that random drawing makes too rarely."""
     for flags in itertools.product([None, True, False], [None, True, False], [None, True, False]):
         lower, accents, chinese = flags
         config = {"tokenizer_class": "BertTokenizer", "strip_accents": accents}
@@ -224,7 +224,7 @@ def record(case):
             return {"refused": type(error).__name__}
     texts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     alone = tokenizer("a")["input_ids"]
-    # CodeLlama's class takes a second text for what comes after a gap.
+    # CodeLlama's class takes a second text, which comes after a gap.
     pair = {"input_ids": None} if "CodeLlama" in type(tokenizer).__name__ else tokenizer("a", "b")
     return {"class": type(tokenizer).__name__, "tokens": texts, "alone": alone, "pair": pair["input_ids"],
             "named": {role: text for role, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}}

@@ -30,7 +30,7 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "models" / "tokenizers" / "bytes")
     tokenizer.chat_template = TEMPLATE
     cases = []
-    # What users say can't end their turn here, so the last but one conversation is for the text alone.
+    # Users' words can't end their turn here, so the last conversation but one is only for the text.
     for said in (0, 2, 4):
         messages = [SYSTEM, *SAID[:said]]
         plain = not any("<|" in message["content"] for message in messages)

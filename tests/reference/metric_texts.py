@@ -54,7 +54,7 @@ CODE = [
 
 
 def sentences():
-    """Sentences of the licences, which lie in the repository and don't change."""
+    """Sentences of the licences, which are in the repository and don't change."""
     found = []
     for name in ["LICENSE-MIT", "LICENSE-APACHE"]:
         text = (ROOT / name).read_text(encoding="utf-8")

@@ -78,7 +78,7 @@ def read_tensors(reader: gguf.GGUFReader, metadata: Metadata) -> dict[str, np.nd
 
 
 def undo_rotary_permutation(weight: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF keeps the rows that rotate together side by side (0, 1), (2, 3), …; Hugging Face half a head apart."""
+    """GGUF keeps rows that rotate together side by side (0, 1), (2, 3), …; Hugging Face half a head apart."""
     rows, columns = weight.shape
     pairs = rows // heads // 2
     return weight.reshape(heads, pairs, 2, columns).swapaxes(1, 2).reshape(rows, columns)

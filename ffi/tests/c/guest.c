@@ -96,7 +96,7 @@ static void bounded(const char *folder) {
 static void unloaded(const char *folder) {
   foreturn_engine_options o = options(folder, MODEL);
   o.use_loaded_runtime = true;
-  refused(&o, FORETURN_ERROR_RUNTIME, "none whose symbols are global", 0);
+  refused(&o, FORETURN_ERROR_RUNTIME, "none with global symbols", 0);
   o.use_loaded_runtime = false;
   foreturn_engine *engine = NULL;
   OK(foreturn_engine_new(&o, &engine, &error));

@@ -26,7 +26,7 @@ void check(bool fine, const char* what, int line) {
 /// Whether it failed with that status, and a message with that text in it.
 template <class T>
 bool failed(const foreturn::Result<T>& result, foreturn::Status status, std::string_view text = {}) {
-    if (result.ok()) return std::fprintf(stderr, "  it went well\n"), false;
+    if (result.ok()) return std::fprintf(stderr, "  it succeeded\n"), false;
     const auto message = result.error().message();
     if (result.error().status() == status && message.find(text) != message.npos) return true;
     std::fprintf(stderr, "  %d: %s\n", result.error().status(), std::string(message).c_str());
@@ -245,7 +245,7 @@ void metrics(const std::string& folder) {
         again.json = R"({"conversation": [{"role": "user", "content": "Hi"}], "candidates": ["Hello", "Ah"],
                          "goal": {"task": "greet", "prompt": "Be greeted."}, "window": 0, "samples": 1})";
         watch.on_rollout = [](const foreturn::EndedRollout&) { throw 7; };
-        CHECK(failed(engine.rank(again, watch), FORETURN_ERROR_MODEL_OUTPUT, "no std::exception"));
+        CHECK(failed(engine.rank(again, watch), FORETURN_ERROR_MODEL_OUTPUT, "not a std::exception"));
     }
     CHECK(Counted::alive == 0);
 }

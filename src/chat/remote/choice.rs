@@ -1,22 +1,22 @@
-//! How likely each answer opens a reply, by what an endpoint says of its tokens.
+//! The probability that each answer opens a reply, from an endpoint's log-probabilities.
 //!
-//! The endpoint writes a few tokens greedily and gives the likeliest alternatives at each position. What an alternative
-//! says, after what was written before it, falls to an answer where it can open no other:
+//! The endpoint writes a few tokens greedily and gives the likeliest alternatives at each position. An alternative,
+//! after the text written before it, counts for an answer if it can't open another one:
 //!
 //! - it begins with a spelling of the answer that ends there as a word ("Yes", " Yes,", but not "Yesterday"), or
 //! - a spelling of the answer begins with it ("Y" for "Yes").
 //!
-//! What could still become several answers, or is white space, is followed where the endpoint wrote it: its probability is
-//! multiplied with those at the next position. Where the endpoint wrote something else, what would have come next is not
-//! known, and its probability falls to nobody; so does that of all tokens beyond the few that endpoints show. So no answer
-//! gets a probability that was not reported, and what is missing shows as missing mass.
+//! An alternative that could still become several answers, or is white space, is followed if the endpoint wrote it: its
+//! probability is multiplied with those at the next position. If the endpoint wrote something else, the continuation is
+//! unknown, and the probability counts for no answer. The same is true of all tokens beyond the few that endpoints
+//! show. So no answer gets a probability that was not reported, and the rest shows as missing mass.
 
 use serde::Deserialize;
 
-/// A probability may exceed 1 by this much, for log-probabilities are rounded.
+/// A probability may exceed 1 by this much, because log-probabilities are rounded.
 const ROUNDING: f64 = 1e-3;
 
-/// A position of a reply: the token there, and the likeliest.
+/// A position of a reply: its token, and the likeliest tokens.
 #[derive(Deserialize)]
 pub(super) struct Position {
     #[serde(flatten)]
@@ -36,7 +36,7 @@ impl Position {
 struct Token {
     token: String,
     logprob: Option<f64>,
-    /// The token itself, where it is no whole character.
+    /// The token itself, if it is not a whole character.
     #[serde(default)]
     bytes: Option<Vec<u8>>,
 }
@@ -50,14 +50,14 @@ impl Token {
         match self.logprob {
             Some(logprob) if logprob <= ROUNDING => Ok(logprob.exp().min(1.0)),
             Some(logprob) => {
-                Err(format!("the log-probability of {:?} is {logprob}, where none is above 0", self.token))
+                Err(format!("the log-probability of {:?} is {logprob}, but none can be above 0", self.token))
             }
             None => Err(format!("the log-probability of {:?} is null", self.token)),
         }
     }
 }
 
-/// What a beginning of a reply says.
+/// The meaning of a reply's beginning.
 #[derive(Debug, PartialEq)]
 enum Says {
     Answer(usize),
@@ -69,7 +69,7 @@ enum Says {
 /// The probability of each answer, by the tokens that were likely. `ended` says whether the reply ended by itself.
 ///
 /// # Errors
-/// Says which number can't be a log-probability, or lacks its alternatives.
+/// Names the number that can't be a log-probability, or that lacks its alternatives.
 pub(super) fn by_logprobs(answers: &[Vec<String>], positions: &[Position], ended: bool) -> Result<Vec<f64>, String> {
     let mut probabilities = vec![0.0; answers.len()];
     let (mut written, mut path) = (Vec::new(), 1.0);
@@ -99,14 +99,14 @@ pub(super) fn by_logprobs(answers: &[Vec<String>], positions: &[Position], ended
             return Ok(bounded(probabilities));
         }
     }
-    // The reply is over and could have gone on; an answer that it spells out whole is what it says.
+    // The reply has ended although it could have gone on. If it spells out an answer, that is the answer.
     if ended && let Some(answer) = spelled(answers, String::from_utf8_lossy(&written).trim()) {
         probabilities[answer] += path;
     }
     Ok(bounded(probabilities))
 }
 
-/// Takes back what rounding put above 1.
+/// Corrects sums that rounding put above 1.
 fn bounded(probabilities: Vec<f64>) -> Vec<f64> {
     let sum: f64 = probabilities.iter().sum();
     if sum > 1.0 { probabilities.into_iter().map(|p| p / sum).collect() } else { probabilities }
@@ -133,12 +133,12 @@ fn opens_with(text: &[u8], spelling: &str) -> bool {
         || !spelling.ends_with(|c: char| c.is_alphanumeric())
 }
 
-/// The answer whose spelling is this very text.
+/// The answer with exactly this spelling.
 fn spelled(answers: &[Vec<String>], text: &str) -> Option<usize> {
     answers.iter().position(|spellings| spellings.iter().any(|spelling| spelling == text))
 }
 
-/// 1 for the answer whose spelling opens the text, the longest if several do; 0 for all if none does.
+/// 1 for the answer whose spelling opens the text (the longest, if there are several); 0 for all if there is none.
 pub(super) fn by_text(answers: &[Vec<String>], text: &str) -> Vec<f64> {
     let text = text.trim().as_bytes();
     let length =
@@ -158,7 +158,7 @@ mod tests {
         spellings.iter().map(|list| list.iter().map(|&text| text.to_owned()).collect()).collect()
     }
 
-    /// Positions given as alternatives and their probabilities; the first was written.
+    /// Positions, given as alternatives and their probabilities. The first was written.
     fn positions(list: &[&[(&str, f64)]]) -> Vec<Position> {
         let token = |(text, p): &(&str, f64)| json!({"token": text, "logprob": p.ln(), "bytes": null});
         let position = |tops: &&[(&str, f64)]| {
@@ -199,14 +199,14 @@ mod tests {
     fn what_is_open_is_followed_where_it_was_written_and_lost_elsewhere() {
         let scale = answers(&[&["Not at all"], &["Not much"], &["Very"]]);
         let ask = |list: &[&[(&str, f64)]]| by_logprobs(&scale, &positions(list), true).unwrap();
-        // "Not" may become two answers: its 0.6 is split as the next position says.
+        // "Not" may become two answers, so its 0.6 is split according to the next position.
         let first: &[(&str, f64)] = &[("Not", 0.6), ("Very", 0.3)];
         close(&ask(&[first, &[(" at", 0.7), (" much", 0.2), (" ever", 0.1)]]), &[0.42, 0.12, 0.3]);
         // White space first.
         close(&ask(&[&[("\n", 0.9), ("Very", 0.1)], &[("Very", 0.5), ("Not much", 0.25)]]), &[0.0, 0.225, 0.55]);
-        // "Not" was not written, so what would have come after it is not known.
+        // "Not" was not written, so its continuation is unknown.
         close(&ask(&[&[("Very", 0.5), ("Not", 0.4)]]), &[0.0, 0.0, 0.5]);
-        // It was cut off before it came to say which.
+        // It was cut off before it was clear which.
         close(&ask(&[first]), &[0.0, 0.0, 0.3]);
         close(&ask(&[&[("Well", 0.9)], &[("Very", 0.9)]]), &[0.0, 0.0, 0.0]);
     }
@@ -241,7 +241,7 @@ mod tests {
             position["top_logprobs"] = json!([token]);
             of(position)
         };
-        assert!(with(json!(0.7)).unwrap_err().contains("is 0.7, where none is above 0"));
+        assert!(with(json!(0.7)).unwrap_err().contains("is 0.7, but none can be above 0"));
         assert!(with(json!(null)).unwrap_err().contains("is null"));
         close(&with(json!(1e-6)).unwrap(), &[1.0, 0.0]);
         close(&with(json!(-9999.0)).unwrap(), &[0.0, 0.0]);

@@ -1,4 +1,4 @@
-//! One request by HTTP, and what its failure means.
+//! One request by HTTP, and the meaning of its failures.
 
 use std::io::Read;
 use std::sync::{Arc, OnceLock};
@@ -14,26 +14,26 @@ use super::endpoint::Endpoint;
 use super::limits::LONGEST_RETRY_AFTER;
 use crate::{Error, ErrorKind, Result};
 
-/// Most bytes of a reply.
+/// Maximum number of bytes in a reply.
 const MAX_REPLY: u64 = 16 << 20;
-/// Most bytes that are read of a reply that says what went wrong.
+/// Maximum number of bytes to read of an error reply.
 const MAX_COMPLAINT: u64 = 64 << 10;
 
-/// Why there is no reply.
+/// The reason why there is no reply.
 pub(super) struct Failure {
     pub(super) kind: ErrorKind,
-    /// What was wrong and what to do.
+    /// The fault and the remedy.
     pub(super) what: String,
     pub(super) retry: Retry,
 }
 
-/// Whether sending again may help.
+/// Whether a retry may help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
     Never,
-    /// After a pause of ours.
+    /// After a pause of our own.
     Backoff,
-    /// The server said when.
+    /// After the server's pause.
     After(Duration),
 }
 
@@ -47,11 +47,11 @@ impl Failure {
     }
 }
 
-/// An agent with connections of its own, for one worker.
+/// An agent with its own connections, for one worker.
 pub(super) fn agent(endpoint: &Endpoint) -> Result<Agent> {
     let mut config = Agent::config_builder()
         .http_status_as_error(false)
-        // The key would go along to wherever the server points.
+        // A redirect would send the key to wherever the server points.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("foreturn/", env!("CARGO_PKG_VERSION")))
@@ -75,8 +75,8 @@ fn roots() -> Result<RootCerts, String> {
         if found.certs.is_empty() {
             let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
             return Err(format!(
-                "this machine has no root certificates to check https with ({}). Install its ca-certificates, or name a \
-                 file of them in SSL_CERT_FILE",
+                "this machine has no root certificates for https ({}). Install its ca-certificates, or name a file of \
+                 them in SSL_CERT_FILE",
                 if errors.is_empty() { "none found".to_owned() } else { errors.join("; ") }
             ));
         }
@@ -86,13 +86,13 @@ fn roots() -> Result<RootCerts, String> {
     ROOTS.get_or_init(load).clone()
 }
 
-/// Sends a body and takes the bytes of the reply.
+/// Sends a body and returns the bytes of the reply.
 pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut request = agent
         .post(endpoint.url())
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json")
-        // Without it a server may code the body as it likes (RFC 9110, 12.5.3).
+        // Without it, a server may use any coding for the body (RFC 9110, 12.5.3).
         .header(header::ACCEPT_ENCODING, "identity");
     for (name, value) in &endpoint.headers {
         request = request.header(name, value.reveal());
@@ -116,7 +116,7 @@ pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Ve
         return Err(Failure::new(
             ErrorKind::ModelOutput,
             format!(
-                "it answered in {}, not in JSON: {shown:?}. Check base_url: it ends in /v1 on most servers",
+                "it answered in {}, not in JSON: {shown:?}. Check base_url, which ends in /v1 on most servers",
                 endpoint.quote(&given)
             ),
         ));
@@ -133,7 +133,7 @@ fn is_json(content_type: &str) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// What a status that is no success means.
+/// The meaning of a status other than success.
 fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
     let status = response.status();
     if status.is_redirection() {
@@ -143,14 +143,14 @@ fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
         return Failure::new(
             ErrorKind::InvalidConfig,
             format!(
-                "status {status}: it points elsewhere ({host:?}), where the key will not be sent. Put the final address \
-                 into base_url"
+                "status {status}: it redirects to {host:?}, and the key is not sent there. Put the final address into \
+                 base_url"
             ),
         );
     }
     let asked = header(&response, "retry-after").and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
     let mut body = Vec::new();
-    // What can't be read is not needed: the status says enough.
+    // An unreadable body is not needed, because the status says enough.
     drop(response.body_mut().as_reader().take(MAX_COMPLAINT).read_to_end(&mut body));
     let body = decoded(body, header(&response, "content-encoding").as_deref(), MAX_COMPLAINT).unwrap_or_default();
     let complaint = Complaint::read(&body);
@@ -175,7 +175,7 @@ fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
         408 | 409 | 500.. => failure(ErrorKind::Io, "The server failed; look at its log, or try later").or_later(),
         _ => failure(
             ErrorKind::InvalidConfig,
-            "The server refuses what it was asked: see send_seed, max_tokens_field, logprobs and json_mode",
+            "The server refuses the request: see send_seed, max_tokens_field, logprobs and json_mode",
         ),
     };
     if let (Retry::Backoff, Some(asked)) = (failure.retry, asked) {
@@ -183,13 +183,13 @@ fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
         if asked > LONGEST_RETRY_AFTER {
             failure.retry = Retry::Never;
             let (asked, longest) = (asked.as_secs(), LONGEST_RETRY_AFTER.as_secs());
-            failure.what.push_str(&format!(" (it asks to wait {asked} s; more than {longest} s are not waited for)"));
+            failure.what.push_str(&format!(" (it asks to wait {asked} s, more than the maximum of {longest} s)"));
         }
     }
     failure
 }
 
-/// What a server says is wrong, in one of the forms that servers have.
+/// The server's error message, in one of the forms that servers use.
 #[derive(Default)]
 pub(super) struct Complaint {
     pub(super) message: String,
@@ -204,7 +204,7 @@ impl Complaint {
         }
     }
 
-    /// Of the value of the field `error`.
+    /// The message in the value of the field `error`.
     pub(super) fn of(error: &Value) -> Self {
         let text = |key: &str| error.get(key).and_then(Value::as_str);
         let message = text("message").or_else(|| text("detail")).or_else(|| error.as_str());
@@ -212,14 +212,14 @@ impl Complaint {
         Complaint { message: message.map_or_else(|| error.to_string(), str::to_owned), code: code.to_owned() }
     }
 
-    /// Whether the prompt is too long: OpenAI's code, llama.cpp's type, vLLM's words.
+    /// Whether the prompt is too long, by OpenAI's code, llama.cpp's type or vLLM's words.
     fn is_context(&self) -> bool {
         matches!(&*self.code, "context_length_exceeded" | "exceed_context_size_error")
             || self.message.contains("maximum context length")
     }
 }
 
-/// What a failure on the way means.
+/// The meaning of a transport failure.
 fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
     let seconds = |duration: Duration| duration.as_secs();
     let io = |what: String| Failure::new(ErrorKind::Io, what);
@@ -237,13 +237,14 @@ fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
                 .or_later()
         }
         ureq::Error::Timeout(_) => io(format!(
-            "no whole reply within {} s. Raise timeout_s, or lower max_concurrent so that the server has less to do at once",
+            "no complete reply within {} s. Raise timeout_s, or lower max_concurrent so that the server has less to \
+             do at once",
             seconds(endpoint.timeout)
         )),
         ureq::Error::HostNotFound => io("there is no such host. Check base_url".into()).or_later(),
         ureq::Error::BodyExceedsLimit(_) => Failure::new(
             ErrorKind::ModelOutput,
-            format!("its reply is longer than {} MiB. This is no chat completion; check base_url", MAX_REPLY >> 20),
+            format!("its reply is longer than {} MiB. This is not a chat completion; check base_url", MAX_REPLY >> 20),
         ),
         ureq::Error::Io(e) => {
             let what = endpoint.quote(&e.to_string());
@@ -256,7 +257,7 @@ fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
     }
 }
 
-/// The failure of TLS in an error, which may be wrapped in one of input and output.
+/// The TLS failure in an error, which may be wrapped in an I/O error.
 fn tls_error(error: &ureq::Error) -> Option<String> {
     match error {
         ureq::Error::Rustls(e) => Some(e.to_string()),
@@ -266,7 +267,7 @@ fn tls_error(error: &ureq::Error) -> Option<String> {
     }
 }
 
-/// The error of a failure after `attempts` requests.
+/// The error for a failure after `attempts` requests.
 pub(super) fn failed(endpoint: &Endpoint, failure: &Failure, attempts: u32) -> Error {
     let what = match attempts {
         1 => failure.what.clone(),

@@ -1,24 +1,24 @@
-//! Bodies that come coded, though the request asks for plain ones: some proxies compress whatever passes.
+//! Bodies with a content coding. Requests ask for plain ones, but some proxies compress everything.
 
 use std::io::Read;
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
-/// A body without the coding that `Content-Encoding` names; at most `most` bytes.
+/// Decodes a body with the coding that `Content-Encoding` names, up to `most` bytes.
 ///
 /// # Errors
-/// Says which coding it is, where it isn't understood, or that the body is not coded so.
+/// Names a coding that isn't supported, or says that the body doesn't have the named coding.
 pub(super) fn decoded(body: Vec<u8>, coding: Option<&str>, most: u64) -> Result<Vec<u8>, String> {
     let coding = coding.unwrap_or_default().trim().to_ascii_lowercase();
     match &*coding {
         "" | "identity" => Ok(body),
-        // Nothing was said: an empty body of a reply without one.
+        // The reply has no body.
         _ if body.is_empty() => Ok(body),
         "gzip" | "x-gzip" => inflate(MultiGzDecoder::new(&*body), &coding, most),
         "deflate" => inflate(ZlibDecoder::new(&*body), &coding, most),
         _ => Err(format!(
-            "its reply is coded (content-encoding: {coding}), though it was asked for a plain one. Turn compression off at the \
-             server, or at the proxy before it"
+            "its reply is coded (content-encoding: {coding}), although a plain one was requested. Turn compression \
+             off at the server, or at the proxy in front of it"
         )),
     }
 }
@@ -27,8 +27,8 @@ fn inflate(coded: impl Read, coding: &str, most: u64) -> Result<Vec<u8>, String>
     let mut plain = Vec::new();
     match coded.take(most + 1).read_to_end(&mut plain) {
         Ok(_) if plain.len() as u64 <= most => Ok(plain),
-        Ok(_) => Err(format!("its reply is longer than {} MiB once {coding} is undone", most >> 20)),
-        Err(e) => Err(format!("its reply says that it is coded (content-encoding: {coding}) and is not: {e}")),
+        Ok(_) => Err(format!("its reply is longer than {} MiB after {coding} is decoded", most >> 20)),
+        Err(e) => Err(format!("its reply claims a coding that it doesn't have (content-encoding: {coding}): {e}")),
     }
 }
 
@@ -66,7 +66,7 @@ mod tests {
         for (body, coding, part) in [
             (b"{}".to_vec(), "br", "content-encoding: br), though"),
             (b"{}".to_vec(), "gzip, br", "content-encoding: gzip, br"),
-            (b"{}".to_vec(), "gzip", "says that it is coded (content-encoding: gzip) and is not"),
+            (b"{}".to_vec(), "gzip", "claims a coding that it doesn't have (content-encoding: gzip)"),
             (gzip(b"{}")[..12].to_vec(), "gzip", "and is not"),
             (gzip(&vec![b' '; 9 << 20]), "gzip", "longer than 8 MiB once gzip is undone"),
         ] {

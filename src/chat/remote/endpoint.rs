@@ -1,4 +1,4 @@
-//! Where a remote model is, what it is told, and what must not be told on.
+//! A remote model's address and settings, and the secrets that must not be passed on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use super::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::error::foreign;
 use crate::{Error, ErrorKind};
 
-/// Most characters of a server's own words in an error.
+/// Maximum number of characters of a server's own words in an error.
 const MAX_QUOTED: usize = 300;
-/// A key of at least this many characters is no word of anybody's text.
+/// A key of at least this many characters can't be a word of ordinary text.
 const LONG_KEY: usize = 16;
 /// Shorter values of headers are not secrets ("1", "beta").
 const SHORTEST_SECRET_HEADER: usize = 8;
@@ -24,7 +24,7 @@ pub(crate) struct Endpoint {
     pub(crate) model: String,
     pub(crate) key: Option<Secret>,
     pub(crate) headers: Vec<(String, Secret)>,
-    /// Of one request, from the first byte to the last.
+    /// Timeout of one request, from the first byte to the last.
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) max_retries: u32,
@@ -38,7 +38,7 @@ pub(crate) struct Endpoint {
     pub(crate) extensions: Extensions,
 }
 
-/// Which settings beyond OpenAI's protocol were given, and so are sent even where they say "off".
+/// The settings beyond OpenAI's protocol that were given. They are sent even if they say "off".
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extensions {
     pub(crate) top_k: bool,
@@ -61,28 +61,28 @@ impl Endpoint {
         rest.split('/').next().unwrap_or(rest)
     }
 
-    /// An error that says which model failed, and where it is. Words of the server's in `what` come from
+    /// An error that names the model that failed and its address. Words of the server in `what` come from
     /// [`Endpoint::quote`].
     pub(super) fn error(&self, kind: ErrorKind, what: &str) -> Error {
         Error::new(kind, format!("model `{}` at {}: {what}", self.name, self.host()))
     }
 
-    /// A text from outside without the secrets that were sent there: servers quote what they were sent. For messages and
-    /// names alone: a reply is content and stays as it came.
+    /// A text from outside without the secrets that were sent there, because servers quote what they receive. Only for
+    /// messages and names: a reply is content and stays as it came.
     pub(super) fn scrub(&self, text: &str) -> String {
         let headers = self.headers.iter().map(|(_, value)| value);
         let secrets = self.key.iter().chain(headers.filter(|value| value.0.len() >= SHORTEST_SECRET_HEADER));
         secrets.fold(text.to_owned(), |text, secret| secret.cut_from(&text))
     }
 
-    /// Whether a text holds the key, if that is one that no text holds by chance: "EMPTY" and "none" are words.
+    /// Whether a text contains the key, if it is too long to occur by chance. ("EMPTY" and "none" are words.)
     pub(super) fn is_echo(&self, text: &str) -> bool {
         self.key.as_ref().is_some_and(|key| key.0.len() >= LONG_KEY && text.contains(&key.0))
     }
 
     /// The beginning of a server's words on one line, without secrets.
     pub(super) fn quote(&self, text: &str) -> String {
-        // Scrubbed before it is cut, or half a key would pass.
+        // Scrubbed before it is cut, because otherwise half a key could remain.
         foreign::quoted(&self.scrub(text), MAX_QUOTED)
     }
 }
@@ -101,8 +101,8 @@ impl Secret {
         &self.0
     }
 
-    /// A text without it. What may be a word, or a part of one, goes only where it stands by itself: with the key "x",
-    /// "text" stays "text".
+    /// A text without it. A secret that may be a word, or a part of one, is removed only if it stands by itself: with
+    /// the key "x", "text" stays "text".
     fn cut_from(&self, text: &str) -> String {
         let in_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
         let mut out = String::new();
@@ -155,7 +155,7 @@ pub(super) mod tests {
     #[test]
     fn quotes_are_short_and_without_secrets() {
         let endpoint = endpoint();
-        // A cut before the key is out would leave half of it.
+        // A cut before the key is removed would leave half of it.
         let quoted = endpoint.quote(&format!("{}\n 1 sk-0123456789 {}", "a".repeat(290), "b".repeat(100)));
         assert_eq!(quoted, format!("{} 1 [secret…", "a".repeat(290)));
         assert!(!format!("{endpoint:?}").contains("0123"));
@@ -176,7 +176,7 @@ pub(super) mod tests {
             endpoint.key = Some(Secret::new(key.into()));
             assert_eq!(endpoint.quote(text), quoted, "{key}");
             assert_eq!(endpoint.is_echo(text), key.len() >= 16, "{key}");
-            // Words of ours are not the server's.
+            // Our own words are not the server's.
             let ours = endpoint.error(ErrorKind::Io, "none of the next test, EMPTY x ollama");
             assert!(!ours.to_string().contains("secret"), "{ours}");
         }

@@ -1,14 +1,14 @@
-//! The fields of a reply: strict where one is used, blind where none is.
+//! The fields of a reply. Used fields are checked strictly, and unused ones are ignored.
 //!
-//! A reply is read as any JSON, and what is wanted is looked for in it. Servers differ in what they put into the rest
-//! (empty lists for null, counts as 10.0, numbers for names), and it says nothing about the rest.
+//! A reply is read as any JSON, and the needed fields are looked up in it. Servers differ in what they put into the
+//! other fields (empty lists for null, counts as 10.0, numbers for names), and this must not matter.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::choice::Position;
 
-/// No count of tokens is larger.
+/// The largest valid count of tokens.
 const MAX_TOKENS: u64 = 1 << 40;
 
 /// The tokens that a reply cost.
@@ -20,10 +20,10 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Reads `usage`. Of prompt, completion and total, one may be missing: the others say it. A reply that doesn't say what
-    /// it cost would be counted as free.
+    /// Reads `usage`. Of prompt, completion and total, one may be missing, because it follows from the others. A reply
+    /// without its cost would count as free.
     pub(super) fn read(usage: Option<&Value>) -> Result<Self, String> {
-        let usage = present(usage).ok_or("its reply has no usage, so what it cost can't be counted")?;
+        let usage = present(usage).ok_or("its reply has no usage, so its cost can't be counted")?;
         let Value::Object(_) = usage else {
             return Err(format!("usage is {}, not an object", shown(usage)));
         };
@@ -35,16 +35,16 @@ impl Counts {
             (Some(prompt), Some(generated)) => (prompt, generated),
             (Some(prompt), None) => (prompt, rest(total()?, prompt, "completion_tokens")?),
             (None, Some(generated)) => (rest(total()?, generated, "prompt_tokens")?, generated),
-            (None, None) => return Err("usage has no prompt_tokens, so what it cost can't be counted".into()),
+            (None, None) => return Err("usage has no prompt_tokens, so its cost can't be counted".into()),
         };
         let details = usage.get("prompt_tokens_details").and_then(|details| details.get("cached_tokens"));
-        // What is no number says nothing of the cache.
+        // A value that is not a number says nothing about the cache.
         let cached = count(details.filter(|cached| cached.is_number()))
             .map_err(|found| format!("usage.prompt_tokens_details.cached_tokens is `{found}`, not a number of tokens"))?
             .unwrap_or(0);
         if prompt.max(generated) > MAX_TOKENS || cached > prompt {
             return Err(format!(
-                "usage makes no sense: {prompt} tokens of the prompt, {cached} of them cached, {generated} generated"
+                "usage is inconsistent: {prompt} tokens of the prompt, {cached} of them cached, {generated} generated"
             ));
         }
         Ok(Counts { prompt, cached, generated })
@@ -52,15 +52,14 @@ impl Counts {
 }
 
 fn rest(total: Option<u64>, known: u64, missing: &str) -> Result<u64, String> {
-    let total = total.ok_or_else(|| {
-        format!("usage has neither {missing} nor total_tokens, so what the reply cost can't be counted")
-    })?;
+    let total = total
+        .ok_or_else(|| format!("usage has neither {missing} nor total_tokens, so the reply's cost can't be counted"))?;
     total.checked_sub(known).ok_or_else(|| {
-        format!("usage makes no sense: it has {total} tokens in total, {known} of them without {missing}")
+        format!("usage is inconsistent: it has {total} tokens in total, {known} of them without {missing}")
     })
 }
 
-/// A count of tokens, which some servers write as 10.0; the field's value where it is none.
+/// A count of tokens, which some servers write as 10.0. The error is the field's value.
 fn count(value: Option<&Value>) -> Result<Option<u64>, String> {
     let Some(value) = present(value) else { return Ok(None) };
     let whole = |number: f64| {
@@ -75,8 +74,8 @@ pub(super) fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|value| !value.is_null())
 }
 
-/// The value of `error`, if it says that there is one: some servers fail with status 200, and some write an empty one
-/// into every reply.
+/// The value of `error`, if it is an error. Some servers fail with status 200, and some write an empty `error` into
+/// every reply.
 pub(super) fn error(reply: &Value) -> Option<&Value> {
     present(reply.get("error")).filter(|error| match error {
         Value::Bool(failed) => *failed,
@@ -88,7 +87,7 @@ pub(super) fn error(reply: &Value) -> Option<&Value> {
     })
 }
 
-/// The only choice there is.
+/// The only choice of the reply.
 pub(super) fn choice(reply: &Value) -> Result<&Value, String> {
     let choices = match present(reply.get("choices")) {
         None => &[],
@@ -99,11 +98,11 @@ pub(super) fn choice(reply: &Value) -> Result<&Value, String> {
     };
     match choices {
         [choice] => Ok(choice),
-        _ => Err(format!("its reply has {} choices where one was asked for", choices.len())),
+        _ => Err(format!("its reply has {} choices, but one was asked for", choices.len())),
     }
 }
 
-/// The tokens' log-probabilities, empty where there are none.
+/// The tokens' log-probabilities, empty if there are none.
 pub(super) fn positions(choice: &Value) -> Result<Vec<Position>, String> {
     let Some(content) = present(choice.get("logprobs").and_then(|logprobs| logprobs.get("content"))) else {
         return Ok(Vec::new());
@@ -111,7 +110,7 @@ pub(super) fn positions(choice: &Value) -> Result<Vec<Position>, String> {
     Vec::deserialize(content).map_err(|e| format!("its reply is not a chat completion: logprobs.content: {e}"))
 }
 
-/// The endpoint's name for the version of its model. A few servers count.
+/// The endpoint's name for the version of its model. A few servers use numbers.
 pub(super) fn fingerprint(reply: &Value) -> Option<String> {
     match reply.get("system_fingerprint")? {
         Value::String(text) => Some(text.clone()),
@@ -168,7 +167,7 @@ mod tests {
             (json!({"prompt_tokens": 10, "completion_tokens": "3"}), "usage.completion_tokens is `\"3\"`"),
             (json!({"prompt_tokens": -1, "completion_tokens": 3}), "usage.prompt_tokens is `-1`"),
             (json!({"prompt_tokens": 1e300, "completion_tokens": 3}), "usage.prompt_tokens is `1e+300`"),
-            (json!({"prompt_tokens": u64::MAX, "completion_tokens": 3}), "usage makes no sense"),
+            (json!({"prompt_tokens": u64::MAX, "completion_tokens": 3}), "usage is inconsistent"),
             (
                 json!({"prompt_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0.5}}),
                 "cached_tokens is `0.5`",

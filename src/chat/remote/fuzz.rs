@@ -1,4 +1,4 @@
-//! What the fuzzers call: a body of a reply, as it comes from the network.
+//! The entry point of the fuzzers: a body of a reply, as it comes from the network.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::coding::decoded;
 use super::request::Wanted;
 use super::{Endpoint, Extensions, JsonMode, MaxTokensField, OnEchoedKey, Secret, reply};
 
-/// The first byte says how the body is coded; the rest is read in each way there is.
+/// The first byte chooses the body's coding. The rest is read in every possible way.
 pub(in crate::chat) fn reply(data: &[u8]) {
     let Some((coding, body)) = data.split_first() else { return };
     let coding = [None, None, None, Some("gzip"), Some("deflate"), Some("br")][usize::from(*coding) % 6];

@@ -1,18 +1,18 @@
-//! When to send, when to send again, and how to stop waiting.
+//! Rules for when to send and retry, and a way to stop waiting.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The first pause before a request is sent again is at most this long; each further one at most twice the one before.
+/// Maximum length of the first pause before a retry. Each further maximum is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// No pause of ours is longer.
+/// Maximum length of our own pauses.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// No server is waited for longer, whatever its Retry-After says.
+/// Maximum pause that a server's Retry-After may ask for.
 pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The pause before retry `number`, from 0: anything up to a bound that doubles, so that clients which failed together
-/// don't come back together ("full jitter").
+/// The pause before retry `number`, from 0. It is random up to a bound that doubles, so that clients that failed
+/// together don't come back together ("full jitter").
 pub(super) fn pause(number: u32) -> Duration {
     bound(number).mul_f64(random())
 }
@@ -21,12 +21,12 @@ fn bound(number: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << number.min(16)).min(LONGEST_PAUSE)
 }
 
-/// Anything in [0, 1); chance of the process, not of a seed, for it changes when a reply comes and not which.
+/// A random number in [0, 1). It doesn't come from a seed, because it changes the time of a reply but not its content.
 fn random() -> f64 {
     (RandomState::new().build_hasher().finish() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// When the next request may be sent.
+/// The time at which the next request may be sent.
 pub(super) struct Pace {
     interval: Duration,
     next: Mutex<Instant>,
@@ -38,7 +38,7 @@ impl Pace {
         Pace { interval, next: Mutex::new(Instant::now()) }
     }
 
-    /// Takes the next place in time.
+    /// Takes the next free time.
     pub(super) fn slot(&self) -> Instant {
         let mut next = lock(&self.next);
         let slot = (*next).max(Instant::now());
@@ -46,14 +46,14 @@ impl Pace {
         slot
     }
 
-    /// Keeps everybody from sending for a while: the server asked for it.
+    /// Stops all sending for a while, because the server asked for it.
     pub(super) fn hold(&self, pause: Duration) {
         let mut next = lock(&self.next);
         *next = (*next).max(Instant::now() + pause);
     }
 }
 
-/// Ends what one thread waits for from another.
+/// A way for one thread to end another's wait.
 #[derive(Default)]
 pub(super) struct Interrupt {
     state: Mutex<State>,
@@ -63,12 +63,12 @@ pub(super) struct Interrupt {
 #[derive(Default)]
 struct State {
     interrupted: bool,
-    /// Whose connections to close.
+    /// The agents whose connections have to be closed.
     agent: Option<ureq::Agent>,
 }
 
 impl Interrupt {
-    /// Sleeps until then; `false` where that was cut short.
+    /// Sleeps until then. `false` if it was interrupted.
     pub(super) fn sleep_until(&self, then: Instant) -> bool {
         let mut state = lock(&self.state);
         while !state.interrupted {
@@ -80,7 +80,7 @@ impl Interrupt {
         false
     }
 
-    /// Does work on the agent's connections, which are closed to interrupt it; `None` where that happened.
+    /// Does work on the agent's connections, which are closed to interrupt it. `None` if that happened.
     pub(super) fn guard<T>(&self, agent: &ureq::Agent, work: impl FnOnce() -> T) -> Option<T> {
         {
             let mut state = lock(&self.state);
@@ -95,7 +95,7 @@ impl Interrupt {
         (!state.interrupted).then_some(result)
     }
 
-    /// Interrupts, now and for ever.
+    /// Interrupts now and for ever.
     pub(super) fn interrupt(&self) {
         let agent = {
             let mut state = lock(&self.state);
@@ -109,7 +109,7 @@ impl Interrupt {
     }
 }
 
-/// What a thread that panicked left behind is still good: every change under these locks is a single assignment.
+/// The data is still valid after a panic, because every change under these locks is a single assignment.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,11 +6,12 @@
 //!     └──── ChatReply ◀── reply, choice ◀─────────────┘
 //! ```
 //!
-//! - `model`: the [`ChatModel`](super::ChatModel); `pool`: the threads that wait for the network in its stead.
-//! - `endpoint`: where and how; `request`, `reply`, `fields`, `choice`: what is said in JSON.
-//! - `client`: one request by HTTP; `coding`: bodies that come compressed; `limits`: when to send, and when to send again.
+//! - `model`: the [`ChatModel`](super::ChatModel); `pool`: the threads that wait for the network on its behalf.
+//! - `endpoint`: address and settings; `request`, `reply`, `fields`, `choice`: the JSON of both directions.
+//! - `client`: one request by HTTP; `coding`: compressed bodies; `limits`: when to send and retry.
 //!
-//! An endpoint is not trusted: whatever it sends becomes a reply or an error, and never an answer that it didn't give.
+//! An endpoint is not trusted. Everything that it sends becomes a reply or an error, and never an answer that it didn't
+//! give.
 
 #[cfg(feature = "remote")]
 mod choice;
@@ -42,14 +43,14 @@ pub(crate) use self::endpoint::{Endpoint, Extensions, Secret};
 #[cfg(feature = "remote")]
 pub(crate) use self::model::RemoteChat;
 
-/// What an endpoint calls the limit on new tokens.
+/// An endpoint's name for the limit on new tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MaxTokensField {
     /// The older name, which nearly every server knows.
     #[default]
     MaxTokens,
-    /// The newer name, which OpenAI's reasoning models insist on.
+    /// The newer name, which OpenAI's reasoning models require.
     MaxCompletionTokens,
 }
 
@@ -63,7 +64,7 @@ impl MaxTokensField {
     }
 }
 
-/// What happens when an endpoint says its key back in a reply.
+/// The consequence if an endpoint repeats its key in a reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnEchoedKey {
@@ -74,15 +75,15 @@ pub enum OnEchoedKey {
     Fail,
 }
 
-/// How an endpoint is asked for a reply in JSON.
+/// The way in which an endpoint is asked for a reply in JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JsonMode {
-    /// The endpoint is held to the schema.
+    /// The request contains the schema.
     #[default]
     JsonSchema,
-    /// The endpoint is held to JSON; the prompt names the keys.
+    /// The request asks for JSON, and the prompt names the keys.
     JsonObject,
-    /// The prompt alone asks for it.
+    /// Only the prompt asks for it.
     None,
 }

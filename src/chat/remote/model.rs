@@ -19,16 +19,16 @@ pub(crate) struct RemoteChat {
     pool: Pool,
     outcomes: Receiver<Outcome>,
     next: u64,
-    /// Whose replies are waited for.
+    /// Requests that wait for their replies.
     under_way: BTreeMap<Ticket, Arc<Interrupt>>,
     cancelled: Vec<Ticket>,
 }
 
 impl RemoteChat {
-    /// A model behind `endpoint`, which is not asked anything yet.
+    /// A model behind `endpoint`. Nothing is sent yet.
     ///
     /// # Errors
-    /// This machine has no certificates to check https with.
+    /// This machine has no root certificates for https.
     pub(crate) fn new(endpoint: Endpoint) -> Result<Self> {
         client::agent(&endpoint)?;
         let (sender, outcomes) = channel();
@@ -42,7 +42,7 @@ impl ChatModel for RemoteChat {
         &self.name
     }
 
-    /// The endpoint's own names for the versions that answered, where it gives any.
+    /// The endpoint's own names for the versions that answered, if it gives any.
     fn weights(&self) -> Option<String> {
         let seen = self.pool.fingerprints();
         (!seen.is_empty()).then(|| seen.join(", "))
@@ -61,7 +61,7 @@ impl ChatModel for RemoteChat {
 
     fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
         for (ticket, reply) in self.outcomes.try_iter() {
-            // One that was cancelled has come out already.
+            // A cancelled one has already been reported.
             if self.under_way.remove(&ticket).is_some() {
                 finished.push((ticket, reply));
             }

@@ -1,4 +1,4 @@
-//! The threads that wait for an endpoint, so that the engine's thread need not.
+//! The threads that wait for an endpoint, so that the engine's thread doesn't have to.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,11 +16,11 @@ use super::request::Wanted;
 use crate::chat::{ChatReply, Ticket};
 use crate::{Error, ErrorKind, Result};
 
-/// How long the end of a pool waits for its threads. Those that are connecting can't be interrupted and end by
+/// Time that the end of a pool waits for its threads. Threads that are connecting can't be interrupted, and end by
 /// themselves later.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What came of a request.
+/// The result of a request.
 pub(super) type Outcome = (Ticket, Result<ChatReply>);
 
 /// A request on its way.
@@ -43,7 +43,7 @@ struct Shared {
     pace: Pace,
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// What the endpoint said of the model's versions.
+    /// The model's versions, as the endpoint named them.
     fingerprints: Mutex<BTreeSet<String>>,
 }
 
@@ -85,7 +85,7 @@ impl Pool {
         if queue.idle <= queue.jobs.len() && queue.workers < self.endpoint().max_concurrent {
             match self.start_worker() {
                 Ok(()) => queue.workers += 1,
-                // Those that are there do the work.
+                // The existing threads do the work.
                 Err(_) if queue.workers > 0 => {}
                 Err(e) => {
                     let message = format!("cannot start a thread for it: {e}. {}", crate::thread::limits());
@@ -107,7 +107,7 @@ impl Pool {
                 // A panic must not leave a ranking waiting.
                 let outcome = catch_unwind(AssertUnwindSafe(|| shared.answer(job, &mut agent)));
                 let outcome = outcome.unwrap_or_else(|_| Some(Err(reply::lost(&shared.endpoint))));
-                // Nobody listens any more once the engine has ended.
+                // There is no receiver once the engine has ended.
                 if let Some(reply) = outcome {
                     drop(outcomes.send((ticket, reply)));
                 }
@@ -118,7 +118,7 @@ impl Pool {
 }
 
 impl Drop for Pool {
-    /// Whoever drops a pool has interrupted what is under way.
+    /// A pool is dropped only after its requests were interrupted.
     fn drop(&mut self) {
         let mut queue = lock(&self.shared.queue);
         queue.closed = true;
@@ -148,7 +148,7 @@ impl Shared {
         }
     }
 
-    /// Sends a request until it is answered or given up; `None` where it was interrupted.
+    /// Sends a request until it is answered or given up. `None` if it was interrupted.
     fn answer(&self, job: Job, agent: &mut Option<Agent>) -> Option<Result<ChatReply>> {
         let endpoint = &self.endpoint;
         for attempts in 1.. {
@@ -165,7 +165,7 @@ impl Shared {
             }
             let pause = pause(attempts - 1);
             if let Retry::After(asked) = failure.retry {
-                // The others too: it is the endpoint that is overloaded, not this request.
+                // All requests wait, because the endpoint is overloaded and not this request.
                 self.pace.hold(asked);
             }
             if !job.interrupt.sleep_until(Instant::now() + pause) {
@@ -175,14 +175,14 @@ impl Shared {
         None
     }
 
-    /// Sends a request once, on this thread's connections; `None` where it was interrupted.
+    /// Sends a request once, on this thread's connections. `None` if it was interrupted.
     fn attempt(&self, job: &Job, agent: &mut Option<Agent>) -> Option<Result<Result<Vec<u8>, Failure>>> {
         let current = match agent.take().map_or_else(|| client::agent(&self.endpoint), Ok) {
             Ok(current) => current,
             Err(error) => return Some(Err(error)),
         };
         let sent = job.interrupt.guard(&current, || client::send(&current, &self.endpoint, &job.body))?;
-        // Not kept where it was interrupted: its connections are closed for good.
+        // Not kept if it was interrupted, because its connections are closed for good.
         *agent = Some(current);
         Some(Ok(sent))
     }
@@ -191,7 +191,7 @@ impl Shared {
         let (reply, fingerprint) = reply::read(&self.endpoint, &job.wanted, body, job.submitted.elapsed())?;
         if let Some(fingerprint) = fingerprint {
             let mut seen = lock(&self.fingerprints);
-            // Hosted models come in a handful of versions; a server that counts up is not to fill the memory.
+            // Hosted models have a handful of versions. A server that counts up must not fill the memory.
             if seen.len() < 8 {
                 seen.insert(fingerprint);
             }

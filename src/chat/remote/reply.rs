@@ -1,4 +1,4 @@
-//! What an endpoint replies, in JSON. Nothing is taken on trust, and nothing that is missing is made up.
+//! An endpoint's reply, in JSON. Nothing in it is trusted, and nothing that is missing is made up.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use super::request::Wanted;
 use crate::chat::{ChatOutput, ChatReply, Finish, Usage};
 use crate::{Error, ErrorKind, Result};
 
-/// Most characters of a fingerprint.
+/// Maximum number of characters in a fingerprint.
 const MAX_FINGERPRINT: usize = 100;
 
-/// Reads a reply that took this long; with it, what the endpoint says of the model's version.
+/// Reads a reply that took this long. Also returns the endpoint's name for the model's version.
 ///
 /// # Errors
 /// [`ErrorKind::ModelOutput`], naming what is wrong with it.
@@ -35,7 +35,7 @@ fn read_parts(
     body: &[u8],
     took: Duration,
 ) -> Result<(ChatReply, Option<String>), String> {
-    // A byte order mark is no JSON, and no reason to refuse one.
+    // A byte order mark is not JSON, but not a reason to refuse a reply either.
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let not_a_completion = |what: String| {
         let shown = endpoint.quote(&String::from_utf8_lossy(body));
@@ -68,7 +68,7 @@ fn read_parts(
     Ok((ChatReply { output, usage, note }, fingerprint))
 }
 
-/// What was said, and why it ended.
+/// The text, and the reason for its end.
 fn said(endpoint: &Endpoint, choice: &Value) -> Result<(String, Finish), String> {
     let message = present(choice.get("message")).ok_or("its reply has no message")?;
     if let Some(refusal) = message.get("refusal").and_then(Value::as_str).filter(|refusal| !refusal.is_empty()) {
@@ -97,30 +97,30 @@ fn said(endpoint: &Endpoint, choice: &Value) -> Result<(String, Finish), String>
 }
 
 fn unknown_end(reason: &str) -> String {
-    format!("finish_reason is {reason}, where \"stop\" or \"length\" says that a text has ended")
+    format!("finish_reason is {reason}, which is neither \"stop\" nor \"length\"")
 }
 
-/// Says that a text holds the key. It stays as it came: metrics score what the model wrote.
+/// A note that a text contains the key. The text stays as it came, because metrics score what the model wrote.
 fn echo(endpoint: &Endpoint, text: &str) -> Result<Option<String>, String> {
     if !endpoint.is_echo(text) {
         return Ok(None);
     }
     match endpoint.on_echoed_key {
         OnEchoedKey::Note => Ok(Some(format!(
-            "model `{}` at {} said its API key back in a reply, which is kept as it came: the key is in what this ranking \
-             says, and may be in traces and prompts. Replace the key; on_echoed_key = \"fail\" drops such rollouts",
+            "model `{}` at {} repeated its API key in a reply, which is kept as it came: the key is in this ranking's \
+             output, and may be in traces and prompts. Replace the key; on_echoed_key = \"fail\" drops such rollouts",
             endpoint.name,
             endpoint.host()
         ))),
-        OnEchoedKey::Fail => Err("its reply says the API key back (on_echoed_key = \"fail\"). Replace the key".into()),
+        OnEchoedKey::Fail => Err("its reply repeats the API key (on_echoed_key = \"fail\"). Replace the key".into()),
     }
 }
 
-/// The probabilities of answers by what was written.
+/// The probabilities of answers, from the written text.
 fn by_text(answers: &[Vec<String>], text: &str, finish: Finish) -> Result<ChatOutput, String> {
     if text.trim().is_empty() && finish == Finish::Length {
         return Err(
-            "it wrote nothing within the few tokens of an answer, as models do that reason first. Use judging = \
+            "it wrote nothing within the few tokens of an answer, as models that reason first do. Use judging = \
                     \"json\""
                 .into(),
         );
@@ -128,7 +128,7 @@ fn by_text(answers: &[Vec<String>], text: &str, finish: Finish) -> Result<ChatOu
     Ok(ChatOutput::Choice { probabilities: choice::by_text(answers, text) })
 }
 
-/// The probabilities of answers by what the endpoint says of its tokens.
+/// The probabilities of answers, from the endpoint's log-probabilities.
 fn by_logprobs(
     endpoint: &Endpoint,
     choice: &Value,
@@ -138,8 +138,8 @@ fn by_logprobs(
     let positions = fields::positions(choice).map_err(|e| endpoint.quote(&e))?;
     if positions.first().is_none_or(Position::is_bare) {
         return Err(
-            "its reply has no log-probabilities (logprobs.content with top_logprobs), though they were asked for. Set \
-             logprobs = false under [models], so that the written answer counts, or judging = \"json\""
+            "its reply has no log-probabilities (logprobs.content with top_logprobs), although they were requested. \
+             Set logprobs = false under [models], so that the written answer counts, or judging = \"json\""
                 .into(),
         );
     }
@@ -148,7 +148,7 @@ fn by_logprobs(
     Ok(ChatOutput::Choice { probabilities })
 }
 
-/// The error of a thread that failed, for a reply that will not come.
+/// The error for a reply that will not come because its thread failed.
 pub(super) fn lost(endpoint: &Endpoint) -> Error {
     endpoint.error(ErrorKind::Internal, "a thread that waited for it panicked; this is a defect of foreturn")
 }
@@ -230,7 +230,7 @@ mod tests {
             ("/usage", json!(null), "no usage"),
             ("/usage/prompt_tokens", json!(-1), "usage.prompt_tokens is `-1`"),
             ("/usage/completion_tokens", json!(1.5), "usage.completion_tokens is `1.5`"),
-            ("/usage/completion_tokens", json!(u64::MAX), "usage makes no sense"),
+            ("/usage/completion_tokens", json!(u64::MAX), "usage is inconsistent"),
             ("/usage/prompt_tokens_details/cached_tokens", json!(10), "10 of them cached"),
             ("/error", json!({"message": "no GPU"}), "answered with an error: no GPU"),
         ] {

@@ -1,4 +1,4 @@
-//! What an endpoint is asked, in JSON.
+//! A request to an endpoint, in JSON.
 
 use serde_json::{Map, Value, json};
 
@@ -8,24 +8,24 @@ use crate::chat::{ChatRequest, ChatTask, JsonSchema, Role};
 use crate::decode::SamplingOptions;
 use crate::{Error, Result};
 
-/// Log-probabilities asked for at each position: the most that OpenAI gives.
+/// Number of log-probabilities to ask for at each position: the maximum that OpenAI gives.
 const TOP_LOGPROBS: usize = 20;
-/// Most tokens of an answer: those of a word or two, and a line break before it.
+/// Maximum number of tokens in an answer: a word or two, and a line break before it.
 const ANSWER_TOKENS: usize = 16;
 
-/// What a reply is read as.
+/// The kind of reply that is expected.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Wanted {
     /// Its text.
     Text,
-    /// The probabilities of these answers: by the tokens that were likely, or by the text alone.
+    /// The probabilities of these answers, from the likely tokens or from the text alone.
     Choice { answers: Vec<Vec<String>>, logprobs: bool },
 }
 
-/// The body of a request, and what is wanted of its reply.
+/// The body of a request, and the expected kind of reply.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Unsupported`] for scores, which no endpoint of this protocol gives.
+/// [`crate::ErrorKind::Unsupported`] for scores, which this protocol doesn't have.
 pub(super) fn body(endpoint: &Endpoint, request: ChatRequest) -> Result<(Value, Wanted)> {
     let messages: Vec<Value> = request
         .messages
@@ -33,7 +33,7 @@ pub(super) fn body(endpoint: &Endpoint, request: ChatRequest) -> Result<(Value, 
         .map(|message| json!({"role": message.role.as_str(), "content": message.content}))
         .collect();
     let mut body = json!({"model": endpoint.model, "messages": messages});
-    let fields = body.as_object_mut().ok_or_else(|| Error::internal("a request that is no object"))?;
+    let fields = body.as_object_mut().ok_or_else(|| Error::internal("a request that is not an object"))?;
     if endpoint.send_seed {
         fields.insert("seed".into(), seed(request.seed).into());
     }
@@ -70,8 +70,8 @@ pub(super) fn body(endpoint: &Endpoint, request: ChatRequest) -> Result<(Value, 
         }
         ChatTask::Score(_) => {
             return Err(Error::unsupported(format!(
-                "model `{}` is behind an endpoint, which gives no scores: metrics that read scores off a model need one with \
-                 a path",
+                "model `{}` is behind an endpoint, which gives no scores: metrics that read scores from a model need \
+                 one with a path",
                 endpoint.name
             )));
         }
@@ -79,8 +79,8 @@ pub(super) fn body(endpoint: &Endpoint, request: ChatRequest) -> Result<(Value, 
     Ok((body, wanted))
 }
 
-/// How to sample. What OpenAI's protocol has is always said, for servers have defaults of their own; the rest only where
-/// it was set, for OpenAI refuses it.
+/// The sampling settings. Those of OpenAI's protocol are always sent, because servers have their own defaults. The
+/// others are sent only if they were set, because OpenAI refuses them.
 fn sample(fields: &mut Map<String, Value>, endpoint: &Endpoint, sampling: &SamplingOptions) {
     let (off, set) = (SamplingOptions::default(), endpoint.extensions);
     fields.insert("temperature".into(), decimal(sampling.temperature));
@@ -107,13 +107,13 @@ fn response_format(mode: JsonMode, schema: &JsonSchema) -> Option<Value> {
     }
 }
 
-/// A seed of 31 bits, positive: all that every server takes.
+/// A positive seed of 31 bits, the most that every server accepts.
 fn seed(seed: u64) -> u32 {
     let folded = (seed ^ (seed >> 32)) as u32;
     folded & 0x7fff_ffff
 }
 
-/// A number as it was written: 0.7, not the nearest double to the nearest float.
+/// A number as it was written: 0.7, and not the nearest double to the nearest float.
 fn decimal(number: f32) -> Value {
     number.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }

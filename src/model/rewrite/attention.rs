@@ -1,8 +1,8 @@
-//! Attention nodes of exporters, made into `foreturn.PagedAttention`.
+//! Conversion of exporters' attention nodes to `foreturn.PagedAttention`.
 //!
-//! Two operators of ONNX Runtime are understood: `com.microsoft.GroupQueryAttention`, whose cache is a tensor a sequence,
-//! and `com.microsoft.PagedAttention`, whose cache is in blocks already. What either would do that the paged engine
-//! doesn't is refused by name.
+//! Two operators of ONNX Runtime are supported: `com.microsoft.GroupQueryAttention`, whose cache is a tensor per
+//! sequence, and `com.microsoft.PagedAttention`, whose cache already has blocks. Features of either that the paged
+//! engine lacks are refused by name.
 
 use super::graph::{Attributes, Values, element_type, last_dimension};
 use super::rope;
@@ -13,25 +13,25 @@ use crate::model::config::ModelConfig;
 use crate::onnx::nodes::{float, int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto};
 
-/// The inputs of an attention node that matter here; empty where there is none.
+/// The inputs of an attention node that matter here. A missing one is empty.
 pub(super) struct Inputs {
     query: String,
     key: String,
     value: String,
-    /// The past key, whose type is the cache's.
+    /// The past key. Its type is the cache's.
     cache: String,
     pub(super) cos: String,
     pub(super) sin: String,
     query_norm: String,
     key_norm: String,
-    /// Inputs in use that can't be run, in words.
+    /// Descriptions of inputs in use that can't be run.
     unknown: Option<String>,
 }
 
 impl Inputs {
-    /// `None` where `node` is no attention node.
+    /// `None` if `node` is not an attention node.
     pub(super) fn of(node: &NodeProto) -> Option<Self> {
-        // Where the tables and the norms are, and what of the rest only repeats what the packed batch says.
+        // The places of the tables and the norms, and the inputs that only repeat what the packed batch says.
         let (tables, norms, implied): (usize, usize, &[usize]) = match (node.domain(), node.op_type()) {
             ("com.microsoft", "GroupQueryAttention") => (7, 14, &[5, 6, 9]),
             ("com.microsoft", "PagedAttention") => (8, 12, &[5, 6, 7, 10, 16]),
@@ -56,7 +56,7 @@ impl Inputs {
     }
 }
 
-/// Replaces every attention node; `flat` where tokens are a vector.
+/// Replaces every attention node. `flat` says that tokens are a vector.
 pub(super) fn replace(graph: &mut GraphProto, config: &ModelConfig, flat: bool) -> Result<AttentionShape, String> {
     let mut shape: Option<AttentionShape> = None;
     let mut nodes = Vec::with_capacity(graph.node.len());
@@ -96,12 +96,12 @@ pub(super) fn replace(graph: &mut GraphProto, config: &ModelConfig, flat: bool) 
     }
 }
 
-/// Tokens that a token sees, itself included; -1 for all before it.
+/// Number of tokens that a token sees, including itself; -1 for all before it.
 fn window(node: &NodeProto) -> i64 {
     Attributes(node).get("local_window_size").map_or(-1, |window| window.i())
 }
 
-/// Refuses what paged attention would silently do differently.
+/// Refuses features that paged attention would silently compute differently.
 fn check_features(node: &NodeProto, inputs: &Inputs) -> Result<(), String> {
     let attributes = Attributes(node);
     let uses = |what: &str| Err(format!("uses {what}, which this version cannot run"));
@@ -201,7 +201,7 @@ fn layer_shape(
     })
 }
 
-/// Positions that a rotary table knows. Of joined tables that is the second one's rows.
+/// Number of positions in a rotary table. For joined tables, it is the number of rows of the second one.
 fn table_rows(name: &str, values: &Values<'_>) -> Option<usize> {
     let producer = values.producer(name);
     let name = match producer.filter(|_| rope::is_joined(producer)) {
@@ -212,10 +212,10 @@ fn table_rows(name: &str, values: &Values<'_>) -> Option<usize> {
     usize::try_from(*rows).ok().filter(|&rows| rows > 0)
 }
 
-/// Rows of the tables of rotary embeddings that are nodes of their own.
+/// Number of rows in the tables of rotary embeddings that are separate nodes.
 fn separate_tables(graph: &GraphProto, values: &Values<'_>) -> Option<usize> {
     let rotary = graph.node.iter().filter(|node| node.op_type() == "RotaryEmbedding");
-    // com.microsoft's has the position ids before the tables, ONNX's after them.
+    // com.microsoft's operator has the position ids before the tables, ONNX's has them after.
     let tables = rotary.filter_map(|node| node.input.get(if node.domain() == "com.microsoft" { 2 } else { 1 }));
     tables.filter_map(|name| table_rows(name, values)).min()
 }
@@ -231,12 +231,12 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// A value of this node's own, beside its outputs.
+    /// An additional value of this node, beside its outputs.
     fn own(&self, what: &str) -> String {
         format!("foreturn.{}.{what}", self.node.output.first().map_or("", String::as_str))
     }
 
-    /// Normalises the heads of query and key before they are rotated, where the node does: as nodes of their own.
+    /// Normalises the heads of query and key before they are rotated, with separate nodes, if the original node does.
     fn normalise(&mut self) {
         if self.inputs.query_norm.is_empty() && self.inputs.key_norm.is_empty() {
             return;
@@ -261,7 +261,7 @@ impl Layer<'_> {
         self.inputs.key = self.norm("k_norm", key, &key_norm, kv_heads);
     }
 
-    /// RMS norm of each head of `input` by `weight`; `input` where there is no weight.
+    /// RMS norm of each head of `input` by `weight`, or `input` if there is no weight.
     fn norm(&mut self, what: &str, input: String, weight: &str, heads: usize) -> String {
         if weight.is_empty() {
             return input;
@@ -285,7 +285,7 @@ impl Layer<'_> {
         joined
     }
 
-    /// Adds the paged node; `joined` where its tables' rows depend on the sequence's length.
+    /// Adds the paged node. `joined` says that its tables' rows depend on the sequence's length.
     fn attend(&mut self, layer: usize, joined: bool) {
         let attributes = Attributes(self.node);
         let inputs = &self.inputs;

@@ -1,4 +1,4 @@
-//! Looking things up in a graph.
+//! Look-ups in a graph.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,23 +14,23 @@ impl<'a> Attributes<'a> {
         self.0.attribute.iter().find(|attribute| attribute.name() == name)
     }
 
-    /// 0 where there is none.
+    /// 0 if there is none.
     pub(super) fn int(&self, name: &str) -> i64 {
         self.get(name).map_or(0, |attribute| attribute.i())
     }
 
-    /// 0 where there is none.
+    /// 0 if there is none.
     pub(super) fn float(&self, name: &str) -> f32 {
         self.get(name).map_or(0.0, |attribute| attribute.f())
     }
 
-    /// Empty where there is none.
+    /// Empty if there is none.
     pub(super) fn text(&self, name: &str) -> String {
         self.get(name).map_or(String::new(), |attribute| String::from_utf8_lossy(attribute.s()).into_owned())
     }
 }
 
-/// What a graph's values are made of.
+/// The sources of a graph's values.
 pub(super) struct Values<'a> {
     /// Initialisers and Constant nodes.
     constants: HashMap<&'a str, &'a TensorProto>,
@@ -51,7 +51,7 @@ impl<'a> Values<'a> {
         Values { constants, producers }
     }
 
-    /// The tensor that `name` always is.
+    /// The constant tensor called `name`.
     pub(super) fn constant(&self, name: &str) -> Option<&'a TensorProto> {
         self.constants.get(name).copied()
     }
@@ -62,7 +62,7 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Values that are the same in every step: initialisers, and what is computed of them alone.
+/// Values that are the same in every step: initialisers, and values that are computed from them alone.
 pub(super) fn constants(graph: &GraphProto) -> HashSet<&str> {
     let mut constants: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
     for node in &graph.node {
@@ -78,7 +78,7 @@ pub(super) fn element_type(value: &ValueInfoProto) -> Option<tensor_proto::DataT
     tensor_proto::DataType::try_from(tensor_type(value)?.elem_type()).ok()
 }
 
-/// How many dimensions an input has, if the graph says so.
+/// The number of an input's dimensions, if the graph says it.
 pub(super) fn rank(value: &ValueInfoProto) -> Option<usize> {
     Some(tensor_type(value)?.shape.as_ref()?.dim.len())
 }

@@ -1,15 +1,15 @@
-//! From the graph that onnxruntime-genai runs to the one that the scheduler runs.
+//! Conversion of the graph that onnxruntime-genai runs to the one that the scheduler runs.
 //!
-//! Each attention node becomes paged attention over packed tokens ([`attention`]); tables that depend on a sequence's
-//! length are joined ([`rope`]); what only fed the mask disappears; a Gather behind the last attention keeps the rows
-//! whose logits are wanted ([`rows`]). Everything between stays as the exporter wrote it: tokens are packed along the sequence
-//! axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. Last comes what the
-//! [`Target`] wants: on the CPU, float16 becomes float32, because ONNX Runtime has no float16 products there, and products
-//! with weights become the engine's own, with the norms and sums beside them ([`cpu`]).
+//! Each attention node becomes paged attention over packed tokens ([`attention`]). Tables that depend on a sequence's
+//! length are joined ([`rope`]). Nodes that only fed the mask are removed. A Gather after the last attention keeps the
+//! rows whose logits are needed ([`rows`]). Everything else stays as the exporter wrote it: tokens are packed along the
+//! sequence axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. The rewrites for
+//! the [`Target`] come last. On the CPU, float16 becomes float32, because ONNX Runtime has no float16 products there,
+//! and products with weights become the engine's own, with the norms and sums next to them ([`cpu`]).
 //!
-//! Windows, soft caps and tables may differ from layer to layer. Norms of query and key inside the node become nodes of
-//! their own. What the operator would do differently (attention sinks, biases, smooth softmax, a quantised cache) is refused
-//! by name.
+//! Windows, soft caps and tables may differ from layer to layer. Norms of query and key inside the node become separate
+//! nodes. Features that the operator lacks (attention sinks, biases, smooth softmax, a quantised cache) are refused by
+//! name.
 
 mod attention;
 pub(crate) mod cpu;
@@ -38,7 +38,7 @@ use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
 use crate::{Error, Result};
 
-/// Names of the rewritten graph's inputs, beside the token ids and one key and value cache a layer.
+/// Names of the rewritten graph's inputs, in addition to the token ids and one key and one value cache per layer.
 pub(crate) mod names {
     pub(crate) const CUMULATIVE: &str = "foreturn.cumulative_sequence_length";
     pub(crate) const PAST: &str = "foreturn.past_seqlens";
@@ -63,7 +63,7 @@ pub(crate) struct AttentionShape {
     pub(crate) query_heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_size: usize,
-    /// Rows of the shortest rotary tables, where there are any: positions that the model knows.
+    /// Rows of the shortest rotary tables, if there are any: the number of positions that the model knows.
     pub(crate) positions: Option<usize>,
 }
 
@@ -73,11 +73,11 @@ pub(crate) struct PagedGraph {
     pub(crate) shape: AttentionShape,
     /// Whether the graph takes position ids.
     pub(crate) takes_positions: bool,
-    /// Whether its token ids are a vector, instead of a batch of one row.
+    /// Whether its token ids are a vector and not a batch of one row.
     pub(crate) flat: bool,
-    /// How rotary tables change with a sequence's length, where they do.
+    /// The dependence of rotary tables on a sequence's length, if there is one.
     pub(crate) long_rope: Option<LongRope>,
-    /// What breaks the promise of equal bits in any batch.
+    /// The reasons that break the promise of equal bits in any batch.
     pub(crate) bitwise_exceptions: Vec<String>,
     /// Weights that have to be widened to float32 when the graph is loaded.
     pub(crate) widened: Widened,
@@ -118,7 +118,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
     graph.input = inputs(&graph, config, shape, (flat, cache), &used).map_err(refuse)?;
     graph.output.retain(|output| output.name() == *logits);
     for output in &mut graph.output {
-        // The exporter's shape says how many rows come out; now it depends on the step.
+        // The exporter's shape fixes the number of output rows, but now it depends on the step.
         output.r#type = untyped_shape(flat);
     }
     graph.value_info.clear();
@@ -159,7 +159,7 @@ fn is_flat(graph: &GraphProto, config: &ModelConfig) -> Result<bool, String> {
     }
 }
 
-/// The type of float logits, of which only the number of dimensions is known.
+/// The type of float logits. Only the number of dimensions is known.
 fn untyped_shape(flat: bool) -> Option<TypeProto> {
     let dims = ["batch", "rows", "vocabulary"].map(Dim::Symbol);
     value_info("", tensor_proto::DataType::Float, &dims[usize::from(flat)..]).r#type

@@ -1,25 +1,25 @@
 //! Rotary tables that depend on a sequence's length.
 //!
-//! Models with LongRoPE (Phi-3) have two pairs of tables. In exported graphs an `If` on the total length chooses one for
-//! the whole batch; in a packed step each sequence needs its own. So both become one table, the small one's rows first,
-//! and each sequence says at which row its positions begin.
+//! Models with LongRoPE (Phi-3) have two pairs of tables. In exported graphs, an `If` on the total length chooses one
+//! pair for the whole batch, but in a packed step each sequence needs its own. So both become one table, with the small
+//! one's rows first, and each sequence has the row at which its positions begin.
 //!
-//! A sequence uses the large tables from the token on that makes it longer than the checkpoint's original context, and then
-//! starts over with them. The result is that of computing the whole sequence anew, as transformers does without a cache.
-//! (With one, 4.57's `generate` masks the crossing step wrongly.)
+//! A sequence starts over with the large tables at the token that makes it longer than the checkpoint's original
+//! context. The result equals that of computing the whole sequence again, as transformers does without a cache. (With
+//! one, 4.57's `generate` masks the crossing step wrongly.)
 
 use super::graph::{Attributes, Values, integer, is_external};
 use crate::onnx::nodes::{int, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 
-/// How rotary tables change with a sequence's length.
+/// The dependence of rotary tables on a sequence's length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LongRope {
     /// Longest sequence, in tokens, that uses the small tables.
     pub(crate) original: usize,
-    /// Rows of the small tables: where the large ones begin.
+    /// Rows of the small tables. The large ones begin there.
     pub(crate) small_rows: usize,
-    /// Rows of the large tables: positions that the model knows.
+    /// Rows of the large tables: the number of positions that the model knows.
     pub(crate) large_rows: usize,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn is_joined(producer: Option<&NodeProto>) -> bool {
 
 const JOINED: &str = "foreturn.joined_tables.";
 
-/// The longest sequence for which `graph` uses its small tables, where it has two kinds.
+/// The longest sequence for which `graph` uses its small tables, if it has two kinds.
 pub(crate) fn original_length(graph: &GraphProto) -> Option<usize> {
     let tables = table_names(graph);
     let values = Values::of(graph);
@@ -38,7 +38,7 @@ pub(crate) fn original_length(graph: &GraphProto) -> Option<usize> {
     threshold(choice, &values).ok()
 }
 
-/// Replaces each `If` that chooses rotary tables by the two tables in a row.
+/// Replaces each `If` that chooses rotary tables by both tables, one after the other.
 pub(super) fn join_tables(graph: &mut GraphProto) -> Result<Option<LongRope>, String> {
     let tables = table_names(graph);
     let mut found: Option<LongRope> = None;
@@ -81,7 +81,7 @@ fn rows(table: &TensorProto) -> usize {
     table.dims.first().map_or(0, |&rows| usize::try_from(rows).unwrap_or(0))
 }
 
-/// Names that attention nodes take as their tables.
+/// Names of the tables that attention nodes use.
 fn table_names(graph: &GraphProto) -> Vec<String> {
     graph.node.iter().filter_map(super::attention::Inputs::of).flat_map(|inputs| [inputs.cos, inputs.sin]).collect()
 }
@@ -109,14 +109,14 @@ fn threshold(choice: &NodeProto, values: &Values<'_>) -> Result<usize, String> {
         _ => return refuse(),
     };
     match length_unit(length, values) {
-        // Lengths in whole blocks pass a limit in whole blocks when the lengths in tokens do.
+        // A length in whole blocks exceeds a limit in whole blocks exactly when the length in tokens does.
         Some(unit) if limit % unit == 0 => Ok(limit),
         _ => refuse(),
     }
 }
 
-/// In steps of how many tokens `name` is the sequences' length: 1 where it is taken from the attention mask, a block's
-/// size where it is taken from the block table. `None` where it is something else.
+/// The unit, in tokens, in which `name` is the sequences' length: 1 if it comes from the attention mask, a block's size
+/// if it comes from the block table. `None` if it is something else.
 fn length_unit(name: &str, values: &Values<'_>) -> Option<usize> {
     const ON_THE_WAY: [&str; 7] = ["Shape", "Gather", "Cast", "ReduceSum", "ReduceMax", "Squeeze", "Identity"];
     let (mut name, mut unit) = (name, 1);
@@ -132,7 +132,7 @@ fn length_unit(name: &str, values: &Values<'_>) -> Option<usize> {
     (name == "block_table" || (name == "attention_mask" && unit == 1)).then_some(unit)
 }
 
-/// The table that a branch gives as its output `index`, under a name of the outer graph.
+/// The table that is a branch's output `index`, under a name of the outer graph.
 fn branch_table(choice: &NodeProto, branch: &str, index: usize, values: &Values<'_>) -> Result<TensorProto, String> {
     let refuse = || Err(format!("node `{}`: output {index} of its {branch} is not a constant table", choice.name()));
     let Some(graph) = Attributes(choice).get(branch).and_then(|attribute| attribute.g.as_ref()) else {
@@ -146,7 +146,7 @@ fn branch_table(choice: &NodeProto, branch: &str, index: usize, values: &Values<
         name = input;
     }
     if let Some(tensor) = inside.constant(name).filter(|tensor| !is_external(tensor)) {
-        // Branches of different nodes may use one name for different things.
+        // Branches of different nodes may use the same name for different values.
         return Ok(TensorProto { name: Some(format!("{}/{branch}/{name}", choice.name())), ..tensor.clone() });
     }
     match values.constant(name) {

@@ -1,4 +1,4 @@
-//! The graph's end: logits for the rows that somebody reads, and nothing that they don't need.
+//! The end of the graph: logits for the rows that are read, and nothing that they don't need.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -8,10 +8,10 @@ use crate::kernels::matmul;
 use crate::onnx::nodes::{int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto};
 
-/// Transformers.js' exports ask how many of the last rows they are to give: 0 means all.
+/// The input of Transformers.js' exports for the number of last rows to return. 0 means all.
 const ROWS_TO_KEEP: [&str; 2] = ["num_logits_to_keep", "logits_to_keep"];
 
-/// Lets a graph that can drop rows by itself keep them all; which ones are wanted, the step says.
+/// Makes a graph that can drop rows keep them all, because the step says which ones are needed.
 pub(super) fn keep_all_rows(graph: &mut GraphProto) {
     for name in ROWS_TO_KEEP {
         let Some(index) = graph.input.iter().position(|input| input.name() == name) else { continue };
@@ -25,7 +25,7 @@ pub(super) fn keep_all_rows(graph: &mut GraphProto) {
 /// Products with a weight.
 const PRODUCTS: [&str; 4] = ["MatMul", "FusedMatMul", "Gemm", "MatMulNBits"];
 
-/// What the last layer does behind its attention: a row of output for a row of each input, without a change of shape.
+/// Operators of the last layer after its attention: a row of output for a row of each input, without a change of shape.
 const ROW_BY_ROW: [&str; 15] = [
     "Add",
     "FastGelu",
@@ -54,7 +54,7 @@ pub(super) fn gather_logit_rows(graph: &mut GraphProto, logits: &str) -> Result<
     let refuse = || Err(format!("no matrix product leads to the output `{logits}`"));
     let values = Values::of(graph);
     let mut name = logits;
-    // From the logits back over element-wise operators (a bias, a cast, a soft cap) to the product.
+    // Goes back from the logits over element-wise operators (a bias, a cast, a soft cap) to the product.
     let product = loop {
         let Some(node) = values.producer(name) else { return refuse() };
         if PRODUCTS.contains(&node.op_type()) {
@@ -78,8 +78,8 @@ pub(super) fn gather_logit_rows(graph: &mut GraphProto, logits: &str) -> Result<
     Ok(())
 }
 
-/// Moves the Gather of logit rows up to the attention of the last layer: what comes behind it is computed for the rows
-/// that somebody reads alone. Nodes that something else reads, or that are not known to work row by row, stay above it.
+/// Moves the Gather of logit rows up to the attention of the last layer, so that later nodes compute only the rows that
+/// are read. Nodes that something else reads, or that are not known to work row by row, stay before it.
 pub(super) fn gather_early(graph: &mut GraphProto) {
     let Some(at) = graph.node.iter().position(|node| node.name() == GATHER) else { return };
     let constants = constants(graph);
@@ -106,7 +106,7 @@ pub(super) fn gather_early(graph: &mut GraphProto) {
     for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| **input == gather.output[0]) {
         input.clone_from(&gather.input[0]);
     }
-    // Nothing above reads what late nodes make, so they can stand behind all of it, where all that they read is there.
+    // No earlier node reads the results of these nodes, so they can come last, when all their inputs are available.
     let (mut above, mut moved, mut below) = (Vec::new(), Vec::new(), Vec::new());
     for (index, node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
         match index {
@@ -119,7 +119,7 @@ pub(super) fn gather_early(graph: &mut GraphProto) {
     graph.node = above.into_iter().chain(gathers).chain(moved).chain(below).collect();
 }
 
-/// The nodes before `gather` that work row by row, and whose outputs nobody reads but it and others of them.
+/// The nodes before `gather` that work row by row, and whose outputs are read only by it and by each other.
 fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<&str>) -> BTreeSet<usize> {
     let mut readers: HashMap<&str, Vec<usize>> = HashMap::new();
     for (index, node) in graph.node.iter().enumerate() {
@@ -143,10 +143,10 @@ fn late_nodes(graph: &GraphProto, gather: usize, constants: &HashSet<&str>) -> B
     late
 }
 
-/// Drops nodes and initialisers that the logits don't depend on; returns all names still used.
+/// Removes nodes and initialisers that the logits don't depend on. Returns all names still in use.
 pub(super) fn remove_unused(graph: &mut GraphProto, logits: &str) -> HashSet<String> {
     let mut used = HashSet::from([logits.to_owned()]);
-    // Nodes come in topological order, so one pass from the back finds everything.
+    // Nodes are in topological order, so one pass from the end finds everything.
     let mut kept: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node).into_iter().rev() {
         if node.output.iter().any(|output| used.contains(output)) {
@@ -160,7 +160,7 @@ pub(super) fn remove_unused(graph: &mut GraphProto, logits: &str) -> HashSet<Str
     used
 }
 
-/// Adds what a node reads, in graphs inside it too.
+/// Adds the names that a node reads, also in graphs inside it.
 fn used_by(node: &NodeProto, used: &mut HashSet<String>) {
     used.extend(node.input.iter().filter(|input| !input.is_empty()).cloned());
     for graph in node.attribute.iter().filter_map(|attribute| attribute.g.as_ref()) {

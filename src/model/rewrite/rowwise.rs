@@ -1,11 +1,11 @@
-//! Whether all that a rewritten graph does beside attention, it does token by token.
+//! A check that a rewritten graph, apart from attention, works token by token.
 //!
-//! A packed step lays tokens of several sequences side by side. That is right only where no operator looks from one
-//! token at another, or at how many there are; a graph with anything else is refused, and runs on the padded path.
+//! A packed step puts tokens of several sequences side by side. This is correct only if no operator reads other tokens
+//! or their number. Any other graph is refused, and runs on the padded path.
 //!
-//! The promise of equal bits asks for more: a row may not even be rounded differently for the rows beside it. Which
-//! operators keep it was found by probing ONNX Runtime 1.32 on x86 with AVX-512, for all counts of 1 to 576 rows (a step
-//! has at most 512 of prompts and 64 of replies) with one and two threads: the tests do it again on the machine at hand.
+//! The promise of equal bits requires more: the rows beside a row must not even change its rounding. The operators that
+//! keep it were found by probing ONNX Runtime 1.32 on x86 with AVX-512, for all counts of 1 to 576 rows (a step has at
+//! most 512 of prompts and 64 of replies) with one and two threads. The tests repeat this on the machine at hand.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ use crate::kernels::{attention, matmul};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// Work element by element, or along the last axis, and give a row the same bits beside any others.
+/// Operators that work element by element or along the last axis, and give a row the same bits beside any other rows.
 const SAME_BITS: &[&str] = &[
     "Abs",
     "Add",
@@ -53,7 +53,7 @@ const SAME_BITS: &[&str] = &[
     matmul::OPERATOR,
 ];
 
-/// As above, but on the axis that they name.
+/// Operators like those above that work on the axis that they name.
 const ALONG_AN_AXIS: &[&str] = &["Concat", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax", "Split"];
 
 /// Products with a weight.
@@ -62,7 +62,7 @@ const PRODUCTS: &[&str] = &["FusedMatMul", "Gemm", "MatMul"];
 /// Bits and block sizes of MatMulNBits, at accuracy level 4 and with packed zero points or none.
 const SAME_BITS_QUANTISED: [(i64, i64); 5] = [(4, 16), (4, 32), (8, 16), (8, 32), (8, 64)];
 
-/// Row by row as well, but not shown to give the same bits, or shown not to.
+/// Operators that work row by row but are not shown to give the same bits, or are shown not to.
 const OTHER_BITS: &[&str] = &[
     "DynamicQuantizeLinear",
     "DynamicQuantizeMatMul",
@@ -75,18 +75,18 @@ const OTHER_BITS: &[&str] = &[
     "Softplus",
 ];
 
-/// Compute shapes from shapes.
+/// Operators that compute shapes from shapes.
 const ON_SHAPES: &[&str] =
     &["Add", "Cast", "Concat", "Div", "Gather", "Identity", "Mul", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"];
 
-/// Take a shape beside their data.
+/// Operators that take a shape in addition to their data.
 const BY_SHAPE: &[&str] = &["Expand", "Reshape", "Slice", "Split"];
 
-/// Checks every node of a rewritten graph; `flat` where tokens are a vector. Returns what breaks the promise of equal
-/// bits.
+/// Checks every node of a rewritten graph. `flat` says that tokens are a vector. Returns the reasons that break the
+/// promise of equal bits.
 ///
 /// # Errors
-/// Names a node that looks beyond its token.
+/// Names a node that reads more than its own token.
 pub(super) fn check(graph: &GraphProto, flat: bool) -> Result<Vec<String>, String> {
     let values = Values::of(graph);
     let constants = constants(graph);
@@ -102,7 +102,7 @@ pub(super) fn check(graph: &GraphProto, flat: bool) -> Result<Vec<String>, Strin
         }
         if op == "Shape" || inputs().all(|input| constant(input) || shapes.contains(input)) {
             if !ON_SHAPES.contains(&op) {
-                return Err(beyond(node, "makes values of the number of tokens"));
+                return Err(beyond(node, "makes values from the number of tokens"));
             }
             shapes.extend(outputs);
             continue;
@@ -116,13 +116,13 @@ pub(super) fn check(graph: &GraphProto, flat: bool) -> Result<Vec<String>, Strin
                 let weight = node.input.get(1).is_some_and(|weight| constant(weight));
                 let transposed = Attributes(node).int("transA") != 0 || Attributes(node).int("transBatchA") != 0;
                 if !weight || transposed {
-                    return Err(beyond(node, "multiplies two matrices of which neither is a weight"));
+                    return Err(beyond(node, "multiplies two matrices, and neither is a weight"));
                 }
                 None
             }
             _ if ALONG_AN_AXIS.contains(&op) => {
                 if !along_the_last_axis(node, &values, flat) {
-                    return Err(beyond(node, "works along another axis than the last"));
+                    return Err(beyond(node, "works along an axis other than the last"));
                 }
                 None
             }
@@ -139,7 +139,7 @@ fn beyond(node: &NodeProto, why: &str) -> String {
     format!("node `{}` ({}) {why}, so tokens of several sequences can't be packed", node.name(), node.op_type())
 }
 
-/// Whether the axes that a node names, or has by default, are the last one alone.
+/// Whether the last axis is the only one that a node names or has by default.
 fn along_the_last_axis(node: &NodeProto, values: &Values<'_>, flat: bool) -> bool {
     let attributes = Attributes(node);
     let given = node.input.get(1).and_then(|axes| values.constant(axes)).and_then(integers);
@@ -150,12 +150,12 @@ fn along_the_last_axis(node: &NodeProto, values: &Values<'_>, flat: bool) -> boo
         (.., "Split" | "Concat") => vec![0],
         _ => given.unwrap_or_default(),
     };
-    // Tokens are the second axis, or the first: what comes after is all one token's.
+    // Tokens are the second axis or the first. All later axes belong to one token.
     let first_of_token = if flat { 1 } else { 2 };
     matches!(axes[..], [axis] if axis == -1 || axis >= first_of_token)
 }
 
-/// Why a product with a quantised weight may round a row differently beside others.
+/// The reason why a product with a quantised weight may round a row differently beside others.
 fn quantised_exception(node: &NodeProto, values: &Values<'_>) -> Option<String> {
     let attributes = Attributes(node);
     let bits = attributes.get("bits").map_or(4, |bits| bits.i());

@@ -1,4 +1,4 @@
-//! Small graphs through the rewrite: what it makes of them, and what it refuses by name.
+//! The rewrite of small graphs: the results, and the features that it refuses by name.
 
 use super::*;
 use crate::model::CacheType;
@@ -237,8 +237,7 @@ fn tables_chosen_by_something_else_are_refused() {
     assert!(two_tables(length, condition).refusal().contains("other than the sequences' length"));
 }
 
-/// What stands behind the last attention and works row by row is computed for the wanted rows alone; attention, which
-/// needs them all, is not.
+/// Nodes after the last attention that work row by row are computed only for the wanted rows. Attention needs all rows.
 #[test]
 fn the_end_of_the_last_layer_is_computed_for_wanted_rows() {
     let mut sketch = Sketch::new(vec![]);
@@ -251,7 +250,7 @@ fn the_end_of_the_last_layer_is_computed_for_wanted_rows() {
         "SkipSimplifiedLayerNormalization",
         "skip",
         &["x", "branch", "norm"],
-        // Two of its outputs nobody asked for; their empty names are nobody's.
+        // Two of its outputs are unused. Their empty names belong to no value.
         &["normed", "", "", "stream"],
         vec![float("epsilon", 1e-5)],
     );
@@ -267,7 +266,7 @@ fn the_end_of_the_last_layer_is_computed_for_wanted_rows() {
     let mut sources: Vec<&str> = gathers.iter().map(|gather| gather.input[0].as_str()).collect();
     sources.sort_unstable();
     assert_eq!(sources, ["mixed", "x"], "attention's output and the residual stream, each once");
-    // The sum's own node, or the product that has taken it over.
+    // The sum's own node, or the product that it was fused into.
     let sum = graph.node.iter().find(|node| node.output.iter().any(|o| o == "stream")).expect("it is still there");
     assert!(sum.input.iter().any(|input| input == "x/logit_rows"), "{:?}", sum.input);
     let place = |name: &str| graph.node.iter().position(|node| node.output.iter().any(|o| o == name)).expect(name);
@@ -275,7 +274,7 @@ fn the_end_of_the_last_layer_is_computed_for_wanted_rows() {
     assert!(place("last") < place("logits"));
 }
 
-/// A value that something else reads too is needed for all rows.
+/// All rows of a value are needed if something else reads it too.
 #[test]
 fn what_is_read_elsewhere_is_computed_for_all_rows() {
     let mut sketch = Sketch::new(vec![]);

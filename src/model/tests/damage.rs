@@ -1,4 +1,4 @@
-//! Random damage to graphs: whatever is wrong, nothing panics.
+//! Random damage to graphs. It must never cause a panic.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -21,11 +21,11 @@ impl Dice {
     }
 }
 
-/// A graph of attention operators, as exports of ours have it: a checkpoint of the fixtures, exported.
+/// A graph with attention operators, as in our exports: an exported checkpoint of the fixtures.
 fn exported(name: &str) -> ModelProto {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name).join("checkpoint");
     let source = tempfile::tempdir().expect("a folder");
-    // The tokenizer first, then the checkpoint, whose configuration goes over the tiny decoder's.
+    // The tokenizer first, then the checkpoint, whose configuration overwrites the tiny decoder's.
     for from in [folder(&decoder()).path(), &checkpoint] {
         for entry in std::fs::read_dir(from).expect("a folder") {
             let entry = entry.expect("an entry");
@@ -38,7 +38,7 @@ fn exported(name: &str) -> ModelProto {
     ModelProto::decode(bytes.as_slice()).expect("a graph")
 }
 
-/// The graphs that are damaged, small ones.
+/// The small graphs to damage.
 fn graphs() -> Vec<ModelProto> {
     let mut small = decoder();
     tensor(&mut small, "bigrams").dims = vec![1, 1];

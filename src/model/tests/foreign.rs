@@ -1,4 +1,4 @@
-//! Folders as others make them: where external data lies, and what stands under the names of files.
+//! Folders made by others: places of external data, and unexpected contents of files.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -50,7 +50,7 @@ fn data_lies_anywhere_within_the_folder() {
 
 #[test]
 fn links_into_a_cache_of_blobs_are_followed() {
-    // As Hugging Face lays it out: files are links to blobs, with the graph and its data in a folder of their own.
+    // Hugging Face's layout: files are links to blobs, and the graph and its data are in a subfolder.
     for (graph, location, other) in [
         ("model.onnx", "data", "more/data"),
         ("onnx/model.onnx", "data", "data"),
@@ -120,7 +120,7 @@ fn pipe(path: &Path) {
 
 type Make = fn(&Path);
 
-/// Nothing waits for a pipe's writer, and nothing reads a device for ever.
+/// Reading must not wait for a pipe's writer, or read a device for ever.
 #[test]
 fn no_file_of_a_folder_is_read_but_an_ordinary_one() {
     for name in [
@@ -159,7 +159,7 @@ fn no_file_of_a_folder_is_read_but_an_ordinary_one() {
     }
 }
 
-/// As Python writes it, and as PowerShell does.
+/// As Python and PowerShell write it.
 #[test]
 fn constants_of_python_and_byte_order_marks_are_read() {
     let folder = folder(&decoder());
@@ -171,7 +171,7 @@ fn constants_of_python_and_byte_order_marks_are_read() {
         let path = folder.path().join(name);
         let text = fs::read_to_string(&path).expect("a file");
         let (_, rest) = text.split_once('{').expect("an object");
-        // The tokenizers crate takes no fields that it doesn't know.
+        // The tokenizers crate refuses unknown fields.
         let unread = match (name, rest.trim()) {
             ("tokenizer.json", _) => "",
             (_, "}") => "\"x\": [NaN, Infinity, -Infinity]",

@@ -1,15 +1,15 @@
 //! `bleu`: sentence BLEU of what was written against `goal.reference` (R_ext of Eq. 3 for MediumDocEdit-Chat).
 //!
-//! What was written is what `extract` distilled, else the assistant's last message. Range [0, 1]: sacrebleu's score / 100,
-//! 1 for the same tokens. Needs `goal.reference`.
+//! What was written is the result of `extract`, otherwise the assistant's last message. Range [0, 1]: sacrebleu's score
+//! / 100, 1 for the same tokens. Needs `goal.reference`.
 //!
 //! Settings, as in `sacrebleu.sentence_bleu`, with its defaults: `tokenizer = "13a" | "none" | "char"`;
 //! `smoothing = "exp" | "floor" | "add_k" | "none"`; `smooth_value` of floor (0.1) or add_k (1); `max_order` of n-grams
 //! (4), from 1 to 16; `effective_order` (true) leaves out the orders that the text is too short for; `lowercase` (false).
 //!
-//! `characters = true` is what CollabLLM's implementation and verl's recipe compute instead, NLTK's
-//! `sentence_bleu([reference], text)` on strings: BLEU over characters, white space included, up to order 4 and without
-//! smoothing. The other settings are not for it.
+//! `characters = true` computes what CollabLLM's implementation and verl's recipe do, NLTK's
+//! `sentence_bleu([reference], text)` on strings: BLEU over characters, including white space, up to order 4 and
+//! without smoothing. It excludes the other settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::{Error, Result};
 mod score;
 mod tokens;
 
-/// Orders beyond this say nothing more, and cost time and memory.
+/// Higher orders add no information, and cost time and memory.
 const MAX_ORDER: usize = 16;
 
-/// The settings; what is absent has sacrebleu's default.
+/// The settings. Absent ones have sacrebleu's default.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
@@ -81,7 +81,7 @@ impl Settings {
             return match set.iter().find(|(_, is_set)| *is_set) {
                 None => Ok(Bleu::Characters),
                 Some((key, _)) => Err(Error::invalid_config(format!(
-                    "{key} is not for characters = true, which is NLTK's BLEU over characters: leave one of the two out"
+                    "{key} is not for characters = true, which is NLTK's BLEU over characters: leave one of them out"
                 ))),
             };
         }
@@ -99,7 +99,7 @@ impl Settings {
     }
 }
 
-/// Which BLEU.
+/// The kind of BLEU.
 #[derive(Debug, Clone, Copy)]
 enum Bleu {
     /// NLTK's, on strings.

@@ -1,9 +1,10 @@
-//! `clarification`: whether the response asks what is meant where, and only where, that is open (CollabLLM's
+//! `clarification`: whether the response asks what the user means if, and only if, this is open (CollabLLM's
 //! generalisation test on Abg-CoQA).
 //!
-//! The judge says whether the response asks, and sees the conversation up to it, not its future; `goal.ambiguous`, which is
-//! needed, says whether it should. Range [0, 1]: the probability that the two agree; hard judging gives 0 or 1. Averages
-//! over a data set are [`ClarificationReport`](crate::reward::ClarificationReport)'s.
+//! The judge says whether the response asks. It sees the conversation up to the response, not its future.
+//! `goal.ambiguous`, which is required, says whether the response should ask. Range [0, 1]: the probability that the
+//! two agree; hard judging gives 0 or 1. [`ClarificationReport`](crate::reward::ClarificationReport) computes averages
+//! over a data set.
 //!
 //! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).
 

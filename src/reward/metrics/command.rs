@@ -1,4 +1,4 @@
-//! `command`: a program of the user's gives the value, in its own unit and range.
+//! `command`: a program of the user gives the value, in its own unit and range.
 //!
 //! The program reads one JSON document from its standard input, a batch of conversations, and writes one to its standard
 //! output, a score for each:
@@ -9,17 +9,17 @@
 //! {"scores": [0.5, {"value": 0.5, "saturated": false}, {"error": "why there is none"}]}
 //! ```
 //!
-//! `conversation` is what was before the response, `future` what was sampled after it, `subject` what was extracted, else
-//! the assistant's last message without its reasoning. What goes wrong is a failure of all conversations of the batch and
-//! quotes the end of standard error, never a zero: an exit code other than 0, too much time or output, something else than
-//! JSON, a wrong number of scores. A score that is not a number fails its own conversation.
+//! `conversation` is the text before the response, and `future` the messages sampled after it. `subject` is the
+//! extracted artefact, otherwise the assistant's last message without its reasoning. An exit code other than 0, too
+//! much time or output, anything other than JSON, or a wrong number of scores fails all conversations of the batch,
+//! quotes the end of standard error, and is never a zero. A score that is not a number fails its own conversation.
 //!
 //! Settings: `command = ["PROGRAM", "ARGUMENT", …]`, no shell; a path with a slash is relative to the configuration, a bare
 //! name is looked for in PATH; `timeout_s` (60) for a batch, after which the program's process group is killed;
 //! `max_output` bytes (1 MiB); `env = "inherit" | "empty"`; `batch_size` (64), most conversations at once.
 //!
-//! The program runs with the rights of this process: the configuration is trusted. Where the host ignores SIGCHLD, the
-//! system forgets exit codes, and the output alone decides.
+//! The program runs with the rights of this process, because the configuration is trusted. If the host ignores SIGCHLD,
+//! the system forgets exit codes, and the output alone decides.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ pub(super) fn build(table: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> 
     Ok(Arc::new(Command { program, batch_size }))
 }
 
-/// Where the program is, if the configuration says so.
+/// The path of the program, if the configuration has one.
 fn located(name: &str, base: &Path) -> Result<PathBuf> {
     if !name.contains('/') {
         return Ok(name.into());
@@ -155,7 +155,7 @@ impl Command {
     fn run(&self, batch: &[Answered<'_>]) -> Result<Vec<Value>> {
         let conversations = batch.iter().map(|scored| Conversation::from(&scored.input)).collect();
         let mut given = serde_json::to_vec(&Batch { version: 1, conversations })
-            .map_err(|e| Error::internal(format!("a conversation does not become JSON: {e}")))?;
+            .map_err(|e| Error::internal(format!("a conversation can't be written as JSON: {e}")))?;
         given.push(b'\n');
         let output = self.program.run(given)?;
         let Reply { scores } = serde_json::from_slice(&output.stdout)

@@ -70,7 +70,7 @@ impl Metric for ImplicitReward {
     }
 
     fn questions(&self, input: &MetricInput<'_>, answers: &[ChatOutput]) -> Result<Vec<Question>> {
-        // What the assistant reasoned is part of what it wrote: the models' own templates say what becomes of it.
+        // The assistant's reasoning is part of what it wrote. The models' own templates decide what happens to it.
         let ask = |model| question(model, input, (self.scope, true), &ScoreTask::Response);
         Ok(if answers.is_empty() { vec![ask(&self.policy), ask(&self.reference)] } else { Vec::new() })
     }

@@ -1,6 +1,6 @@
-//! `judge`: any question that a judge can answer with one of given words, by a rubric of the user's.
+//! `judge`: any question that a judge can answer with one of given words, in a rubric of the user.
 //!
-//! Range: that of the rubric's values; the mean of its questions by their weights.
+//! Range: that of the rubric's values. The value is the weighted mean of its questions.
 //!
 //! Settings: `rubric`, the path of a TOML file as [`Rubric`] describes it, relative to the configuration;
 //! `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).

@@ -1,4 +1,4 @@
-//! The kinds of metrics: one file each, one line each in the list below.
+//! The kinds of metrics. Each has one file and one line in the list below.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use super::metric::Metric;
 use crate::rollout::Goal;
 use crate::{Error, Result};
 
-/// Declares the modules and registers each under its name. A module has a function
-/// `build(settings: toml::Table, base: &Path) -> Result<Arc<dyn Metric>>`, which takes what stands in `[[metrics]]` beside
-/// `kind`, `name`, `weight` and `extract`, and the folder that paths among it are relative to.
+/// Declares the modules and registers each under its name. A module has a function `build(settings: toml::Table, base:
+/// &Path) -> Result<Arc<dyn Metric>>`, which takes the settings in `[[metrics]]` other than `kind`, `name`, `weight`
+/// and `extract`, and the folder that paths in them are relative to.
 macro_rules! kinds {
     ($($(#[$condition:meta])* $kind:ident,)*) => {
         $($(#[$condition])* mod $kind;)*
@@ -45,7 +45,7 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(kind, _)| *kind)
 }
 
-/// Builds a metric of `kind` from its settings; relative paths among them are relative to `base`.
+/// Builds a metric of `kind` from its settings. Relative paths in them are relative to `base`.
 ///
 /// # Errors
 /// [`crate::ErrorKind::InvalidConfig`] for an unknown kind or settings that it doesn't take.
@@ -67,15 +67,15 @@ fn settings<T: DeserializeOwned>(table: toml::Table) -> Result<T> {
     T::deserialize(toml::Value::Table(table)).map_err(|e| Error::invalid_config(e.message().to_owned()).with_source(e))
 }
 
-/// What `kind` compares with.
+/// The reference that `kind` compares with.
 ///
 /// # Errors
-/// There is nothing.
+/// There is none.
 fn reference<'a>(goal: &'a Goal, kind: &str) -> Result<&'a str> {
     goal.reference.as_deref().filter(|text| !text.trim().is_empty()).ok_or_else(|| missing("reference", kind))
 }
 
-/// The error of a goal without `field`, which `kind` needs.
+/// The error for a goal without `field`, which `kind` needs.
 fn missing(field: &str, kind: &str) -> Error {
     Error::invalid_request(format!(
         "goal.{field} is missing, and metric `{kind}` needs it: add it to the request, or leave the metric out of [[metrics]]"

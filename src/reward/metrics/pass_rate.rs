@@ -72,7 +72,7 @@ impl Default for Settings {
 
 impl Settings {
     fn validate(&self) -> Result<()> {
-        /// Python's library alone takes a good part of it.
+        /// Python's library alone takes a large part of it.
         const LEAST_MEMORY: ByteSize = ByteSize(64 << 20);
         for (key, value) in [("timeout_s", self.timeout_s), ("cpu_s", self.cpu_s)] {
             if !(1..=86_400).contains(&value) {
@@ -97,8 +97,8 @@ impl Settings {
     fn tester(self, base: &Path) -> Result<Tester> {
         let interpreter = self.interpreter.ok_or_else(|| {
             Error::invalid_config(
-                "interpreter is missing: code runs only where a Python is named for it, as in \
-                 interpreter = \"/usr/bin/python3\"",
+                "interpreter is missing: code runs only if a Python is named for it, as in interpreter = \
+                 \"/usr/bin/python3\"",
             )
         })?;
         let absolute = |path: PathBuf| std::path::absolute(base.join(&path)).map_err(|e| Error::io("find", &path, e));
@@ -183,12 +183,12 @@ impl Metric for PassRate {
         };
         std::thread::scope(|scope| {
             for _ in 1..self.parallel.min(batch.len()) {
-                // A thread that the system refuses is one fewer: this one does what is left.
+                // If the system refuses a thread, there is one fewer, and this thread does the rest.
                 drop(crate::thread::spawn_scoped(scope, "foreturn-tests", "to run programs", work));
             }
             work();
         });
-        let missing = || Err(Error::internal("a program that nobody ran"));
+        let missing = || Err(Error::internal("a program that was not run"));
         values.into_iter().map(|value| value.into_inner().unwrap_or_else(missing)).collect()
     }
 }

@@ -1,6 +1,6 @@
-//! `process_reward`: how sound each step of the assistant's last message is, by a process reward model.
+//! `process_reward`: the soundness of each step of the assistant's last message, by a process reward model.
 //!
-//! Range [0, 1], before scale and offset: the positive label's probability after each step, brought together.
+//! Range [0, 1], before scale and offset: the positive label's probability after each step, aggregated.
 //!
 //! Settings: `model`, by its name in `[models]`; `separator` (a blank line) between steps, which gives way to `marker`
 //! (`<extra_0>`), the token at which the model judges; `positive`, a label by name or place (the second of two);
@@ -52,13 +52,13 @@ impl Default for Settings {
     }
 }
 
-/// How the steps' rewards become one.
+/// The way in which the steps' rewards become one.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Aggregate {
     /// A solution is as sound as its weakest step.
     Min,
-    /// All steps are right, taken as independent.
+    /// The probability that all steps are right, if they are independent.
     Product,
     Last,
     Mean,

@@ -1,11 +1,11 @@
-//! `reward_model`: what a classifier with a score head makes of the conversation.
+//! `reward_model`: the score that a classifier with a score head gives the conversation.
 //!
 //! Range: the head's raw logits, any number, unless `apply` says otherwise; then scale · score + offset.
 //!
-//! Settings: `model`, by its name in `[models]`; `label`, by name or place, where the head has several;
-//! `apply = "none" | "sigmoid" | "softmax"` (softmax over all labels); `scale` (1) and `offset` (0), finite;
-//! `scope = "conversation" | "response"` (up to the assistant's last message, or without the future);
-//! `show_reasoning = true` shows the model what the assistant reasoned. Its tokens are `cost.reward_model`'s.
+//! Settings: `model`, by its name in `[models]`; `label`, by name or place, if the head has several; `apply = "none" |
+//! "sigmoid" | "softmax"` (softmax over all labels); `scale` (1) and `offset` (0), finite; `scope = "conversation" |
+//! "response"` (up to the assistant's last message, or without the future); `show_reasoning = true` shows the model
+//! what the assistant reasoned. Its tokens are `cost.reward_model`'s.
 
 use std::path::Path;
 use std::sync::Arc;

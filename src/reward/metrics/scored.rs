@@ -1,4 +1,4 @@
-//! What metrics that ask a model for scores have in common.
+//! Shared parts of the metrics that ask a model for scores.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::rollout::ModelRole;
 use crate::score::{ScoreOutput, ScoreTask};
 use crate::{Error, ErrorKind, Result};
 
-/// Which part of the conversation is scored.
+/// The part of the conversation that is scored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Scope {
-    /// History, response and future, up to the assistant's last message: models are trained on conversations that end
-    /// with it.
+    /// History, response and future, up to the assistant's last message, because models are trained on conversations
+    /// that end with it.
     #[default]
     Conversation,
     /// History and response.
@@ -60,16 +60,16 @@ pub(super) fn answers<const COUNT: usize>(answers: &[ChatOutput]) -> Result<[&Sc
     for answer in answers {
         match answer {
             ChatOutput::Score(score) => scores.push(score),
-            _ => return Err(Error::new(ErrorKind::ModelOutput, "the model gave no score where one was asked for")),
+            _ => return Err(Error::new(ErrorKind::ModelOutput, "the model gave no score")),
         }
     }
     let count = scores.len();
     scores.try_into().map_err(|_| Error::internal(format!("it asked {COUNT} questions and got {count} answers")))
 }
 
-/// A score of another kind than was asked for.
+/// A score of a kind that was not asked for.
 pub(super) fn unexpected() -> Error {
-    Error::new(ErrorKind::ModelOutput, "the model gave a score of another kind than was asked for")
+    Error::new(ErrorKind::ModelOutput, "the model gave a score of the wrong kind")
 }
 
 /// A model's number on the metric's own scale.

@@ -1,8 +1,8 @@
-//! `similarity`: how alike in meaning what was written is to `goal.reference`: the cosine of their embeddings by a sentence
-//! encoder.
+//! `similarity`: the similarity in meaning of what was written to `goal.reference`, as the cosine of their embeddings
+//! by a sentence encoder.
 //!
-//! What was written is what `extract` distilled, else the assistant's last message. Range [−1, 1], before scale and offset.
-//! Needs `goal.reference`. A text longer than the encoder's context is a failure, not cut off.
+//! What was written is the result of `extract`, otherwise the assistant's last message. Range [−1, 1], before scale and
+//! offset. Needs `goal.reference`. A text longer than the encoder's context is a failure; it is not cut off.
 //!
 //! Settings: `model`, an exported sentence encoder by its name in `[models]`; `scale` (1) and `offset` (0), finite. Its
 //! tokens are `cost.reward_model`'s.

@@ -1,9 +1,8 @@
-//! `token_amount`: what the conversation costs the user in reading and writing, −min(λ · TokenCount(t), 1) of Eq. 4.
+//! `token_amount`: the user's cost of reading and writing the conversation, −min(λ · TokenCount(t), 1) of Eq. 4.
 //!
-//! As the paper has it, TokenCount is over all user and assistant messages of the conversation: history, response and
-//! future. System messages and what the assistant reasoned before a reply are not the user's to read. Range [−1, 0]. Once
-//! λ · TokenCount reaches 1 the penalty is saturated and no longer tells conversations apart; rankings say how often that
-//! was so.
+//! As in the paper, TokenCount is over all user and assistant messages of the conversation: history, response and
+//! future. The user doesn't read system messages or the assistant's reasoning. Range [−1, 0]. Once λ · TokenCount
+//! reaches 1, the penalty is saturated and no longer distinguishes conversations. Rankings say how often this happened.
 //!
 //! Settings:
 //! - `lambda` per token, finite and ≥ 0 (default 5e-4, the paper's for MATH-Chat);
@@ -76,7 +75,7 @@ enum Unit {
     Cl100k,
 }
 
-/// Whose messages count.
+/// The side whose messages count.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Whose {
@@ -85,15 +84,15 @@ enum Whose {
     User,
 }
 
-/// Which part of the conversation counts.
+/// The part of the conversation that counts.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Scope {
     /// History, response and future.
     Conversation,
-    /// What was sampled after the response.
+    /// The messages that were sampled after the response.
     Future,
-    /// Response and future: what comes after the prompt.
+    /// Response and future: everything after the prompt.
     Continuation,
 }
 
@@ -109,13 +108,13 @@ impl Settings {
             Clamp::At(limit) if !limit.is_finite() || limit <= 0.0 => {
                 Err(Error::invalid_config(format!("clamp = {limit} is not a finite number above 0, nor false")))
             }
-            Clamp::Is(true) => Err(Error::invalid_config("clamp = true does not say where: give a number, or false")),
+            Clamp::Is(true) => Err(Error::invalid_config("clamp = true has no bound: give a number, or false")),
             _ => Ok(()),
         }
     }
 }
 
-/// Counts what a text has of a unit.
+/// A function that counts the units of a text.
 type Count = fn(&str) -> usize;
 
 /// The counter of `unit`; `None` for tokens of the policy, which the input counts.
@@ -128,15 +127,15 @@ fn counter(unit: Unit) -> Result<Option<Count>> {
         Unit::Cl100k => Ok(Some(|text| bpe_openai::cl100k_base().count(text))),
         #[cfg(not(feature = "tiktoken"))]
         Unit::Cl100k => Err(Error::unsupported(
-            "unit = \"cl100k\": this build lacks the feature `tiktoken`, which brings the vocabulary: build with it, or count \
-             \"tokens\" or \"words\"",
+            "unit = \"cl100k\": this build lacks the feature `tiktoken`, which contains the vocabulary: build with it, or \
+             count \"tokens\" or \"words\"",
         )),
     }
 }
 
 struct TokenAmount {
     settings: Settings,
-    /// The policy's tokens where absent.
+    /// The policy's tokens if absent.
     count: Option<Count>,
 }
 
@@ -209,7 +208,7 @@ mod tests {
         for (toml, part) in [
             ("lambda = -1.0", "lambda = -1 is not"),
             ("clamp = 0", "clamp = 0 is not a finite number above 0"),
-            ("clamp = true", "clamp = true does not say where"),
+            ("clamp = true", "clamp = true has no bound"),
             ("clamp = 'no'", "clamp is neither a number nor false"),
             ("scope = 'past'", "unknown variant `past`"),
             ("unit = 'o200k'", "unknown variant `o200k`"),

@@ -1,4 +1,4 @@
-//! Finds out what an interpreter consists of, by asking it.
+//! Finds the files of an interpreter by asking it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::{Error, Result};
 
 const PROBE: &str = include_str!("probe.py");
 
-/// The oldest version that has all that the Python side uses.
+/// The oldest version with everything that the Python side uses.
 const OLDEST: (u32, u32) = (3, 10);
 
-/// A Python, and what has to be visible for it to run.
+/// A Python, and the paths that have to be visible for it to run.
 #[derive(Debug, Deserialize)]
 pub(super) struct Interpreter {
     pub(super) executable: PathBuf,
@@ -22,10 +22,11 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Asks the interpreter at `path`, which runs with the host's rights: whoever wrote the configuration chose it.
+    /// Asks the interpreter at `path`. It runs with the host's rights, because the author of the configuration chose
+    /// it.
     ///
     /// # Errors
-    /// It is not there, is no Python, or too old.
+    /// It doesn't exist, is not a Python, or is too old.
     pub(super) fn find(path: &Path) -> Result<Interpreter> {
         let refused = |why: String| Error::unsupported(format!("interpreter {}: {why}", path.display()));
         let mut program = Program::new(path);
@@ -39,7 +40,7 @@ impl Interpreter {
             let said = outcomes.first().map(|outcome| String::from_utf8_lossy(&outcome.stderr).into_owned());
             let said = said.unwrap_or_default();
             refused(format!(
-                "it doesn't answer as Python does ({}). Give the interpreter itself, no wrapper",
+                "it doesn't answer as Python does ({}). Give the interpreter itself, not a wrapper",
                 said.lines().last().unwrap_or("it says nothing")
             ))
         })?;

@@ -1,4 +1,4 @@
-//! Runs a program's unit tests and says which of them it passes: what is behind the metric `pass_rate`.
+//! Runs a program's unit tests and reports which of them it passes. The metric `pass_rate` uses this.
 //!
 //! ```text
 //!           apart                                          together
@@ -6,13 +6,14 @@
 //!                          ◀──5──
 //! ```
 //!
-//! Apart, the solution's process answers calls of its entry point and has no part in the verdict; only values of plain
-//! types travel. Together, both share an interpreter, so the verdict is only as good as what `together.py` does against
-//! forgers. Either way the host counts: a test passes if the tests' text has it and the channel says so, and what the
-//! program prints or exits with means nothing. The Python side is in the files beside this one.
+//! Apart, the solution's process answers calls of its entry point and has no part in the verdict. Only values of plain
+//! types are sent. Together, both share an interpreter, so the verdict is only as good as the measures of `together.py`
+//! against forgery. In both cases the host counts: a test passes if the tests' text has it and the channel says so. The
+//! program's output and exit status mean nothing. The Python side is in the files beside this one.
 //!
-//! Whether tests are broken is decided by reading them and by running them alone (`Tester::check`). What happens after
-//! a solution's code was started is a verdict, never an error: otherwise a wrong program could choose to have no value.
+//! Broken tests are found by reading them and by running them alone (`Tester::check`). Everything that happens after a
+//! solution's code was started is a verdict and never an error. Otherwise a wrong program could choose to have no
+//! value.
 
 mod interpreter;
 mod program;
@@ -42,10 +43,10 @@ const TESTER: &str = include_str!("tester.py");
 const TOGETHER: &str = include_str!("together.py");
 const LIST: &str = include_str!("list.py");
 
-/// How many tests are remembered as checked.
+/// Number of tests that are remembered as checked.
 const MOST_CHECKED: usize = 1000;
 
-/// Where the tests run, seen from the solution.
+/// The place where the tests run, relative to the solution.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TestsRun {
@@ -56,20 +57,20 @@ pub enum TestsRun {
     Together,
 }
 
-/// How programs are tested.
+/// Settings for testing programs.
 #[derive(Debug, Clone)]
 pub struct TestSettings {
     /// The Python interpreter, 3.10 or newer; absolute.
     pub interpreter: PathBuf,
-    /// Folders put in front of the interpreter's search path, absolute; programs see them, read-only.
+    /// Folders to put in front of the interpreter's search path, absolute. Programs see them, read-only.
     pub packages: Vec<PathBuf>,
     /// Further paths that programs see, read-only.
     pub visible: Vec<PathBuf>,
-    /// Where the tests run.
+    /// The place where the tests run.
     pub tests_run: TestsRun,
     /// Whether programs run isolated.
     pub isolation: Isolation,
-    /// What a program and its tests may use together.
+    /// The resources that a program and its tests may use together.
     pub limits: Limits,
     /// See [`Sandbox::user`].
     pub user: u32,
@@ -79,7 +80,7 @@ pub struct TestSettings {
 pub struct Tester {
     settings: TestSettings,
     interpreter: OnceLock<Result<Interpreter>>,
-    /// What [`Tester::check`] found, by the tests' text and the entry point.
+    /// The results of [`Tester::check`], by the tests' text and the entry point.
     checked: Mutex<HashMap<Tests, Result<Arc<[String]>>>>,
 }
 
@@ -95,8 +96,8 @@ impl Tester {
     /// Runs the `tests` of `code`. `entry_point` is the function that they call.
     ///
     /// # Errors
-    /// What is not the program's fault: the isolation or the interpreter can't be had
-    /// ([`Unsupported`](ErrorKind::Unsupported)), or the tests are none, or not for this way of running them
+    /// Failures that are not the program's fault: the isolation or the interpreter isn't available
+    /// ([`Unsupported`](ErrorKind::Unsupported)), or there are no tests, or they can't be run in this way
     /// ([`InvalidRequest`](ErrorKind::InvalidRequest)). The latter is decided without the program.
     pub fn verdict(&self, code: &str, tests: &str, entry_point: Option<&str>) -> Result<Verdict> {
         match self.settings.tests_run {
@@ -129,11 +130,11 @@ impl Tester {
         let records = verdict::read(&tester.report, &nonce).unwrap_or_default();
         let names = match &records.tests {
             Some(names) if records.done && records.broken.is_none() => names.as_slice().into(),
-            // The solution has run, so what was said or left unsaid may be its doing: it has no say in whether the tests
-            // are broken.
+            // The solution has run, so it may have influenced the report. It must not decide whether the tests are
+            // broken.
             _ => self.check(tests, Some(entry_point))?,
         };
-        // The tests' process can be trusted, but not made wait for: where it was stopped, the solution's end says why.
+        // The tests' process can be trusted, but it may have been stopped. Then the solution's end has the reason.
         let end = if matches!(solution.end, End::Signalled(_)) { solution.end } else { tester.end };
         Ok(Verdict::of(records, &names, end))
     }
@@ -150,12 +151,12 @@ impl Tester {
         let [both] = outcomes.as_slice() else { return Err(Error::internal("not one outcome")) };
         match verdict::read(&both.report, &nonce) {
             Ok(records) => Ok(Verdict::of(records, &names, both.end)),
-            Err(_) => Ok(Verdict::none(names.len(), "it wrote into the channel of the verdict")),
+            Err(_) => Ok(Verdict::none(names.len(), "it wrote into the verdict's channel")),
         }
     }
 
-    /// The tests that there are, where they can be run at all. Asked of a process that has nothing to do with any
-    /// solution, so that no solution can turn its 0 into an error.
+    /// The tests in the text, if they can be run at all. The answer comes from a process that has nothing to do with
+    /// any solution, so that no solution can turn its 0 into an error.
     fn check(&self, tests: &str, entry_point: Option<&str>) -> Result<Arc<[String]>> {
         if let Some(known) = self.known(tests, entry_point) {
             return known;
@@ -178,7 +179,7 @@ impl Tester {
         let checked = match records {
             verdict::Records { broken: Some(why), .. } => Err(Error::invalid_request(why)),
             verdict::Records { tests: Some(names), loaded, done, .. } if loaded || done => Ok(names.into()),
-            // Not remembered: it may have to do with what else the machine does.
+            // Not remembered, because it may depend on other work of the machine.
             _ => return Err(says_nothing(alone)),
         };
         let mut remembered = self.remembered();
@@ -190,7 +191,7 @@ impl Tester {
         copy
     }
 
-    /// What [`check`](Tester::check) found, if it was asked before.
+    /// The result of an earlier [`check`](Tester::check).
     fn known(&self, tests: &str, entry_point: Option<&str>) -> Option<Result<Arc<[String]>>> {
         let remembered = self.remembered();
         let checked = remembered.get(&(tests.to_owned(), entry_point.map(str::to_owned)))?;
@@ -201,8 +202,8 @@ impl Tester {
         self.checked.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Runs programs. Where something outside ended the sandbox, once more: if that was no accident, as when a program
-    /// takes memory that the machine doesn't have, it happens again.
+    /// Runs programs. If something outside ended the sandbox, it runs them once more. If this was not an accident, for
+    /// example if a program takes memory that the machine doesn't have, it happens again.
     fn outcomes(&self, programs: impl Fn() -> Result<Vec<Program>>) -> Result<Vec<Outcome>> {
         let sandbox = self.sandbox()?;
         let outcomes = sandbox.run(programs()?)?;
@@ -235,7 +236,7 @@ impl Tester {
     fn program(&self, texts: &[&str], mut job: serde_json::Value) -> Result<Program> {
         job["packages"] = json!(self.settings.packages);
         let mut program = Program::new(&self.interpreter()?.executable);
-        // Isolated from environment and user's site folder, no byte code written, UTF-8 everywhere.
+        // Isolated from the environment and the user's site folder, without writing byte code, with UTF-8 everywhere.
         program.args = ["-I", "-B", "-X", "utf8", "-c"].map(Into::into).to_vec();
         program.args.push(texts.concat().into());
         program.input = job.to_string().into_bytes();
@@ -243,7 +244,7 @@ impl Tester {
     }
 }
 
-/// The tests' process ended, without any solution, before it could say which tests there are.
+/// The error for a tests' process that ended, without any solution, before it could list the tests.
 fn says_nothing(outcome: &Outcome) -> Error {
     Error::runtime(format!(
         "the tests can't be run, even without a solution: {}; the last words: {}",
@@ -252,7 +253,7 @@ fn says_nothing(outcome: &Outcome) -> Error {
     ))
 }
 
-/// Sixteen bytes that nobody can guess, in hexadecimal digits.
+/// Sixteen random bytes, in hexadecimal digits.
 #[allow(clippy::disallowed_methods, reason = "a device of the system's own, of which sixteen bytes are read")]
 fn nonce() -> Result<String> {
     let mut bytes = [0_u8; 16];

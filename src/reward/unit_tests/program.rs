@@ -1,7 +1,7 @@
 //! The program in a message.
 
-/// What is in the last fenced block of Python in `text`; else in the last block that doesn't say what it is; else all of
-/// it. A block that isn't closed goes on to the end.
+/// The contents of the last fenced block of Python in `text`, otherwise of the last block without a language, otherwise
+/// all of it. A block that isn't closed goes on to the end.
 pub fn program_text(text: &str) -> &str {
     let (mut python, mut plain) = (None, None);
     let mut open: Option<(&str, &str, usize)> = None;

@@ -1,4 +1,4 @@
-//! From what the channel said to a verdict.
+//! The verdict, from the lines of the channel.
 
 use std::collections::HashSet;
 
@@ -7,14 +7,14 @@ use serde::Deserialize;
 use crate::sandbox::End;
 use crate::{Error, Result};
 
-/// Which tests a program passes.
+/// The number of tests that a program passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// How many of its tests passed.
+    /// The number of tests that passed.
     pub passed: usize,
-    /// How many there are, by the tests' text; at least one.
+    /// The number of tests in the tests' text; at least one.
     pub total: usize,
-    /// Why it isn't all of them: the first failure.
+    /// The first failure, if not all passed.
     pub reason: Option<String>,
 }
 
@@ -33,11 +33,11 @@ impl Verdict {
         Verdict { passed: 0, total, reason: Some(why.to_owned()) }
     }
 
-    /// Counts what was said of the tests in `names`, of which there is one or more; a process whose account is not
-    /// complete ended by `end`. That the tests are broken is not for an account to say that a solution had a part in.
+    /// Counts the results of the tests in `names`, which is not empty. A process with an incomplete account ended by
+    /// `end`. An account that a solution had a part in can't say that the tests are broken.
     pub(super) fn of(records: Records, names: &[String], end: End) -> Verdict {
         if let Some(why) = records.failed {
-            return Verdict::none(names.len(), &format!("the solution is not there: {why}"));
+            return Verdict::none(names.len(), &format!("the solution is missing: {why}"));
         }
         let mut told = HashSet::new();
         let mut passed = 0;
@@ -46,7 +46,7 @@ impl Verdict {
             let known = name.as_ref().filter(|name| names.contains(name));
             let what = name.as_deref().unwrap_or("what comes before a test");
             match (known, why) {
-                // Twice the same is not what an honest run says.
+                // An honest run does not report a test twice.
                 (Some(name), _) if !told.insert(name.clone()) => {
                     return Verdict::none(names.len(), &format!("{name}: two verdicts"));
                 }
@@ -64,18 +64,18 @@ impl Verdict {
     }
 }
 
-/// What came through the channel.
+/// The report that came through the channel.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Records {
-    /// Which tests there are.
+    /// The names of the tests.
     pub(super) tests: Option<Vec<String>>,
-    /// Tests that ran, with why they failed; without a name, what is around tests.
+    /// Tests that ran, with the reasons of failures. Without a name, it is the code around tests.
     pub(super) ran: Vec<(Option<String>, Option<String>)>,
-    /// Why the solution could not be loaded.
+    /// The reason why the solution could not be loaded.
     pub(super) failed: Option<String>,
-    /// Why the tests can't be run.
+    /// The reason why the tests can't be run.
     pub(super) broken: Option<String>,
-    /// Whether the tests' own code came as far as the first call of the entry point, or to its end.
+    /// Whether the tests' own code reached the first call of the entry point, or its end.
     pub(super) loaded: bool,
     /// Whether the account is complete.
     pub(super) done: bool,
@@ -96,22 +96,22 @@ struct Line {
     done: bool,
 }
 
-/// Reads the lines of a report. An unfinished last line is left out: its writer was stopped.
+/// Reads the lines of a report. An unfinished last line is ignored, because its writer was stopped.
 ///
 /// # Errors
-/// A line that is none, or doesn't bear the `nonce`.
+/// A line is invalid or doesn't have the `nonce`.
 pub(super) fn read(report: &[u8], nonce: &str) -> Result<Records> {
     let mut records = Records::default();
     let whole = report.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     for line in report[..whole].split_inclusive(|byte| *byte == b'\n') {
         let line: Line = serde_json::from_slice(line)
-            .map_err(|e| Error::internal(format!("a line in the channel of the verdict that is none: {e}")))?;
+            .map_err(|e| Error::internal(format!("an invalid line in the verdict's channel: {e}")))?;
         if line.nonce != nonce {
-            return Err(Error::internal("a line in the channel of the verdict that is somebody else's"));
+            return Err(Error::internal("a foreign line in the verdict's channel"));
         }
         records.tests = records.tests.or(line.tests);
         records.failed = records.failed.or(line.failed);
-        // Of the last, which knows most.
+        // From the last one, which has the most information.
         records.broken = line.broken.or(records.broken);
         records.loaded |= line.loaded;
         if line.ran.is_some() || line.why.is_some() {

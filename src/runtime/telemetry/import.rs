@@ -1,16 +1,16 @@
-//! Imports of loaded ELF libraries: the slots in which a library keeps the addresses of what it calls elsewhere.
+//! Imports of loaded ELF libraries: the slots with the addresses of the functions that a library calls elsewhere.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-// From the generic ABI of System V, and the supplements for the processors.
+// Constants of the generic ABI of System V, and of its processor supplements.
 const DT_PLTRELSZ: i64 = 2;
 const DT_STRTAB: i64 = 5;
 const DT_SYMTAB: i64 = 6;
 const DT_RELA: i64 = 7;
 const DT_RELASZ: i64 = 8;
 const DT_JMPREL: i64 = 23;
-/// Relocations that hold the address of a symbol and nothing else: those of calls, and of pointers to functions.
+/// Relocations that hold only the address of a symbol: those of calls, and of pointers to functions.
 const ADDRESSES: &[u32] = if cfg!(target_arch = "x86_64") {
     &[6, 7]
 } else if cfg!(target_arch = "aarch64") {
@@ -32,20 +32,20 @@ struct Rela {
     addend: i64,
 }
 
-/// A loaded object: where it lies, and its headers.
+/// A loaded object: its address and its headers.
 struct Object {
     base: usize,
     headers: &'static [libc::Elf64_Phdr],
 }
 
-/// An import that points elsewhere until this is dropped.
+/// An import that is redirected until this is dropped.
 pub(super) struct Replaced {
     slot: &'static AtomicPtr<c_void>,
     original: *mut c_void,
     read_only: bool,
 }
 
-/// Points the import `name` of the object that `inside` is in at `to`; `None` where it has no such import.
+/// Redirects the import `name` of the object that contains `inside` to `to`. `None` if it has no such import.
 pub(super) fn replace(inside: *const c_void, name: &CStr, to: *mut c_void) -> Option<Replaced> {
     let object = object_around(inside as usize)?;
     let slot = slot(&object, name)?;
@@ -56,17 +56,17 @@ pub(super) fn replace(inside: *const c_void, name: &CStr, to: *mut c_void) -> Op
 
 impl Drop for Replaced {
     fn drop(&mut self) {
-        // It succeeded on the same page before. Where it fails, the other function stays, which answers as `getenv` does.
+        // It succeeded on the same page before. If it fails, the other function stays, and answers as `getenv` does.
         write(self.slot, self.original, self.read_only);
     }
 }
 
-/// Stores a pointer, on a page that the loader may have protected once it had filled it.
+/// Stores a pointer on a page that the loader may have protected after filling it.
 fn write(slot: &AtomicPtr<c_void>, to: *mut c_void, read_only: bool) -> bool {
     let page = page();
     let start = (std::ptr::from_ref(slot) as usize & !(page - 1)) as *mut c_void;
-    // SAFETY: the page belongs to the library's data and stays readable throughout, so whoever reads it meanwhile finds
-    // what they expect; nothing but this writes to it.
+    // SAFETY: the page belongs to the library's data and stays readable throughout, so readers find what they expect.
+    // Only this function writes to it.
     let protect = |flags: c_int| unsafe { libc::mprotect(start, page, flags) == 0 };
     if read_only && !protect(libc::PROT_READ | libc::PROT_WRITE) {
         return false;
@@ -90,7 +90,7 @@ fn object_around(address: usize) -> Option<Object> {
         found: Option<Object>,
     }
     unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, search: *mut c_void) -> c_int {
-        // SAFETY: the loader hands over a description that is valid during the call, and the pointer given below.
+        // SAFETY: the loader passes a description that is valid during the call, and the pointer given below.
         let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
         // SAFETY: the headers belong to the object. The one that is kept is ONNX Runtime, which is never unloaded.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
@@ -102,7 +102,7 @@ fn object_around(address: usize) -> Option<Object> {
         1
     }
     let mut search = Search { address, found: None };
-    // SAFETY: `visit` has the type that is asked for, and `search` outlives the call.
+    // SAFETY: `visit` has the required type, and `search` outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
     search.found
 }
@@ -117,7 +117,8 @@ impl Object {
         self.segments(kind).any(|(start, size)| address.wrapping_sub(start) < size)
     }
 
-    /// Whether the loader has protected the address's page. It leaves a last page alone that is protected in part.
+    /// Whether the loader has protected the address's page. It doesn't protect a last page that would be protected only
+    /// in part.
     fn is_read_only(&self, address: usize) -> bool {
         let whole = !(page() - 1);
         self.segments(libc::PT_GNU_RELRO)
@@ -140,19 +141,19 @@ impl Object {
         None
     }
 
-    /// An entry that is an address; some loaders leave it relative to the object.
+    /// An entry that is an address. Some loaders leave it relative to the object.
     fn address(&self, tag: i64) -> Option<usize> {
         self.entry(tag).map(|value| if value < self.base { value + self.base } else { value })
     }
 }
 
-/// Where the object keeps the address of `name`.
+/// The slot in which the object keeps the address of `name`.
 fn slot(object: &Object, name: &CStr) -> Option<&'static AtomicPtr<c_void>> {
     let (symbols, strings) = (object.address(DT_SYMTAB)?, object.address(DT_STRTAB)?);
     let tables = [(DT_JMPREL, DT_PLTRELSZ), (DT_RELA, DT_RELASZ)];
     let tables = tables.into_iter().filter_map(|(table, size)| Some((object.address(table)?, object.entry(size)?)));
     for (table, size) in tables {
-        // SAFETY: the dynamic section says where the table is and how long; the loader has worked through it before.
+        // SAFETY: the dynamic section has the table's address and length, and the loader has already processed it.
         let entries = unsafe { std::slice::from_raw_parts(table as *const Rela, size / size_of::<Rela>()) };
         let names = |entry: &&Rela| {
             let symbol = symbols + (entry.info >> 32) as usize * size_of::<libc::Elf64_Sym>();

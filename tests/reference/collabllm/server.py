@@ -1,4 +1,4 @@
-"""A scripted model behind an OpenAI-compatible address: fixed replies, told apart by who asks and in which order."""
+"""A scripted model behind an OpenAI-compatible address: fixed replies, chosen by the asker and the order."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# Words that only the prompt of one questioner holds: the key that it wants in the reply.
+# Words that occur only in the prompt of one questioner: the key that it wants in the reply.
 KEYS = {'"final_completion"': "extractor", '"accuracy"': "accuracy", '"interactivity"': "interactivity"}
 
 
 def asker(model: str, messages: list[dict[str, str]]) -> str:
-    """Who asks: `user` and `policy` have a model each, judges and extractor share one."""
+    """The asker: `user` and `policy` have a model each, judges and extractor share one."""
     if model in ("user", "policy"):
         return model
     found = [name for key, name in KEYS.items() if key in messages[-1]["content"]]
@@ -22,7 +22,7 @@ def asker(model: str, messages: list[dict[str, str]]) -> str:
 
 
 class ScriptedServer:
-    """Serves `replies[asker]` one after the other. Every reply has to be fetched, and none twice."""
+    """Serves `replies[asker]` one after another. Every reply has to be fetched, and none twice."""
 
     def __init__(self) -> None:
         self.replies: dict[str, list[str]] = {}

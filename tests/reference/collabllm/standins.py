@@ -56,7 +56,7 @@ class Tensor:
 
 
 def module(name: str, **contents: Any) -> types.ModuleType:
-    """Makes `import name` give a module with these contents."""
+    """Makes `import name` return a module with these contents."""
     made = types.ModuleType(name)
     vars(made).update(contents)
     sys.modules[name] = made

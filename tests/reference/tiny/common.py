@@ -30,7 +30,7 @@ def randomise(model):
 
 
 def seed(name):
-    """The same for a name in every run, another for every name."""
+    """A seed that is the same for a name in every run, and different for every name."""
     torch.manual_seed(zlib.crc32(name.encode()))
 
 
@@ -39,7 +39,7 @@ def rng(name):
 
 
 def save_checkpoint(model, name, dtype=torch.float32, shard_size="1GB"):
-    """Writes `model` as a checkpoint folder of its own, with nothing but configuration and weights in it."""
+    """Writes `model` as a checkpoint folder with only configuration and weights in it."""
     folder = ROOT / name / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def save_checkpoint(model, name, dtype=torch.float32, shard_size="1GB"):
 
 
 def write_reference(folder, reference):
-    """Writes reference.json: a key a line, a case a line, so that a difference can be read."""
+    """Writes reference.json with one key or case per line, so that differences are readable."""
     lines = []
     for key, value in reference.items():
         if key == "cases":

@@ -9,7 +9,7 @@ from . import tokenizers
 from .common import TOLERANCE, randomise, rng, rounded, save_checkpoint, seed, write_reference
 
 NEW_TOKENS = 24
-# Greedy decoding is only a test where the best two tokens differ by more than what two programs may differ by.
+# Greedy decoding is only a test if the best two tokens differ by more than two programs may differ.
 MARGIN = 2e-3
 
 BASE = dict(
@@ -92,7 +92,7 @@ MODELS = {
     "phi3": Model("phi3", dict(sliding_window=16, original_max_position_embeddings=256)),
     # Prompts on both sides of 64 tokens, and one that crosses it while it is continued.
     "phi3-longrope": Model("phi3", long_rope(8), (SHORT, 30, 55, 64, 65, 100)),
-    # As of Phi-4-mini: only part of each head is rotated. ONNX Runtime rotates multiples of 16.
+    # As in Phi-4-mini, only part of each head is rotated. ONNX Runtime rotates multiples of 16.
     "phi3-partial": Model(
         "phi3",
         dict(hidden_size=64, partial_rotary_factor=0.5, tie_word_embeddings=True, **long_rope(8)),
@@ -143,7 +143,7 @@ def case(model, name, length):
 
 @torch.no_grad()
 def logprobs(model, tokens):
-    """Of tokens[1:], each given those before."""
+    """Log-probabilities of tokens[1:], each given those before it."""
     rows = model(torch.tensor([tokens])).logits[0, :-1].log_softmax(-1)
     return rows.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
 

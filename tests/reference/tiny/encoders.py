@@ -73,7 +73,7 @@ MODELS = {
     "bert-token-labels": Encoder("bert", BERT, head=TOKEN, labels=["O", "B-PER", "I-PER", "B-LOC"]),
     "bert-embedding": Encoder("bert", BERT, head=EMBEDDING),
     "bert-embedding-first": Encoder("bert", BERT, head=EMBEDDING, pooling="cls", normalise=False, dtype=torch.float16),
-    # As of deberta-v2-xlarge, which has a convolution beside its first layer.
+    # As in deberta-v2-xlarge, which has a convolution beside its first layer.
     "deberta-v2-labels": Encoder(
         "deberta-v2", {**DEBERTA, **CONVOLUTION}, "unigram", labels=["no", "yes"], dtype=BFLOAT16
     ),
@@ -87,7 +87,7 @@ MODELS = {
 
 
 def build(encoder):
-    """The model in its float32 beginning."""
+    """The model in its initial float32 form."""
     config = CONFIG_MAPPING[encoder.kind](**{**BASE, **encoder.changes})
     if encoder.head is not EMBEDDING:
         config.id2label = dict(enumerate(encoder.labels))
@@ -96,7 +96,7 @@ def build(encoder):
 
 
 def attention(encoder):
-    """DeBERTa has but one implementation."""
+    """The implementation of attention. DeBERTa has only one."""
     return {} if encoder.kind == "deberta-v2" else dict(attn_implementation="eager")
 
 
@@ -117,7 +117,7 @@ def make(only):
 
 
 def head(encoder, model, folder):
-    """How reference.json begins; for embeddings also writes the files of sentence-transformers."""
+    """The beginning of reference.json. For embeddings, this also writes the files of sentence-transformers."""
     kinds = {SEQUENCE: "sequence_classification", TOKEN: "token_classification", EMBEDDING: "embedding"}
     start = dict(kind=kinds[encoder.head], architecture=type(model).__name__, tokenizer=encoder.tokenizer)
     if encoder.head is EMBEDDING:
@@ -152,7 +152,7 @@ def text_case(model, encoder, tokenizer, name, texts):
 
 
 def random_case(model, encoder, tokenizer, name):
-    """As long as the model allows, half of it of the second type."""
+    """A case as long as the model allows. Half of it is of the second type."""
     middle = rng(name).integers(5, tokenizers.VOCABULARY, 88).tolist()
     tokens = [tokenizer.cls_token_id, *middle, tokenizer.sep_token_id]
     return dict(name="90 tokens", **results(model, encoder, tokens, [0] * 45 + [1] * 45))
@@ -160,7 +160,7 @@ def random_case(model, encoder, tokenizer, name):
 
 @torch.no_grad()
 def results(model, encoder, tokens, types):
-    """The inputs, and raw logits (of the sequence, or one row a token) or the pooled embedding."""
+    """The inputs, and raw logits (of the sequence, or one row per token) or the pooled embedding."""
     feed = dict(input_ids=torch.tensor([tokens]))
     inputs = dict(tokens=tokens)
     if getattr(model.config, "type_vocab_size", 0):

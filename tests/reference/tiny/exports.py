@@ -84,12 +84,12 @@ class Graph:
 
 
 def of_tokens(rows, tokens):
-    """Log-probabilities of tokens[1:], each given those before."""
+    """Log-probabilities of tokens[1:], each given those before it."""
     return rows[np.arange(len(tokens) - 1), tokens[1:]]
 
 
 def prompts(name):
-    """Those that the reference of the checkpoint `name` has."""
+    """The prompts in the reference of the checkpoint `name`."""
     cases = json.loads((ROOT / name / "reference.json").read_text(encoding="utf-8"))["cases"]
     return {case["name"]: case["tokens"] for case in cases}
 

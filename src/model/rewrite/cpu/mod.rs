@@ -1,4 +1,4 @@
-//! Rewrites that only the processor wants: float32 for half precision, and its own products with the norms beside them.
+//! Rewrites that only the CPU needs: float32 for half precision, and our own products with the norms next to them.
 
 pub(super) mod norms;
 pub(crate) mod products;

@@ -1,9 +1,9 @@
-//! Norms and residual sums, taken over by the products beside them.
+//! Fusion of norms and residual sums into the products next to them.
 //!
-//! Between two products of a layer stand a sum with the residual stream and a norm: passes over all rows, each with a
-//! wait for the slower thread. A product adds the stream to its sums while they are in registers, and one of bytes
-//! normalises a row while it rounds it. The graph then consists of products and attention.
-//! Norms before products of floats stay ONNX Runtime's, because such products have no pass over their inputs.
+//! Between two products of a layer there are a sum with the residual stream and a norm. Each is a pass over all rows
+//! and a wait for the slower thread. A product can add the stream to its sums while they are in registers, and a
+//! product of bytes can normalise a row while it rounds it. The graph then consists of products and attention. ONNX
+//! Runtime still computes norms before products of floats, because such products have no pass over their inputs.
 
 use std::collections::HashMap;
 
@@ -16,11 +16,11 @@ use crate::onnx::nodes::{float, int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// A norm by the root mean square, and one of the sum of two values.
+/// An RMS norm, and an RMS norm of the sum of two values.
 const NORMS: [&str; 2] = ["SimplifiedLayerNormalization", "RMSNormalization"];
 const SKIP_NORM: &str = "SkipSimplifiedLayerNormalization";
 
-/// Gives the norms and sums of `graph` to those of `products` that can do their work.
+/// Moves the norms and sums of `graph` into those of `products` that can compute them.
 pub(in crate::model::rewrite) fn take_over(graph: &mut GraphProto, products: &[Product]) {
     take_over_sums(graph, products);
     take_over_norms(graph, products);
@@ -33,7 +33,7 @@ fn shape<'p>(node: &NodeProto, products: &'p [Product]) -> Option<&'p Shape> {
     products.get(index).map(|product| &product.shape)
 }
 
-/// Sums of a product and the stream become the product's; their norms are norms alone.
+/// Moves sums of a product and the stream into the product. Their norms become plain norms.
 fn take_over_sums(graph: &mut GraphProto, products: &[Product]) {
     let uses = uses(graph);
     let mut nodes: Vec<NodeProto> = Vec::with_capacity(graph.node.len());
@@ -42,7 +42,7 @@ fn take_over_sums(graph: &mut GraphProto, products: &[Product]) {
             nodes.push(skip);
             continue;
         };
-        // Nobody else reads it, so it can stand here, where the stream is there as well.
+        // Nothing else reads it, so it can move here, where the stream is available too.
         let mut product = nodes.remove(at);
         let (normed, weight) = (&skip.output[0], &skip.input[2]);
         let sum = skip.output.get(3).filter(|sum| !sum.is_empty()).cloned().unwrap_or_else(|| format!("{normed}/sum"));
@@ -55,7 +55,7 @@ fn take_over_sums(graph: &mut GraphProto, products: &[Product]) {
     graph.node = nodes;
 }
 
-/// Which of the nodes before `skip` gives one of its summands to it alone, and the other summand.
+/// The node before `skip` that gives one of its summands to it alone, and the other summand.
 fn summed(
     skip: &NodeProto,
     nodes: &[NodeProto],
@@ -75,7 +75,7 @@ fn summed(
     })
 }
 
-/// Norms whose rows one product of bytes reads become its own.
+/// Moves norms into the product of bytes, if only one such product reads their rows.
 fn take_over_norms(graph: &mut GraphProto, products: &[Product]) {
     let (uses, values) = (uses(graph), Values::of(graph));
     let norms: HashMap<&str, &NodeProto> =
@@ -110,7 +110,7 @@ fn give(product: &mut NodeProto, input: usize, name: &str) {
     name.clone_into(&mut product.input[input]);
 }
 
-/// What a norm adds to the mean of squares; `default` where the file doesn't say.
+/// The term that a norm adds to the mean of squares; `default` if the file doesn't have it.
 fn epsilon(norm: &NodeProto, default: f32) -> f32 {
     Attributes(norm).get("epsilon").map_or(default, |epsilon| epsilon.f())
 }

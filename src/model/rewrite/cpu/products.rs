@@ -1,12 +1,12 @@
-//! Products with weights, made into `foreturn.PackedMatMul`.
+//! Conversion of products with weights to `foreturn.PackedMatMul`.
 //!
-//! The weights leave the graph: what is left are numbered matrices and a [`Product`] for each, which says where its
-//! weights lie. Products of one input that belong together become one: query, key and value of an attention node, and
-//! the two halves of a gated feed-forward layer with their activation.
+//! The weights leave the graph. The graph keeps numbered matrices, and a [`Product`] for each says where its weights
+//! are. Products of one input that belong together become one: query, key and value of an attention node, and the two
+//! halves of a gated feed-forward layer with their activation.
 //!
-//! MatMul, FusedMatMul and Gemm in float32 are taken, and MatMulNBits at accuracy level 4. The rest stays ONNX Runtime's:
-//! float16 that is widened, zero points of 8 bits, blocks that are not a multiple of 32, biases inside the node, and
-//! everything on processors without AVX2.
+//! MatMul, FusedMatMul and Gemm in float32 are converted, and MatMulNBits at accuracy level 4. ONNX Runtime still
+//! computes the rest: float16 that is widened, zero points of 8 bits, blocks that are not a multiple of 32, biases
+//! inside the node, and everything on processors without AVX2.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -35,7 +35,7 @@ pub(crate) struct Product {
 struct Weight {
     form: Form,
     columns: usize,
-    /// Its values; or quants, scales and, where there are any, zero points.
+    /// Its values; or quants, scales and, if there are any, zero points.
     tensors: Vec<TensorProto>,
 }
 
@@ -48,7 +48,7 @@ enum Form {
 /// A node that multiplies by a weight.
 #[derive(Debug, Clone)]
 struct Candidate {
-    /// The value that is multiplied; where block sums were put behind it, the value without them.
+    /// The value that is multiplied, without the block sums that may be appended to it.
     input: String,
     inputs: usize,
     block_sums: bool,
@@ -67,7 +67,7 @@ pub(in crate::model::rewrite) fn replace(graph: &mut GraphProto) -> Vec<Product>
     let plan = Plan { candidates: &candidates, values: &values, uses: &uses, places: places.collect() };
 
     let mut merged: HashSet<&str> = HashSet::new();
-    // By the output of the first node that a product replaces: it stands there.
+    // Keyed by the output of the first node that a product replaces, because the product stands there.
     let mut products: HashMap<&str, (Product, String)> = HashMap::new();
     let mut renamed: HashMap<&str, String> = HashMap::new();
     for node in &graph.node {
@@ -109,7 +109,7 @@ fn packed(output: &str, input: &str, index: usize) -> NodeProto {
     node(DOMAIN, OPERATOR, &format!("{output}/packed"), &[input], &[output], vec![int(MATRIX, index as i64)])
 }
 
-/// How often each value is read.
+/// The number of readers of each value.
 pub(super) fn uses(graph: &GraphProto) -> HashMap<String, usize> {
     let mut uses = HashMap::new();
     let outputs = graph.output.iter().map(|output| output.name());
@@ -119,17 +119,17 @@ pub(super) fn uses(graph: &GraphProto) -> HashMap<String, usize> {
     uses
 }
 
-/// What products become.
+/// The plan of which products replace which nodes.
 struct Plan<'g> {
     candidates: &'g HashMap<&'g str, Candidate>,
     values: &'g Values<'g>,
     uses: &'g HashMap<String, usize>,
-    /// Where each node stands, by its first output.
+    /// The position of each node, by its first output.
     places: HashMap<&'g str, usize>,
 }
 
 impl<'g> Plan<'g> {
-    /// The product that gives `name` and nobody but one node reads.
+    /// The product that computes `name`, if only one node reads it.
     fn product(&self, name: &str) -> Option<(&'g str, &'g Candidate)> {
         let (name, candidate) = self.candidates.get_key_value(name)?;
         (self.uses.get(*name) == Some(&1)).then_some((*name, candidate))
@@ -155,14 +155,14 @@ impl<'g> Plan<'g> {
         [(a, b), (b, a)].into_iter().find_map(|(activated, up)| {
             let up = self.product(up)?;
             let (gate, inner, activation) = self.activation(activated)?;
-            // The panels of both are laid in turns of half a panel.
+            // The panels of both alternate, half a panel at a time.
             let fits = up.1.columns == gate.1.columns && up.1.columns % 16 == 0;
             let members = self.together(&[gate, up]).filter(|_| fits)?;
             Some((members, inner, activation))
         })
     }
 
-    /// The product that becomes `name` by an activation, and the nodes between.
+    /// The product that becomes `name` through an activation, and the nodes between them.
     fn activation(&self, name: &str) -> Option<((&'g str, &'g Candidate), Vec<&'g str>, Activation)> {
         let node = self.values.producer(name).filter(|_| self.uses.get(name) == Some(&1))?;
         let output = node.output.first()?.as_str();
@@ -174,7 +174,7 @@ impl<'g> Plan<'g> {
             ("Mul", [a, b]) => [(a, b), (b, a)].into_iter().find_map(|(gate, sigmoid)| {
                 let inner = self.values.producer(sigmoid)?;
                 let fits = inner.op_type() == "Sigmoid" && inner.input.as_slice() == [gate.clone()];
-                // Read by the sigmoid and by this product, the sigmoid by this product alone.
+                // The sigmoid and this product read it, and only this product reads the sigmoid.
                 let alone = self.uses.get(gate) == Some(&2) && self.uses.get(sigmoid) == Some(&1);
                 let (gate, candidate) = self.candidates.get_key_value(gate.as_str()).filter(|_| fits && alone)?;
                 Some(((*gate, candidate), vec![inner.output.first()?.as_str(), output], Activation::Silu))
@@ -183,21 +183,21 @@ impl<'g> Plan<'g> {
         }
     }
 
-    /// These products' names, if they have one input and one kind of weights.
+    /// The names of these products, if they have the same input and kind of weights.
     fn together(&self, members: &[(&'g str, &'g Candidate)]) -> Option<Vec<&'g str>> {
         let first = members.first()?.1;
         let alike = |c: &Candidate| (c.input == first.input) && (c.kind, c.inputs) == (first.kind, first.inputs);
         members.iter().all(|(_, c)| alike(c)).then(|| members.iter().map(|(name, _)| *name).collect())
     }
 
-    /// Which of the members stands first in the graph.
+    /// The member that comes first in the graph.
     fn first(&self, members: &[&'g str]) -> &'g str {
         members.iter().copied().min_by_key(|member| self.places.get(member)).unwrap_or_default()
     }
 
     fn merge(&self, members: &[&str], epilogue: Epilogue) -> Product {
         let members: Vec<&Candidate> = members.iter().map(|name| &self.candidates[*name]).collect();
-        // What is in four bits stays so where nothing beside it takes more.
+        // Four bits are kept unless another member has more.
         let nibbles = members.iter().all(|member| matches!(member.weight.form, Form::Blocks { bits: 4, .. }));
         let shape = Shape {
             kind: if nibbles { Kind::Nibbles } else { members[0].kind },
@@ -210,7 +210,7 @@ impl<'g> Plan<'g> {
     }
 }
 
-/// What `node` multiplies by, if it is a product that the engine computes itself.
+/// The weights that `node` multiplies by, if the engine computes this product itself.
 fn candidate(node: &NodeProto, values: &Values<'_>) -> Option<Candidate> {
     let attributes = Attributes(node);
     let given = |index: usize| node.input.get(index).filter(|name| !name.is_empty());
@@ -249,7 +249,7 @@ fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Val
     let given = |index: usize| node.input.get(index).filter(|name| !name.is_empty());
     let constant = |index: usize| given(index).and_then(|name| values.constant(name));
     let zero_points = constant(3);
-    // At other levels the inputs are not to be rounded; order of columns and biases are not known here.
+    // At other levels, inputs must not be rounded. An order of columns and biases are not supported here.
     let plain = attributes.int("accuracy_level") == 4 && given(4).is_none() && given(5).is_none();
     let bytes = bits == 4 || (bits == 8 && given(3).is_none());
     if !plain
@@ -264,7 +264,7 @@ fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Val
     }
     let scales = constant(2).filter(|scales| scales.data_type() == DataType::Float as i32)?;
     let blocks = inner.div_ceil(block);
-    // The node's sizes are anybody's: a product that wraps around could fit by chance.
+    // The node's sizes are not trusted. A product that overflows could fit by chance.
     let times = |factors: &[usize]| factors.iter().try_fold(1_usize, |n, factor| n.checked_mul(*factor));
     let holds = |tensor: &TensorProto, bytes: Option<usize>| {
         let width = if tensor.data_type() == DataType::Float as i32 { 4 } else { 1 };
@@ -287,7 +287,7 @@ fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Val
     fits.then_some(Candidate { input, inputs, block_sums, kind: Kind::Bytes, columns, weight })
 }
 
-/// The value, and its width, behind which `input` has the sums of its blocks.
+/// The value, and its width, to which `input` appends the sums of its blocks.
 fn summed(input: &str, inner: usize, values: &Values<'_>) -> Option<(String, usize)> {
     let made_by = |name: &str, op: &str| values.producer(name).filter(|node| node.op_type() == op);
     let concat = made_by(input, "Concat").filter(|node| Attributes(node).int("axis") == -1)?;
@@ -303,7 +303,7 @@ fn summed(input: &str, inner: usize, values: &Values<'_>) -> Option<(String, usi
     fits.then(|| (plain.clone(), inputs))
 }
 
-/// The tensor, if its bytes can be had as they are: in the graph or a file, and not widened while it is loaded.
+/// The tensor, if its bytes can be used as they are: in the graph or a file, and not widened while it is loaded.
 fn stored(tensor: &TensorProto) -> Option<TensorProto> {
     let widened = |tensor: &TensorProto| tensor.external_data.iter().any(|entry| entry.value() == widen::LOCATION);
     let there = if is_external(tensor) { !widened(tensor) } else { tensor.raw_data.is_some() };
@@ -311,7 +311,7 @@ fn stored(tensor: &TensorProto) -> Option<TensorProto> {
 }
 
 impl Product {
-    /// Hands its weights, read from the files in `folder`, to `then`.
+    /// Reads its weights from the files in `folder` and passes them to `then`.
     pub(crate) fn read(&self, folder: &Path, then: &mut dyn FnMut(&[Part<'_>])) -> Result<()> {
         let read = |weight: &Weight| weight.tensors.iter().map(|tensor| bytes(tensor, folder)).collect();
         let loaded = self.weights.iter().map(read).collect::<Result<Vec<Vec<_>>>>()?;
@@ -322,7 +322,7 @@ impl Product {
 }
 
 impl Weight {
-    /// What it is to the kernel, its tensors' bytes being `data`.
+    /// Its description for the kernel. `data` has the bytes of its tensors.
     fn part<'a>(&self, data: &'a [Vec<u8>]) -> Part<'a> {
         let columns = self.columns;
         match self.form {

@@ -1,9 +1,9 @@
-//! Graphs in float16 or bfloat16, made float32.
+//! Conversion of graphs in float16 or bfloat16 to float32.
 //!
-//! ONNX Runtime multiplies no half-precision matrices on the CPU. So every half-precision weight, constant, input and
-//! cast becomes float32 here. What lies in data files is only described; [`Widened::read`] brings it into memory while
-//! the model is loaded, at twice the size that it has on disk. ONNX Runtime then takes all data from memory or none, so
-//! the data files' other tensors come along as they are.
+//! ONNX Runtime can't multiply half-precision matrices on the CPU. So every half-precision weight, constant, input and
+//! cast becomes float32 here. Tensors in data files are only described; [`Widened::read`] reads them into memory while
+//! the model is loaded, at twice their size on disk. ONNX Runtime then takes either all data from memory or none, so
+//! the other tensors of the data files are read too, unchanged.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -19,14 +19,14 @@ use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
 use crate::{Error, Result, files};
 
-/// The name under which the widened values are given to ONNX Runtime, as if they were a file.
+/// The name under which ONNX Runtime gets the widened values, as if they were a file.
 pub(crate) const LOCATION: &str = "foreturn.float32";
 
-/// Weights in data files, in the order in which they lie in memory once widened. Empty where none is half-precision.
+/// Weights in data files, in the order of their widened values in memory. Empty if none has half precision.
 #[derive(Debug, Default)]
 pub(crate) struct Widened {
     parts: Vec<Part>,
-    /// Bytes that they take in memory.
+    /// Their size in memory, in bytes.
     bytes: u64,
 }
 
@@ -34,12 +34,12 @@ pub(crate) struct Widened {
 struct Part {
     /// Name of the file in the model's folder of data.
     location: String,
-    /// Its bytes in there, from where and how many.
+    /// Offset and number of its bytes in the file.
     offset: u64,
     length: u64,
-    /// Where it begins in memory.
+    /// Its offset in memory.
     at: u64,
-    /// What has to be widened.
+    /// The half-precision type that its values are widened from; `None` if they stay as they are.
     kind: Option<Half>,
 }
 
@@ -70,7 +70,7 @@ impl Half {
 /// Makes every half-precision value of `graph` float32.
 ///
 /// # Errors
-/// A tensor whose values don't fit its shape, or that lies in a data file but in a graph inside the graph.
+/// A tensor whose values don't fit its shape, or a tensor in a data file that belongs to a graph inside the graph.
 pub(crate) fn widen(graph: &mut GraphProto) -> Result<Widened, String> {
     let mut widened = Widened::default();
     let from_memory = graph.initializer.iter().any(|t| is_external(t) && Half::of(t.data_type()).is_some());
@@ -118,7 +118,7 @@ fn widen_node(node: &mut NodeProto) -> Result<(), String> {
     Ok(())
 }
 
-/// Widens a tensor whose values stand in the graph.
+/// Widens a tensor whose values are in the graph.
 fn widen_tensor(tensor: &mut TensorProto) -> Result<(), String> {
     let Some(kind) = Half::of(tensor.data_type()) else { return Ok(()) };
     let refuse = |why: &str| Err(format!("tensor `{}` of half-precision values: {why}", tensor.name()));
@@ -144,19 +144,19 @@ fn elements(tensor: &TensorProto) -> Option<usize> {
 }
 
 impl Widened {
-    /// Whether nothing has to be read.
+    /// Whether there is nothing to read.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Bytes that the weights take as float32.
+    /// Size of the weights as float32, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Plans to read `tensor` from its file, and points it to memory instead.
+    /// Plans to read `tensor` from its file, and makes it refer to memory instead.
     fn add(&mut self, tensor: &mut TensorProto) -> Result<(), String> {
-        /// Where tensors begin in memory: at multiples of this many bytes.
+        /// Alignment of tensors in memory, in bytes.
         const ALIGNMENT: u64 = 16;
         let refuse = |why: String| format!("initializer `{}`: {why}", tensor.name());
         let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_owned());

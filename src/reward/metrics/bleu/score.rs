@@ -1,22 +1,22 @@
-//! From matching n-grams to BLEU (Papineni et al. 2002), in sacrebleu's way and in NLTK's.
+//! BLEU from matching n-grams (Papineni et al. 2002), as in sacrebleu and in NLTK.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// What is done about orders without a match (Chen and Cherry 2014, W14-3346).
+/// The treatment of orders without a match (Chen and Cherry 2014, W14-3346).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Smoothing {
     /// The k-th order without a match counts 1 / 2^k matches.
     Exp,
-    /// An order without a match counts this many.
+    /// An order without a match counts this many matches.
     Floor(f64),
-    /// All orders but the first count so many more, matches and n-grams alike.
+    /// All orders except the first count this many more matches and n-grams.
     AddK(f64),
-    /// Nothing: one order without a match makes the score 0.
+    /// No smoothing: one order without a match makes the score 0.
     None,
 }
 
-/// How many n-grams a text has, and how many of them the reference has too, order by order from 1.
+/// The number of n-grams in a text, and of those that the reference has too, for each order from 1.
 #[derive(Debug)]
 pub(super) struct Counts {
     matching: Vec<usize>,
@@ -46,7 +46,7 @@ impl Counts {
         Counts { matching, total, text_length: text.len(), reference_length: reference.len() }
     }
 
-    /// What a text shorter than its reference is multiplied by, so that leaving out doubtful parts doesn't pay.
+    /// The factor for a text shorter than its reference, so that leaving out doubtful parts doesn't pay.
     fn brevity_penalty(&self) -> f64 {
         match self.text_length {
             0 => 0.0,

@@ -1,21 +1,21 @@
-//! Sacrebleu's tokenizers (2.5), which decide what BLEU counts.
+//! Sacrebleu's tokenizers (2.5), whose tokens BLEU counts.
 //!
-//! Text is seen as Python sees it: characters are code points, and white space includes four control characters that
-//! Unicode doesn't count as such.
+//! Text is handled as in Python: characters are code points, and white space includes four control characters that
+//! Unicode doesn't count as white space.
 
 use serde::Deserialize;
 
-/// How a text falls into tokens.
+/// The division of a text into tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Tokenizer {
-    /// That of mteval-v13a: punctuation apart from words, but not inside numbers.
+    /// That of mteval-v13a: punctuation is separate from words, but not inside numbers.
     #[default]
     #[serde(rename = "13a")]
     Mteval13a,
-    /// By white space alone.
+    /// Only at white space.
     None,
-    /// Each character but white space.
+    /// Each character except white space.
     Char,
 }
 
@@ -53,14 +53,14 @@ fn spaced(text: &str) -> String {
     line.push(' ');
     let digit = |c: char| c.is_ascii_digit();
     let stop = |c: char| c == '.' || c == ',';
-    // A stop is part of a number only with digits on both sides; a dash after a digit is not.
+    // A full stop is part of a number only with digits on both sides. A dash after a digit is not.
     let line = between(&line, |one, two| (!digit(one) && stop(two)).then_some([one, ' ', two, ' ']));
     let line = between(&line, |one, two| (stop(one) && !digit(two)).then_some([' ', one, ' ', two]));
     let line = between(&line, |one, two| (digit(one) && two == '-').then_some([one, ' ', two, ' ']));
     line.into_iter().collect()
 }
 
-/// Characters that are tokens wherever they stand: ASCII punctuation but for the apostrophe, comma, dash and full stop.
+/// Characters that are tokens everywhere: ASCII punctuation except the apostrophe, comma, dash and full stop.
 fn stands_alone(c: char) -> bool {
     c.is_ascii_punctuation() && !matches!(c, '\'' | ',' | '-' | '.')
 }

@@ -1,7 +1,7 @@
-//! Running a program with limits on its time and output.
+//! Programs with limits on their time and output.
 //!
-//! One thread writes its input and two read its outputs, so that no order of reading and writing can lock up. The program
-//! leads a process group of its own, which is killed whole.
+//! One thread writes the program's input and two read its outputs, so that no order of reading and writing can
+//! deadlock. The program leads its own process group, which is killed as a whole.
 
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
 
-/// How much of the end of standard error a message quotes.
+/// Maximum length of the end of standard error that a message quotes.
 const STDERR_BYTES: usize = 2000;
 
-/// How long the end of standard error is waited for once all else is over: a stray child may hold it open.
+/// Time to wait for the end of standard error after everything else has ended, because a stray child may hold it open.
 const STDERR_GRACE: Duration = Duration::from_millis(200);
 
 /// A program and its limits.
@@ -28,11 +28,11 @@ pub(super) struct Program {
     pub(super) arguments: Vec<String>,
     pub(super) empty_environment: bool,
     pub(super) timeout: Duration,
-    /// Most bytes of standard output.
+    /// Maximum number of bytes of standard output.
     pub(super) max_output: usize,
 }
 
-/// What a program wrote.
+/// The output of a program.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) stdout: Vec<u8>,
@@ -41,7 +41,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The error of a program whose output is of no use.
+    /// The error for a program without usable output.
     pub(super) fn unusable(&self, what: &str) -> Error {
         unusable(&self.path, what, &self.stderr)
     }
@@ -64,7 +64,7 @@ impl Program {
         if self.empty_environment {
             command.env_clear();
         }
-        // Far beyond any clock, where it would overflow.
+        // Far beyond any clock if it would overflow.
         let deadline = Instant::now().checked_add(self.timeout);
         let mut running = Running { child: command.spawn().map_err(|e| self.not_started(e))?, ended: false };
         let child = &mut running.child;
@@ -102,15 +102,15 @@ impl Program {
     }
 }
 
-/// How a program ended.
+/// The end of a program.
 enum Exit {
     Ended(ExitStatus),
     Running,
-    /// The host ignores SIGCHLD: its children leave no status behind.
+    /// The host ignores SIGCHLD, so its children leave no status.
     Unknown,
 }
 
-/// A program that is killed, with its group, unless its end was seen before.
+/// A running program. Dropping it kills the program and its group, unless its end was seen before.
 struct Running {
     child: Child,
     ended: bool,
@@ -141,15 +141,15 @@ impl Drop for Running {
             return;
         }
         if let Ok(group) = libc::pid_t::try_from(self.child.id()) {
-            // SAFETY: a system call without memory. The child leads the group of its number, and nobody has waited for it,
-            // so that the number is not somebody else's, be it that the child itself has ended and left others behind.
+            // SAFETY: a system call without memory. The child leads the group of its number. It was not waited for, so
+            // the number is not reused, even if the child itself has ended and left others behind.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
         let _ = self.child.wait();
     }
 }
 
-/// Writes on a thread of its own. A program that doesn't read all of it is no failure: its output says what it made of it.
+/// Writes on a separate thread. If a program doesn't read all of it, this is not a failure, because its output decides.
 fn write_all(mut stdin: ChildStdin, input: Vec<u8>) -> std::io::Result<()> {
     let write = move || {
         block_sigpipe();
@@ -162,12 +162,12 @@ fn start(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     crate::thread::spawn("foreturn-command", "to talk to it", work).map(drop).map_err(std::io::Error::other)
 }
 
-/// Keeps a program that closes its input from ending a host that doesn't ignore SIGPIPE: it is this thread's alone, and
-/// forgotten with it.
+/// Blocks SIGPIPE on this thread, because otherwise a program that closes its input could end a host that doesn't
+/// ignore the signal. A pending signal ends with the thread.
 #[allow(unsafe_code, reason = "system calls")]
 fn block_sigpipe() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigemptyset` initialises the set before it is used; the thread's old mask is not asked for.
+    // SAFETY: `sigemptyset` initialises the set before it is used. The thread's old mask is not requested.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGPIPE);
@@ -175,23 +175,23 @@ fn block_sigpipe() {
     }
 }
 
-/// What is kept of a stream.
+/// The part of a stream to keep.
 #[derive(Clone, Copy)]
 enum Keep {
-    /// All of it; more is too much.
+    /// All of it, up to a maximum.
     First(usize),
     /// Its last bytes.
     Last(usize),
 }
 
-/// Why reading ended.
+/// The reason why reading ended.
 enum End {
     Closed,
     TooMuch,
     Failed(std::io::Error),
 }
 
-/// A stream that is read by a thread of its own, which outlives this where somebody else holds the stream open.
+/// A stream that is read on a separate thread. The thread outlives this if another process holds the stream open.
 struct Stream {
     kept: Arc<Mutex<Vec<u8>>>,
     end: Receiver<End>,
@@ -219,7 +219,7 @@ impl Stream {
         Ok(Stream { kept, end })
     }
 
-    /// Why reading ended; `None` where it still goes on after `time`.
+    /// The reason why reading ended; `None` if it still goes on after `time`.
     fn wait(&self, time: Option<Duration>) -> Option<End> {
         let Some(time) = time else { return self.end.recv().ok() };
         self.end.recv_timeout(time).ok()

@@ -3,7 +3,7 @@ use std::time::Instant;
 use super::*;
 use crate::chat::Role;
 
-/// Tells the test that starts this program again that it is the program started.
+/// Tells this program that the test started it again.
 const INNER: &str = "FORETURN_TEST_HOST_OF_COMMANDS";
 
 /// A metric that runs a shell script.
@@ -106,7 +106,7 @@ fn a_slow_program_is_killed_with_all_it_started() {
     }
 }
 
-/// Whether a process is there and has not ended; one that nobody waits for stays as a zombie.
+/// Whether a process exists and has not ended. One that is not waited for stays as a zombie.
 fn is_alive(process: &str) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{process}/stat"));
     state.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with('Z'))
@@ -145,8 +145,8 @@ fn programs_are_found_beside_the_configuration_and_run_in_the_environment_asked_
     assert_eq!(value(""), std::env::var("HOME").map_or(0, |home| home.len()) as f64);
 }
 
-/// Hosts ignore SIGCHLD, so that children leave no status, and leave SIGPIPE as it is, so that writing to a program that
-/// doesn't read ends them.
+/// Hosts may ignore SIGCHLD, so that children leave no status, and keep SIGPIPE's default, so that writing to a program
+/// that doesn't read ends them.
 #[test]
 fn a_host_with_signals_of_its_own_is_no_obstacle() {
     if std::env::var_os(INNER).is_some() {
@@ -164,7 +164,7 @@ fn a_host_with_signals_of_its_own_is_no_obstacle() {
 
 #[allow(unsafe_code, reason = "system calls")]
 fn in_such_a_host() {
-    // SAFETY: this process runs this test alone, and neither disposition is a function.
+    // SAFETY: this process runs only this test, and neither disposition is a function.
     unsafe {
         libc::signal(libc::SIGCHLD, libc::SIG_IGN);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);

@@ -1,4 +1,4 @@
-//! Which norms and sums become a product's work, and which stay.
+//! Norms and sums that are fused into products, and those that stay.
 
 use super::super::products::replace;
 use super::*;
@@ -15,7 +15,7 @@ fn bytes(input: &str, output: &str) -> NodeProto {
     node(MICROSOFT, "MatMulNBits", output, &[input, "quants", "scales"], &[output], attributes)
 }
 
-/// One with a square weight of floats.
+/// A product with a square weight of floats.
 fn floats(input: &str, output: &str) -> NodeProto {
     node("", "MatMul", output, &[input, "floats"], &[output], vec![])
 }
@@ -29,7 +29,7 @@ fn skip_norm(stream: &str, branch: &str, outputs: &[&str]) -> NodeProto {
     node(MICROSOFT, SKIP_NORM, outputs[0], &[stream, branch, "weight"], outputs, vec![float("epsilon", 1e-5)])
 }
 
-/// The nodes as `operator(inputs) -> output`, after products have been replaced and have taken over what they can.
+/// The nodes as `operator(inputs) -> output`, after products were replaced and fused.
 fn taken_over(node: Vec<NodeProto>, outputs: &[&str]) -> Vec<String> {
     let quants = TensorProto {
         name: Some("quants".into()),
@@ -63,7 +63,7 @@ fn of_a_layer_products_alone_are_left() {
         bytes("x.normed", "attention"),
         skip_norm("x", "attention", &["y.normed", "", "", "y"]),
         bytes("y.normed", "feed_forward"),
-        // The other way round, and its sum goes nowhere else.
+        // The other way round, and nothing else reads its sum.
         skip_norm("feed_forward", "y", &["z"]),
     ];
     assert_eq!(
@@ -76,7 +76,7 @@ fn of_a_layer_products_alone_are_left() {
     );
 }
 
-/// The stream may come after the product: it is added where the sum was.
+/// The stream may come after the product. It is added where the sum was.
 #[test]
 fn a_product_waits_for_what_it_is_added_to() {
     let parallel = vec![floats("x", "branch"), floats("x", "stream"), skip_norm("stream", "branch", &["z"])];

@@ -1,11 +1,11 @@
-//! Which products become the engine's own, which of them become one, and which stay as they are.
+//! Products that become the engine's own, those that become one, and those that stay as they are.
 
 use super::*;
 use crate::kernels::matmul;
 use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int64_tensor, ints};
 use crate::onnx::{AttributeProto, ValueInfoProto};
 
-/// A weight `[inner, columns]`, or as its dimensions say.
+/// A weight `[inner, columns]`, or with these dimensions.
 fn weight(name: &str, dims: [usize; 2]) -> TensorProto {
     float_tensor(name, &dims, &vec![0.1; dims[0] * dims[1]])
 }
@@ -89,7 +89,7 @@ fn what_others_read_as_well_is_merged_with_nothing() {
 /// A MatMulNBits of 64 inputs and 16 columns, with its tensors.
 fn quantised(input: &str, inner: i64, with: Vec<AttributeProto>, zero_points: bool) -> (NodeProto, Vec<TensorProto>) {
     let own = vec![int("K", inner), int("N", 16), int("block_size", 32), int("accuracy_level", 4)];
-    // The last of one name counts for tests; in a graph each is there once.
+    // In tests, the last value of a name counts. In a graph, each occurs once.
     let bits = with.iter().find(|a| a.name() == "bits").map_or(4, |a| a.i()) as usize;
     let kept = own.into_iter().filter(|a| with.iter().all(|b| b.name() != a.name()));
     let attributes: Vec<_> = kept.chain(with.clone()).collect();
@@ -129,7 +129,7 @@ fn sums_of_blocks_are_the_products_own_work() {
     assert_eq!(graph.node.last().expect("a node").input, ["x"]);
 }
 
-/// Other arithmetic than ours, or what the packed form can't hold, stays ONNX Runtime's.
+/// ONNX Runtime keeps products with other arithmetic than ours, and those that the packed form can't hold.
 #[test]
 fn what_is_not_understood_stays() {
     let fused = |attributes| {
