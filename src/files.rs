@@ -231,7 +231,7 @@ mod tests {
         // A sparse file: it takes no space, and refusing it takes no time.
         fs::File::create(&path).unwrap().set_len(Kind::TEMPLATE.most + 1).unwrap();
         let error = read(&path, Kind::TEMPLATE).unwrap_err();
-        assert!(error.to_string().contains("more than 1048576 bytes"), "{error}");
+        assert!(error.to_string().contains("at most 1048576 bytes"), "{error}");
         fs::File::create(&path).unwrap().set_len(Kind::TEMPLATE.most).unwrap();
         assert_eq!(read(&path, Kind::TEMPLATE).unwrap().len() as u64, Kind::TEMPLATE.most);
         let endless = read_all(io::repeat(1), &path, Kind::TEMPLATE, 0).unwrap_err();

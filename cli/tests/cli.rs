@@ -776,7 +776,7 @@ fn logits_wider_than_the_vocabulary_are_refused() {
     });
     let path = copy.path().display().to_string();
     let message = foreturn(&["generate", "--model", &path, "--tokens", "1,2,3"]).failure(1);
-    let wanted = "genai_config.json: model.vocab_size is 49151, but the graph gives 49152 logits a row";
+    let wanted = "genai_config.json: model.vocab_size is 49151, but the graph gives 49152 logits per row";
     assert!(message.contains(wanted), "{message}");
 }
 

@@ -280,7 +280,7 @@ fn configurations_that_contradict_the_graph_are_refused() {
         ("max_position_embeddings", json!(0), "max_position_embeddings is 0"),
         ("num_hidden_layers", json!(1_000_000_000), "num_hidden_layers is 1000000000, but the graph has caches for 1"),
         ("num_key_value_heads", json!(8), "num_key_value_heads is 8, but the cache"),
-        ("eos_token_id", json!([2, 999]), "eos_token_id holds 999"),
+        ("eos_token_id", json!([2, 999]), "eos_token_id contains 999"),
         ("eos_token_id", json!("</s>"), "eos_token_id is \"</s>\""),
     ] {
         let edit = |at: &Path| configure(at, key, value);

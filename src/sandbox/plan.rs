@@ -360,7 +360,7 @@ fn held(bytes: &[u8]) -> Result<OwnedFd> {
     if fd == -1 {
         return Err(failed(std::io::Error::last_os_error()));
     }
-    // SAFETY: just made, and nobody else's.
+    // SAFETY: just made, and owned by nothing else.
     let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
     file.write_all(bytes).and_then(|()| file.rewind()).map_err(failed)?;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
@@ -383,7 +383,7 @@ fn raise(fd: OwnedFd) -> Result<OwnedFd> {
         let e = std::io::Error::last_os_error();
         return Err(Error::new(ErrorKind::Io, format!("cannot duplicate a descriptor: {e}")).with_source(e));
     }
-    // SAFETY: just made, and nobody else's.
+    // SAFETY: just made, and owned by nothing else.
     Ok(unsafe { OwnedFd::from_raw_fd(raised) })
 }
 

@@ -68,7 +68,7 @@ mod tests {
             (b"{}".to_vec(), "gzip, br", "content-encoding: gzip, br"),
             (b"{}".to_vec(), "gzip", "claims a coding that it doesn't have (content-encoding: gzip)"),
             (gzip(b"{}")[..12].to_vec(), "gzip", "and is not"),
-            (gzip(&vec![b' '; 9 << 20]), "gzip", "longer than 8 MiB once gzip is undone"),
+            (gzip(&vec![b' '; 9 << 20]), "gzip", "longer than 8 MiB after gzip is decoded"),
         ] {
             let error = decoded(body, Some(coding), 8 << 20).unwrap_err();
             assert!(error.contains(part), "{coding}: {error}");

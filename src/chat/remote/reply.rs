@@ -201,7 +201,7 @@ mod tests {
             assert!(
                 reply
                     .note
-                    .is_none_or(|note| note.contains("model `judge` at localhost:8000 said") && !note.contains(key))
+                    .is_none_or(|note| note.contains("model `judge` at localhost:8000 repeated") && !note.contains(key))
             );
             assert_eq!(fingerprint.unwrap().contains("[secret]"), echoed, "{key}");
 
