@@ -382,21 +382,23 @@ static void overloaded(const char *folder) {
   foreturn_rank_options options = {.size = sizeof options, .on_ready = on_ready};
   enum { MANY = 40 };
   foreturn_pending *pending[MANY] = {0};
-  for (size_t i = 0; i < MANY; i++) OK(foreturn_rank_submit(engine, &request, &options, &pending[i], &error));
-  /* Sixteen at work, two waiting: the last ones were refused, and say so at once. */
+  /* Sixteen may be at work and two may wait. The others are refused when they are submitted. */
+  enum { TAKEN = 18 };
+  for (size_t i = 0; i < TAKEN; i++) OK(foreturn_rank_submit(engine, &request, &options, &pending[i], &error));
+  for (size_t i = TAKEN; i < MANY; i++) {
+    FAILS(FORETURN_ERROR_OVERLOADED, foreturn_rank_submit(engine, &request, &options, &pending[i], &error));
+    CHECK(pending[i] == NULL);
+  }
   bool ready = false;
-  OK(foreturn_pending_wait(pending[MANY - 1], UINT64_MAX, &ready, &error));
-  foreturn_ranking *ranking = NULL;
-  FAILS(FORETURN_ERROR_OVERLOADED, foreturn_pending_ranking(pending[MANY - 1], &ranking, &error));
   foreturn_statistics statistics = {.size = sizeof statistics};
   OK(foreturn_engine_statistics(engine, &statistics, &error));
-  CHECK(statistics.refused >= MANY - 18 && statistics.queued_rankings <= 2);
+  CHECK(statistics.refused == MANY - TAKEN && statistics.queued_rankings <= TAKEN);
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
-  for (size_t i = 0; i < MANY; i++) {
+  for (size_t i = 0; i < TAKEN; i++) {
     OK(foreturn_pending_wait(pending[i], UINT64_MAX, &ready, &error));
     CHECK(foreturn_pending_free(pending[i]) == FORETURN_OK);
   }
-  CHECK(atomic_load(&ready_calls) == MANY);
+  CHECK(atomic_load(&ready_calls) == TAKEN);
   CHECK(foreturn_handle_count() == 0);
 }
 
@@ -441,7 +443,7 @@ static void call_back(struct host *host) {
   foreturn_ranking *ranking = NULL;
   foreturn_statistics statistics = {.size = sizeof statistics};
   FAILS(FORETURN_ERROR_REENTRANT, foreturn_rank(host->engine, &request, NULL, &ranking, &error));
-  FAILS(FORETURN_ERROR_REENTRANT, foreturn_engine_statistics(host->engine, &statistics, &error));
+  OK(foreturn_engine_statistics(host->engine, &statistics, &error));
   CHECK(foreturn_engine_free(host->engine) == FORETURN_ERROR_REENTRANT);
   atomic_fetch_add(&host->reentrant, 1);
 }
