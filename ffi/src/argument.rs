@@ -1,6 +1,6 @@
 //! Checks of what hosts pass: strings, arrays, sized structs, places for results.
 
-use crate::error::{Failure, guard};
+use crate::failure::{Failure, status_of};
 use crate::status::{FORETURN_ERROR_UNSUPPORTED, foreturn_status};
 
 /// A UTF-8 string with its length. It is not NUL-terminated.
@@ -182,8 +182,7 @@ pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> foreturn_sta
         }
         Ok(())
     };
-    // SAFETY: no error object is asked for.
-    unsafe { guard(std::ptr::null_mut(), init) }
+    status_of(init)
 }
 
 /// Fills in as much as the host's struct has room for.
@@ -272,7 +271,7 @@ mod tests {
             assert!(dangling.text("x").expect_err("no data").message.contains("x is NULL"));
             let bytes = b"ab\xff";
             let garbage = foreturn_str { data: bytes.as_ptr().cast(), size: 3 };
-            assert!(garbage.text("x").expect_err("no UTF-8").message.contains("from byte 2"));
+            assert!(garbage.text("x").expect_err("not UTF-8").message.contains("from byte 2"));
             let endless = foreturn_str { data: bytes.as_ptr().cast(), size: usize::MAX };
             assert!(endless.text("x").is_err());
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::argument::foreturn_str;
-use crate::error::Failure;
+use crate::failure::Failure;
 use crate::status::*;
 
 /// The host's pointer, passed back to its callbacks.
@@ -81,12 +81,12 @@ impl Drop for Inside {
     }
 }
 
-/// Refuses to wait for an engine that waits for this very callback.
+/// Refuses to wait for an engine that waits for this callback.
 pub(crate) fn refuse_inside(function: &str) -> Result<(), Failure> {
     refuse(Waits::Engine, function)
 }
 
-/// Refuses to end an engine whose end waits for this very callback.
+/// Refuses to end an engine whose end waits for this callback.
 pub(crate) fn refuse_free() -> Result<(), Failure> {
     refuse(Waits::End, "foreturn_engine_free")
 }

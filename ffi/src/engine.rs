@@ -1,6 +1,6 @@
 //! Engines.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use foreturn::chat::{Message, Role};
 use foreturn::config::{Config, ModelConfig};
@@ -10,7 +10,8 @@ use foreturn::runtime::Places;
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, refuse_free, refuse_inside};
 use crate::chat_model::{foreturn_chat_model, host_model};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::{Failure, status_of};
 use crate::handle::{self, Object, handle};
 use crate::metric::{foreturn_message, foreturn_metric, host_metric};
 use crate::status::*;
@@ -143,8 +144,7 @@ pub unsafe extern "C" fn foreturn_engine_new(
             let (metrics, chat_models) = (metrics?, chat_models?);
             let out = Out::new(out, "out")?;
             refuse_inside("foreturn_engine_new")?;
-            let names: Vec<String> = chat_models.iter().map(|(name, _)| name.clone()).collect();
-            let mut builder = Engine::builder(config(&options, &names)?).places(places(&options));
+            let mut builder = Engine::builder(config(&options)?).places(places(&options));
             for metric in metrics {
                 builder = builder.metric(metric);
             }
@@ -163,8 +163,8 @@ fn each<T, R>(given: &[T], make: impl Fn(&T) -> Result<R, Failure>) -> Result<Ve
     made.into_iter().collect()
 }
 
-/// The configuration with the host's models. `host_models` names those that the host itself answers for.
-unsafe fn config(options: &foreturn_engine_options, host_models: &[String]) -> Result<Config, Failure> {
+/// The configuration with the models that the host names.
+unsafe fn config(options: &foreturn_engine_options) -> Result<Config, Failure> {
     // SAFETY: the strings are the host's, valid for the call.
     unsafe {
         let (path, toml) = (options.config_path.text("config_path")?, options.config_toml.text("config_toml")?);
@@ -172,20 +172,16 @@ unsafe fn config(options: &foreturn_engine_options, host_models: &[String]) -> R
         let models = argument::read_all(options.models, options.model_count, "models")?;
         let models = models.iter().map(|model| Ok((model.name.text("model.name")?, model.path.text("model.path")?)));
         let models = models.collect::<Result<Vec<_>, Failure>>()?;
-        // Roles may name any of them.
-        let names: Vec<String> =
-            host_models.iter().cloned().chain(models.iter().map(|(name, _)| (*name).to_owned())).collect();
         let mut config = match (path.is_empty(), toml.is_empty()) {
             (false, false) => {
                 return Err(Failure::argument("config_path and config_toml are both set: give one of them"));
             }
-            (false, true) => Config::from_file_with(Path::new(path), &names)?,
-            (true, false) => Config::from_toml_with(toml, Path::new(base), &names)?,
+            (false, true) => Config::from_file(path)?,
+            (true, false) => Config::from_toml(toml, base)?,
             (true, true) => Config::default(),
         };
         for (name, path) in models {
-            let given = ModelConfig { path: Some(PathBuf::from(path)), ..ModelConfig::default() };
-            if config.models.insert(name.to_owned(), given).is_some() {
+            if config.models.insert(name.to_owned(), ModelConfig::local(path)).is_some() {
                 return Err(Failure::argument(format!("there are two models named `{name}`")));
             }
         }
@@ -214,18 +210,15 @@ fn places(options: &foreturn_engine_options) -> Places {
 /// callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> foreturn_status {
-    // SAFETY: no error object is asked for.
-    unsafe {
-        guard(std::ptr::null_mut(), || {
-            handle::refuse_child()?;
-            refuse_free()?;
-            if let Some(hosted) = handle::remove::<Hosted>(engine)? {
-                hosted.gate.shut();
-                hosted.close();
-            }
-            Ok(())
-        })
-    }
+    status_of(|| {
+        handle::refuse_child()?;
+        refuse_free()?;
+        if let Some(hosted) = handle::remove::<Hosted>(engine)? {
+            hosted.gate.shut();
+            hosted.close();
+        }
+        Ok(())
+    })
 }
 
 /// Runs a function that waits for an engine and returns a handle. `ask` is called once all arguments are checked.

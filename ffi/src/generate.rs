@@ -11,10 +11,12 @@ use serde_json::json;
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, Inside, UserData};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
-use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::status::*;
+use crate::string::{Text, foreturn_string};
 
 /// The input that a model continues or scores: a conversation or tokens, not both.
 #[repr(C)]
@@ -130,8 +132,8 @@ unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Re
     let stop = stop.map(|(at, text)| unsafe { text.text(&format!("stop[{at}]")) }.map(str::to_owned));
     // SAFETY: likewise.
     let schema = unsafe { given.schema_json.text("schema_json")? };
-    let parsed = (!schema.is_empty()).then(|| JsonSchema::parse(schema, "schema_json").map(Arc::new));
-    let schema = parsed.transpose()?;
+    let parsed = (!schema.is_empty()).then(|| schema.parse::<JsonSchema>());
+    let schema = parsed.transpose().map_err(|e| e.context("schema_json"))?.map(Arc::new);
     let (user_data, gate) = (UserData(given.user_data), gate.clone());
     let on_text = given.on_text.map(|call| -> Box<dyn FnMut(&str) + Send> {
         Box::new(move |text| {

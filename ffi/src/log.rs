@@ -55,8 +55,3 @@ pub unsafe extern "C" fn foreturn_log_set(
         })
     }
 }
-
-/// Reports a panic to the log.
-pub(crate) fn defect(message: &str) {
-    foreturn::runtime::log::emit(LogLevel::Error, message);
-}

@@ -8,7 +8,8 @@ use foreturn::engine::{CancelToken, Pending};
 
 use crate::argument::Out;
 use crate::callback::{Inside, UserData, refuse_inside};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, Object, handle};
 use crate::ranking::{Ranked, foreturn_ranking};
 use crate::score::{Scored, foreturn_scores};
@@ -78,7 +79,7 @@ impl Request {
         Request { slot, cancel }
     }
 
-    /// Waits until `end`, or for ever; returns whether the request is done.
+    /// Waits until `end`, or for ever. Returns whether the request is done.
     fn wait(&self, end: Option<Instant>) -> bool {
         let mut state = self.slot.lock();
         while matches!(*state, State::Waiting) {

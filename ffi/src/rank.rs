@@ -9,7 +9,8 @@ use foreturn::{RankOptions, RankRequest};
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, Inside, UserData};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle;
 use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
@@ -137,7 +138,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
                     "request.json is set together with other fields: give either the JSON or the fields",
                 ));
             }
-            return Ok(RankRequest::from_json(json, "the request")?);
+            return Ok(json.parse().map_err(|e: foreturn::Error| e.context("the request"))?);
         }
         let texts = slice(given.candidates, given.candidate_count, "request.candidates")?.iter().enumerate();
         let texts: Vec<String> = texts

@@ -5,9 +5,11 @@ use foreturn::engine::{Latency, Stage};
 use crate::argument::{self, foreturn_str, sized};
 use crate::callback::refuse_inside;
 use crate::engine::{Hosted, foreturn_engine, waiting};
-use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle;
 use crate::status::*;
+use crate::string::{Text, foreturn_string};
 
 /// Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
 #[repr(C)]

@@ -1,5 +1,6 @@
-//! Where a model is: in a folder, or behind an address. What each kind alone can have is refused for the other.
+//! Models behind an address.
 
+use std::collections::BTreeMap;
 #[cfg(feature = "remote")]
 use std::env::VarError;
 #[cfg(feature = "remote")]
@@ -7,77 +8,81 @@ use std::sync::Arc;
 #[cfg(feature = "remote")]
 use std::time::Duration;
 
-use super::ModelConfig;
+use serde::Serialize;
+
+use super::keys::keys;
 #[cfg(feature = "remote")]
 use crate::chat::remote::{Endpoint, Extensions, Secret};
+use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::{Error, Result};
 
-/// Most seconds of a timeout.
+/// The longest timeout, in seconds.
 const MAX_SECONDS: u64 = 86_400;
 
-impl ModelConfig {
-    /// Refuses a model that is nowhere, or at two places, and settings of the other kind.
-    pub(super) fn validate_place(&self) -> Result<()> {
-        match (&self.path, &self.base_url) {
-            (None, None) => Err(Error::invalid_config(
-                "path is missing: give the folder of an exported model, or base_url and model for a remote one",
-            )),
-            (Some(_), Some(_)) => Err(Error::invalid_config(
-                "path and base_url are both set: a model is either a folder here or behind an address; leave one out",
-            )),
-            (Some(_), None) => self.refuse(&self.remote_keys(), "base_url", "path"),
-            (None, Some(url)) => {
-                self.refuse(&self.local_keys(), "path", "base_url")?;
-                validate_url(url)?;
-                self.validate_remote()
-            }
+/// The settings of a model behind an endpoint that speaks OpenAI's protocol; see `docs/remote-models.md`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RemoteConfig {
+    /// The endpoint's address, without `/chat/completions`: `https://host/v1`.
+    pub base_url: String,
+    /// The model's name at the endpoint.
+    pub model: String,
+    /// The environment variable that holds the endpoint's key. It is read when the engine is built. No key is sent if absent.
+    pub api_key_env: Option<String>,
+    /// Seconds that one request may take, from connecting to the last byte. 1 to 86400; 120 if absent.
+    pub timeout_s: Option<u64>,
+    /// Seconds for the host's name, the connection and TLS. 1 to 86400; 10 if absent.
+    pub connect_timeout_s: Option<u64>,
+    /// The number of times that a request is sent again after a failure that may pass. At most 20; 3 if absent.
+    pub max_retries: Option<u32>,
+    /// Requests that are under way at the same time. 1 to 256; 8 if absent.
+    pub max_concurrent: Option<usize>,
+    /// Requests in a minute, evenly spaced. Repeated requests count. At least 1; no limit if absent.
+    pub requests_per_minute: Option<u32>,
+    /// The endpoint's name for the limit on new tokens: "max_tokens" if absent, or "max_completion_tokens".
+    pub max_tokens_field: Option<MaxTokensField>,
+    /// Says whether requests carry a seed; yes if absent.
+    pub send_seed: Option<bool>,
+    /// Says whether a judge's answers are read from log-probabilities; yes if absent. Otherwise they are read from the text.
+    pub logprobs: Option<bool>,
+    /// The way in which the endpoint is asked for JSON: "json_schema" if absent, "json_object" or "none".
+    pub json_mode: Option<JsonMode>,
+    /// The consequence of a reply that holds the endpoint's key, if the key has at least 16 characters. "note", which applies
+    /// if absent, keeps the reply and says so in the ranking's notes. "fail" fails the request.
+    pub on_echoed_key: Option<OnEchoedKey>,
+    /// Further HTTP headers.
+    pub headers: BTreeMap<String, String>,
+}
+
+keys!(RemoteConfig []
+    base_url, model, api_key_env, timeout_s, connect_timeout_s, max_retries, max_concurrent, requests_per_minute,
+    max_tokens_field, send_seed, logprobs, json_mode, on_echoed_key, headers,
+);
+
+impl RemoteConfig {
+    /// The model that an endpoint at `base_url` calls `model`, with the default settings.
+    pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
+        RemoteConfig {
+            base_url: base_url.into(),
+            model: model.into(),
+            api_key_env: None,
+            timeout_s: None,
+            connect_timeout_s: None,
+            max_retries: None,
+            max_concurrent: None,
+            requests_per_minute: None,
+            max_tokens_field: None,
+            send_seed: None,
+            logprobs: None,
+            json_mode: None,
+            on_echoed_key: None,
+            headers: BTreeMap::new(),
         }
     }
 
-    fn refuse(&self, keys: &[(&'static str, bool)], needs: &str, has: &str) -> Result<()> {
-        match keys.iter().find(|(_, set)| *set) {
-            None => Ok(()),
-            Some((key, _)) => Err(Error::invalid_config(format!(
-                "{key} is for models with a {needs}, and this one has a {has}: leave it out"
-            ))),
-        }
-    }
-
-    /// Keys of remote models, and whether they are set.
-    fn remote_keys(&self) -> [(&'static str, bool); 13] {
-        [
-            ("model", self.model.is_some()),
-            ("api_key_env", self.api_key_env.is_some()),
-            ("timeout_s", self.timeout_s.is_some()),
-            ("connect_timeout_s", self.connect_timeout_s.is_some()),
-            ("max_retries", self.max_retries.is_some()),
-            ("max_concurrent", self.max_concurrent.is_some()),
-            ("requests_per_minute", self.requests_per_minute.is_some()),
-            ("max_tokens_field", self.max_tokens_field.is_some()),
-            ("send_seed", self.send_seed.is_some()),
-            ("logprobs", self.logprobs.is_some()),
-            ("json_mode", self.json_mode.is_some()),
-            ("on_echoed_key", self.on_echoed_key.is_some()),
-            ("headers", !self.headers.is_empty()),
-        ]
-    }
-
-    /// Keys of models in a folder, and whether they are set.
-    fn local_keys(&self) -> [(&'static str, bool); 7] {
-        let default = ModelConfig::default();
-        [
-            ("batching", self.batching != default.batching),
-            ("cache_type", self.cache_type != default.cache_type),
-            ("template", self.template.is_some()),
-            ("template_arguments", !self.template_arguments.is_empty()),
-            ("date", self.date.is_some()),
-            ("compat", self.compat != default.compat),
-            ("bos", self.bos != default.bos),
-        ]
-    }
-
-    fn validate_remote(&self) -> Result<()> {
-        if self.model.as_ref().is_none_or(|model| model.trim().is_empty()) {
+    /// Refuses values that are out of range, and what is not an address or a header.
+    pub(super) fn validate(&self) -> Result<()> {
+        validate_url(&self.base_url)?;
+        if self.model.trim().is_empty() {
             return Err(Error::invalid_config("model is missing: give the name that the endpoint has for the model"));
         }
         if self.api_key_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -101,7 +106,7 @@ fn in_range(key: &str, value: Option<u64>, least: u64, most: u64) -> Result<()> 
     }
 }
 
-/// The address itself is not repeated in messages: it may hold a password.
+/// Messages do not repeat the address, because it may hold a password.
 fn validate_url(url: &str) -> Result<()> {
     let wrong =
         |what: &str| Err(Error::invalid_config(format!("base_url {what}, as in \"https://api.example.com/v1\"")));
@@ -126,11 +131,11 @@ fn validate_url(url: &str) -> Result<()> {
     Ok(())
 }
 
-/// A header's value is not repeated in messages: it may be a key.
+/// Messages do not repeat a header's value, because it may be a key.
 fn validate_header(name: &str, value: &str) -> Result<()> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if name.is_empty() || !name.chars().all(token) {
-        return Err(Error::invalid_config(format!("headers: {name:?} is no name of a header")));
+        return Err(Error::invalid_config(format!("headers: {name:?} is not the name of a header")));
     }
     let own = [
         "authorization",
@@ -144,7 +149,7 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
     ];
     if own.contains(&name.to_ascii_lowercase().as_str()) {
         return Err(Error::invalid_config(format!(
-            "headers.{name} is written by foreturn: leave it out; a key belongs into the variable that api_key_env names"
+            "headers.{name} is written by foreturn: leave it out; a key belongs in the variable that api_key_env names"
         )));
     }
     if value.chars().any(|c| !(' '..='~').contains(&c)) {
@@ -154,23 +159,20 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
 }
 
 #[cfg(feature = "remote")]
-impl ModelConfig {
-    /// The endpoint, with its key.
+impl RemoteConfig {
+    /// The endpoint, with its key. `name` is the model's name in the configuration, and `extensions` are the settings beyond
+    /// the protocol that were given.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`] where the settings make no sense, or the key is not in the environment.
-    pub(crate) fn endpoint(&self, name: &str) -> Result<Endpoint> {
-        let (Some(base_url), Some(model)) = (&self.base_url, &self.model) else {
-            return Err(Error::invalid_config("base_url and model are both needed for a remote model"));
-        };
-        validate_url(base_url)?;
-        self.validate_remote()?;
+    pub(crate) fn endpoint(&self, name: &str, extensions: Extensions) -> Result<Endpoint> {
+        self.validate()?;
         let seconds = |value: Option<u64>, default| Duration::from_secs(value.unwrap_or(default));
         let headers = self.headers.iter().map(|(name, value)| (name.clone(), Secret::new(value.clone())));
         Ok(Endpoint {
             name: Arc::from(name),
-            base_url: base_url.trim_end_matches('/').to_owned(),
-            model: model.clone(),
+            base_url: self.base_url.trim_end_matches('/').to_owned(),
+            model: self.model.clone(),
             key: self.api_key_env.as_deref().map(|name| key(name, std::env::var(name))).transpose()?,
             headers: headers.collect(),
             timeout: seconds(self.timeout_s, 120),
@@ -183,16 +185,12 @@ impl ModelConfig {
             logprobs: self.logprobs.unwrap_or(true),
             json_mode: self.json_mode.unwrap_or_default(),
             on_echoed_key: self.on_echoed_key.unwrap_or_default(),
-            extensions: Extensions {
-                top_k: self.top_k.is_some(),
-                min_p: self.min_p.is_some(),
-                repetition_penalty: self.repetition_penalty.is_some(),
-            },
+            extensions,
         })
     }
 }
 
-/// The key that an environment variable holds; nothing of it is ever said.
+/// The key that an environment variable holds. No message shows any of it.
 #[cfg(feature = "remote")]
 fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
     let wrong = |what: &str| Error::invalid_config(format!("api_key_env = {variable:?}: {what}"));
@@ -203,13 +201,13 @@ fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
                 "there is no such environment variable; set it to the endpoint's key before the engine is built",
             ));
         }
-        Err(VarError::NotUnicode(_)) => return Err(wrong("its value is not UTF-8, so it is no key")),
+        Err(VarError::NotUnicode(_)) => return Err(wrong("its value is not UTF-8, so it is not a key")),
     };
     if value.is_empty() {
         return Err(wrong("the variable is empty; set it to the endpoint's key, or leave api_key_env out"));
     }
     if value.chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(wrong("its value holds spaces or characters that no header may have, so it is no key"));
+        return Err(wrong("its value holds spaces or characters that no header may have, so it is not a key"));
     }
     Ok(Secret::new(value))
 }
@@ -218,6 +216,8 @@ fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
 mod tests {
     use std::path::Path;
 
+    #[cfg(feature = "remote")]
+    use super::Extensions;
     use crate::Config;
 
     const REMOTE: &str = "[models.m]\nbase_url = \"http://localhost:8000/v1\"\nmodel = \"big\"\n";
@@ -246,7 +246,7 @@ mod tests {
             ("json_mode = \"yaml\"", "unknown variant `yaml`"),
             ("on_echoed_key = \"hide\"", "unknown variant `hide`"),
             ("headers = { Accept-Encoding = \"br\" }", "headers.Accept-Encoding is written by foreturn"),
-            ("headers = { \"a b\" = \"c\" }", "is no name of a header"),
+            ("headers = { \"a b\" = \"c\" }", "is not the name of a header"),
             ("headers = { Authorization = \"Bearer x\" }", "headers.Authorization is written by foreturn"),
             ("api_key_env = \"\"", "api_key_env is not the name"),
             ("temperature = -1.0", "temperature = -1 is not in"),
@@ -277,7 +277,8 @@ mod tests {
     fn the_key_comes_from_the_environment_and_shows_nowhere() {
         let text = format!("{REMOTE}api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\"\n");
         let config = Config::from_toml(&text, Path::new("/base")).unwrap();
-        let message = config.models["m"].endpoint("m").unwrap_err().to_string();
+        let message =
+            config.models["m"].as_remote().unwrap().endpoint("m", Extensions::default()).unwrap_err().to_string();
         assert!(message.contains("api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\": there is no such"), "{message}");
 
         for (value, part) in [

@@ -1,4 +1,4 @@
-//! What every reader produces: hyper-parameters, tensors by their Hugging Face names, tokenizer files, special tokens.
+//! Checkpoints, as every reader produces them: hyper-parameters, tensors by their Hugging Face names, tokenizer files, special tokens.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +9,6 @@ use memmap2::Mmap;
 use serde_json::{Map, Value};
 
 use super::config::Config;
-use super::encoder::sentence::Sentence;
 use super::format::{self, Floats, Format};
 use crate::files::{self, Kind, Seen};
 use crate::finite::{self, Refused};
@@ -24,14 +23,41 @@ pub(super) struct Checkpoint {
     pub(super) tensors: BTreeMap<String, Tensor>,
     /// Divisors of the rotary frequencies, where the checkpoint stores them as a tensor.
     pub(super) rope_factors: Option<Vec<f32>>,
-    /// Whether the one that Gemma adds to the weights of its norms is in them already.
+    /// Says that the weights of norms already include the one that Gemma adds to them.
     pub(super) norms_include_one: bool,
     pub(super) tokenizer: Vec<TokenizerFile>,
     pub(super) special: SpecialTokens,
     /// The fields of `generation_config.json`; empty where there is none.
     pub(super) generation: Map<String, Value>,
-    /// What follows an encoder in a folder of sentence-transformers.
-    pub(super) sentence: Option<Sentence>,
+    /// The modules that a folder of sentence-transformers lists.
+    pub(super) modules: Option<Modules>,
+}
+
+/// The files that sentence-transformers puts beside an encoder.
+#[derive(Debug)]
+pub(super) struct Modules {
+    /// `modules.json`, as the user knows it.
+    pub(super) list: String,
+    /// In the order of the list.
+    pub(super) modules: Vec<Module>,
+    /// `config_sentence_transformers.json`
+    pub(super) texts: Option<Config>,
+    /// `sentence_bert_config.json`
+    pub(super) encoder: Option<Config>,
+    /// Says that the tokenizer turns text into lower case.
+    pub(super) lowers: bool,
+}
+
+/// An entry of `modules.json`, with what lies in its folder.
+#[derive(Debug)]
+pub(super) struct Module {
+    /// Its class, with the package.
+    pub(super) kind: String,
+    /// Its folder's name. Its weights are among the checkpoint's, as `PATH.NAME`.
+    pub(super) path: String,
+    pub(super) folder: PathBuf,
+    pub(super) config: Option<Config>,
+    pub(super) has_weights: bool,
 }
 
 /// A mapped file that holds weights.
@@ -43,7 +69,7 @@ pub(super) struct WeightFile {
     pub(super) name: String,
     pub(super) data: Mmap,
     pub(super) file: File,
-    /// What it was when it was mapped.
+    /// Its state when it was mapped.
     pub(super) seen: Seen,
 }
 
@@ -63,7 +89,7 @@ impl WeightFile {
     }
 }
 
-/// Whether a tensor's name can be shown: no message is to be flooded by it, or to do anything to a terminal.
+/// Returns whether a tensor's name can be shown: it does not flood a message, and a terminal does not obey it.
 pub(super) fn is_sound_name(name: &str) -> bool {
     name.len() <= 1024 && !name.contains(char::is_control)
 }
@@ -77,7 +103,7 @@ pub(super) fn refuse_all_but_files(path: &Path) -> Result<()> {
     Err(Error::invalid_model(format!("{} is not an ordinary file: is it the right one?", path.display())))
 }
 
-/// Where a tensor lies and how it is stored.
+/// The place of a tensor, and the form in which it is stored.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor {
     pub(super) format: &'static Format,
@@ -106,7 +132,7 @@ pub(super) enum RowOrder {
 }
 
 impl RowOrder {
-    /// Where row `row` of the standard order is found.
+    /// The place of row `row` of the standard order.
     pub(super) fn stored_row(self, row: usize) -> usize {
         match self {
             RowOrder::Standard => row,
@@ -124,7 +150,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Whether the bytes in the file are the float32 weights themselves.
+    /// Returns whether the bytes in the file are the float32 weights themselves.
     pub(super) fn is_plain_float32(&self) -> bool {
         std::ptr::eq(self.format, &format::F32) && self.rows == RowOrder::Standard
     }
@@ -183,7 +209,7 @@ pub(super) struct TokenizerFile {
     pub(super) content: Content,
 }
 
-/// Where such a file comes from.
+/// The source of such a file.
 #[derive(Debug)]
 pub(super) enum Content {
     /// Copied from the checkpoint.

@@ -1,15 +1,18 @@
-//! The classes of transformers that can be exported, and what each makes of a checkpoint.
+//! The classes of transformers that can be exported, and the plan that each makes for a checkpoint.
 
 use super::arch::{self, Architecture};
 use super::checkpoint::Checkpoint;
 use super::encoder;
+use super::genai;
 use super::graph::{self, Graph};
 use super::head::{self, Scores};
 use super::quantize::Scheme;
 use super::rope::Rope;
-use super::{GRAPH, genai};
 use crate::model::head::Head;
 use crate::{Error, Result};
+
+/// The graph's name in the exported folder.
+pub(super) const GRAPH: &str = "model.onnx";
 
 /// A class, as `config.json` names it under `architectures`.
 pub(super) enum Class {
@@ -40,6 +43,7 @@ impl Class {
             let complaint = "quantised checkpoints are not read: export the original, or a GGUF of it";
             return Err(config.unsupported("quantization_config", complaint));
         }
+        encoder::sentence::check(checkpoint)?;
         let names = config.get("architectures").and_then(|value| value.as_array()).filter(|names| !names.is_empty());
         let names = names.ok_or_else(|| {
             let complaint = format!("expected a list with the model's class, one of: {}", Class::names());

@@ -1,4 +1,4 @@
-//! What the fuzzers in `fuzz/` call: each parser of foreign bytes, without the file system around it.
+//! Entry points for the fuzzers in `fuzz/`: each parser of foreign bytes, without the file system around it.
 
 use super::class::Class;
 use super::{checkpoint, config, gguf, hf};
@@ -42,7 +42,7 @@ pub fn config(data: &[u8]) {
         tokenizer: Vec::new(),
         special: Default::default(),
         generation: Default::default(),
-        sentence: Default::default(),
+        modules: Default::default(),
     };
     let _ = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint, super::quantize::Scheme::none()).map(drop));
 }

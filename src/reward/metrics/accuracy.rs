@@ -18,6 +18,6 @@ const RUBRIC: &str = include_str!("../rubrics/accuracy.toml");
 
 pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let settings: JudgeSettings = settings(table)?;
-    let rubric = Rubric::parse(RUBRIC, "rubrics/accuracy.toml")?;
+    let rubric = RUBRIC.parse()?;
     Ok(Arc::new(JudgeMetric::new("accuracy", rubric, settings)?))
 }

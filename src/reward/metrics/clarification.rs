@@ -28,7 +28,7 @@ struct Clarification {
 
 pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let settings: JudgeSettings = settings(table)?;
-    let rubric = Rubric::parse(RUBRIC, "rubrics/clarification.toml")?;
+    let rubric = RUBRIC.parse()?;
     Ok(Arc::new(Clarification { asks: JudgeMetric::new("clarification", rubric, settings)? }))
 }
 

@@ -27,7 +27,7 @@ pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metri
     };
     let settings: JudgeSettings = settings(table)?;
     let text = files::read_text(&path, Kind::SETTINGS).map_err(|e| e.context("rubric"))?;
-    let rubric = Rubric::parse(&text, &path.display().to_string())?;
+    let rubric = text.parse().map_err(|e: Error| e.context(path.display()))?;
     Ok(Arc::new(JudgeMetric::new("judge", rubric, settings)?))
 }
 
