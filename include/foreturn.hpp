@@ -436,6 +436,8 @@ struct ScoreOptions {
     std::string_view step_separator = {}, step_marker = {};
     /// For submit_score(). See RankOptions::on_ready.
     std::function<void()> on_ready = {};
+    /// Give the scores that are there where others failed or are not ready in time. ScoreInfo::status tells which.
+    bool partial = false;
 };
 
 /// The input that a model continues or scores: a conversation or tokens.
@@ -458,6 +460,15 @@ struct GenerateOptions {
     std::string_view schema_json = {};
     /// Receives the reply piece by piece, on the engine's thread. It must not wait for the engine.
     std::function<void(std::string_view text)> on_text = {};
+    /// For submit_generate(). See RankOptions::on_ready.
+    std::function<void()> on_ready = {};
+};
+
+/// The settings of submit_logprobs() and submit_warm().
+struct PromptOptions {
+    Limits limits = {};
+    /// See RankOptions::on_ready.
+    std::function<void()> on_ready = {};
 };
 
 // ---- Results: the structs of C, with texts and lists instead of pointers ----------------------------------
@@ -550,6 +561,10 @@ class Pending : public detail::Handle<foreturn_pending, foreturn_pending_free> {
     Result<Ranking> ranking() const { return checked(ask<Ranking>(foreturn_pending_ranking)); }
     /// Takes the result of submit_score(), likewise.
     Result<Scores> scores() const { return checked(ask<Scores>(foreturn_pending_scores)); }
+    /// Takes the result of submit_generate() or submit_logprobs(), likewise.
+    Result<Generation> generation() const { return checked(ask<Generation>(foreturn_pending_generation)); }
+    /// Takes the result of submit_warm(), likewise.
+    Result<Pin> pin() const { return checked(ask<Pin>(foreturn_pending_pin)); }
     /// Cancels the request. It succeeds unless this is empty.
     Status cancel() const noexcept { return foreturn_pending_cancel(get(), nullptr); }
 
@@ -773,11 +788,40 @@ struct RawScore {
         const auto& from = watch.options;
         options.limits = lend(from.limits), options.task = from.task;
         options.step_separator = lend(from.step_separator), options.step_marker = lend(from.step_marker);
-        options.user_data = &watch;
+        options.user_data = &watch, options.partial = from.partial;
     }
     std::vector<std::vector<foreturn_message>> messages;
     std::vector<foreturn_score_input> inputs;
     foreturn_score_options options = sized<foreturn_score_options>();
+};
+
+struct RawGenerate {
+    RawGenerate(const Prompt& given, Watch<GenerateOptions>& watch)
+        : prompt(given), stop(lend(watch.options.stop)) {
+        const auto& from = watch.options;
+        options.limits = lend(from.limits), options.max_tokens = from.max_tokens, options.seed = from.seed;
+        options.greedy = from.greedy, options.ignore_eos = from.ignore_eos;
+        options.temperature = from.temperature, options.top_p = from.top_p, options.min_p = from.min_p;
+        options.repetition_penalty = from.repetition_penalty, options.top_k = from.top_k;
+        options.stop = stop.data(), options.stop_count = stop.size(), options.user_data = &watch;
+        options.schema_json = lend(from.schema_json);
+        watch.hook<&GenerateOptions::on_text>(options.on_text);
+    }
+    RawPrompt prompt;
+    std::vector<foreturn_str> stop;
+    foreturn_generate_options options = sized<foreturn_generate_options>();
+};
+
+struct RawAsk {
+    RawAsk(const Prompt& given, Watch<PromptOptions>& watch)
+        : prompt(given), options{lend(watch.options.limits), nullptr, &watch} {}
+    struct Options {
+        foreturn_limits limits;
+        foreturn_ready_fn on_ready;
+        void* user_data;
+    };
+    RawPrompt prompt;
+    Options options;
 };
 
 // Queues a request with f(raw), which returns its C handle. From then on its callbacks come from other
@@ -857,18 +901,16 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
     Result<Generation> generate(std::string_view model, const Prompt& prompt,
                                 GenerateOptions options = {}) const {
         detail::Watch<GenerateOptions> watch{std::move(options)};
-        const auto& from = watch.options;
-        const auto stop = detail::lend(from.stop);
-        const detail::RawPrompt raw(prompt);
-        auto how = detail::sized<foreturn_generate_options>();
-        how.limits = detail::lend(from.limits), how.max_tokens = from.max_tokens, how.seed = from.seed;
-        how.greedy = from.greedy, how.ignore_eos = from.ignore_eos, how.temperature = from.temperature;
-        how.top_p = from.top_p, how.min_p = from.min_p, how.repetition_penalty = from.repetition_penalty;
-        how.top_k = from.top_k, how.stop = stop.data(), how.stop_count = stop.size(), how.user_data = &watch;
-        how.schema_json = detail::lend(from.schema_json);
-        watch.hook<&GenerateOptions::on_text>(how.on_text);
-        auto made = ask<Generation>(foreturn_generate, model, &raw.prompt, &how);
+        const detail::RawGenerate raw(prompt, watch);
+        auto made = ask<Generation>(foreturn_generate, model, &raw.prompt.prompt, &raw.options);
         return detail::unless_failed(std::move(made), watch.failure);
+    }
+    /// Queues a reply. If that fails, on_ready is not called.
+    Result<Pending> submit_generate(std::string_view model, const Prompt& prompt,
+                                    GenerateOptions options = {}) const {
+        return detail::submit<detail::RawGenerate>(prompt, std::move(options), [&](const auto& raw) {
+            return ask<foreturn_pending*>(foreturn_generate_submit, model, &raw.prompt.prompt, &raw.options);
+        });
     }
     /// Computes the log-probability of each token of a prompt after the first.
     Result<Generation> logprobs(std::string_view model, const Prompt& prompt,
@@ -876,6 +918,11 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         const detail::RawPrompt raw(prompt);
         const auto lent = detail::lend(limits);
         return ask<Generation>(foreturn_logprobs, model, &raw.prompt, &lent);
+    }
+    /// Queues log-probabilities. If that fails, on_ready is not called.
+    Result<Pending> submit_logprobs(std::string_view model, const Prompt& prompt,
+                                    PromptOptions options = {}) const {
+        return submit_prompt(foreturn_logprobs_submit, model, prompt, std::move(options));
     }
     /// Renders a conversation with a model's chat template.
     Result<std::string> render(std::string_view model, const std::vector<Message>& messages,
@@ -889,15 +936,29 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         const auto lent = detail::lend(limits);
         return ask<Pin>(foreturn_warm, model, &raw.prompt, &lent);
     }
+    /// Queues the computation of a prefix. If that fails, on_ready is not called.
+    Result<Pending> submit_warm(std::string_view model, const Prompt& prefix,
+                                PromptOptions options = {}) const {
+        return submit_prompt(foreturn_warm_submit, model, prefix, std::move(options));
+    }
 
-    /// Counters of the engine, of a model, and all of them as OpenMetrics or JSON. Each call waits for the
-    /// current step.
+    /// Counters of the engine, of a model, and all of them as OpenMetrics or JSON. They wait for nothing.
     Result<Statistics> statistics() const { return ask<Statistics>(foreturn_engine_statistics); }
     Result<ModelStatistics> model_statistics(std::string_view model) const {
         return ask<ModelStatistics>(foreturn_engine_model_statistics, model);
     }
     Result<std::string> openmetrics() const { return ask<std::string>(foreturn_engine_openmetrics); }
     Result<std::string> statistics_json() const { return ask<std::string>(foreturn_engine_statistics_json); }
+
+  private:
+    template <class F>
+    Result<Pending> submit_prompt(F f, std::string_view model, const Prompt& prompt,
+                                  PromptOptions options) const {
+        return detail::submit<detail::RawAsk>(prompt, std::move(options), [&](const auto& raw) {
+            const auto& [limits, on_ready, user_data] = raw.options;
+            return ask<foreturn_pending*>(f, model, &raw.prompt.prompt, &limits, on_ready, user_data);
+        });
+    }
 };
 
 // ---- Functions without an engine --------------------------------------------------------------------------

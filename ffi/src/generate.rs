@@ -15,6 +15,7 @@ use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
+use crate::pending::foreturn_ready_fn;
 use crate::status::*;
 use crate::string::{Text, foreturn_string};
 
@@ -46,7 +47,7 @@ pub unsafe extern "C" fn foreturn_prompt_init(prompt: *mut foreturn_prompt, size
     unsafe { argument::init(prompt, size) }
 }
 
-unsafe fn read_prompt(given: *const foreturn_prompt) -> Result<Prompt, Failure> {
+pub(crate) unsafe fn read_prompt(given: *const foreturn_prompt) -> Result<Prompt, Failure> {
     // SAFETY: the struct and what it points to are the host's, valid for the call.
     unsafe {
         let given = argument::read(given)?;
@@ -105,6 +106,8 @@ pub struct foreturn_generate_options {
     pub user_data: *mut c_void,
     /// JSON schema that the reply has to follow; empty: free text. It can't be combined with `stop` or `ignore_eos`.
     pub schema_json: foreturn_str,
+    /// Called when a request of foreturn_generate_submit() is done; may be NULL. `user_data` then has to live until it is.
+    pub on_ready: foreturn_ready_fn,
 }
 sized!(foreturn_generate_options);
 
@@ -120,7 +123,7 @@ pub unsafe extern "C" fn foreturn_generate_options_init(
     unsafe { argument::init(options, size) }
 }
 
-unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Result<GenerateOptions, Failure> {
+pub(crate) unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Result<GenerateOptions, Failure> {
     let or = |number: f32, default: f32| if number == 0.0 { default } else { number };
     if given.greedy && given.temperature != 0.0 {
         return Err(Failure::argument("greedy and temperature are both set: give one of them"));

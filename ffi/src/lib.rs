@@ -32,4 +32,5 @@ mod score;
 mod statistics;
 mod status;
 mod string;
+mod submit;
 mod version;

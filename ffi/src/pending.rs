@@ -4,13 +4,14 @@ use std::ffi::c_void;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use foreturn::engine::{CancelToken, Pending};
+use foreturn::engine::{CancelToken, Pending, Pin};
 
 use crate::argument::Out;
 use crate::callback::{Inside, UserData, refuse_inside};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
 use crate::handle::{self, Object, handle};
+use crate::generate::{Reply, foreturn_generation, foreturn_pin};
 use crate::ranking::{Ranked, foreturn_ranking};
 use crate::score::{Scored, foreturn_scores};
 use crate::status::*;
@@ -29,6 +30,20 @@ pub type foreturn_ready_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)
 pub(crate) enum Outcome {
     Ranking(Box<Ranked>),
     Scores(Scored),
+    Generation(Box<Reply>),
+    Pin(Pin),
+}
+
+impl Outcome {
+    /// Its name, for whoever asks for another.
+    fn what(&self) -> &'static str {
+        match self {
+            Outcome::Ranking(_) => "a ranking",
+            Outcome::Scores(_) => "scores",
+            Outcome::Generation(_) => "a generation",
+            Outcome::Pin(_) => "a pin",
+        }
+    }
 }
 
 enum State {
@@ -111,8 +126,9 @@ impl Request {
                 Err(failure)
             }
             State::Ready(Ok(outcome)) => wanted(outcome).map_err(|other| {
+                let what = other.what();
                 *state = State::Ready(Ok(other));
-                Failure::argument("this request gives something else: a ranking, or scores")
+                Failure::argument(format!("this request gives {what}"))
             }),
         }
     }
@@ -176,6 +192,44 @@ pub unsafe extern "C" fn foreturn_pending_scores(
 ) -> foreturn_status {
     let wanted = |outcome| match outcome {
         Outcome::Scores(scores) => Ok(scores),
+        other => Err(other),
+    };
+    // SAFETY: passed on.
+    unsafe { hand_out(pending, out, error, wanted) }
+}
+
+/// Takes the reply of a finished request, or its log-probabilities. They are given out once.
+///
+/// Ownership: the caller frees `*out` with foreturn_generation_free().
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_pending_generation(
+    pending: *const foreturn_pending,
+    out: *mut *mut foreturn_generation,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    let wanted = |outcome| match outcome {
+        Outcome::Generation(reply) => Ok(*reply),
+        other => Err(other),
+    };
+    // SAFETY: passed on.
+    unsafe { hand_out(pending, out, error, wanted) }
+}
+
+/// Takes the pin of a finished request. It is given out once.
+///
+/// Ownership: the caller frees `*out` with foreturn_pin_free(), which releases the prefix.
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_pending_pin(
+    pending: *const foreturn_pending,
+    out: *mut *mut foreturn_pin,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    let wanted = |outcome| match outcome {
+        Outcome::Pin(pin) => Ok(pin),
         other => Err(other),
     };
     // SAFETY: passed on.

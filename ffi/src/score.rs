@@ -71,6 +71,9 @@ pub struct foreturn_score_options {
     pub on_ready: foreturn_ready_fn,
     /// Passed to `on_ready`; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
+    /// Give the scores that are there where others failed or are not ready in time; foreturn_score_info.status tells which.
+    /// Otherwise one of them fails the whole call.
+    pub partial: bool,
 }
 sized!(foreturn_score_options);
 
@@ -113,10 +116,16 @@ struct Row {
     rows: usize,
     tokens: usize,
     response_tokens: usize,
+    status: foreturn_status,
     json: Value,
 }
 
 impl Scored {
+    fn each(outputs: Vec<foreturn::Result<ScoreOutput>>) -> Self {
+        let row = |output: foreturn::Result<ScoreOutput>| output.map_or_else(|error| Row::missing(&error), Row::new);
+        Scored { rows: outputs.into_iter().map(row).collect(), json: OnceLock::new() }
+    }
+
     fn new(outputs: Vec<ScoreOutput>) -> Self {
         Scored { rows: outputs.into_iter().map(Row::new).collect(), json: OnceLock::new() }
     }
@@ -133,7 +142,12 @@ impl Row {
             ScoreOutput::Response(scored) => (1, scored.tokens, scored.response_tokens, json!(scored)),
             ScoreOutput::Embedding(row) => (1, 0, 0, json!({ "embedding": row })),
         };
-        Row { values: output.numbers(), rows, tokens, response_tokens, json }
+        Row { values: output.numbers(), rows, tokens, response_tokens, status: FORETURN_OK, json }
+    }
+
+    fn missing(error: &foreturn::Error) -> Self {
+        let json = json!({ "error": error.to_string() });
+        Row { values: Vec::new(), rows: 0, tokens: 0, response_tokens: 0, status: error.kind().into(), json }
     }
 }
 
@@ -156,6 +170,8 @@ pub struct foreturn_score_info {
     /// Number of tokens whose log-probabilities were summed, including the one that ends the turn
     /// (FORETURN_SCORE_RESPONSE); otherwise 0.
     pub response_tokens: usize,
+    /// FORETURN_OK; or, with foreturn_score_options.partial, the reason why this score is missing: there are no values then.
+    pub status: foreturn_status,
 }
 sized!(foreturn_score_info);
 
@@ -243,8 +259,11 @@ pub unsafe extern "C" fn foreturn_score(
             let given = argument::read(options)?;
             let (task, limits) = (score_task(&given)?, given.limits.limits()?);
             let model = engine.within(limits).model(model.text("model")?)?;
-            let pending = model.submit_score(self::inputs(inputs, count)?, task)?;
-            Ok(Scored::new(pending.wait()?))
+            let inputs = self::inputs(inputs, count)?;
+            if given.partial {
+                return Ok(Scored::each(model.submit_score_each(inputs, task)?.wait()?));
+            }
+            Ok(Scored::new(model.submit_score(inputs, task)?.wait()?))
         })
     }
 }
@@ -274,9 +293,16 @@ pub unsafe extern "C" fn foreturn_score_submit(
             let (task, mut limits) = (score_task(&given)?, given.limits.limits()?);
             let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
             let model = engine.within(limits).model(model.text("model")?)?;
-            let pending = model.submit_score(self::inputs(inputs, count)?, task)?;
-            let outcome = |outputs| Ok(Outcome::Scores(Scored::new(outputs)));
-            out.write(handle::insert(Request::follow(pending, cancel, given.on_ready, given.user_data, outcome)));
+            let inputs = self::inputs(inputs, count)?;
+            let (on_ready, user_data) = (given.on_ready, given.user_data);
+            let request = if given.partial {
+                let outcome = |outputs| Ok(Outcome::Scores(Scored::each(outputs)));
+                Request::follow(model.submit_score_each(inputs, task)?, cancel, on_ready, user_data, outcome)
+            } else {
+                let outcome = |outputs| Ok(Outcome::Scores(Scored::new(outputs)));
+                Request::follow(model.submit_score(inputs, task)?, cancel, on_ready, user_data, outcome)
+            };
+            out.write(handle::insert(request));
             Ok(())
         })
     }
@@ -326,6 +352,7 @@ pub unsafe extern "C" fn foreturn_scores_read(
                 row_count: row.rows,
                 tokens: row.tokens,
                 response_tokens: row.response_tokens,
+                status: row.status,
             };
             argument::fill(out, info)
         })

@@ -2,9 +2,8 @@
 
 use foreturn::engine::{Latency, Stage};
 
-use crate::argument::{self, foreturn_str, sized};
-use crate::callback::refuse_inside;
-use crate::engine::{Hosted, foreturn_engine, waiting};
+use crate::argument::{self, Out, foreturn_str, sized};
+use crate::engine::{Hosted, foreturn_engine};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
 use crate::handle;
@@ -87,10 +86,10 @@ pub struct foreturn_model_statistics {
 }
 sized!(foreturn_model_statistics);
 
-/// Reads an engine's counters into `*out`. The caller sets `out->size` first. Waits for the current step.
+/// Reads an engine's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 ///
-/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE, FORETURN_ERROR_CLOSED,
-/// FORETURN_ERROR_REENTRANT. Any thread.
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE, FORETURN_ERROR_CLOSED. Any thread, callbacks
+/// included.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_statistics(
     engine: *const foreturn_engine,
@@ -101,7 +100,6 @@ pub unsafe extern "C" fn foreturn_engine_statistics(
     unsafe {
         guard(error, || {
             let engine = handle::get::<Hosted>(engine)?;
-            refuse_inside("foreturn_engine_statistics")?;
             let now = engine.statistics()?;
             let stage = |stage| {
                 let Latency { count, sum, p50, p95, p99 } = now.stages.get(&stage).copied().unwrap_or_default();
@@ -126,7 +124,7 @@ pub unsafe extern "C" fn foreturn_engine_statistics(
     }
 }
 
-/// Reads a local model's counters into `*out`. The caller sets `out->size` first. Waits for the current step.
+/// Reads a local model's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 ///
 /// Errors: as foreturn_engine_statistics(), and FORETURN_ERROR_INVALID_REQUEST if there is no such model. Any thread.
 #[unsafe(no_mangle)]
@@ -140,7 +138,6 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
     unsafe {
         guard(error, || {
             let engine = handle::get::<Hosted>(engine)?;
-            refuse_inside("foreturn_engine_model_statistics")?;
             let stats = engine.model(model.text("model")?)?.status()?.stats;
             let all = foreturn_model_statistics {
                 size: 0,
@@ -160,7 +157,7 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
     }
 }
 
-/// Writes the counters of an engine and its models in the OpenMetrics text format. Waits for the current step.
+/// Writes the counters of an engine and its models in the OpenMetrics text format. It waits for nothing.
 ///
 /// Ownership: the caller frees `*out` with foreturn_string_free().
 ///
@@ -173,14 +170,16 @@ pub unsafe extern "C" fn foreturn_engine_openmetrics(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        waiting("foreturn_engine_openmetrics", engine, out, error, |engine| {
-            Ok(Text(engine.statistics()?.to_openmetrics()))
+        guard(error, || {
+            let engine = handle::get::<Hosted>(engine)?;
+            Out::new(out, "out")?.write(handle::insert(Text(engine.statistics()?.to_openmetrics())));
+            Ok(())
         })
     }
 }
 
-/// Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. Waits for
-/// the current step.
+/// Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. It
+/// waits for nothing.
 ///
 /// Ownership: the caller frees `*out` with foreturn_string_free().
 ///
@@ -193,11 +192,14 @@ pub unsafe extern "C" fn foreturn_engine_statistics_json(
 ) -> foreturn_status {
     // SAFETY: passed on.
     unsafe {
-        waiting("foreturn_engine_statistics_json", engine, out, error, |engine| {
+        guard(error, || {
+            let engine = handle::get::<Hosted>(engine)?;
+            let out = Out::new(out, "out")?;
             let json = serde_json::to_string(&engine.statistics()?).map_err(|e| {
                 Failure::new(FORETURN_ERROR_INTERNAL, format!("statistics can't be written as JSON: {e}"))
             })?;
-            Ok(Text(json))
+            out.write(handle::insert(Text(json)));
+            Ok(())
         })
     }
 }

@@ -197,6 +197,12 @@ void replies(const std::string& folder) {
     CHECK(NEED(scores.read(0)).values.size() == 1 && std::isfinite(NEED(scores.read(1)).values[0]));
     CHECK(NEED(scores.json()).front() == '[');
     CHECK(failed(scores.read(2), FORETURN_ERROR_INVALID_ARGUMENT, "2"));
+    how.partial = true;  // an empty answer can't be scored, and the other one can
+    const auto some = NEED(engine.score("m", {with("One."), foreturn::ScoreInput{asked}}, how));
+    CHECK(NEED(some.read(0)).status == FORETURN_OK && NEED(some.read(0)).values.size() == 1);
+    CHECK(NEED(some.read(1)).status == FORETURN_ERROR_INVALID_REQUEST && NEED(some.read(1)).values.empty());
+    CHECK(NEED(some.json()).find("\"error\"") != std::string::npos);
+    how.partial = false;
     how.limits.timeout = std::chrono::milliseconds(-5);  // over already, which is not "no limit"
     const std::string endless(4000, 'x');
     CHECK(failed(engine.score("m", {with(endless)}, how), FORETURN_ERROR_DEADLINE_EXCEEDED));
@@ -208,6 +214,34 @@ void replies(const std::string& folder) {
     CHECK(NEED(engine.statistics()).score.count >= 1 && NEED(engine.model_statistics("m")).steps > 0);
     CHECK(NEED(engine.openmetrics()).find("# EOF") != std::string::npos);
     CHECK(NEED(engine.statistics_json()).front() == '{');
+}
+
+// What can be waited for can be queued as well, with the same results.
+void queued_prompts(const std::string& folder) {
+    const auto engine = engine_with("", std::move(foreturn::EngineOptions().model("m", folder)), __LINE__);
+    const std::vector<foreturn::Message> asked = {{"user", "Count from one to ten."}};
+    std::atomic<int> ready{0};
+    foreturn::PromptOptions tell;
+    tell.on_ready = [&] { ++ready; };
+    foreturn::GenerateOptions options;
+    options.max_tokens = 12;
+    options.greedy = true;
+    options.on_ready = tell.on_ready;
+    const auto warm = NEED(engine.submit_warm("m", {asked}, tell));
+    const auto reply = NEED(engine.submit_generate("m", {asked}, options));
+    const auto scored = NEED(engine.submit_logprobs("m", {asked}, tell));
+    for (const auto* pending : {&warm, &reply, &scored}) CHECK(NEED(pending->wait()));
+    CHECK(ready == 3);
+    CHECK(failed(reply.pin(), FORETURN_ERROR_INVALID_ARGUMENT, "a generation"));
+    CHECK(NEED(NEED(warm.pin()).tokens()) > 0);
+    const auto queued = NEED(reply.generation()), waited = NEED(engine.generate("m", {asked}, options));
+    CHECK(NEED(queued.read()).text == NEED(waited.read()).text);
+    CHECK(NEED(NEED(scored.generation()).read()).logprobs.size() > 0);
+    CHECK(failed(engine.submit_warm("nobody", {asked}), FORETURN_ERROR_INVALID_REQUEST, "nobody"));
+    // What is wrong with a prompt shows in the result.
+    const auto empty = NEED(engine.submit_logprobs("m", {{}, {5}}));
+    CHECK(NEED(empty.wait()));
+    CHECK(failed(empty.generation(), FORETURN_ERROR_INVALID_REQUEST, "at least two tokens"));
 }
 
 void metrics(const std::string& folder) {
@@ -362,6 +396,7 @@ int main(int count, char** arguments) {
     if (count != 2) return std::fprintf(stderr, "usage: wrapper MODEL_FOLDER, a language model's\n"), 1;
     const std::string folder = arguments[1];
     replies(folder);
+    queued_prompts(folder);
     metrics(folder);
     metrics_fail(folder);
     chat_models(folder);
