@@ -18,6 +18,7 @@ pub(crate) mod rope;
 pub mod sampler;
 pub(crate) mod scheduler;
 pub mod stop;
+pub(crate) mod urgency;
 
 pub use decoder::{DecodeOptions, DecoderStats};
 pub(crate) use decoder::{Decoder, check_prompt};

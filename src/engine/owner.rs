@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::command::{Call, Command, RankRun, Task};
-use super::limits::Turn;
 use super::queue::Queue;
 use super::statistics::{Recorder, Stage, Statistics};
 use super::{CancelToken, ChatModelFactory};
 use crate::chat::local::{LocalChat, OnCompletion};
 use crate::chat::{ChatModel, ChatReply, Finish, Ticket};
+use crate::decode::urgency::Turn;
 use crate::rank::{Ask, AskId, MetricValues, ModelInfo, ModelsInfo, RankPlan};
 use crate::{Error, ErrorKind, Result};
 
