@@ -1,13 +1,15 @@
 //! Thin access to private parts for `benches/internals.rs` and `benches/instructions.rs`, behind the feature
 //! `internals`. Anything here may change at any time.
 
+use std::time::Instant;
+
 use ndarray::{Array2, ArrayView2};
 
-use crate::Result;
 use crate::decode::cache::Cache;
 use crate::decode::executor::{Executor, Step};
 use crate::decode::rope::{Variant, Variants};
-use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
+use crate::decode::scheduler::{Budget, Next, Reader, Scheduler, SchedulerOptions};
+use crate::decode::urgency::Urgency;
 use crate::kernels::attention::BLOCK_SIZE;
 use crate::kernels::attention::form::Stored;
 use crate::kernels::attention::kernel::{Call, Heads, Item, Packed};
@@ -16,6 +18,7 @@ use crate::kernels::matmul::inputs::Rounded;
 use crate::kernels::matmul::kernel::{Call as Product, Operands};
 use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::simd::Isa;
+use crate::{Error, Result};
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
 pub fn isa() -> String {
@@ -70,11 +73,12 @@ impl Schedule {
         let mut scheduler = Scheduler::new(options);
         for prompt in prompts {
             let reader = Counter { next: prompt.len() - 1, left: self.new_tokens };
-            scheduler.submit(prompt.clone(), self.new_tokens, reader).expect("the sequence fits");
+            scheduler.submit(prompt.clone(), self.new_tokens, Urgency::default(), reader).expect("the sequence fits");
         }
         let (mut steps, mut ended) = (0, Vec::new());
+        let budget = Budget { tokens: self.step_tokens, least: 1, rate: None, now: Instant::now() };
         while !scheduler.is_idle() {
-            scheduler.step(self.step_tokens, &mut Nothing, &mut ended);
+            scheduler.step(&budget, &mut Nothing, &mut ended);
             steps += 1;
         }
         steps
@@ -96,6 +100,10 @@ impl Reader for Counter {
         self.next += 1;
         self.left -= 1;
         Ok(if self.left == 0 { Next::Finish } else { Next::Append(0) })
+    }
+
+    fn start_over(&mut self) -> Result<()> {
+        Err(Error::internal("a counter does not count twice"))
     }
 }
 

@@ -1,9 +1,10 @@
-//! Which block of the key-value cache holds which tokens: a tree of blocks, keyed by their tokens and their parent.
+//! A tree of the key-value cache's blocks, keyed by their tokens and their parent. It says which block holds which
+//! tokens.
 //!
 //! A node is one block's worth of tokens after its parent's. Sequences with a common prefix walk the same nodes, so
-//! they share its blocks, whether computed already or still being computed: a node may exist before its rows do
-//! (`filled` says how many are there), and whoever gets to it first computes it. Nodes that nobody uses stay as a
-//! cache until their block is needed; the least recently used leaf goes first.
+//! they share its blocks, also those that are still being computed: a node may exist before its rows do (`filled` says
+//! how many are there), and the sequence that gets to it first computes it. Nodes that nobody uses stay as a cache
+//! until their block is needed. The least recently used leaf goes first.
 //!
 //! There is one tree for each [`Variant`]: rows computed with other rotary tables are other rows.
 //!
@@ -24,10 +25,10 @@ pub(crate) struct NodeId(u32);
 /// A block of the key-value cache.
 pub(crate) type Block = u32;
 
-/// Nodes from the root that hold a sequence's tokens in order; all full but for the last.
+/// Nodes from the root that hold a sequence's tokens in order. All are full except the last.
 pub(crate) type Path = Vec<NodeId>;
 
-/// What a node hangs on.
+/// The place that a node hangs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Parent {
     Root(Variant),
@@ -41,16 +42,16 @@ struct Node {
     /// Rows that have been computed.
     filled: usize,
     block: Option<Block>,
-    /// Sequences, pins and pending copies that need this node; a parent has at least its children's.
+    /// Number of sequences, pins and pending copies that need this node. A parent has at least its children's.
     users: u32,
     children: u32,
     /// Rows to take over from another node, once it has them.
     copy_from: Option<(NodeId, usize)>,
-    /// When it was last let go.
+    /// The time by `clock` at which it was last let go.
     stamp: u64,
 }
 
-/// What a sequence may do with a node in one step.
+/// The copy that a node waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CopyState {
     /// Nothing to copy.
@@ -97,6 +98,12 @@ impl Cache {
         }
     }
 
+    /// Forgets all rows and frees all blocks. Paths handed out before are void; nobody may use or release them any
+    /// more.
+    pub(crate) fn clear(&mut self) {
+        *self = Cache::new(self.total, self.block_size);
+    }
+
     /// All blocks.
     pub(crate) fn total(&self) -> usize {
         self.total
@@ -112,7 +119,7 @@ impl Cache {
         self.total - self.free.len()
     }
 
-    /// Takes the nodes that hold `tokens` in the variant's tree into use, creating those that are missing.
+    /// Takes the nodes that hold `tokens` in the variant's tree into use, and creates those that are missing.
     pub(crate) fn attach(&mut self, variant: Variant, tokens: &[u32]) -> Path {
         let mut path = Path::with_capacity(tokens.len().div_ceil(self.block_size));
         let mut parent = Parent::Root(variant);
@@ -167,7 +174,8 @@ impl Cache {
         path.iter().filter(|&&id| self.node(id).block.is_none()).count()
     }
 
-    /// Gives the node a block, evicting cached prefixes if need be; `false` when all blocks are in use.
+    /// Gives the node a block, and evicts cached prefixes for it if it has to. Returns `false` if all blocks are in
+    /// use.
     pub(crate) fn ensure_block(&mut self, id: NodeId) -> bool {
         if self.node(id).block.is_some() {
             return true;
@@ -179,7 +187,7 @@ impl Cache {
         }
         let Some(Reverse(block)) = self.free.pop() else { return false };
         self.node_mut(id).block = Some(block);
-        self.held += 1; // whoever asks uses the node
+        self.held += 1; // the caller uses the node
         true
     }
 
@@ -202,7 +210,7 @@ impl Cache {
         }
     }
 
-    /// Ends the wait for a copy, whether it was made or not.
+    /// Ends the wait for a copy that was made, or won't be.
     pub(crate) fn forget_copy(&mut self, id: NodeId) {
         if let Some((source, _)) = self.node_mut(id).copy_from.take() {
             self.copies.remove(&id);
@@ -210,8 +218,8 @@ impl Cache {
         }
     }
 
-    /// Lets go of a node that is in use for copies to come alone, because its block is needed: the rows will be computed
-    /// instead. `false` when there is none.
+    /// Lets go of a node that only copies to come use, because its block is needed. Their rows will be computed
+    /// instead. Returns `false` if there is no such node.
     fn give_up_copy(&mut self) -> bool {
         let mut wanted: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
         for &id in &self.copies {
@@ -237,7 +245,7 @@ impl Cache {
         self.children.get(&(parent, first)).map_or(&[], Vec::as_slice)
     }
 
-    /// The child of `parent` that holds exactly this full chunk; the one with most rows where there are twins.
+    /// The child of `parent` that holds exactly this full chunk. If there are twins, the one with most rows.
     fn find(&self, parent: Parent, chunk: &[u32]) -> Option<NodeId> {
         if chunk.len() < self.block_size {
             return None;
@@ -246,8 +254,8 @@ impl Cache {
         same.copied().max_by_key(|&id| self.node(id).filled)
     }
 
-    /// A node for `chunk` that nobody else uses yet: an unused partial one that it continues, or a new one, which takes
-    /// over the rows it has in common with a sibling.
+    /// A node for `chunk` that nobody else uses yet: an unused partial one that the chunk continues, or a new one. The
+    /// new one takes over the rows that it has in common with a sibling.
     fn adopt_or_create(&mut self, parent: Parent, chunk: &[u32]) -> NodeId {
         let common = |tokens: &[u32]| tokens.iter().zip(chunk).take_while(|(a, b)| a == b).count();
         let best = self.siblings(parent, chunk[0]).iter().copied().max_by_key(|&id| {
@@ -315,7 +323,7 @@ impl Cache {
             return;
         }
         node.stamp = clock;
-        // Tokens without rows are nobody's plan any more.
+        // Nobody will compute the tokens without rows any more.
         node.tokens.truncate(node.filled.max(1));
         if node.block.is_some() {
             self.held -= 1;
@@ -337,7 +345,7 @@ impl Cache {
         }
     }
 
-    /// Frees the block of the least recently used leaf; `false` when there is none.
+    /// Frees the block of the least recently used leaf. Returns `false` if there is none.
     fn evict(&mut self) -> bool {
         let Some((_, id)) = self.evictable.pop_first() else { return false };
         self.remove(id);

@@ -8,18 +8,19 @@ use super::executor::padded::PaddedExecutor;
 use super::executor::paged::{PagedExecutor, blocks_within};
 use super::reader::AnyReader;
 use super::rope::Variants;
-use super::scheduler::{Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
+use super::scheduler::{Begun, Budget, Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
+use super::urgency::Urgency;
 use crate::model::ModelFolder;
 use crate::model::layout::PreparedGraph;
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
-/// How a model's sequences share memory and time.
+/// Settings for the memory and time that a model's sequences share.
 #[derive(Debug, Clone)]
 pub struct DecodeOptions {
-    /// Bytes of the key-value cache. Pages become resident as blocks are used.
+    /// Bytes of the key-value cache. Its pages become resident when their blocks are first used.
     pub kv_cache: usize,
-    /// What a step may take; sizes the chunks of prompts.
+    /// Time that a step may take. It sizes the chunks of prompts.
     pub step_budget: Duration,
     /// Most sequences in one step.
     pub max_sequences: usize,
@@ -40,9 +41,9 @@ pub struct DecoderStats {
     pub computed_tokens: u64,
     /// Tokens of the prompts that have ended.
     pub prompt_tokens: u64,
-    /// Of these, tokens that were taken from the cache.
+    /// Those of these tokens that were taken from the cache.
     pub reused_tokens: u64,
-    /// Sequences sent back to the queue for want of memory.
+    /// Sequences sent back to the queue, to make room for others.
     pub preemptions: u64,
     /// Sequences that share steps now.
     pub sequences: usize,
@@ -63,7 +64,7 @@ pub(crate) struct Decoder {
     provider: ProviderReport,
     scheduler: Scheduler<AnyReader>,
     pace: Pace,
-    // Of what has ended.
+    // Sums over the sequences that have ended.
     prompt_tokens: u64,
     reused_tokens: u64,
 }
@@ -109,16 +110,23 @@ impl Decoder {
         &self.provider
     }
 
-    /// Queues a sequence of `tokens` that may grow by `max_new`.
+    /// Queues a sequence of `tokens` that may grow by `max_new`. Its `urgency` says before which others it goes.
     ///
     /// # Errors
-    /// Refuses an empty prompt, one that fills the context, ids beyond the vocabulary, and what doesn't fit the cache.
-    pub(crate) fn submit(&mut self, tokens: Vec<u32>, max_new: usize, reader: AnyReader) -> Result<SequenceId> {
+    /// Refuses an empty prompt, one that is longer than the context, ids beyond the vocabulary, and a sequence that
+    /// doesn't fit the cache.
+    pub(crate) fn submit(
+        &mut self,
+        tokens: Vec<u32>,
+        max_new: usize,
+        urgency: Urgency,
+        reader: AnyReader,
+    ) -> Result<SequenceId> {
         check_prompt(&self.folder, &tokens)?;
-        self.scheduler.submit(tokens, max_new, reader)
+        self.scheduler.submit(tokens, max_new, urgency, reader)
     }
 
-    /// Ends a sequence early, giving back its reader.
+    /// Ends a sequence early and gives back its reader.
     pub(crate) fn cancel(&mut self, id: SequenceId) -> Option<(AnyReader, SequenceCost)> {
         self.scheduler.cancel(id)
     }
@@ -133,7 +141,7 @@ impl Decoder {
         self.scheduler.unpin(key);
     }
 
-    /// Says when nobody will wait for the steps to come any more; one that is under way then is ended.
+    /// Sets the time after which nobody waits for a step any more. A step that is under way then is ended.
     pub(crate) fn end_by(&mut self, end: Option<Instant>) {
         self.executor.end_by(end);
     }
@@ -141,13 +149,31 @@ impl Decoder {
     /// Runs one step; returns whether sequences are left.
     pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
         let (start, before) = (Instant::now(), ended.len());
-        let tokens = self.scheduler.step(self.pace.tokens(), &mut *self.executor, ended);
+        let tokens = self.scheduler.step(&self.pace.budget(start), &mut *self.executor, ended);
         self.pace.observe(tokens, start.elapsed());
-        for Ended { cost, .. } in &ended[before..] {
+        self.count(&ended[before..]);
+        !self.scheduler.is_idle()
+    }
+
+    /// Empties the cache, because the weights are about to change or have changed since the last step. `begun` says
+    /// what becomes of the sequences that have begun; appends those that end. Pins stay, and are computed again when
+    /// they are next used. Returns whether it is done.
+    ///
+    /// With [`Begun::Wait`] it is not done until those that have begun have ended, and no other begins before: call
+    /// [`Decoder::step`] and this in turn. Any other mode ends the wait.
+    #[allow(dead_code)] // until the engine exchanges weights
+    pub(crate) fn reset(&mut self, begun: Begun, ended: &mut Vec<Ended<AnyReader>>) -> bool {
+        let before = ended.len();
+        let done = self.scheduler.reset(begun, ended);
+        self.count(&ended[before..]);
+        done
+    }
+
+    fn count(&mut self, ended: &[Ended<AnyReader>]) {
+        for Ended { cost, .. } in ended {
             self.prompt_tokens += cost.prompt as u64;
             self.reused_tokens += cost.reused() as u64;
         }
-        !self.scheduler.is_idle()
     }
 
     #[cfg(test)]
@@ -172,7 +198,7 @@ impl Decoder {
     }
 }
 
-/// Refuses prompts that the model can't take, with the numbers.
+/// Refuses prompts that the model can't take. The error has the numbers.
 pub(crate) fn check_prompt(folder: &ModelFolder, tokens: &[u32]) -> Result<()> {
     let (context, vocabulary) = (folder.context_length(), folder.config().model.vocab_size);
     if tokens.is_empty() {
@@ -214,8 +240,12 @@ impl Pace {
         Pace { budget, rate: None }
     }
 
+    fn budget(&self, now: Instant) -> Budget {
+        Budget { tokens: self.tokens(), least: Self::LEAST, rate: self.rate, now }
+    }
+
     fn tokens(&self) -> usize {
-        // Nothing is known of the machine yet: a small chunk keeps the budget on a slow one, too.
+        // Nothing is known of the machine yet. A small chunk keeps the budget on a slow one, too.
         let Some(rate) = self.rate else { return Self::LEAST };
         ((rate * self.budget.as_secs_f64()) as usize).clamp(Self::LEAST, Self::MOST)
     }

@@ -1,4 +1,4 @@
-//! What the fuzzers in `fuzz/` call: the compiler of schemas.
+//! Entry points for the fuzzers in `fuzz/`: the compiler of schemas.
 
 use std::path::Path;
 use std::sync::Arc;

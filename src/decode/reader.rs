@@ -1,14 +1,12 @@
-//! What is done with a sequence's logits: write a reply, score given tokens, compare answers, or keep rows of a head's
-//! scores.
+//! Uses of a sequence's logits: write a reply, score given tokens, compare answers, or keep rows of a head's scores.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::constraint::{Constraint, JsonSchema};
 use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
-use super::scheduler::{Next, Reader};
+use super::scheduler::{Next, Reader, changed_weights};
 use super::stop::StopMatcher;
 use crate::model::tokenizer::{TextStream, Tokenizer};
 use crate::{Error, Result};
@@ -45,11 +43,11 @@ impl Finish {
 /// Receives a reply's text as it is sampled.
 pub type OnText = Box<dyn FnMut(&str) + Send>;
 
-/// What a reply should be like.
+/// Options of a reply.
 pub struct GenerateOptions {
     /// Most tokens to sample.
     pub max_tokens: usize,
-    /// How to sample.
+    /// Rules for drawing tokens.
     pub sampling: SamplingOptions,
     /// Names the random stream.
     pub seed: u64,
@@ -97,7 +95,7 @@ impl Reader for AnyReader {
             AnyReader::Generate(reader) => reader.next,
             AnyReader::LogProbs(reader) => reader.next,
             AnyReader::Choose(reader) => reader.position,
-            AnyReader::Rows(reader) => reader.wanted.front().copied().unwrap_or(0),
+            AnyReader::Rows(reader) => reader.next().unwrap_or(0),
         }
     }
 
@@ -109,6 +107,22 @@ impl Reader for AnyReader {
             AnyReader::Rows(reader) => Ok(reader.read(position, logits)),
         }
     }
+
+    fn start_over(&mut self) -> Result<()> {
+        match self {
+            AnyReader::Generate(reader) => reader.start_over(),
+            AnyReader::LogProbs(reader) => {
+                reader.next = reader.from;
+                reader.logprobs.clear();
+                Ok(())
+            }
+            AnyReader::Choose(_) => Ok(()),
+            AnyReader::Rows(reader) => {
+                *reader = Rows::new(std::mem::take(&mut reader.wanted));
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Samples a reply.
@@ -116,7 +130,7 @@ pub(crate) struct Generate {
     next: usize,
     prompt: usize,
     max_tokens: usize,
-    /// Whether `max_tokens` was cut to what the context leaves.
+    /// True if `max_tokens` was cut to what the context leaves.
     cut: bool,
     sampler: Sampler,
     constraint: Option<Constraint>,
@@ -168,12 +182,12 @@ impl Generate {
         self.max_tokens
     }
 
-    /// Has the reply end with these tokens, too, and with the text that stands beside each.
+    /// Lets these tokens end the reply, too. It then ends with the text that stands beside the token.
     pub(crate) fn ending_with(self, endings: Vec<(u32, String)>) -> Self {
         Generate { endings, ..self }
     }
 
-    /// Whether it is held to a schema.
+    /// True if the reply is held to a schema.
     pub(crate) fn is_constrained(&self) -> bool {
         self.constraint.is_some()
     }
@@ -213,6 +227,24 @@ impl Generate {
             return self.end(self.limit());
         }
         Ok(Next::Append(sampled.token))
+    }
+
+    /// Goes back to before the first token.
+    fn start_over(&mut self) -> Result<()> {
+        if self.on_text.is_some() && !self.text.is_empty() {
+            return Err(changed_weights("after a part of the reply's text was passed on"));
+        }
+        if let Some(constraint) = &mut self.constraint {
+            constraint.start_over()?;
+        }
+        // What they held back belongs to the old reply.
+        self.stream.finish()?;
+        self.stops.finish();
+        self.next = self.prompt - 1;
+        self.tokens.clear();
+        self.logprobs.clear();
+        self.text.clear();
+        Ok(())
     }
 
     fn limit(&self) -> Finish {
@@ -275,6 +307,7 @@ fn check_schema(options: &GenerateOptions, constrained: bool) -> Result<()> {
 
 /// Log-probabilities of given tokens.
 pub(crate) struct LogProbs {
+    from: usize,
     next: usize,
     tokens: Arc<[u32]>,
     /// logprobs[i] is of the token after position `from + i`.
@@ -284,7 +317,7 @@ pub(crate) struct LogProbs {
 impl LogProbs {
     /// Scores `tokens[from + 1..]`, each given the ones before it.
     pub(crate) fn new(tokens: Arc<[u32]>, from: usize) -> Self {
-        LogProbs { next: from, tokens, logprobs: Vec::new() }
+        LogProbs { from, next: from, tokens, logprobs: Vec::new() }
     }
 
     fn read(&mut self, position: usize, logits: &[f32]) -> Result<Next> {
@@ -320,8 +353,10 @@ impl Choose {
 /// Rows of a head's scores at given tokens.
 #[derive(Default)]
 pub(crate) struct Rows {
-    /// Positions that are still to be read, in order.
-    wanted: VecDeque<usize>,
+    /// Positions that are read, in order.
+    wanted: Vec<usize>,
+    /// Number of positions that have been read.
+    read: usize,
     /// One row after the other.
     pub(crate) rows: Vec<f32>,
 }
@@ -329,19 +364,70 @@ pub(crate) struct Rows {
 impl Rows {
     /// Reads the rows at `positions`, which grow.
     pub(crate) fn new(positions: impl IntoIterator<Item = usize>) -> Self {
-        Rows { wanted: positions.into_iter().collect(), rows: Vec::new() }
+        Rows { wanted: positions.into_iter().collect(), read: 0, rows: Vec::new() }
     }
 
     /// Rows that are there already.
     pub(crate) fn given(rows: Vec<f32>) -> Self {
-        Rows { wanted: VecDeque::new(), rows }
+        Rows { rows, ..Rows::default() }
+    }
+
+    /// The next position to read.
+    fn next(&self) -> Option<usize> {
+        self.wanted.get(self.read).copied()
     }
 
     fn read(&mut self, position: usize, logits: &[f32]) -> Next {
-        if self.wanted.front() == Some(&position) {
-            self.wanted.pop_front();
+        if self.next() == Some(position) {
+            self.read += 1;
             self.rows.extend_from_slice(logits);
         }
-        if self.wanted.is_empty() { Next::Finish } else { Next::Continue }
+        if self.next().is_none() { Next::Finish } else { Next::Continue }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Logits of a vocabulary of four, which differ by position.
+    fn logits(position: usize) -> [f32; 4] {
+        [0.5, position as f32, -1.0, 2.0]
+    }
+
+    /// Reads `rows` rows, or all.
+    fn read(reader: &mut AnyReader, rows: usize) {
+        for _ in 0..rows {
+            let position = reader.next_position();
+            if reader.read(position, &[], &logits(position)).expect("finite") == Next::Finish {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_starts_over_reads_everything_again() {
+        let readers: [fn() -> AnyReader; 3] = [
+            || AnyReader::LogProbs(LogProbs::new([3, 1, 2, 0, 3].into(), 1)),
+            || AnyReader::Rows(Rows::new([1, 3, 4])),
+            || AnyReader::Choose(Choose::new(5, vec![vec![0], vec![1, 2]])),
+        ];
+        let numbers = |reader: &AnyReader| match reader {
+            AnyReader::LogProbs(reader) => reader.logprobs.clone(),
+            AnyReader::Rows(reader) => reader.rows.clone(),
+            AnyReader::Choose(reader) => reader.probabilities.iter().map(|&p| p as f32).collect(),
+            AnyReader::Generate(_) => Vec::new(),
+        };
+        for make in readers {
+            let (mut whole, mut interrupted) = (make(), make());
+            read(&mut whole, usize::MAX);
+            let first = interrupted.next_position();
+            read(&mut interrupted, 2);
+            interrupted.start_over().expect("nothing was given away");
+            assert_eq!(interrupted.next_position(), first);
+            read(&mut interrupted, usize::MAX);
+            assert_eq!(numbers(&interrupted), numbers(&whole));
+            assert!(!numbers(&whole).is_empty());
+        }
     }
 }

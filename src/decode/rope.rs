@@ -1,8 +1,8 @@
-//! Which of a model's rotary tables a sequence is computed with.
+//! A model's rotary tables, and the choice between them for a sequence.
 //!
-//! Models with LongRoPE have one pair of tables for sequences up to a length and another for longer ones. What was
-//! computed with one is of no use to the other: each variant has a prefix tree of its own, and a sequence that outgrows
-//! its variant starts over in the other one, as transformers' `generate` does.
+//! Models with LongRoPE have one pair of tables for sequences up to a length and another for longer ones. Rows that
+//! were computed with one are of no use to the other. Therefore each variant has a prefix tree of its own, and a
+//! sequence that outgrows its variant starts over in the other one, as in transformers' `generate`.
 
 /// A sequence's tables, and so the tree that its prefixes are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -14,10 +14,10 @@ pub(crate) enum Variant {
     Long,
 }
 
-/// When a sequence has which variant.
+/// The rule that gives a sequence its variant.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Variants {
-    /// Longest short sequence, in tokens; without it all are short.
+    /// Length of the longest short sequence, in tokens. Without it, all sequences are short.
     pub(crate) longest_short: Option<usize>,
 }
 

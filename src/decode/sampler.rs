@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::softmax::{exp_into, exp_row, exp_sum, largest};
 use crate::{Error, ErrorKind, Result};
 
-/// How to draw the next token from the logits.
+/// Rules for drawing the next token from the logits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
@@ -159,7 +159,7 @@ impl Sampler {
         self.options.temperature == 0.0
     }
 
-    /// What logits are multiplied by. A temperature next to 0 has no finite inverse.
+    /// The factor for logits. A temperature next to 0 has no finite inverse, so it is bounded.
     fn scale(&self) -> f32 {
         (1.0 / self.options.temperature).min(f32::MAX)
     }
@@ -416,7 +416,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is sorted beforehand changes nothing: the same token as by the definition.
+        /// Sorting only a part changes nothing: the token is the same as by the definition.
         #[test]
         fn truncation_is_by_its_definition(logits in prop::collection::vec(-8f32..8.0, 1..80), seed: u64, top_k in 0usize..5, top_p in 0.1f32..=1.0, min_p in 0f32..0.3) {
             let options = SamplingOptions { top_k, top_p, min_p, ..SamplingOptions::default() };
@@ -434,7 +434,7 @@ mod tests {
             prop_assert!(allowed.map(|i| kept[i].0).any(|token| token == sampled.token as usize));
         }
 
-        /// Tokens that aren't allowed might as well be impossible, but for the log-probability.
+        /// Tokens that aren't allowed might as well be impossible, except for the log-probability.
         #[test]
         fn among_some_is_as_if_there_were_no_others(logits in prop::collection::vec(-8f32..8.0, 1..80), bits in prop::collection::vec(any::<u32>(), 1..4), seed: u64, draw in 0u64..5, temperature in 0f32..2.0, top_k in 0usize..5, top_p in 0.1f32..=1.0, penalty in 0.8f32..1.2) {
             let options = SamplingOptions { temperature, top_k, top_p, repetition_penalty: penalty, ..SamplingOptions::default() };

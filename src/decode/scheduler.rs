@@ -1,42 +1,54 @@
-//! Which tokens the next step computes.
+//! The choice of the tokens that the next step computes.
 //!
-//! Every step packs what is due: one token of each sequence that is decoding, chunks of prompts of others, as many as
-//! fit the step's token budget. Sequences are served by age. Where two need the same uncomputed block, the older
-//! computes it and the younger waits. When blocks run out, cached prefixes go first, then younger sequences are
-//! preempted, those first whose blocks are least shared; they start over later from what the cache still holds. The
-//! oldest sequence can always proceed, because what does not fit alone was refused on submission.
+//! Every step packs what is due: one token of each sequence that is decoding, and chunks of prompts of others, as many
+//! as fit the step's token budget. Sequences are served by urgency ([`Turn`]): `admission` says which of them share
+//! steps, `plan` what each of them computes in the next step, and `deadlines` how large that step is. `reset` empties
+//! the cache when the model's weights change.
+//!
+//! Nobody starves. From time to time the oldest sequence becomes the elder, which goes before all others in everything
+//! until it ends. See `admission` for the rule and its bound. The sequence that goes first can always proceed, because
+//! a sequence that doesn't fit alone was refused when it was submitted.
 //!
 //! A sequence that outgrows the rotary tables that it began with starts over with the other ones.
 //!
-//! Nothing here influences what a sequence computes, only when.
+//! Nothing here influences the results of a sequence. It only influences when they come.
+
+mod admission;
+mod deadlines;
+mod plan;
+mod reset;
 
 use std::collections::{BTreeMap, HashMap};
 
 use ndarray::{ArrayView2, s};
 
-use super::cache::{Cache, CopyState, NodeId, Path};
+pub(crate) use self::deadlines::Budget;
+use self::plan::{Plan, Share};
+pub(crate) use self::reset::{Begun, changed_weights};
+use super::cache::{Cache, Path};
 use super::executor::{Executor, Step};
 use super::rope::{Variant, Variants};
+use super::urgency::{Turn, Urgency};
 use crate::{Error, ErrorKind, Result};
 
-/// Names a sequence of one scheduler; grows with age.
+/// The number of a sequence in one scheduler, by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SequenceId(pub(crate) u64);
 
-/// What comes after a row of logits.
+/// The continuation after a row of logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Go on with this token.
     Append(u32),
-    /// Nothing to add; go on to the next token of the prompt.
+    /// Add nothing, and go on to the next token of the prompt.
     Continue,
     /// The sequence is complete.
     Finish,
 }
 
-/// Consumes a sequence's logits. Owned by the scheduler until the sequence ends.
+/// Consumes a sequence's logits. The scheduler owns it until the sequence ends.
 pub(crate) trait Reader {
-    /// The next position whose logits are wanted; grows with each row read.
+    /// The next position whose logits are wanted. It grows with each row read.
     fn next_position(&self) -> usize;
 
     /// Reads the logits that follow `tokens[..=position]`.
@@ -44,9 +56,15 @@ pub(crate) trait Reader {
     /// # Errors
     /// Ends the sequence with that error.
     fn read(&mut self, position: usize, tokens: &[u32], logits: &[f32]) -> Result<Next>;
+
+    /// Forgets everything that was read, because other weights will compute it again.
+    ///
+    /// # Errors
+    /// A part of the result was given away already. The sequence ends with that error.
+    fn start_over(&mut self) -> Result<()>;
 }
 
-/// How the scheduler shares time and memory.
+/// The memory and the places that sequences share.
 #[derive(Debug, Clone)]
 pub(crate) struct SchedulerOptions {
     /// Blocks of the cache.
@@ -55,11 +73,11 @@ pub(crate) struct SchedulerOptions {
     pub(crate) block_size: usize,
     /// Most sequences in one step.
     pub(crate) max_sequences: usize,
-    /// Most rows of logits in one step; each takes a vocabulary's worth of floats.
+    /// Most rows of logits in one step. Each takes as many floats as the vocabulary has tokens.
     pub(crate) max_logit_rows: usize,
     /// Bytes of one block, for messages.
     pub(crate) block_bytes: usize,
-    /// Which sequences are computed with which rotary tables.
+    /// The choice of rotary tables.
     pub(crate) variants: Variants,
 }
 
@@ -100,6 +118,7 @@ pub(crate) struct Totals {
 }
 
 struct Sequence<R> {
+    /// The prompt and what was sampled after it.
     tokens: Vec<u32>,
     prompt: usize,
     /// Most tokens it may grow to.
@@ -108,7 +127,24 @@ struct Sequence<R> {
     cursor: usize,
     reader: R,
     cost: SequenceCost,
-    /// The nodes it uses; empty while it waits.
+    /// The nodes it uses. Empty while it waits.
+    path: Path,
+    /// True if it has run with the present weights.
+    begun: bool,
+}
+
+impl<R: Reader> Sequence<R> {
+    /// The first position whose row gives logits that are wanted. Its row is computed even if it is there already.
+    fn wanted(&self) -> usize {
+        // The last token's logits are always wanted, so it is always computed.
+        self.reader.next_position().min(self.tokens.len() - 1)
+    }
+}
+
+/// A prefix that stays in the cache.
+struct Pin {
+    variant: Variant,
+    tokens: Vec<u32>,
     path: Path,
 }
 
@@ -116,33 +152,22 @@ struct Sequence<R> {
 pub(crate) struct Scheduler<R> {
     cache: Cache,
     options: SchedulerOptions,
-    /// In order of age.
-    running: BTreeMap<SequenceId, Sequence<R>>,
-    waiting: BTreeMap<SequenceId, Sequence<R>>,
-    pins: HashMap<u64, Path>,
+    /// Those that share steps, the most urgent first.
+    running: BTreeMap<Turn, Sequence<R>>,
+    waiting: BTreeMap<Turn, Sequence<R>>,
+    /// The turns of all of them, the oldest first.
+    turns: BTreeMap<SequenceId, Turn>,
+    /// The sequence that goes before all others.
+    elder: Option<Turn>,
+    /// The step from which on the oldest sequence may become the elder.
+    next_elder: u64,
+    /// True while sequences that have not begun have to wait, because the weights are about to change.
+    held: bool,
+    pins: HashMap<u64, Pin>,
     /// Blocks that pins may hold at most, all together.
     pinned: usize,
     next: u64,
     totals: Totals,
-}
-
-/// What one sequence does in a step.
-struct Share {
-    id: SequenceId,
-    from: usize,
-    to: usize,
-    /// Rows of logits it gets.
-    logits: usize,
-}
-
-/// A step under construction.
-struct Plan {
-    shares: Vec<Share>,
-    /// Who computes rows of a node in this step.
-    claims: HashMap<NodeId, SequenceId>,
-    copies: Vec<(u32, u32)>,
-    budget: usize,
-    logit_rows: usize,
 }
 
 impl<R: Reader> Scheduler<R> {
@@ -152,6 +177,10 @@ impl<R: Reader> Scheduler<R> {
             options,
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            elder: None,
+            next_elder: 0,
+            held: false,
             pins: HashMap::new(),
             pinned: 0,
             next: 0,
@@ -163,15 +192,26 @@ impl<R: Reader> Scheduler<R> {
     ///
     /// # Errors
     /// It would not fit the cache even alone.
-    pub(crate) fn submit(&mut self, tokens: Vec<u32>, max_new: usize, reader: R) -> Result<SequenceId> {
+    pub(crate) fn submit(
+        &mut self,
+        tokens: Vec<u32>,
+        max_new: usize,
+        urgency: Urgency,
+        reader: R,
+    ) -> Result<SequenceId> {
         let limit = tokens.len() + max_new;
         // The last token sampled is never fed back.
         self.check_fits(limit.saturating_sub(1).max(tokens.len()))?;
-        let id = SequenceId(self.next);
+        if self.is_idle() {
+            self.next_elder = self.totals.steps + admission::PATIENCE;
+        }
+        let (id, turn) = (SequenceId(self.next), Turn { urgency, arrival: self.next });
         self.next += 1;
         let prompt = tokens.len();
         let cost = SequenceCost { prompt, ..SequenceCost::default() };
-        self.waiting.insert(id, Sequence { tokens, prompt, limit, cursor: 0, reader, cost, path: Path::new() });
+        let sequence = Sequence { tokens, prompt, limit, cursor: 0, reader, cost, path: Path::new(), begun: false };
+        self.turns.insert(id, turn);
+        self.waiting.insert(turn, sequence);
         Ok(id)
     }
 
@@ -194,15 +234,23 @@ impl<R: Reader> Scheduler<R> {
         ))
     }
 
-    /// Ends a sequence early; `None` when it has ended already.
+    /// Ends a sequence early. Returns `None` if it has ended already.
     pub(crate) fn cancel(&mut self, id: SequenceId) -> Option<(R, SequenceCost)> {
-        let sequence = self.running.remove(&id).or_else(|| self.waiting.remove(&id))?;
+        let turn = *self.turns.get(&id)?;
+        let sequence = self.running.remove(&turn).or_else(|| self.waiting.remove(&turn))?;
+        self.forget(turn);
         self.cache.release(sequence.path);
         Some((sequence.reader, sequence.cost))
     }
 
-    /// Keeps the full blocks of `tokens` from being evicted, computed or not, until they are unpinned. They serve
-    /// sequences of the variant that `tokens` have by their own length.
+    /// Strikes a sequence that is over off the lists.
+    fn forget(&mut self, turn: Turn) {
+        self.turns.remove(&SequenceId(turn.arrival));
+        self.retire_elder(turn);
+    }
+
+    /// Keeps the full blocks of `tokens` from being evicted until they are unpinned, also those that are not computed
+    /// yet. They serve sequences of the variant that `tokens` have by their own length.
     ///
     /// # Errors
     /// Some sequence already accepted would no longer fit beside it.
@@ -224,22 +272,22 @@ impl<R: Reader> Scheduler<R> {
         }
         let path = self.cache.attach(variant, tokens);
         self.pinned += path.len();
-        if let Some(old) = self.pins.insert(key, path) {
-            self.pinned -= old.len();
-            self.cache.release(old);
+        if let Some(old) = self.pins.insert(key, Pin { variant, tokens: tokens.to_vec(), path }) {
+            self.pinned -= old.path.len();
+            self.cache.release(old.path);
         }
         Ok(())
     }
 
     /// Undoes [`Scheduler::pin`].
     pub(crate) fn unpin(&mut self, key: u64) {
-        if let Some(path) = self.pins.remove(&key) {
-            self.pinned -= path.len();
-            self.cache.release(path);
+        if let Some(pin) = self.pins.remove(&key) {
+            self.pinned -= pin.path.len();
+            self.cache.release(pin.path);
         }
     }
 
-    /// Whether nothing is left to do.
+    /// True if nothing is left to do.
     pub(crate) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
     }
@@ -262,15 +310,18 @@ impl<R: Reader> Scheduler<R> {
         &self.cache
     }
 
-    /// Computes up to `budget` prompt tokens and one token of each decoding sequence; appends what ended.
-    /// Returns the number of tokens computed.
+    /// Computes prompt tokens within `budget` and one token of each decoding sequence. Appends what ended. Returns the
+    /// number of tokens computed.
     ///
     /// Where the model fails, every sequence of the step is ended with that error.
-    pub(crate) fn step(&mut self, budget: usize, executor: &mut dyn Executor, ended: &mut Vec<Ended<R>>) -> usize {
+    pub(crate) fn step(&mut self, budget: &Budget, executor: &mut dyn Executor, ended: &mut Vec<Ended<R>>) -> usize {
         self.admit();
         let plan = self.plan(budget);
         if plan.shares.is_empty() {
-            self.fail_oldest(ended);
+            // While the weights are about to change, those that wait have nothing to do.
+            if !self.held || !self.running.is_empty() {
+                self.fail_first(ended);
+            }
             return 0;
         }
         for &(from, to) in &plan.copies {
@@ -287,149 +338,21 @@ impl<R: Reader> Scheduler<R> {
         step.tokens.len()
     }
 
-    /// Starts waiting sequences, oldest first, while their blocks can be had without preempting anybody.
-    fn admit(&mut self) {
-        while self.running.len() < self.options.max_sequences {
-            let Some((id, mut sequence)) = self.waiting.pop_first() else { return };
-            sequence.path = self.cache.attach(self.variant(&sequence), &sequence.tokens);
-            // One block of headroom for each sequence that is growing.
-            let needed = self.cache.missing(&sequence.path) + self.running.len();
-            if !self.running.is_empty() && needed > self.cache.available() {
-                self.cache.release(std::mem::take(&mut sequence.path));
-                self.waiting.insert(id, sequence);
-                return;
-            }
-            self.running.insert(id, sequence);
-        }
-    }
-
     fn variant(&self, sequence: &Sequence<R>) -> Variant {
         self.options.variants.of(sequence.tokens.len())
     }
 
-    fn plan(&mut self, budget: usize) -> Plan {
-        let mut plan = Plan {
-            shares: Vec::new(),
-            claims: HashMap::new(),
-            copies: Vec::new(),
-            budget,
-            logit_rows: self.options.max_logit_rows,
-        };
-        let ids: Vec<_> = self.running.keys().copied().collect();
-        for id in ids {
-            // A sequence may have been preempted for an older one.
-            let Some(mut sequence) = self.running.remove(&id) else { continue };
-            self.plan_sequence(id, &mut sequence, &mut plan);
-            self.running.insert(id, sequence);
-        }
-        plan
-    }
-
-    /// Decides what one sequence computes; takes blocks for it.
-    fn plan_sequence(&mut self, id: SequenceId, sequence: &mut Sequence<R>, plan: &mut Plan) {
-        // The last token's logits are always wanted, so it is always computed.
-        let wanted = sequence.reader.next_position().min(sequence.tokens.len() - 1);
-        if !self.take_over_rows(id, sequence, wanted, plan) {
-            return;
-        }
-        let from = sequence.cursor;
-        let decoding = from + 1 == sequence.tokens.len() && from >= sequence.prompt;
-        let budget = if decoding { 1 } else { plan.budget };
-        let end = sequence.tokens.len().min(from.saturating_add(budget));
-        let (mut to, mut logits) = (from, 0);
-        while to < end {
-            let node = sequence.path[to / self.options.block_size];
-            let claimed = plan.claims.get(&node).is_some_and(|&claimer| claimer != id);
-            let too_many_rows = to >= wanted && logits == plan.logit_rows;
-            if claimed || too_many_rows || !self.block_for(id, node, plan) {
-                break;
-            }
-            plan.claims.insert(node, id);
-            logits += usize::from(to >= wanted);
-            to += 1;
-        }
-        if to > from {
-            plan.logit_rows -= logits;
-            if !decoding {
-                plan.budget -= to - from;
-            }
-            plan.shares.push(Share { id, from, to, logits });
-        }
-    }
-
-    /// Moves the cursor over rows that are already there, up to `wanted`, copying those that stand in another's block.
-    /// Returns whether the sequence may go on from there in this step.
-    fn take_over_rows(&mut self, id: SequenceId, sequence: &mut Sequence<R>, wanted: usize, plan: &mut Plan) -> bool {
-        while sequence.cursor < wanted {
-            let index = sequence.cursor / self.options.block_size;
-            let node = sequence.path[index];
-            if let CopyState::Wanted { source, rows, filled } = self.cache.copy_state(node) {
-                // Only ever wait for an older sequence: the oldest never waits, so somebody always proceeds.
-                let older = self.running.range(..id).any(|(_, other)| other.path.get(index) == Some(&source));
-                if filled < rows && older {
-                    return false;
-                }
-                self.copy_rows(id, node, source, rows.min(filled), plan);
-                self.cache.forget_copy(node);
-            }
-            let there = index * self.options.block_size + self.cache.filled(node);
-            if there <= sequence.cursor {
-                return true;
-            }
-            sequence.cursor = there.min(wanted);
-        }
-        true
-    }
-
-    /// Takes over `rows` rows of `source`, if there is a block for them; else they will be computed.
-    fn copy_rows(&mut self, id: SequenceId, node: NodeId, source: NodeId, rows: usize, plan: &mut Plan) {
-        let taken = rows <= self.cache.filled(node) || plan.claims.contains_key(&node);
-        if taken || !self.block_for(id, node, plan) {
-            return;
-        }
-        // The last block to be had may have been the source's own.
-        if self.cache.copy_state(node) == CopyState::None {
-            return;
-        }
-        if let (Some(from), Some(to)) = (self.cache.block(source), self.cache.block(node)) {
-            plan.copies.push((from, to));
-            self.cache.fill(node, rows);
-        }
-    }
-
-    /// Gives `node` a block, preempting younger sequences than `id` that this step hasn't planned yet.
-    fn block_for(&mut self, id: SequenceId, node: NodeId, plan: &Plan) -> bool {
-        loop {
-            if self.cache.ensure_block(node) {
-                return true;
-            }
-            let planned = |other: &SequenceId| plan.shares.iter().any(|share| share.id == *other);
-            let victim = self
-                .running
-                .iter()
-                .filter(|(other, _)| **other > id && !planned(other))
-                .max_by_key(|(other, sequence)| (self.cache.unshared(&sequence.path), **other))
-                .map(|(other, _)| *other);
-            let Some(victim) = victim else { return false };
-            if let Some(mut sequence) = self.running.remove(&victim) {
-                sequence.cost.preemptions += 1;
-                self.totals.preemptions += 1;
-                self.start_over(victim, sequence);
-            }
-        }
-    }
-
     /// Sends a sequence back to the queue. Its rows stay cached.
-    fn start_over(&mut self, id: SequenceId, mut sequence: Sequence<R>) {
+    fn start_over(&mut self, turn: Turn, mut sequence: Sequence<R>) {
         self.cache.release(std::mem::take(&mut sequence.path));
         sequence.cursor = 0;
-        self.waiting.insert(id, sequence);
+        self.waiting.insert(turn, sequence);
     }
 
     fn pack(&self, plan: &Plan) -> Step {
         let mut step = Step::default();
         for share in &plan.shares {
-            let sequence = &self.running[&share.id];
+            let sequence = &self.running[&share.turn];
             let blocks =
                 sequence.path[..share.to.div_ceil(self.options.block_size)].iter().map(|&id| self.cache.block(id));
             let slot = |position: usize| {
@@ -456,7 +379,7 @@ impl<R: Reader> Scheduler<R> {
         for share in &plan.shares {
             let own_logits = logits.slice(s![first..first + share.logits, ..]);
             first += share.logits;
-            let Some(mut sequence) = self.running.remove(&share.id) else { continue };
+            let Some(mut sequence) = self.running.remove(&share.turn) else { continue };
             for (i, &node) in sequence
                 .path
                 .iter()
@@ -473,20 +396,21 @@ impl<R: Reader> Scheduler<R> {
             let result = self.read_rows(share, &mut sequence, own_logits);
             match result {
                 Ok(false) if self.variant(&sequence) == variant => {
-                    self.running.insert(share.id, sequence);
+                    self.running.insert(share.turn, sequence);
                 }
                 // The rows so far are of the wrong variant now.
-                Ok(false) => self.start_over(share.id, sequence),
+                Ok(false) => self.start_over(share.turn, sequence),
                 result => {
+                    self.forget(share.turn);
                     self.cache.release(sequence.path);
-                    let result = result.map(|_| ());
-                    ended.push(Ended { id: share.id, reader: sequence.reader, cost: sequence.cost, result });
+                    let (id, result) = (SequenceId(share.turn.arrival), result.map(|_| ()));
+                    ended.push(Ended { id, reader: sequence.reader, cost: sequence.cost, result });
                 }
             }
         }
     }
 
-    /// Whether the sequence is complete after its rows.
+    /// Hands a sequence its rows. Returns true if it is complete after them.
     fn read_rows(&mut self, share: &Share, sequence: &mut Sequence<R>, logits: ArrayView2<'_, f32>) -> Result<bool> {
         for (position, row) in (share.to - share.logits..share.to).zip(logits.rows()) {
             let row = row.to_slice().ok_or_else(|| Error::internal("logits that are not in standard order"))?;
@@ -506,15 +430,16 @@ impl<R: Reader> Scheduler<R> {
         Ok(false)
     }
 
-    /// Ends the oldest sequence where there is nothing to compute for any: a defect of this file, which must not become a
-    /// step that is tried for ever.
-    fn fail_oldest(&mut self, ended: &mut Vec<Ended<R>>) {
-        let Some(&id) = self.running.keys().next().or_else(|| self.waiting.keys().next()) else { return };
+    /// Ends the sequence that goes first where there is nothing to compute for any: a defect of the scheduler, which
+    /// must not become a step that is tried for ever.
+    fn fail_first(&mut self, ended: &mut Vec<Ended<R>>) {
         let (running, waiting) = (self.running.len(), self.waiting.len());
+        let first = self.elder.or_else(|| self.running.keys().chain(self.waiting.keys()).next().copied());
+        let Some(id) = first.map(|turn| SequenceId(turn.arrival)) else { return };
         if let Some((reader, cost)) = self.cancel(id) {
             let error = Error::internal(format!(
                 "the scheduler found nothing to compute for {running} running and {waiting} waiting sequences in {} cache \
-                 blocks, of which {} are in use and {} pinned, and ended the oldest, of {} prompt tokens. This is a defect in \
+                 blocks, of which {} are in use and {} pinned, and ended the first, of {} prompt tokens. This is a defect in \
                  foreturn; please report it",
                 self.cache.total(),
                 self.cache.total() - self.cache.available(),
@@ -527,8 +452,9 @@ impl<R: Reader> Scheduler<R> {
 
     fn fail(&mut self, plan: &Plan, error: &Error, ended: &mut Vec<Ended<R>>) {
         for share in &plan.shares {
-            if let Some((reader, cost)) = self.cancel(share.id) {
-                ended.push(Ended { id: share.id, reader, cost, result: Err(error.duplicate()) });
+            let id = SequenceId(share.turn.arrival);
+            if let Some((reader, cost)) = self.cancel(id) {
+                ended.push(Ended { id, reader, cost, result: Err(error.duplicate()) });
             }
         }
     }

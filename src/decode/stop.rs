@@ -1,7 +1,7 @@
 //! Finds stop strings in text that arrives piece by piece.
 //!
 //! Text that might be the beginning of a stop string is held back until more text decides, so that a caller who streams
-//! never shows part of one. How the text was cut into pieces doesn't change the result.
+//! never shows part of one. The result doesn't depend on where the text was cut into pieces.
 
 use crate::{Error, Result};
 
@@ -24,12 +24,12 @@ pub struct StopMatcher {
     matched: Option<usize>,
 }
 
-/// What one piece of text led to.
+/// The effect of one piece of text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StopStep {
     /// Text that is certainly before any stop string.
     pub text: String,
-    /// Which stop string was completed, as an index into the list given to [`StopMatcher::new`].
+    /// The stop string that was completed, as an index into the list given to [`StopMatcher::new`].
     pub matched: Option<usize>,
 }
 
@@ -71,7 +71,7 @@ impl StopMatcher {
         StopStep { text: std::mem::replace(&mut self.held, held), matched: None }
     }
 
-    /// The end of the stream: gives out what was held back, which is no stop string after all.
+    /// Ends the stream. Gives out the text that was held back, because it is not a stop string after all.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::command::Command;
 use super::job::{Job, Kind, Run, Watch};
-use super::limits::Turn;
 use super::owner::closed;
 use super::queue::Queue;
 use super::statistics::{Recorder, Stage};
+use crate::decode::urgency::Turn;
 use crate::rank::StopReason;
 use crate::{Error, Result};
 

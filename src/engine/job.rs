@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::CancelToken;
-use super::limits::Turn;
 use super::models::Models;
 use super::statistics::Stage;
+use crate::decode::urgency::Turn;
 use crate::chat::ChatRequest;
 use crate::chat::local::{Answer, Task};
 use crate::rank::{AskId, MetricBatch, MetricValues, StopReason};

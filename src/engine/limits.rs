@@ -1,6 +1,5 @@
 //! How long a request may take, who may end it, and who goes first.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,21 +23,6 @@ impl Limits {
     }
 }
 
-/// A request's place among those that wait: the least goes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
-    priority: Reverse<i32>,
-    no_deadline: bool,
-    deadline: Option<Instant>,
-    pub(super) arrival: u64,
-}
-
-impl Turn {
-    pub(super) fn new(priority: i32, deadline: Option<Instant>, arrival: u64) -> Self {
-        Turn { priority: Reverse(priority), no_deadline: deadline.is_none(), deadline, arrival }
-    }
-}
-
 /// Cancels requests; clones cancel the same ones.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
@@ -57,26 +41,5 @@ impl CancelToken {
     /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn priority_goes_before_deadline_before_arrival() {
-        let now = Instant::now();
-        let at = |seconds| Some(now + Duration::from_secs(seconds));
-        let mut turns = [
-            Turn::new(0, None, 0),
-            Turn::new(0, at(9), 1),
-            Turn::new(-1, at(1), 2),
-            Turn::new(5, None, 3),
-            Turn::new(0, at(2), 4),
-            Turn::new(0, None, 5),
-        ];
-        turns.sort();
-        assert_eq!(turns.map(|turn| turn.arrival), [3, 4, 1, 0, 5, 2]);
     }
 }

@@ -7,6 +7,7 @@ use super::job::Request;
 use crate::chat::local::{Answer, LocalChat};
 use crate::chat::{ChatModel, Finish, Ticket};
 use crate::decode::DecoderStats;
+use crate::decode::urgency::Urgency;
 use crate::rank::{ModelInfo, ModelsInfo, RankPlan};
 use crate::{Error, Result};
 
@@ -19,10 +20,11 @@ pub(super) enum Model {
 }
 
 impl Model {
-    pub(super) fn submit(&mut self, request: Request) -> Result<Ticket> {
+    /// Queues a request. A local model serves the more urgent ones first.
+    pub(super) fn submit(&mut self, request: Request, urgency: Urgency) -> Result<Ticket> {
         match (self, request) {
-            (Model::Local(model), Request::Chat(request)) => model.submit(request),
-            (Model::Local(model), Request::Task(task)) => model.submit_task(task),
+            (Model::Local(model), Request::Chat(request)) => model.submit(request, urgency),
+            (Model::Local(model), Request::Task(task)) => model.submit_task(task, urgency),
             (Model::Other(model), Request::Chat(request)) => model.submit(request),
             (Model::Other(model), Request::Task(_)) => {
                 Err(Error::invalid_request(format!("model `{}` is not a local model", model.name())))

@@ -11,10 +11,10 @@ use super::Shared;
 use super::builder::Factory;
 use super::command::Command;
 use super::job::{Kind, Question, Run, interrupted};
-use super::limits::Turn;
 use super::models::{Model, Models};
 use crate::chat::local::Answer;
 use crate::chat::{Finish, Ticket};
+use crate::decode::urgency::Turn;
 use crate::rank::{AskId, MetricValues, StopReason};
 use crate::{Error, ErrorKind, Result};
 
@@ -221,7 +221,7 @@ impl Owner {
         let Some(run) = self.active.get_mut(&turn) else { return };
         while let Some(Question { id, model, request }) = run.questions.pop_front() {
             let submitted = self.models.index(&model).and_then(|model| {
-                let ticket = self.models.0[model].1.submit(request)?;
+                let ticket = self.models.0[model].1.submit(request, turn.urgency)?;
                 Ok((model, ticket))
             });
             match submitted {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::limits::Turn;
+use crate::decode::urgency::Turn;
 use crate::{Error, ErrorKind, Result};
 
 /// A bounded queue.

@@ -4,6 +4,7 @@
 //! padding. Padding is on the right, where the attention mask hides it. Scores differ by rounding from those of a text
 //! alone. Graphs of other exporters may handle padding differently, so only texts of equal length share a batch there.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use super::input::Wanted;
 use crate::decode::DecoderStats;
 use crate::decode::reader::{AnyReader, Rows};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
+use crate::decode::urgency::{Turn, Urgency};
 use crate::model::layout::{ClassifierGraph, PreparedGraph};
 use crate::model::tokenizer::EncodedText;
 use crate::model::{Head, ModelFolder, Pooling};
@@ -25,6 +27,8 @@ use crate::{Error, Result};
 const MAX_BATCH_TOKENS: usize = 1024;
 /// Maximum number of texts in a batch.
 const MAX_BATCH_TEXTS: usize = 64;
+/// Of so many batches, one begins with the oldest text.
+const OLDEST_EVERY: u64 = 8;
 
 /// A loaded graph and the texts that wait for it.
 pub(crate) struct Classifier {
@@ -33,7 +37,7 @@ pub(crate) struct Classifier {
     /// Whether only texts of equal length share a batch, because graphs of other exporters may pool by the id of
     /// padding.
     equal_lengths: bool,
-    waiting: BTreeMap<SequenceId, Waiting>,
+    waiting: BTreeMap<Turn, Waiting>,
     next: u64,
     stats: DecoderStats,
 }
@@ -80,16 +84,17 @@ impl Classifier {
     }
 
     /// Queues a text.
-    pub(crate) fn submit(&mut self, text: EncodedText, wanted: Wanted) -> SequenceId {
-        let id = SequenceId(self.next);
+    pub(crate) fn submit(&mut self, text: EncodedText, wanted: Wanted, urgency: Urgency) -> SequenceId {
+        let turn = Turn { urgency, arrival: self.next };
         self.next += 1;
-        self.waiting.insert(id, Waiting { text, wanted });
-        id
+        self.waiting.insert(turn, Waiting { text, wanted });
+        SequenceId(turn.arrival)
     }
 
     /// Drops a text.
     pub(crate) fn cancel(&mut self, id: SequenceId) -> Option<(AnyReader, SequenceCost)> {
-        let waiting = self.waiting.remove(&id)?;
+        let turn = *self.waiting.keys().find(|turn| turn.arrival == id.0)?;
+        let waiting = self.waiting.remove(&turn)?;
         let cost = SequenceCost { prompt: waiting.len(), ..SequenceCost::default() };
         Some((AnyReader::Rows(Rows::default()), cost))
     }
@@ -119,15 +124,10 @@ impl Classifier {
 
     /// The oldest text, and others that are only a little shorter.
     fn take_batch(&mut self) -> Vec<(SequenceId, Waiting)> {
-        let Some((oldest, longest)) = self.waiting.first_key_value().map(|(id, waiting)| (*id, waiting.len())) else {
-            return Vec::new();
-        };
-        let fits = |len: usize| if self.equal_lengths { len == longest } else { len <= longest };
-        let all = self.waiting.iter().map(|(id, waiting)| (*id, waiting.len()));
-        let mut others: Vec<(SequenceId, usize)> = all.filter(|(_, len)| fits(*len)).collect();
-        others.sort_by_key(|&(id, len)| (id != oldest, std::cmp::Reverse(len), id));
-        others.truncate((MAX_BATCH_TOKENS / longest.max(1)).clamp(1, MAX_BATCH_TEXTS));
-        others.into_iter().filter_map(|(id, _)| Some((id, self.waiting.remove(&id)?))).collect()
+        let lengths: Vec<(Turn, usize)> = self.waiting.iter().map(|(turn, waiting)| (*turn, waiting.len())).collect();
+        let chosen = choose(&lengths, self.stats.steps, self.equal_lengths);
+        let taken = chosen.into_iter().map(|turn| (SequenceId(turn.arrival), self.waiting.remove(&turn)));
+        taken.filter_map(|(id, waiting)| Some((id, waiting?))).collect()
     }
 
     /// The wanted rows of each text.
@@ -171,6 +171,18 @@ impl Classifier {
             })
         })
     }
+}
+
+/// Chooses the texts of batch number `batch`, from those that wait, with their lengths, the most urgent first.
+fn choose(waiting: &[(Turn, usize)], batch: u64, equal_lengths: bool) -> Vec<Turn> {
+    let oldest = || waiting.iter().min_by_key(|(turn, _)| turn.arrival);
+    let first = if batch % OLDEST_EVERY == OLDEST_EVERY - 1 { oldest() } else { waiting.first() };
+    let Some(&(first, longest)) = first else { return Vec::new() };
+    let fits = |len: usize| if equal_lengths { len == longest } else { len <= longest };
+    let mut chosen: Vec<(Turn, usize)> = waiting.iter().copied().filter(|(_, len)| fits(*len)).collect();
+    chosen.sort_by_key(|&(turn, len)| (turn != first, turn.urgency, Reverse(len), turn.arrival));
+    chosen.truncate((MAX_BATCH_TOKENS / longest.max(1)).clamp(1, MAX_BATCH_TEXTS));
+    chosen.into_iter().map(|(turn, _)| turn).collect()
 }
 
 /// Picks each text's rows from a batch's output. `None` if its shape is not the announced one.
@@ -220,6 +232,35 @@ fn pool(rows: ArrayView2<'_, f32>, head: &Head) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::model::HeadKind;
+
+    /// Texts by arrival, with their priorities and lengths.
+    fn texts(given: &[(i32, usize)]) -> Vec<(Turn, usize)> {
+        let mut waiting: Vec<_> =
+            (0..).zip(given).map(|(at, &(priority, len))| (Turn::new(priority, None, at), len)).collect();
+        waiting.sort();
+        waiting
+    }
+
+    fn arrivals(turns: &[Turn]) -> Vec<u64> {
+        turns.iter().map(|turn| turn.arrival).collect()
+    }
+
+    #[test]
+    fn a_batch_holds_the_most_urgent_text_and_the_next_that_are_no_longer() {
+        let waiting = texts(&[(0, 300), (0, 200), (5, 250), (1, 100), (0, 240), (0, 250)]);
+        assert_eq!(arrivals(&choose(&waiting, 0, false)), [2, 3, 5, 4]);
+        assert_eq!(arrivals(&choose(&waiting, 0, true)), [2, 5]);
+        let equals = texts(&[(0, 300), (0, 200), (0, 400), (0, 290)]);
+        assert_eq!(arrivals(&choose(&equals, 0, false)), [0, 3, 1], "the longest first, where nothing is urgent");
+        assert!(choose(&[], 0, false).is_empty());
+    }
+
+    #[test]
+    fn urgent_texts_that_keep_coming_do_not_hold_up_the_oldest_for_ever() {
+        let waiting = |batch: u64| vec![(Turn::new(9, None, 100 + batch), 1024), (Turn::new(0, None, 0), 1024)];
+        let begun: Vec<u64> = (0..8).map(|batch| choose(&waiting(batch), batch, false)[0].arrival).collect();
+        assert_eq!(begun, [100, 101, 102, 103, 104, 105, 106, 0]);
+    }
 
     #[test]
     fn an_embedding_whose_length_overflows_is_no_vector_of_zeros() {

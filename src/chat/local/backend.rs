@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::decode::reader::{AnyReader, LogProbs, Rows};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
+use crate::decode::urgency::Urgency;
 use crate::decode::{DecodeOptions, Decoder, DecoderStats};
 use crate::model::{ModelFolder, ModelKind};
 use crate::runtime::{ProviderReport, RuntimeOptions};
@@ -49,28 +50,34 @@ impl Backend {
     }
 
     /// Queues tokens that a language model goes on from, or whose logits over the vocabulary are read.
-    pub(super) fn submit(&mut self, tokens: Vec<u32>, max_new: usize, reader: AnyReader) -> Result<SequenceId> {
-        self.language_model()?.submit(tokens, max_new, reader)
+    pub(super) fn submit(
+        &mut self,
+        tokens: Vec<u32>,
+        max_new: usize,
+        urgency: Urgency,
+        reader: AnyReader,
+    ) -> Result<SequenceId> {
+        self.language_model()?.submit(tokens, max_new, urgency, reader)
     }
 
     /// Queues what is to be scored.
-    pub(super) fn score(&mut self, encoded: Encoded) -> Result<SequenceId> {
+    pub(super) fn score(&mut self, encoded: Encoded, urgency: Urgency) -> Result<SequenceId> {
         let Encoded { text, wanted } = encoded;
         match self {
-            Backend::Classifier(classifier) => Ok(classifier.submit(text, wanted)),
+            Backend::Classifier(classifier) => Ok(classifier.submit(text, wanted, urgency)),
             Backend::Decoder(decoder) => {
                 let mut tokens = text.tokens;
                 let rows = match wanted {
                     Wanted::LogProbs { given } => {
                         let reader = LogProbs::new(tokens.clone().into(), given - 1);
-                        return decoder.submit(tokens, 0, AnyReader::LogProbs(reader));
+                        return decoder.submit(tokens, 0, urgency, AnyReader::LogProbs(reader));
                     }
                     Wanted::Pooled => vec![pooled_row(decoder.folder().head(), &tokens)],
                     Wanted::Rows(rows) => rows,
                 };
                 // No row depends on what comes after it.
                 tokens.truncate(rows.last().map_or(0, |last| last + 1));
-                decoder.submit(tokens, 0, AnyReader::Rows(Rows::new(rows)))
+                decoder.submit(tokens, 0, urgency, AnyReader::Rows(Rows::new(rows)))
             }
         }
     }
@@ -83,7 +90,7 @@ impl Backend {
     }
 
     /// Pins a prefix and queues what computes it; nothing of it is read.
-    pub(super) fn warm(&mut self, key: u64, tokens: Vec<u32>) -> Result<SequenceId> {
+    pub(super) fn warm(&mut self, key: u64, tokens: Vec<u32>, urgency: Urgency) -> Result<SequenceId> {
         let Backend::Decoder(decoder) = self else {
             return Err(Error::invalid_request(format!(
                 "{} has no key-value cache that a prefix could stay in: it reads every text whole. Leave out what warms it",
@@ -92,7 +99,7 @@ impl Backend {
         };
         decoder.pin(key, &tokens)?;
         let last = tokens.len().saturating_sub(1);
-        let queued = decoder.submit(tokens, 0, AnyReader::Rows(Rows::new([last])));
+        let queued = decoder.submit(tokens, 0, urgency, AnyReader::Rows(Rows::new([last])));
         if queued.is_err() {
             decoder.unpin(key);
         }

@@ -12,6 +12,7 @@ pub use self::model::ModelStatus;
 pub(crate) use self::model::{Completion, Output, Task};
 use super::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, SampledTokens, Ticket};
 use crate::decode::reader::{Generate, GenerateOptions};
+use crate::decode::urgency::Urgency;
 use crate::decode::{DecodeOptions, DecoderStats};
 use crate::message::{self, reasoning};
 use crate::model::ModelFolder;
@@ -102,15 +103,15 @@ impl LocalChat {
     }
 
     /// Queues a task. As [`LocalChat::submit`].
-    pub(crate) fn submit_task(&mut self, task: Task) -> Result<Ticket> {
-        self.model.submit(task)
+    pub(crate) fn submit_task(&mut self, task: Task, urgency: Urgency) -> Result<Ticket> {
+        self.model.submit(task, urgency)
     }
 
     /// Queues a chat.
     ///
     /// # Errors
     /// As [`ChatModel::submit`](super::ChatModel::submit).
-    pub(crate) fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
+    pub(crate) fn submit(&mut self, request: ChatRequest, urgency: Urgency) -> Result<Ticket> {
         let folder = Arc::clone(self.folder());
         folder.check_bytes("the conversation", message::bytes(&request.messages))?;
         let ChatRequest { messages, task, seed } = request;
@@ -118,11 +119,11 @@ impl LocalChat {
         let (ticket, chat) = match task {
             ChatTask::Score(task) => {
                 let encoded = input::encode(&folder, &self.prompting, ScoreInput::of(messages, &task), &task)?;
-                (self.model.submit(Task::Score(encoded, task))?, Chat::default())
+                (self.model.submit(Task::Score(encoded, task), urgency)?, Chat::default())
             }
             ChatTask::Choose { answers } => {
                 let prompt = folder.tokenizer().encode_chat(&messages, &self.prompting.render)?;
-                (self.model.choose(prompt.tokens, &answers)?, Chat::default())
+                (self.model.choose(prompt.tokens, &answers, urgency)?, Chat::default())
             }
             ChatTask::Generate { max_tokens, sampling, stop, schema, speaker } => {
                 let (prompt, controls) = match speaker {
@@ -134,7 +135,7 @@ impl LocalChat {
                 };
                 let options =
                     GenerateOptions { max_tokens, sampling, seed, stop, schema, ..GenerateOptions::default() };
-                let ticket = self.model.generate(prompt.tokens, options, controls)?;
+                let ticket = self.model.generate(prompt.tokens, options, controls, urgency)?;
                 let (retokenized_differs, opens_reasoning) = (prompt.retokenized_differs, prompt.opens_reasoning);
                 (ticket, Chat { retokenized_differs, opens_reasoning })
             }

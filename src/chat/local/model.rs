@@ -9,6 +9,7 @@ use crate::chat::{Finish, Ticket, Usage};
 use crate::decode::constraint::Constraints;
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
+use crate::decode::urgency::Urgency;
 use crate::decode::{DecodeOptions, DecoderStats};
 use crate::model::ModelFolder;
 use crate::runtime::{ProviderReport, RuntimeOptions};
@@ -103,20 +104,20 @@ impl LocalModel {
     }
 
     /// Queues a task.
-    pub(super) fn submit(&mut self, task: Task) -> Result<Ticket> {
+    pub(super) fn submit(&mut self, task: Task, urgency: Urgency) -> Result<Ticket> {
         match task {
-            Task::Generate(tokens, options) => self.generate(tokens, options, Vec::new()),
+            Task::Generate(tokens, options) => self.generate(tokens, options, Vec::new(), urgency),
             Task::LogProbs(tokens) => {
                 let reader = AnyReader::LogProbs(LogProbs::new(tokens.clone().into(), 0));
-                let id = self.backend.submit(tokens, 0, reader)?;
+                let id = self.backend.submit(tokens, 0, urgency, reader)?;
                 Ok(self.track(id, None))
             }
             Task::Warm(key, tokens) => {
-                let id = self.backend.warm(key, tokens)?;
+                let id = self.backend.warm(key, tokens, urgency)?;
                 Ok(self.track(id, None))
             }
             Task::Score(encoded, task) => {
-                let id = self.backend.score(encoded)?;
+                let id = self.backend.score(encoded, urgency)?;
                 Ok(self.track(id, Some(task)))
             }
         }
@@ -128,19 +129,20 @@ impl LocalModel {
         tokens: Vec<u32>,
         options: GenerateOptions,
         controls: Vec<(u32, String)>,
+        urgency: Urgency,
     ) -> Result<Ticket> {
         let reader = self.reader(options, tokens.len())?.ending_with(controls);
         let max_new = reader.max_tokens();
-        let id = self.backend.submit(tokens, max_new, AnyReader::Generate(Box::new(reader)))?;
+        let id = self.backend.submit(tokens, max_new, urgency, AnyReader::Generate(Box::new(reader)))?;
         Ok(self.track(id, None))
     }
 
     /// Reads off how likely each answer, given by its spellings, opens the reply.
-    pub(super) fn choose(&mut self, tokens: Vec<u32>, answers: &[Vec<String>]) -> Result<Ticket> {
+    pub(super) fn choose(&mut self, tokens: Vec<u32>, answers: &[Vec<String>], urgency: Urgency) -> Result<Ticket> {
         let tokenizer = self.folder().tokenizer();
         let answers = answers.iter().map(|spellings| tokenizer.answer_tokens(spellings)).collect::<Result<_>>()?;
         let reader = AnyReader::Choose(Choose::new(tokens.len().max(1), answers));
-        let id = self.backend.submit(tokens, 0, reader)?;
+        let id = self.backend.submit(tokens, 0, urgency, reader)?;
         Ok(self.track(id, None))
     }
 

@@ -27,7 +27,7 @@ const STACK: usize = 64 << 20;
 /// Longest token that takes part; the prefix tree takes up to 1,024 bytes, and only runs of one character are as long.
 const MAX_TOKEN: usize = 256;
 
-/// What lets one model write JSON. Built on first use, for it takes a tenth of a second.
+/// The grammars of one model. They are built on first use, because that takes a tenth of a second.
 #[derive(Default)]
 pub(crate) struct Constraints {
     factory: Option<ParserFactory>,
@@ -35,7 +35,7 @@ pub(crate) struct Constraints {
     compiled: VecDeque<(String, Matcher)>,
 }
 
-/// How far one reply has come in its schema.
+/// The state of one reply in its schema.
 pub(crate) struct Constraint {
     matcher: Matcher,
     mask: SimpleVob,
@@ -103,12 +103,20 @@ impl Constraint {
         Ok(self.mask.as_slice())
     }
 
-    /// Takes the token that came, which is no stop token.
+    /// Takes the token that came, which is not a stop token.
     ///
     /// # Errors
     /// As [`Constraint::allowed`].
     pub(crate) fn accept(&mut self, token: u32) -> Result<()> {
         self.matcher.consume_token(token).map_err(|e| self.lost(&e.to_string()))
+    }
+
+    /// Goes back to the beginning of the document.
+    ///
+    /// # Errors
+    /// As [`Constraint::allowed`].
+    pub(crate) fn start_over(&mut self) -> Result<()> {
+        self.matcher.reset().map_err(|e| self.lost(&e.to_string()))
     }
 
     /// The error of a reply that can't go on.
@@ -124,14 +132,14 @@ impl Constraint {
         ))
     }
 
-    /// Whether the document is whole and nothing can follow it.
+    /// True if the document is whole and nothing can follow it.
     pub(crate) fn is_complete(&self) -> bool {
         self.matcher.is_stopped()
     }
 }
 
-/// How the documents are written: in one line, with a space after colons and commas where the model wants one. White space
-/// without end is what small models like best.
+/// The layout of the documents: one line, with a space after colons and commas where the model wants one. Small models
+/// would otherwise write white space without end.
 fn options() -> JsonCompileOptions {
     JsonCompileOptions {
         item_separator: ", ?".into(),
@@ -144,7 +152,7 @@ fn options() -> JsonCompileOptions {
 /// The prefix tree of a vocabulary and what is known of it beforehand.
 fn factory(tokenizer: &Tokenizer, stop_tokens: &[u32]) -> Result<ParserFactory> {
     let mut words = tokenizer.spellings()?;
-    // An end of turn is no text, whatever it spells; others may have names beyond the tokenizer's ids.
+    // An end of turn is not text, whatever it spells. Some have ids beyond the tokenizer's.
     let largest = stop_tokens.iter().max().map_or(0, |&id| id as usize + 1);
     words.resize(words.len().max(largest), Vec::new());
     for &id in stop_tokens {

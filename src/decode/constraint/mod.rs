@@ -4,7 +4,7 @@
 //! [`Constraint`] is the state of one reply. The grammar is the crate `llguidance`'s; without the feature `constraints`
 //! all schemas are refused.
 //!
-//! Which tokens may come depends on the schema and the reply's own tokens alone, so constrained replies are as
+//! The allowed tokens depend only on the schema and the reply's own tokens, so constrained replies are as
 //! reproducible as others.
 
 mod schema;

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::{Error, Result, json};
 
-/// What a reply in JSON has to look like.
+/// The form of a reply in JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonSchema {
     /// A short name of letters, digits, `_` and `-`, which endpoints ask for.

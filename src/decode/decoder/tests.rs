@@ -5,10 +5,12 @@ mod constrained;
 mod finite;
 mod kinds;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::decode::SamplingOptions;
 use crate::decode::constraint::Constraint;
-use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
+use crate::decode::reader::{Generate, GenerateOptions, LogProbs, OnText, Rows};
 use crate::model::{Batching, ModelKind, OpenOptions};
 use crate::testing::{fixture, runtime, smollm2};
 
@@ -43,7 +45,7 @@ fn generate_within(
     let reader = Generate::new(options, prompt.len(), folder.context_length(), tokenizer, &stop_tokens, constraint)
         .expect("options");
     let max = reader.max_tokens();
-    decoder.submit(prompt.to_vec(), max, AnyReader::Generate(Box::new(reader))).expect("accepted")
+    decoder.submit(prompt.to_vec(), max, Urgency::default(), AnyReader::Generate(Box::new(reader))).expect("accepted")
 }
 
 /// Runs until nothing is left; results in order of submission.
@@ -91,7 +93,7 @@ fn log_probabilities_are_those_of_transformers() {
     for case in &cases {
         let tokens = tokens(&case["tokens"]);
         let reader = AnyReader::LogProbs(LogProbs::new(tokens.clone().into(), 0));
-        decoder.submit(tokens, 0, reader).expect("accepted");
+        decoder.submit(tokens, 0, Urgency::default(), reader).expect("accepted");
     }
     for (ended, case) in finish(&mut decoder).into_iter().zip(&cases) {
         let AnyReader::LogProbs(reader) = ended.reader else { panic!("not log-probabilities") };
@@ -157,6 +159,56 @@ fn a_fork_continues_as_if_decoded_from_scratch() {
     assert_eq!(fork, reply(finish(&mut fresh).remove(0)));
 }
 
+/// Replies and scores that are under way start over; a reply whose text is streamed can't.
+#[test]
+fn a_decoder_that_is_reset_computes_everything_again() {
+    let case = &fixture("smollm2/greedy.json")["cases"][0];
+    let prompt = tokens(&case["prompt_tokens"]);
+    let submit = |decoder: &mut Decoder| {
+        generate(decoder, &prompt, sampled(5, 24));
+        let reader = AnyReader::LogProbs(LogProbs::new(prompt.clone().into(), 0));
+        decoder.submit(prompt.clone(), 0, Urgency::default(), reader).expect("accepted");
+        let reader = AnyReader::Rows(Rows::new([0, 1, prompt.len() - 1]));
+        decoder.submit(prompt.clone(), 0, Urgency::default(), reader).expect("accepted");
+    };
+    let results = |ended: Vec<Ended<AnyReader>>| {
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let result = |ended: Ended<AnyReader>| match ended.reader {
+            AnyReader::Generate(reader) => (reader.tokens, bits(&reader.logprobs)),
+            AnyReader::LogProbs(reader) => (Vec::new(), bits(&reader.logprobs)),
+            AnyReader::Rows(reader) => (Vec::new(), bits(&reader.rows)),
+            AnyReader::Choose(_) => panic!("nobody asked for a choice"),
+        };
+        ended.into_iter().map(result).collect::<Vec<_>>()
+    };
+    let mut decoder = decoder(2, AMPLE, SHORT);
+    submit(&mut decoder);
+    let undisturbed = results(finish(&mut decoder));
+
+    submit(&mut decoder);
+    let heard = Arc::new(AtomicBool::new(false));
+    let on_text = Arc::clone(&heard);
+    let on_text: OnText = Box::new(move |_| on_text.store(true, Ordering::Relaxed));
+    let streamed = generate(&mut decoder, &prompt, GenerateOptions { on_text: Some(on_text), ..sampled(6, 24) });
+    let mut ended = Vec::new();
+    while !heard.load(Ordering::Relaxed) {
+        decoder.step(&mut ended);
+    }
+    assert!(decoder.stats().sequences > 1, "both replies are under way");
+    assert!(decoder.reset(Begun::Restart, &mut ended));
+    // What was computed before can't be read any more without a trace.
+    decoder.poison();
+    assert_eq!((decoder.stats().sequences, decoder.stats().used_blocks), (0, 0));
+    ended.extend(finish(&mut decoder));
+    let at = ended.iter().position(|ended| ended.id == streamed).expect("ended");
+    let error = ended.remove(at).result.expect_err("its text was passed on");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(error.to_string().contains("weights were exchanged after a part"), "{error}");
+    ended.sort_by_key(|ended| ended.id);
+    assert!(ended.iter().all(|ended| ended.result.is_ok()));
+    assert_eq!(results(ended), undisturbed);
+}
+
 #[test]
 fn the_padded_path_gives_the_same_tokens() {
     let options = OpenOptions { batching: Batching::Padded, ..OpenOptions::default() };
@@ -185,11 +237,21 @@ fn prompts_that_cannot_be_taken_are_refused_with_the_numbers() {
     let mut decoder = decoder(2, AMPLE, LONG);
     let mut refuse = |prompt: Vec<u32>| {
         let reader = AnyReader::LogProbs(LogProbs::new(prompt.clone().into(), 0));
-        decoder.submit(prompt, 0, reader).expect_err("refused").to_string()
+        decoder.submit(prompt, 0, Urgency::default(), reader).expect_err("refused").to_string()
     };
     assert!(refuse(vec![]).contains("empty"));
     assert!(refuse(vec![1, 49_152]).contains("token 49152 is beyond the vocabulary"));
     assert!(refuse(vec![1; 8193]).contains("8193 tokens"));
+}
+
+#[test]
+fn a_step_is_sized_to_deadlines_once_the_rate_is_measured() {
+    let now = Instant::now();
+    let mut pace = Pace::new(Duration::from_millis(250));
+    assert_eq!(pace.budget(now).rate, None);
+    pace.observe(100, Duration::from_millis(200));
+    let Budget { tokens, least, rate, now: begins } = pace.budget(now);
+    assert_eq!((tokens, least, rate, begins), (125, Pace::LEAST, Some(500.0), now));
 }
 
 #[test]

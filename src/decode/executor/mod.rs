@@ -1,4 +1,5 @@
-//! One step's inputs, and who runs it: [`paged`] over the rewritten graph, [`padded`] over the file as it is.
+//! One step's inputs, and the executors that run it: [`paged`] over the rewritten graph, [`padded`] over the file as it
+//! is.
 
 pub(crate) mod padded;
 pub(crate) mod paged;
@@ -80,12 +81,12 @@ impl Step {
     }
 }
 
-/// Runs steps: a model in ONNX Runtime, or a stand-in in tests of the scheduler.
+/// A model in ONNX Runtime that runs steps, or a stand-in in tests of the scheduler.
 pub(crate) trait Executor {
     /// Copies a block's contents in every layer.
     fn copy_block(&mut self, from: u32, to: u32);
 
-    /// Says when nobody will wait for the steps to come any more.
+    /// Sets the time after which nobody waits for a step any more.
     fn end_by(&mut self, _end: Option<Instant>) {}
 
     /// Overwrites the cache with NaN, so that a test can show that nothing stale is ever used.
@@ -96,7 +97,7 @@ pub(crate) trait Executor {
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()>;
 }
 
-/// The model gave other rows than its folder says.
+/// The error of a model whose rows have another width than its folder says.
 fn wrong_width(folder: &str, source: &str, expected: usize, width: usize) -> Error {
     Error::invalid_model(format!(
         "{folder}/{source} is {expected}, but the model gave {width} logits a row. Correct it, or export the model again"

@@ -38,7 +38,7 @@ pub(crate) struct PagedExecutor {
     width_from: &'static str,
     token_input: String,
     position_input: Option<String>,
-    /// Whether token ids are a vector, instead of a batch of one row.
+    /// True if token ids are a vector, and not a batch of one row.
     flat: bool,
     long_rope: Option<LongRope>,
     logits: String,
@@ -120,7 +120,7 @@ impl From<PackError> for Error {
     }
 }
 
-/// How many blocks of a model's cache fit into `bytes`.
+/// Number of blocks of a model's cache that fit into `bytes`.
 ///
 /// # Errors
 /// Not even one does.

@@ -1,5 +1,13 @@
 //! The scheduler over a stand-in model whose cache rows can be recognised: each row must be the hash of the very prefix
-//! that its sequence has there, whatever was shared, copied, evicted or preempted.
+//! that its sequence has there, whatever was shared, copied, evicted, preempted or emptied.
+
+mod deadlines;
+mod reset;
+mod urgency;
+
+use std::cell::Cell;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use ndarray::Array2;
 use proptest::prelude::*;
@@ -16,11 +24,18 @@ fn mix(state: u64, token: u64) -> u64 {
     x ^ (x >> 27)
 }
 
-/// The state before the first token: rows of one variant are none of the other's.
+thread_local! {
+    /// The stand-in's weights at present, by number.
+    static WEIGHTS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The state before the first token: rows of one variant are none of the other's, and those of old weights none of the
+/// new ones'.
 fn root(variant: Variant) -> u64 {
+    let weights = 2 * WEIGHTS.get();
     match variant {
-        Variant::Short => 1,
-        Variant::Long => 2,
+        Variant::Short => weights + 1,
+        Variant::Long => weights + 2,
     }
 }
 
@@ -89,8 +104,9 @@ impl Executor for Fake {
 /// Decodes greedily; every row read is checked against the hash of its prefix.
 struct Greedy {
     variants: Variants,
-    /// Tokens of the prompt, each of which is given the ones before it; rows from `next` on are read.
+    /// Tokens of the prompt, each of which is given the ones before it; rows from `first` on are read.
     prompt: usize,
+    first: usize,
     next: usize,
     left: usize,
     out: Vec<u32>,
@@ -117,6 +133,13 @@ impl Reader for Greedy {
         self.out.push(token);
         Ok(if self.left == 0 { Next::Finish } else { Next::Append(token) })
     }
+
+    fn start_over(&mut self) -> Result<()> {
+        self.left += self.out.len();
+        self.out.clear();
+        self.next = self.first;
+        Ok(())
+    }
 }
 
 /// All sequences are short.
@@ -128,7 +151,7 @@ fn greedy(prompt: &[u32], new: usize) -> Greedy {
 
 /// As [`greedy`]; the prompt's rows from `from` on are read, too, as where each of its tokens gets a score.
 fn scored(prompt: &[u32], from: usize, new: usize) -> Greedy {
-    Greedy { variants: ONE, prompt: prompt.len(), next: from, left: new, out: Vec::new() }
+    Greedy { variants: ONE, prompt: prompt.len(), first: from, next: from, left: new, out: Vec::new() }
 }
 
 fn expected(variants: Variants, prompt: &[u32], new: usize) -> Vec<u32> {
@@ -148,9 +171,27 @@ fn scheduler_with(blocks: usize, variants: Variants) -> (Scheduler<Greedy>, Fake
 }
 
 fn scheduler_of(blocks: usize, block_size: usize, variants: Variants) -> (Scheduler<Greedy>, Fake) {
-    let options =
-        SchedulerOptions { blocks, block_size, max_sequences: 64, max_logit_rows: 64, block_bytes: 1, variants };
+    let most = 64;
+    made(SchedulerOptions { blocks, block_size, max_sequences: most, max_logit_rows: most, block_bytes: 1, variants })
+}
+
+fn made(options: SchedulerOptions) -> (Scheduler<Greedy>, Fake) {
+    let (blocks, block_size) = (options.blocks, options.block_size);
     (Scheduler::new(options), Fake { rows: vec![u64::MAX; blocks * block_size], block_size, computed: Vec::new() })
+}
+
+/// The time at which all tests begin.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A step of so many prompt tokens, whatever the deadlines.
+fn step_of(budget: usize) -> Budget {
+    Budget { tokens: budget, least: budget, rate: None, now: *BEGINNING }
+}
+
+/// A step that is sized to deadlines, 20 ms after the one before it, at a token a step.
+fn sized(scheduler: &Scheduler<Greedy>, budget: usize, least: usize) -> Budget {
+    let now = *BEGINNING + Duration::from_millis(20 * scheduler.totals.steps);
+    Budget { tokens: budget, least, rate: Some(50.0), now }
 }
 
 fn run(scheduler: &mut Scheduler<Greedy>, fake: &mut Fake, budget: usize) -> Vec<Ended<Greedy>> {
@@ -164,7 +205,7 @@ fn run(scheduler: &mut Scheduler<Greedy>, fake: &mut Fake, budget: usize) -> Vec
             break;
         }
         assert!(steps <= most, "not done after {steps} steps");
-        assert!(scheduler.step(budget, fake, &mut ended) > 0, "a step with work to do makes progress");
+        assert!(scheduler.step(&step_of(budget), fake, &mut ended) > 0, "a step with work to do makes progress");
         scheduler.cache.check();
     }
     ended
@@ -183,7 +224,7 @@ fn twelve_that_start_together_compute_a_shared_prefix_once() {
         }
     }
     for prompt in &prompts {
-        scheduler.submit(prompt.clone(), 5, greedy(prompt, 5)).expect("fits");
+        scheduler.submit(prompt.clone(), 5, Urgency::default(), greedy(prompt, 5)).expect("fits");
     }
     let ended = run(&mut scheduler, &mut fake, 64);
     let computed: usize = ended.iter().map(|e| e.cost.computed).sum();
@@ -199,10 +240,12 @@ fn twelve_that_start_together_compute_a_shared_prefix_once() {
 fn what_cannot_fit_alone_is_refused_with_the_numbers() {
     let (mut scheduler, _) = scheduler(4);
     let prompt: Vec<u32> = (0..60).collect();
-    let error = scheduler.submit(prompt.clone(), 10, greedy(&prompt, 10)).expect_err("69 rows need five blocks");
+    let error = scheduler
+        .submit(prompt.clone(), 10, Urgency::default(), greedy(&prompt, 10))
+        .expect_err("69 rows need five blocks");
     assert_eq!(error.kind(), ErrorKind::MemoryBudget);
     assert!(error.to_string().contains("69 tokens needs 5 cache blocks"), "{error}");
-    scheduler.submit(prompt.clone(), 5, greedy(&prompt, 5)).expect("64 rows fit four blocks");
+    scheduler.submit(prompt.clone(), 5, Urgency::default(), greedy(&prompt, 5)).expect("64 rows fit four blocks");
 }
 
 #[test]
@@ -210,22 +253,22 @@ fn a_pinned_prefix_survives_and_counts_against_the_budget() {
     let (mut scheduler, mut fake) = scheduler(6);
     let prefix: Vec<u32> = (0..35).collect();
     scheduler.pin(1, &prefix).expect("fits");
-    scheduler.submit(prefix.clone(), 1, greedy(&prefix, 1)).expect("fits");
+    scheduler.submit(prefix.clone(), 1, Urgency::default(), greedy(&prefix, 1)).expect("fits");
     run(&mut scheduler, &mut fake, 64);
     let other: Vec<u32> = (100..160).collect();
-    scheduler.submit(other.clone(), 1, greedy(&other, 1)).expect("four blocks are left");
+    scheduler.submit(other.clone(), 1, Urgency::default(), greedy(&other, 1)).expect("four blocks are left");
     run(&mut scheduler, &mut fake, 64);
     let prompt: Vec<u32> = prefix.iter().copied().chain([7, 8]).collect();
-    scheduler.submit(prompt.clone(), 1, greedy(&prompt, 1)).expect("fits");
+    scheduler.submit(prompt.clone(), 1, Urgency::default(), greedy(&prompt, 1)).expect("fits");
     let ended = run(&mut scheduler, &mut fake, 64);
     assert_eq!(ended[0].cost.reused(), 32, "the pinned blocks are still there");
     let long: Vec<u32> = (0..80).map(|i| i + 500).collect();
     assert!(
-        scheduler.submit(long.clone(), 1, greedy(&long, 1)).is_err(),
+        scheduler.submit(long.clone(), 1, Urgency::default(), greedy(&long, 1)).is_err(),
         "five blocks are not to be had beside the pin"
     );
     scheduler.unpin(1);
-    scheduler.submit(long.clone(), 1, greedy(&long, 1)).expect("now they are");
+    scheduler.submit(long.clone(), 1, Urgency::default(), greedy(&long, 1)).expect("now they are");
     scheduler.cache.check();
 }
 
@@ -235,7 +278,9 @@ fn a_sequence_that_outgrows_its_tables_starts_over_with_the_others() {
     let (mut scheduler, mut fake) = scheduler_with(20, variants);
     let prompt: Vec<u32> = (0..35).collect();
     let submit = |scheduler: &mut Scheduler<Greedy>| {
-        scheduler.submit(prompt.clone(), 10, Greedy { variants, ..greedy(&prompt, 10) }).expect("fits");
+        scheduler
+            .submit(prompt.clone(), 10, Urgency::default(), Greedy { variants, ..greedy(&prompt, 10) })
+            .expect("fits");
     };
     submit(&mut scheduler);
     let ended = run(&mut scheduler, &mut fake, 64);
@@ -258,7 +303,7 @@ fn a_pinned_prefix_serves_sequences_of_its_own_variant() {
     let mut reused = |length: u32| {
         let prompt: Vec<u32> = (0..length).collect();
         let reader = Greedy { variants: Variants { longest_short: Some(40) }, ..greedy(&prompt, 1) };
-        scheduler.submit(prompt, 1, reader).expect("fits");
+        scheduler.submit(prompt, 1, Urgency::default(), reader).expect("fits");
         run(&mut scheduler, &mut fake, 64)[0].cost.reused()
     };
     assert_eq!((reused(33), reused(34), reused(41), reused(42)), (0, 33, 0, 41));
@@ -272,7 +317,7 @@ fn a_prefix_that_ends_within_a_block_leaves_the_whole_cache_to_a_scored_prompt()
     let first: Vec<u32> = (10..50).collect();
     let second: Vec<u32> = (10..46).chain(100..192).collect();
     for prompt in [first, second] {
-        scheduler.submit(prompt.clone(), 0, scored(&prompt, 0, 0)).expect("fits");
+        scheduler.submit(prompt.clone(), 0, Urgency::default(), scored(&prompt, 0, 0)).expect("fits");
         let ended = run(&mut scheduler, &mut fake, 64);
         assert!(ended[0].result.is_ok());
     }
@@ -282,25 +327,25 @@ fn a_prefix_that_ends_within_a_block_leaves_the_whole_cache_to_a_scored_prompt()
 fn a_pinned_prefix_does_not_hold_what_it_could_copy() {
     let (mut scheduler, mut fake) = scheduler(8);
     let first: Vec<u32> = (10..50).collect();
-    scheduler.submit(first.clone(), 0, greedy(&first, 0)).expect("fits");
+    scheduler.submit(first.clone(), 0, Urgency::default(), greedy(&first, 0)).expect("fits");
     run(&mut scheduler, &mut fake, 64);
     let pinned: Vec<u32> = (10..46).chain(200..212).collect();
     scheduler.pin(1, &pinned).expect("three blocks");
     let other: Vec<u32> = (300..380).collect();
-    scheduler.submit(other.clone(), 0, scored(&other, 0, 0)).expect("five blocks are left");
+    scheduler.submit(other.clone(), 0, Urgency::default(), scored(&other, 0, 0)).expect("five blocks are left");
     assert!(run(&mut scheduler, &mut fake, 64)[0].result.is_ok());
 }
 
 /// Nothing else leads there.
 #[test]
-fn a_step_without_work_fails_the_oldest_and_goes_on() {
+fn a_step_without_work_fails_the_first_and_goes_on() {
     let (mut scheduler, mut fake) = scheduler(8);
     let prompt: Vec<u32> = (0..20).collect();
     for _ in 0..2 {
-        scheduler.submit(prompt.clone(), 1, greedy(&prompt, 1)).expect("fits");
+        scheduler.submit(prompt.clone(), 1, Urgency::default(), greedy(&prompt, 1)).expect("fits");
     }
     let mut ended = Vec::new();
-    assert_eq!(scheduler.step(0, &mut fake, &mut ended), 0, "no budget, no work");
+    assert_eq!(scheduler.step(&step_of(0), &mut fake, &mut ended), 0, "no budget, no work");
     let error = ended[0].result.as_ref().expect_err("ended");
     assert_eq!((ended[0].id, error.kind()), (SequenceId(0), ErrorKind::Internal));
     assert!(error.to_string().contains("nothing to compute for 2 running"), "{error}");
@@ -317,6 +362,7 @@ enum Action {
         new: usize,
         /// Rows of the prompt that are read, from its end.
         read: usize,
+        urgency: Urgency,
     },
     /// A prefix that stays, until the next one.
     Pin {
@@ -331,6 +377,7 @@ enum Action {
         tail: Vec<u32>,
         new: usize,
         read: usize,
+        urgency: Urgency,
     },
     Cancel {
         of: usize,
@@ -346,12 +393,21 @@ fn read() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1), Just(usize::MAX), 1..100usize]
 }
 
+fn urgency() -> impl Strategy<Value = Urgency> {
+    let deadline = prop::option::of((0..3000u64).prop_map(|ms| *BEGINNING + Duration::from_millis(ms)));
+    prop_oneof![
+        Just(Urgency::default()),
+        (-1..2i32, deadline).prop_map(|(priority, deadline)| Urgency { priority, deadline })
+    ]
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let tokens = |n| prop::collection::vec(0..3u32, n);
     prop_oneof![
-        3 => (tokens(1..90), 0..40usize, read()).prop_map(|(prompt, new, read)| Action::Submit { prompt, new, read }),
-        4 => (any::<prop::sample::Index>(), 0..90usize, tokens(1..20), 0..40usize, read())
-            .prop_map(|(of, keep, tail, new, read)| Action::Fork { of: of.index(64), keep, tail, new, read }),
+        3 => (tokens(1..90), 0..40usize, read(), urgency())
+            .prop_map(|(prompt, new, read, urgency)| Action::Submit { prompt, new, read, urgency }),
+        4 => (0..64usize, 0..90usize, tokens(1..20), 0..40usize, read(), urgency())
+            .prop_map(|(of, keep, tail, new, read, urgency)| Action::Fork { of, keep, tail, new, read, urgency }),
         1 => (0..64usize, 0..90usize, tokens(0..40)).prop_map(|(of, keep, tail)| Action::Pin { of, keep, tail }),
         1 => (0..64usize).prop_map(|of| Action::Cancel { of }),
         4 => (1..6usize, 1..70usize).prop_map(|(count, budget)| Action::Steps { count, budget }),
@@ -361,8 +417,8 @@ fn action() -> impl Strategy<Value = Action> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Under any mix of forks, lengths, cancellations, variants and memory, all sequences end, with what they would give alone,
-    /// and the budget is never exceeded (`Cache::check` and the pool's size see to that).
+    /// Under any mix of forks, lengths, urgencies, cancellations, variants and memory, all sequences end, with what
+    /// they would give alone, and the budget is never exceeded (`Cache::check` and the pool's size see to that).
     #[test]
     fn any_schedule_ends_and_changes_nothing(
         blocks in 9usize..40,
@@ -382,10 +438,10 @@ proptest! {
                 tokens.truncate(keep.max(1));
                 Some([&tokens, tail].concat())
             };
-            let (prompt, new, read) = match action {
-                Action::Submit { prompt, new, read } => (prompt, new, read),
-                Action::Fork { of, keep, tail, new, read } => match forked(&prompts, of, keep, &tail) {
-                    Some(tokens) => (tokens, new, read),
+            let (prompt, new, read, urgency) = match action {
+                Action::Submit { prompt, new, read, urgency } => (prompt, new, read, urgency),
+                Action::Fork { of, keep, tail, new, read, urgency } => match forked(&prompts, of, keep, &tail) {
+                    Some(tokens) => (tokens, new, read, urgency),
                     None => continue,
                 },
                 Action::Pin { of, keep, tail } => {
@@ -402,7 +458,9 @@ proptest! {
                 }
                 Action::Steps { count, budget } => {
                     for _ in 0..count {
-                        scheduler.step(budget, &mut fake, &mut ended);
+                        let (idle, sized) = (scheduler.is_idle(), sized(&scheduler, budget, 1));
+                        let computed = scheduler.step(&sized, &mut fake, &mut ended);
+                        prop_assert_eq!(computed == 0, idle, "a step with work to do makes progress");
                         scheduler.cache.check();
                     }
                     continue;
@@ -410,7 +468,7 @@ proptest! {
             };
             // Ids count what was accepted.
             let reader = Greedy { variants, ..scored(&prompt, prompt.len().saturating_sub(read), new) };
-            if scheduler.submit(prompt.clone(), new, reader).is_ok() {
+            if scheduler.submit(prompt.clone(), new, urgency, reader).is_ok() {
                 prompts.push((prompt, new));
             }
         }
@@ -447,7 +505,7 @@ proptest! {
             let prompt: Vec<u32> = before.iter().copied().take(keep).chain(fresh).take(length).collect();
             let new = new.min(rows - length + 1);
             let reader = scored(&prompt, prompt.len().saturating_sub(read), new);
-            scheduler.submit(prompt.clone(), new, reader).expect("fits alone");
+            scheduler.submit(prompt.clone(), new, Urgency::default(), reader).expect("fits alone");
             before.clone_from(&prompt);
             submitted.push((prompt, new));
             if wait {

@@ -1,4 +1,4 @@
-//! Which sequences of a step go into a run of the graph together.
+//! The sequences of a step that go into a run of the graph together.
 //!
 //! Sequences with as many past and as many new tokens fill one batch exactly. Where the graph hides padding, shorter
 //! pasts may stand beside longer ones. Everything else runs alone.
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::decode::executor::Step;
 
-/// What the graph allows.
+/// The restrictions of the graph.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     /// Pasts may be padded on the left.
@@ -99,7 +99,7 @@ pub(super) fn split(step: &Step, rules: &Rules) -> Vec<Run> {
     runs
 }
 
-/// Whether `member`, whose past is no longer than those of `run`, may join it.
+/// True if `member`, whose past is not longer than those of `run`, may join it.
 fn fits(run: &Run, new: usize, member: &Member, rules: &Rules) -> bool {
     let (batch, past) = (run.members.len() + 1, run.past());
     // Beyond half of the past, padding would cost more than another run saves.

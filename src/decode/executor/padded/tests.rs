@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decode::reader::{AnyReader, Generate, GenerateOptions};
+use crate::decode::urgency::Urgency;
 use crate::decode::{DecodeOptions, Decoder, SamplingOptions};
 use crate::model::testing::{self, decoder, graph, nodes};
 use crate::model::{Batching, ModelFolder, ModelKind, OpenOptions};
@@ -49,7 +50,9 @@ fn replies_by(batching: Batching, model: &ModelProto, prompts: &[Vec<u32>], coun
         let options =
             GenerateOptions { max_tokens: count, sampling: greedy, ignore_eos: true, ..GenerateOptions::default() };
         let reader = Generate::new(options, prompt.len(), 512, folder.tokenizer(), &[], None).expect("options");
-        decoder.submit(prompt.clone(), count, AnyReader::Generate(Box::new(reader))).expect("accepted");
+        decoder
+            .submit(prompt.clone(), count, Urgency::default(), AnyReader::Generate(Box::new(reader)))
+            .expect("accepted");
     }
     let mut ended = Vec::new();
     while decoder.step(&mut ended) {}
