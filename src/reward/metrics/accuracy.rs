@@ -12,7 +12,6 @@ use super::settings;
 use crate::Result;
 use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
-use crate::reward::rubric::Rubric;
 
 const RUBRIC: &str = include_str!("../rubrics/accuracy.toml");
 

@@ -16,7 +16,6 @@ use crate::Result;
 use crate::chat::ChatOutput;
 use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
-use crate::reward::rubric::Rubric;
 use crate::rollout::{Goal, ModelRole};
 
 const RUBRIC: &str = include_str!("../rubrics/clarification.toml");

@@ -12,7 +12,6 @@ use super::settings;
 use crate::files::{self, Kind};
 use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
-use crate::reward::rubric::Rubric;
 use crate::{Error, Result};
 
 pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> {
