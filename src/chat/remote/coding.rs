@@ -64,7 +64,7 @@ mod tests {
         }
         assert_eq!(decoded(Vec::new(), Some("br"), 2), Ok(Vec::new()));
         for (body, coding, part) in [
-            (b"{}".to_vec(), "br", "content-encoding: br), though"),
+            (b"{}".to_vec(), "br", "content-encoding: br), although"),
             (b"{}".to_vec(), "gzip, br", "content-encoding: gzip, br"),
             (b"{}".to_vec(), "gzip", "claims a coding that it doesn't have (content-encoding: gzip)"),
             (gzip(b"{}")[..12].to_vec(), "gzip", "and is not"),
