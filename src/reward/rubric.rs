@@ -225,7 +225,10 @@ mod tests {
             (format!("{yes}wieght = 1"), "unknown field `wieght`"),
             (format!("weight = 0.0\n{yes}{}", answer("\"No\"", "0.0")), "weight = 0 is not a finite number above 0"),
             (format!("{yes}{}[json]\ntext = \" \"", answer("\"No\"", "0.0")), "json: text is empty"),
-            (format!("{yes}{}[json]\ntext = \"t\"\nvalues = [0, 2]", answer("\"No\"", "0.0")), "json: values contains 2"),
+            (
+                format!("{yes}{}[json]\ntext = \"t\"\nvalues = [0, 2]", answer("\"No\"", "0.0")),
+                "json: values contains 2",
+            ),
         ] {
             let message = parse(&text).unwrap_err().to_string();
             assert!(message.starts_with("r.toml: ") && message.contains(part), "{message}");
