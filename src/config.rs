@@ -87,9 +87,9 @@ impl Config {
     /// Reads a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense; the
-    /// message names the file, the key and the remedy. The names of models are checked when the engine is built, because the
-    /// host may bring models of its own.
+    /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense;
+    /// the message names the file, the key and the remedy. The names of models are checked when the engine is built,
+    /// because the host may bring models of its own.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = files::read_text(path, files::Kind::SETTINGS)?;
@@ -154,17 +154,21 @@ impl Config {
     }
 }
 
-/// The error for a text that the parser refused. The parser's message shows the line and what was expected there.
+/// The error for a text that the parser refused.
 fn not_a_configuration(error: toml::de::Error, origin: Option<&Path>) -> Error {
     let what = error.message();
-    // A message about a whole table begins with the table's name.
-    let message = match (origin, what.starts_with('[')) {
-        (Some(path), true) => format!("{}: {what}", path.display()),
-        (None, true) => what.to_owned(),
-        (Some(path), false) => format!("{}: {error}", path.display()),
-        (None, false) => format!("configuration: {error}"),
-    };
-    Error::invalid_config(message + &mistaken::suggestion(what)).with_source(error)
+    if what.starts_with('[') {
+        // A message about a whole table begins with the table's name, and needs no line.
+        let error = Error::invalid_config(what);
+        return match origin {
+            Some(path) => error.context(path.display()),
+            None => error,
+        };
+    }
+    // The parser's message shows the line and what was expected there.
+    let name = origin.map_or_else(|| "configuration".into(), |path| path.display().to_string());
+    let message = format!("{name}: {}{}", error.to_string().trim_end(), mistaken::suggestion(what));
+    Error::invalid_config(message).with_source(error)
 }
 
 /// Reads a configuration from text. Relative paths in it are relative to the working directory.

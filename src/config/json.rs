@@ -1,7 +1,7 @@
 //! Values of TOML as JSON, which templates are given.
 //!
-//! TOML has what JSON does not have: dates, which become their text, and `nan` and `inf`, which are refused. Serde alone
-//! would turn a date into a table, and such a number into null, without a message.
+//! TOML has what JSON does not have: dates, which become their text, and `nan` and `inf`, which are refused. Serde
+//! alone would turn a date into a table, and such a number into null, without a message.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -85,8 +85,8 @@ pub(super) fn spell_dates_of_arguments<'a>(
     }
 }
 
-/// Parses a template argument that is given as text, for example on a command line. It is TOML, otherwise the text itself. A
-/// text that is TOML only up to a comment or the end of a line stays a text.
+/// Parses a template argument that is given as text, for example on a command line. It is TOML, otherwise the text
+/// itself. A text that is TOML only up to a comment or the end of a line stays a text.
 ///
 /// ```
 /// use foreturn::config::template_argument;

@@ -73,24 +73,24 @@ pub enum ModelSource {
 pub struct LocalConfig {
     /// The exported model's folder. In a file, it is relative to the file.
     pub path: PathBuf,
-    /// The way in which sequences are batched: "auto" (the default), or "padded". The latter runs the graph as it is, which is
-    /// slower.
+    /// The way in which sequences are batched: "auto" (the default), or "padded". The latter runs the graph as it is,
+    /// which is slower.
     pub batching: Batching,
-    /// The element type of the cache: "auto" (the default), "float32", "bfloat16", or "int8". "auto" is int8 if the weights
-    /// are quantised and the processor multiplies bytes, otherwise float32.
+    /// The element type of the cache: "auto" (the default), "float32", "bfloat16", or "int8". "auto" is int8 if the
+    /// weights are quantised and the processor multiplies bytes, otherwise float32.
     pub cache_type: CacheType,
     /// The name of the model's chat template; `default` if absent.
     pub template: Option<String>,
-    /// Further arguments of the chat template, such as `enable_thinking = false`. In a file, a date becomes its text; `nan`
-    /// and `inf` are refused.
+    /// Further arguments of the chat template, such as `enable_thinking = false`. In a file, a date becomes its text;
+    /// `nan` and `inf` are refused.
     pub template_arguments: Map<String, Json>,
-    /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00. If absent, it is the day on which the
-    /// engine started, in UTC. If the template prints a date and this is absent, scores change from day to day.
+    /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00. If absent, it is the day on which
+    /// the engine started, in UTC. If the template prints a date and this is absent, scores change from day to day.
     pub date: Option<String>,
     /// Says whether the content of messages may act as control tokens: "safe" (the default) or "transformers".
     pub compat: Compat,
-    /// The tokens around a conversation that is scored: "once" (the default), "template" or "double". Prompts of language
-    /// models are what their template renders.
+    /// The tokens around a conversation that is scored: "once" (the default), "template" or "double". Prompts of
+    /// language models are what their template renders.
     pub bos: Bos,
 }
 

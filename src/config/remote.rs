@@ -26,7 +26,8 @@ pub struct RemoteConfig {
     pub base_url: String,
     /// The model's name at the endpoint.
     pub model: String,
-    /// The environment variable that holds the endpoint's key. It is read when the engine is built. No key is sent if absent.
+    /// The environment variable that holds the endpoint's key. It is read when the engine is built. No key is sent if
+    /// absent.
     pub api_key_env: Option<String>,
     /// Seconds that one request may take, from connecting to the last byte. 1 to 86400; 120 if absent.
     pub timeout_s: Option<u64>,
@@ -42,12 +43,13 @@ pub struct RemoteConfig {
     pub max_tokens_field: Option<MaxTokensField>,
     /// Says whether requests carry a seed; yes if absent.
     pub send_seed: Option<bool>,
-    /// Says whether a judge's answers are read from log-probabilities; yes if absent. Otherwise they are read from the text.
+    /// Says whether a judge's answers are read from log-probabilities; yes if absent. Otherwise they are read from the
+    /// text.
     pub logprobs: Option<bool>,
     /// The way in which the endpoint is asked for JSON: "json_schema" if absent, "json_object" or "none".
     pub json_mode: Option<JsonMode>,
-    /// The consequence of a reply that holds the endpoint's key, if the key has at least 16 characters. "note", which applies
-    /// if absent, keeps the reply and says so in the ranking's notes. "fail" fails the request.
+    /// The consequence of a reply that holds the endpoint's key, if the key has at least 16 characters. "note", which
+    /// applies if absent, keeps the reply and says so in the ranking's notes. "fail" fails the request.
     pub on_echoed_key: Option<OnEchoedKey>,
     /// Further HTTP headers.
     pub headers: BTreeMap<String, String>,
@@ -160,8 +162,8 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
 
 #[cfg(feature = "remote")]
 impl RemoteConfig {
-    /// The endpoint, with its key. `name` is the model's name in the configuration, and `extensions` are the settings beyond
-    /// the protocol that were given.
+    /// The endpoint, with its key. `name` is the model's name in the configuration, and `extensions` are the settings
+    /// beyond the protocol that were given.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`] where the settings make no sense, or the key is not in the environment.

@@ -74,8 +74,8 @@ impl Config {
         Ok(roles.resolve(ModelRole::Policy).map(|(_, name)| name.to_owned()))
     }
 
-    /// The model of each role: the one that is named, or the only one. The extractor is not filled in, because the judge
-    /// extracts where there is none.
+    /// The model of each role: the one that is named, or the only one. The extractor is not filled in, because the
+    /// judge extracts where there is none.
     fn resolve_roles(&self, hosts: &[String]) -> Result<Roles> {
         let mut names = self.models.keys().chain(hosts);
         let only = names.next().filter(|_| names.next().is_none());
@@ -117,8 +117,8 @@ impl Config {
         Err(Error::invalid_config(format!("there is no [models.{model}]. Models: {known}")))
     }
 
-    /// Builds the metrics that are listed, or the preset's. There may be none: a configuration without metrics can still
-    /// generate, and only rankings refuse it.
+    /// Builds the metrics that are listed, or the preset's. There may be none: a configuration without metrics can
+    /// still generate, and only rankings refuse it.
     pub(super) fn build_metrics(&self) -> Result<Vec<WeightedMetric>> {
         let preset = self.preset_values()?;
         if let Some(listed) = &self.metrics {

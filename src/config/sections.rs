@@ -26,16 +26,16 @@ pub struct RuntimeConfig {
     pub on_unavailable: OnUnavailable,
     /// The budget of each model's key-value cache; chosen by the engine if absent.
     pub kv_cache: Option<ByteSize>,
-    /// The time that one step may take, in milliseconds. It sizes the chunks of prompts, and bounds how long a cancellation
-    /// takes. At least 1.
+    /// The time that one step may take, in milliseconds. It sizes the chunks of prompts, and bounds how long a
+    /// cancellation takes. At least 1.
     pub step_budget_ms: u64,
     /// Seconds after which a run of a model is ended, because a graph may never finish. At least 1; 600 if absent.
     pub step_limit_s: u64,
-    /// Rankings that may wait for their turn, and calls to single models that may wait. Further ones are refused. At least 1;
-    /// 256 of each if absent.
+    /// Rankings that may wait for their turn, and calls to single models that may wait. Further ones are refused. At
+    /// least 1; 256 of each if absent.
     pub max_queued: usize,
-    /// A path, relative to the file, where ONNX Runtime writes for each model how long each node of its graph took. The date
-    /// and `.json` are appended. Runs become slower.
+    /// A path, relative to the file, where ONNX Runtime writes for each model how long each node of its graph took. The
+    /// date and `.json` are appended. Runs become slower.
     pub profile: Option<PathBuf>,
 }
 
@@ -85,7 +85,8 @@ impl RuntimeConfig {
     }
 }
 
-/// `[roles]`: the name of the model that plays each role. If there is only one model, it plays the roles that are left out.
+/// `[roles]`: the name of the model that plays each role. If there is only one model, it plays the roles that are left
+/// out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
@@ -107,9 +108,9 @@ pub struct RolloutConfig {
     pub window: Option<usize>,
     /// Futures for each candidate, S; the preset's, otherwise 3.
     pub samples: Option<usize>,
-    /// The way in which a model plays the user. With "text" it is told to, and replies with the message. With "json" it is
-    /// told to, and thinks before the message. "user_lm" is for models that were trained to be the user. The preset's,
-    /// otherwise "text".
+    /// The way in which a model plays the user. With "text" it is told to, and replies with the message. With "json" it
+    /// is told to, and thinks before the message. "user_lm" is for models that were trained to be the user. The
+    /// preset's, otherwise "text".
     pub role_style: Option<RoleStyle>,
     /// The words by which the simulated user ends the conversation; `[[TERMINATE CHAT]]` if absent.
     pub stop_signal: Option<String>,
@@ -220,8 +221,8 @@ pub struct MetricConfig {
     /// Its factor in the reward; the preset's for its kind, otherwise 1.
     #[serde(default)]
     pub weight: Option<f64>,
-    /// The artefact that is extracted from the conversation first. The metric then looks at that. The preset's for its kind,
-    /// otherwise none.
+    /// The artefact that is extracted from the conversation first. The metric then looks at that. The preset's for its
+    /// kind, otherwise none.
     #[serde(default)]
     pub extract: Option<ExtractConfig>,
     /// The settings of the kind. Each takes precedence over the preset's.

@@ -1,4 +1,5 @@
-//! Checkpoints, as every reader produces them: hyper-parameters, tensors by their Hugging Face names, tokenizer files, special tokens.
+//! Checkpoints, as every reader produces them: hyper-parameters, tensors by their Hugging Face names, tokenizer files,
+//! special tokens.
 
 use std::collections::BTreeMap;
 use std::fs::File;

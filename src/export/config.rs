@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use crate::files::{self, Kind};
 use crate::{Error, Result, json};
 
-/// A larger size means that the file is damaged or hostile: no layer is that wide, and no model has that many positions.
+/// A larger size means that the file is damaged or hostile: no layer is that wide, and no model has that many
+/// positions.
 const LARGEST_SIZE: u64 = 1 << 24;
 
 /// Named hyper-parameters that remember where each came from, so that a message can say it.

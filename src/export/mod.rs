@@ -9,11 +9,11 @@
 //! A checkpoint is not trusted. Sizes are checked against the bytes that are there. What this version does not know is
 //! refused by name, and not exported as something similar.
 //!
-//! A reader yields a checkpoint: hyper-parameters, and tensors under their Hugging Face names. `class` finds what it is. For
-//! decoders, `arch` makes a description from which `graph` writes nodes, ending in a language model's head or in the scores
-//! of `head`. `encoder` writes BERT, DeBERTa and ModernBERT from common blocks. `foreturn.json` says what a model with a
-//! head gives. onnxruntime-genai runs the files of decoders too, which `make check-genai` tests. A folder gets its name last, so
-//! an interrupted export leaves nothing that looks finished.
+//! A reader yields a checkpoint: hyper-parameters, and tensors under their Hugging Face names. `class` finds what it
+//! is. For decoders, `arch` makes a description from which `graph` writes nodes, ending in a language model's head or
+//! in the scores of `head`. `encoder` writes BERT, DeBERTa and ModernBERT from common blocks. `foreturn.json` says what
+//! a model with a head gives. onnxruntime-genai runs the files of decoders too, which `make check-genai` tests. A
+//! folder gets its name last, so an interrupted export leaves nothing that looks finished.
 
 mod arch;
 mod checkpoint;
@@ -67,14 +67,14 @@ pub struct ExportOptions {
     pub to: PathBuf,
     /// The form in which weights are stored.
     pub quantize: Quantize,
-    /// The number of weights that share a scale if matrices are quantised: 32, 64, 128 or 256. More than 32 takes less space
-    /// and loses more, and results no longer have the same bits in any batch (except 8 bits in blocks of 64).
+    /// The number of weights that share a scale if matrices are quantised: 32, 64, 128 or 256. More than 32 takes less
+    /// space and loses more, and results no longer have the same bits in any batch (except 8 bits in blocks of 64).
     pub block: usize,
     /// Replaces an earlier export at `to`. Other folders are never replaced.
     pub overwrite: bool,
-    /// Gives float32 `.safetensors` a second name in `to` instead of copying them, if the file system can. The export then
-    /// takes no space and shares its file with the checkpoint. Saving the checkpoint in place then changes the export too, or
-    /// ends a process that runs it.
+    /// Gives float32 `.safetensors` a second name in `to` instead of copying them, if the file system can. The export
+    /// then takes no space and shares its file with the checkpoint. Saving the checkpoint in place then changes the
+    /// export too, or ends a process that runs it.
     pub hard_link: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Tensors' names as other programs write them.
 //!
-//! transformers renames some when it loads a checkpoint, and so does this module. If all names have a prefix, transformers
-//! finds no weights and draws them at random. Such a checkpoint is refused, and the message says what wrapped the model.
+//! transformers renames some when it loads a checkpoint, and so does this module. If all names have a prefix,
+//! transformers finds no weights and draws them at random. Such a checkpoint is refused, and the message says what
+//! wrapped the model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -115,8 +116,8 @@ fn modern(name: &str) -> Option<String> {
 }
 
 /// Returns whether a decoder was saved without its head, so that transformers adds `model.` to each name
-/// (`loading_task_model_from_base_state_dict`). It does so for all classes except Gemma 3's, which has another prefix. If
-/// there is a head too, it takes the checkpoint for a corrupted one.
+/// (`loading_task_model_from_base_state_dict`). It does so for all classes except Gemma 3's, which has another prefix.
+/// If there is a head too, it takes the checkpoint for a corrupted one.
 fn lacks_model(config: &Config, tensors: &BTreeMap<String, Tensor>) -> bool {
     let classes = config.get("architectures").and_then(|value| value.as_array()).into_iter().flatten();
     let mut classes = classes.filter_map(|class| class.as_str());
@@ -138,7 +139,8 @@ pub(super) fn behind_a_prefix<'a>(name: &str, mut names: impl Iterator<Item = &'
 /// TRL's value head, beside that of the language model.
 pub(super) const VALUE_HEAD: &str = "v_head.";
 
-/// Heads of pre-training and of other classes, which are left in checkpoints of encoders. transformers passes them over.
+/// Heads of pre-training and of other classes, which are left in checkpoints of encoders. transformers passes them
+/// over.
 const HEADS: &[&str] = &[
     "classifier.",
     "cls.",

@@ -1,5 +1,5 @@
-//! Puts weights into the exported folder. Float32 `.safetensors` are copied as they are, or linked on request. All others are
-//! widened to float32, or packed in few bits, and written.
+//! Puts weights into the exported folder. Float32 `.safetensors` are copied as they are, or linked on request. All
+//! others are widened to float32, or packed in few bits, and written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -174,8 +174,8 @@ fn stays(file: &WeightFile, index: usize, weights: &[Weight<'_>]) -> bool {
         && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
 }
 
-/// Brings files into the folder as they are. Returns what became of them, and the bytes copied. `progress` takes the bytes
-/// copied so far, and those to copy in all.
+/// Brings files into the folder as they are. Returns what became of them, and the bytes copied. `progress` takes the
+/// bytes copied so far, and those to copy in all.
 fn bring_all(
     files: &[&WeightFile],
     place: Place<'_>,

@@ -1,10 +1,10 @@
-//! DeBERTa's attention: a query scores a key by content (c2c), the key's place by the query's content (c2p), and its own
-//! place by the key's content (p2c).
+//! DeBERTa's attention: a query scores a key by content (c2c), the key's place by the query's content (c2p), and its
+//! own place by the key's content (p2c).
 //!
 //! He et al., "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", equation 4. transformers scores every
 //! embedded distance and then gathers, with an index for each pair of tokens. Here the 2n distances that a text of n
-//! tokens has are scored in their order. Shifting row r by r places brings each score to its pair, as in Transformer-XL.
-//! This needs no index, and far fewer products for short texts.
+//! tokens has are scored in their order. Shifting row r by r places brings each score to its pair, as in
+//! Transformer-XL. This needs no index, and far fewer products for short texts.
 
 use serde_json::Value;
 
@@ -134,7 +134,8 @@ impl Relative {
         let products = blocks.op("MatMul", &format!("{name}/MatMul"), &[contents, places], vec![]);
         let flat = blocks.reshape(&format!("{name}/flat"), &products, &[0, 0, -1]);
         let end = blocks.builder.integers(&[-1]);
-        // Without its first n - 1 elements and its last, the flat array is n rows of 2n - 1: each begins one further in.
+        // Without its first n - 1 elements and its last, the flat array is n rows of 2n - 1: each begins one further
+        // in.
         let cut = blocks.slice(&format!("{name}/cut"), &flat, &self.last, &end, 2);
         let shifted = blocks.op("Reshape", &format!("{name}/shift/Reshape"), &[&cut, &self.rows], vec![]);
         let (start, end) = (blocks.builder.integers(&[0]), blocks.length.clone());

@@ -5,7 +5,8 @@
 //! [batch, sequence]                                                        └ sentence ──▶ sentence_embedding
 //! ```
 //!
-//! Texts of a batch are padded on the right. Padding changes no score: no token attends to it, and pooling leaves it out.
+//! Texts of a batch are padded on the right. Padding changes no score: no token attends to it, and pooling leaves it
+//! out.
 
 mod bert;
 mod blocks;
@@ -55,7 +56,8 @@ struct Family {
     /// Reads the configuration, refusing by name what the graph would get wrong, and writes all layers; the encoder's
     /// weights begin with the text given.
     body: for<'a> fn(&'a Checkpoint, Scheme, &str) -> Result<Body<'a>>,
-    /// Turns hidden states into the classifier's input: one row for each text or, for a token classifier, for each token.
+    /// Turns hidden states into the classifier's input: one row for each text or, for a token classifier, for each
+    /// token.
     features: fn(&mut Blocks<'_>, &Config, HeadKind, &str, &str) -> Result<String>,
     /// Weights that a checkpoint may hold although the class does not use them, named without the prefix.
     unused: &'static [&'static str],

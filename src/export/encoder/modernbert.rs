@@ -162,7 +162,8 @@ fn rotate(blocks: &mut Blocks<'_>, name: &str, states: &str, heads: Heads, rope:
     blocks.builder.op(MICROSOFT, "RotaryEmbedding", &format!("{name}/RotaryEmbedding"), &inputs, attributes)
 }
 
-/// The bias of scores by which each token sees half of `local_attention` tokens on either side: [batch, 1, queries, keys].
+/// The bias of scores by which each token sees half of `local_attention` tokens on either side: [batch, 1, queries,
+/// keys].
 fn window(blocks: &mut Blocks<'_>, local_attention: usize) -> String {
     let length = blocks.length.clone();
     let (zero, one) = (blocks.builder.integer(0), blocks.builder.integer(1));

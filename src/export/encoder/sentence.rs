@@ -38,7 +38,8 @@ struct Dense {
     activation: Activation,
 }
 
-/// Refuses a checkpoint whose modules can't be exported. A folder of sentence-transformers is not exported as something else.
+/// Refuses a checkpoint whose modules can't be exported. A folder of sentence-transformers is not exported as something
+/// else.
 pub(in crate::export) fn check(checkpoint: &Checkpoint) -> Result<()> {
     checkpoint.modules.as_ref().map_or(Ok(()), |modules| Sentence::of(modules).map(drop))
 }

@@ -1,7 +1,7 @@
 //! A file's metadata under the field names of `config.json`.
 //!
-//! llama.cpp has some constants of a family built in, and its files do not repeat them. A [`Dialect`] fills them in. A key
-//! that changes the computation and has no field here is refused by name.
+//! llama.cpp has some constants of a family built in, and its files do not repeat them. A [`Dialect`] fills them in. A
+//! key that changes the computation and has no field here is refused by name.
 
 use serde_json::{Value as Json, json};
 
@@ -275,8 +275,8 @@ fn listed(layers: usize) -> usize {
     layers.min(1 << 12)
 }
 
-/// Says for each layer whether it has a window. The file lists them, or gives a period of which the last has none, or says
-/// nothing.
+/// Says for each layer whether it has a window. The file lists them, or gives a period of which the last has none, or
+/// says nothing.
 fn pattern(source: &Source<'_>, period: u64, layers: usize) -> Result<Vec<bool>> {
     let (key, value) = source.own("attention.sliding_window_pattern");
     let wrong = || source.wrong(&key, "expected a number of layers, or true or false for each layer");

@@ -165,7 +165,7 @@ fn read_descriptions<'a>(reader: &mut Reader<'a>, count: u64) -> Result<Vec<Desc
         let name = reader.text()?;
         let shown = shortened(name);
         if !is_sound_name(name) {
-            return damaged(format!("tensor `{shown}`: no model names one so"));
+            return damaged(format!("tensor `{shown}`: no model has such a name"));
         }
         let dimensions = reader.u32()?;
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {

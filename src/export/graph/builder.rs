@@ -167,7 +167,8 @@ impl<'a> Builder<'a> {
         self.add_bias(linear, product)
     }
 
-    /// A projection in float32 whose weight is used as it is stored. It is for heads with few outputs that decide everything.
+    /// A projection in float32 whose weight is used as it is stored. It is for heads with few outputs that decide
+    /// everything.
     pub(in crate::export) fn exact_linear(&mut self, linear: &Linear<'_>, input: &str) -> Result<String> {
         let Linear { module, path, out, inner, .. } = *linear;
         let weight = self.weight(&format!("{module}.weight"), &[out, inner])?;

@@ -26,7 +26,8 @@ impl Builder<'_> {
             int("N", layout.rows as i64),
             int("bits", layout.bits as i64),
             int("block_size", layout.block as i64),
-            // Inputs are in 8 bits too, and each block has its own scale. This is quick, and gives equal bits in any batch.
+            // Inputs are in 8 bits too, and each block has its own scale. This is quick, and gives equal bits in any
+            // batch.
             int("accuracy_level", 4),
         ];
         let name = format!("{path}/MatMulNBits");

@@ -124,8 +124,8 @@ fn refuse_without_tokenizer(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The tokenizer's files. `tokenizer_config.json` is made anew if it would be read by other rules without `config.json`,
-/// which is not copied.
+/// The tokenizer's files. `tokenizer_config.json` is made anew if it would be read by other rules without
+/// `config.json`, which is not copied.
 fn tokenizer_files(folder: &Path, settled: &Settled, generation: &Generation) -> Result<Vec<TokenizerFile>> {
     let mut files = Vec::new();
     for name in present(folder)? {

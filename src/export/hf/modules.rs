@@ -1,4 +1,5 @@
-//! Reads the files that sentence-transformers puts beside an encoder: `modules.json`, and those of the modules that it lists.
+//! Reads the files that sentence-transformers puts beside an encoder: `modules.json`, and those of the modules that it
+//! lists.
 
 use std::collections::BTreeMap;
 use std::path::Path;

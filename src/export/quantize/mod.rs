@@ -12,10 +12,10 @@
 //!
 //! - *symmetric*: value = scale × (quant − middle). ggml's Q4_0, Q5_0 and Q8_0 are of this form.
 //! - *with minima*: value = scale × quant + minimum, as Q4_1 and Q4_K have it. MatMulNBits takes minima as multiples of
-//!   the scale only (its zero points are integers, unless they are floats, which is slow). Rounding them costs as much as
-//!   quantising a second time, because they usually lie half-way between two integers. So the remainder that the zero point
-//!   leaves becomes one more column for each block, which is multiplied by the sum of the input's block. The remainder of a
-//!   remainder is small, so four bits are enough for these columns.
+//!   the scale only (its zero points are integers, unless they are floats, which is slow). Rounding them costs as much
+//!   as quantising a second time, because they usually lie half-way between two integers. So the remainder that the
+//!   zero point leaves becomes one more column for each block, which is multiplied by the sum of the input's block. The
+//!   remainder of a remainder is small, so four bits are enough for these columns.
 
 mod fit;
 mod pack;
@@ -83,9 +83,9 @@ impl Scheme {
         Some(Layout { bits, block: self.block, rows, columns, minima: !is_symmetric })
     }
 
-    /// Returns whether int4 stores a matrix in 8 bits. These are the vocabulary, and what a mix of forms has in more than four
-    /// bits. They are also value projections: a thirtieth of all matrices, whose quantisation costs a quarter of the whole
-    /// loss.
+    /// Returns whether int4 stores a matrix in 8 bits. These are the vocabulary, and what a mix of forms has in more
+    /// than four bits. They are also value projections: a thirtieth of all matrices, whose quantisation costs a quarter
+    /// of the whole loss.
     fn is_wide(&self, tensor: &Tensor, role: Role) -> bool {
         match has_at_most_four_bits(tensor.format) {
             true => role == Role::Vocabulary && tensor.format.name != "Q4_0",

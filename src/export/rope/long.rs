@@ -1,5 +1,5 @@
-//! LongRoPE: other frequencies for sequences that are longer than those of the first training. The model is then, in effect,
-//! another one.
+//! LongRoPE: other frequencies for sequences that are longer than those of the first training. The model is then, in
+//! effect, another one.
 
 use super::{Long, Rope, base_powers};
 use crate::Result;

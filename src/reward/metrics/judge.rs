@@ -2,8 +2,8 @@
 //!
 //! Range: that of the rubric's values. The value is the weighted mean of its questions.
 //!
-//! Settings: `rubric`, the path of a TOML file as [`Rubric`] describes it, relative to the configuration;
-//! `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).
+//! Settings: `rubric`, the path of a TOML file as [`Rubric`](crate::reward::Rubric) describes it, relative to the
+//! configuration; `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Byte-level byte-pair encoding, `tokenizer.ggml.model` = `gpt2`.
 //!
-//! GGUF keeps vocabulary and merges. Of the splitter before them it keeps only a name, `tokenizer.ggml.pre`. Each name that
-//! is known here stands for the splitter that the models' publishers ship. Any other is refused, because a wrong splitter
-//! yields plausible tokens that the model never saw.
+//! GGUF keeps vocabulary and merges. Of the splitter before them it keeps only a name, `tokenizer.ggml.pre`. Each name
+//! that is known here stands for the splitter that the models' publishers ship. Any other is refused, because a wrong
+//! splitter yields plausible tokens that the model never saw.
 
 use serde_json::{Value as Json, json};
 
