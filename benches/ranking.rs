@@ -33,13 +33,14 @@ const REQUEST: &str = r#"{
 fn engine() -> Engine {
     // The seed comes first: a key after a section would belong to it.
     let written = format!("{CONFIG}\n[models.model]\npath = {:?}\n", support::model());
-    let config = Config::from_toml(&written, Path::new("")).expect("a configuration");
-    Engine::new(Config { runtime: support::runtime(), ..config }).expect("the model loads")
+    let mut config: Config = written.parse().expect("a configuration");
+    config.runtime = support::runtime();
+    Engine::new(config).expect("the model loads")
 }
 
 /// Every measurement has an engine of its own, so the cache is always cold and the work always the same.
 fn ranking(c: &mut Criterion) {
-    let request = RankRequest::from_json(REQUEST, "the request").expect("a request");
+    let request: RankRequest = REQUEST.parse().expect("a request");
     let rank = |engine: Engine| {
         let ranking = engine.rank(request.clone(), RankOptions::default()).expect("a ranking");
         assert!(ranking.complete);

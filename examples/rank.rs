@@ -2,7 +2,7 @@
 //! `ORT_DYLIB_PATH=target/onnxruntime/lib cargo run --release --example rank`.
 #![allow(clippy::print_stdout, reason = "an example")]
 
-use foreturn::{Config, Engine, RankOptions, RankRequest};
+use foreturn::{Config, Engine, RankOptions};
 
 fn main() -> foreturn::Result<()> {
     let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
@@ -12,7 +12,7 @@ fn main() -> foreturn::Result<()> {
         "goal": {"task": "write a poem", "prompt": "A poem about my late dog, who loved the sea."},
         "window": 1, "samples": 2
     }"#;
-    let ranking = engine.rank(RankRequest::from_json(request, "example")?, RankOptions::default())?;
+    let ranking = engine.rank(request.parse()?, RankOptions::default())?;
     for candidate in &ranking.ranking {
         println!("candidate {}: {:?} ± {:?}", candidate.candidate, candidate.reward, candidate.std_error);
     }

@@ -19,14 +19,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::rank::FailurePolicy;
 use crate::reward::{Preset, Task};
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, mistaken};
 
 mod json;
+mod keys;
+mod model;
 mod remote;
 mod resolve;
 mod sections;
@@ -35,7 +38,9 @@ mod tests;
 
 pub use crate::byte_size::ByteSize;
 pub use json::template_argument;
-pub use sections::{AllocationConfig, MetricConfig, ModelConfig, RolesConfig, RolloutConfig, RuntimeConfig};
+pub use model::{LocalConfig, ModelConfig, ModelSource};
+pub use remote::RemoteConfig;
+pub use sections::{AllocationConfig, MetricConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
 pub use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 pub use crate::runtime::{OnUnavailable, Provider};
@@ -45,8 +50,9 @@ pub use crate::runtime::{OnUnavailable, Provider};
 /// ```
 /// use foreturn::config::{Config, ModelConfig};
 ///
-/// let mut config = Config { seed: Some(7), ..Config::default() };
-/// config.models.insert("small".into(), ModelConfig { path: Some("models/small".into()), ..ModelConfig::default() });
+/// let mut config = Config::default();
+/// config.seed = Some(7);
+/// config.models.insert("small".into(), ModelConfig::local("models/small"));
 /// config.validate()?;
 /// # Ok::<(), foreturn::Error>(())
 /// ```
@@ -64,6 +70,7 @@ pub struct Config {
     /// ONNX Runtime and memory.
     pub runtime: RuntimeConfig,
     /// The models, by a name of your own.
+    #[serde(deserialize_with = "model::by_name")]
     pub models: BTreeMap<String, ModelConfig>,
     /// Which model plays which role.
     pub roles: RolesConfig,
@@ -71,16 +78,9 @@ pub struct Config {
     pub rollout: RolloutConfig,
     /// The metrics; replaces the preset's list.
     pub metrics: Option<Vec<MetricConfig>>,
-    /// Names of models that the host brings itself; roles may name them. See
-    /// [`EngineBuilder::chat_model`](crate::engine::EngineBuilder::chat_model).
+    /// The file that this came from, for messages.
     #[serde(skip)]
-    pub host_models: Vec<String>,
-    /// The folder that relative paths in settings of metrics are relative to; the working directory where empty.
-    #[serde(skip)]
-    pub base_dir: PathBuf,
-    /// The file this came from, for messages.
-    #[serde(skip)]
-    pub origin: Option<PathBuf>,
+    pub(crate) origin: Option<PathBuf>,
 }
 
 impl Config {
@@ -88,20 +88,12 @@ impl Config {
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense; the
-    /// message names the file, the key and the remedy.
+    /// message names the file, the key and the remedy. The names of models are checked when the engine is built, because the
+    /// host may bring models of its own.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_file_with(path, &[])
-    }
-
-    /// As [`Config::from_file`], where roles may name models that the host brings itself.
-    ///
-    /// # Errors
-    /// As [`Config::from_file`].
-    pub fn from_file_with(path: impl AsRef<Path>, host_models: &[String]) -> Result<Self> {
         let path = path.as_ref();
         let text = files::read_text(path, files::Kind::SETTINGS)?;
-        let base = path.parent().unwrap_or(Path::new(""));
-        Self::parse(&text, base, Some(path), host_models)
+        Self::parse(&text, path.parent().unwrap_or(Path::new("")), Some(path))
     }
 
     /// Reads a configuration from text. Relative paths in it are relative to `base_dir`.
@@ -109,30 +101,19 @@ impl Config {
     /// # Errors
     /// As [`Config::from_file`].
     pub fn from_toml(toml: &str, base_dir: impl AsRef<Path>) -> Result<Self> {
-        Self::from_toml_with(toml, base_dir, &[])
+        Self::parse(toml, base_dir.as_ref(), None)
     }
 
-    /// As [`Config::from_toml`], where roles may name models that the host brings itself.
-    ///
-    /// # Errors
-    /// As [`Config::from_file`].
-    pub fn from_toml_with(toml: &str, base_dir: impl AsRef<Path>, host_models: &[String]) -> Result<Self> {
-        Self::parse(toml, base_dir.as_ref(), None, host_models)
-    }
-
-    fn parse(text: &str, base_dir: &Path, origin: Option<&Path>, host_models: &[String]) -> Result<Self> {
-        let mut config: Config = toml::from_str(text).map_err(|e| {
-            // The parser's message shows the line and what was expected there.
-            let name = origin.map_or_else(|| "configuration".into(), |path| path.display().to_string());
-            Error::invalid_config(format!("{name}: {e}")).with_source(e)
-        })?;
-        let models = config.models.iter_mut();
-        json::spell_dates_of_arguments(models.map(|(name, model)| (name, &mut model.template_arguments)), text);
+    fn parse(text: &str, base_dir: &Path, origin: Option<&Path>) -> Result<Self> {
+        let mut config: Config = toml::from_str(text).map_err(|e| not_a_configuration(e, origin))?;
+        json::spell_dates_of_arguments(config.models.iter_mut(), text);
         config.origin = origin.map(Path::to_owned);
-        config.host_models = host_models.to_vec();
-        config.base_dir = base_dir.to_owned();
+        for metric in config.metrics.iter_mut().flatten() {
+            metric.settings = std::mem::take(&mut metric.settings).in_folder(base_dir);
+        }
+        let folders = config.models.values_mut().filter_map(ModelConfig::as_local_mut).map(|local| &mut local.path);
         let runtime = [&mut config.runtime.library, &mut config.runtime.profile].into_iter().flatten();
-        for path in config.models.values_mut().filter_map(|model| model.path.as_mut()).chain(runtime) {
+        for path in folders.chain(runtime) {
             *path = base_dir.join(&*path);
         }
         config.validate()?;
@@ -141,13 +122,17 @@ impl Config {
 
     /// Refuses values of nonsense and settings that this version can't honour.
     ///
+    /// It does not look at names of models, because a host may bring models of its own. [`Config::plan`] and
+    /// [`EngineBuilder::build`](crate::engine::EngineBuilder::build) do.
+    ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`] or [`crate::ErrorKind::Unsupported`], naming the key.
     pub fn validate(&self) -> Result<()> {
-        self.validate_all().map_err(|error| self.locate(error))
+        self.validate_sections().and_then(|()| self.build_metrics().map(drop)).map_err(|error| self.locate(error))
     }
 
-    fn validate_all(&self) -> Result<()> {
+    /// Everything except the metrics, which are built to be validated.
+    fn validate_sections(&self) -> Result<()> {
         if self.task.is_some() && self.preset.is_none() {
             return Err(Error::invalid_config(
                 "task is set without a preset: it only chooses a preset's constants. Add preset = \"paper\"",
@@ -157,10 +142,7 @@ impl Config {
         for (name, model) in &self.models {
             model.validate().map_err(|e| e.context(format!("[models.{name}]")))?;
         }
-        self.rollout.validate().map_err(|e| e.context("[rollout]"))?;
-        self.resolve_roles()?;
-        self.resolve_metrics()?;
-        Ok(())
+        self.rollout.validate().map_err(|e| e.context("[rollout]"))
     }
 
     /// Puts the file's name before an error.
@@ -169,5 +151,31 @@ impl Config {
             Some(path) => error.context(path.display()),
             None => error,
         }
+    }
+}
+
+/// The error for a text that the parser refused.
+fn not_a_configuration(error: toml::de::Error, origin: Option<&Path>) -> Error {
+    let what = error.message();
+    if what.starts_with('[') {
+        // A message about a whole table begins with the table's name, and needs no line.
+        let error = Error::invalid_config(what);
+        return match origin {
+            Some(path) => error.context(path.display()),
+            None => error,
+        };
+    }
+    // The parser's message shows the line and what was expected there.
+    let name = origin.map_or_else(|| "configuration".into(), |path| path.display().to_string());
+    let message = format!("{name}: {}{}", error.to_string().trim_end(), mistaken::suggestion(what));
+    Error::invalid_config(message).with_source(error)
+}
+
+/// Reads a configuration from text. Relative paths in it are relative to the working directory.
+impl FromStr for Config {
+    type Err = Error;
+
+    fn from_str(toml: &str) -> Result<Self> {
+        Config::from_toml(toml, "")
     }
 }

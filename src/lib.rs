@@ -5,11 +5,11 @@
 //! its cost. Models run in this process on ONNX Runtime; futures that share a prefix compute it once.
 //!
 //! ```no_run
-//! use foreturn::{Config, Engine, RankOptions, RankRequest};
+//! use foreturn::{Config, Engine, RankOptions};
 //!
 //! let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
 //! let request = std::fs::read_to_string("examples/requests/poem.json").expect("a readable file");
-//! let ranking = engine.rank(RankRequest::from_json(&request, "poem.json")?, RankOptions::default())?;
+//! let ranking = engine.rank(request.parse()?, RankOptions::default())?;
 //! for candidate in &ranking.ranking {
 //!     println!("{}: {:?} ± {:?}", candidate.candidate, candidate.reward, candidate.std_error);
 //! }

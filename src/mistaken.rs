@@ -1,6 +1,4 @@
-//! Files that are not what their names say: what they are, and what to do.
-//!
-//! Each answer is what follows the file's name in a sentence.
+//! Mistakes in files that are recognised: files that are not what their names say, and keys that are nearly right.
 
 /// The answer for a file that only stands for another one.
 pub(crate) fn pointer(bytes: &[u8]) -> Option<&'static str> {
@@ -41,9 +39,53 @@ pub(crate) fn recognise(bytes: &[u8]) -> Option<&'static str> {
     None
 }
 
+/// The end of a message about an unknown key: the known one that was probably meant. Empty where none is near, and for other
+/// messages. `message` is serde's.
+pub(crate) fn suggestion(message: &str) -> String {
+    let split = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "));
+    let Some((unknown, list)) = split else { return String::new() };
+    let known = list.lines().next().unwrap_or_default().split('`').skip(1).step_by(2);
+    let nearest = known.map(|known| (distance(unknown, known), known)).min();
+    // Beyond a third of its letters, a word is another word.
+    match nearest.filter(|(distance, known)| distance * 3 <= known.chars().count()) {
+        Some((_, known)) => format!("\nDid you mean `{known}`?"),
+        None => String::new(),
+    }
+}
+
+/// The number of characters that have to be inserted, deleted or replaced to turn one text into the other.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (at, letter) in from.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, other) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_key_is_suggested_if_it_is_near() {
+        for (from, to, expected) in [("", "abc", 3), ("abc", "abc", 0), ("kitten", "sitting", 3), ("seed", "sed", 1)] {
+            assert_eq!(distance(from, to), expected, "{from} {to}");
+            assert_eq!(distance(to, from), expected, "{to} {from}");
+        }
+        let list = "expected one of `path`, `temperature`, `top_p`, `top_k`";
+        for (unknown, expected) in [("temprature", Some("temperature")), ("paths", Some("path")), ("batch", None)] {
+            let found = suggestion(&format!("unknown field `{unknown}`, {list}"));
+            assert_eq!(found, expected.map_or(String::new(), |known| format!("\nDid you mean `{known}`?")));
+        }
+        assert_eq!(suggestion("unknown variant `gpu`, expected `cpu`"), "");
+        assert_eq!(suggestion("unknown field `a`, there are no fields"), "");
+    }
 
     #[test]
     fn what_is_well_known_has_its_name() {

@@ -77,7 +77,7 @@ impl Case {
         let mut request = json!({"conversation": self.conversation, "candidates": responses, "goal": goal});
         let own = self.request.as_object().expect("an object").clone();
         request.as_object_mut().expect("an object").extend(own);
-        RankRequest::from_json(&request.to_string(), "request").expect("a request")
+        request.to_string().parse().expect("a request")
     }
 
     /// What is scripted for a request, and a name for the place it has in the script.

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use foreturn::config::{
-    ByteSize, Config, JsonMode, MaxTokensField, MetricConfig, ModelConfig, OnEchoedKey, RolesConfig, RuntimeConfig,
+    ByteSize, Config, JsonMode, MaxTokensField, MetricConfig, ModelConfig, OnEchoedKey, RemoteConfig, RolesConfig,
+    RuntimeConfig,
 };
 use foreturn::decode::DecodeOptions;
 use foreturn::rank::{AllocationSettings, DEFAULT_CONFIDENCE, DEFAULT_FIRST, RankPlan};
+use foreturn::reward::MetricSettings;
 use serde_json::{Map, Value, json};
 
 const DOCUMENT: &str = include_str!("../docs/configuration.md");
@@ -152,7 +154,7 @@ fn keys_of_metrics() -> BTreeSet<String> {
         name: Some("overlap".into()),
         weight: Some(1.0),
         extract: extract.expect("a list").remove(0).extract,
-        settings: toml::Table::new(),
+        settings: MetricSettings::default(),
     })
 }
 
@@ -199,9 +201,10 @@ fn defaults() -> BTreeMap<&'static str, Map<String, Value>> {
     let json = plan("[rollout]\nrole_style = \"json\"");
     assert_eq!(json.rollout.user.max_tokens, foreturn::rollout::DEFAULT_JSON_USER_TOKENS);
     let metric = plan("[[metrics]]\nkind = \"interactivity\"").metrics.remove(0);
-    let (mut every, mut local) = (object(&ModelConfig::default().sampling()), object(&ModelConfig::default()));
+    let model = ModelConfig::local("m");
+    let (mut every, mut local) = (object(&model.sampling()), object(&model));
     every.retain(|_, value| !value.is_null());
-    local.retain(|key, value| !value.is_null() && key != "headers");
+    local.retain(|key, value| !value.is_null() && key != "path");
     let of = |value: Value| object(&value);
     BTreeMap::from([
         (FILE, of(json!({"seed": empty.seed, "on_metric_failure": empty.on_metric_failure}))),
@@ -214,7 +217,7 @@ fn defaults() -> BTreeMap<&'static str, Map<String, Value>> {
                 "max_tokens_field": MaxTokensField::default(),
                 "json_mode": JsonMode::default(),
                 "on_echoed_key": OnEchoedKey::default(),
-                "headers": ModelConfig::default().headers,
+                "headers": RemoteConfig::new("", "").headers,
             })),
         ),
         (

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use common::models::{Case, Reference, close, copy, exported, fixtures, numbers, outputs, reference};
 use common::{MODEL, config_with, scratch};
+use foreturn::config::ModelConfig;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{ExportOptions, export};
@@ -135,7 +136,7 @@ struct Subject {
 impl Subject {
     fn engine(&self) -> Engine {
         let mut config = config_with(&self.folder, "");
-        let model = config.models.get_mut(MODEL).expect("the model");
+        let model = config.models.get_mut(MODEL).and_then(ModelConfig::as_local_mut).expect("the model");
         (model.batching, model.cache_type) = (self.batching, self.cache_type);
         Engine::new(config).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }

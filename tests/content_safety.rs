@@ -8,7 +8,7 @@ use common::folder;
 use foreturn::chat::{Message, Role};
 use foreturn::model::tokenizer::{Compat, RenderOptions, Tokenizer};
 use foreturn::rank::Goal;
-use foreturn::reward::{MetricInput, build_metric, metric_kinds};
+use foreturn::reward::{MetricInput, MetricSettings, build_metric, metric_kinds};
 use foreturn::rollout::simulator::DEFAULT_STOP_SIGNAL;
 use foreturn::rollout::{InstructedUser, Simulator};
 
@@ -131,7 +131,7 @@ fn hostile_candidates_and_users_change_no_structure_of_simulators_and_judges() {
         };
         let mut prompts = vec![InstructedUser::default().prompt(&goal, &[&history[0], &response])];
         for kind in metric_kinds() {
-            let metric = match build_metric(kind, toml::Table::new(), "".as_ref()) {
+            let metric = match build_metric(kind, MetricSettings::default()) {
                 Ok(metric) => metric,
                 // A reward model is shown the conversation itself, as in the tests above; others ask nobody, or what a file says.
                 Err(error)

@@ -16,7 +16,7 @@ use foreturn::engine::{CancelToken, Generation, Limits, Prompt};
 use foreturn::model::inspect::Inspection;
 use foreturn::model::tokenizer::RenderOptions;
 use foreturn::rank::{Ended, Goal};
-use foreturn::reward::{MetricInput, build_metric};
+use foreturn::reward::{MetricInput, MetricSettings, build_metric};
 use foreturn::rollout::{InstructedUser, Simulator};
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ fn request(candidates: &[&str], rest: Value) -> RankRequest {
     for (field, value) in rest.as_object().expect("fields") {
         request[field] = value.clone();
     }
-    RankRequest::from_json(&request.to_string(), "request").expect("a request")
+    request.to_string().parse().expect("a request")
 }
 
 fn rank(engine: &Engine, request: RankRequest) -> Ranking {
@@ -342,7 +342,7 @@ fn judge_prompts(kinds: &[&str]) -> Vec<Vec<u32>> {
         let (history, goal, response) = (history(), goal(), Message::new(Role::Assistant, candidate));
         let input = MetricInput { history: &history, ..MetricInput::new(&response, &goal, &|_| 0) };
         for kind in kinds {
-            let metric = build_metric(kind, toml::Table::new(), "".as_ref()).expect("a metric");
+            let metric = build_metric(kind, MetricSettings::default()).expect("a metric");
             let questions = metric.questions(&input, &[]).expect("questions");
             prompts.extend(questions.iter().map(|question| prompt_tokens(&question.messages)));
         }

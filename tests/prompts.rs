@@ -4,6 +4,7 @@ mod common;
 
 use common::{MODEL, ModelCopy, config_with, fresh, user};
 use foreturn::chat::{Message, Role};
+use foreturn::config::ModelConfig;
 use foreturn::engine::{Limits, Prompt};
 use foreturn::{Config, ErrorKind, RankOptions, RankRequest, Ranking};
 use serde_json::json;
@@ -23,9 +24,8 @@ fn model(rest: &str, settings: &str) -> (ModelCopy, Config) {
     let copy = ModelCopy::new();
     copy.write("chat_template.jinja", TEMPLATE);
     let mut config = config_with(copy.path(), rest);
-    let settings: foreturn::config::ModelConfig = toml::from_str(settings).expect("settings");
-    let path = config.models[MODEL].path.clone();
-    config.models.insert(MODEL.into(), foreturn::config::ModelConfig { path, ..settings });
+    let settings = format!("path = {:?}\n{settings}", copy.path().display().to_string());
+    config.models.insert(MODEL.into(), toml::from_str(&settings).expect("settings"));
     (copy, config)
 }
 
@@ -33,7 +33,7 @@ fn rank(config: Config) -> foreturn::Result<Ranking> {
     let engine = fresh(config).engine;
     let request = json!({"conversation": [user("Write me a poem.")], "candidates": ["About what?", "No."], "seed": 7,
         "goal": {"prompt": "A poem about my late dog."}});
-    let request = RankRequest::from_json(&request.to_string(), "request").expect("a request");
+    let request: RankRequest = request.to_string().parse().expect("a request");
     engine.rank(request, RankOptions::default())
 }
 
@@ -78,7 +78,7 @@ fn a_wrong_date_or_template_is_refused_before_anything_is_loaded() {
     let (_copy, mut config) = model("", "date = \"26 Jul 2024\"");
     let error = foreturn::Engine::new(config.clone()).err().expect("refused").to_string();
     assert!(error.contains("date") && error.contains("2024-07-26"), "{error}");
-    let model = config.models.get_mut(MODEL).expect("the model");
+    let model = config.models.get_mut(MODEL).and_then(ModelConfig::as_local_mut).expect("the model");
     (model.date, model.template) = (None, Some("rag".into()));
     let engine = fresh(config).engine;
     let error = engine.render(MODEL, &[user("Hi")], true).unwrap_err().to_string();

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use common::{config_with, folder, fresh, model_path, scratch};
 use foreturn::Engine;
+use foreturn::config::ModelConfig;
 use foreturn::decode::GenerateOptions;
 use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{ExportOptions, Quantize, export};
@@ -136,7 +137,7 @@ fn the_paged_path_computes_what_onnx_runtime_does() {
     for path in [&exports().int8, &exports().int4] {
         let engine = |batching: &str| {
             let mut config = config_with(path, "");
-            let model = config.models.get_mut(common::MODEL).expect("the model");
+            let model = config.models.get_mut(common::MODEL).and_then(ModelConfig::as_local_mut).expect("the model");
             model.batching = serde_json::from_value(Value::from(batching)).expect("a batching");
             fresh(config)
         };

@@ -13,7 +13,9 @@ use foreturn::rank::{
     Ask, Candidates, Cost, Ended, FailurePolicy, Goal, ModelInfo, ModelRole, ModelsInfo, RankJob, RankPlan,
     RankRequest, Ranking, RoleCosts, StopReason,
 };
-use foreturn::reward::{Answered, Metric, MetricInput, MetricValue, TokenCounter, WeightedMetric, build_metric};
+use foreturn::reward::{
+    Answered, Metric, MetricInput, MetricSettings, MetricValue, TokenCounter, WeightedMetric, build_metric,
+};
 use foreturn::rollout::seed;
 use foreturn::score::ScoreOutput;
 use foreturn::{Error, ErrorKind, Result};
@@ -151,7 +153,7 @@ fn prepare(text: &str) -> (Case, Arc<RankPlan>, Result<(RankRequest, Script)>) {
     let config = Config::from_toml(&(case.config.join("\n") + MODEL), Path::new("/")).expect("a configuration");
     let plan = config.plan(words()).expect("a plan");
     let lines = std::mem::take(&mut case.script);
-    let ready = RankRequest::from_json(&case.request.to_string(), "request").map(|request| {
+    let ready = case.request.to_string().parse::<RankRequest>().map(|request| {
         let script =
             Script { lines, seed: request.seed.unwrap_or(plan.seed), common: plan.rollout.common_random_numbers };
         (request, script)
@@ -348,7 +350,7 @@ fn a_ranking_of_something_else_is_not_scored_again() {
 struct MetricCases {
     kind: String,
     #[serde(default)]
-    settings: toml::Table,
+    settings: MetricSettings,
     cases: Vec<MetricCase>,
 }
 
@@ -358,7 +360,7 @@ struct MetricCase {
     about: String,
     /// Settings beside the file's.
     #[serde(default)]
-    settings: toml::Table,
+    settings: MetricSettings,
     history: Vec<Message>,
     response: String,
     #[serde(default)]
@@ -402,9 +404,8 @@ fn metrics_give_the_values_in_their_data_files() {
         let folder = path.parent().expect("a folder");
         for case in file.cases {
             let at = format!("{} ({})", path.display(), case.about);
-            let mut settings = file.settings.clone();
-            settings.extend(case.settings);
-            let metric = build_metric(&file.kind, settings, folder).unwrap_or_else(|e| panic!("{at}: {e}"));
+            let settings = case.settings.or(file.settings.clone()).in_folder(folder);
+            let metric = build_metric(&file.kind, settings).unwrap_or_else(|e| panic!("{at}: {e}"));
             let response = Message::new(Role::Assistant, case.response);
             let future: Vec<&Message> = case.future.iter().collect();
             let count_tokens = words();
@@ -466,7 +467,7 @@ fn request(rest: &str) -> RankRequest {
     let json = format!(
         r#"{{"conversation": [{{"role": "user", "content": "hi"}}], "candidates": ["a", "b"], "goal": {{"prompt": "SECRET"}}{rest}}}"#
     );
-    RankRequest::from_json(&json, "request").expect("a request")
+    json.parse().expect("a request")
 }
 
 fn text_reply(text: &str) -> Result<ChatReply> {
@@ -587,7 +588,7 @@ fn missing_models_and_metrics_are_named() {
     assert!(refused(twice, "").contains("two metrics named `messages`"));
     let mut judged = plan_with(|n| n as f64);
     judged.metrics =
-        vec![WeightedMetric::new(build_metric("helpfulness", toml::Table::new(), "".as_ref()).expect("a metric"), 1.0)];
+        vec![WeightedMetric::new(build_metric("helpfulness", MetricSettings::default()).expect("a metric"), 1.0)];
     assert!(refused(judged, "").starts_with("roles.judge is missing, and metric `helpfulness` needs it"));
 }
 
@@ -607,15 +608,15 @@ fn the_examples_are_valid() {
         Arc::new(config.plan(words()).expect("a plan"))
     };
     let math = std::fs::read_to_string(root.join("examples/requests/train.json")).expect("the mathematical example");
-    RankJob::new(RankRequest::from_json(&math, "train").expect("a request"), plan("math.toml")).expect("a job");
+    RankJob::new(math.parse().expect("a request"), plan("math.toml")).expect("a job");
     let poem = std::fs::read_to_string(root.join("examples/requests/poem.json")).expect("an example");
-    RankJob::new(RankRequest::from_json(&poem, "poem").expect("a request"), plan("reward_model.toml")).expect("a job");
+    RankJob::new(poem.parse().expect("a request"), plan("reward_model.toml")).expect("a job");
     let plan = plan("foreturn.toml");
     let mut examples = 0;
     for entry in std::fs::read_dir(root.join("examples/requests")).expect("the examples") {
         let path = entry.expect("an entry").path();
         let text = std::fs::read_to_string(&path).expect("a readable request");
-        let request = RankRequest::from_json(&text, &path.display().to_string()).expect("a request");
+        let request: RankRequest = text.parse().expect("a request");
         assert!(request.candidates.len() >= 3);
         RankJob::new(request, plan.clone()).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         examples += 1;
@@ -630,7 +631,7 @@ fn the_requests_that_models_are_compared_on_are_valid() {
     let plan = Arc::new(config.plan(words()).expect("a plan"));
     let text = std::fs::read_to_string(benches.join("agreement.jsonl")).expect("the requests");
     for (at, line) in text.lines().enumerate() {
-        let request = RankRequest::from_json(line, &format!("line {}", at + 1)).expect("a request");
+        let request: RankRequest = line.parse().expect("a request");
         assert_eq!(request.candidates.len(), 4, "line {}", at + 1);
         RankJob::new(request, plan.clone()).expect("a job");
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use foreturn::ErrorKind;
 use foreturn::chat::{Message, Role};
-use foreturn::reward::{Answered, MetricInput};
+use foreturn::reward::{Answered, MetricInput, MetricSettings};
 use foreturn::rollout::Goal;
 use foreturn::sandbox::{End, Isolation, Limit, Limits, Program, Sandbox};
 use programs::{Case, Host, cases, tester};
@@ -289,8 +289,8 @@ fn what_cannot_be_run_is_an_error() {
 
 /// The metric with `settings`, and what it makes of a message.
 fn metric(settings: &str) -> foreturn::Result<std::sync::Arc<dyn foreturn::Metric>> {
-    let table = format!("interpreter = \"{PYTHON}\"\n{settings}").parse().expect("TOML");
-    foreturn::reward::build_metric("pass_rate", table, Path::new("/"))
+    let settings = format!("interpreter = \"{PYTHON}\"\n{settings}").parse().expect("TOML");
+    foreturn::reward::build_metric("pass_rate", settings)
 }
 
 const TESTS: &str = "assert f(1) == 2\nassert f(2) == 3\n";
@@ -369,10 +369,10 @@ fn settings_and_goals_are_checked() {
         assert_eq!(e.kind(), ErrorKind::InvalidConfig, "{e}");
         assert!(e.to_string().contains(words), "{e}");
     }
-    let nothing = foreturn::reward::build_metric("pass_rate", toml::Table::new(), Path::new("/"));
+    let nothing = foreturn::reward::build_metric("pass_rate", MetricSettings::default());
     assert!(nothing.err().expect("an error").to_string().contains("interpreter is missing"));
-    let nowhere = "interpreter = \"no/python\"".parse().expect("TOML");
-    let e = foreturn::reward::build_metric("pass_rate", nowhere, Path::new("/base")).err().expect("an error");
+    let nowhere: MetricSettings = "interpreter = \"no/python\"".parse().expect("TOML");
+    let e = foreturn::reward::build_metric("pass_rate", nowhere.in_folder("/base")).err().expect("an error");
     assert!(e.to_string().contains("/base/no/python"), "{e}");
 
     let goal = |tests: Option<&str>, entry_point: Option<&str>| Goal {
@@ -392,8 +392,8 @@ fn settings_and_goals_are_checked() {
 #[test]
 fn an_interpreter_that_is_none_is_an_error() {
     let Some(_turn) = able() else { return };
-    let table = "interpreter = \"/bin/sh\"".parse().expect("TOML");
-    let metric = foreturn::reward::build_metric("pass_rate", table, Path::new("/")).expect("a metric");
+    let settings = "interpreter = \"/bin/sh\"".parse().expect("TOML");
+    let metric = foreturn::reward::build_metric("pass_rate", settings).expect("a metric");
     let goal = Goal { tests: Some(TESTS.into()), entry_point: Some("f".into()), ..Goal::default() };
     let response = Message::new(Role::Assistant, "def f(x):\n    return x + 1");
     let input = MetricInput::new(&response, &goal, &|_| 0);

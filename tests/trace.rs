@@ -29,7 +29,7 @@ fn request() -> RankRequest {
         "goal": {"prompt": "A poem about my late dog."},
         "window": 1, "samples": 2, "seed": 7,
     });
-    RankRequest::from_json(&request.to_string(), "the request").expect("a request")
+    request.to_string().parse().expect("a request")
 }
 
 fn lines(path: &Path) -> Vec<Value> {

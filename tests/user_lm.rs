@@ -74,7 +74,7 @@ fn its_own_token_ends_the_conversation() {
         "candidates": ["About what?"],
         "goal": {"prompt": "a poem about my dog"},
     });
-    let request = RankRequest::from_json(&request.to_string(), "the request").expect("a request");
+    let request: RankRequest = request.to_string().parse().expect("a request");
     let engine = Engine::new(config).expect("an engine");
     let ranking: Ranking = engine.rank(request, RankOptions::default()).expect("a ranking");
     let rollouts = &ranking.ranking[0].rollouts;

@@ -109,7 +109,7 @@ pub(super) struct TemplateArgs {
     pub(super) template: Option<String>,
     /// An argument of the chat template, as enable_thinking=false; the value is TOML, else text
     #[arg(long = "template-argument", value_name = "KEY=VALUE", value_parser = named_argument)]
-    pub(super) arguments: Vec<(String, toml::Value)>,
+    pub(super) arguments: Vec<(String, serde_json::Value)>,
     /// The date that the chat template prints, as 2024-07-26; today's if absent
     #[arg(long, value_name = "DATE")]
     pub(super) date: Option<String>,
@@ -370,9 +370,10 @@ pub(super) enum PromptOrder {
 }
 
 /// Reads KEY=VALUE; a value that is not TOML is a text.
-fn named_argument(text: &str) -> Result<(String, toml::Value), String> {
+fn named_argument(text: &str) -> Result<(String, serde_json::Value), String> {
     let (key, value) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()).ok_or("give it as KEY=VALUE")?;
-    Ok((key.trim().to_owned(), config::template_argument(value)))
+    let value = config::template_argument(value).map_err(|e| e.to_string())?;
+    Ok((key.trim().to_owned(), value))
 }
 
 /// Reads a time with its unit.

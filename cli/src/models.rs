@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use foreturn::chat::{JsonSchema, parse_messages};
-use foreturn::config::{Config, ModelConfig, RuntimeConfig};
+use foreturn::chat::{JsonSchema, Message, parse_messages};
+use foreturn::config::{Config, LocalConfig, RuntimeConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{Limits, Prompt};
 use foreturn::export::{self, ExportOptions, Quantize};
@@ -37,16 +37,17 @@ pub(super) fn engine(path: &Path) -> Result<Engine> {
 /// An engine with one model whose chat template is used as `template` says.
 fn engine_with(path: &Path, template: &TemplateArgs) -> Result<Engine> {
     let mut config = Config::default();
-    config.models.insert(MODEL.into(), ModelConfig { path: Some(path.to_path_buf()), ..model_config(template) });
+    config.models.insert(MODEL.into(), local(path, template).into());
     Engine::builder(config).places(places()).build()
 }
 
-pub(super) fn model_config(template: &TemplateArgs) -> ModelConfig {
-    ModelConfig {
+/// The settings of the model in `path`, whose chat template is used as `template` says.
+pub(super) fn local(path: &Path, template: &TemplateArgs) -> LocalConfig {
+    LocalConfig {
         template: template.template.clone(),
         template_arguments: template.arguments.iter().cloned().collect(),
         date: template.date.clone(),
-        ..ModelConfig::default()
+        ..LocalConfig::new(path)
     }
 }
 
@@ -152,22 +153,24 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
 
 pub(super) fn render(args: &RenderArgs) -> Result<()> {
     let folder = ModelFolder::open(&args.model)?;
-    let (text, origin) = output::read(&args.messages)?;
-    let messages = parse_messages(&text, &origin)?;
+    let messages = messages(&args.messages)?;
     let options = RenderOptions {
         add_generation_prompt: !args.no_generation_prompt,
-        ..model_config(&args.template).render_options()?
+        ..local(&args.model, &args.template).render_options()?
     };
     // Exactly the prompt: no line end of ours.
     output::write(&folder.tokenizer().render(&messages, &options)?)
 }
 
+/// The conversation in a file.
+fn messages(path: &Path) -> Result<Vec<Message>> {
+    let (text, origin) = output::read(path)?;
+    parse_messages(&text).map_err(|e| e.context(origin))
+}
+
 fn prompt(args: &PromptArgs) -> Result<Prompt> {
     match (&args.messages, &args.tokens) {
-        (Some(path), _) => {
-            let (text, origin) = output::read(path)?;
-            Ok(Prompt::Messages(parse_messages(&text, &origin)?, true))
-        }
+        (Some(path), _) => Ok(Prompt::Messages(messages(path)?, true)),
         (None, tokens) => Ok(Prompt::Tokens(tokens.clone().unwrap_or_default())),
     }
 }
@@ -186,13 +189,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         // A failure to write shows when the line is ended below.
         false => Some(Box::new(|text| drop(output::write(text)))),
     };
-    let schema = match &args.schema {
-        Some(path) => {
-            let (text, origin) = output::read(path)?;
-            Some(Arc::new(JsonSchema::parse(&text, &origin)?))
-        }
-        None => None,
-    };
+    let schema = args.schema.as_deref().map(output::parse::<JsonSchema>).transpose()?.map(Arc::new);
     let options = GenerateOptions {
         max_tokens: args.max_new_tokens,
         sampling,

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::str::FromStr;
 
 use foreturn::{Error, ErrorKind, Result, files};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -61,6 +62,12 @@ pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(total), target).with_style(style)
+}
+
+/// What a file says, or standard input for `-`. An error begins with the file's name.
+pub(super) fn parse<T: FromStr<Err = Error>>(path: &Path) -> Result<T> {
+    let (text, origin) = read(path)?;
+    text.parse().map_err(|e: Error| e.context(origin))
 }
 
 /// The contents of a file, or of standard input for `-`, with a name for messages.

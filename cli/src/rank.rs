@@ -13,8 +13,7 @@ use super::output;
 pub(super) fn rank(args: &RankArgs) -> Result<()> {
     // Cheap mistakes first: the models load only for a request and a configuration that make sense.
     let config = Config::from_file(&args.config)?;
-    let (text, origin) = output::read(&args.request)?;
-    let request = RankRequest::from_json(&text, &origin)?;
+    let request: RankRequest = output::parse(&args.request)?;
 
     let trace = args.trace.as_deref().map(TraceWriter::append).transpose()?;
     let engine = Engine::builder(config).places(places()).build()?;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use foreturn::chat::{Message, parse_chats};
-use foreturn::config::{Config, ModelConfig};
+use foreturn::chat::{Conversations, Message};
+use foreturn::config::{Config, LocalConfig};
 use foreturn::engine::{Engine, Limits};
 use foreturn::model::tokenizer::Bos;
 use foreturn::score::{ImplicitOptions, Label, Scores, StepOptions};
@@ -11,7 +11,7 @@ use foreturn::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 use super::args::{BosArg, ScoreArgs, ScoreFormat};
-use super::models::{MODEL, model_config, places, report_providers};
+use super::models::{MODEL, local, places, report_providers};
 use super::{output, reward_bench};
 
 /// The name that the engine gives the model of `--reference`.
@@ -19,12 +19,14 @@ const REFERENCE: &str = "reference";
 
 pub(super) fn score(args: &ScoreArgs) -> Result<()> {
     // Cheap mistakes first: the model loads only for a file that makes sense.
-    let (text, origin) = output::read(&args.messages)?;
     if args.format == ScoreFormat::RewardBench2 {
+        let (text, origin) = output::read(&args.messages)?;
         let records = reward_bench::parse(&text, &origin)?;
         return reward_bench::run(args, records);
     }
-    let (chats, is_list) = parse_chats(&text, &origin)?;
+    let conversations: Conversations = output::parse(&args.messages)?;
+    let is_list = matches!(conversations, Conversations::List(_));
+    let chats = conversations.into_list();
     let engine = engine(args)?;
     let none = Limits::default();
     if args.reference.is_some() {
@@ -83,7 +85,7 @@ fn engine(args: &ScoreArgs) -> Result<Engine> {
         BosArg::Template => Bos::Template,
         BosArg::Double => Bos::Double,
     };
-    let model = |path: &Path| ModelConfig { path: Some(path.to_path_buf()), bos, ..model_config(&args.template) };
+    let model = |path: &Path| LocalConfig { bos, ..local(path, &args.template) }.into();
     let mut config = Config::default();
     config.models.insert(MODEL.into(), model(&args.model));
     if let Some(path) = &args.reference {

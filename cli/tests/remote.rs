@@ -67,7 +67,7 @@ fn engine_at(base_url: &str, model: &str, rest: &str) -> Engine {
          [[metrics]]\nkind = \"helpfulness\"\n[roles]\npolicy = \"here\"\nuser = \"far\"\njudge = \"far\"\n\
          [models.far]\nbase_url = \"{base_url}\"\nmodel = \"big\"\ntemperature = 0.7\n{model}\n"
     );
-    let config = Config::from_toml_with(&toml, "/", &["here".into()]).unwrap_or_else(|e| panic!("{e}\n{toml}"));
+    let config = Config::from_toml(&toml, "/").unwrap_or_else(|e| panic!("{e}\n{toml}"));
     let policy = Box::new(|| Ok(Box::new(Policy::default()) as Box<dyn ChatModel>));
     Engine::builder(config).chat_model("here", policy).build().expect("an engine")
 }
@@ -80,7 +80,7 @@ fn request(rest: Value) -> RankRequest {
     for (field, value) in rest.as_object().expect("fields") {
         request[field] = value.clone();
     }
-    RankRequest::from_json(&request.to_string(), "request").expect("a request")
+    request.to_string().parse().expect("a request")
 }
 
 fn rank(engine: &Engine) -> Result<Ranking> {
@@ -192,7 +192,7 @@ fn what_needs_the_models_own_tokens_is_refused() {
 fn the_example_is_a_configuration() {
     let path = common::root().join("examples/remote.toml");
     let config = Config::from_file(&path).expect("settings");
-    assert!(config.models["large"].base_url.is_some() && config.models["policy"].path.is_some());
+    assert!(config.models["large"].as_remote().is_some() && config.models["policy"].as_local().is_some());
 }
 
 // ---- retries and limits ----

@@ -528,7 +528,7 @@ fn rankings_use_reward_models() {
         "conversation": [{"role": "user", "content": "What is two and three?"}],
         "candidates": ["First we add.\n\nIt is five.", "Paris."], "goal": {"task": "sums", "prompt": "2 + 3"},
     });
-    let request = RankRequest::from_json(&request.to_string(), "a request").expect("a request");
+    let request: RankRequest = request.to_string().parse().expect("a request");
     let rank = || serde_json::to_value(engine.rank(request.clone(), RankOptions::default()).expect("a ranking"));
     let ranking = rank().expect("JSON");
     let again = rank().expect("JSON");
@@ -588,7 +588,7 @@ fn check_similarities(engine: &Engine, texts: &[(String, Vec<f64>)]) {
         "conversation": [{"role": "user", "content": "Say something."}], "candidates": candidates, "window": 0,
         "goal": {"reference": reference},
     });
-    let request = RankRequest::from_json(&request.to_string(), "a request").expect("a request");
+    let request: RankRequest = request.to_string().parse().expect("a request");
     let ranking = engine.rank(request, RankOptions::default()).expect("a ranking");
     assert_eq!(ranking.ranking.len(), texts.len());
     let dot = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
@@ -614,7 +614,7 @@ fn similarities_are_the_cosines_of_what_the_engine_embeds() {
 #[test]
 fn metrics_that_their_model_cannot_serve_are_refused_before_anything_is_sampled() {
     let request = r#"{"conversation": [{"role": "user", "content": "Hi"}], "candidates": ["a"], "window": 0}"#;
-    let request = RankRequest::from_json(request, "a request").expect("a request");
+    let request: RankRequest = request.parse().expect("a request");
     for (model, metric, part) in [
         (
             "llama-labels",

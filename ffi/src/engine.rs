@@ -1,6 +1,6 @@
 //! Engines.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use foreturn::chat::{Message, Role};
 use foreturn::config::{Config, ModelConfig};
@@ -140,8 +140,7 @@ pub unsafe extern "C" fn foreturn_engine_new(
             let (metrics, chat_models) = (metrics?, chat_models?);
             let out = Out::new(out, "out")?;
             refuse_inside("foreturn_engine_new")?;
-            let names: Vec<String> = chat_models.iter().map(|(name, _)| name.clone()).collect();
-            let mut builder = Engine::builder(config(&options, &names)?).places(places(&options));
+            let mut builder = Engine::builder(config(&options)?).places(places(&options));
             for metric in metrics {
                 builder = builder.metric(metric);
             }
@@ -160,8 +159,8 @@ fn each<T, R>(given: &[T], make: impl Fn(&T) -> Result<R, Failure>) -> Result<Ve
     made.into_iter().collect()
 }
 
-/// The configuration with the host's models; `host_models` are those it answers for itself.
-unsafe fn config(options: &foreturn_engine_options, host_models: &[String]) -> Result<Config, Failure> {
+/// The configuration with the models that the host names.
+unsafe fn config(options: &foreturn_engine_options) -> Result<Config, Failure> {
     // SAFETY: the strings are the host's, valid for the call.
     unsafe {
         let (path, toml) = (options.config_path.text("config_path")?, options.config_toml.text("config_toml")?);
@@ -169,20 +168,16 @@ unsafe fn config(options: &foreturn_engine_options, host_models: &[String]) -> R
         let models = argument::read_all(options.models, options.model_count, "models")?;
         let models = models.iter().map(|model| Ok((model.name.text("model.name")?, model.path.text("model.path")?)));
         let models = models.collect::<Result<Vec<_>, Failure>>()?;
-        // Roles may name any of them.
-        let names: Vec<String> =
-            host_models.iter().cloned().chain(models.iter().map(|(name, _)| (*name).to_owned())).collect();
         let mut config = match (path.is_empty(), toml.is_empty()) {
             (false, false) => {
                 return Err(Failure::argument("config_path and config_toml are both set: give one of them"));
             }
-            (false, true) => Config::from_file_with(Path::new(path), &names)?,
-            (true, false) => Config::from_toml_with(toml, Path::new(base), &names)?,
+            (false, true) => Config::from_file(path)?,
+            (true, false) => Config::from_toml(toml, base)?,
             (true, true) => Config::default(),
         };
         for (name, path) in models {
-            let given = ModelConfig { path: Some(PathBuf::from(path)), ..ModelConfig::default() };
-            if config.models.insert(name.to_owned(), given).is_some() {
+            if config.models.insert(name.to_owned(), ModelConfig::local(path)).is_some() {
                 return Err(Failure::argument(format!("there are two models named `{name}`")));
             }
         }

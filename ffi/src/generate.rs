@@ -127,8 +127,8 @@ unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Re
     let stop = stop.map(|(at, text)| unsafe { text.text(&format!("stop[{at}]")) }.map(str::to_owned));
     // SAFETY: likewise.
     let schema = unsafe { given.schema_json.text("schema_json")? };
-    let parsed = (!schema.is_empty()).then(|| JsonSchema::parse(schema, "schema_json").map(Arc::new));
-    let schema = parsed.transpose()?;
+    let parsed = (!schema.is_empty()).then(|| schema.parse::<JsonSchema>());
+    let schema = parsed.transpose().map_err(|e| e.context("schema_json"))?.map(Arc::new);
     let (user_data, gate) = (UserData(given.user_data), gate.clone());
     let on_text = given.on_text.map(|call| -> Box<dyn FnMut(&str) + Send> {
         Box::new(move |text| {

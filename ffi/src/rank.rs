@@ -134,7 +134,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
             if given.message_count > 0 || given.candidate_count > 0 || given.sample_candidates > 0 {
                 return Err(Failure::argument("request.json is set beside other fields: give the one or the others"));
             }
-            return Ok(RankRequest::from_json(json, "the request")?);
+            return Ok(json.parse().map_err(|e: foreturn::Error| e.context("the request"))?);
         }
         let texts = slice(given.candidates, given.candidate_count, "request.candidates")?.iter().enumerate();
         let texts: Vec<String> = texts

@@ -3,10 +3,10 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
-    drop(foreturn::RankRequest::from_json(text, "request"));
-    drop(foreturn::chat::parse_chats(text, "messages"));
-    if let Ok(messages) = foreturn::chat::parse_messages(text, "messages") {
+    drop(text.parse::<foreturn::RankRequest>());
+    drop(text.parse::<foreturn::chat::Conversations>());
+    if let Ok(messages) = foreturn::chat::parse_messages(text) {
         let again = serde_json::to_string(&messages).expect("JSON");
-        assert_eq!(foreturn::chat::parse_messages(&again, "messages").expect("what was written"), messages);
+        assert_eq!(foreturn::chat::parse_messages(&again).expect("what was written"), messages);
     }
 });

@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| drop(foreturn::reward::Rubric::parse(text, "rubric.toml")));
+libfuzzer_sys::fuzz_target!(|text: &str| drop(text.parse::<foreturn::reward::Rubric>()));

@@ -14,7 +14,7 @@ use crate::score::{ScoreOutput, ScoreTask};
 
 pub use crate::decode::constraint::JsonSchema;
 pub use crate::decode::reader::Finish;
-pub use crate::message::{Message, Role, SampledTokens, parse_chats, parse_messages};
+pub use crate::message::{Conversations, Message, Role, SampledTokens, parse_messages};
 
 mod backend;
 #[cfg(all(fuzzing, feature = "remote"))]

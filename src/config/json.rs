@@ -1,20 +1,25 @@
 //! Values of TOML as JSON, which templates are given.
 //!
-//! TOML has what JSON has not: dates, which become their text, and `nan` and `inf`, which are refused. Serde's own way
-//! from one to the other makes a table of a date, and null of the numbers, without a word.
+//! TOML has what JSON does not have: dates, which become their text, and `nan` and `inf`, which are refused. Serde alone
+//! would turn a date into a table, and such a number into null, without a message.
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value as Json};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::ModelConfig;
 use crate::{Error, Result};
 
-/// The table of the setting `name` as an object, its keys in the order given.
-///
-/// # Errors
-/// A number is not finite; the message begins with its place.
-pub(super) fn object(name: &str, table: &Table) -> Result<Map<String, Json>> {
-    members(table).map_err(|e| Error::invalid_config(format!("{name}{e}")))
+/// The arguments of a chat template as a file has them. Their keys stay in the order given.
+pub(super) struct TemplateArguments(pub(super) Map<String, Json>);
+
+impl<'de> Deserialize<'de> for TemplateArguments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = members(&Table::deserialize(deserializer)?);
+        members.map(TemplateArguments).map_err(|e| D::Error::custom(format!("template_arguments{e}")))
+    }
 }
 
 fn members(table: &Table) -> Result<Map<String, Json>, String> {
@@ -41,13 +46,13 @@ fn json(value: &Value) -> Result<Json, String> {
 }
 
 /// Puts a date's text in its place, as it stands in `source`: parsed, it has lost whether there was a `T` or a space.
-fn spell_dates(value: &mut Value, parsed: &Spanned<DeValue<'_>>, source: &str) {
+fn spell_dates(value: &mut Json, parsed: &Spanned<DeValue<'_>>, source: &str) {
     match (value, parsed.get_ref()) {
-        (Value::Table(table), DeValue::Table(parsed)) => spell_dates_of(table, parsed, source),
-        (Value::Array(items), DeValue::Array(parsed)) => {
+        (Json::Object(members), DeValue::Table(parsed)) => spell_dates_of(members, parsed, source),
+        (Json::Array(items), DeValue::Array(parsed)) => {
             items.iter_mut().zip(parsed.iter()).for_each(|(item, parsed)| spell_dates(item, parsed, source));
         }
-        (value @ Value::Datetime(_), _) => {
+        (value, DeValue::Datetime(_)) => {
             if let Some(text) = source.get(parsed.span()) {
                 *value = text.into();
             }
@@ -56,22 +61,26 @@ fn spell_dates(value: &mut Value, parsed: &Spanned<DeValue<'_>>, source: &str) {
     }
 }
 
-fn spell_dates_of(table: &mut Table, parsed: &DeTable<'_>, source: &str) {
+fn spell_dates_of(members: &mut Map<String, Json>, parsed: &DeTable<'_>, source: &str) {
     for (key, parsed) in parsed {
-        if let Some(value) = table.get_mut(key.get_ref().as_ref()) {
+        if let Some(value) = members.get_mut(key.get_ref().as_ref()) {
             spell_dates(value, parsed, source);
         }
     }
 }
 
-/// Does so in the template arguments of a configuration's models; `source` is the file's text.
-pub(super) fn spell_dates_of_arguments<'a>(models: impl Iterator<Item = (&'a String, &'a mut Table)>, source: &str) {
+/// Does so in the template arguments of a configuration's models. `source` is the file's text.
+pub(super) fn spell_dates_of_arguments<'a>(
+    models: impl Iterator<Item = (&'a String, &'a mut ModelConfig)>,
+    source: &str,
+) {
     let Ok(document) = DeTable::parse(source) else { return };
     let Some(parsed) = document.get_ref().get("models") else { return };
-    for (name, arguments) in models {
+    for (name, model) in models {
+        let Some(local) = model.as_local_mut() else { continue };
         let found = parsed.get_ref().get(name.as_str()).and_then(|model| model.get_ref().get("template_arguments"));
         if let Some(DeValue::Table(parsed)) = found.map(Spanned::get_ref) {
-            spell_dates_of(arguments, parsed, source);
+            spell_dates_of(&mut local.template_arguments, parsed, source);
         }
     }
 }
@@ -82,19 +91,22 @@ pub(super) fn spell_dates_of_arguments<'a>(models: impl Iterator<Item = (&'a Str
 /// ```
 /// use foreturn::config::template_argument;
 ///
-/// assert_eq!(template_argument("false"), toml::Value::from(false));
-/// assert_eq!(template_argument("26 Jul 2024"), toml::Value::from("26 Jul 2024"));
+/// assert_eq!(template_argument("false")?, serde_json::Value::from(false));
+/// assert_eq!(template_argument("26 Jul 2024")?, serde_json::Value::from("26 Jul 2024"));
+/// # Ok::<(), foreturn::Error>(())
 /// ```
-pub fn template_argument(text: &str) -> Value {
+///
+/// # Errors
+/// [`crate::ErrorKind::InvalidConfig`] for `nan` and `inf`, which JSON does not have.
+pub fn template_argument(text: &str) -> Result<Json> {
     let source = text.trim();
     let parsed = DeValue::parse(source).ok().filter(|parsed| parsed.span() == (0..source.len()));
-    match parsed.and_then(|parsed| Some((parsed, source.parse::<Value>().ok()?))) {
-        Some((parsed, mut value)) => {
-            spell_dates(&mut value, &parsed, source);
-            value
-        }
-        None => text.into(),
-    }
+    let Some((parsed, value)) = parsed.and_then(|parsed| Some((parsed, source.parse::<Value>().ok()?))) else {
+        return Ok(text.into());
+    };
+    let mut value = json(&value).map_err(|e| Error::invalid_config(format!("the value{e}")))?;
+    spell_dates(&mut value, &parsed, source);
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -110,7 +122,7 @@ mod tests {
     fn arguments(toml: &str) -> Result<Map<String, Json>> {
         let text = format!("[models.m]\npath = \"m\"\n{toml}\n");
         let config = Config::from_toml(&text, Path::new("/"))?;
-        Ok(config.models["m"].render_options()?.arguments)
+        Ok(config.models["m"].as_local().unwrap().template_arguments.clone())
     }
 
     #[test]
@@ -135,10 +147,10 @@ mod tests {
             }
         }
         let config = Config::from_toml("[models.m]\npath = \"m\"\ndate = 2024-07-26", Path::new("/")).unwrap();
-        assert_eq!(config.models["m"].date.as_deref(), Some("2024-07-26"));
-        // Built without a file, a date has no text but TOML's own.
-        let table: Table = "d = 1979-05-27 07:32:00".parse().unwrap();
-        assert_eq!(object("x", &table).unwrap()["d"], "1979-05-27T07:32:00");
+        assert_eq!(config.models["m"].as_local().unwrap().date.as_deref(), Some("2024-07-26"));
+        // Read without the source, a date has no text except TOML's own.
+        let model: ModelConfig = toml::from_str("path = 'm'\ntemplate_arguments.d = 1979-05-27 07:32:00").unwrap();
+        assert_eq!(model.as_local().unwrap().template_arguments["d"], "1979-05-27T07:32:00");
     }
 
     #[test]
@@ -146,7 +158,7 @@ mod tests {
         for (number, shown) in [("nan", "nan"), ("-nan", "nan"), ("inf", "inf"), ("+inf", "inf"), ("-inf", "-inf")] {
             let text = format!("template_arguments = {{ x = 1, a = [0.0, {{ b = [{number}] }}] }}");
             let message = arguments(&text).unwrap_err().to_string();
-            assert!(message.starts_with("[models.m]: template_arguments.a[1].b[0] = "), "{message}");
+            assert!(message.contains("line 3") && message.contains("\ntemplate_arguments.a[1].b[0] = "), "{message}");
             assert!(message.contains(&format!("= {shown}: JSON has no such number")), "{message}");
         }
     }
@@ -195,7 +207,7 @@ mod tests {
             let found = arguments(&format!("template_arguments = {{ x = {text} }}")).unwrap();
             // As texts, which have an order.
             prop_assert_eq!(found["x"].to_string(), value.to_string());
-            prop_assert_eq!(json(&template_argument(&text)).unwrap().to_string(), value.to_string());
+            prop_assert_eq!(template_argument(&text).unwrap().to_string(), value.to_string());
         }
     }
 
@@ -216,8 +228,9 @@ mod tests {
             ("", json!("")),
             (" text ", json!(" text ")),
         ] {
-            assert_eq!(json(&template_argument(text)).unwrap(), value, "{text:?}");
+            assert_eq!(template_argument(text).unwrap(), value, "{text:?}");
         }
-        assert!(json(&template_argument("nan")).unwrap_err().contains("JSON has no such number"));
+        let message = template_argument("[1, nan]").unwrap_err().to_string();
+        assert!(message.starts_with("the value[1] = nan: JSON has no such number"), "{message}");
     }
 }

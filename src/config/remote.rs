@@ -1,5 +1,6 @@
-//! Where a model is: in a folder, or behind an address. What each kind alone can have is refused for the other.
+//! Models behind an address.
 
+use std::collections::BTreeMap;
 #[cfg(feature = "remote")]
 use std::env::VarError;
 #[cfg(feature = "remote")]
@@ -7,77 +8,81 @@ use std::sync::Arc;
 #[cfg(feature = "remote")]
 use std::time::Duration;
 
-use super::ModelConfig;
+use serde::Serialize;
+
+use super::keys::keys;
 #[cfg(feature = "remote")]
 use crate::chat::remote::{Endpoint, Extensions, Secret};
+use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::{Error, Result};
 
 /// Most seconds of a timeout.
 const MAX_SECONDS: u64 = 86_400;
 
-impl ModelConfig {
-    /// Refuses a model that is nowhere, or at two places, and settings of the other kind.
-    pub(super) fn validate_place(&self) -> Result<()> {
-        match (&self.path, &self.base_url) {
-            (None, None) => Err(Error::invalid_config(
-                "path is missing: give the folder of an exported model, or base_url and model for a remote one",
-            )),
-            (Some(_), Some(_)) => Err(Error::invalid_config(
-                "path and base_url are both set: a model is either a folder here or behind an address; leave one out",
-            )),
-            (Some(_), None) => self.refuse(&self.remote_keys(), "base_url", "path"),
-            (None, Some(url)) => {
-                self.refuse(&self.local_keys(), "path", "base_url")?;
-                validate_url(url)?;
-                self.validate_remote()
-            }
+/// The settings of a model behind an endpoint that speaks OpenAI's protocol; see `docs/remote-models.md`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RemoteConfig {
+    /// The endpoint's address, without `/chat/completions`: `https://host/v1`.
+    pub base_url: String,
+    /// The model's name at the endpoint.
+    pub model: String,
+    /// Environment variable with the endpoint's key, which is read when the engine is built; no key is sent if absent.
+    pub api_key_env: Option<String>,
+    /// Seconds that one request may take, from the first byte to the last. 1 to 86400; 120 if absent.
+    pub timeout_s: Option<u64>,
+    /// Seconds within which a connection has to stand. 1 to 86400; 10 if absent.
+    pub connect_timeout_s: Option<u64>,
+    /// How often a request is sent again that was not answered, or with a status that may pass. At most 20; 3 if absent.
+    pub max_retries: Option<u32>,
+    /// Requests under way at the same time. 1 to 256; 8 if absent.
+    pub max_concurrent: Option<usize>,
+    /// Requests a minute, repeated ones included, evenly spaced. At least 1; no limit if absent.
+    pub requests_per_minute: Option<u32>,
+    /// What the endpoint calls the limit on new tokens: "max_tokens" if absent, or "max_completion_tokens".
+    pub max_tokens_field: Option<MaxTokensField>,
+    /// Whether requests carry a seed; yes if absent.
+    pub send_seed: Option<bool>,
+    /// Whether judges' answers are read off log-probabilities (yes if absent), or off the text that the model writes.
+    pub logprobs: Option<bool>,
+    /// How a reply in JSON is asked for: "json_schema" if absent, "json_object" or "none".
+    pub json_mode: Option<JsonMode>,
+    /// What happens when a reply holds the endpoint's key, if that has at least 16 characters: "note" if absent, which leaves
+    /// the reply as it came and says so in the ranking's notes, or "fail".
+    pub on_echoed_key: Option<OnEchoedKey>,
+    /// Further HTTP headers.
+    pub headers: BTreeMap<String, String>,
+}
+
+keys!(RemoteConfig []
+    base_url, model, api_key_env, timeout_s, connect_timeout_s, max_retries, max_concurrent, requests_per_minute,
+    max_tokens_field, send_seed, logprobs, json_mode, on_echoed_key, headers,
+);
+
+impl RemoteConfig {
+    /// The model that an endpoint at `base_url` calls `model`, with the default settings.
+    pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
+        RemoteConfig {
+            base_url: base_url.into(),
+            model: model.into(),
+            api_key_env: None,
+            timeout_s: None,
+            connect_timeout_s: None,
+            max_retries: None,
+            max_concurrent: None,
+            requests_per_minute: None,
+            max_tokens_field: None,
+            send_seed: None,
+            logprobs: None,
+            json_mode: None,
+            on_echoed_key: None,
+            headers: BTreeMap::new(),
         }
     }
 
-    fn refuse(&self, keys: &[(&'static str, bool)], needs: &str, has: &str) -> Result<()> {
-        match keys.iter().find(|(_, set)| *set) {
-            None => Ok(()),
-            Some((key, _)) => Err(Error::invalid_config(format!(
-                "{key} is for models with a {needs}, and this one has a {has}: leave it out"
-            ))),
-        }
-    }
-
-    /// Keys of remote models, and whether they are set.
-    fn remote_keys(&self) -> [(&'static str, bool); 13] {
-        [
-            ("model", self.model.is_some()),
-            ("api_key_env", self.api_key_env.is_some()),
-            ("timeout_s", self.timeout_s.is_some()),
-            ("connect_timeout_s", self.connect_timeout_s.is_some()),
-            ("max_retries", self.max_retries.is_some()),
-            ("max_concurrent", self.max_concurrent.is_some()),
-            ("requests_per_minute", self.requests_per_minute.is_some()),
-            ("max_tokens_field", self.max_tokens_field.is_some()),
-            ("send_seed", self.send_seed.is_some()),
-            ("logprobs", self.logprobs.is_some()),
-            ("json_mode", self.json_mode.is_some()),
-            ("on_echoed_key", self.on_echoed_key.is_some()),
-            ("headers", !self.headers.is_empty()),
-        ]
-    }
-
-    /// Keys of models in a folder, and whether they are set.
-    fn local_keys(&self) -> [(&'static str, bool); 7] {
-        let default = ModelConfig::default();
-        [
-            ("batching", self.batching != default.batching),
-            ("cache_type", self.cache_type != default.cache_type),
-            ("template", self.template.is_some()),
-            ("template_arguments", !self.template_arguments.is_empty()),
-            ("date", self.date.is_some()),
-            ("compat", self.compat != default.compat),
-            ("bos", self.bos != default.bos),
-        ]
-    }
-
-    fn validate_remote(&self) -> Result<()> {
-        if self.model.as_ref().is_none_or(|model| model.trim().is_empty()) {
+    /// Refuses values out of range, and addresses and headers that are none.
+    pub(super) fn validate(&self) -> Result<()> {
+        validate_url(&self.base_url)?;
+        if self.model.trim().is_empty() {
             return Err(Error::invalid_config("model is missing: give the name that the endpoint has for the model"));
         }
         if self.api_key_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
@@ -154,23 +159,20 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
 }
 
 #[cfg(feature = "remote")]
-impl ModelConfig {
-    /// The endpoint, with its key.
+impl RemoteConfig {
+    /// The endpoint, with its key. `name` is the model's name in the configuration, and `extensions` are the settings beyond
+    /// the protocol that were given.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`] where the settings make no sense, or the key is not in the environment.
-    pub(crate) fn endpoint(&self, name: &str) -> Result<Endpoint> {
-        let (Some(base_url), Some(model)) = (&self.base_url, &self.model) else {
-            return Err(Error::invalid_config("base_url and model are both needed for a remote model"));
-        };
-        validate_url(base_url)?;
-        self.validate_remote()?;
+    pub(crate) fn endpoint(&self, name: &str, extensions: Extensions) -> Result<Endpoint> {
+        self.validate()?;
         let seconds = |value: Option<u64>, default| Duration::from_secs(value.unwrap_or(default));
         let headers = self.headers.iter().map(|(name, value)| (name.clone(), Secret::new(value.clone())));
         Ok(Endpoint {
             name: Arc::from(name),
-            base_url: base_url.trim_end_matches('/').to_owned(),
-            model: model.clone(),
+            base_url: self.base_url.trim_end_matches('/').to_owned(),
+            model: self.model.clone(),
             key: self.api_key_env.as_deref().map(|name| key(name, std::env::var(name))).transpose()?,
             headers: headers.collect(),
             timeout: seconds(self.timeout_s, 120),
@@ -183,11 +185,7 @@ impl ModelConfig {
             logprobs: self.logprobs.unwrap_or(true),
             json_mode: self.json_mode.unwrap_or_default(),
             on_echoed_key: self.on_echoed_key.unwrap_or_default(),
-            extensions: Extensions {
-                top_k: self.top_k.is_some(),
-                min_p: self.min_p.is_some(),
-                repetition_penalty: self.repetition_penalty.is_some(),
-            },
+            extensions,
         })
     }
 }
@@ -218,6 +216,8 @@ fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
 mod tests {
     use std::path::Path;
 
+    #[cfg(feature = "remote")]
+    use super::Extensions;
     use crate::Config;
 
     const REMOTE: &str = "[models.m]\nbase_url = \"http://localhost:8000/v1\"\nmodel = \"big\"\n";
@@ -277,7 +277,7 @@ mod tests {
     fn the_key_comes_from_the_environment_and_shows_nowhere() {
         let text = format!("{REMOTE}api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\"\n");
         let config = Config::from_toml(&text, Path::new("/base")).unwrap();
-        let message = config.models["m"].endpoint("m").unwrap_err().to_string();
+        let message = config.models["m"].as_remote().unwrap().endpoint("m", Extensions::default()).unwrap_err().to_string();
         assert!(message.contains("api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\": there is no such"), "{message}");
 
         for (value, part) in [

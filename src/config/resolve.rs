@@ -1,11 +1,10 @@
 //! From what the file says to what holds: file before preset before default.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{Config, MetricConfig};
 use crate::rank::{RankPlan, Roles};
-use crate::reward::{PresetValues, TokenCounter, WeightedMetric, build_metric, metric_kinds};
+use crate::reward::{MetricSettings, PresetValues, TokenCounter, WeightedMetric, build_metric, metric_kinds};
 use crate::rollout::{DEFAULT_POLICY_TOKENS, ModelRole, ReplySettings, RolloutSettings};
 use crate::{Error, Result};
 
@@ -13,13 +12,24 @@ impl Config {
     /// Resolves the configuration for rankings. `count_tokens` counts a text's tokens, by the policy's tokenizer.
     ///
     /// # Errors
-    /// As [`Config::validate`].
+    /// As [`Config::validate`], or a role or a metric names a model that isn't there.
     pub fn plan(&self, count_tokens: TokenCounter) -> Result<RankPlan> {
-        self.validate()?;
+        self.plan_with(count_tokens, &[])
+    }
+
+    /// As [`Config::plan`], where the host brings the models `hosts` itself.
+    pub(crate) fn plan_with(&self, count_tokens: TokenCounter, hosts: &[String]) -> Result<RankPlan> {
+        self.resolve(count_tokens, hosts).map_err(|error| self.locate(error))
+    }
+
+    fn resolve(&self, count_tokens: TokenCounter, hosts: &[String]) -> Result<RankPlan> {
+        self.validate_sections()?;
         let preset = self.preset_values()?;
         let default = RankPlan::new(count_tokens);
         let rollout = &self.rollout;
-        let roles = self.resolve_roles()?;
+        let roles = self.resolve_roles(hosts)?;
+        let metrics = self.build_metrics()?;
+        self.check_models(&metrics, hosts)?;
         let role_style = rollout.role_style.or(preset.as_ref().map(|preset| preset.role_style)).unwrap_or_default();
         Ok(RankPlan {
             window: rollout.window.or(preset.as_ref().map(|preset| preset.window)).unwrap_or(default.window),
@@ -34,7 +44,7 @@ impl Config {
             allocation: rollout.allocation.as_ref().map(|allocation| allocation.settings()).unwrap_or_default(),
             prune_after_first_turn: rollout.prune_after_first_turn.unwrap_or_default(),
             simulator: rollout.simulator(role_style),
-            metrics: self.resolve_metrics()?,
+            metrics,
             combination: preset.as_ref().map(|preset| preset.combination).unwrap_or_default(),
             on_metric_failure: self.on_metric_failure,
             on_rollout_failure: rollout.on_failure,
@@ -56,13 +66,17 @@ impl Config {
     }
 
     /// The policy's model: the one named, or the only one there is.
-    pub(crate) fn policy_model(&self) -> Option<String> {
-        self.resolve_roles().ok()?.resolve(ModelRole::Policy).map(|(_, name)| name.to_owned())
+    ///
+    /// # Errors
+    /// A role names a model that isn't there.
+    pub(crate) fn policy_model(&self, hosts: &[String]) -> Result<Option<String>> {
+        let roles = self.resolve_roles(hosts).map_err(|error| self.locate(error))?;
+        Ok(roles.resolve(ModelRole::Policy).map(|(_, name)| name.to_owned()))
     }
 
     /// Role by role: the model named, or the only one there is. The extractor is never filled in: the judge extracts.
-    pub(super) fn resolve_roles(&self) -> Result<Roles> {
-        let mut names = self.models.keys().chain(&self.host_models);
+    fn resolve_roles(&self, hosts: &[String]) -> Result<Roles> {
+        let mut names = self.models.keys().chain(hosts);
         let only = names.next().filter(|_| names.next().is_none());
         let mut roles = Roles::default();
         for (role, named, fallback) in [
@@ -72,7 +86,7 @@ impl Config {
             (ModelRole::Extractor, &self.roles.extractor, None),
         ] {
             if let Some(name) = named {
-                self.check_known(name).map_err(|e| e.context(format!("roles.{} = \"{name}\"", role.as_str())))?;
+                self.check_known(name, hosts).map_err(|e| e.context(format!("roles.{} = \"{name}\"", role.as_str())))?;
             }
             if let Some(name) = named.as_ref().or(fallback) {
                 roles.models.insert(role, name.clone());
@@ -82,31 +96,32 @@ impl Config {
     }
 
     /// Refuses a metric that names a model which isn't there.
-    fn with_models(&self, metric: WeightedMetric) -> Result<WeightedMetric> {
-        for model in metric.metric.models() {
-            self.check_known(&model).map_err(|e| e.context(format!("metric `{}` asks `{model}`", metric.name)))?;
+    fn check_models(&self, metrics: &[WeightedMetric], hosts: &[String]) -> Result<()> {
+        for (at, WeightedMetric { name, metric, .. }) in metrics.iter().enumerate() {
+            for model in metric.models() {
+                self.check_known(&model, hosts)
+                    .map_err(|e| e.context(format!("metrics[{at}]: metric `{name}` asks `{model}`")))?;
+            }
         }
-        Ok(metric)
+        Ok(())
     }
 
-    fn check_known(&self, model: &str) -> Result<()> {
-        let mut names = self.models.keys().chain(&self.host_models);
-        if names.any(|name| name == model) {
+    fn check_known(&self, model: &str, hosts: &[String]) -> Result<()> {
+        let known: Vec<&str> = self.models.keys().chain(hosts).map(String::as_str).collect();
+        if known.contains(&model) {
             return Ok(());
         }
-        let known: Vec<&str> = self.models.keys().chain(&self.host_models).map(String::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         Err(Error::invalid_config(format!("there is no [models.{model}]. Models: {known}")))
     }
 
     /// The listed metrics, or the preset's. Empty where there is neither: a configuration without metrics can still
     /// generate, and rankings refuse it.
-    pub(super) fn resolve_metrics(&self) -> Result<Vec<WeightedMetric>> {
+    pub(super) fn build_metrics(&self) -> Result<Vec<WeightedMetric>> {
         let preset = self.preset_values()?;
         if let Some(listed) = &self.metrics {
             let of = |(at, config)| {
-                let metric = build(config, preset.as_ref(), &self.base_dir).and_then(|metric| self.with_models(metric));
-                metric.map_err(|e| e.context(format!("metrics[{at}]")))
+                build(config, preset.as_ref()).map_err(|e| e.context(format!("metrics[{at}]")))
             };
             let metrics = listed.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
             WeightedMetric::check_all(&metrics)?;
@@ -119,22 +134,22 @@ impl Config {
                     "the preset scores this task by metric `{kind}`, which this version doesn't have: list the metrics to use under [[metrics]]"
                 )));
             }
-            build(&MetricConfig { kind: kind.to_owned(), ..MetricConfig::default() }, Some(&preset), &self.base_dir)
+            build(&MetricConfig { kind: kind.to_owned(), ..MetricConfig::default() }, Some(&preset))
         };
         preset.kinds()?.into_iter().map(of_kind).collect()
     }
 }
 
 /// One metric, its own settings before the preset's for its kind.
-fn build(config: &MetricConfig, preset: Option<&PresetValues>, base: &Path) -> Result<WeightedMetric> {
+fn build(config: &MetricConfig, preset: Option<&PresetValues>) -> Result<WeightedMetric> {
     let kind = config.kind.as_str();
-    let mut settings = preset.map(|preset| preset.settings(kind)).unwrap_or_default();
-    settings.extend(config.settings.clone());
+    let presets = preset.map(|preset| MetricSettings::new(preset.settings(kind))).unwrap_or_default();
+    let settings = config.settings.clone().or(presets);
     let weight = config.weight.or(preset.map(|preset| preset.weight(kind))).unwrap_or(1.0);
     let extract = config.extract.clone().or(preset.and_then(|preset| preset.extract(kind)));
     let thought = preset.is_some_and(|preset| preset.thought);
     let extract = extract.map(|extract| extract.build(thought).map(Arc::new)).transpose()?;
-    let metric = WeightedMetric::new(build_metric(kind, settings, base)?, weight);
+    let metric = WeightedMetric::new(build_metric(kind, settings)?, weight);
     if config.extract.is_some() && !metric.metric.takes_extract() {
         return Err(Error::invalid_config(format!(
             "extract is set, and metric `{kind}` looks at the conversation alone: leave extract out"

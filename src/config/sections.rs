@@ -1,20 +1,13 @@
 //! The sections of a configuration.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use super::json;
 use crate::byte_size::ByteSize;
-use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
-use crate::decode::SamplingOptions;
-use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
-use crate::model::{Batching, CacheType, OpenOptions};
 use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
-use crate::reward::ExtractConfig;
+use crate::reward::{ExtractConfig, MetricSettings};
 use crate::rollout::{InstructedUser, JsonUser, OnRoleConfusion, RoleStyle, Simulator, Style, TrainedUser};
 use crate::runtime::{OnUnavailable, Provider, RuntimeOptions};
 use crate::{Error, Result};
@@ -89,131 +82,6 @@ impl RuntimeConfig {
             return Err(Error::invalid_config("kv_cache = 0: give a size such as \"512MiB\", or leave it out"));
         }
         Ok(())
-    }
-}
-
-/// `[models.NAME]`: where a model is, and how it samples.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelConfig {
-    /// An exported model's folder; relative to the file.
-    pub path: Option<PathBuf>,
-    /// How its sequences are batched: "auto" (the default), or "padded" for the graph as it is in ONNX Runtime, which is
-    /// slower.
-    pub batching: Batching,
-    /// What its cache holds: "auto" (the default: int8 for quantised weights where the processor multiplies bytes, else
-    /// float32), "float32", "bfloat16", or "int8".
-    pub cache_type: CacheType,
-    /// Address of an endpoint that speaks OpenAI's protocol, instead of a path: `https://host/v1`. It and the settings down
-    /// to `headers` are for remote models alone; see `docs/remote-models.md`.
-    pub base_url: Option<String>,
-    /// The model's name at the endpoint.
-    pub model: Option<String>,
-    /// Environment variable with the endpoint's key, which is read when the engine is built; no key is sent if absent.
-    pub api_key_env: Option<String>,
-    /// Seconds that one request may take, from the first byte to the last. 1 to 86400; 120 if absent.
-    pub timeout_s: Option<u64>,
-    /// Seconds within which a connection has to stand. 1 to 86400; 10 if absent.
-    pub connect_timeout_s: Option<u64>,
-    /// How often a request is sent again that was not answered, or with a status that may pass. At most 20; 3 if absent.
-    pub max_retries: Option<u32>,
-    /// Requests under way at the same time. 1 to 256; 8 if absent.
-    pub max_concurrent: Option<usize>,
-    /// Requests a minute, repeated ones included, evenly spaced. At least 1; no limit if absent.
-    pub requests_per_minute: Option<u32>,
-    /// What the endpoint calls the limit on new tokens: "max_tokens" if absent, or "max_completion_tokens".
-    pub max_tokens_field: Option<MaxTokensField>,
-    /// Whether requests carry a seed; yes if absent.
-    pub send_seed: Option<bool>,
-    /// Whether judges' answers are read off log-probabilities (yes if absent), or off the text that the model writes.
-    pub logprobs: Option<bool>,
-    /// How a reply in JSON is asked for: "json_schema" if absent, "json_object" or "none".
-    pub json_mode: Option<JsonMode>,
-    /// What happens when a reply holds the endpoint's key, if that has at least 16 characters: "note" if absent, which leaves
-    /// the reply as it came and says so in the ranking's notes, or "fail".
-    pub on_echoed_key: Option<OnEchoedKey>,
-    /// Further HTTP headers.
-    pub headers: BTreeMap<String, String>,
-    /// Divides the logits; 0 is greedy. In [0, ∞); 1 if absent.
-    pub temperature: Option<f32>,
-    /// Nucleus sampling. In (0, 1]; 1 (off) if absent.
-    pub top_p: Option<f32>,
-    /// Keeps this many of the likeliest tokens; 0 (off) if absent.
-    pub top_k: Option<usize>,
-    /// Drops tokens less likely than this share of the likeliest. In [0, 1]; 0 (off) if absent.
-    pub min_p: Option<f32>,
-    /// Discourages tokens that are there already. In (0, ∞); 1 (off) if absent.
-    pub repetition_penalty: Option<f32>,
-    /// Most tokens of a message, for roles without a limit of their own in `[rollout]`. At least 1.
-    pub max_tokens: Option<usize>,
-    /// Which of the model's named chat templates; `default` if absent.
-    pub template: Option<String>,
-    /// Further arguments of the chat template, such as `enable_thinking = false`. A date becomes its text; `nan` and `inf`
-    /// are refused.
-    pub template_arguments: toml::Table,
-    /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00; the day the engine started, in UTC,
-    /// if absent. Scores drift from day to day without it, if the template prints a date.
-    #[serde(deserialize_with = "text_of_date")]
-    pub date: Option<String>,
-    /// Whether message content may act as control tokens: "safe" (the default) or "transformers".
-    pub compat: Compat,
-    /// Which tokens a conversation to be scored has around what the chat template renders: "once" (the default),
-    /// "template" or "double". Prompts of language models are what their template renders.
-    pub bos: Bos,
-}
-
-/// A date as TOML has them, or in quotes.
-fn text_of_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::Datetime(date) => Ok(Some(date.to_string())),
-        toml::Value::String(text) => Ok(Some(text)),
-        other => Err(D::Error::custom(format!("{other} is not a date: write it as 2024-07-26"))),
-    }
-}
-
-impl ModelConfig {
-    /// How its folder is to be run.
-    pub(crate) fn open_options(&self) -> OpenOptions {
-        OpenOptions { batching: self.batching, cache_type: self.cache_type }
-    }
-
-    /// How the model samples.
-    pub fn sampling(&self) -> SamplingOptions {
-        let default = SamplingOptions::default();
-        SamplingOptions {
-            temperature: self.temperature.unwrap_or(default.temperature),
-            top_p: self.top_p.unwrap_or(default.top_p),
-            top_k: self.top_k.unwrap_or(default.top_k),
-            min_p: self.min_p.unwrap_or(default.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
-        }
-    }
-
-    /// How conversations become the model's prompts.
-    ///
-    /// # Errors
-    /// `date` is not a date, or a template argument has no counterpart in JSON.
-    pub fn render_options(&self) -> Result<RenderOptions> {
-        let date = match &self.date {
-            Some(date) => date.parse().map_err(|e: Error| e.context("date"))?,
-            None => DateTime::now(),
-        };
-        Ok(RenderOptions {
-            compat: self.compat,
-            arguments: json::object("template_arguments", &self.template_arguments)?,
-            date: Some(date),
-            template: self.template.clone(),
-            ..RenderOptions::default()
-        })
-    }
-
-    pub(super) fn validate(&self) -> Result<()> {
-        self.render_options()?;
-        self.validate_place()?;
-        if let Some((key, value, range)) = self.sampling().out_of_range() {
-            return Err(Error::invalid_config(format!("{key} = {value} is not in {range}")));
-        }
-        at_least_one("max_tokens", self.max_tokens)
     }
 }
 
@@ -333,7 +201,7 @@ impl RolloutConfig {
     }
 }
 
-fn at_least_one(key: &str, value: Option<usize>) -> Result<()> {
+pub(super) fn at_least_one(key: &str, value: Option<usize>) -> Result<()> {
     match value {
         Some(0) => Err(Error::invalid_config(format!("{key} = 0: at least 1 is needed"))),
         _ => Ok(()),
@@ -357,5 +225,5 @@ pub struct MetricConfig {
     pub extract: Option<ExtractConfig>,
     /// The kind's own settings; each goes before the preset's.
     #[serde(flatten)]
-    pub settings: toml::Table,
+    pub settings: MetricSettings,
 }

@@ -93,8 +93,9 @@ fn paths_are_relative_to_the_file() {
     let config =
         parse(&format!("[runtime]\nlibrary = \"lib/ort.so\"\nprofile = \"times\"\nkv_cache = \"1.5MiB\"{MODELS}"))
             .unwrap();
-    assert_eq!(config.models["one"].path.as_deref(), Some(Path::new("/base/m")));
-    assert_eq!(config.models["two"].path.as_deref(), Some(Path::new("/n")));
+    let path = |name: &str| config.models[name].as_local().map(|local| local.path.as_path());
+    assert_eq!(path("one"), Some(Path::new("/base/m")));
+    assert_eq!(path("two"), Some(Path::new("/n")));
     assert_eq!(config.runtime.library.as_deref(), Some(Path::new("/base/lib/ort.so")));
     assert_eq!(config.runtime.profile.as_deref(), Some(Path::new("/base/times")));
     assert_eq!(config.runtime.kv_cache, Some(ByteSize(1_572_864)));
@@ -104,7 +105,8 @@ fn paths_are_relative_to_the_file() {
     let missing = Config::from_file(&path).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Io);
     std::fs::write(&path, "[roles]\nuser = \"nobody\"").unwrap();
-    let message = Config::from_file(&path).unwrap_err().to_string();
+    // The host may have a model of that name, so the engine says that there is none.
+    let message = crate::Engine::new(Config::from_file(&path).unwrap()).err().unwrap().to_string();
     assert_eq!(
         message,
         format!("{}: roles.user = \"nobody\": there is no [models.nobody]. Models: none", path.display())
@@ -145,10 +147,6 @@ fn nonsense_is_refused_by_key() {
         ("[[metrics]]\nkind = \"token_amount\"\nlambda = -1.0", "lambda = -1 is not"),
         ("[models.m]\npath = \"m\"\nbos = \"twice\"", "unknown variant `twice`"),
         ("[[metrics]]\nkind = \"reward_model\"", "metrics[0]: metric `reward_model`: model is missing"),
-        (
-            "[[metrics]]\nkind = \"reward_model\"\nmodel = \"rm\"",
-            "metrics[0]: metric `reward_model` asks `rm`: there is no [models.rm]. Models: none",
-        ),
         ("[[metrics]]\nkind = \"reward_model\"\nmodel = \"m\"\napply = \"tanh\"", "unknown variant `tanh`"),
         ("[[metrics]]\nkind = \"reward_model\"\nmodel = \"m\"\nscale = nan", "scale = NaN is not a finite number"),
         ("[[metrics]]\nkind = \"process_reward\"\nmodel = \"m\"\nseparator = \"\"", "separator is empty"),
@@ -168,6 +166,49 @@ fn nonsense_is_refused_by_key() {
     ] {
         let message = parse(text).unwrap_err().to_string();
         assert!(message.contains(part), "{text}: {message}");
+    }
+}
+
+#[test]
+fn models_that_are_not_there_are_named_by_the_plan() {
+    let metric = "[[metrics]]\nkind = \"reward_model\"\nmodel = \"rm\"";
+    for (text, hosts, message) in [
+        (metric, "", "metrics[0]: metric `reward_model` asks `rm`: there is no [models.rm]. Models: none"),
+        ("roles.user = \"me\"", "you", "roles.user = \"me\": there is no [models.me]. Models: you"),
+    ] {
+        let config = parse(text).unwrap();
+        let hosts: Vec<String> = hosts.split_whitespace().map(str::to_owned).collect();
+        let error = config.plan_with(Arc::new(str::len), &hosts).err().unwrap();
+        assert_eq!(error.to_string(), message);
+        assert!(config.plan_with(Arc::new(str::len), &["rm".into(), "me".into()]).is_ok());
+    }
+}
+
+#[test]
+fn a_model_is_local_or_remote() {
+    let config = parse("[models.m]\ntop_k = 3\npath = \"m\"\n[models.n]\nbase_url = \"http://x\"\nmodel = \"y\"").unwrap();
+    assert_eq!(config.models["m"], ModelConfig { top_k: Some(3), ..ModelConfig::local("/base/m") });
+    assert_eq!(config.models["n"], ModelConfig::remote("http://x", "y"));
+    // What is written is read again, in both formats.
+    let toml: Config = toml::to_string(&config).unwrap().parse().unwrap();
+    assert_eq!(toml.models, config.models);
+    let json: Config = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+    assert_eq!(json.models, config.models);
+    let error = serde_json::from_str::<ModelConfig>("{\"path\": \"m\", \"send_seed\": true}").unwrap_err();
+    assert!(error.to_string().starts_with("send_seed is for models with a base_url, and this one has a path"), "{error}");
+}
+
+#[test]
+fn a_wrong_value_or_key_is_shown_in_its_line() {
+    for (text, line, what) in [
+        ("[models.m]\npath = \"m\"\ntemprature = 1", "3 | temprature", "Did you mean `temperature`?"),
+        ("[models.m]\npath = \"m\"\ntop_k = -1", "3 | top_k = -1", "invalid value: integer `-1`, expected usize"),
+        ("[models.m]\npath = 3", "2 | path = 3", "invalid type: integer `3`, expected path string"),
+        ("[models]\nm = \"small\"", "2 | m = \"small\"", "expected a table with path, or with base_url and model"),
+        ("sed = 1", "1 | sed = 1", "Did you mean `seed`?"),
+    ] {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(message.contains(line) && message.contains(what), "{text}: {message}");
     }
 }
 

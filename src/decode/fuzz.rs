@@ -11,7 +11,7 @@ pub fn schema(folder: &Path, text: &str) {
     thread_local! {
         static MODEL: std::cell::RefCell<Option<(Tokenizer, Constraints)>> = const { std::cell::RefCell::new(None) };
     }
-    let Ok(schema) = JsonSchema::parse(text, "fuzz") else { return };
+    let Ok(schema) = text.parse::<JsonSchema>() else { return };
     MODEL.with_borrow_mut(|model| {
         let (tokenizer, constraints) = model.get_or_insert_with(|| {
             (Tokenizer::load(folder, 450).expect("the corpus' tokenizer"), Constraints::default())

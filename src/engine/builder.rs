@@ -11,7 +11,7 @@ use crate::Result;
 use crate::chat::local::LocalChat;
 #[cfg(feature = "remote")]
 use crate::chat::remote::RemoteChat;
-use crate::config::{Config, ModelConfig, RuntimeConfig};
+use crate::config::{Config, ModelConfig, ModelSource, RemoteConfig, RuntimeConfig};
 use crate::decode::DecodeOptions;
 use crate::model::ModelFolder;
 use crate::rank::{ModelRole, RankPlan};
@@ -55,8 +55,9 @@ impl EngineBuilder {
     /// # Errors
     /// The configuration is wrong, ONNX Runtime is not found, or a model can't be loaded.
     pub fn build(self) -> Result<Engine> {
-        let EngineBuilder { mut config, places, custom, metrics } = self;
-        config.host_models = custom.iter().map(|(name, _)| name.clone()).collect();
+        let EngineBuilder { config, places, custom, metrics } = self;
+        let hosts: Vec<String> = custom.iter().map(|(name, _)| name.clone()).collect();
+        let policy = config.policy_model(&hosts)?;
         let runtime = runtime_options(&config.runtime, places);
         runtime.check_threads().map_err(|e| e.context("[runtime]"))?;
         WeightedMetric::check_all(&metrics)?;
@@ -64,15 +65,18 @@ impl EngineBuilder {
         let mut locals = BTreeMap::new();
         let mut factories: Vec<(String, ChatModelFactory)> = Vec::new();
         for (name, model) in &config.models {
-            if model.base_url.is_some() {
-                factories.push((name.clone(), remote_factory(name, model)?));
-            }
-            let Some(path) = &model.path else { continue };
-            let folder =
-                ModelFolder::open_with(path, model.open_options()).map_err(|e| e.context(format!("model `{name}`")))?;
+            let local = match &model.source {
+                ModelSource::Local(local) => local,
+                ModelSource::Remote(remote) => {
+                    factories.push((name.clone(), remote_factory(name, model, remote)?));
+                    continue;
+                }
+            };
+            let folder = ModelFolder::open_with(&local.path, local.open_options())
+                .map_err(|e| e.context(format!("model `{name}`")))?;
             let folder = Arc::new(folder);
-            let render = model.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
-            let prompting = Prompting { render, bos: model.bos };
+            let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
+            let prompting = Prompting { render, bos: local.bos };
             locals.insert(name.clone(), Local { folder: Arc::clone(&folder), prompting: prompting.clone() });
             let factory = local_factory(name, folder, prompting, decode.clone(), runtime.clone());
             factories.push((name.clone(), factory));
@@ -81,7 +85,7 @@ impl EngineBuilder {
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
         // The host's are let go of with the engine, whether they were of use or not.
         let kept = metrics.clone();
-        let (plan, no_plan) = match plan(&config, metrics, &locals)? {
+        let (plan, no_plan) = match plan(&config, &hosts, policy, metrics, &locals)? {
             Ok(plan) => (Some(Arc::new(plan)), None),
             Err(error) => (None, Some(error)),
         };
@@ -99,32 +103,34 @@ impl EngineBuilder {
 
 /// Makes a model that an endpoint runs; its key is read now.
 #[cfg(feature = "remote")]
-fn remote_factory(name: &str, model: &ModelConfig) -> Result<ChatModelFactory> {
-    let endpoint = model.endpoint(name).map_err(|e| e.context(format!("model `{name}`")))?;
+fn remote_factory(name: &str, model: &ModelConfig, remote: &RemoteConfig) -> Result<ChatModelFactory> {
+    let endpoint = remote.endpoint(name, model.extensions()).map_err(|e| e.context(format!("model `{name}`")))?;
     Ok(Box::new(move || Ok(Box::new(RemoteChat::new(endpoint)?))))
 }
 
 #[cfg(not(feature = "remote"))]
-fn remote_factory(name: &str, _: &ModelConfig) -> Result<ChatModelFactory> {
+fn remote_factory(name: &str, _: &ModelConfig, _: &RemoteConfig) -> Result<ChatModelFactory> {
     Err(crate::Error::unsupported(format!(
         "model `{name}` has a base_url, and this build has no remote models. Build with the feature `remote`, or give \
          the path of an exported model"
     )))
 }
 
-/// The plan for rankings, or why the configuration has none; metrics count tokens with the policy's tokenizer, or words where
-/// it is not ours. Metrics that don't go together are an error at once.
-fn plan(config: &Config, metrics: Vec<WeightedMetric>, locals: &BTreeMap<String, Local>) -> Result<Result<RankPlan>> {
-    let policy = config.policy_model();
+/// The plan for rankings, or why these models can't be ranked with; metrics count tokens with the policy's tokenizer, or
+/// words where it is not ours. Names of models that aren't there, and metrics that don't go together, are errors at once.
+fn plan(
+    config: &Config,
+    hosts: &[String],
+    policy: Option<String>,
+    metrics: Vec<WeightedMetric>,
+    locals: &BTreeMap<String, Local>,
+) -> Result<Result<RankPlan>> {
     let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
-    let plan = config.plan(Arc::new(move |text: &str| match &tokenizer {
+    let count_tokens = Arc::new(move |text: &str| match &tokenizer {
         Some(tokenizer) => tokenizer.encode_text(text).map_or(0, |tokens| tokens.len()),
         None => text.split_whitespace().count(),
-    }));
-    let mut plan = match plan {
-        Ok(plan) => plan,
-        Err(error) => return Ok(Err(error)),
-    };
+    });
+    let mut plan = config.plan_with(count_tokens, hosts)?;
     plan.metrics.extend(metrics);
     WeightedMetric::check_all(&plan.metrics)?;
     let checked = check_models(&plan.metrics, locals);

@@ -60,11 +60,11 @@ pub type ChatModelFactory = Box<dyn FnOnce() -> Result<Box<dyn ChatModel>> + Sen
 /// use foreturn::{Config, Engine, RankOptions, RankRequest};
 ///
 /// let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
-/// let request = RankRequest::from_json(r#"{
+/// let request: RankRequest = r#"{
 ///     "conversation": [{"role": "user", "content": "Write a poem."}],
 ///     "candidates": ["What should it be about?", "Roses are red."],
 ///     "goal": {"task": "write a poem", "prompt": "A poem about my late dog, who loved the sea."}
-/// }"#, "the request")?;
+/// }"#.parse()?;
 /// let ranking = engine.rank(request, RankOptions::default())?;
 /// println!("best: candidate {}", ranking.ranking[0].candidate);
 /// # Ok::<(), foreturn::Error>(())
@@ -198,8 +198,7 @@ impl Engine {
     /// As [`EngineBuilder::build`].
     pub fn with_model(path: impl Into<PathBuf>, runtime: RuntimeConfig, places: Places) -> Result<Engine> {
         let mut config = Config { runtime, ..Config::default() };
-        let model = ModelConfig { path: Some(path.into()), ..Default::default() };
-        config.models.insert("model".into(), model);
+        config.models.insert("model".into(), ModelConfig::local(path));
         Engine::builder(config).places(places).build()
     }
 

@@ -22,8 +22,7 @@ fn engine_with<const N: usize>(config: Config, step_limit_s: u64, models: [(&str
     let runtime = RuntimeConfig { step_limit_s, library, threads: Some(1), ..RuntimeConfig::default() };
     let mut config = Config { runtime, ..config };
     for (name, folder) in models {
-        let model = ModelConfig { path: Some(folder.path().into()), ..ModelConfig::default() };
-        config.models.insert(name.into(), model);
+        config.models.insert(name.into(), ModelConfig::local(folder.path()));
     }
     Engine::new(config).expect("the engine starts")
 }
@@ -45,7 +44,7 @@ fn a_panic_in_an_operator_ends_the_run_and_not_the_process() {
 
     let (_files, path) = testing::exported("llama", Quantize::Int8);
     let mut config = Config::default();
-    config.models.insert("m".into(), ModelConfig { path: Some(path), ..ModelConfig::default() });
+    config.models.insert("m".into(), ModelConfig::local(path));
     let engine = engine_with::<0>(config, 600, []);
     let generate = |on_text: Option<OnText>| {
         let options = GenerateOptions { max_tokens: 24, ignore_eos: true, on_text, ..GenerateOptions::default() };
@@ -72,12 +71,12 @@ fn a_large_ranking_ends_at_its_deadline() {
     let (_files, path) = testing::exported("llama", crate::export::Quantize::None);
     let metric = MetricConfig { kind: "token_amount".into(), ..MetricConfig::default() };
     let mut config = Config { metrics: Some(vec![metric]), ..Config::default() };
-    config.models.insert("m".into(), ModelConfig { path: Some(path), ..ModelConfig::default() });
+    config.models.insert("m".into(), ModelConfig::local(path));
     let engine = engine_with::<0>(config, 600, []);
     let candidates = vec!["a"; 100];
     let request = serde_json::json!({"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": candidates,
         "goal": {"prompt": "2 + 2"}, "samples": 100, "window": 2});
-    let request = RankRequest::from_json(&request.to_string(), "the request").expect("a request");
+    let request: RankRequest = request.to_string().parse().expect("a request");
     // A second request is served meanwhile, and the first one ends before this does.
     let cancel = CancelToken::new();
     let limits = Limits { cancel: Some(cancel.clone()), ..Limits::default() };
@@ -148,7 +147,7 @@ fn a_model_that_plays_a_role_without_a_chat_template_is_refused_when_the_engine_
     // Who plays no role may be without.
     let engine = build("[rollout]\nwindow = 0\n[[metrics]]\nkind = \"token_amount\"\n").expect("an engine");
     let request = r#"{"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": ["4"], "window": 1}"#;
-    let request = RankRequest::from_json(request, "the request").expect("a request");
+    let request: RankRequest = request.parse().expect("a request");
     let error = engine.rank(request, RankOptions::default()).expect_err("now it plays one");
     assert!(error.to_string().starts_with("roles.policy: model `base`"), "{error}");
     assert!(build("").is_ok(), "its tokens can be had");
@@ -222,7 +221,7 @@ fn a_ranking_on_an_endless_model_ends_at_its_deadline() {
     let request = r#"{"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": ["4", "5"],
         "goal": {"task": "sums", "prompt": "2 + 2", "reference": "4"}}"#;
     let limits = Limits { timeout: Some(Duration::from_millis(300)), ..Limits::default() };
-    let request = RankRequest::from_json(request, "the request").expect("a request");
+    let request: RankRequest = request.parse().expect("a request");
     let start = Instant::now();
     let ranking = engine.rank(request, RankOptions { limits, ..RankOptions::default() }).expect("a ranking");
     assert!(!ranking.complete);

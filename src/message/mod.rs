@@ -2,6 +2,7 @@
 //!
 //! Everything that reads or writes conversations is built on it, from the tokenizer up.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -73,25 +74,59 @@ pub(crate) fn bytes(messages: &[Message]) -> usize {
     messages.iter().map(|message| message.content.len()).sum()
 }
 
-/// Parses a `--messages` file: a JSON list of `{"role","content"}`.
-pub fn parse_messages(text: &str, origin: &str) -> Result<Vec<Message>> {
+/// Parses a conversation: a JSON list of `{"role": …, "content": …}`.
+///
+/// # Errors
+/// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it is not such a list.
+pub fn parse_messages(text: &str) -> Result<Vec<Message>> {
     json::parse_strictly(text).map_err(|e| {
-        Error::invalid_request(format!("{origin}: not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
+        Error::invalid_request(format!("not a list of messages: {e}. Expected [{{\"role\": \"user\", \"content\": \"…\"}}, …] with roles system, user, assistant"))
             .with_source(e)
     })
 }
 
-/// Reads a conversation, or a list of conversations; the flag says whether it was a list. `origin` names it in messages.
+/// A conversation, or a list of conversations, as a JSON text has them.
 ///
-/// # Errors
-/// As [`parse_messages`].
-pub fn parse_chats(text: &str, origin: &str) -> Result<(Vec<Vec<Message>>, bool)> {
-    let is_list = json::parse_strictly::<Vec<serde_json::Value>>(text)
-        .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
-    if !is_list {
-        return Ok((vec![parse_messages(text, origin)?], false));
+/// ```
+/// use foreturn::chat::Conversations;
+///
+/// let one: Conversations = r#"[{"role": "user", "content": "Hi"}]"#.parse()?;
+/// assert!(matches!(&one, Conversations::One(messages) if messages.len() == 1));
+/// let list: Conversations = r#"[[{"role": "user", "content": "Hi"}]]"#.parse()?;
+/// assert!(matches!(&list, Conversations::List(_)));
+/// assert_eq!(one.into_list(), list.into_list());
+/// # Ok::<(), foreturn::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conversations {
+    /// A list of messages.
+    One(Vec<Message>),
+    /// A list of lists of messages.
+    List(Vec<Vec<Message>>),
+}
+
+impl Conversations {
+    /// All of them.
+    pub fn into_list(self) -> Vec<Vec<Message>> {
+        match self {
+            Conversations::One(messages) => vec![messages],
+            Conversations::List(conversations) => conversations,
+        }
     }
-    let chats = json::parse_strictly(text)
-        .map_err(|e| Error::invalid_request(format!("{origin}: not a list of conversations: {e}")).with_source(e))?;
-    Ok((chats, true))
+}
+
+/// Parses JSON. Errors are those of [`parse_messages`].
+impl FromStr for Conversations {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_list = json::parse_strictly::<Vec<serde_json::Value>>(text)
+            .is_ok_and(|items| items.first().is_some_and(serde_json::Value::is_array));
+        if !is_list {
+            return parse_messages(text).map(Conversations::One);
+        }
+        json::parse_strictly(text)
+            .map(Conversations::List)
+            .map_err(|e| Error::invalid_request(format!("not a list of conversations: {e}")).with_source(e))
+    }
 }

@@ -1,5 +1,7 @@
 //! What is asked: a conversation, candidate responses, a goal.
 
+use std::str::FromStr;
+
 use serde::de::{Deserializer, Error as _};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -87,23 +89,34 @@ pub struct RankRequest {
     pub seed: Option<u64>,
 }
 
-impl RankRequest {
-    /// Reads a request; `origin` names it in messages.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::InvalidRequest`], naming the field, for what is not a request or makes no sense.
-    pub fn from_json(text: &str, origin: &str) -> Result<Self> {
+/// Parses a request in JSON. An error is [`crate::ErrorKind::InvalidRequest`], which names the field: the text is not a
+/// request, or makes no sense.
+///
+/// ```
+/// use foreturn::RankRequest;
+///
+/// let text = r#"{"conversation": [{"role": "user", "content": "Hi"}], "candidates": ["Hello!", "What?"]}"#;
+/// let request: RankRequest = text.parse()?;
+/// assert_eq!(request.candidates.len(), 2);
+/// # Ok::<(), foreturn::Error>(())
+/// ```
+impl FromStr for RankRequest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
         let request: RankRequest = json::parse_strictly(text).map_err(|e| {
             Error::invalid_request(format!(
-                "{origin}: not a ranking request: {e}. Expected {{\"conversation\": [{{\"role\": \"user\", \"content\": \"…\"}}], \
+                "not a ranking request: {e}. Expected {{\"conversation\": [{{\"role\": \"user\", \"content\": \"…\"}}], \
                  \"candidates\": [\"…\", \"…\"], \"goal\": {{…}}}}"
             ))
             .with_source(e)
         })?;
-        request.validate().map_err(|e| e.context(origin))?;
+        request.validate()?;
         Ok(request)
     }
+}
 
+impl RankRequest {
     /// Refuses nonsense.
     ///
     /// # Errors
@@ -259,7 +272,7 @@ mod tests {
     #[test]
     fn candidates_are_texts_or_a_number() {
         let parse = |candidates: &str| {
-            RankRequest::from_json(&format!("{{{CONVERSATION}, \"candidates\": {candidates}}}"), "r.json")
+            format!("{{{CONVERSATION}, \"candidates\": {candidates}}}").parse::<RankRequest>()
         };
         assert_eq!(parse("[\"a\", \"b\"]").unwrap().candidates, Candidates::Given(vec!["a".into(), "b".into()]));
         assert_eq!(parse("3").unwrap().candidates, Candidates::Sample(3));
@@ -273,26 +286,26 @@ mod tests {
             ("5000", "at most 1024"),
         ] {
             let message = parse(candidates).unwrap_err().to_string();
-            assert!(message.starts_with("r.json: ") && message.contains(part), "{message}");
+            assert!(message.contains(part), "{message}");
         }
     }
 
     #[test]
     fn a_byte_order_mark_is_read_and_pythons_constants_are_named() {
         let text = |seed: &str| format!("\u{feff}{{{CONVERSATION}, \"candidates\": [\"a\"], \"seed\": {seed}}}");
-        assert_eq!(RankRequest::from_json(&text("7"), "r.json").unwrap().seed, Some(7));
-        let message = RankRequest::from_json(&text("NaN"), "r.json").unwrap_err().to_string();
+        assert_eq!(text("7").parse::<RankRequest>().unwrap().seed, Some(7));
+        let message = text("NaN").parse::<RankRequest>().unwrap_err().to_string();
         assert!(
-            message.starts_with("r.json: ") && message.contains("NaN or Infinity, which Python writes"),
+            message.starts_with("not a ranking request: ") && message.contains("NaN or Infinity, which Python writes"),
             "{message}"
         );
-        let messages = crate::chat::parse_messages("\u{feff}[{\"role\":\"user\",\"content\":\"Hi\"}]", "m.json");
+        let messages = crate::chat::parse_messages("\u{feff}[{\"role\":\"user\",\"content\":\"Hi\"}]");
         assert_eq!(messages.unwrap().len(), 1);
     }
 
     #[test]
     fn nonsense_is_refused_by_field() {
-        let parse = |rest: &str| RankRequest::from_json(&format!("{{\"candidates\": [\"a\"]{rest}}}"), "r.json");
+        let parse = |rest: &str| format!("{{\"candidates\": [\"a\"]{rest}}}").parse::<RankRequest>();
         for (rest, part) in [
             (String::new(), "conversation is empty"),
             (
@@ -318,9 +331,9 @@ mod tests {
         let json = format!(
             "{{{CONVERSATION}, \"candidates\": 2, \"goal\": {{\"prompt\": \"p\"}}, \"window\": 0, \"samples\": null, \"seed\": 18446744073709551615}}"
         );
-        let request = RankRequest::from_json(&json, "r").unwrap();
+        let request: RankRequest = json.parse().unwrap();
         assert_eq!((request.window, request.samples, request.seed), (Some(0), None, Some(u64::MAX)));
-        let again = RankRequest::from_json(&serde_json::to_string(&request).unwrap(), "r").unwrap();
+        let again: RankRequest = serde_json::to_string(&request).unwrap().parse().unwrap();
         assert_eq!(again, request);
     }
 }

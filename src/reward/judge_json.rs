@@ -98,7 +98,7 @@ mod tests {
     const RUBRIC: &str = "[[questions]]\ntext='q'\nanswers=[{spellings=['a'],value=0.0},{spellings=['b'],value=1.0}]\n";
 
     fn judge() -> JsonJudge {
-        let rubric = Rubric::parse(&format!("{RUBRIC}[json]\ntext='t'\nvalues=[0, 1]"), "r").unwrap();
+        let rubric: Rubric = format!("{RUBRIC}[json]\ntext='t'\nvalues=[0, 1]").parse().unwrap();
         JsonJudge::new("accuracy", &rubric, 9).unwrap()
     }
 
@@ -111,7 +111,7 @@ mod tests {
         let schema = &judge().schema.schema;
         assert_eq!(schema["required"], json!(["thought", "accuracy"]));
         assert_eq!(schema["properties"]["accuracy"], json!({"enum": [0, 1]}));
-        let plain = Rubric::parse(RUBRIC, "r").unwrap();
+        let plain: Rubric = RUBRIC.parse().unwrap();
         assert!(JsonJudge::new("accuracy", &plain, 9).unwrap_err().to_string().contains("[json]"));
     }
 

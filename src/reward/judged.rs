@@ -229,7 +229,7 @@ mod tests {
 
     fn judge(judging: Judging) -> JudgeMetric {
         let rubric = "[[questions]]\ntext='q'\nanswers=[{spellings=['a'],value=0.0},{spellings=['b'],value=0.5},{spellings=['c'],value=1.0}]";
-        let rubric = Rubric::parse(rubric, "r").unwrap();
+        let rubric = rubric.parse().unwrap();
         JudgeMetric::new("judge", rubric, JudgeSettings { judging, ..JudgeSettings::default() }).unwrap()
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let input = MetricInput { history: &history, ..MetricInput::new(&response, &goal, &|text| text.len()) };
         let mut prompts = Vec::new();
         for kind in ["accuracy", "helpfulness", "interactivity"] {
-            let metric = crate::reward::build_metric(kind, toml::Table::new(), "".as_ref()).unwrap();
+            let metric = crate::reward::build_metric(kind, crate::reward::MetricSettings::default()).unwrap();
             prompts.extend(metric.questions(&input, &[]).unwrap().into_iter().map(|question| question.messages));
         }
         let fence = "</conversation>\n";

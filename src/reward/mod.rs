@@ -37,7 +37,7 @@ pub use extract::{ExtractConfig, Extraction};
 pub use judge_json::DEFAULT_JUDGE_TOKENS;
 pub use judged::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
 pub use metric::{Answered, Metric, MetricInput, MetricValue, Question, TokenCounter, WeightedMetric};
-pub use metrics::{build as build_metric, kinds as metric_kinds};
+pub use metrics::{MetricSettings, build as build_metric, kinds as metric_kinds};
 pub(crate) use preset::PresetValues;
 pub use preset::{Preset, Task};
 pub use rubric::{Answer, GoalField, JsonQuestion, Rubric, RubricQuestion};

@@ -17,6 +17,8 @@
 //! context = ["prompt"]             # fields of the goal that are shown as well, where a request has them
 //! ```
 
+use std::str::FromStr;
+
 use serde::Deserialize;
 
 use crate::rollout::Goal;
@@ -133,18 +135,20 @@ impl GoalField {
     }
 }
 
-impl Rubric {
-    /// Reads a rubric; `origin` names it in messages.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::InvalidConfig`] for anything that can't be asked or whose answers can't be told apart.
-    pub fn parse(toml: &str, origin: &str) -> Result<Self> {
-        let rubric: Rubric = toml::from_str(toml)
-            .map_err(|e| Error::invalid_config(format!("{origin}: not a rubric: {e}")).with_source(e))?;
-        rubric.validate().map_err(|e| e.context(origin))?;
+/// Parses a rubric in TOML. An error is [`crate::ErrorKind::InvalidConfig`]: the text is not a rubric, a question can't be
+/// asked, or its answers can't be told apart.
+impl FromStr for Rubric {
+    type Err = Error;
+
+    fn from_str(toml: &str) -> Result<Self> {
+        let rubric: Rubric =
+            toml::from_str(toml).map_err(|e| Error::invalid_config(format!("not a rubric: {e}")).with_source(e))?;
+        rubric.validate()?;
         Ok(rubric)
     }
+}
 
+impl Rubric {
     fn validate(&self) -> Result<()> {
         if self.questions.is_empty() {
             return Err(Error::invalid_config("questions is empty: a rubric asks at least one question"));
@@ -204,7 +208,7 @@ mod tests {
     use super::*;
 
     fn parse(answers: &str) -> Result<Rubric> {
-        Rubric::parse(&format!("[[questions]]\ntext = \"q\"\n{answers}"), "r.toml")
+        format!("[[questions]]\ntext = \"q\"\n{answers}").parse()
     }
 
     #[test]
@@ -224,8 +228,8 @@ mod tests {
             (format!("{yes}{}[json]\ntext = \"t\"\nvalues = [0, 2]", answer("\"No\"", "0.0")), "json: values holds 2"),
         ] {
             let message = parse(&text).unwrap_err().to_string();
-            assert!(message.starts_with("r.toml: ") && message.contains(part), "{message}");
+            assert!(message.contains(part), "{message}");
         }
-        assert!(Rubric::parse("questions = []", "r.toml").is_err());
+        assert!("questions = []".parse::<Rubric>().is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use foreturn::config::Config;
+use foreturn::config::{Config, LocalConfig, ModelSource};
 use foreturn::engine::Pending;
 use foreturn::{Engine, Error, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 
@@ -32,7 +32,12 @@ impl Task {
     pub(super) fn engine(&self, model: &Path) -> Result<Engine> {
         let model = std::path::absolute(model).map_err(|error| Error::io("resolve", model, error))?;
         let mut config = self.config.clone();
-        config.models.values_mut().for_each(|settings| settings.path = Some(model.clone()));
+        for settings in config.models.values_mut() {
+            match &mut settings.source {
+                ModelSource::Local(local) => local.path.clone_from(&model),
+                remote => *remote = ModelSource::Local(LocalConfig::new(&model)),
+            }
+        }
         Engine::builder(config).places(places()).build()
     }
 

@@ -47,7 +47,7 @@ fn parse(text: &str, origin: &str, lines: bool) -> Result<Vec<Request>> {
 }
 
 fn request(json: &str, origin: String) -> Result<Request> {
-    let request = RankRequest::from_json(json, &origin)?;
+    let request = json.parse::<RankRequest>().map_err(|e| e.context(&origin))?;
     if let Candidates::Sample(count) = request.candidates {
         return Err(invalid(format!(
             "{origin}: candidates is {count}: each model would sample others, so give a list of texts"

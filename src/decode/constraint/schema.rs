@@ -1,5 +1,7 @@
 //! The schema of a reply.
 
+use std::str::FromStr;
+
 use crate::{Error, Result, json};
 
 /// What a reply in JSON has to look like.
@@ -11,14 +13,14 @@ pub struct JsonSchema {
     pub schema: serde_json::Value,
 }
 
-impl JsonSchema {
-    /// A schema from the text of a file. `origin` names it in messages; the schema is named `reply`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest) where it isn't JSON.
-    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+/// Parses the text of a schema. The schema is named `reply`. An error is
+/// [`ErrorKind::InvalidRequest`](crate::ErrorKind::InvalidRequest): the text is not JSON.
+impl FromStr for JsonSchema {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
         let schema = json::parse_strictly(text)
-            .map_err(|e| Error::invalid_request(format!("{origin}: not a JSON schema: {e}")).with_source(e))?;
+            .map_err(|e| Error::invalid_request(format!("not a JSON schema: {e}")).with_source(e))?;
         Ok(JsonSchema { name: "reply".into(), schema })
     }
 }

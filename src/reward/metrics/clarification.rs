@@ -15,7 +15,6 @@ use crate::Result;
 use crate::chat::ChatOutput;
 use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue, Question};
-use crate::reward::rubric::Rubric;
 use crate::rollout::{Goal, ModelRole};
 
 const RUBRIC: &str = include_str!("../rubrics/clarification.toml");
@@ -27,7 +26,7 @@ struct Clarification {
 
 pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let settings: JudgeSettings = settings(table)?;
-    let rubric = Rubric::parse(RUBRIC, "rubrics/clarification.toml")?;
+    let rubric = RUBRIC.parse()?;
     Ok(Arc::new(Clarification { asks: JudgeMetric::new("clarification", rubric, settings)? }))
 }
 

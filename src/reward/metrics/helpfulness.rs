@@ -11,12 +11,11 @@ use super::settings;
 use crate::Result;
 use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
-use crate::reward::rubric::Rubric;
 
 const RUBRIC: &str = include_str!("../rubrics/helpfulness.toml");
 
 pub(super) fn build(table: toml::Table, _: &Path) -> Result<Arc<dyn Metric>> {
     let settings: JudgeSettings = settings(table)?;
-    let rubric = Rubric::parse(RUBRIC, "rubrics/helpfulness.toml")?;
+    let rubric = RUBRIC.parse()?;
     Ok(Arc::new(JudgeMetric::new("helpfulness", rubric, settings)?))
 }

@@ -2,8 +2,8 @@
 //!
 //! Range: that of the rubric's values; the mean of its questions by their weights.
 //!
-//! Settings: `rubric`, the path of a TOML file as [`Rubric`] describes it, relative to the configuration;
-//! `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).
+//! Settings: `rubric`, the path of a TOML file as [`Rubric`](crate::reward::Rubric) describes it, relative to the
+//! configuration; `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use super::settings;
 use crate::files::{self, Kind};
 use crate::reward::judged::{JudgeMetric, JudgeSettings};
 use crate::reward::metric::Metric;
-use crate::reward::rubric::Rubric;
 use crate::{Error, Result};
 
 pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> {
@@ -27,7 +26,7 @@ pub(super) fn build(mut table: toml::Table, base: &Path) -> Result<Arc<dyn Metri
     };
     let settings: JudgeSettings = settings(table)?;
     let text = files::read_text(&path, Kind::SETTINGS).map_err(|e| e.context("rubric"))?;
-    let rubric = Rubric::parse(&text, &path.display().to_string())?;
+    let rubric = text.parse().map_err(|e: Error| e.context(path.display()))?;
     Ok(Arc::new(JudgeMetric::new("judge", rubric, settings)?))
 }
 

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 mod scored;
+mod settings;
 
-use serde::de::DeserializeOwned;
+pub use settings::MetricSettings;
+use settings::settings;
 
 use super::metric::Metric;
 use crate::rollout::Goal;
@@ -45,13 +47,16 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|(kind, _)| *kind)
 }
 
-/// Builds a metric of `kind` from its settings; relative paths among them are relative to `base`.
+/// Builds a metric of `kind` from its settings.
 ///
 /// # Errors
 /// [`crate::ErrorKind::InvalidConfig`] for an unknown kind or settings that it doesn't take.
-pub fn build(kind: &str, settings: toml::Table, base: &Path) -> Result<Arc<dyn Metric>> {
+pub fn build(kind: &str, settings: MetricSettings) -> Result<Arc<dyn Metric>> {
     match KINDS.iter().find(|(name, _)| *name == kind) {
-        Some((_, build)) => build(settings, base).map_err(|e| e.context(format!("metric `{kind}`"))),
+        Some((_, build)) => {
+            let folder = settings.folder().to_owned();
+            build(settings.table, &folder).map_err(|e| e.context(format!("metric `{kind}`")))
+        }
         None => {
             let known: Vec<&str> = kinds().collect();
             Err(Error::invalid_config(format!(
@@ -60,11 +65,6 @@ pub fn build(kind: &str, settings: toml::Table, base: &Path) -> Result<Arc<dyn M
             )))
         }
     }
-}
-
-/// A metric's settings from their table.
-fn settings<T: DeserializeOwned>(table: toml::Table) -> Result<T> {
-    T::deserialize(toml::Value::Table(table)).map_err(|e| Error::invalid_config(e.message().to_owned()).with_source(e))
 }
 
 /// What `kind` compares with.
