@@ -854,16 +854,6 @@ foreturn_str foreturn_error_cause(const foreturn_error *error,
 // before. Any thread.
 foreturn_status foreturn_error_free(foreturn_error *error);
 
-// What a string holds: UTF-8, of the string's own memory, until it is freed.
-//
-// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
-foreturn_status foreturn_string_read(const foreturn_string *string,
-                                     foreturn_str *out,
-                                     foreturn_error **error);
-
-// Frees a string. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
-foreturn_status foreturn_string_free(foreturn_string *string);
-
 // Sets a foreturn_export_options to its defaults: nothing set. Give `size` as sizeof(foreturn_export_options).
 //
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
@@ -1199,6 +1189,16 @@ foreturn_status foreturn_engine_openmetrics(const foreturn_engine *engine,
 foreturn_status foreturn_engine_statistics_json(const foreturn_engine *engine,
                                                 foreturn_string **out,
                                                 foreturn_error **error);
+
+// What a string holds: UTF-8, of the string's own memory, until it is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+foreturn_status foreturn_string_read(const foreturn_string *string,
+                                     foreturn_str *out,
+                                     foreturn_error **error);
+
+// Frees a string. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
+foreturn_status foreturn_string_free(foreturn_string *string);
 
 // The library's version, such as "0.1.0". Static memory. Any thread.
 foreturn_str foreturn_version(void);

@@ -1,6 +1,6 @@
 //! What hosts pass, checked: strings, arrays, sized structs, places for results.
 
-use crate::error::{Failure, guard};
+use crate::failure::{Failure, status_of};
 use crate::status::{FORETURN_ERROR_UNSUPPORTED, foreturn_status};
 
 /// UTF-8 with its length; not NUL-terminated. `data` may be NULL where `size` is 0.
@@ -180,8 +180,7 @@ pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> foreturn_sta
         }
         Ok(())
     };
-    // SAFETY: no error object is asked for.
-    unsafe { guard(std::ptr::null_mut(), init) }
+    status_of(init)
 }
 
 /// Fills in what the host's struct has room for.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::argument::foreturn_str;
-use crate::error::Failure;
+use crate::failure::Failure;
 use crate::status::*;
 
 /// The host's pointer, given back to its callbacks.

@@ -13,7 +13,8 @@ use foreturn::{Error, ErrorKind, Result};
 
 use crate::argument::{self, foreturn_str, sized, slice};
 use crate::callback::{self, Gate, Inside};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, handle};
 use crate::metric::{Owned, foreturn_message, foreturn_release_fn};
 use crate::status::foreturn_status;

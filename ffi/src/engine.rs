@@ -10,7 +10,8 @@ use foreturn::runtime::Places;
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, refuse_free, refuse_inside};
 use crate::chat_model::{foreturn_chat_model, host_model};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::{Failure, status_of};
 use crate::handle::{self, Object, handle};
 use crate::metric::{foreturn_message, foreturn_metric, host_metric};
 use crate::status::*;
@@ -204,18 +205,15 @@ fn places(options: &foreturn_engine_options) -> Places {
 /// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before, FORETURN_ERROR_REENTRANT. Any thread, but no callback.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> foreturn_status {
-    // SAFETY: no error object is asked for.
-    unsafe {
-        guard(std::ptr::null_mut(), || {
-            handle::refuse_child()?;
-            refuse_free()?;
-            if let Some(hosted) = handle::remove::<Hosted>(engine)? {
-                hosted.gate.shut();
-                hosted.close();
-            }
-            Ok(())
-        })
-    }
+    status_of(|| {
+        handle::refuse_child()?;
+        refuse_free()?;
+        if let Some(hosted) = handle::remove::<Hosted>(engine)? {
+            hosted.gate.shut();
+            hosted.close();
+        }
+        Ok(())
+    })
 }
 
 /// What every function does that waits for an engine and gives a handle: `ask` is called once all else is found in order.

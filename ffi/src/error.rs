@@ -1,20 +1,9 @@
-//! Error objects, and the guard around every function.
+//! Error objects, and the guard around every function that makes them.
 
-use std::error::Error as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
-
-use crate::argument::{Out, foreturn_str};
+use crate::argument::foreturn_str;
+use crate::failure::{Failure, catch};
 use crate::handle::{self, handle};
 use crate::status::*;
-
-/// Why a function failed.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) status: foreturn_status,
-    pub(crate) message: String,
-    pub(crate) causes: Vec<String>,
-}
 
 /// Why a function failed: a status, a message for people, and what caused it. Made by functions with a parameter `error`,
 /// for the caller to free with foreturn_error_free(). Any thread may use it.
@@ -23,33 +12,6 @@ pub struct foreturn_error {
 }
 
 handle!(foreturn_error, Failure);
-
-impl Failure {
-    pub(crate) fn new(status: foreturn_status, message: impl Into<String>) -> Self {
-        Failure { status, message: message.into(), causes: Vec::new() }
-    }
-
-    /// Of an index that `name` gives, where there are `count` of something.
-    pub(crate) fn beyond(name: &str, index: usize, count: usize, what: &str) -> Self {
-        Failure::argument(format!("{name} {index}: there are {count} {what}, counted from 0"))
-    }
-
-    pub(crate) fn argument(message: impl Into<String>) -> Self {
-        Failure::new(FORETURN_ERROR_INVALID_ARGUMENT, message)
-    }
-}
-
-impl From<foreturn::Error> for Failure {
-    fn from(error: foreturn::Error) -> Self {
-        let mut causes = Vec::new();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            source = cause.source();
-        }
-        Failure { status: error.kind().into(), message: error.to_string(), causes }
-    }
-}
 
 /// Runs a function's body: a failure becomes its status and, where `error` is not NULL, an error object; a panic becomes
 /// FORETURN_ERROR_INTERNAL.
@@ -60,13 +22,7 @@ pub(crate) unsafe fn guard(
     error: *mut *mut foreturn_error,
     body: impl FnOnce() -> Result<(), Failure>,
 ) -> foreturn_status {
-    hush();
-    let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Failure::new(FORETURN_ERROR_INTERNAL, format!("a defect in foreturn, please report it: {text}")))
-    });
-    let Err(failure) = outcome else { return FORETURN_OK };
+    let Err(failure) = catch(body) else { return FORETURN_OK };
     let status = failure.status;
     if !error.is_null() {
         // SAFETY: valid for writing by contract. In a forked child there is no making of objects.
@@ -76,12 +32,6 @@ pub(crate) unsafe fn guard(
         }
     }
     status
-}
-
-/// Panics are told to the log, not to stderr. This copy of Rust's library is ours alone, and so is its hook.
-fn hush() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|info| crate::log::defect(&info.to_string()))));
 }
 
 /// The status of an error.
@@ -119,53 +69,17 @@ pub unsafe extern "C" fn foreturn_error_free(error: *mut foreturn_error) -> fore
     handle::free::<Failure>(error)
 }
 
-/// A text of its own memory.
-pub(crate) struct Text(pub(crate) String);
-
-/// A text that the caller frees with foreturn_string_free(). Any thread may use it.
-pub struct foreturn_string {
-    _private: [u8; 0],
-}
-
-handle!(foreturn_string, Text);
-
-/// What a string holds: UTF-8, of the string's own memory, until it is freed.
-///
-/// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foreturn_string_read(
-    string: *const foreturn_string,
-    out: *mut foreturn_str,
-    error: *mut *mut foreturn_error,
-) -> foreturn_status {
-    // SAFETY: passed on.
-    unsafe {
-        guard(error, || {
-            let out = Out::new(out, "out")?;
-            out.write(foreturn_str::of(&handle::get::<Text>(string)?.0));
-            Ok(())
-        })
-    }
-}
-
-/// Frees a string. NULL is nothing. Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn foreturn_string_free(string: *mut foreturn_string) -> foreturn_status {
-    handle::free::<Text>(string)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_an_internal_error_with_its_words() {
+    fn a_failure_becomes_an_object_where_one_is_asked_for() {
         let mut error = std::ptr::null_mut();
         // SAFETY: a place for a pointer.
-        let status = unsafe { guard(&raw mut error, || panic!("the number {} is odd", 2)) };
-        assert_eq!(status, FORETURN_ERROR_INTERNAL);
-        let failure = handle::get::<Failure>(error).expect("an error object");
-        assert!(failure.message.contains("the number 2 is odd"), "{}", failure.message);
+        let status = unsafe { guard(&raw mut error, || Err(Failure::argument("no"))) };
+        assert_eq!(status, FORETURN_ERROR_INVALID_ARGUMENT);
+        assert_eq!(handle::get::<Failure>(error).expect("an error object").message, "no");
         // SAFETY: NULL asks for no object.
         let silent = unsafe { guard(std::ptr::null_mut(), || Err(Failure::argument("no"))) };
         assert_eq!(silent, FORETURN_ERROR_INVALID_ARGUMENT);

@@ -7,9 +7,11 @@ use serde_json::json;
 
 use crate::argument::{self, Out, foreturn_str, sized};
 use crate::callback::{Inside, UserData};
-use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle;
 use crate::status::foreturn_status;
+use crate::string::{Text, foreturn_string};
 
 /// How an export stores weights: one of FORETURN_QUANTIZE_….
 pub type foreturn_quantize = u32;

@@ -11,10 +11,12 @@ use serde_json::json;
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, Inside, UserData};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
-use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::status::*;
+use crate::string::{Text, foreturn_string};
 
 /// What a model is to continue or to score: a conversation, or tokens.
 #[repr(C)]

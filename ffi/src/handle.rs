@@ -10,7 +10,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::{Failure, guard};
+use crate::failure::{Failure, status_of};
 use crate::status::*;
 
 /// Something that a handle stands for.
@@ -88,8 +88,7 @@ pub(crate) fn remove<T: Object>(handle: *mut T::Handle) -> Result<Option<Arc<T>>
 
 /// What every function that frees a handle does.
 pub(crate) fn free<T: Object>(handle: *mut T::Handle) -> foreturn_status {
-    // SAFETY: no error object is asked for.
-    unsafe { guard(ptr::null_mut(), || remove::<T>(handle).map(drop)) }
+    status_of(|| remove::<T>(handle).map(drop))
 }
 
 fn dead<T: Object>() -> Failure {

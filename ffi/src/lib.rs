@@ -4,9 +4,9 @@
 //! C call ─▶ guard (panics, errors) ─▶ handle, arguments (checked) ─▶ foreturn::Engine ─▶ handle of the result
 //! ```
 //!
-//! - `status`, `error`: numbers and objects of failure, and the guard around every function.
+//! - `status`, `failure`, `error`: numbers, reasons and objects of failure, and the guard around every function.
 //! - `handle`: what hosts hold instead of pointers to our memory. `argument`: what they pass, checked.
-//! - `engine`, `rank` and `ranking`, `score`, `generate`, `pending`, `export`, `statistics`, `log`, `version`: one file for each noun of
+//! - `engine`, `rank` and `ranking`, `score`, `generate`, `pending`, `export`, `statistics`, `log`, `string`, `version`: one file for each noun of
 //!   the header. `metric` and `chat_model`: the host's own, called back. `callback`: what holds for all callbacks.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
@@ -19,6 +19,7 @@ mod chat_model;
 mod engine;
 mod error;
 mod export;
+mod failure;
 mod generate;
 mod handle;
 mod log;
@@ -29,4 +30,5 @@ mod ranking;
 mod score;
 mod statistics;
 mod status;
+mod string;
 mod version;

@@ -53,8 +53,3 @@ pub unsafe extern "C" fn foreturn_log_set(
         })
     }
 }
-
-/// Tells the log of a panic.
-pub(crate) fn defect(message: &str) {
-    foreturn::runtime::log::emit(LogLevel::Error, message);
-}

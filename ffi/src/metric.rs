@@ -8,7 +8,7 @@ use foreturn::{Error, ErrorKind};
 
 use crate::argument::{self, foreturn_str, sized};
 use crate::callback::{self, Gate, Inside, UserData};
-use crate::error::Failure;
+use crate::failure::Failure;
 
 /// One message of a conversation.
 #[repr(C)]

@@ -8,7 +8,8 @@ use foreturn::engine::{CancelToken, Pending};
 
 use crate::argument::Out;
 use crate::callback::{Inside, UserData, refuse_inside};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, Object, handle};
 use crate::ranking::{Ranked, foreturn_ranking};
 use crate::score::{Scored, foreturn_scores};

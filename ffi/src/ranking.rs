@@ -6,7 +6,8 @@ use foreturn::Ranking;
 use foreturn::rank::{MetricSummary, RankedCandidate, RolloutTrace};
 
 use crate::argument::{self, Out, foreturn_str, sized};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::status::*;

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};

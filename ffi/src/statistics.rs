@@ -5,9 +5,11 @@ use foreturn::engine::{Latency, Stage};
 use crate::argument::{self, foreturn_str, sized};
 use crate::callback::refuse_inside;
 use crate::engine::{Hosted, foreturn_engine, waiting};
-use crate::error::{Failure, Text, foreturn_error, foreturn_string, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::handle;
 use crate::status::*;
+use crate::string::{Text, foreturn_string};
 
 /// How long a stage took, in seconds; quantiles to within 1%. All are 0 before the first.
 #[repr(C)]

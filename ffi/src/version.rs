@@ -1,7 +1,8 @@
 //! Versions.
 
 use crate::argument::foreturn_str;
-use crate::error::{Failure, foreturn_error, guard};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
 use crate::status::{FORETURN_ERROR_ABI, foreturn_status};
 
 /// The version of the ABI that this header describes. It grows when something is changed or taken away; what is added
