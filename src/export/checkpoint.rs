@@ -9,7 +9,6 @@ use memmap2::Mmap;
 use serde_json::{Map, Value};
 
 use super::config::Config;
-use super::encoder::sentence::Sentence;
 use super::format::{self, Floats, Format};
 use crate::files::{self, Kind, Seen};
 use crate::finite::{self, Refused};
@@ -30,8 +29,35 @@ pub(super) struct Checkpoint {
     pub(super) special: SpecialTokens,
     /// The fields of `generation_config.json`; empty where there is none.
     pub(super) generation: Map<String, Value>,
-    /// What follows an encoder in a folder of sentence-transformers.
-    pub(super) sentence: Option<Sentence>,
+    /// The modules that a folder of sentence-transformers lists.
+    pub(super) modules: Option<Modules>,
+}
+
+/// What sentence-transformers puts beside an encoder, as its files say it.
+#[derive(Debug)]
+pub(super) struct Modules {
+    /// `modules.json`, as the user knows it.
+    pub(super) list: String,
+    /// In the order of the list.
+    pub(super) modules: Vec<Module>,
+    /// `config_sentence_transformers.json`
+    pub(super) texts: Option<Config>,
+    /// `sentence_bert_config.json`
+    pub(super) encoder: Option<Config>,
+    /// Whether the tokenizer turns text into lower case by itself.
+    pub(super) lowers: bool,
+}
+
+/// An entry of `modules.json`, with what lies in its folder.
+#[derive(Debug)]
+pub(super) struct Module {
+    /// Its class, with the package.
+    pub(super) kind: String,
+    /// Its folder's name. Its weights are among the checkpoint's, as `PATH.NAME`.
+    pub(super) path: String,
+    pub(super) folder: PathBuf,
+    pub(super) config: Option<Config>,
+    pub(super) has_weights: bool,
 }
 
 /// A mapped file that holds weights.

@@ -40,6 +40,7 @@ impl Class {
             let complaint = "quantised checkpoints are not read: export the original, or a GGUF of it";
             return Err(config.unsupported("quantization_config", complaint));
         }
+        encoder::sentence::check(checkpoint)?;
         let names = config.get("architectures").and_then(|value| value.as_array()).filter(|names| !names.is_empty());
         let names = names.ok_or_else(|| {
             let complaint = format!("expected a list with the model's class, one of: {}", Class::names());

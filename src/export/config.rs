@@ -1,10 +1,13 @@
 //! A checkpoint's hyper-parameters: `config.json`, or the metadata of a GGUF file under the same field names.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::files::{self, Kind};
+use crate::{Error, Result, json};
 
 /// Sizes beyond this are a damaged or hostile file: no layer of a model is that wide, none has that many positions.
 const LARGEST_SIZE: u64 = 1 << 24;
@@ -19,10 +22,27 @@ pub(crate) struct Config {
     origins: HashMap<String, String>,
 }
 
+/// Reads a JSON file of a checkpoint.
+pub(super) fn parse<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    json::parse(&files::read(path, Kind::CONFIG)?).map_err(|error| {
+        Error::invalid_model(format!("{} is not the JSON it should be: {error}", path.display())).with_source(error)
+    })
+}
+
 impl Config {
+    /// The fields of the file at `path`.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        Config::from_json(&path.display().to_string(), &files::read(path, Kind::CONFIG)?)
+    }
+
+    /// The fields of the file at `path`, if there is one.
+    pub(super) fn read_if_present(path: &Path) -> Result<Option<Self>> {
+        path.exists().then(|| Config::read(path)).transpose()
+    }
+
     /// The fields of a `config.json`.
     pub(crate) fn from_json(file: &str, text: &[u8]) -> Result<Self> {
-        let value: Value = crate::json::parse(text)
+        let value: Value = json::parse(text)
             .map_err(|error| Error::invalid_model(format!("{file} is not valid JSON: {error}")).with_source(error))?;
         match value {
             Value::Object(fields) => Ok(Config { file: file.to_owned(), fields, origins: HashMap::new() }),

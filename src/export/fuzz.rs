@@ -42,7 +42,7 @@ pub fn config(data: &[u8]) {
         tokenizer: Vec::new(),
         special: Default::default(),
         generation: Default::default(),
-        sentence: Default::default(),
+        modules: Default::default(),
     };
     let _ = Class::of(&checkpoint).and_then(|class| class.plan(&checkpoint, super::quantize::Scheme::none()).map(drop));
 }

@@ -46,6 +46,7 @@ use prost::Message;
 use self::checkpoint::{Checkpoint, Content};
 use self::class::Class;
 use self::folder::Staging;
+pub use self::quantize::Quantize;
 use self::quantize::Scheme;
 use crate::model::head::Head;
 use crate::onnx::{ModelProto, OperatorSetIdProto, nodes::MICROSOFT};
@@ -89,19 +90,6 @@ impl ExportOptions {
             hard_link: false,
         }
     }
-}
-
-/// How an export stores weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Quantize {
-    /// Float32, whatever the checkpoint has.
-    #[default]
-    None,
-    /// Matrices in 8 bits.
-    Int8,
-    /// Matrices in 4 bits; embedding and language-model head in 8.
-    Int4,
 }
 
 /// How far an export is; one is handed out whenever something was done.

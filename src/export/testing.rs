@@ -208,7 +208,7 @@ pub(super) fn described(config: Config) -> Checkpoint {
         tokenizer: Vec::new(),
         special: SpecialTokens::default(),
         generation: serde_json::Map::new(),
-        sentence: None,
+        modules: None,
     }
 }
 

@@ -2,28 +2,18 @@
 //!
 //! A folder without `modules.json` gets what sentence-transformers gives it: the mean over tokens.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use serde::Deserialize;
-use serde_json::Value;
-
 use super::EMBEDDING;
 use super::blocks::{Activation, Blocks};
-use crate::export::checkpoint::{Checkpoint, Tensor, WeightFile};
+use crate::export::checkpoint::{Checkpoint, Module, Modules};
 use crate::export::config::Config;
 use crate::export::graph::Size;
-use crate::export::hf::{parse, read_file, read_header};
 use crate::model::head::{Head, HeadKind, Pooling};
-use crate::model::tokenizer::auto::Settled;
 use crate::onnx::nodes::int;
 use crate::{Error, Result};
 
-const MODULES: &str = "modules.json";
-
 /// What follows the encoder.
 #[derive(Debug)]
-pub(in crate::export) struct Sentence {
+struct Sentence {
     pooling: Pooling,
     steps: Vec<Step>,
     /// Most tokens of a text; sentence-transformers cuts off the rest.
@@ -48,71 +38,53 @@ struct Dense {
     activation: Activation,
 }
 
-/// An entry of `modules.json`.
-#[derive(Deserialize)]
-struct Module {
-    #[serde(default)]
-    path: String,
-    r#type: String,
+/// Refuses a checkpoint whose modules can't be exported. A folder of sentence-transformers is not exported as something else.
+pub(in crate::export) fn check(checkpoint: &Checkpoint) -> Result<()> {
+    checkpoint.modules.as_ref().map_or(Ok(()), |modules| Sentence::of(modules).map(drop))
 }
 
-/// Reads the modules of `folder`, if it lists any; weights that they have join `files` and `tensors`.
-pub(in crate::export) fn read(
-    folder: &Path,
-    files: &mut Vec<WeightFile>,
-    tensors: &mut BTreeMap<String, Tensor>,
-) -> Result<Option<Sentence>> {
-    let list = folder.join(MODULES);
-    if !list.exists() {
-        return Ok(None);
+impl Sentence {
+    fn of(modules: &Modules) -> Result<Self> {
+        let [encoder, pooling, rest @ ..] = modules.modules.as_slice() else { return Err(wrong_order(modules)) };
+        if class(encoder) != "Transformer" || class(pooling) != "Pooling" {
+            return Err(wrong_order(modules));
+        }
+        if !encoder.path.is_empty() {
+            return Err(Error::unsupported(format!(
+                "{}: the encoder lies in {:?}: move the files of that folder beside modules.json",
+                modules.list, encoder.path
+            )));
+        }
+        let step = |module: &Module| match class(module) {
+            "Dense" => Dense::of(modules, module).map(Step::Dense),
+            "Normalize" => Ok(Step::Normalize),
+            _ => Err(Error::unsupported(format!(
+                "{}: module {:?}: this version exports Transformer, Pooling, Dense and Normalize",
+                modules.list, module.kind
+            ))),
+        };
+        let steps = rest.iter().map(step).collect::<Result<_>>()?;
+        let pooling = read_pooling(config(modules, pooling)?)?;
+        refuse_default_prompt(modules)?;
+        Ok(Sentence { pooling, steps, max_length: max_length(modules)? })
     }
-    let modules: Vec<Module> = parse(&list)?;
-    let kind = |module: &Module| module.r#type.rsplit('.').next().unwrap_or_default().to_owned();
-    let [encoder, pooling, rest @ ..] = modules.as_slice() else { return Err(wrong_order(&list)) };
-    if kind(encoder) != "Transformer" || kind(pooling) != "Pooling" {
-        return Err(wrong_order(&list));
-    }
-    if !encoder.path.is_empty() {
-        return Err(Error::unsupported(format!(
-            "{}: the encoder lies in {:?}: move the files of that folder beside {MODULES}",
-            list.display(),
-            encoder.path
-        )));
-    }
-    let mut steps = Vec::new();
-    for module in rest {
-        steps.push(match kind(module).as_str() {
-            "Dense" => Step::Dense(Dense::read(&inside(folder, &list, &module.path)?, &module.path, files, tensors)?),
-            "Normalize" => Step::Normalize,
-            _ => {
-                return Err(Error::unsupported(format!(
-                    "{}: module {:?}: this version exports Transformer, Pooling, Dense and Normalize",
-                    list.display(),
-                    module.r#type
-                )));
-            }
-        });
-    }
-    let pooling = read_pooling(&config(&inside(folder, &list, &pooling.path)?.join("config.json"))?)?;
-    refuse_default_prompt(folder)?;
-    Ok(Some(Sentence { pooling, steps, max_length: max_length(folder)? }))
 }
 
-fn wrong_order(list: &Path) -> Error {
-    Error::unsupported(format!("{}: this version exports a Transformer followed by a Pooling module", list.display()))
+/// A module's class without the package.
+fn class(module: &Module) -> &str {
+    module.kind.rsplit('.').next().unwrap_or_default()
 }
 
-/// The folder of a module, which has to lie in the checkpoint's own.
-fn inside(folder: &Path, list: &Path, module: &str) -> Result<std::path::PathBuf> {
-    if Path::new(module).file_name().is_none_or(|name| name != module) {
-        let message = format!("{}: `path` is {module:?}, which is not a folder's name", list.display());
-        return Err(Error::invalid_model(message));
-    }
-    Ok(folder.join(module))
+fn wrong_order(modules: &Modules) -> Error {
+    Error::unsupported(format!("{}: this version exports a Transformer followed by a Pooling module", modules.list))
 }
 
-fn config(path: &Path) -> Result<Config> {
-    Config::from_json(&path.display().to_string(), &read_file(path)?)
+/// The settings that a module has to have.
+fn config<'a>(modules: &Modules, module: &'a Module) -> Result<&'a Config> {
+    module.config.as_ref().ok_or_else(|| match module.path.as_str() {
+        "" => Error::invalid_model(format!("{}: `path` is \"\", which is not a folder's name", modules.list)),
+        _ => Error::invalid_model(format!("{} holds no config.json: is the download complete?", module.folder.display())),
+    })
 }
 
 fn read_pooling(config: &Config) -> Result<Pooling> {
@@ -146,70 +118,40 @@ fn read_pooling(config: &Config) -> Result<Pooling> {
     }
 }
 
-/// Texts would have to begin with it, and nobody would put it there.
-fn refuse_default_prompt(folder: &Path) -> Result<()> {
-    let path = folder.join("config_sentence_transformers.json");
-    if !path.exists() {
-        return Ok(());
-    }
-    let config = config(&path)?;
-    match config.get("default_prompt_name") {
+/// Texts would have to begin with the prompt, and nobody would put it there.
+fn refuse_default_prompt(modules: &Modules) -> Result<()> {
+    match modules.texts.as_ref().filter(|config| config.get("default_prompt_name").is_some()) {
         None => Ok(()),
-        Some(_) => {
+        Some(config) => {
             Err(config.unsupported("default_prompt_name", "texts are embedded without a prompt: set it to null"))
         }
     }
 }
 
-fn max_length(folder: &Path) -> Result<Option<usize>> {
-    let path = folder.join("sentence_bert_config.json");
-    if !path.exists() {
-        return Ok(None);
-    }
-    let config = config(&path)?;
-    if config.flag_or("do_lower_case", false)? && !tokenizer_lowers(folder)? {
+fn max_length(modules: &Modules) -> Result<Option<usize>> {
+    let Some(config) = &modules.encoder else { return Ok(None) };
+    if config.flag_or("do_lower_case", false)? && !modules.lowers {
         let complaint = "lower-casing is left to the tokenizer: put a Lowercase normalizer into tokenizer.json";
         return Err(config.unsupported("do_lower_case", complaint));
     }
     config.get("max_seq_length").map(|_| config.size("max_seq_length")).transpose()
 }
 
-/// Whether the tokenizer turns text into lower case by itself.
-fn tokenizer_lowers(folder: &Path) -> Result<bool> {
-    let tokenizer = Settled::read(folder)?.tokenizer;
-    let normalizer = tokenizer.get("normalizer").unwrap_or(&Value::Null);
-    let steps = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
-    Ok(steps.iter().any(|step| step["type"] == "Lowercase" || step["lowercase"] == true))
-}
-
 impl Dense {
-    fn read(
-        folder: &Path,
-        name: &str,
-        files: &mut Vec<WeightFile>,
-        tensors: &mut BTreeMap<String, Tensor>,
-    ) -> Result<Self> {
-        let config = config(&folder.join("config.json"))?;
-        let weights = folder.join("model.safetensors");
-        if !weights.exists() {
+    fn of(modules: &Modules, module: &Module) -> Result<Self> {
+        let config = config(modules, module)?;
+        if !module.has_weights {
             return Err(Error::invalid_model(format!(
                 "{} holds no model.safetensors: load the model with sentence-transformers and save it again",
-                folder.display()
+                module.folder.display()
             )));
         }
-        let mut file = WeightFile::open(&weights)?;
-        // The exported folder has the encoder's model.safetensors already.
-        file.name = format!("{name}.safetensors");
-        for (tensor, place) in read_header(&weights.display().to_string(), &file.data, files.len())? {
-            tensors.insert(format!("{name}.{tensor}"), place);
-        }
-        files.push(file);
         Ok(Dense {
-            module: format!("{name}.linear"),
+            module: format!("{}.linear", module.path),
             inner: Size::new(config.size("in_features")?, &["in_features"]),
             out: Size::new(config.size("out_features")?, &["out_features"]),
             bias: config.flag_or("bias", true)?,
-            activation: activation(&config)?,
+            activation: activation(config)?,
         })
     }
 }
@@ -234,8 +176,10 @@ pub(super) fn write(
     states: &str,
     positions: Option<usize>,
 ) -> Result<Head> {
-    let plain = Sentence { pooling: Pooling::Mean, steps: vec![], max_length: None };
-    let sentence = checkpoint.sentence.as_ref().unwrap_or(&plain);
+    let sentence = match &checkpoint.modules {
+        Some(modules) => Sentence::of(modules)?,
+        None => Sentence { pooling: Pooling::Mean, steps: vec![], max_length: None },
+    };
     let mut size = blocks.hidden;
     let mut embedding = match sentence.pooling {
         Pooling::First => blocks.first(states),

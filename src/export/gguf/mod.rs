@@ -47,7 +47,7 @@ pub(super) fn interpret(label: &str, data: &[u8]) -> Result<Checkpoint> {
         tokenizer: tokenizer::files(&source)?,
         special: tokenizer::special_tokens(&source)?,
         generation: Map::new(),
-        sentence: None,
+        modules: None,
         files: Vec::new(),
     })
 }

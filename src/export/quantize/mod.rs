@@ -22,10 +22,22 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-use super::Quantize;
 use super::checkpoint::{Checkpoint, Tensor};
 use super::format::Format;
 pub(super) use pack::write;
+
+/// How an export stores weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Quantize {
+    /// Float32, whatever the checkpoint has.
+    #[default]
+    None,
+    /// Matrices in 8 bits.
+    Int8,
+    /// Matrices in 4 bits; embedding and language-model head in 8.
+    Int4,
+}
 
 /// What an export does with matrices.
 #[derive(Debug, Clone, Copy)]
