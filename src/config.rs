@@ -13,9 +13,9 @@
 //! judge = "small"
 //! ```
 //!
-//! A setting comes from the request, else from the file, else from the preset, else it has a default. Every field is public
-//! and has a default, so that a configuration can also be built without a file. [`Config::plan`] resolves it for rankings;
-//! unknown keys, and settings that this version can't honour, are errors rather than ignored.
+//! A setting comes from the request, otherwise from the file, otherwise from the preset, otherwise it has a default. A
+//! configuration can also be built without a file, because every section has defaults. [`Config::plan`] resolves it for
+//! rankings. Unknown keys, and settings that this version cannot honour, are errors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -63,20 +63,20 @@ pub struct Config {
     pub preset: Option<Preset>,
     /// The task whose constants the preset uses.
     pub task: Option<Task>,
-    /// Seed of rankings whose request has none; 0 if absent.
+    /// The seed of rankings whose request has none; 0 if absent.
     pub seed: Option<u64>,
-    /// What happens when a metric has no value for a rollout: "drop" (the default) or "error".
+    /// The consequence of a metric that has no value for a rollout: "drop" (the default) or "error".
     pub on_metric_failure: FailurePolicy,
     /// ONNX Runtime and memory.
     pub runtime: RuntimeConfig,
     /// The models, by a name of your own.
     #[serde(deserialize_with = "model::by_name")]
     pub models: BTreeMap<String, ModelConfig>,
-    /// Which model plays which role.
+    /// The models that play the roles.
     pub roles: RolesConfig,
-    /// How futures are sampled.
+    /// The settings of sampled futures.
     pub rollout: RolloutConfig,
-    /// The metrics; replaces the preset's list.
+    /// The metrics, which replace the preset's list.
     pub metrics: Option<Vec<MetricConfig>>,
     /// The file that this came from, for messages.
     #[serde(skip)]
@@ -87,9 +87,9 @@ impl Config {
     /// Reads a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense; the
-    /// message names the file, the key and the remedy. The names of models are checked when the engine is built, because the
-    /// host may bring models of its own.
+    /// [`crate::ErrorKind::Io`] where it can't be read, [`crate::ErrorKind::InvalidConfig`] where it makes no sense;
+    /// the message names the file, the key and the remedy. The names of models are checked when the engine is built,
+    /// because the host may bring models of its own.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = files::read_text(path, files::Kind::SETTINGS)?;
@@ -120,7 +120,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Refuses values of nonsense and settings that this version can't honour.
+    /// Refuses values that make no sense and settings that this version cannot honour.
     ///
     /// It does not look at names of models, because a host may bring models of its own. [`Config::plan`] and
     /// [`EngineBuilder::build`](crate::engine::EngineBuilder::build) do.

@@ -39,8 +39,8 @@ pub(crate) fn recognise(bytes: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// The end of a message about an unknown key: the known one that was probably meant. Empty where none is near, and for other
-/// messages. `message` is serde's.
+/// The end of a message about an unknown key: the known one that was probably meant. Empty where none is near, and for
+/// other messages. `message` is serde's.
 pub(crate) fn suggestion(message: &str) -> String {
     let split = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "));
     let Some((unknown, list)) = split else { return String::new() };

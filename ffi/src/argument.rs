@@ -1,4 +1,4 @@
-//! What hosts pass, checked: strings, arrays, sized structs, places for results.
+//! Checks of what hosts pass: strings, arrays, sized structs, places for results.
 
 use crate::failure::{Failure, status_of};
 use crate::status::{FORETURN_ERROR_UNSUPPORTED, foreturn_status};
@@ -16,12 +16,12 @@ pub struct foreturn_str {
 impl foreturn_str {
     pub(crate) const EMPTY: foreturn_str = foreturn_str { data: std::ptr::null(), size: 0 };
 
-    /// Lends a text. It lives as long as what it is borrowed from, which is the caller's to see to.
+    /// Lends a text. The caller has to keep its owner alive for as long as the text is used.
     pub(crate) fn of(text: &str) -> Self {
         foreturn_str { data: text.as_ptr().cast(), size: text.len() }
     }
 
-    /// The text, where it is one.
+    /// The text, if it is UTF-8.
     ///
     /// # Safety
     /// `data` is NULL or valid for `size` bytes, for as long as the result is used.
@@ -29,11 +29,11 @@ impl foreturn_str {
         // SAFETY: passed on.
         let bytes = unsafe { slice(self.data.cast::<u8>(), self.size, name)? };
         std::str::from_utf8(bytes)
-            .map_err(|e| Failure::argument(format!("{name} is no UTF-8 from byte {} on", e.valid_up_to())))
+            .map_err(|e| Failure::argument(format!("{name} is not UTF-8 from byte {} on", e.valid_up_to())))
     }
 }
 
-/// An array; NULL where the length is 0.
+/// An array. It may be NULL if the length is 0.
 ///
 /// # Safety
 /// `data` is NULL or valid for `count` items, for as long as the result is used.
@@ -60,7 +60,7 @@ fn check_length(count: usize, size: usize, name: &str) -> Result<(), Failure> {
     }
 }
 
-/// A place for a result. It is written on success only.
+/// A place for a result. It is written only on success.
 pub(crate) struct Out<T>(*mut T);
 
 impl<T> Out<T> {
@@ -79,7 +79,7 @@ impl<T> Out<T> {
     }
 }
 
-/// A struct that begins with its size as the host knows it: fields may be added at the end of ours, and of theirs.
+/// A struct that begins with its size as the host knows it. Fields may be added at the end of ours, and of theirs.
 ///
 /// # Safety
 /// `repr(C)`; the first field is `size: usize`; all-zero is a valid value.
@@ -104,13 +104,13 @@ macro_rules! sized {
 }
 pub(crate) use sized;
 
-/// A struct of zeros but for its size.
+/// A struct of zeros.
 fn zeroed<T: Sized_>() -> T {
     // SAFETY: all-zero is a valid value of a sized struct.
     unsafe { std::mem::zeroed() }
 }
 
-/// What the host wrote into a struct; zeros where it gave none, and for fields that it doesn't know.
+/// Reads a struct of the host. It is all zeros if the host gave none, and fields that the host does not know are zero.
 ///
 /// # Safety
 /// `given` is NULL, or valid for reading as many bytes as its first field says.
@@ -122,7 +122,7 @@ pub(crate) unsafe fn read<T: Sized_>(given: *const T) -> Result<T, Failure> {
     if !given.is_aligned() {
         return Err(Failure::argument(format!("the {} is not aligned", T::NAME)));
     }
-    // SAFETY: the size comes first, and the host vouches for that many bytes.
+    // SAFETY: the size comes first, and the host guarantees that many bytes.
     unsafe {
         let size = check_size::<T>(given.cast::<usize>().read())?;
         let known = size.min(size_of::<T>());
@@ -138,7 +138,7 @@ pub(crate) unsafe fn read<T: Sized_>(given: *const T) -> Result<T, Failure> {
     Ok(value)
 }
 
-/// An array of sized structs, which stand as far apart as the first one's size says.
+/// Reads an array of sized structs. The size of the first one says how far apart they stand.
 ///
 /// # Safety
 /// `data` is NULL or valid for `count` structs of the size that the first one has.
@@ -153,7 +153,7 @@ pub(crate) unsafe fn read_all<T: Sized_>(data: *const T, count: usize, name: &st
     }
 }
 
-/// Largest struct that a host may bring; what is larger has a size of garbage.
+/// The largest struct that a host may bring. A larger size is garbage.
 const MOST: usize = 1 << 16;
 
 fn check_size<T: Sized_>(size: usize) -> Result<usize, Failure> {
@@ -183,7 +183,7 @@ pub(crate) unsafe fn init<T: Sized_>(place: *mut T, size: usize) -> foreturn_sta
     status_of(init)
 }
 
-/// Fills in what the host's struct has room for.
+/// Fills in as much as the host's struct has room for.
 ///
 /// # Safety
 /// `place` is NULL, or valid for writing as many bytes as its first field says.
@@ -194,13 +194,13 @@ pub(crate) unsafe fn fill<T: Sized_>(place: *mut T, mut value: T) -> Result<(), 
             T::NAME
         )));
     }
-    // SAFETY: the size comes first on either side, and the host vouches for that many bytes.
+    // SAFETY: the size comes first on both sides, and the host guarantees that many bytes.
     unsafe {
         let size = check_size::<T>(place.cast::<usize>().read())?;
         (&raw mut value).cast::<usize>().write(size);
         let known = size.min(size_of::<T>());
         std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), place.cast::<u8>(), known);
-        // Nothing of the host's stack, nor of an earlier call, is taken for a result by a host that is newer than this.
+        // The rest is cleared, so that a newer host does not take its own stack or an earlier call for a result.
         place.cast::<u8>().add(known).write_bytes(0, size - known);
     }
     Ok(())
@@ -269,7 +269,7 @@ mod tests {
             assert!(dangling.text("x").expect_err("no data").message.contains("x is NULL"));
             let bytes = b"ab\xff";
             let garbage = foreturn_str { data: bytes.as_ptr().cast(), size: 3 };
-            assert!(garbage.text("x").expect_err("no UTF-8").message.contains("from byte 2"));
+            assert!(garbage.text("x").expect_err("not UTF-8").message.contains("from byte 2"));
             let endless = foreturn_str { data: bytes.as_ptr().cast(), size: usize::MAX };
             assert!(endless.text("x").is_err());
         }

@@ -1,4 +1,4 @@
-//! What holds for all callbacks into the host.
+//! The rules of all callbacks into the host.
 //!
 //! A callback marks its thread ([`Inside`]) while the engine waits for it. Functions that would wait for the engine look at
 //! the mark and refuse.
@@ -21,7 +21,7 @@ unsafe impl Send for UserData {}
 // SAFETY: as for Send.
 unsafe impl Sync for UserData {}
 
-/// What the host's code stands behind; shut once the end of the engine begins, and for good.
+/// The gate before the host's code. It is shut for good when the end of the engine begins.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate(Arc<AtomicBool>);
 
@@ -34,7 +34,7 @@ impl Gate {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Refuses to call `what`, once shut.
+    /// Refuses to call `what` if the gate is shut.
     pub(crate) fn check(&self, what: &str) -> foreturn::Result<()> {
         if !self.is_shut() {
             return Ok(());
@@ -46,13 +46,13 @@ impl Gate {
     }
 }
 
-/// Who waits for a callback.
+/// The one that waits for a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Waits {
     Nobody,
-    /// The end of the engine does.
+    /// The end of the engine waits.
     End,
-    /// The engine does, at once.
+    /// The engine itself waits.
     Engine,
 }
 
@@ -64,12 +64,12 @@ thread_local! {
 pub(crate) struct Inside(Waits);
 
 impl Inside {
-    /// One that the engine waits for.
+    /// Marks a callback that the engine waits for.
     pub(crate) fn enter() -> Self {
         Inside(INSIDE.replace(Waits::Engine))
     }
 
-    /// One that only the end of the engine waits for.
+    /// Marks a callback that only the end of the engine waits for.
     pub(crate) fn enter_metric() -> Self {
         Inside(INSIDE.replace(Waits::End))
     }
@@ -81,12 +81,12 @@ impl Drop for Inside {
     }
 }
 
-/// Refuses to wait for an engine that waits for this very callback.
+/// Refuses to wait for an engine that waits for this callback.
 pub(crate) fn refuse_inside(function: &str) -> Result<(), Failure> {
     refuse(Waits::Engine, function)
 }
 
-/// Refuses to end an engine whose end waits for this very callback.
+/// Refuses to end an engine whose end waits for this callback.
 pub(crate) fn refuse_free() -> Result<(), Failure> {
     refuse(Waits::End, "foreturn_engine_free")
 }
@@ -104,7 +104,7 @@ fn refuse(least: Waits, function: &str) -> Result<(), Failure> {
     ))
 }
 
-/// What a callback's failure says: its status, and the text that it left.
+/// The error of a callback that failed: its status, and the text that it left.
 ///
 /// # Safety
 /// `why` is empty, or valid until this returns.

@@ -1,4 +1,4 @@
-//! Chat models of the host's own: its callback answers on a thread of its own, in batches.
+//! Chat models that the host implements. Its callback answers in batches, on a thread of the model's own.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::c_void;
@@ -125,7 +125,7 @@ type ReplyFn = unsafe extern "C" fn(
     *mut foreturn_str,
 ) -> i32;
 
-/// The model that the host described, for an engine to make. From here on, its `release` is called.
+/// The factory of the model that the host described. From here on, its `release` will be called.
 ///
 /// # Safety
 /// `given` is valid, as are the strings in it.
@@ -151,7 +151,7 @@ type Finished = Vec<(Ticket, Result<ChatReply>)>;
 struct HostChat {
     name: String,
     reproducible: bool,
-    /// `None` once the thread is to end.
+    /// `None` when the thread has to end.
     requests: Option<Sender<(Ticket, ChatRequest)>>,
     finished: Receiver<Finished>,
     thread: Option<JoinHandle<()>>,
@@ -177,7 +177,7 @@ impl HostChat {
 impl Drop for HostChat {
     fn drop(&mut self) {
         self.requests = None;
-        // The host's data may go once its callback can't be called any more.
+        // The host's data may go when its callback cannot be called any more.
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -226,7 +226,7 @@ impl ChatModel for HostChat {
     }
 }
 
-/// The thread: answers whatever has come in, all of it in one call.
+/// Runs the thread, which answers all requests that have come in with one call.
 fn answer(
     what: &str,
     reply: ReplyFn,
@@ -236,7 +236,7 @@ fn answer(
 ) {
     let _inside = Inside::enter();
     while let Ok(first) = incoming.recv() {
-        // Whoever waits for a reply is told by the engine's end.
+        // The engine's end tells those that wait for a reply.
         if owned.gate.is_shut() {
             return;
         }
@@ -249,11 +249,11 @@ fn answer(
     }
 }
 
-/// A request as the callback sees it, and what holds its parts.
+/// A request as the callback sees it, and the owners of its parts.
 struct View {
     messages: Vec<foreturn_message>,
     stop: Vec<foreturn_str>,
-    /// Behind `answers`, which point into them.
+    /// The owners of `answers`, which point into them.
     _spellings: Vec<Vec<foreturn_str>>,
     answers: Vec<foreturn_answer>,
     schema: String,
@@ -310,7 +310,7 @@ impl View {
     }
 }
 
-/// What each request wants, and what came of it.
+/// The wish of each request, and its reply.
 struct Replies(Mutex<Vec<(Wanted, Option<Result<ChatReply>>)>>);
 
 handle!(foreturn_chat_replies, Replies);
@@ -318,7 +318,7 @@ handle!(foreturn_chat_replies, Replies);
 #[derive(Clone, Copy)]
 enum Wanted {
     Text,
-    /// Of this many answers.
+    /// A choice among this many answers.
     Choice(usize),
 }
 

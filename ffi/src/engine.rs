@@ -21,7 +21,7 @@ pub struct foreturn_engine {
     _private: [u8; 0],
 }
 
-/// An engine, and what its callbacks into the host stand behind.
+/// An engine, and the gate before its callbacks into the host.
 pub(crate) struct Hosted {
     engine: Engine,
     pub(crate) gate: Gate,
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn foreturn_engine_new(
         guard(error, || {
             handle::refuse_child()?;
             let options = argument::read(options)?;
-            // Taken over first: what the host handed over is let go of whatever happens.
+            // These are taken over first, because what the host handed over has to be released in any case.
             let metrics = argument::read_all(options.metrics, options.metric_count, "metrics");
             let chat_models = argument::read_all(options.chat_models, options.chat_model_count, "chat_models");
             let gate = Gate::default();
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn foreturn_engine_new(
     }
 }
 
-/// Each of them made, or the first failure; all are gone through.
+/// Makes each of them, or returns the first failure. All of them are gone through.
 fn each<T, R>(given: &[T], make: impl Fn(&T) -> Result<R, Failure>) -> Result<Vec<R>, Failure> {
     let made: Vec<Result<R, Failure>> = given.iter().map(make).collect();
     made.into_iter().collect()
@@ -216,7 +216,8 @@ pub unsafe extern "C" fn foreturn_engine_free(engine: *mut foreturn_engine) -> f
     })
 }
 
-/// What every function does that waits for an engine and gives a handle: `ask` is called once all else is found in order.
+/// Does what every function does that waits for an engine and gives a handle. `ask` is called when all else is in
+/// order.
 ///
 /// # Safety
 /// As for [`guard`] and [`Out::new`].
@@ -302,7 +303,7 @@ pub struct foreturn_limits {
 }
 
 impl foreturn_limits {
-    /// Those of the host; none where it gave NULL.
+    /// The limits of the host. There are none if it gave NULL.
     ///
     /// # Safety
     /// `given` is NULL or valid.
@@ -321,7 +322,7 @@ impl foreturn_limits {
     }
 }
 
-/// A conversation, from the host's messages.
+/// Reads a conversation from the host's messages.
 ///
 /// # Safety
 /// As for [`slice`], and for the strings.

@@ -13,7 +13,7 @@ pub struct foreturn_error {
 
 handle!(foreturn_error, Failure);
 
-/// Runs a function's body: a failure becomes its status and, where `error` is not NULL, an error object; a panic becomes
+/// Runs a function's body. A failure becomes its status and, if `error` is not NULL, an error object. A panic becomes
 /// FORETURN_ERROR_INTERNAL.
 ///
 /// # Safety
@@ -25,7 +25,7 @@ pub(crate) unsafe fn guard(
     let Err(failure) = catch(body) else { return FORETURN_OK };
     let status = failure.status;
     if !error.is_null() {
-        // SAFETY: valid for writing by contract. In a forked child there is no making of objects.
+        // SAFETY: valid for writing by contract. A forked child cannot make objects.
         unsafe {
             let object = if status == FORETURN_ERROR_FORKED { std::ptr::null_mut() } else { handle::insert(failure) };
             error.write(object);

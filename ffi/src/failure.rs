@@ -8,7 +8,7 @@ use foreturn::runtime::log::{LogLevel, emit};
 
 use crate::status::*;
 
-/// Why a function failed.
+/// The reason why a function failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) status: foreturn_status,
@@ -21,7 +21,7 @@ impl Failure {
         Failure { status, message: message.into(), causes: Vec::new() }
     }
 
-    /// Of an index that `name` gives, where there are `count` of something.
+    /// The failure for an index `name` that is beyond the `count` of something.
     pub(crate) fn beyond(name: &str, index: usize, count: usize, what: &str) -> Self {
         Failure::argument(format!("{name} {index}: there are {count} {what}, counted from 0"))
     }

@@ -1,7 +1,7 @@
-//! Handles: numbers in the shape of pointers. Hosts never read through them, and no number is given out twice; so a handle
-//! that was freed, or is one of something else, is found out instead of being undefined behaviour.
+//! Handles: numbers in the shape of pointers. Hosts never read through them, and no number is given out twice. So a
+//! handle that was freed, or that belongs to something else, is an error instead of undefined behaviour.
 //!
-//! A call pays for it with one lock and one look-up in the table. In a child by `fork` the table's lock may be held for ever,
+//! Each call costs one lock and one look-up in the table. In a child by `fork` the table's lock may be held for ever,
 //! so the process is compared first.
 
 use std::any::Any;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::failure::{Failure, status_of};
 use crate::status::*;
 
-/// Something that a handle stands for.
+/// An object that a handle stands for.
 pub(crate) trait Object: Send + Sync + Sized + 'static {
     /// The type of the handle in the header.
     type Handle;
@@ -26,21 +26,21 @@ struct Objects {
     next: usize,
 }
 
-/// The first handle; the rest follow in steps, as addresses would.
+/// The first handle. The rest follow in steps, as addresses would.
 const FIRST: usize = 0x1000;
 const STEP: usize = 16;
 
 static OBJECTS: Mutex<Objects> = Mutex::new(Objects { by_number: None, next: FIRST });
 
-/// The process that made the first object; 0 before.
+/// The process that made the first object; 0 before that.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 fn objects() -> MutexGuard<'static, Objects> {
     OBJECTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Refuses to go on in a child of the process that used the library first. A child has none of the threads, and locks may
-/// be held for ever: nothing else is touched before this.
+/// Refuses to go on in a child of the process that used the library first. A child has none of the threads, and its
+/// locks may be held for ever, so nothing else is touched before this.
 pub(crate) fn refuse_child() -> Result<(), Failure> {
     let (first, here) = (PROCESS.load(Ordering::Relaxed), std::process::id());
     if first == 0 || first == here {
@@ -56,7 +56,7 @@ pub(crate) fn refuse_child() -> Result<(), Failure> {
 
 /// Gives an object a handle.
 pub(crate) fn insert<T: Object>(object: T) -> *mut T::Handle {
-    // Whoever is first, all agree on the process.
+    // All threads agree on the process, whichever is first.
     let _ = PROCESS.compare_exchange(0, std::process::id(), Ordering::Relaxed, Ordering::Relaxed);
     let mut objects = objects();
     let number = objects.next;
@@ -65,7 +65,7 @@ pub(crate) fn insert<T: Object>(object: T) -> *mut T::Handle {
     ptr::without_provenance_mut(number)
 }
 
-/// The object of a handle. What it lends lives until the handle is freed.
+/// The object of a handle. What the object lends lives until the handle is freed.
 pub(crate) fn get<T: Object>(handle: *const T::Handle) -> Result<Arc<T>, Failure> {
     refuse_child()?;
     if handle.is_null() {
@@ -75,18 +75,18 @@ pub(crate) fn get<T: Object>(handle: *const T::Handle) -> Result<Arc<T>, Failure
     object.and_then(|object| object.downcast().ok()).ok_or_else(dead::<T>)
 }
 
-/// Takes a handle back; NULL is nothing.
+/// Takes a handle back. NULL is allowed and does nothing.
 pub(crate) fn remove<T: Object>(handle: *mut T::Handle) -> Result<Option<Arc<T>>, Failure> {
     if handle.is_null() {
         return Ok(None);
     }
     let object = get::<T>(handle)?;
-    // Dropped outside of the lock, where whatever ends with it may take handles itself.
+    // It is dropped outside of the lock, because what ends with it may take handles itself.
     let removed = objects().by_number.as_mut().and_then(|objects| objects.remove(&handle.addr()));
     if removed.is_some() { Ok(Some(object)) } else { Err(dead::<T>()) }
 }
 
-/// What every function that frees a handle does.
+/// Does what every function does that frees a handle.
 pub(crate) fn free<T: Object>(handle: *mut T::Handle) -> foreturn_status {
     status_of(|| remove::<T>(handle).map(drop))
 }
@@ -94,16 +94,17 @@ pub(crate) fn free<T: Object>(handle: *mut T::Handle) -> foreturn_status {
 fn dead<T: Object>() -> Failure {
     Failure::new(
         FORETURN_ERROR_INVALID_HANDLE,
-        format!("this is no {}: it was freed already, or is a handle of something else", T::NAME),
+        format!("this is not a {}: it was freed already, or is a handle of something else", T::NAME),
     )
 }
 
-/// How many handles there are.
+/// The number of handles.
 pub(crate) fn count() -> usize {
     objects().by_number.as_ref().map_or(0, HashMap::len)
 }
 
-/// Says which object a handle is of. (Its opaque type is written out, for the header's generator to see.)
+/// Ties a handle to the type of its object. The opaque type itself is written out, so that the header's generator sees
+/// it.
 macro_rules! handle {
     ($name:ident, $object:ty) => {
         impl $crate::handle::Object for $object {

@@ -1,13 +1,14 @@
-//! The C ABI of foreturn. What hosts see is `include/foreturn.h`, which is made from this crate (`make header`).
+//! The C ABI of foreturn. Hosts see `include/foreturn.h`, which is made from this crate (`make header`).
 //!
 //! ```text
 //! C call ─▶ guard (panics, errors) ─▶ handle, arguments (checked) ─▶ foreturn::Engine ─▶ handle of the result
 //! ```
 //!
 //! - `status`, `failure`, `error`: numbers, reasons and objects of failure, and the guard around every function.
-//! - `handle`: what hosts hold instead of pointers to our memory. `argument`: what they pass, checked.
-//! - `engine`, `rank` and `ranking`, `score`, `generate`, `pending`, `export`, `statistics`, `log`, `string`, `version`: one file for each noun of
-//!   the header. `metric` and `chat_model`: the host's own, called back. `callback`: what holds for all callbacks.
+//! - `handle`: numbers that hosts hold instead of pointers to our memory. `argument`: checks of what they pass.
+//! - `engine`, `rank` and `ranking`, `score`, `generate`, `pending`, `export`, `statistics`, `log`, `string`,
+//!   `version`: one file for each noun of the header. `metric` and `chat_model`: those that the host implements.
+//!   `callback`: the rules of all callbacks.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
 #![allow(clippy::missing_safety_doc, reason = "the header says what holds for all functions, and for each")]

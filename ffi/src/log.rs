@@ -1,4 +1,4 @@
-//! Messages that are nobody's error.
+//! Messages that no call returns as an error.
 
 use std::ffi::c_void;
 use std::sync::Arc;

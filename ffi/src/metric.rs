@@ -1,4 +1,4 @@
-//! Metrics of the host's own.
+//! Metrics that the host implements.
 
 use std::ffi::c_void;
 
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn foreturn_metric_init(
     unsafe { argument::init(metric, size) }
 }
 
-/// The host's pointer with what lets go of it.
+/// The host's pointer, and the function that releases it.
 pub(crate) struct Owned {
     pub(crate) data: UserData,
     pub(crate) gate: Gate,
@@ -124,7 +124,7 @@ struct HostMetric {
     owned: Owned,
 }
 
-/// The metric that the host described. From here on, its `release` is called.
+/// The metric that the host described. From here on, its `release` will be called.
 ///
 /// # Safety
 /// `given` is valid, as are the strings in it.
@@ -143,7 +143,7 @@ impl Metric for HostMetric {
         &self.name
     }
 
-    /// A call costs the host something, so there are few.
+    /// Waits for whole rounds, because each call costs the host something.
     fn wants_whole_rounds(&self) -> bool {
         true
     }

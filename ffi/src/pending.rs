@@ -26,7 +26,7 @@ pub struct foreturn_pending {
 /// functions that wait.
 pub type foreturn_ready_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
-/// What a request gives.
+/// The result of a request.
 pub(crate) enum Outcome {
     Ranking(Box<Ranked>),
     Scores(Scored),
@@ -57,7 +57,7 @@ pub(crate) struct Request {
 handle!(foreturn_pending, Request);
 
 impl Request {
-    /// Follows `pending`, which `cancel` ends.
+    /// A request that follows `pending`. `cancel` ends it.
     pub(crate) fn follow<T: 'static>(
         pending: Pending<T>,
         cancel: CancelToken,
@@ -80,7 +80,7 @@ impl Request {
         Request { slot, cancel }
     }
 
-    /// Waits until `end`, or for ever; returns whether the request is done.
+    /// Waits until `end`, or for ever. Returns whether the request is done.
     fn wait(&self, end: Option<Instant>) -> bool {
         let mut state = self.slot.lock();
         while matches!(*state, State::Waiting) {
@@ -93,7 +93,7 @@ impl Request {
         true
     }
 
-    /// What came, if `wanted` finds in it what was asked for. A failure is given out as often as it is asked for.
+    /// The result, if `wanted` finds in it what was asked for. A failure is given out each time that it is asked for.
     fn take<T>(&self, wanted: impl FnOnce(Outcome) -> Result<T, Outcome>) -> Result<T, Failure> {
         let mut state = self.slot.lock();
         match std::mem::replace(&mut *state, State::Taken) {
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn foreturn_pending_scores(
     unsafe { hand_out(pending, out, error, wanted) }
 }
 
-/// Gives a request's result a handle, if it is what is `wanted`.
+/// Gives a request's result a handle, if it is of the kind that is `wanted`.
 unsafe fn hand_out<T: Object>(
     pending: *const foreturn_pending,
     out: *mut *mut T::Handle,

@@ -1,4 +1,4 @@
-//! Rankings: what is asked.
+//! Requests for rankings.
 
 use std::ffi::c_void;
 
@@ -152,7 +152,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
         let goal = match goal.is_empty() {
             true => Goal::default(),
             false => serde_json::from_str(goal)
-                .map_err(|e| Failure::argument(format!("request.goal_json is no goal: {e}")))?,
+                .map_err(|e| Failure::argument(format!("request.goal_json is not a goal: {e}")))?,
         };
         let request = RankRequest {
             conversation: messages(given.messages, given.message_count, "request.messages")?,

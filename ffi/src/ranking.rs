@@ -1,4 +1,4 @@
-//! Rankings: what came.
+//! Results of rankings.
 
 use std::sync::OnceLock;
 
@@ -17,7 +17,7 @@ pub struct foreturn_ranking {
     _private: [u8; 0],
 }
 
-/// A ranking and what is made of it when it is asked for.
+/// A ranking, and the parts that are made of it on request.
 pub(crate) struct Ranked {
     ranking: Ranking,
     json: OnceLock<String>,
@@ -27,7 +27,7 @@ handle!(foreturn_ranking, Ranked);
 
 impl Ranked {
     /// # Errors
-    /// The ranking ended before any candidate had a reward: there is nothing in it to choose by.
+    /// The ranking ended before any candidate had a reward, so there is nothing to choose by.
     pub(crate) fn new(ranking: Ranking) -> Result<Self, Failure> {
         if !ranking.complete && ranking.ranking.iter().all(|candidate| candidate.reward.is_none()) {
             let rollouts = ranking.allocation.rollouts;
@@ -46,13 +46,13 @@ impl Ranked {
         Ok(Ranked { ranking, json: OnceLock::new() })
     }
 
-    /// Made when it is asked for first.
+    /// It is made at the first request.
     fn json(&self) -> Result<&str, Failure> {
         if self.json.get().is_none() {
             let json = serde_json::to_string(&self.ranking).map_err(|e| {
                 Failure::new(FORETURN_ERROR_INTERNAL, format!("a ranking that JSON has no words for: {e}"))
             })?;
-            // Another thread may have been quicker, with the same.
+            // Another thread may have made the same before.
             let _ = self.json.set(json);
         }
         Ok(self.json.get().map_or("", String::as_str))

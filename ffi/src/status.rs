@@ -70,7 +70,7 @@ impl From<ErrorKind> for foreturn_status {
             ErrorKind::Overloaded => FORETURN_ERROR_OVERLOADED,
             ErrorKind::Closed => FORETURN_ERROR_CLOSED,
             ErrorKind::Forked => FORETURN_ERROR_FORKED,
-            // Kinds that are added later get numbers of their own here.
+            // Kinds that are added later get their own numbers here.
             _ => FORETURN_ERROR_INTERNAL,
         }
     }

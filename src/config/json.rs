@@ -1,7 +1,7 @@
 //! Values of TOML as JSON, which templates are given.
 //!
-//! TOML has what JSON does not have: dates, which become their text, and `nan` and `inf`, which are refused. Serde alone
-//! would turn a date into a table, and such a number into null, without a message.
+//! TOML has what JSON does not have: dates, which become their text, and `nan` and `inf`, which are refused. Serde
+//! alone would turn a date into a table, and such a number into null, without a message.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -45,7 +45,7 @@ fn json(value: &Value) -> Result<Json, String> {
     })
 }
 
-/// Puts a date's text in its place, as it stands in `source`: parsed, it has lost whether there was a `T` or a space.
+/// Replaces a date with its text in `source`. A parsed date no longer says whether it had a `T` or a space.
 fn spell_dates(value: &mut Json, parsed: &Spanned<DeValue<'_>>, source: &str) {
     match (value, parsed.get_ref()) {
         (Json::Object(members), DeValue::Table(parsed)) => spell_dates_of(members, parsed, source),
@@ -69,7 +69,7 @@ fn spell_dates_of(members: &mut Map<String, Json>, parsed: &DeTable<'_>, source:
     }
 }
 
-/// Does so in the template arguments of a configuration's models. `source` is the file's text.
+/// Replaces dates with their texts in the template arguments of a configuration's models. `source` is the file's text.
 pub(super) fn spell_dates_of_arguments<'a>(
     models: impl Iterator<Item = (&'a String, &'a mut ModelConfig)>,
     source: &str,
@@ -85,8 +85,8 @@ pub(super) fn spell_dates_of_arguments<'a>(
     }
 }
 
-/// A template argument given as text, as on a command line: TOML, else the text itself. What is TOML only up to a comment
-/// or a line's end is text.
+/// Parses a template argument that is given as text, for example on a command line. It is TOML, otherwise the text
+/// itself. A text that is TOML only up to a comment or the end of a line stays a text.
 ///
 /// ```
 /// use foreturn::config::template_argument;
@@ -180,7 +180,7 @@ mod tests {
         })
     }
 
-    /// As TOML spells it; written here, so that the test doesn't rest on what it tests.
+    /// The value as TOML spells it. It is written here, so that the test does not rest on what it tests.
     fn toml_of(value: &Json) -> String {
         match value {
             Json::String(text) => toml_text(text),
@@ -189,7 +189,7 @@ mod tests {
                 let pairs = table.iter().map(|(key, value)| format!("{} = {}", toml_text(key), toml_of(value)));
                 format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
             }
-            // Its form with an exponent has a point only where there are further digits; TOML takes either.
+            // The form with an exponent has a point only if there are further digits. TOML takes both.
             Json::Number(number) if number.is_f64() => format!("{:e}", number.as_f64().unwrap()),
             other => other.to_string(),
         }
@@ -205,7 +205,7 @@ mod tests {
         fn values_stay_what_they_were_and_keys_in_their_order(value in any_json()) {
             let text = toml_of(&value);
             let found = arguments(&format!("template_arguments = {{ x = {text} }}")).unwrap();
-            // As texts, which have an order.
+            // They are compared as texts, because texts have an order.
             prop_assert_eq!(found["x"].to_string(), value.to_string());
             prop_assert_eq!(template_argument(&text).unwrap().to_string(), value.to_string());
         }

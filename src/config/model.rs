@@ -48,11 +48,11 @@ pub struct ModelConfig {
     pub top_p: Option<f32>,
     /// Keeps this many of the likeliest tokens; 0 (off) if absent.
     pub top_k: Option<usize>,
-    /// Drops tokens less likely than this share of the likeliest. In [0, 1]; 0 (off) if absent.
+    /// Drops tokens that are less likely than this share of the likeliest. In [0, 1]; 0 (off) if absent.
     pub min_p: Option<f32>,
-    /// Discourages tokens that are there already. In (0, ∞); 1 (off) if absent.
+    /// Discourages tokens that are already there. In (0, ∞); 1 (off) if absent.
     pub repetition_penalty: Option<f32>,
-    /// Most tokens of a message, for roles without a limit of their own in `[rollout]`. At least 1.
+    /// The most tokens of a message, for roles that have no limit in `[rollout]`. At least 1.
     pub max_tokens: Option<usize>,
 }
 
@@ -73,23 +73,24 @@ pub enum ModelSource {
 pub struct LocalConfig {
     /// The exported model's folder. In a file, it is relative to the file.
     pub path: PathBuf,
-    /// How sequences are batched: "auto" (the default), or "padded" for the graph as it is in ONNX Runtime, which is slower.
+    /// The way in which sequences are batched: "auto" (the default), or "padded". The latter runs the graph as it is,
+    /// which is slower.
     pub batching: Batching,
-    /// What the cache holds: "auto" (the default: int8 for quantised weights where the processor multiplies bytes, else
-    /// float32), "float32", "bfloat16", or "int8".
+    /// The element type of the cache: "auto" (the default), "float32", "bfloat16", or "int8". "auto" is int8 if the
+    /// weights are quantised and the processor multiplies bytes, otherwise float32.
     pub cache_type: CacheType,
-    /// Which of the model's named chat templates is used; `default` if absent.
+    /// The name of the model's chat template; `default` if absent.
     pub template: Option<String>,
-    /// Further arguments of the chat template, such as `enable_thinking = false`. In a file, a date becomes its text; `nan`
-    /// and `inf` are refused.
+    /// Further arguments of the chat template, such as `enable_thinking = false`. In a file, a date becomes its text;
+    /// `nan` and `inf` are refused.
     pub template_arguments: Map<String, Json>,
-    /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00; the day the engine started, in UTC,
-    /// if absent. Scores drift from day to day without it, if the template prints a date.
+    /// The date that the chat template prints, as 2024-07-26 or 2024-07-26T13:45:00. If absent, it is the day on which
+    /// the engine started, in UTC. If the template prints a date and this is absent, scores change from day to day.
     pub date: Option<String>,
-    /// Whether message content may act as control tokens: "safe" (the default) or "transformers".
+    /// Says whether the content of messages may act as control tokens: "safe" (the default) or "transformers".
     pub compat: Compat,
-    /// Which tokens a conversation to be scored has around what the chat template renders: "once" (the default),
-    /// "template" or "double". Prompts of language models are what their template renders.
+    /// The tokens around a conversation that is scored: "once" (the default), "template" or "double". Prompts of
+    /// language models are what their template renders.
     pub bos: Bos,
 }
 
@@ -97,7 +98,7 @@ keys!(LocalConfig []
     path, batching, cache_type, template, template_arguments as TemplateArguments, date as DateText, compat, bos,
 );
 
-/// A date as TOML has them, or in quotes.
+/// A date of TOML, or a text in quotes.
 struct DateText(Option<String>);
 
 impl<'de> Deserialize<'de> for DateText {
@@ -287,9 +288,10 @@ impl<'de> Visitor<'de> for SectionVisitor {
             keys.push(key);
         }
         let source = match (keys.contains(&"path"), keys.contains(&"base_url")) {
-            (false, false) => Err(
-                "path is missing: give the folder of an exported model, or base_url and model for a remote one".to_owned(),
-            ),
+            (false, false) => {
+                Err("path is missing: give the folder of an exported model, or base_url and model for a remote one"
+                    .to_owned())
+            }
             (true, true) => Err(
                 "path and base_url are both set: a model is either a folder here or behind an address; leave one out"
                     .to_owned(),

@@ -16,7 +16,7 @@ use crate::chat::remote::{Endpoint, Extensions, Secret};
 use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::{Error, Result};
 
-/// Most seconds of a timeout.
+/// The longest timeout, in seconds.
 const MAX_SECONDS: u64 = 86_400;
 
 /// The settings of a model behind an endpoint that speaks OpenAI's protocol; see `docs/remote-models.md`.
@@ -26,28 +26,30 @@ pub struct RemoteConfig {
     pub base_url: String,
     /// The model's name at the endpoint.
     pub model: String,
-    /// Environment variable with the endpoint's key, which is read when the engine is built; no key is sent if absent.
+    /// The environment variable that holds the endpoint's key. It is read when the engine is built. No key is sent if
+    /// absent.
     pub api_key_env: Option<String>,
-    /// Seconds that one request may take, from the first byte to the last. 1 to 86400; 120 if absent.
+    /// Seconds that one request may take, from connecting to the last byte. 1 to 86400; 120 if absent.
     pub timeout_s: Option<u64>,
-    /// Seconds within which a connection has to stand. 1 to 86400; 10 if absent.
+    /// Seconds for the host's name, the connection and TLS. 1 to 86400; 10 if absent.
     pub connect_timeout_s: Option<u64>,
-    /// How often a request is sent again that was not answered, or with a status that may pass. At most 20; 3 if absent.
+    /// The number of times that a request is sent again after a failure that may pass. At most 20; 3 if absent.
     pub max_retries: Option<u32>,
-    /// Requests under way at the same time. 1 to 256; 8 if absent.
+    /// Requests that are under way at the same time. 1 to 256; 8 if absent.
     pub max_concurrent: Option<usize>,
-    /// Requests a minute, repeated ones included, evenly spaced. At least 1; no limit if absent.
+    /// Requests in a minute, evenly spaced. Repeated requests count. At least 1; no limit if absent.
     pub requests_per_minute: Option<u32>,
-    /// What the endpoint calls the limit on new tokens: "max_tokens" if absent, or "max_completion_tokens".
+    /// The endpoint's name for the limit on new tokens: "max_tokens" if absent, or "max_completion_tokens".
     pub max_tokens_field: Option<MaxTokensField>,
-    /// Whether requests carry a seed; yes if absent.
+    /// Says whether requests carry a seed; yes if absent.
     pub send_seed: Option<bool>,
-    /// Whether judges' answers are read off log-probabilities (yes if absent), or off the text that the model writes.
+    /// Says whether a judge's answers are read from log-probabilities; yes if absent. Otherwise they are read from the
+    /// text.
     pub logprobs: Option<bool>,
-    /// How a reply in JSON is asked for: "json_schema" if absent, "json_object" or "none".
+    /// The way in which the endpoint is asked for JSON: "json_schema" if absent, "json_object" or "none".
     pub json_mode: Option<JsonMode>,
-    /// What happens when a reply holds the endpoint's key, if that has at least 16 characters: "note" if absent, which leaves
-    /// the reply as it came and says so in the ranking's notes, or "fail".
+    /// The consequence of a reply that holds the endpoint's key, if the key has at least 16 characters. "note", which
+    /// applies if absent, keeps the reply and says so in the ranking's notes. "fail" fails the request.
     pub on_echoed_key: Option<OnEchoedKey>,
     /// Further HTTP headers.
     pub headers: BTreeMap<String, String>,
@@ -79,7 +81,7 @@ impl RemoteConfig {
         }
     }
 
-    /// Refuses values out of range, and addresses and headers that are none.
+    /// Refuses values that are out of range, and what is not an address or a header.
     pub(super) fn validate(&self) -> Result<()> {
         validate_url(&self.base_url)?;
         if self.model.trim().is_empty() {
@@ -106,7 +108,7 @@ fn in_range(key: &str, value: Option<u64>, least: u64, most: u64) -> Result<()> 
     }
 }
 
-/// The address itself is not repeated in messages: it may hold a password.
+/// Messages do not repeat the address, because it may hold a password.
 fn validate_url(url: &str) -> Result<()> {
     let wrong =
         |what: &str| Err(Error::invalid_config(format!("base_url {what}, as in \"https://api.example.com/v1\"")));
@@ -131,11 +133,11 @@ fn validate_url(url: &str) -> Result<()> {
     Ok(())
 }
 
-/// A header's value is not repeated in messages: it may be a key.
+/// Messages do not repeat a header's value, because it may be a key.
 fn validate_header(name: &str, value: &str) -> Result<()> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if name.is_empty() || !name.chars().all(token) {
-        return Err(Error::invalid_config(format!("headers: {name:?} is no name of a header")));
+        return Err(Error::invalid_config(format!("headers: {name:?} is not the name of a header")));
     }
     let own = [
         "authorization",
@@ -149,7 +151,7 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
     ];
     if own.contains(&name.to_ascii_lowercase().as_str()) {
         return Err(Error::invalid_config(format!(
-            "headers.{name} is written by foreturn: leave it out; a key belongs into the variable that api_key_env names"
+            "headers.{name} is written by foreturn: leave it out; a key belongs in the variable that api_key_env names"
         )));
     }
     if value.chars().any(|c| !(' '..='~').contains(&c)) {
@@ -160,8 +162,8 @@ fn validate_header(name: &str, value: &str) -> Result<()> {
 
 #[cfg(feature = "remote")]
 impl RemoteConfig {
-    /// The endpoint, with its key. `name` is the model's name in the configuration, and `extensions` are the settings beyond
-    /// the protocol that were given.
+    /// The endpoint, with its key. `name` is the model's name in the configuration, and `extensions` are the settings
+    /// beyond the protocol that were given.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`] where the settings make no sense, or the key is not in the environment.
@@ -190,7 +192,7 @@ impl RemoteConfig {
     }
 }
 
-/// The key that an environment variable holds; nothing of it is ever said.
+/// The key that an environment variable holds. No message shows any of it.
 #[cfg(feature = "remote")]
 fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
     let wrong = |what: &str| Error::invalid_config(format!("api_key_env = {variable:?}: {what}"));
@@ -201,13 +203,13 @@ fn key(variable: &str, value: Result<String, VarError>) -> Result<Secret> {
                 "there is no such environment variable; set it to the endpoint's key before the engine is built",
             ));
         }
-        Err(VarError::NotUnicode(_)) => return Err(wrong("its value is not UTF-8, so it is no key")),
+        Err(VarError::NotUnicode(_)) => return Err(wrong("its value is not UTF-8, so it is not a key")),
     };
     if value.is_empty() {
         return Err(wrong("the variable is empty; set it to the endpoint's key, or leave api_key_env out"));
     }
     if value.chars().any(|c| !c.is_ascii_graphic()) {
-        return Err(wrong("its value holds spaces or characters that no header may have, so it is no key"));
+        return Err(wrong("its value holds spaces or characters that no header may have, so it is not a key"));
     }
     Ok(Secret::new(value))
 }
@@ -246,7 +248,7 @@ mod tests {
             ("json_mode = \"yaml\"", "unknown variant `yaml`"),
             ("on_echoed_key = \"hide\"", "unknown variant `hide`"),
             ("headers = { Accept-Encoding = \"br\" }", "headers.Accept-Encoding is written by foreturn"),
-            ("headers = { \"a b\" = \"c\" }", "is no name of a header"),
+            ("headers = { \"a b\" = \"c\" }", "is not the name of a header"),
             ("headers = { Authorization = \"Bearer x\" }", "headers.Authorization is written by foreturn"),
             ("api_key_env = \"\"", "api_key_env is not the name"),
             ("temperature = -1.0", "temperature = -1 is not in"),
@@ -277,7 +279,8 @@ mod tests {
     fn the_key_comes_from_the_environment_and_shows_nowhere() {
         let text = format!("{REMOTE}api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\"\n");
         let config = Config::from_toml(&text, Path::new("/base")).unwrap();
-        let message = config.models["m"].as_remote().unwrap().endpoint("m", Extensions::default()).unwrap_err().to_string();
+        let message =
+            config.models["m"].as_remote().unwrap().endpoint("m", Extensions::default()).unwrap_err().to_string();
         assert!(message.contains("api_key_env = \"FORETURN_TEST_NO_SUCH_KEY\": there is no such"), "{message}");
 
         for (value, part) in [

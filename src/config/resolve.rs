@@ -1,4 +1,4 @@
-//! From what the file says to what holds: file before preset before default.
+//! Resolves a configuration: the file takes precedence over the preset, and the preset over the default.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::rollout::{DEFAULT_POLICY_TOKENS, ModelRole, ReplySettings, RolloutSet
 use crate::{Error, Result};
 
 impl Config {
-    /// Resolves the configuration for rankings. `count_tokens` counts a text's tokens, by the policy's tokenizer.
+    /// Resolves the configuration for rankings. `count_tokens` counts the tokens of a text by the policy's tokenizer.
     ///
     /// # Errors
     /// As [`Config::validate`], or a role or a metric names a model that isn't there.
@@ -65,7 +65,7 @@ impl Config {
         self.preset.map(|preset| preset.values(self.task)).transpose()
     }
 
-    /// The policy's model: the one named, or the only one there is.
+    /// The policy's model: the one that is named, or the only one.
     ///
     /// # Errors
     /// A role names a model that isn't there.
@@ -74,7 +74,8 @@ impl Config {
         Ok(roles.resolve(ModelRole::Policy).map(|(_, name)| name.to_owned()))
     }
 
-    /// Role by role: the model named, or the only one there is. The extractor is never filled in: the judge extracts.
+    /// The model of each role: the one that is named, or the only one. The extractor is not filled in, because the
+    /// judge extracts where there is none.
     fn resolve_roles(&self, hosts: &[String]) -> Result<Roles> {
         let mut names = self.models.keys().chain(hosts);
         let only = names.next().filter(|_| names.next().is_none());
@@ -86,7 +87,8 @@ impl Config {
             (ModelRole::Extractor, &self.roles.extractor, None),
         ] {
             if let Some(name) = named {
-                self.check_known(name, hosts).map_err(|e| e.context(format!("roles.{} = \"{name}\"", role.as_str())))?;
+                self.check_known(name, hosts)
+                    .map_err(|e| e.context(format!("roles.{} = \"{name}\"", role.as_str())))?;
             }
             if let Some(name) = named.as_ref().or(fallback) {
                 roles.models.insert(role, name.clone());
@@ -95,7 +97,7 @@ impl Config {
         Ok(roles)
     }
 
-    /// Refuses a metric that names a model which isn't there.
+    /// Refuses a metric that asks a model which is not there.
     fn check_models(&self, metrics: &[WeightedMetric], hosts: &[String]) -> Result<()> {
         for (at, WeightedMetric { name, metric, .. }) in metrics.iter().enumerate() {
             for model in metric.models() {
@@ -115,14 +117,12 @@ impl Config {
         Err(Error::invalid_config(format!("there is no [models.{model}]. Models: {known}")))
     }
 
-    /// The listed metrics, or the preset's. Empty where there is neither: a configuration without metrics can still
-    /// generate, and rankings refuse it.
+    /// Builds the metrics that are listed, or the preset's. There may be none: a configuration without metrics can
+    /// still generate, and only rankings refuse it.
     pub(super) fn build_metrics(&self) -> Result<Vec<WeightedMetric>> {
         let preset = self.preset_values()?;
         if let Some(listed) = &self.metrics {
-            let of = |(at, config)| {
-                build(config, preset.as_ref()).map_err(|e| e.context(format!("metrics[{at}]")))
-            };
+            let of = |(at, config)| build(config, preset.as_ref()).map_err(|e| e.context(format!("metrics[{at}]")));
             let metrics = listed.iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
             WeightedMetric::check_all(&metrics)?;
             return Ok(metrics);
@@ -140,7 +140,7 @@ impl Config {
     }
 }
 
-/// One metric, its own settings before the preset's for its kind.
+/// Builds one metric. Its own settings take precedence over the preset's for its kind.
 fn build(config: &MetricConfig, preset: Option<&PresetValues>) -> Result<WeightedMetric> {
     let kind = config.kind.as_str();
     let presets = preset.map(|preset| MetricSettings::new(preset.settings(kind))).unwrap_or_default();

@@ -16,26 +16,26 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeConfig {
-    /// ONNX Runtime's library; searched for where absent. Relative to the file.
+    /// The library of ONNX Runtime, relative to the file; searched for if absent.
     pub library: Option<PathBuf>,
-    /// Threads shared by all models; one per core where absent. At least 1.
+    /// Threads that all models share; one for each core if absent. At least 1.
     pub threads: Option<usize>,
     /// Execution providers, the preferred one first. At least one.
     pub providers: Vec<Provider>,
-    /// What happens when the preferred provider is not there.
+    /// The consequence of a preferred provider that is not available.
     pub on_unavailable: OnUnavailable,
-    /// Budget of each model's key-value cache; chosen by the engine where absent.
+    /// The budget of each model's key-value cache; chosen by the engine if absent.
     pub kv_cache: Option<ByteSize>,
-    /// Time that one step may take, in milliseconds; sizes prompt chunks, and bounds how long a cancellation takes. At
-    /// least 1.
+    /// The time that one step may take, in milliseconds. It sizes the chunks of prompts, and bounds how long a
+    /// cancellation takes. At least 1.
     pub step_budget_ms: u64,
-    /// Seconds after which a run of a model is ended, for graphs that never come to an end. At least 1; 600 if absent.
+    /// Seconds after which a run of a model is ended, because a graph may never finish. At least 1; 600 if absent.
     pub step_limit_s: u64,
-    /// Rankings, and calls to single models, that may wait for their turn; what comes beyond is refused. At least 1; 256
-    /// of either if absent.
+    /// Rankings that may wait for their turn, and calls to single models that may wait. Further ones are refused. At
+    /// least 1; 256 of each if absent.
     pub max_queued: usize,
-    /// Where ONNX Runtime writes, for each model, how long each node of its graph took: a path that the date and `.json`
-    /// are put behind. Relative to the file. Slows runs down.
+    /// A path, relative to the file, where ONNX Runtime writes for each model how long each node of its graph took. The
+    /// date and `.json` are appended. Runs become slower.
     pub profile: Option<PathBuf>,
 }
 
@@ -85,7 +85,8 @@ impl RuntimeConfig {
     }
 }
 
-/// `[roles]`: which model plays which role, by name. Where there is a single model, it plays those left out.
+/// `[roles]`: the name of the model that plays each role. If there is only one model, it plays the roles that are left
+/// out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolesConfig {
@@ -95,43 +96,44 @@ pub struct RolesConfig {
     pub user: Option<String>,
     /// The judge.
     pub judge: Option<String>,
-    /// Extracts artefacts; the judge does where absent.
+    /// The extractor of artefacts; the judge if absent.
     pub extractor: Option<String>,
 }
 
-/// `[rollout]`: how futures are sampled.
+/// `[rollout]`: the settings of sampled futures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutConfig {
-    /// Turns sampled ahead, w; the preset's, else 2.
+    /// Turns that are sampled ahead, w; the preset's, otherwise 2.
     pub window: Option<usize>,
-    /// Futures for each candidate, S; the preset's, else 3.
+    /// Futures for each candidate, S; the preset's, otherwise 3.
     pub samples: Option<usize>,
-    /// How the user's model plays the user: "text" (told to, in words), "json" (told to, and thinks before the message), or
-    /// "user_lm" (trained to); the preset's, else "text".
+    /// The way in which a model plays the user. With "text" it is told to, and replies with the message. With "json" it
+    /// is told to, and thinks before the message. "user_lm" is for models that were trained to be the user. The
+    /// preset's, otherwise "text".
     pub role_style: Option<RoleStyle>,
     /// The words by which the simulated user ends the conversation; `[[TERMINATE CHAT]]` if absent.
     pub stop_signal: Option<String>,
-    /// Who the simulated user is.
+    /// A description of the simulated user.
     pub persona: Option<String>,
-    /// How the simulated user writes: a text, or a list of traits.
+    /// The simulated user's way of writing: a text, or a list of traits.
     pub style: Option<Style>,
-    /// What happens when the simulated user talks like the assistant: "report" (the default), "fail" or "ignore".
+    /// The consequence of a simulated user who talks like the assistant: "report" (the default), "fail" or "ignore".
     pub on_role_confusion: Option<OnRoleConfusion>,
-    /// Whether the simulated user sees what the policy reasoned before its replies; no if absent.
+    /// Shows the simulated user what the policy reasoned before its replies; no if absent.
     pub show_reasoning: Option<bool>,
-    /// Whether sample k of every candidate shares its random stream; yes if absent.
+    /// Lets sample k of every candidate share its random numbers; yes if absent.
     pub common_random_numbers: Option<bool>,
-    /// Most tokens of a simulated user's message; the model's `max_tokens`, else 128, in JSON 1024.
+    /// The most tokens of a simulated user's message; the model's `max_tokens`, otherwise 128, and 1024 in JSON.
     pub max_user_tokens: Option<usize>,
-    /// Most tokens of a policy reply; the model's `max_tokens`, else 512.
+    /// The most tokens of a policy's reply; the model's `max_tokens`, otherwise 512.
     pub max_policy_tokens: Option<usize>,
-    /// What happens when a rollout fails: "drop" (the default) or "error".
+    /// The consequence of a rollout that fails: "drop" (the default) or "error".
     pub on_failure: FailurePolicy,
-    /// Which candidates get how many futures: "fixed" (the default), "sequential_halving", "stop_when_sure", or a table with
-    /// `strategy` and its settings.
+    /// The strategy that decides which candidates get how many futures: "fixed" (the default), "sequential_halving",
+    /// "stop_when_sure", or a table with `strategy` and its settings.
     pub allocation: Option<AllocationConfig>,
-    /// Whether the worse half of the candidates is given up after the first turn of their first futures; no if absent.
+    /// Gives up the worse half of the candidates after the first turn of their first futures; no if absent.
     pub prune_after_first_turn: Option<bool>,
 }
 
@@ -142,9 +144,9 @@ pub struct RolloutConfig {
     expecting = "expected \"fixed\", \"sequential_halving\", \"stop_when_sure\", or a table with strategy and its settings"
 )]
 pub enum AllocationConfig {
-    /// With its defaults.
+    /// A strategy with its defaults.
     Strategy(Strategy),
-    /// With settings.
+    /// A strategy with settings.
     Settings(AllocationSettings),
 }
 
@@ -158,7 +160,7 @@ impl AllocationConfig {
 }
 
 impl RolloutConfig {
-    /// Who plays the user.
+    /// The simulator that plays the user.
     pub(super) fn simulator(&self, role_style: RoleStyle) -> Arc<dyn Simulator> {
         let show_reasoning = self.show_reasoning.unwrap_or_default();
         if role_style == RoleStyle::UserLm {
@@ -211,19 +213,19 @@ pub(super) fn at_least_one(key: &str, value: Option<usize>) -> Result<()> {
 /// `[[metrics]]`: one metric.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricConfig {
-    /// Which metric; see [`metric_kinds`](crate::reward::metric_kinds).
+    /// The kind of the metric, one of [`metric_kinds`](crate::reward::metric_kinds).
     pub kind: String,
     /// Its name in rankings; the kind if absent.
     #[serde(default)]
     pub name: Option<String>,
-    /// Its factor in the reward; the preset's for its kind, else 1.
+    /// Its factor in the reward; the preset's for its kind, otherwise 1.
     #[serde(default)]
     pub weight: Option<f64>,
-    /// What is distilled from the conversation first, for the metric to look at instead of all of it; the preset's for its
-    /// kind, else nothing.
+    /// The artefact that is extracted from the conversation first. The metric then looks at that. The preset's for its
+    /// kind, otherwise none.
     #[serde(default)]
     pub extract: Option<ExtractConfig>,
-    /// The kind's own settings; each goes before the preset's.
+    /// The settings of the kind. Each takes precedence over the preset's.
     #[serde(flatten)]
     pub settings: MetricSettings,
 }

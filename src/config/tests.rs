@@ -186,7 +186,8 @@ fn models_that_are_not_there_are_named_by_the_plan() {
 
 #[test]
 fn a_model_is_local_or_remote() {
-    let config = parse("[models.m]\ntop_k = 3\npath = \"m\"\n[models.n]\nbase_url = \"http://x\"\nmodel = \"y\"").unwrap();
+    let config =
+        parse("[models.m]\ntop_k = 3\npath = \"m\"\n[models.n]\nbase_url = \"http://x\"\nmodel = \"y\"").unwrap();
     assert_eq!(config.models["m"], ModelConfig { top_k: Some(3), ..ModelConfig::local("/base/m") });
     assert_eq!(config.models["n"], ModelConfig::remote("http://x", "y"));
     // What is written is read again, in both formats.
@@ -195,7 +196,10 @@ fn a_model_is_local_or_remote() {
     let json: Config = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
     assert_eq!(json.models, config.models);
     let error = serde_json::from_str::<ModelConfig>("{\"path\": \"m\", \"send_seed\": true}").unwrap_err();
-    assert!(error.to_string().starts_with("send_seed is for models with a base_url, and this one has a path"), "{error}");
+    assert!(
+        error.to_string().starts_with("send_seed is for models with a base_url, and this one has a path"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -116,8 +116,9 @@ fn remote_factory(name: &str, _: &ModelConfig, _: &RemoteConfig) -> Result<ChatM
     )))
 }
 
-/// The plan for rankings, or why these models can't be ranked with; metrics count tokens with the policy's tokenizer, or
-/// words where it is not ours. Names of models that aren't there, and metrics that don't go together, are errors at once.
+/// The plan for rankings, or why these models can't be ranked with; metrics count tokens with the policy's tokenizer,
+/// or words where it is not ours. Names of models that aren't there, and metrics that don't go together, are errors at
+/// once.
 fn plan(
     config: &Config,
     hosts: &[String],

@@ -1,4 +1,5 @@
-//! What every reader produces: hyper-parameters, tensors by their Hugging Face names, tokenizer files, special tokens.
+//! Checkpoints, as every reader produces them: hyper-parameters, tensors by their Hugging Face names, tokenizer files,
+//! special tokens.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +24,7 @@ pub(super) struct Checkpoint {
     pub(super) tensors: BTreeMap<String, Tensor>,
     /// Divisors of the rotary frequencies, where the checkpoint stores them as a tensor.
     pub(super) rope_factors: Option<Vec<f32>>,
-    /// Whether the one that Gemma adds to the weights of its norms is in them already.
+    /// Says that the weights of norms already include the one that Gemma adds to them.
     pub(super) norms_include_one: bool,
     pub(super) tokenizer: Vec<TokenizerFile>,
     pub(super) special: SpecialTokens,
@@ -33,7 +34,7 @@ pub(super) struct Checkpoint {
     pub(super) modules: Option<Modules>,
 }
 
-/// What sentence-transformers puts beside an encoder, as its files say it.
+/// The files that sentence-transformers puts beside an encoder.
 #[derive(Debug)]
 pub(super) struct Modules {
     /// `modules.json`, as the user knows it.
@@ -44,7 +45,7 @@ pub(super) struct Modules {
     pub(super) texts: Option<Config>,
     /// `sentence_bert_config.json`
     pub(super) encoder: Option<Config>,
-    /// Whether the tokenizer turns text into lower case by itself.
+    /// Says that the tokenizer turns text into lower case.
     pub(super) lowers: bool,
 }
 
@@ -69,7 +70,7 @@ pub(super) struct WeightFile {
     pub(super) name: String,
     pub(super) data: Mmap,
     pub(super) file: File,
-    /// What it was when it was mapped.
+    /// Its state when it was mapped.
     pub(super) seen: Seen,
 }
 
@@ -89,7 +90,7 @@ impl WeightFile {
     }
 }
 
-/// Whether a tensor's name can be shown: no message is to be flooded by it, or to do anything to a terminal.
+/// Returns whether a tensor's name can be shown: it does not flood a message, and a terminal does not obey it.
 pub(super) fn is_sound_name(name: &str) -> bool {
     name.len() <= 1024 && !name.contains(char::is_control)
 }
@@ -103,7 +104,7 @@ pub(super) fn refuse_all_but_files(path: &Path) -> Result<()> {
     Err(Error::invalid_model(format!("{} is not an ordinary file: is it the right one?", path.display())))
 }
 
-/// Where a tensor lies and how it is stored.
+/// The place of a tensor, and the form in which it is stored.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor {
     pub(super) format: &'static Format,
@@ -132,7 +133,7 @@ pub(super) enum RowOrder {
 }
 
 impl RowOrder {
-    /// Where row `row` of the standard order is found.
+    /// The place of row `row` of the standard order.
     pub(super) fn stored_row(self, row: usize) -> usize {
         match self {
             RowOrder::Standard => row,
@@ -150,7 +151,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Whether the bytes in the file are the float32 weights themselves.
+    /// Returns whether the bytes in the file are the float32 weights themselves.
     pub(super) fn is_plain_float32(&self) -> bool {
         std::ptr::eq(self.format, &format::F32) && self.rows == RowOrder::Standard
     }
@@ -209,7 +210,7 @@ pub(super) struct TokenizerFile {
     pub(super) content: Content,
 }
 
-/// Where such a file comes from.
+/// The source of such a file.
 #[derive(Debug)]
 pub(super) enum Content {
     /// Copied from the checkpoint.

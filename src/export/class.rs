@@ -1,15 +1,18 @@
-//! The classes of transformers that can be exported, and what each makes of a checkpoint.
+//! The classes of transformers that can be exported, and the plan that each makes for a checkpoint.
 
 use super::arch::{self, Architecture};
 use super::checkpoint::Checkpoint;
 use super::encoder;
+use super::genai;
 use super::graph::{self, Graph};
 use super::head::{self, Scores};
 use super::quantize::Scheme;
 use super::rope::Rope;
-use super::{GRAPH, genai};
 use crate::model::head::Head;
 use crate::{Error, Result};
+
+/// The graph's name in the exported folder.
+pub(super) const GRAPH: &str = "model.onnx";
 
 /// A class, as `config.json` names it under `architectures`.
 pub(super) enum Class {

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use crate::files::{self, Kind};
 use crate::{Error, Result, json};
 
-/// Sizes beyond this are a damaged or hostile file: no layer of a model is that wide, none has that many positions.
+/// A larger size means that the file is damaged or hostile: no layer is that wide, and no model has that many
+/// positions.
 const LARGEST_SIZE: u64 = 1 << 24;
 
 /// Named hyper-parameters that remember where each came from, so that a message can say it.
@@ -18,7 +19,7 @@ pub(crate) struct Config {
     /// The file as the user knows it.
     file: String,
     fields: Map<String, Value>,
-    /// What a field is called in `file`, where that is not the field's own name.
+    /// The name that `file` gives a field, where it is another than the field's own.
     origins: HashMap<String, String>,
 }
 
@@ -75,7 +76,7 @@ impl Config {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
-    /// Whether the file says anything about `field`, be it null.
+    /// Returns whether the file has `field`, even as null.
     pub(super) fn names(&self, field: &str) -> bool {
         self.fields.contains_key(field)
     }
@@ -192,7 +193,7 @@ impl Config {
     }
 }
 
-/// A value as a message shows it: a hostile file must not flood the terminal.
+/// A value as a message shows it, cut off because a hostile file must not flood the terminal.
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 80 { text } else { text.chars().take(77).chain("...".chars()).collect() }

@@ -31,7 +31,7 @@ impl Staging {
         Ok(Staging { path, target, finished: false })
     }
 
-    /// Where to write for now.
+    /// The folder to write to for now.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -42,7 +42,7 @@ impl Staging {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(|error| Error::io("create", parent, error))?;
         }
-        // Only ever a new file: writing into a linked one would write into the checkpoint.
+        // It is always a new file, because writing into a linked one would write into the checkpoint.
         let file = fs::File::create_new(&path).and_then(|mut file| file.write_all(content));
         file.map_err(|error| Error::io("write", &path, error))
     }
@@ -56,7 +56,7 @@ impl Staging {
         }
         if let Err(error) = fs::rename(&self.path, &self.target) {
             if replaced {
-                // Best effort: what was there comes back.
+                // Best effort: the earlier folder comes back.
                 let _ = fs::rename(&old, &self.target);
             }
             return Err(Error::io("create", &self.target, error));
@@ -72,7 +72,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.finished {
-            // Nothing to do about a failure here; the name says what the folder is.
+            // Nothing can be done about a failure here. The name says what the folder is.
             let _ = fs::remove_dir_all(&self.path);
         }
     }

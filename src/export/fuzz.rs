@@ -1,4 +1,4 @@
-//! What the fuzzers in `fuzz/` call: each parser of foreign bytes, without the file system around it.
+//! Entry points for the fuzzers in `fuzz/`: each parser of foreign bytes, without the file system around it.
 
 use super::class::Class;
 use super::{checkpoint, config, gguf, hf};

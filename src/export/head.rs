@@ -1,11 +1,11 @@
 //! Decoders that give scores instead of the next token: reward models and process reward models.
 //!
-//! The body is that of the language model. Where that has its head, `score` turns the hidden state of every token into
-//! one number a label; the graph's `logits` are [batch, sequence, labels]. Which rows count is left to who reads them:
+//! The body is that of the language model. In place of its head, `score` turns the hidden state of every token into one
+//! number for each label. The graph's `logits` are [batch, sequence, labels]. The reader decides which rows count:
 //!
 //! - `…ForSequenceClassification`: the last token's. transformers takes the rightmost token that is not `pad_token_id`,
-//!   whatever the attention mask says; so a text that itself ends in that token is read one token earlier.
-//! - `…ForTokenClassification` and process reward models: those of the tokens that somebody marked.
+//!   regardless of the attention mask. So a text that itself ends in that token is read one token earlier.
+//! - `…ForTokenClassification` and process reward models: those of the tokens that are marked.
 
 use super::checkpoint::Checkpoint;
 use super::config::Config;
@@ -23,7 +23,7 @@ pub(super) struct Class {
     pad: Option<u32>,
 }
 
-/// What `score` is.
+/// The form of `score`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Score {
     /// A product without bias, for the last token.
@@ -95,7 +95,7 @@ impl Class {
 }
 
 impl Scores {
-    /// Writes what makes scores of normalised `hidden` states of width `size`.
+    /// Writes the nodes that make scores of normalised `hidden` states of width `size`.
     pub(super) fn write(&self, builder: &mut Builder<'_>, hidden: &str, size: Size) -> Result<String> {
         let labels = Size::new(self.head.size, LABEL_FIELDS);
         let layer = |module, path, out, bias| Linear { module, path, out, inner: size, bias };
@@ -116,7 +116,7 @@ pub(super) const LABEL_FIELDS: &[&str] = &["id2label"];
 
 /// Names of the labels, in the order of the scores.
 ///
-/// transformers writes `id2label` unless it is what it assumes: two labels.
+/// transformers writes `id2label` unless there are two labels, which it assumes.
 pub(super) fn labels(config: &Config) -> Result<Vec<String>> {
     const MOST: usize = 1 << 16;
     if let Some(named) = config.get("id2label") {

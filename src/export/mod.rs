@@ -6,14 +6,14 @@
 //! GGUF file ────────── gguf ─┘              └─ genai ─▶ genai_config.json; tokenizer files
 //! ```
 //!
-//! A checkpoint is untrusted: sizes are checked against the bytes that are there, and what this version doesn't know
-//! is refused by name rather than exported as something similar.
+//! A checkpoint is not trusted. Sizes are checked against the bytes that are there. What this version does not know is
+//! refused by name, and not exported as something similar.
 //!
-//! A reader yields a checkpoint: hyper-parameters, and tensors under their Hugging Face names. `class` finds what it is. For
-//! decoders, `arch` makes a description from which `graph` writes nodes, ending in a language model's head or in the scores
-//! of `head`. `encoder` writes BERT, DeBERTa and ModernBERT of common blocks. `foreturn.json` says what a model with a head
-//! gives. onnxruntime-genai runs the files of decoders too, which `make check-genai` tests. A folder gets its name last, so
-//! an interrupted export leaves nothing that looks finished.
+//! A reader yields a checkpoint: hyper-parameters, and tensors under their Hugging Face names. `class` finds what it
+//! is. For decoders, `arch` makes a description from which `graph` writes nodes, ending in a language model's head or
+//! in the scores of `head`. `encoder` writes BERT, DeBERTa and ModernBERT from common blocks. `foreturn.json` says what
+//! a model with a head gives. onnxruntime-genai runs the files of decoders too, which `make check-genai` tests. A
+//! folder gets its name last, so an interrupted export leaves nothing that looks finished.
 
 mod arch;
 mod checkpoint;
@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use self::checkpoint::{Checkpoint, Content};
-use self::class::Class;
+use self::class::{Class, GRAPH};
 use self::folder::Staging;
 pub use self::quantize::Quantize;
 use self::quantize::Scheme;
@@ -52,7 +52,7 @@ use crate::model::head::Head;
 use crate::onnx::{ModelProto, OperatorSetIdProto, nodes::MICROSOFT};
 use crate::{Error, Result, files};
 
-/// What to export, and where to.
+/// The source, the target and the form of an export.
 ///
 /// ```
 /// use foreturn::export::{ExportOptions, Quantize};
@@ -63,23 +63,23 @@ use crate::{Error, Result, files};
 pub struct ExportOptions {
     /// A Hugging Face folder (`config.json`, `.safetensors`, tokenizer files) or a `.gguf` file.
     pub from: PathBuf,
-    /// The folder to make; its parent is made where it is missing.
+    /// The folder to make. Its parent is made if it is missing.
     pub to: PathBuf,
-    /// How to store the weights.
+    /// The form in which weights are stored.
     pub quantize: Quantize,
-    /// Weights that share a scale where matrices are quantised: 32, 64, 128 or 256. More than 32 takes less space and
-    /// loses more, and results are no longer the same to the last bit in any batch (8 bits in blocks of 64 excepted).
+    /// The number of weights that share a scale if matrices are quantised: 32, 64, 128 or 256. More than 32 takes less
+    /// space and loses more, and results no longer have the same bits in any batch (except 8 bits in blocks of 64).
     pub block: usize,
-    /// Whether an earlier export at `to` may be replaced. Other folders never are.
+    /// Replaces an earlier export at `to`. Other folders are never replaced.
     pub overwrite: bool,
-    /// Whether float32 `.safetensors` are given a second name in `to`, where the file system can, instead of being
-    /// copied. The export then takes no space and shares its file with the checkpoint: whoever saves the checkpoint in
-    /// place changes the export too, or ends a process that runs it.
+    /// Gives float32 `.safetensors` a second name in `to` instead of copying them, if the file system can. The export
+    /// then takes no space and shares its file with the checkpoint. Saving the checkpoint in place then changes the
+    /// export too, or ends a process that runs it.
     pub hard_link: bool,
 }
 
 impl ExportOptions {
-    /// Float32, nothing overwritten.
+    /// Options for an export in float32 that overwrites nothing.
     pub fn new(from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
         ExportOptions {
             from: from.into(),
@@ -92,31 +92,31 @@ impl ExportOptions {
     }
 }
 
-/// How far an export is; one is handed out whenever something was done.
+/// The progress of an export, which is reported whenever something was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportProgress {
     /// Bytes of weights written so far.
     pub done: u64,
-    /// Bytes of weights to write in all; hard-linked files don't count.
+    /// Bytes of weights to write in all. Hard-linked files do not count.
     pub total: u64,
 }
 
-/// What an export made.
+/// The result of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportReport {
-    /// The checkpoint's class, `LlamaForCausalLM` for one.
+    /// The checkpoint's class, such as `LlamaForCausalLM`.
     pub architecture: &'static str,
     /// Decoder layers.
     pub layers: usize,
-    /// Weights; a tied embedding counts once.
+    /// The number of weights. A tied embedding counts once.
     pub parameters: u64,
     /// Size of the folder, linked files included.
     pub bytes: u64,
     /// The files of the folder that hold weights.
     pub weights: Vec<WeightsFile>,
-    /// What the model gives, where that isn't the next token.
+    /// The head, if the model gives something other than the next token.
     pub head: Option<Head>,
 }
 
@@ -126,24 +126,23 @@ pub struct ExportReport {
 pub struct WeightsFile {
     /// Its name in the folder.
     pub name: String,
-    /// How it came there.
+    /// The way in which it came there.
     pub placement: Placement,
 }
 
-/// How a file of weights came into the folder.
+/// The way in which a file of weights came into the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// It is the checkpoint's own file under a second name and takes no further space.
     HardLinked,
-    /// A copy of the checkpoint's file; where the file system can, both share their blocks until one is written to.
+    /// It is a copy of the checkpoint's file. If the file system can, both share their blocks until one is written to.
     Copied,
-    /// Widened to float32 or quantised, and written.
+    /// It was widened to float32 or quantised, and written.
     Written,
 }
 
-const GRAPH: &str = "model.onnx";
 pub(crate) use crate::model::head::FILE as HEAD;
-/// What ONNX Runtime 1.20 and later, and onnxruntime-genai, read.
+/// The version that ONNX Runtime 1.20 and later, and onnxruntime-genai, read.
 const IR_VERSION: i64 = 10;
 const OPSET: i64 = 21;
 
@@ -203,7 +202,7 @@ fn check_block(options: &ExportOptions) -> Result<()> {
     }
 }
 
-/// A folder holds a Hugging Face checkpoint, a file is GGUF.
+/// Reads a checkpoint. A folder is one of Hugging Face, and a file is GGUF.
 fn read(from: &Path) -> Result<Checkpoint> {
     let metadata = std::fs::metadata(from).map_err(|error| Error::io("read", from, error))?;
     if metadata.is_dir() {
@@ -226,7 +225,7 @@ fn read(from: &Path) -> Result<Checkpoint> {
     }
 }
 
-/// Overwriting the folder that is being read would destroy the checkpoint.
+/// Refuses to overwrite the folder that is read, because that would destroy the checkpoint.
 fn refuse_exporting_onto_the_source(options: &ExportOptions) -> Result<()> {
     let (Ok(from), Ok(to)) = (options.from.canonicalize(), options.to.canonicalize()) else { return Ok(()) };
     if from.starts_with(&to) {

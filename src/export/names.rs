@@ -1,7 +1,8 @@
 //! Tensors' names as other programs write them.
 //!
-//! transformers renames some when it loads a checkpoint, and so does this. What it would leave without weights, because
-//! all names have something before them, is refused with the words for it: transformers draws such weights by chance.
+//! transformers renames some when it loads a checkpoint, and so does this module. If all names have a prefix,
+//! transformers finds no weights and draws them at random. Such a checkpoint is refused, and the message says what
+//! wrapped the model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +11,10 @@ use super::checkpoint::Tensor;
 use super::config::Config;
 use crate::{Error, Result};
 
-/// A part of a name by which one can tell what wrapped the model, and what to do about it.
+/// A part of a name that shows what wrapped the model, and what to do about it.
 struct Wrapper {
     part: &'static str,
-    /// Whether the part only counts at the beginning.
+    /// Counts the part only at the beginning.
     first: bool,
     what: &'static str,
     remedy: &'static str,
@@ -34,7 +35,7 @@ const GATHER: &str =
     "gather the whole state dict (`state_dict_type=\"FULL_STATE_DICT\"`) and save it with save_pretrained";
 const UNWRAP: &str = "save the model inside: `accelerator.unwrap_model(model).save_pretrained(folder)`";
 
-/// The more telling ones first: PEFT's names begin with a prefix too.
+/// The more specific ones come first, because PEFT's names begin with a prefix too.
 const WRAPPERS: &[Wrapper] = &[
     anywhere("lora_A", PEFT, MERGE),
     anywhere("lora_B", PEFT, MERGE),
@@ -108,15 +109,15 @@ fn refuse_wrapped(folder: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(
     )))
 }
 
-/// What was a norm's `gamma` and `beta` in TensorFlow (`_fix_state_dict_key_on_load`).
+/// Renames a norm's `gamma` and `beta`, which come from TensorFlow (`_fix_state_dict_key_on_load`).
 fn modern(name: &str) -> Option<String> {
     const OLD: [(&str, &str); 2] = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
     OLD.iter().find_map(|(old, new)| name.strip_suffix(old).map(|module| format!("{module}{new}")))
 }
 
-/// Whether a decoder was saved without its head, so that transformers adds `model.` to each name
-/// (`loading_task_model_from_base_state_dict`). It does so for all classes but Gemma 3's, whose prefix is another. Where
-/// a head is there too, it takes the checkpoint for a corrupted one.
+/// Returns whether a decoder was saved without its head, so that transformers adds `model.` to each name
+/// (`loading_task_model_from_base_state_dict`). It does so for all classes except Gemma 3's, which has another prefix.
+/// If there is a head too, it takes the checkpoint for a corrupted one.
 fn lacks_model(config: &Config, tensors: &BTreeMap<String, Tensor>) -> bool {
     let classes = config.get("architectures").and_then(|value| value.as_array()).into_iter().flatten();
     let mut classes = classes.filter_map(|class| class.as_str());
@@ -138,7 +139,8 @@ pub(super) fn behind_a_prefix<'a>(name: &str, mut names: impl Iterator<Item = &'
 /// TRL's value head, beside that of the language model.
 pub(super) const VALUE_HEAD: &str = "v_head.";
 
-/// Heads of pre-training and of other classes, which are left in checkpoints of encoders. transformers passes them over.
+/// Heads of pre-training and of other classes, which are left in checkpoints of encoders. transformers passes them
+/// over.
 const HEADS: &[&str] = &[
     "classifier.",
     "cls.",
@@ -160,15 +162,15 @@ const HEADS: &[&str] = &[
     "vocab_transform.",
 ];
 
-/// Whether a tensor that an encoder's class doesn't use belongs to a head.
+/// Returns whether a tensor that an encoder's class does not use belongs to a head.
 pub(super) fn is_head(name: &str) -> bool {
     HEADS.iter().any(|head| name.starts_with(head))
 }
 
-/// What says that a folder holds an adapter.
+/// The file that shows that a folder holds an adapter.
 pub(super) const ADAPTER: &str = "adapter_config.json";
 
-/// Refuses a folder with an adapter, without which its model isn't what it was trained to be.
+/// Refuses a folder with an adapter, because its model is not the trained one without the adapter.
 pub(super) fn refuse_adapter(folder: &Path) -> Result<()> {
     let weights = ["adapter_model.safetensors", "adapter_model.bin"];
     let is_adapter = folder.join(ADAPTER).exists()

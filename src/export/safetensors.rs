@@ -40,7 +40,7 @@ impl Entry {
 /// Writes values, little endian.
 type WriteValues<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'a;
 
-/// Refuses what must not be written.
+/// Refuses a value that must not be written.
 type Check<'a> = dyn Fn() -> Result<()> + 'a;
 
 /// Tensors that are made together and written one after the other.
@@ -77,7 +77,7 @@ pub(super) fn write(
         total = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
-    // The format aligns data to 8 bytes; whole cache lines cost nothing more.
+    // The format aligns data to 8 bytes. Whole cache lines cost nothing more.
     let padded = (header.len() + size_of::<u64>()).next_multiple_of(64) - size_of::<u64>();
     header.resize(padded, b' ');
     let start = (header.len() + size_of::<u64>()) as u64;

@@ -1,5 +1,5 @@
-//! Puts weights into the exported folder: float32 `.safetensors` are copied as they are, or linked where that is asked
-//! for; everything else is widened to float32, or packed in few bits, and written.
+//! Puts weights into the exported folder. Float32 `.safetensors` are copied as they are, or linked on request. All
+//! others are widened to float32, or packed in few bits, and written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use crate::onnx::TensorProto;
 use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
 
-/// The file of the rotary tables. They are no weights, so that a weights file can be replaced without them.
+/// The file of the rotary tables. They are not weights, so a file of weights can be replaced without them.
 const ROTARY: &str = "rotary.safetensors";
 
 /// Initialisers that refer to files of the folder, and those files.
@@ -27,11 +27,11 @@ pub(super) struct Stored {
     pub(super) files: Vec<WeightsFile>,
 }
 
-/// Where to store weights, and how.
+/// The place for weights, and the way in which files get there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) folder: &'a Path,
-    /// Whether a file that stays as it is gets a second name there, instead of a copy.
+    /// Gives a file that stays as it is a second name there, instead of a copy.
     pub(super) hard_link: bool,
 }
 
@@ -64,7 +64,7 @@ pub(super) fn store(
         offsets = safetensors::write(&place.folder.join(name), &parts, progress)?;
         stored.files.push(WeightsFile { name: name.to_owned(), placement: Placement::Written });
     }
-    // Whoever wrote to a file meanwhile has made the export a mixture.
+    // A file that was written to meanwhile has made the export a mixture.
     files.iter().try_for_each(|file| file.seen.check())?;
     for (weight, part) in weights.iter().filter(is_written).zip(&parts) {
         let written = part.entries.iter().map(|entry| entry.initialiser(name, offsets[&entry.name]));
@@ -80,7 +80,7 @@ pub(super) fn store(
     Ok(stored)
 }
 
-/// What is written of a weight that doesn't stay as it is.
+/// A weight that does not stay as it is, in its written form.
 fn part<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
     match &weight.packing {
         None => widened(weight, file),
@@ -118,7 +118,7 @@ fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, file: &'a WeightFile) -> P
     }
 }
 
-/// What the graph names of a packed weight: the bytes of its quants under one name or under two.
+/// The names that the graph has for a packed weight. The bytes of its quants have one name or two.
 fn packed_initialisers(
     weight: &Weight<'_>,
     packing: &Packing,
@@ -166,7 +166,7 @@ pub(super) fn store_rotary(tables: &[Table<'_>], folder: &Path) -> Result<Vec<Te
     Ok(entries.map(|entry| entry.initialiser(ROTARY, offsets[&entry.name])).collect())
 }
 
-/// Whether the file, number `index` of the checkpoint, can be part of the export as it is.
+/// Returns whether the file, number `index` of the checkpoint, can be part of the export as it is.
 fn stays(file: &WeightFile, index: usize, weights: &[Weight<'_>]) -> bool {
     let mut used = weights.iter().filter(|weight| weight.tensor.file == index).peekable();
     file.name.ends_with(".safetensors")
@@ -174,8 +174,8 @@ fn stays(file: &WeightFile, index: usize, weights: &[Weight<'_>]) -> bool {
         && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
 }
 
-/// Brings files into the folder as they are; gives what became of them, and the bytes copied. `progress` takes the bytes
-/// copied so far, and those to copy in all.
+/// Brings files into the folder as they are. Returns what became of them, and the bytes copied. `progress` takes the
+/// bytes copied so far, and those to copy in all.
 fn bring_all(
     files: &[&WeightFile],
     place: Place<'_>,
@@ -206,7 +206,7 @@ fn bring(file: &WeightFile, place: Place<'_>, progress: &mut dyn FnMut(u64)) -> 
     let mut copy = File::create_new(&target).map_err(failed)?;
     let mut done = 0;
     loop {
-        // The kernel copies; file systems that can let both files share their blocks.
+        // The kernel copies. Some file systems let both files share their blocks.
         let copied = io::copy(&mut (&file.file).take(PIECE), &mut copy).map_err(failed)?;
         if copied == 0 {
             return Ok(Placement::Copied);

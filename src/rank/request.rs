@@ -271,9 +271,8 @@ mod tests {
 
     #[test]
     fn candidates_are_texts_or_a_number() {
-        let parse = |candidates: &str| {
-            format!("{{{CONVERSATION}, \"candidates\": {candidates}}}").parse::<RankRequest>()
-        };
+        let parse =
+            |candidates: &str| format!("{{{CONVERSATION}, \"candidates\": {candidates}}}").parse::<RankRequest>();
         assert_eq!(parse("[\"a\", \"b\"]").unwrap().candidates, Candidates::Given(vec!["a".into(), "b".into()]));
         assert_eq!(parse("3").unwrap().candidates, Candidates::Sample(3));
         for (candidates, part) in [

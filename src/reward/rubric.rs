@@ -135,8 +135,8 @@ impl GoalField {
     }
 }
 
-/// Parses a rubric in TOML. An error is [`crate::ErrorKind::InvalidConfig`]: the text is not a rubric, a question can't be
-/// asked, or its answers can't be told apart.
+/// Parses a rubric in TOML. An error is [`crate::ErrorKind::InvalidConfig`]: the text is not a rubric, a question can't
+/// be asked, or its answers can't be told apart.
 impl FromStr for Rubric {
     type Err = Error;
 

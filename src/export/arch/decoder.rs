@@ -14,7 +14,7 @@ pub(in crate::export) struct Decoder {
     pub(in crate::export) hidden_size: usize,
     /// The most positions; the rotary tables have as many rows.
     pub(in crate::export) context_length: usize,
-    /// What embeddings are multiplied by.
+    /// The factor of embeddings.
     pub(in crate::export) embedding_scale: Option<f32>,
     pub(in crate::export) norm: Norm,
     pub(in crate::export) attention: Attention,
@@ -29,25 +29,25 @@ pub(in crate::export) struct Decoder {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::export) struct Norm {
     pub(in crate::export) epsilon: f32,
-    /// Whether one is added to the stored weights.
+    /// Adds one to the stored weights.
     pub(in crate::export) plus_one: bool,
-    /// Whether what attention and feed-forward network give is normalised too, before it is added to the stream.
+    /// Normalises the outputs of attention and feed-forward network too, before they are added to the stream.
     pub(in crate::export) branches: bool,
 }
 
-/// What the attention of all layers has in common.
+/// The attention of all layers.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::export) struct Attention {
     pub(in crate::export) heads: usize,
     pub(in crate::export) kv_heads: usize,
     pub(in crate::export) head_size: usize,
-    /// What scores are multiplied by.
+    /// The factor of scores.
     pub(in crate::export) scale: f32,
     /// Scores become `cap · tanh(score / cap)`.
     pub(in crate::export) softcap: Option<f32>,
-    /// Whether query, key and value come from one projection, `qkv_proj`.
+    /// Takes query, key and value from one projection, `qkv_proj`.
     pub(in crate::export) fused: bool,
-    /// Whether each head's query and key are normalised, before they are rotated.
+    /// Normalises each head's query and key before they are rotated.
     pub(in crate::export) qk_norm: bool,
     /// Biases of the query, key and value projections.
     pub(in crate::export) qkv_bias: bool,
@@ -60,7 +60,7 @@ pub(in crate::export) struct Attention {
 pub(in crate::export) struct FeedForward {
     pub(in crate::export) size: usize,
     pub(in crate::export) activation: Activation,
-    /// Whether gate and up come from one projection, `gate_up_proj`.
+    /// Takes gate and up from one projection, `gate_up_proj`.
     pub(in crate::export) fused: bool,
     /// Biases of all projections.
     pub(in crate::export) bias: bool,
@@ -73,7 +73,7 @@ pub(in crate::export) enum Activation {
     GeluTanh,
 }
 
-/// What a layer has of its own.
+/// The settings of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::export) struct Layer {
     /// A token sees itself and the `window - 1` tokens before it; without a window, all before it.
@@ -82,10 +82,10 @@ pub(in crate::export) struct Layer {
     pub(in crate::export) rope: Option<usize>,
 }
 
-/// What turns hidden states into logits.
+/// The head, which turns hidden states into logits.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::export) struct Head {
-    /// Whether the embedding is also the language-model head.
+    /// Uses the embedding as the language-model head too.
     pub(in crate::export) tied: bool,
     /// Logits become `cap · tanh(logit / cap)`.
     pub(in crate::export) softcap: Option<f32>,

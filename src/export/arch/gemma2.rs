@@ -11,7 +11,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     decoder,
 };
 
-/// Of Gemma 2 and 3; the former doesn't normalise queries and keys.
+/// The tensors of Gemma 2 and 3. Gemma 2 does not normalise queries and keys.
 pub(super) const TENSORS: &[(&str, &str)] = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
@@ -44,7 +44,7 @@ fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {
     })
 }
 
-/// What Gemma 2 and 3 have in common.
+/// Reads what Gemma 2 and 3 have in common.
 pub(super) fn gemma(checkpoint: &Checkpoint, defaults: Defaults) -> Result<Decoder> {
     let config = &checkpoint.config;
     let activation = ("hidden_activation", Activation::GeluTanh);

@@ -11,7 +11,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     decoder,
 };
 
-/// Of Llama and of those built like it, some of which normalise queries and keys.
+/// The tensors of Llama and of models that are built like it. Some of them normalise queries and keys.
 pub(super) const TENSORS: &[(&str, &str)] = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),

@@ -5,7 +5,7 @@ use super::{Architecture, Decoder};
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
 
-/// In GGUF it is `llama`.
+/// GGUF calls it `llama`.
 pub(super) const ARCHITECTURE: Architecture = Architecture { name: "MistralForCausalLM", gguf: None, decoder };
 
 fn decoder(checkpoint: &Checkpoint) -> Result<Decoder> {

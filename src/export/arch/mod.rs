@@ -31,7 +31,7 @@ const ARCHITECTURES: &[Architecture] = &[
     smollm3::ARCHITECTURE,
 ];
 
-/// What the exporter has to know about an architecture.
+/// An architecture, as the exporter has to know it.
 pub(super) struct Architecture {
     /// The class that `config.json` names under `architectures`.
     pub(super) name: &'static str,
@@ -47,7 +47,7 @@ pub(super) struct GgufNames {
     pub(super) architecture: &'static str,
     /// llama.cpp's tensor names and transformers', without `blk.N.` or `model.layers.N.` and without `.weight`.
     pub(super) tensors: &'static [(&'static str, &'static str)],
-    /// Whether the rows of the query and key projections are interleaved for llama.cpp's rotary embedding.
+    /// Says that the rows of the query and key projections are interleaved for llama.cpp's rotary embedding.
     pub(super) interleaved: bool,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn by_gguf_name(name: &str) -> Option<(&'static Architecture, &'stati
         .find(|(_, names)| names.architecture == name)
 }
 
-/// What llama.cpp calls the architectures known here.
+/// llama.cpp's names for the architectures that are known here.
 pub(super) fn gguf_names() -> Vec<&'static str> {
     ARCHITECTURES.iter().filter_map(|architecture| Some(architecture.gguf.as_ref()?.architecture)).collect()
 }

@@ -1,4 +1,4 @@
-//! What the configurations of several architectures have in common.
+//! Reads what the configurations of several architectures have in common.
 
 use serde_json::Value;
 
@@ -8,13 +8,12 @@ use crate::export::config::Config;
 use crate::export::rope::Rope;
 use crate::{Error, Result};
 
-/// What a class of transformers does in its own way before anything else is read, and what it assumes where
-/// `config.json` says nothing.
+/// The assumptions of a class of transformers where `config.json` says nothing.
 pub(super) struct Defaults {
     pub(super) genai_type: &'static str,
     pub(super) rms_norm_eps: f64,
     pub(super) tied: bool,
-    /// Where absent, the hidden size is shared out among the heads.
+    /// The size of a head. If absent, the hidden size is divided among the heads.
     pub(super) head_size: Option<usize>,
     /// The field that names the activation, and the activation where it is absent.
     pub(super) activation: (&'static str, Activation),
@@ -23,7 +22,7 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    /// Those of Llama, which most classes share.
+    /// The assumptions of Llama, which most classes share.
     pub(super) fn of(genai_type: &'static str) -> Self {
         Defaults {
             genai_type,
@@ -61,7 +60,7 @@ pub(super) fn plain(checkpoint: &Checkpoint, defaults: &Defaults) -> Result<Deco
     })
 }
 
-/// The longest context. Its rotary tables are written out, so a number of nonsense would fill the disk.
+/// The longest context. Its rotary tables are written out, so an absurd number would fill the disk.
 pub(in crate::export) fn positions(config: &Config) -> Result<usize> {
     const MOST: usize = 1 << 22;
     let field = "max_position_embeddings";
@@ -72,7 +71,7 @@ pub(in crate::export) fn positions(config: &Config) -> Result<usize> {
     Ok(positions)
 }
 
-/// The number of layers. Each is described before its weights are looked for, so a number of nonsense would fill memory.
+/// The number of layers. Each is described before its weights are looked for, so an absurd number would fill memory.
 fn layers(config: &Config) -> Result<usize> {
     const MOST: usize = 1 << 12;
     let field = "num_hidden_layers";
@@ -108,7 +107,7 @@ pub(super) fn same_window(config: &Config, decoder: &Decoder, default: Option<us
     Ok(vec![Layer { window, rope: Some(0) }; decoder.layers.len()])
 }
 
-/// Which layers `layer_types` calls sliding.
+/// Says for each layer whether `layer_types` calls it sliding.
 pub(in crate::export) fn layer_types(config: &Config, layers: usize) -> Result<Option<Vec<bool>>> {
     let field = "layer_types";
     let Some(value) = config.get(field) else { return Ok(None) };

@@ -34,7 +34,7 @@ fn ropes(checkpoint: &Checkpoint, head_size: usize) -> Result<Vec<Rope>> {
     Ok(vec![Rope::read(checkpoint, head_size, 2e6)?])
 }
 
-/// Which layers rotate. Against its name, `no_rope_layers` holds a 1 for each that does.
+/// Says for each layer whether it rotates. Despite its name, `no_rope_layers` holds a 1 for each layer that does.
 fn rotated(config: &Config, layers: usize) -> Result<Vec<bool>> {
     let field = "no_rope_layers";
     let Some(value) = config.get(field) else {

@@ -49,7 +49,7 @@ fn body<'a>(checkpoint: &'a Checkpoint, scheme: Scheme, prefix: &str) -> Result<
     Ok(Body { blocks, states, layers, positions: Some(positions.value), ropes: vec![] })
 }
 
-/// What BERT's and DeBERTa's layers do around their attention.
+/// The parts of BERT's and DeBERTa's layers around their attention.
 pub(super) struct Layer {
     pub(super) heads: Heads,
     intermediate: Size,

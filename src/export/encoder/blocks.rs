@@ -1,7 +1,7 @@
-//! What encoders are built of: embeddings, norms, attention over a padded batch, pooling.
+//! The parts of encoders: embeddings, norms, attention over a padded batch, pooling.
 //!
 //! Hidden states are [batch, sequence, hidden]. Nodes are named after the modules whose weights they use. Operators are
-//! ONNX's own, save those that `Builder` writes for weights and the rotary embedding.
+//! ONNX's own, except those that `Builder` writes for weights and the rotary embedding.
 
 use crate::Result;
 use crate::export::checkpoint::Checkpoint;
@@ -22,7 +22,7 @@ pub(in crate::export) enum Activation {
     Relu,
     Silu,
     Tanh,
-    /// None at all.
+    /// No function.
     Identity,
 }
 
@@ -72,17 +72,17 @@ impl Heads {
 pub(in crate::export) struct Blocks<'a> {
     pub(super) builder: Builder<'a>,
     pub(super) hidden: Size,
-    /// What keeps norms from dividing by zero.
+    /// The number that keeps norms from dividing by zero.
     epsilon: f32,
     /// The length of the padded sequences: [1].
     pub(super) length: String,
-    /// Which keys are no padding: bool [batch, 1, 1, sequence].
+    /// True for keys that are not padding: bool [batch, 1, 1, sequence].
     pub(super) keys: String,
-    /// What is added to scores so that padding doesn't count: [batch, 1, 1, sequence].
+    /// The bias of scores by which padding does not count: [batch, 1, 1, sequence].
     pub(super) padding: String,
 }
 
-/// What the nodes of a module are called: those of `encoder.layer.0` begin with `/encoder/layer.0`.
+/// The beginning of the names of a module's nodes: `/encoder/layer.0` for `encoder.layer.0`.
 pub(super) fn path(module: &str) -> String {
     let mut path = String::new();
     for part in module.split('.') {
@@ -157,7 +157,7 @@ impl<'a> Blocks<'a> {
         self.builder.linear(&Linear { module, path: &path(module), out, inner, bias }, input)
     }
 
-    /// As [`Blocks::linear`] for pooled states and what decides a score, which stay as exact as the checkpoint.
+    /// As [`Blocks::linear`], for pooled states and layers that decide a score. They stay as exact as the checkpoint.
     pub(super) fn exact(&mut self, module: &str, input: &str, out: Size, inner: Size, bias: bool) -> Result<String> {
         self.builder.exact_linear(&Linear { module, path: &path(module), out, inner, bias }, input)
     }
@@ -193,7 +193,7 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// What is added to scores so that only `visible` keys count: 0, or the lowest float32.
+    /// The bias of scores by which only `visible` keys count: 0, or the lowest float32.
     pub(super) fn bias(&mut self, name: &str, visible: &str) -> String {
         let (seen, unseen) = (self.builder.float(0.0), self.builder.float(f32::MIN));
         self.op("Where", &format!("{name}/Where"), &[visible, &seen, &unseen], vec![])
@@ -228,7 +228,7 @@ impl<'a> Blocks<'a> {
         self.op("Gather", "/pooling/Gather", &[states, &zero], vec![int("axis", 1)])
     }
 
-    /// The mean of the states of the tokens that are no padding: [batch, hidden].
+    /// The mean of the states of the tokens that are not padding: [batch, hidden].
     pub(super) fn mean(&mut self, states: &str) -> String {
         let mask = self.cast("/pooling", "attention_mask", DataType::Float);
         let (sequence, last) = (self.builder.integers(&[1]), self.builder.integers(&[2]));

@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
     prefix: "deberta.",
     body,
     features,
-    // transformers leaves them out too, where positions are only relative.
+    // transformers leaves them out too if positions are only relative.
     unused: &["embeddings.position_embeddings."],
 };
 

@@ -1,10 +1,10 @@
-//! DeBERTa's attention: a query scores a key by content (c2c), the key's place by the query's content (c2p), and its own
-//! place by the key's content (p2c).
+//! DeBERTa's attention: a query scores a key by content (c2c), the key's place by the query's content (c2p), and its
+//! own place by the key's content (p2c).
 //!
 //! He et al., "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", equation 4. transformers scores every
 //! embedded distance and then gathers, with an index for each pair of tokens. Here the 2n distances that a text of n
-//! tokens has are scored in their order, and shifting row r by r places brings each score to its pair (as
-//! Transformer-XL does it): no index, and for short texts far fewer products.
+//! tokens has are scored in their order. Shifting row r by r places brings each score to its pair, as in
+//! Transformer-XL. This needs no index, and far fewer products for short texts.
 
 use serde_json::Value;
 
@@ -18,15 +18,15 @@ use crate::onnx::nodes::{int, int64_tensor};
 pub(super) struct Attention {
     heads: Heads,
     relative: Option<Relative>,
-    /// What scores are multiplied by.
+    /// The factor of scores.
     scale: f32,
 }
 
-/// What layers need in order to score relative positions.
+/// The inputs that layers need to score relative positions.
 struct Relative {
     /// The embeddings of distances: [1, 2 · span, hidden].
     embeddings: String,
-    /// Whether they go through the layer's own query and key projections.
+    /// Sends them through the layer's own query and key projections.
     shared: bool,
     /// The embedding's row for each distance from n - 1 down to -n, and whether contents of queries score it.
     c2p: Option<String>,
@@ -50,7 +50,7 @@ impl Attention {
         Ok(Attention { heads, relative, scale })
     }
 
-    /// What the layer's attention `module` makes of hidden states: [batch, sequence, hidden].
+    /// The output of the layer's attention `module` for hidden states: [batch, sequence, hidden].
     pub(super) fn write(&self, blocks: &mut Blocks<'_>, module: &str, states: &str) -> Result<String> {
         let mut project = |name: &str| -> Result<String> {
             let module = format!("{module}.{name}");
@@ -134,7 +134,8 @@ impl Relative {
         let products = blocks.op("MatMul", &format!("{name}/MatMul"), &[contents, places], vec![]);
         let flat = blocks.reshape(&format!("{name}/flat"), &products, &[0, 0, -1]);
         let end = blocks.builder.integers(&[-1]);
-        // Without its first n - 1 elements and its last, the flat array is n rows of 2n - 1: each begins one further in.
+        // Without its first n - 1 elements and its last, the flat array is n rows of 2n - 1: each begins one further
+        // in.
         let cut = blocks.slice(&format!("{name}/cut"), &flat, &self.last, &end, 2);
         let shifted = blocks.op("Reshape", &format!("{name}/shift/Reshape"), &[&cut, &self.rows], vec![]);
         let (start, end) = (blocks.builder.integers(&[0]), blocks.length.clone());
@@ -195,7 +196,7 @@ fn position_kinds(config: &Config) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// Whether `norm_rel_ebd` asks for a norm over the embeddings of distances.
+/// Returns whether `norm_rel_ebd` asks for a norm over the embeddings of distances.
 fn norms_embeddings(config: &Config) -> Result<bool> {
     const FIELD: &str = "norm_rel_ebd";
     let Some(value) = config.get(FIELD) else { return Ok(false) };
@@ -206,7 +207,7 @@ fn norms_embeddings(config: &Config) -> Result<bool> {
     Ok(names.contains(&"layer_norm"))
 }
 
-/// How distances are mapped to embeddings.
+/// The mapping of distances to embeddings.
 #[derive(Debug, Clone, Copy)]
 struct Buckets {
     /// There are 2 · span embeddings.
@@ -246,7 +247,7 @@ impl Buckets {
         (-reach..=reach).map(|distance| (self.bucket(distance) + span).clamp(0, 2 * span - 1)).collect()
     }
 
-    /// The bucket of a distance, computed in float32 as transformers does, for a rounding can move it to the next.
+    /// The bucket of a distance, computed in float32 as in transformers, because rounding can move it to the next.
     fn bucket(&self, distance: i64) -> i64 {
         let Some(buckets) = self.buckets else { return distance };
         let middle = (buckets / 2) as i64;
@@ -259,7 +260,7 @@ impl Buckets {
     }
 }
 
-/// Whether `field` is set; files write -1 for "not".
+/// Returns whether `field` is set. Files write -1 for "not".
 fn set_size(config: &Config, field: &str) -> bool {
     config.get(field).is_some_and(|value| value.as_i64().is_none_or(|size| size > 0))
 }

@@ -5,7 +5,8 @@
 //! [batch, sequence]                                                        └ sentence ──▶ sentence_embedding
 //! ```
 //!
-//! Texts of a batch are padded on the right. Padding changes no score: no token attends to it, and pooling leaves it out.
+//! Texts of a batch are padded on the right. Padding changes no score: no token attends to it, and pooling leaves it
+//! out.
 
 mod bert;
 mod blocks;
@@ -48,16 +49,17 @@ pub(super) const CLASSES: &[Class] = &[
     Class::of("ModernBertModel", &modernbert::FAMILY, HeadKind::Embedding),
 ];
 
-/// What encoders of one design have in common.
+/// A design of encoders.
 struct Family {
-    /// What classes with a head put before the names of the encoder's own weights.
+    /// The prefix that classes with a head put before the names of the encoder's own weights.
     prefix: &'static str,
     /// Reads the configuration, refusing by name what the graph would get wrong, and writes all layers; the encoder's
     /// weights begin with the text given.
     body: for<'a> fn(&'a Checkpoint, Scheme, &str) -> Result<Body<'a>>,
-    /// Turns hidden states into what the classifier takes: one row a text or, for a token classifier, a token.
+    /// Turns hidden states into the classifier's input: one row for each text or, for a token classifier, for each
+    /// token.
     features: fn(&mut Blocks<'_>, &Config, HeadKind, &str, &str) -> Result<String>,
-    /// Weights that a checkpoint may hold though the class doesn't use them, named without the prefix.
+    /// Weights that a checkpoint may hold although the class does not use them, named without the prefix.
     unused: &'static [&'static str],
 }
 
@@ -67,7 +69,7 @@ struct Body<'a> {
     /// The last hidden states.
     states: String,
     layers: usize,
-    /// Most tokens of a text, where there are only so many positions.
+    /// The most tokens of a text, if the number of positions is limited.
     positions: Option<usize>,
     ropes: Vec<Rope>,
 }
@@ -126,7 +128,7 @@ impl Class {
             kind,
             size: labels.len(),
             labels,
-            // The graph pools; token classifiers need none.
+            // The graph pools. Token classifiers need no pooling.
             pooling: Pooling::None,
             normalize: false,
             max_length: positions,

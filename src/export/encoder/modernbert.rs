@@ -41,7 +41,7 @@ fn body<'a>(checkpoint: &'a Checkpoint, scheme: Scheme, prefix: &str) -> Result<
     Ok(Body { blocks, states, layers, positions, ropes: vec![layer.global.rope, layer.local.rope] })
 }
 
-/// What all layers share.
+/// The settings that all layers share.
 struct Layer {
     heads: Heads,
     intermediate: usize,
@@ -53,9 +53,9 @@ struct Layer {
     local: Sight,
 }
 
-/// What tokens see, and how they tell places apart.
+/// The view of a layer's tokens, and the way in which they tell places apart.
 struct Sight {
-    /// What is added to scores.
+    /// The bias of scores.
     bias: String,
     rope: Rope,
 }
@@ -131,7 +131,7 @@ impl Layer {
 /// `rope_parameters`.
 fn ropes(config: &Config, heads: Heads) -> Result<(Rope, Rope)> {
     let theta = config.positive_or("global_rope_theta", 160_000.0)?;
-    // Null means that of the others, and nothing a default.
+    // Null means that of the other layers. An absent field means a default.
     let local_default = if config.names("local_rope_theta") { theta } else { 10_000.0 };
     let local_theta = config.positive_or("local_rope_theta", local_default)?;
     let nested = config.object("rope_parameters")?;
@@ -162,7 +162,7 @@ fn rotate(blocks: &mut Blocks<'_>, name: &str, states: &str, heads: Heads, rope:
     blocks.builder.op(MICROSOFT, "RotaryEmbedding", &format!("{name}/RotaryEmbedding"), &inputs, attributes)
 }
 
-/// What is added to scores so that each token sees half of `local_attention` tokens to either side: [batch, 1, queries,
+/// The bias of scores by which each token sees half of `local_attention` tokens on either side: [batch, 1, queries,
 /// keys].
 fn window(blocks: &mut Blocks<'_>, local_attention: usize) -> String {
     let length = blocks.length.clone();

@@ -1,6 +1,6 @@
-//! Sentence embeddings: what sentence-transformers puts after an encoder, as `modules.json` lists it.
+//! Sentence embeddings: the modules that sentence-transformers puts after an encoder, as `modules.json` lists them.
 //!
-//! A folder without `modules.json` gets what sentence-transformers gives it: the mean over tokens.
+//! A folder without `modules.json` gets the mean over tokens, as in sentence-transformers.
 
 use super::EMBEDDING;
 use super::blocks::{Activation, Blocks};
@@ -11,12 +11,12 @@ use crate::model::head::{Head, HeadKind, Pooling};
 use crate::onnx::nodes::int;
 use crate::{Error, Result};
 
-/// What follows the encoder.
+/// The modules that follow the encoder.
 #[derive(Debug)]
 struct Sentence {
     pooling: Pooling,
     steps: Vec<Step>,
-    /// Most tokens of a text; sentence-transformers cuts off the rest.
+    /// The most tokens of a text. sentence-transformers cuts off the rest.
     max_length: Option<usize>,
 }
 
@@ -38,7 +38,8 @@ struct Dense {
     activation: Activation,
 }
 
-/// Refuses a checkpoint whose modules can't be exported. A folder of sentence-transformers is not exported as something else.
+/// Refuses a checkpoint whose modules can't be exported. A folder of sentence-transformers is not exported as something
+/// else.
 pub(in crate::export) fn check(checkpoint: &Checkpoint) -> Result<()> {
     checkpoint.modules.as_ref().map_or(Ok(()), |modules| Sentence::of(modules).map(drop))
 }
@@ -83,7 +84,9 @@ fn wrong_order(modules: &Modules) -> Error {
 fn config<'a>(modules: &Modules, module: &'a Module) -> Result<&'a Config> {
     module.config.as_ref().ok_or_else(|| match module.path.as_str() {
         "" => Error::invalid_model(format!("{}: `path` is \"\", which is not a folder's name", modules.list)),
-        _ => Error::invalid_model(format!("{} holds no config.json: is the download complete?", module.folder.display())),
+        _ => {
+            Error::invalid_model(format!("{} holds no config.json: is the download complete?", module.folder.display()))
+        }
     })
 }
 
@@ -118,7 +121,7 @@ fn read_pooling(config: &Config) -> Result<Pooling> {
     }
 }
 
-/// Texts would have to begin with the prompt, and nobody would put it there.
+/// Refuses a default prompt. Texts would have to begin with it, and the library does not put it there.
 fn refuse_default_prompt(modules: &Modules) -> Result<()> {
     match modules.texts.as_ref().filter(|config| config.get("default_prompt_name").is_some()) {
         None => Ok(()),
@@ -169,7 +172,7 @@ fn activation(config: &Config) -> Result<Activation> {
     }
 }
 
-/// Writes what makes an embedding of `states`; an encoder with so many `positions` takes no longer texts.
+/// Writes the nodes that make an embedding of `states`. No text may be longer than the encoder's `positions`.
 pub(super) fn write(
     blocks: &mut Blocks<'_>,
     checkpoint: &Checkpoint,

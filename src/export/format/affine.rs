@@ -1,4 +1,4 @@
-//! What the quantised forms with blocks of 32 are made of, for exports that keep their blocks.
+//! The parts of the quantised forms with blocks of 32, for exports that keep their blocks.
 
 use super::{Format, half_at, k_quants};
 
@@ -14,7 +14,7 @@ pub(in crate::export) struct Block {
 pub(in crate::export) type Blocks = fn(&[u8]) -> Vec<Block>;
 
 impl Format {
-    /// What reads the blocks, and how many bits their quants have; none for forms that aren't of such blocks.
+    /// The function that reads the blocks, and the bits of a quant; none for forms without such blocks.
     pub(in crate::export) fn affine_blocks(&self) -> Option<(usize, Blocks)> {
         match self.name {
             "Q4_0" => Some((4, symmetric::<18>)),

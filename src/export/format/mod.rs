@@ -1,4 +1,4 @@
-//! How checkpoints store numbers, and how each form widens to float32.
+//! The forms in which checkpoints store numbers, and their widening to float32.
 //!
 //! The blocks of the quantised forms are ggml's: a few scales, then packed integers. Another form is one more row.
 
@@ -29,12 +29,12 @@ pub(crate) struct Format {
     pub(super) widen: fn(input: &[u8], output: &mut [f32]),
 }
 
-/// Where a block has floating-point numbers.
+/// The floating-point numbers of a block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Floats {
-    /// It is one.
+    /// The block is one number.
     All(Float),
-    /// At these bytes it has float16 scales and minima; the rest are integers.
+    /// The block has float16 scales and minima at these bytes. The rest are integers.
     Scales(&'static [usize]),
 }
 

@@ -1,4 +1,4 @@
-//! ggml's small blocks: a scale, for some a minimum (both f16), then 32 packed integers.
+//! ggml's small blocks: a scale, sometimes a minimum (both f16), then 32 packed integers.
 
 use super::half_at;
 

@@ -1,7 +1,7 @@
 //! A file's metadata under the field names of `config.json`.
 //!
-//! llama.cpp knows some constants of a family by heart, and its files don't repeat them; a [`Dialect`] fills them in.
-//! What changes the computation and has no field here is refused by its key.
+//! llama.cpp has some constants of a family built in, and its files do not repeat them. A [`Dialect`] fills them in. A
+//! key that changes the computation and has no field here is refused by name.
 
 use serde_json::{Value as Json, json};
 
@@ -46,18 +46,18 @@ const UNHANDLED: &[&str] = &[
     "use_parallel_residual",
 ];
 
-/// What is particular to the files of an architecture.
+/// The particulars of an architecture's files.
 struct Dialect {
     /// The value of `general.architecture`.
     architecture: &'static str,
-    /// Which of [`UNHANDLED`] it reads.
+    /// The keys of [`UNHANDLED`] that it reads.
     reads: &'static [&'static str],
-    /// Sets the fields that follow from these, or from what llama.cpp knows by heart.
+    /// Sets the fields that follow from these, or from what llama.cpp has built in.
     read: fn(&Source<'_>, &mut Config) -> Result<()>,
     /// Tensors that are metadata.
     tensors: &'static [&'static str],
     norms_include_one: bool,
-    /// Whether part of each head may be left unrotated.
+    /// Allows part of each head to stay unrotated.
     partial_rotary: bool,
 }
 
@@ -111,7 +111,7 @@ const DIALECTS: &[Dialect] = &[
     },
 ];
 
-/// The tensors in which llama.cpp stores what rotary frequencies are divided by: always, in short sequences, in long.
+/// The tensors in which llama.cpp stores the divisors of rotary frequencies: of all, of short and of long sequences.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
 const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
@@ -125,7 +125,7 @@ pub(super) fn tensors_read(source: &Source<'_>) -> &'static [&'static str] {
     dialect(source).tensors
 }
 
-/// Whether the one that is added to the weights of norms is in them already.
+/// Returns whether the weights of norms already include the one that is added to them.
 pub(super) fn norms_include_one(source: &Source<'_>) -> bool {
     dialect(source).norms_include_one
 }
@@ -162,7 +162,7 @@ pub(super) fn config(source: &Source<'_>, architecture: &str) -> Result<Config> 
     Ok(config)
 }
 
-/// Sets `field` to what the file has under `suffix`, if anything.
+/// Sets `field` to the file's value under `suffix`, if there is one.
 fn copy(source: &Source<'_>, config: &mut Config, field: &str, suffix: &str) {
     let (key, value) = source.own(suffix);
     if let Some(value) = value {
@@ -199,7 +199,7 @@ fn set_head_size(source: &Source<'_>, config: &mut Config, dialect: &Dialect) ->
         match rotated {
             Some(rotated) if !dialect.partial_rotary => config.set("head_dim", &key, json(rotated)),
             _ if hidden % heads == 0 => config.set("head_dim", &source.own("embedding_length").0, hidden / heads),
-            // Which the architecture refuses, naming both.
+            // The architecture refuses this, and names both.
             _ => {}
         }
     }
@@ -239,13 +239,13 @@ fn set_rope_scaling(source: &Source<'_>, config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-/// What llama.cpp knows of Gemma 2 and 3.
+/// The constants of Gemma 2 and 3 that llama.cpp has built in.
 struct Gemma {
     /// The window where the file has none; 0 for none.
     window: u64,
-    /// The last layer of each so many has no window.
+    /// The period of layers of which the last has no window.
     period: u64,
-    /// The largest model of the family is known by its layers: its scores are scaled in a way of its own.
+    /// The number of layers of the family's largest model, whose scores are scaled differently.
     layers_of_27b: usize,
 }
 
@@ -270,12 +270,13 @@ fn gemma(source: &Source<'_>, config: &mut Config, known: &Gemma) -> Result<()> 
     Ok(())
 }
 
-/// How many layers are worth listing: more are refused later on.
+/// The most layers that are listed. More are refused later.
 fn listed(layers: usize) -> usize {
     layers.min(1 << 12)
 }
 
-/// Which layers have a window: the file lists them, or gives a period of which the last has none, or neither.
+/// Says for each layer whether it has a window. The file lists them, or gives a period of which the last has none, or
+/// says nothing.
 fn pattern(source: &Source<'_>, period: u64, layers: usize) -> Result<Vec<bool>> {
     let (key, value) = source.own("attention.sliding_window_pattern");
     let wrong = || source.wrong(&key, "expected a number of layers, or true or false for each layer");

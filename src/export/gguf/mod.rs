@@ -155,7 +155,7 @@ impl<'a> Source<'a> {
     fn interleaved(&self, info: &TensorInfo<'_>, heads: usize) -> Result<RowOrder> {
         let rows = info.shape[0];
         let head_size = rows / heads;
-        // Rows are moved whole, so none may share a block with the next (a bias in blocks would).
+        // Rows are moved whole, so no row may share a block with the next. A bias in blocks would.
         let rows_are_whole =
             info.bytes.is_multiple_of(rows) && (info.shape.len() > 1 || info.format.block_elements == 1);
         if !rows.is_multiple_of(heads) || !head_size.is_multiple_of(2) || head_size == 0 || !rows_are_whole {
@@ -167,7 +167,7 @@ impl<'a> Source<'a> {
         Ok(RowOrder::InterleavedHeads { head_size })
     }
 
-    /// The name that transformers gives a tensor; the file's own where there is none, so that it is refused by it.
+    /// The name that transformers gives a tensor. Without one, it is the file's own name, by which it is then refused.
     fn standard_name(&self, name: &str) -> String {
         let Some((stem, kind)) = name.rsplit_once('.') else { return name.to_owned() };
         let lookup = |stem: &str| self.names.tensors.iter().find(|(ours, _)| *ours == stem).map(|(_, theirs)| *theirs);
@@ -193,7 +193,7 @@ fn json(value: Value<'_>) -> Json {
     match value {
         Value::Unsigned(number) => number.into(),
         Value::Signed(number) => number.into(),
-        // JSON has no such numbers; as texts they are refused where a number is wanted.
+        // JSON has no such numbers. As texts they are refused where a number is expected.
         Value::Float(number) if !number.is_finite() => number.to_string().into(),
         Value::Float(number) => number.into(),
         Value::Bool(flag) => flag.into(),

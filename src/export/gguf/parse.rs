@@ -13,7 +13,7 @@ use crate::{Error, Result, mistaken};
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAGIC: &[u8] = b"GGUF";
-/// Arrays of arrays are legal; deeper than this they are meant to exhaust the stack.
+/// The deepest arrays of arrays. They are legal, and deeper ones are meant to exhaust the stack.
 const MAX_NESTING: usize = 4;
 
 /// A parsed file, borrowing its strings and arrays.
@@ -90,7 +90,7 @@ pub(crate) fn parse<'a>(label: &str, data: &'a [u8]) -> Result<Gguf<'a>> {
     })
 }
 
-/// Why parsing stopped, before the file's name is added.
+/// The reason why parsing stopped, before the file's name is added.
 #[derive(Debug)]
 enum Complaint {
     Damaged(String),
@@ -165,7 +165,7 @@ fn read_descriptions<'a>(reader: &mut Reader<'a>, count: u64) -> Result<Vec<Desc
         let name = reader.text()?;
         let shown = shortened(name);
         if !is_sound_name(name) {
-            return damaged(format!("tensor `{shown}`: no model names one so"));
+            return damaged(format!("tensor `{shown}`: no model has such a name"));
         }
         let dimensions = reader.u32()?;
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
@@ -248,7 +248,7 @@ fn refuse_overlaps(tensors: &[TensorInfo<'_>]) -> Result<(), Complaint> {
     }
 }
 
-/// A name as a message shows it: a hostile file must not flood the terminal.
+/// A name as a message shows it, cut off because a hostile file must not flood the terminal.
 fn shortened(name: &str) -> String {
     let mut text: String = name.chars().take(80).flat_map(char::escape_debug).collect();
     if name.chars().nth(80).is_some() {

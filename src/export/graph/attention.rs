@@ -28,7 +28,7 @@ impl Writer<'_, '_> {
         builder.op("", "Cast", &format!("{base}/Gather/Cast"), &[&length], int32());
     }
 
-    /// Where tables depend on the length of the longest sequence, chooses between them.
+    /// Chooses between tables that depend on the length of the longest sequence.
     pub(super) fn rotary_switches(&mut self) {
         for rope in &self.decoder.ropes {
             let Some(after) = rope.switch() else { continue };
@@ -42,7 +42,7 @@ impl Writer<'_, '_> {
                 let mut graph =
                     GraphProto { name: Some(format!("{kind}_rotemb_caches_graph")), ..GraphProto::default() };
                 for cache in [&table.cos, &table.sin] {
-                    // A branch has to make what it gives; the tables themselves are initialisers of the whole graph.
+                    // A branch has to make its outputs, and the tables themselves are initialisers of the whole graph.
                     let output = format!("{cache}/Identity/output_0");
                     graph.node.push(node(
                         "",
@@ -77,7 +77,7 @@ impl Writer<'_, '_> {
         }
         let outputs = [output.as_str(), &cache("present", "key"), &cache("present", "value")];
         let attention = &self.decoder.attention;
-        // A window that no sequence can outgrow is none.
+        // A window that no sequence can outgrow is not a window.
         let window = self.decoder.layers[layer].window.filter(|&window| window < self.decoder.context_length);
         let attributes = vec![
             int("num_heads", attention.heads as i64),
@@ -92,7 +92,7 @@ impl Writer<'_, '_> {
         self.projection(layer, "self_attn.o_proj", &output, hidden, query, attention.output_bias)
     }
 
-    /// What the attention node takes as query, key and value; packed in the query where one projection gives all.
+    /// The attention node's query, key and value. They are packed in the query if one projection gives all.
     fn query_key_value(&mut self, layer: usize, input: &str) -> Result<[String; 3]> {
         let Sizes { hidden, query, key_value, qkv, .. } = self.sizes;
         let bias = self.decoder.attention.qkv_bias;

@@ -1,4 +1,4 @@
-//! What graphs are built with: nodes, constants, and the functions that every weight of a checkpoint passes through.
+//! Tools to build graphs: nodes, constants, and the functions that every weight of a checkpoint passes through.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,11 +20,11 @@ pub(in crate::export) struct Graph<'a> {
 pub(in crate::export) struct Weight<'a> {
     pub(in crate::export) name: String,
     pub(in crate::export) tensor: &'a Tensor,
-    /// How it is packed, where it isn't float32.
+    /// Its packing, if it is not float32.
     pub(in crate::export) packing: Option<Packing>,
 }
 
-/// A form, and what the graph names of it.
+/// A form, and the parts of it that the graph names.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::export) struct Packing {
     pub(in crate::export) layout: Layout,
@@ -46,7 +46,7 @@ impl Size {
         Size { value, fields }
     }
 
-    /// Whether it counts the tokens of the vocabulary.
+    /// Returns whether it counts the tokens of the vocabulary.
     pub(super) fn is_vocabulary(self) -> bool {
         self.fields.contains(&"vocab_size")
     }
@@ -56,11 +56,11 @@ impl Size {
 pub(in crate::export) struct Linear<'n> {
     /// Its name in the checkpoint, without `.weight`.
     pub(in crate::export) module: &'n str,
-    /// What its nodes' names begin with.
+    /// The beginning of its nodes' names.
     pub(in crate::export) path: &'n str,
     pub(in crate::export) out: Size,
     pub(in crate::export) inner: Size,
-    /// Whether a `.bias` belongs to it.
+    /// Says that a `.bias` belongs to it.
     pub(in crate::export) bias: bool,
 }
 
@@ -167,7 +167,8 @@ impl<'a> Builder<'a> {
         self.add_bias(linear, product)
     }
 
-    /// A projection in float32, its weight used as it is stored: for heads with few outputs that decide everything.
+    /// A projection in float32 whose weight is used as it is stored. It is for heads with few outputs that decide
+    /// everything.
     pub(in crate::export) fn exact_linear(&mut self, linear: &Linear<'_>, input: &str) -> Result<String> {
         let Linear { module, path, out, inner, .. } = *linear;
         let weight = self.weight(&format!("{module}.weight"), &[out, inner])?;

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::onnx::nodes::{Dim, MICROSOFT, float, int, node, text, value_info};
 use crate::onnx::tensor_proto::DataType;
 
-/// Builds the graph, which ends in `scores` where there are some and else in the language model's head, checking every
-/// tensor it names against the configuration.
+/// Builds the graph, and checks every tensor that it names against the configuration. The graph ends in `scores` if
+/// there are some, otherwise in the language model's head.
 pub(in crate::export) fn build<'a>(
     decoder: &Decoder,
     scores: Option<&Scores>,
@@ -24,8 +24,8 @@ pub(in crate::export) fn build<'a>(
     writer.body()?;
     writer.declare();
     writer.builder.finish(|name| {
-        // Old checkpoints store the rotary frequencies; tied ones sometimes store the embedding twice; those with scores
-        // keep the head they had before. TRL puts a value head beside that of the language model.
+        // Old checkpoints store the rotary frequencies; tied ones sometimes store the embedding twice; those with
+        // scores keep the head they had before. TRL puts a value head beside that of the language model.
         let has_no_head = decoder.head.tied || scores.is_some();
         name.ends_with(".rotary_emb.inv_freq")
             || (has_no_head && name == "lm_head.weight")
@@ -195,7 +195,7 @@ impl Writer<'_, '_> {
         let (module, path) = norm_names(parent, name);
         let weight = self.norm_weight(&module, &path, self.sizes.hidden)?;
         let (normed, sum) = (format!("{path}/output_0"), format!("{path}/output_3"));
-        // The sum after the last layer goes nowhere else.
+        // Nothing else takes the sum after the last layer.
         let outputs: &[&str] = if parent.is_empty() { &[&normed] } else { &[&normed, "", "", &sum] };
         let op_type = "SkipSimplifiedLayerNormalization";
         let name = format!("{path}/SkipLayerNorm");

@@ -26,7 +26,8 @@ impl Builder<'_> {
             int("N", layout.rows as i64),
             int("bits", layout.bits as i64),
             int("block_size", layout.block as i64),
-            // Inputs in 8 bits too, each block with a scale of its own: quick, and equal bits in any batch.
+            // Inputs are in 8 bits too, and each block has its own scale. This is quick, and gives equal bits in any
+            // batch.
             int("accuracy_level", 4),
         ];
         let name = format!("{path}/MatMulNBits");
@@ -38,7 +39,7 @@ impl Builder<'_> {
         self.op(MICROSOFT, "MatMulNBits", &name, &inputs, attributes)
     }
 
-    /// `input` with the sum of each block of its columns behind it; made once for all products that it goes into.
+    /// `input`, followed by the sum of each block of its columns. It is made once for all products that take it.
     fn with_block_sums(&mut self, input: &str, layout: Layout, path: &str) -> String {
         let key = (input.to_owned(), layout.block);
         if let Some(known) = self.summed.get(&key) {

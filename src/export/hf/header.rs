@@ -27,7 +27,7 @@ pub(in crate::export) fn read_header(label: &str, data: &[u8], file: usize) -> R
     for (name, info) in metadata.tensors() {
         if !is_sound_name(&name) {
             let shown: String = name.chars().take(80).collect();
-            return Err(Error::invalid_model(format!("{label}: tensor {shown:?}: no model names one so")));
+            return Err(Error::invalid_model(format!("{label}: tensor {shown:?}: no model has such a name")));
         }
         let (begin, end) = info.data_offsets;
         let Some(format) = format_of(info.dtype) else {
@@ -56,7 +56,7 @@ pub(in crate::export) fn read_header(label: &str, data: &[u8], file: usize) -> R
     Ok(tensors)
 }
 
-/// Refuses a header that describes a tensor twice: readers would differ in which of the two they take.
+/// Refuses a header that describes a tensor twice, because readers would differ in which of the two they take.
 fn refuse_duplicates(label: &str, header: &[u8]) -> Result<()> {
     struct Names;
     impl<'de> Visitor<'de> for Names {
@@ -78,7 +78,8 @@ fn refuse_duplicates(label: &str, header: &[u8]) -> Result<()> {
     }
     // Trailing spaces are padding.
     serde_json::Deserializer::from_slice(header).deserialize_map(Names).map_err(|error| {
-        Error::invalid_model(format!("{label} is no sound safetensors file: {error}: save it again")).with_source(error)
+        Error::invalid_model(format!("{label} is not a sound safetensors file: {error}: save it again"))
+            .with_source(error)
     })
 }
 

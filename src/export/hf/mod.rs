@@ -2,7 +2,7 @@
 //!
 //! Links are followed everywhere, because the Hugging Face cache is a folder of links.
 //!
-//! - `header`: the tensors of one file. `modules`: what sentence-transformers puts beside an encoder.
+//! - `header`: the tensors of one file. `modules`: the files that sentence-transformers puts beside an encoder.
 
 mod header;
 mod modules;
@@ -14,9 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub(super) use self::header::read_header;
-use super::checkpoint::{
-    Checkpoint, Content, SpecialTokens, Tensor, TokenizerFile, WeightFile, refuse_all_but_files,
-};
+use super::checkpoint::{Checkpoint, Content, SpecialTokens, Tensor, TokenizerFile, WeightFile, refuse_all_but_files};
 use super::config::{Config, parse};
 use super::names;
 use crate::model::tokenizer::auto::Settled;
@@ -91,7 +89,7 @@ pub(super) fn read_shards(folder: &Path) -> Result<Weights> {
     let mut tensors = BTreeMap::new();
     for (name, shard) in &index.weight_map {
         if !shards.contains_key(shard.as_str()) {
-            // A shard is a file of this very folder: `../x` in an index is an attack, not a layout.
+            // A shard is a file of this folder. `../x` in an index is an attack, not a layout.
             if Path::new(shard).file_name().is_none_or(|file| file != shard.as_str()) {
                 return Err(Error::invalid_model(format!(
                     "{}: `weight_map` puts `{name}` into {shard:?}, which is not a file name",
@@ -126,8 +124,8 @@ fn refuse_without_tokenizer(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The tokenizer's files. `tokenizer_config.json` is made anew where it would be read by other rules without the
-/// `config.json` that stays behind.
+/// The tokenizer's files. `tokenizer_config.json` is made anew if it would be read by other rules without
+/// `config.json`, which is not copied.
 fn tokenizer_files(folder: &Path, settled: &Settled, generation: &Generation) -> Result<Vec<TokenizerFile>> {
     let mut files = Vec::new();
     for name in present(folder)? {
@@ -157,7 +155,7 @@ fn read_generation(folder: &Path) -> Result<Generation> {
     Ok(Generation { config: Some(Config::read(&path)?), fields: parse(&path)? })
 }
 
-/// `generation_config.json` says what ends a text; `config.json` where that is silent. The tokenizer's end-of-sequence
+/// `generation_config.json` says what ends a text, otherwise `config.json`. The tokenizer's end-of-sequence
 /// token joins them, because chat models often name their end of turn only there.
 fn special_tokens(tokenizer: &Settled, config: &Config, generation: &Generation) -> Result<SpecialTokens> {
     let ids = |field: &str| -> Result<Vec<u64>> {

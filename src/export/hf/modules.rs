@@ -1,4 +1,5 @@
-//! Reads what sentence-transformers puts beside an encoder: `modules.json`, and the files of the modules that it lists.
+//! Reads the files that sentence-transformers puts beside an encoder: `modules.json`, and those of the modules that it
+//! lists.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,11 +68,7 @@ fn refuse_other_places(list: &str, module: &str) -> Result<()> {
 
 /// Reads the weights of a module under the name of its folder, because modules share one space of names in the exported
 /// folder. Returns whether it has any.
-fn read_weights(
-    module: &Module,
-    files: &mut Vec<WeightFile>,
-    tensors: &mut BTreeMap<String, Tensor>,
-) -> Result<bool> {
+fn read_weights(module: &Module, files: &mut Vec<WeightFile>, tensors: &mut BTreeMap<String, Tensor>) -> Result<bool> {
     let weights = module.folder.join(WEIGHTS);
     if !weights.exists() {
         return Ok(false);
@@ -86,7 +83,7 @@ fn read_weights(
     Ok(true)
 }
 
-/// Whether a tokenizer turns text into lower case by itself.
+/// Returns whether a tokenizer turns text into lower case.
 fn lowers(tokenizer: &Map<String, Value>) -> bool {
     let normalizer = tokenizer.get("normalizer").unwrap_or(&Value::Null);
     let steps = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);

@@ -1,4 +1,4 @@
-//! Quants for values, and values' blocks for quants.
+//! Finds the quants of values, and the blocks that suit them.
 
 use super::super::format::affine::Block;
 
@@ -30,7 +30,7 @@ pub(super) fn symmetric(values: &[f32], bits: usize, quants: &mut [u8]) -> Block
     block
 }
 
-/// How many steps more or less than fifteen are tried to span the range of a block.
+/// The numbers of steps, more or less than fifteen, that are tried to span the range of a block.
 const STRETCHES: [f32; 6] = [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5];
 
 /// The four-bit block with minimum that comes nearest to `values`. From the block that spans their range and from some
@@ -48,7 +48,7 @@ pub(super) fn with_minimum(values: &[f32], quants: &mut [u8]) -> Block {
     let mut tried = vec![0; values.len()];
     for stretch in STRETCHES {
         let scale = range / (15.0 + stretch);
-        // What is too wide is cut at both ends.
+        // Values beyond the range are cut at both ends.
         let mut block = Block { scale, minimum: Some(least + scale * stretch.max(0.0) / 2.0) };
         for _ in 0..2 {
             carried(values, block, 4, &mut tried);

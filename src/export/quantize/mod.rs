@@ -1,4 +1,4 @@
-//! Matrices in 4 or 8 bits: which, in what form, and their bytes.
+//! Matrices in 4 or 8 bits: their choice, their form, and their bytes.
 //!
 //! ```text
 //! Scheme ── layout of each matrix ──▶ graph (MatMulNBits, GatherBlockQuantized)
@@ -12,10 +12,10 @@
 //!
 //! - *symmetric*: value = scale × (quant − middle). ggml's Q4_0, Q5_0 and Q8_0 are of this form.
 //! - *with minima*: value = scale × quant + minimum, as Q4_1 and Q4_K have it. MatMulNBits takes minima as multiples of
-//!   the scale only (its zero points are integers, unless they are floats, which is slow). Rounding them costs as much as
-//!   quantising a second time, for they lie half-way between two integers as a rule. So what the zero point leaves over
-//!   becomes one more column a block, which is multiplied by the sum of the input's block. The rest of a rest is small,
-//!   so four bits do for these columns.
+//!   the scale only (its zero points are integers, unless they are floats, which is slow). Rounding them costs as much
+//!   as quantising a second time, because they usually lie half-way between two integers. So the remainder that the
+//!   zero point leaves becomes one more column for each block, which is multiplied by the sum of the input's block. The
+//!   remainder of a remainder is small, so four bits are enough for these columns.
 
 mod fit;
 mod pack;
@@ -26,11 +26,11 @@ use super::checkpoint::{Checkpoint, Tensor};
 use super::format::Format;
 pub(super) use pack::write;
 
-/// How an export stores weights.
+/// The form in which an export stores weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Quantize {
-    /// Float32, whatever the checkpoint has.
+    /// Float32, regardless of the checkpoint's form.
     #[default]
     None,
     /// Matrices in 8 bits.
@@ -39,17 +39,17 @@ pub enum Quantize {
     Int4,
 }
 
-/// What an export does with matrices.
+/// The rules by which an export stores matrices.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scheme {
     quantize: Quantize,
     block: usize,
-    /// Whether the checkpoint is itself a mix that has matrices in four bits or fewer.
+    /// Says that the checkpoint is itself a mix that has matrices in four bits or fewer.
     is_narrow: bool,
 }
 
 impl Scheme {
-    /// Blocks of 32: results stay the same to the last bit in any batch, and ggml's blocks fit.
+    /// Blocks of 32. Results have the same bits in any batch, and ggml's blocks fit.
     pub(super) const BLOCK: usize = 32;
 
     /// Float32.
@@ -64,7 +64,7 @@ impl Scheme {
         Scheme { quantize, block, is_narrow }
     }
 
-    /// How the matrix `tensor` is stored, if not in float32.
+    /// The layout in which the matrix `tensor` is stored, if not in float32.
     pub(super) fn layout(&self, tensor: &Tensor, role: Role) -> Option<Layout> {
         let bits = match self.quantize {
             Quantize::None => return None,
@@ -75,7 +75,7 @@ impl Scheme {
         let &[rows, columns] = tensor.shape.as_slice() else { return None };
         let rows_are_whole = columns.is_multiple_of(tensor.format.block_elements);
         let blocks_are_whole = columns.is_multiple_of(self.block);
-        // An embedding's rows are read as they lie, so they can't be padded.
+        // An embedding's rows are read as they lie, so they cannot be padded.
         if !rows_are_whole || (role == Role::Vocabulary && !blocks_are_whole) {
             return None;
         }
@@ -83,8 +83,9 @@ impl Scheme {
         Some(Layout { bits, block: self.block, rows, columns, minima: !is_symmetric })
     }
 
-    /// What int4 has in 8 bits: the vocabulary; value projections, whose quantisation costs a quarter of what that of
-    /// all matrices costs, though they are a thirtieth; and what a mix of forms has in more than four.
+    /// Returns whether int4 stores a matrix in 8 bits. These are the vocabulary, and what a mix of forms has in more
+    /// than four bits. They are also value projections: a thirtieth of all matrices, whose quantisation costs a quarter
+    /// of the whole loss.
     fn is_wide(&self, tensor: &Tensor, role: Role) -> bool {
         match has_at_most_four_bits(tensor.format) {
             true => role == Role::Vocabulary && tensor.format.name != "Q4_0",
@@ -93,7 +94,7 @@ impl Scheme {
     }
 }
 
-/// What a matrix is for.
+/// The purpose of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     /// It has a row for each token: embedding or head of a language model.
@@ -116,7 +117,7 @@ pub(super) struct Layout {
     pub(super) block: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
-    /// Whether blocks have minima; then `block` divides `columns`.
+    /// Says that blocks have minima. Then `block` divides `columns`.
     pub(super) minima: bool,
 }
 

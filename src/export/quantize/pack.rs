@@ -66,8 +66,8 @@ fn known_blocks(tensor: &Tensor, layout: &Layout, stored: &[u8]) -> Option<Vec<B
     (bits <= layout.bits && has_minima == layout.minima).then_some(blocks)
 }
 
-/// One row on its way: a matrix's values, its blocks and quants, and behind these the column that each block's rest
-/// becomes.
+/// One row in the making: a matrix's values, its blocks and quants, and behind these a column for the remainder of each
+/// block.
 struct Row<'l> {
     layout: &'l Layout,
     values: Vec<f32>,
@@ -118,7 +118,7 @@ impl<'l> Row<'l> {
         }
     }
 
-    /// Turns minima into zero points, which are returned, and columns of what these leave over.
+    /// Turns minima into zero points, which are returned, and columns of the remainders.
     fn split_minima(&mut self) -> Vec<u8> {
         let layout = self.layout;
         let (blocks, stored) = (layout.blocks(), layout.stored_blocks());

@@ -1,4 +1,5 @@
-//! LongRoPE: other frequencies, and so another model in effect, for sequences longer than those first trained on.
+//! LongRoPE: other frequencies for sequences that are longer than those of the first training. The model is then, in
+//! effect, another one.
 
 use super::{Long, Rope, base_powers};
 use crate::Result;
@@ -21,7 +22,7 @@ impl Rope {
         check_kind(scaling)?;
         let field = "original_max_position_embeddings";
         let original = within(field).size_or(field, 4096)?;
-        // The logarithm of one position, by which is divided, is zero.
+        // The divisor is the logarithm of the positions, and that of one position is zero.
         if original == 1 {
             return Err(within(field).bad_value(field, "expected at least two positions"));
         }
@@ -57,7 +58,7 @@ fn kind(scaling: &Config) -> Option<&str> {
 
 fn check_kind(scaling: &Config) -> Result<()> {
     let field = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
-    // transformers takes the two older names for the same.
+    // transformers takes the two older names as the same.
     if !matches!(kind(scaling), Some("longrope" | "su" | "yarn")) {
         return Err(scaling.unsupported(field, "this version exports `longrope` for this architecture"));
     }
@@ -92,7 +93,7 @@ fn divided(theta: f64, factors: &[f32]) -> Vec<f32> {
     factors.iter().zip(base).map(|(factor, power)| 1.0 / (factor * power)).collect()
 }
 
-/// What cosines and sines are multiplied by, so that attention over longer contexts stays as sharp.
+/// The factor of cosines and sines that keeps attention over longer contexts as sharp.
 fn magnitude(scaling: &Config, context_length: usize, original: usize) -> Result<f32> {
     if scaling.get("attention_factor").is_some() {
         return Ok(scaling.positive_or("attention_factor", 1.0)? as f32);

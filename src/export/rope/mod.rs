@@ -16,17 +16,17 @@ use crate::{Error, Result};
 /// A rotary embedding. Most models have one; some have another for layers with a window.
 #[derive(Debug)]
 pub(super) struct Rope {
-    /// What tells its tables from those of the model's other embeddings; empty where there is one alone.
+    /// The suffix that tells its tables from those of the model's other embeddings; empty if there is only one.
     name: &'static str,
     /// Radians per position, one for each pair of a head's elements.
     frequencies: Vec<f32>,
-    /// Others for long sequences.
+    /// Other frequencies for long sequences.
     long: Option<Long>,
-    /// What cosines and sines are multiplied by.
+    /// The factor of cosines and sines.
     magnitude: f32,
 }
 
-/// Frequencies that take the place of the others where a sequence has more than `after` tokens.
+/// Frequencies that replace the others if a sequence has more than `after` tokens.
 #[derive(Debug)]
 struct Long {
     after: usize,
@@ -62,7 +62,7 @@ impl Rope {
         Ok(rope)
     }
 
-    /// The embedding that one object describes whole: `rope_theta`, `rope_type`, and what this takes.
+    /// The embedding that one object describes completely: `rope_theta`, `rope_type`, and the settings of that type.
     pub(super) fn of(parameters: &Config, size: usize, default_theta: f64) -> Result<Self> {
         refuse_partial(parameters)?;
         Rope::scaled(size, parameters.positive_or("rope_theta", default_theta)?, parameters)

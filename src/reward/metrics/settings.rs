@@ -57,7 +57,8 @@ impl FromStr for MetricSettings {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let table = text.parse().map_err(|e| Error::invalid_config(format!("settings of a metric: {e}")).with_source(e));
+        let table =
+            text.parse().map_err(|e| Error::invalid_config(format!("settings of a metric: {e}")).with_source(e));
         table.map(MetricSettings::new)
     }
 }

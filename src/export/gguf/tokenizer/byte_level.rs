@@ -1,7 +1,7 @@
 //! Byte-level byte-pair encoding, `tokenizer.ggml.model` = `gpt2`.
 //!
-//! GGUF keeps vocabulary and merges, but of the text splitting before them only a name, `tokenizer.ggml.pre`. Each
-//! name known here stands for the splitter that the models' publishers ship; any other is refused, because a wrong
+//! GGUF keeps vocabulary and merges. Of the splitter before them it keeps only a name, `tokenizer.ggml.pre`. Each name
+//! that is known here stands for the splitter that the models' publishers ship. Any other is refused, because a wrong
 //! splitter yields plausible tokens that the model never saw.
 
 use serde_json::{Value as Json, json};
@@ -10,15 +10,15 @@ use super::{Parts, Vocabulary, flag, required_array, required_text};
 use crate::export::gguf::Source;
 use crate::{Error, Result};
 
-/// How text is split before byte-pair merging.
+/// A way of splitting text before byte-pair merging.
 struct Splitter {
     /// The value of `tokenizer.ggml.pre`.
     pre: &'static str,
     normalizer: fn() -> Json,
     pre_tokenizer: fn() -> Json,
-    /// Whether a piece that is itself in the vocabulary skips the merges.
+    /// Lets a piece that is itself in the vocabulary skip the merges.
     ignore_merges: bool,
-    /// Whether a beginning-of-sequence token is added where the file doesn't say.
+    /// Adds a beginning-of-sequence token where the file does not say.
     adds_bos: bool,
 }
 

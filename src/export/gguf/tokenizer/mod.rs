@@ -23,7 +23,7 @@ const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// Control tokens that end a turn or a text whatever else a file says: many name only one of theirs.
+/// Control tokens that end a turn or a text in any case, because many files name only one of theirs.
 const ENDS: [&str; 6] = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"];
 
 /// The sections of `tokenizer.json` that differ between the kinds of tokenizer.
@@ -32,7 +32,7 @@ struct Parts {
     pre_tokenizer: Json,
     decoder: Json,
     model: Json,
-    /// Whether a beginning-of-sequence token is added where the file doesn't say.
+    /// Adds a beginning-of-sequence token where the file does not say.
     adds_bos: bool,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn files(source: &Source<'_>) -> Result<Vec<TokenizerFile>> {
     Ok(vec![made("tokenizer.json", bytes), made("tokenizer_config.json", config)])
 }
 
-/// What begins a text and what ends a reply: the file's own end first.
+/// The tokens that begin a text and end a reply. The file's own end comes first.
 pub(super) fn special_tokens(source: &Source<'_>) -> Result<SpecialTokens> {
     let unknown = source.token_id("unknown_token_id")?;
     let mut eos = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn special_tokens(source: &Source<'_>) -> Result<SpecialTokens> {
     let kinds = required_array(source, "tokenizer.ggml.token_type")?.iter();
     for (id, (token, kind)) in (0..).zip(tokens.zip(kinds)) {
         let ends = kind.unsigned() == Some(CONTROL) && token.text().is_some_and(|token| ENDS.contains(&token));
-        // SmolLM2 calls the end of a text its unknown token, and doesn't mean it as an end.
+        // SmolLM2 names the end of a text as its unknown token, and does not mean it as an end.
         if ends && !eos.contains(&id) && unknown != Some(id) {
             eos.push(id);
         }

@@ -16,7 +16,7 @@ use crate::export::gguf::Source;
 use crate::export::gguf::parse::Value;
 use crate::{Error, Result};
 
-/// What pieces have for a space.
+/// The character that stands for a space in pieces.
 const SPACE: &str = "\u{2581}";
 
 /// The type of pieces that text is made of.
@@ -60,7 +60,7 @@ pub(super) fn parts(source: &Source<'_>, vocabulary: &Vocabulary<'_>) -> Result<
     })
 }
 
-/// Refuses what SentencePiece models can do to a text beforehand and those of the families handled here don't.
+/// Refuses preparations of a text that SentencePiece models can ask for and the families handled here do not.
 fn refuse_normalisation(source: &Source<'_>) -> Result<()> {
     let unsupported = |key: &str, what: &str| {
         Err(Error::unsupported(format!(
@@ -87,7 +87,7 @@ fn refuse_normalisation(source: &Source<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Every way of cutting a piece is tried, so pieces of nonsense would take for ever.
+/// The longest piece. Every way of cutting a piece is tried, so absurd pieces would take for ever.
 fn refuse_long_pieces(source: &Source<'_>, vocabulary: &Vocabulary<'_>) -> Result<()> {
     const LONGEST: usize = 512;
     match vocabulary.tokens.iter().position(|token| token.len() > LONGEST) {
