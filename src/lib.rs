@@ -10,7 +10,7 @@
 //! let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
 //! let request = std::fs::read_to_string("examples/requests/poem.json").expect("a readable file");
 //! let ranking = engine.rank(RankRequest::from_json(&request, "poem.json")?, RankOptions::default())?;
-//! for candidate in &ranking.ranking {
+//! for candidate in &ranking.candidates {
 //!     println!("{}: {:?} ± {:?}", candidate.candidate, candidate.reward, candidate.std_error);
 //! }
 //! # Ok::<(), foreturn::Error>(())
@@ -18,7 +18,8 @@
 //!
 //! A request's way through the modules: [`export`] made the model folder that [`model`] reads; [`decode`] turns tokens
 //! into tokens, [`chat`] messages into messages; [`rollout`] samples futures, [`reward`] scores them, [`rank`] brings
-//! them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
+//! them together, and an [`Engine`] drives it all. [`trace`] writes rankings to a file and reads them. [`runtime`] is
+//! ONNX Runtime.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 // Unsafe code has a fence: the kernels are a crate of their own, and what is below says where else it stands.
@@ -59,6 +60,7 @@ pub(crate) mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread;
+pub mod trace;
 
 pub(crate) use foreturn_kernels as kernels;
 

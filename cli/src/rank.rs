@@ -2,8 +2,9 @@
 
 use comfy_table::{Table, presets};
 use foreturn::config::Config;
-use foreturn::engine::{Engine, Limits, TraceWriter};
+use foreturn::engine::{Engine, Limits};
 use foreturn::rank::{RankedCandidate, Ranking};
+use foreturn::trace::TraceWriter;
 use foreturn::{RankOptions, RankRequest, Result};
 
 use super::args::RankArgs;
@@ -22,7 +23,10 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
     let bar = output::progress(0, "rollouts {bar:30} {pos}/{len} [{elapsed}]");
     let shown = bar.clone();
     let options = RankOptions {
-        limits: Limits { timeout: args.deadline, ..Limits::default() },
+        limits: Limits {
+            timeout: args.deadline,
+            ..Limits::default()
+        },
         on_progress: Some(Box::new(move |progress| {
             shown.set_length(progress.total as u64);
             shown.set_position(progress.finished as u64);
@@ -35,22 +39,32 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
     };
     bar.finish_and_clear();
     let ranking = ranking?;
-    if args.json { output::json(&ranking) } else { print(&ranking) }
+    if args.json {
+        output::json(&ranking)
+    } else {
+        print(&ranking)
+    }
 }
 
 fn print(ranking: &Ranking) -> Result<()> {
-    let metrics: Vec<String> = ranking.ranking.first().map(|c| c.metrics.keys().cloned().collect()).unwrap_or_default();
+    let metrics: Vec<String> = ranking
+        .candidates
+        .first()
+        .map(|c| c.metrics.keys().cloned().collect())
+        .unwrap_or_default();
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY);
-    let mut header = ["candidate", "reward", "95% interval", "P(best)"].map(str::to_owned).to_vec();
+    let mut header = ["candidate", "reward", "95% interval", "P(best)"]
+        .map(str::to_owned)
+        .to_vec();
     header.extend(metrics.iter().cloned());
     header.extend(["rollouts", "generated", "reused", "response"].map(String::from));
     table.set_header(header);
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         table.add_row(row(candidate, &metrics));
     }
     output::line(table.to_string())?;
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         for rollout in &candidate.rollouts {
             if let Some(reason) = &rollout.reason {
                 output::line(format!(
@@ -60,14 +74,27 @@ fn print(ranking: &Ranking) -> Result<()> {
             }
         }
     }
-    for candidate in ranking.ranking.iter().filter(|candidate| candidate.given_up && candidate.note.is_some()) {
-        output::line(format!("candidate {}: {}", candidate.candidate, candidate.note.as_deref().unwrap_or_default()))?;
+    for candidate in ranking
+        .candidates
+        .iter()
+        .filter(|candidate| candidate.given_up && candidate.note.is_some())
+    {
+        output::line(format!(
+            "candidate {}: {}",
+            candidate.candidate,
+            candidate.note.as_deref().unwrap_or_default()
+        ))?;
     }
-    let confused: usize = ranking.ranking.iter().map(|candidate| candidate.confused).sum();
+    let confused: usize = ranking.candidates.iter().map(|candidate| candidate.confused).sum();
     if confused > 0 {
-        output::line(format!("in {confused} of the rollouts the simulated user talks like the assistant"))?;
+        output::line(format!(
+            "in {confused} of the rollouts the simulated user talks like the assistant"
+        ))?;
     }
-    ranking.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))?;
+    ranking
+        .notes
+        .iter()
+        .try_for_each(|note| output::line(format!("note: {note}")))?;
     let total = ranking.cost.roles.total();
     output::line(format!(
         "{:.1} s; {} prompt tokens, {} of them reused, {} generated{}{}",
@@ -75,8 +102,16 @@ fn print(ranking: &Ranking) -> Result<()> {
         total.prompt_tokens,
         total.reused_tokens,
         total.generated_tokens,
-        if ranking.bitwise { "; reproducible to the last bit" } else { "" },
-        if ranking.complete { "" } else { "; INCOMPLETE: stopped before all rollouts had ended" },
+        if ranking.bitwise {
+            "; reproducible to the last bit"
+        } else {
+            ""
+        },
+        if ranking.complete {
+            ""
+        } else {
+            "; INCOMPLETE: stopped before all rollouts had ended"
+        },
     ))
 }
 
@@ -89,8 +124,12 @@ fn row(candidate: &RankedCandidate, metrics: &[String]) -> Vec<String> {
     let mut row = vec![
         candidate.candidate.to_string(),
         with_error(candidate.reward, candidate.std_error),
-        candidate.interval.map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.3}, {high:.3}]")),
-        candidate.probability_best.map_or_else(|| "–".to_owned(), |best| format!("{best:.2}")),
+        candidate
+            .interval
+            .map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.3}, {high:.3}]")),
+        candidate
+            .probability_best
+            .map_or_else(|| "–".to_owned(), |best| format!("{best:.2}")),
     ];
     row.extend(metrics.iter().map(|name| match candidate.metrics.get(name) {
         Some(metric) => with_error(metric.mean, metric.std_error),
@@ -109,5 +148,9 @@ fn row(candidate: &RankedCandidate, metrics: &[String]) -> Vec<String> {
 fn shorten(text: &str) -> String {
     const WIDTH: usize = 32;
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.chars().count() <= WIDTH { line } else { line.chars().take(WIDTH - 1).chain(['…']).collect() }
+    if line.chars().count() <= WIDTH {
+        line
+    } else {
+        line.chars().take(WIDTH - 1).chain(['…']).collect()
+    }
 }

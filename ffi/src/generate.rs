@@ -238,7 +238,7 @@ pub unsafe extern "C" fn foreturn_logprobs(
             let prompt_tokens = tokens.clone();
             tokens.remove(0);
             let (text, finish) = (String::new(), Finish::Stop);
-            let usage = foreturn::chat::Usage { prompt_tokens: prompt_tokens.len() as u64, ..Default::default() };
+            let usage = foreturn::chat::Usage::new(prompt_tokens.len() as u64, 0);
             Ok(Generation { prompt_tokens, tokens, text, finish, logprobs, usage })
         })
     }

@@ -36,7 +36,6 @@ use self::owner::MEASURING;
 pub use self::pending::Pending;
 pub use self::score::ScoreOptions;
 pub use self::statistics::{Latency, Stage, Statistics};
-pub use self::trace::TraceWriter;
 pub use crate::chat::local::ModelStatus;
 use crate::chat::local::{Completion, OnCompletion};
 use crate::chat::{ChatModel, Finish, Message, Usage};
@@ -66,7 +65,7 @@ pub type ChatModelFactory = Box<dyn FnOnce() -> Result<Box<dyn ChatModel>> + Sen
 ///     "goal": {"task": "write a poem", "prompt": "A poem about my late dog, who loved the sea."}
 /// }"#, "the request")?;
 /// let ranking = engine.rank(request, RankOptions::default())?;
-/// println!("best: candidate {}", ranking.ranking[0].candidate);
+/// println!("best: candidate {}", ranking.candidates[0].candidate);
 /// # Ok::<(), foreturn::Error>(())
 /// ```
 #[derive(Clone)]

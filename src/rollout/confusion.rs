@@ -5,12 +5,12 @@
 //! The signs are few and plain, because a sign that real users give, too, would throw away good futures: what each means
 //! stands in [`Confusion`], and `rollout.on_role_confusion` says what follows.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
 
 /// How a simulated user's message shows that its model speaks as the assistant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confusion {
     /// It offers help or says that it is an AI.

@@ -2,22 +2,22 @@
 
 use statrs::distribution::{Continuous, ContinuousCDF, StudentsT};
 
-/// A mean with its error. What is unknown is `None`, never a number that pretends.
+/// A mean with its error. A field is `None` where its value is unknown.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The mean of the samples.
     pub mean: f64,
     /// Standard error of the mean: the samples' standard deviation (n − 1 in the denominator) over √n. Unknown at n = 1.
     pub std_error: Option<f64>,
-    /// 95% interval of the mean by Student's t with n − 1 degrees of freedom, which holds at small n, unlike ±2 standard
-    /// errors. Unknown at n = 1.
+    /// 95% interval of the mean by Student's t with n − 1 degrees of freedom. Unlike ±2 standard errors, it holds at small n.
+    /// Unknown at n = 1.
     pub interval: Option<[f64; 2]>,
     /// Number of samples; at least 1.
     pub n: usize,
 }
 
 impl Estimate {
-    /// The estimate from `samples`; `None` without samples or where the mean is not finite.
+    /// The estimate from `samples`. `None` if there are no samples, or if the mean is not finite.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let n = samples.len();
         let mean = samples.iter().sum::<f64>() / n as f64;
@@ -42,7 +42,7 @@ impl Estimate {
 pub(super) fn t_quantile_975(degrees_of_freedom: f64) -> Option<f64> {
     let distribution = StudentsT::new(0.0, 1.0, degrees_of_freedom).ok()?;
     let t = distribution.inverse_cdf(0.975);
-    // The inverse is good to about 11 digits; one Newton step makes it as good as the distribution function.
+    // The inverse is exact to about 11 digits. One Newton step makes it as exact as the distribution function.
     Some(t - (distribution.cdf(t) - 0.975) / distribution.pdf(t))
 }
 

@@ -1,25 +1,26 @@
-//! How far the leader of a ranking is ahead.
+//! The lead of the best candidate of a ranking.
 //!
 //! The interval of a [`Difference`] holds for two candidates that were chosen beforehand. The leader is chosen by its
-//! rewards, and owes a part of its lead to luck; measured on eight equals, the 95% interval then holds for 88%. So it is
-//! widened here, by as much as equals would need it where the leader may be any of them, by nothing where it surely is the
-//! best, and in between by the root of the doubt, which measures best (docs/allocation.md). Between two candidates there is
-//! nothing to widen: a difference and its opposite have the same interval.
+//! rewards, so it owes a part of its lead to luck. Measured on eight equal candidates, the 95% interval then holds for 88%.
+//! So it is widened here. If the leader may be any candidate, it is widened as much as equal candidates need. If the leader
+//! is surely the best, it is not widened. In between, the root of the doubt decides, which gave the best measurements
+//! (docs/allocation.md). For two candidates there is nothing to widen, because a difference and its opposite have the same
+//! interval.
 
 use statrs::distribution::{Continuous as _, ContinuousCDF as _, Normal};
 
 use super::{Difference, probability_best};
 
-/// Widening of intervals where sampling stopped because of the rewards, with common random numbers and without. Measured:
-/// docs/allocation.md.
+/// The factors by which intervals are wider if the rewards stopped the sampling, with common random numbers and without.
+/// docs/allocation.md has the measurements.
 const WIDENING_WHEN_STOPPED: [f64; 2] = [1.03, 1.09];
 /// The 97.5% quantile of the normal distribution.
 const NORMAL_975: f64 = 1.959_963_984_540_054;
 
-/// By candidate: by how much `leader`, the candidate with the highest mean, is better, with a 95% interval that allows for
-/// its having been chosen. `None` for the leader, and where there is nothing to compare; see [`Difference::of`] for `paired`
-/// and for what is unknown. `stopped` says that sampling went
-/// on until the rewards told the candidates apart.
+/// The lead of `leader`, the candidate with the highest mean, over each candidate. The 95% interval allows for the fact that
+/// the leader was chosen by its rewards. `None` for the leader itself, and if there is nothing to compare. See
+/// [`Difference::of`] for `paired` and for unknown values. `stopped` says that sampling went on until the rewards told the
+/// candidates apart.
 ///
 /// ```
 /// use foreturn::reward::leads;
@@ -52,8 +53,8 @@ pub fn leads(rewards: &[Vec<Option<f64>>], leader: usize, paired: bool, stopped:
     rewards.iter().enumerate().map(lead).collect()
 }
 
-/// By what factor intervals must be wider for 95% of the leads of the best of `candidates` equals over the others to be
-/// within them.
+/// The factor by which intervals must be wider so that they hold 95% of the leads of the best of `candidates` equals over the
+/// others.
 fn widening_of_equals(candidates: usize) -> f64 {
     if candidates <= 2 {
         return 1.0;

@@ -1,8 +1,8 @@
-//! Means of samples, their differences, and how sure they are.
+//! Means of samples, their differences, and their errors.
 //!
 //! - [`Estimate`]: a mean and its error; [`Difference`]: two means compared.
-//! - [`leads`]: how far the leader is ahead of each, where chance had a say in who leads.
-//! - [`probability_best`]: which candidate is the best, and how surely.
+//! - [`leads`]: the lead of the best candidate, which it may owe to chance in part.
+//! - [`probability_best`]: the probability that a candidate is the best.
 //!
 //! docs/allocation.md has the measured coverage and calibration.
 

@@ -1,14 +1,14 @@
-//! How sure it is which candidate is the best.
+//! The probability that a candidate is the best.
 //!
 //! Rewards follow a two-way model: reward(candidate, sample) = value(candidate) + luck(sample) + noise. With common random
-//! numbers the luck of a sample is shared by the candidates and drops out, so that only the noise counts; without them there
-//! is no such term. Nothing is assumed of the luck. The noise is normal, of one unknown size σ. Values are normal around
-//! an unknown centre with a spread g·σ, where g is unknown as well (half-Cauchy with scale 0.5). That prior pulls
-//! candidates together as far as the data say that they are alike, which is what keeps the luckiest of many equals from
-//! being declared the best (Gelman, Hill, Yajima 2012, "Why we (usually) don't have to worry about multiple comparisons").
-//! And as it's a posterior, it may be looked at after every round: stopping when it is sure does not spoil it.
+//! numbers, the candidates share the luck of a sample. It drops out, so only the noise counts. Without them there is no such
+//! term. Nothing is assumed about the luck. The noise is normal, with one unknown size σ. Values are normal around an
+//! unknown centre with a spread g·σ, where g is unknown as well (half-Cauchy with scale 0.5). The prior pulls candidates
+//! together as far as the data say that they are alike. So the luckiest of many equals is not declared the best (Gelman,
+//! Hill, Yajima 2012, "Why we (usually) don't have to worry about multiple comparisons"). A posterior may be looked at after
+//! every round, because a stop at the moment of certainty does not spoil it.
 //!
-//! Given g everything is a normal and a χ², in closed form: g runs over a grid with its posterior weights, and the values
+//! Given g, everything is a normal and a χ² in closed form. So g runs over a grid with its posterior weights, and the values
 //! are drawn. The draws are a fixed sequence, so equal rewards give equal results.
 
 use std::f64::consts::TAU;
@@ -17,7 +17,7 @@ use super::linear::{Cholesky, Square};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-/// Most candidates that are compared with each other: work grows with their cube (128 take a tenth of a second).
+/// Most candidates that are compared with each other, because the work grows with their cube (128 take 0.1 seconds).
 pub const MAX_COMPARED: usize = 128;
 
 /// Draws of the values: a probability of 0.9 is then known to ± 0.005.
@@ -28,34 +28,34 @@ const SMALLEST_SPREAD: f64 = 0.02;
 const LARGEST_SPREAD: f64 = 8.0;
 /// Scale of g's prior. Table 5 of the CollabLLM paper has 0.3 / 0.5.
 const SPREAD_SCALE: f64 = 0.5;
-/// What is believed of the noise beforehand, in rewards' worth: that it has the spread of all rewards. It keeps a variance of
-/// exactly zero (0/1 rewards that happen to agree) from passing for certainty, and has next to no weight otherwise.
+/// The weight of the prior on the noise, in rewards. The prior says that the noise has the spread of all rewards. It keeps a
+/// variance of exactly zero (0/1 rewards that happen to agree) from passing for certainty, and matters little otherwise.
 const PRIOR_REWARDS: f64 = 0.1;
 
-/// What is known about the candidates' values, as draws from their joint distribution.
+/// The knowledge about the values of candidates, as draws from their joint distribution.
 #[derive(Debug, Clone)]
 pub struct Posterior {
-    /// By candidate: its place among those compared.
+    /// The place of each candidate among those compared.
     place: Vec<Option<usize>>,
     compared: usize,
-    /// Draw by draw the values of those compared, up to a shift that they share, in units of `scale`.
+    /// The values of the candidates compared, one draw after the other, up to a shift that they share, in units of `scale`.
     draws: Vec<f64>,
     scale: f64,
 }
 
 impl Posterior {
-    /// From `rewards[candidate][sample]`, where `None` is a reward that is missing; rows may differ in length. `paired`
-    /// says that a sample's rewards share their random numbers across candidates.
+    /// Computes it from `rewards[candidate][sample]`, where `None` is a missing reward. Rows may differ in length. `paired`
+    /// says that the rewards of a sample share their random numbers across candidates.
     ///
-    /// `None` where the rewards can't tell noise from value: at one sample each, or for fewer than two candidates; also
-    /// for more than [`MAX_COMPARED`], and for rewards that are not finite.
+    /// `None` if the rewards cannot tell noise from value: with one sample each, or with fewer than two candidates. Also `None`
+    /// with more than [`MAX_COMPARED`] candidates, and if a reward is not finite.
     pub fn of(rewards: &[Vec<Option<f64>>], paired: bool) -> Option<Self> {
         let data = Data::of(rewards, paired)?;
         let draws = if data.is_flat() { vec![0.0; data.compared()] } else { data.draw()? };
         Some(Posterior { compared: data.compared(), place: data.place, draws, scale: data.scale })
     }
 
-    /// By candidate: the probability that none is better; they sum to 1. Ties share. `None` for a candidate without a
+    /// The probability for each candidate that none is better. They sum to 1. Ties share. `None` for a candidate without a
     /// reward that can be compared.
     pub fn best(&self) -> Vec<Option<f64>> {
         let mut wins = vec![0.0; self.compared];
@@ -69,7 +69,7 @@ impl Posterior {
     }
 
     /// The probability that no candidate is better than `candidate` by more than `margin` (in units of reward, at least 0).
-    /// `None` for a candidate that can't be compared.
+    /// `None` for a candidate that cannot be compared.
     pub fn within(&self, candidate: usize, margin: f64) -> Option<f64> {
         let at = (*self.place.get(candidate)?)?;
         let good = |values: &&[f64]| values.iter().all(|value| *value <= values[at] + margin / self.scale);
@@ -78,8 +78,8 @@ impl Posterior {
     }
 }
 
-/// By candidate: the probability that it is the best. See [`Posterior`] for the model, for `rewards` and for `paired`; all are
-/// `None` where it has nothing to say.
+/// The probability for each candidate that it is the best. See [`Posterior`] for the model, for `rewards` and for `paired`.
+/// All are `None` if there is no posterior.
 ///
 /// ```
 /// use foreturn::reward::probability_best;
@@ -104,7 +104,7 @@ struct Data {
     total: f64,
     /// Its degrees of freedom.
     freedom: usize,
-    /// What rewards were divided by.
+    /// The number that rewards were divided by.
     scale: f64,
 }
 
@@ -116,7 +116,7 @@ impl Data {
         let compared = place.iter_mut().flatten().enumerate().map(|(at, place)| *place = at).count();
         let count = blocks.iter().map(Vec::len).sum::<usize>();
         let freedom = count - blocks.len();
-        // Of the freedom, the values take one less than there are; noise needs some of the rest.
+        // The values take one degree of freedom less than there are values. The noise needs some of the rest.
         if !(2..=MAX_COMPARED).contains(&compared) || freedom < compared {
             return None;
         }
@@ -151,7 +151,7 @@ impl Data {
         }
     }
 
-    /// Whether the candidates' rewards differ by no more than rounding.
+    /// Tells whether the rewards of candidates differ by no more than rounding.
     fn is_flat(&self) -> bool {
         self.total <= 1e-26 * self.freedom as f64
     }
@@ -169,7 +169,7 @@ impl Data {
         let mut draws = vec![0.0; DRAWS * self.compared()];
         let mut noise = vec![0.0; self.compared()];
         let (mut at, mut reached) = (0, weights[0]);
-        // Two draws at a time, mirror images of each other: half the work, and they err less.
+        // Two draws at a time, which are mirror images of each other: that halves the work, and their mean errs less.
         for (pair, values) in draws.chunks_exact_mut(2 * self.compared()).enumerate() {
             while at + 1 < SPREADS && reached < (2 * pair + 1) as f64 / DRAWS as f64 * sum {
                 at += 1;
@@ -188,7 +188,7 @@ impl Data {
     }
 }
 
-/// The rewards that share an unknown level: by sample, leaving out those that are alone, or all together.
+/// The rewards that share an unknown level: those of each sample with more than one, or all together.
 fn blocks(rewards: &[Vec<Option<f64>>], paired: bool) -> Vec<Vec<(usize, f64)>> {
     let samples = rewards.iter().map(Vec::len).max().unwrap_or(0);
     let block = |sample: usize| -> Vec<(usize, f64)> {
@@ -224,7 +224,7 @@ impl Spread {
         let explained: f64 = mean.iter().zip(&data.cross).map(|(mean, cross)| mean * cross).sum();
         let freedom = data.freedom as f64 + PRIOR_REWARDS;
         let squares = (data.total - explained).max(0.0) + PRIOR_REWARDS * data.total / data.freedom as f64;
-        // Evenly spaced in the logarithm, so the prior density comes with a factor g.
+        // The points are evenly spaced in the logarithm, so the prior density has a factor g.
         let prior = spread.ln() - (spread / SPREAD_SCALE).powi(2).ln_1p();
         let likelihood =
             -(data.compared() as f64) * spread.ln() - factor.log_determinant() / 2.0 - freedom / 2.0 * squares.ln();
@@ -232,7 +232,7 @@ impl Spread {
     }
 }
 
-/// Random numbers, always the same.
+/// Random numbers that are always the same.
 struct Random {
     bits: ChaCha8Rng,
     spare: Option<f64>,
@@ -243,7 +243,7 @@ impl Random {
         Random { bits: ChaCha8Rng::seed_from_u64(0), spare: None }
     }
 
-    /// In (0, 1]: the logarithm of 0 is none.
+    /// A number in (0, 1], because 0 has no logarithm.
     fn uniform(&mut self) -> f64 {
         ((self.bits.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
