@@ -13,7 +13,7 @@ fn main() -> foreturn::Result<()> {
         "window": 1, "samples": 2
     }"#;
     let ranking = engine.rank(request.parse()?, RankOptions::default())?;
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         println!("candidate {}: {:?} ± {:?}", candidate.candidate, candidate.reward, candidate.std_error);
     }
     Ok(())

@@ -26,6 +26,37 @@ impl fmt::Display for Wrong {
     }
 }
 
+impl Wrong {
+    /// Tells whether the document only lacks its end.
+    pub(crate) fn is_cut_off(&self, document: &[u8]) -> bool {
+        // serde_json calls `-` and `1e` at the end invalid numbers, although the rest of a number may be missing.
+        let last = document.rsplit(|byte| matches!(byte, b':' | b',' | b'[')).next().unwrap_or_default().trim_ascii();
+        let within_number =
+            matches!(last, [b'-' | b'0'..=b'9', ..]) && matches!(last, [.., b'-' | b'+' | b'.' | b'e' | b'E']);
+        self.what.is_none() && (self.error.is_eof() || (within_number && self.error.column() >= document.len()))
+    }
+
+    /// The name of the last field before the place of the error, if the document is one line.
+    pub(crate) fn near<'a>(&self, document: &'a [u8]) -> Option<&'a str> {
+        let before = document.get(..self.error.column()).filter(|_| self.what.is_none() && self.error.line() == 1)?;
+        let (mut quote, mut name, mut at) = (None, None, 0);
+        while at < before.len() {
+            match (before[at], quote) {
+                (b'\\', Some(_)) => at += 1,
+                (b'"', None) => quote = Some(at + 1),
+                (b'"', Some(start)) => {
+                    quote = None;
+                    let is_name = before[at + 1..].trim_ascii_start().starts_with(b":");
+                    name = if is_name { Some(&before[start..at]) } else { name };
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        std::str::from_utf8(name?).ok()
+    }
+}
+
 impl std::error::Error for Wrong {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
@@ -103,6 +134,28 @@ pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
     plain.extend_from_slice(&bytes[copied..]);
     Cow::Owned(plain)
+}
+
+/// Numbers that may have been NaN or infinite when they were written: serde_json writes null for these, and they are read as
+/// NaN. For `deserialize_with`.
+pub(crate) mod null_is_nan {
+    use serde::{Deserialize, Deserializer};
+
+    fn nan(number: Option<f64>) -> f64 {
+        number.unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Option::deserialize(deserializer).map(nan)
+    }
+
+    pub(crate) fn pair<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[f64; 2]>, D::Error> {
+        Ok(Option::<[Option<f64>; 2]>::deserialize(deserializer)?.map(|pair| pair.map(nan)))
+    }
+
+    pub(crate) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<f64>>, D::Error> {
+        Ok(Option::<Vec<_>>::deserialize(deserializer)?.map(|list| list.into_iter().map(nan).collect()))
+    }
 }
 
 #[cfg(test)]

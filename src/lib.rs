@@ -10,7 +10,7 @@
 //! let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
 //! let request = std::fs::read_to_string("examples/requests/poem.json").expect("a readable file");
 //! let ranking = engine.rank(request.parse()?, RankOptions::default())?;
-//! for candidate in &ranking.ranking {
+//! for candidate in &ranking.candidates {
 //!     println!("{}: {:?} ± {:?}", candidate.candidate, candidate.reward, candidate.std_error);
 //! }
 //! # Ok::<(), foreturn::Error>(())
@@ -59,6 +59,7 @@ pub(crate) mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread;
+pub mod trace;
 
 pub(crate) use foreturn_kernels as kernels;
 

@@ -147,7 +147,7 @@ fn drive(request: RankRequest, plan: RankPlan, reply: impl Fn(&Ask) -> String) -
         job.on_reply(ask.id, Ok(ChatReply { output, usage: Usage::default(), note: None }), &mut asks)?;
     }
     assert!(job.is_done());
-    let info = ModelInfo { name: "scripted".into(), weights: None, date: None };
+    let info = ModelInfo::new("scripted", None);
     let models = [ModelRole::Policy, ModelRole::User, ModelRole::Judge].map(|role| (role, info.clone()));
     job.finish(ModelsInfo { models: models.into(), ..ModelsInfo::default() }, 1.0)
 }
@@ -204,8 +204,8 @@ fn assert_same(candidate: &Candidate, ranked: &RankedCandidate, at: &str) {
 fn assert_as_reference(name: &str) {
     let case = case(name);
     let ranking = ranking(&case);
-    assert_eq!(ranking.ranking.len(), case.candidates.len());
-    for ranked in &ranking.ranking {
+    assert_eq!(ranking.candidates.len(), case.candidates.len());
+    for ranked in &ranking.candidates {
         assert_same(&case.candidates[ranked.candidate], ranked, &format!("{name}, candidate {}", ranked.candidate));
     }
 }
@@ -247,7 +247,7 @@ fn verl_math() {
 fn verl_clamps_weighted_means() {
     assert_as_reference("verl_clamped");
     let ranking = ranking(&case("verl_clamped"));
-    let clamped = ranking.ranking.iter().find(|ranked| ranked.candidate == 0).expect("the first candidate");
+    let clamped = ranking.candidates.iter().find(|ranked| ranked.candidate == 0).expect("the first candidate");
     let saturated = |name: &str| clamped.metrics[name].saturated;
     assert_eq!((saturated("interactivity"), saturated("token_amount")), (Some(1.0), Some(1.0)));
     assert_eq!(saturated("accuracy"), None);
@@ -274,7 +274,7 @@ fn a_broken_verdict_is_a_failure_and_no_zero() {
         case.candidates.truncate(1);
         case.candidates[0].samples[1].judge.insert("interactivity".into(), verdict.into());
         let ranking = ranking(&case);
-        let ranked = &ranking.ranking[0];
+        let ranked = &ranking.candidates[0];
         assert_eq!(ranked.excluded, 1, "{verdict}");
         let rollout = &ranked.rollouts[1];
         assert!(!rollout.counted && rollout.metrics["interactivity"].is_none());

@@ -80,7 +80,7 @@ fn reference() -> &'static Ranking {
         assert!(ranking.complete && ranking.bitwise);
         let weights = ranking.models.values().map(|model| model.weights.as_deref());
         assert!(weights.eq([Some(folder().fingerprint()); 3]), "{:?}", ranking.models);
-        assert!(ranking.ranking.iter().all(|candidate| candidate.reward.is_some()), "{ranking:?}");
+        assert!(ranking.candidates.iter().all(|candidate| candidate.reward.is_some()), "{ranking:?}");
         ranking
     })
 }
@@ -178,7 +178,7 @@ fn one_thread_gives_what_two_give() {
 
 /// What was said in a candidate's futures.
 fn texts(ranking: &Ranking, candidate: usize) -> Value {
-    let candidate = ranking.ranking.iter().find(|ranked| ranked.candidate == candidate).expect("the candidate");
+    let candidate = ranking.candidates.iter().find(|ranked| ranked.candidate == candidate).expect("the candidate");
     let futures: Vec<_> = candidate.rollouts.iter().map(|rollout| (rollout.seed, &rollout.messages)).collect();
     serde_json::to_value(futures).expect("JSON")
 }
@@ -192,7 +192,7 @@ fn a_candidate_alone_has_the_futures_that_it_has_among_others() {
         let alone = rank(engine, request(&[candidate], json!({})));
         assert_eq!(texts(expected, number), texts(&alone, 0), "{candidate}");
         let rewards = |ranking: &Ranking, number| {
-            ranking.ranking.iter().find(|ranked| ranked.candidate == number).and_then(|ranked| ranked.reward)
+            ranking.candidates.iter().find(|ranked| ranked.candidate == number).and_then(|ranked| ranked.reward)
         };
         assert_eq!(rewards(expected, number), rewards(&alone, 0), "{candidate}");
     }
@@ -255,7 +255,7 @@ fn candidates_can_be_sampled_from_the_policy() {
     let ask = || rank(engine, request(&[], json!({"candidates": 2, "window": 0})));
     let (ranking, again) = (ask(), ask());
     assert_eq!(promised(&ranking), promised(&again));
-    let responses: Vec<_> = ranking.ranking.iter().filter_map(|candidate| candidate.response.as_deref()).collect();
+    let responses: Vec<_> = ranking.candidates.iter().filter_map(|candidate| candidate.response.as_deref()).collect();
     assert!(responses.len() == 2 && responses[0] != responses[1], "{responses:?}");
     assert!(ranking.cost.roles.policy.generated_tokens > 2);
 }
@@ -432,8 +432,8 @@ fn a_deadline_gives_an_incomplete_ranking() {
     let ranking = engine.within(limits).rank(asked, RankOptions::default()).expect("what there is");
     assert!(steps(engine) <= 1, "{} steps began before the deadline", steps(engine));
     assert!(!ranking.complete && !ranking.bitwise);
-    assert_eq!(ranking.ranking.len(), 4);
-    for candidate in &ranking.ranking {
+    assert_eq!(ranking.candidates.len(), 4);
+    for candidate in &ranking.candidates {
         assert_eq!((candidate.reward, candidate.excluded), (None, 3), "{candidate:?}");
         assert!(candidate.rollouts.iter().all(|rollout| rollout.ended == Ended::Deadline && !rollout.counted));
     }
@@ -485,7 +485,7 @@ fn a_cancelled_request_ends_after_the_step_that_is_under_way() {
     assert!(after.load(Ordering::Relaxed) <= 1, "at most what was held back of the text");
     assert_eq!(steps(engine), done, "the ranking ended with the reply");
     assert!(!ranking.complete);
-    let mut rollouts = ranking.ranking.iter().flat_map(|candidate| &candidate.rollouts);
+    let mut rollouts = ranking.candidates.iter().flat_map(|candidate| &candidate.rollouts);
     assert!(rollouts.any(|rollout| rollout.ended == Ended::Cancelled));
     assert_eq!(reply.finish, Finish::Cancelled);
 
@@ -520,7 +520,7 @@ fn a_context_that_fills_up_ends_its_rollout_as_context() {
     let Fresh { engine, .. } = &fresh(config_with(model.path(), SETTINGS));
     let ranking = rank(engine, request(&CANDIDATES, json!({"window": 6, "samples": 1})));
     assert!(ranking.complete, "a full context is an end like any other");
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         let [rollout] = &candidate.rollouts[..] else { panic!("one sample") };
         assert_eq!(rollout.ended, Ended::Context, "{rollout:?}");
         assert!(rollout.messages.len() < 12 && rollout.counted, "{rollout:?}");
@@ -617,7 +617,7 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
     assert_eq!(engine.models(), [MODEL, "scripted"]);
     let ranking = rank(&engine, request(&CANDIDATES[..2], json!({"window": 3, "samples": 2})));
     assert!(ranking.complete && ranking.bitwise);
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         assert_eq!(candidate.metrics["helpfulness"].mean, Some(0.9));
         for rollout in &candidate.rollouts {
             assert_eq!(rollout.ended, Ended::StopSignal);
@@ -666,7 +666,7 @@ fn futures_scored_again_get_their_scores_to_the_last_bit() {
         let scores = |ranked: &foreturn::rank::RankedCandidate| {
             (ranked.candidate, ranked.reward, ranked.std_error, ranked.metrics.clone(), ranked.excluded)
         };
-        ranking.ranking.iter().map(scores).collect()
+        ranking.candidates.iter().map(scores).collect()
     };
     assert_eq!(scores(&again), scores(expected));
     let total = again.cost.roles;
@@ -727,7 +727,7 @@ fn a_metric_at_work_does_not_outlast_the_deadline() {
         }
         limits.cancel.iter().for_each(CancelToken::cancel);
         let ranking = pending.wait().expect("what there is");
-        let only = &ranking.ranking[0];
+        let only = &ranking.candidates[0];
         assert!(!ranking.complete && only.reward.is_none() && only.excluded == 1, "{only:?}");
     }
     drop(end);
@@ -764,7 +764,7 @@ fn a_model_that_never_answers_does_not_outlast_the_deadline() {
     let limits = Limits { timeout: Some(Duration::from_millis(100)), cancel: None, priority: 0 };
     let ranking = silent().within(limits).rank(request(&["a"], json!({})), RankOptions::default()).expect("nulls");
     assert!(!ranking.complete && !ranking.bitwise);
-    assert_eq!(ranking.ranking[0].reward, None);
+    assert_eq!(ranking.candidates[0].reward, None);
 }
 
 /// Takes its time over each request, as a model does that has a long prompt to write and tokenise.

@@ -21,6 +21,7 @@ const FLOORS: &[&[&str]] = &[
     &["rollout"],
     &["reward"],
     &["rank"],
+    &["trace"],
     &["config", "report"],
     &["engine"],
 ];

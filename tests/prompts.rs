@@ -41,7 +41,7 @@ fn a_template_without_system_messages_gets_ours_in_front_and_its_date_is_recorde
     let settings = "date = \"2024-07-26\"\ntemplate_arguments = { mood = \"calm\" }";
     let (_copy, config) = model(RANKING, settings);
     let ranking = rank(config.clone()).expect("a ranking");
-    assert!(ranking.complete && ranking.ranking.iter().all(|candidate| candidate.excluded == 0));
+    assert!(ranking.complete && ranking.candidates.iter().all(|candidate| candidate.excluded == 0));
     for model in ranking.models.values() {
         assert_eq!(model.date.as_deref(), Some("2024-07-26T00:00:00"));
     }

@@ -4,171 +4,29 @@
 //! what must come out, with numbers worked out by hand), `fixtures/ranking/metrics/*.json` holds single metrics. A new case
 //! is a new file, or a new entry in one.
 
-use std::path::{Path, PathBuf};
+#[path = "common/scripted.rs"]
+mod scripted;
+
+use std::path::Path;
 use std::sync::Arc;
 
-use foreturn::chat::{ChatOutput, ChatReply, Finish, Message, Role, Usage};
+use foreturn::chat::{ChatOutput, ChatReply, Message, Role, Usage};
 use foreturn::config::Config;
 use foreturn::rank::{
-    Ask, Candidates, Cost, Ended, FailurePolicy, Goal, ModelInfo, ModelRole, ModelsInfo, RankJob, RankPlan,
-    RankRequest, Ranking, RoleCosts, StopReason,
+    Ask, Candidates, Cost, Ended, FailurePolicy, Goal, ModelRole, RankJob, RankPlan, RankRequest, Ranking, RoleCosts,
+    StopReason,
 };
 use foreturn::reward::{
-    Answered, Metric, MetricInput, MetricSettings, MetricValue, TokenCounter, WeightedMetric, build_metric,
+    Answered, Metric, MetricInput, MetricSettings, MetricValue, WeightedMetric, build_metric,
 };
-use foreturn::rollout::seed;
 use foreturn::score::ScoreOutput;
-use foreturn::{Error, ErrorKind, Result};
+use foreturn::{ErrorKind, Result};
 use proptest::prelude::*;
+use scripted::{drive, fixtures, models, prepare, run, said, words};
 use serde::Deserialize;
 use serde_json::Value;
 
-// ---- scripted models ----
-
-/// What a scripted model says to requests that contain certain texts.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    role: ModelRole,
-    /// All of these must be in the prompt.
-    #[serde(default)]
-    when: Vec<String>,
-    /// A reply, or a list of replies by sample (by candidate where candidates are sampled).
-    say: Value,
-}
-
-struct Script {
-    lines: Vec<Line>,
-    seed: u64,
-    common: bool,
-}
-
-impl Script {
-    fn reply(&self, ask: &Ask) -> Result<ChatReply> {
-        let prompt: Vec<&str> = ask.request.messages.iter().map(|m| m.content.as_str()).collect();
-        let prompt = prompt.join("\n");
-        let fits = |line: &&Line| line.role == ask.role && line.when.iter().all(|text| prompt.contains(text.as_str()));
-        let line =
-            self.lines.iter().find(fits).unwrap_or_else(|| panic!("nothing is scripted for {:?}: {prompt}", ask.role));
-        match &line.say {
-            Value::Array(by_sample) if !by_sample.iter().all(Value::is_number) => said(&by_sample[self.number(ask)]),
-            say => said(say),
-        }
-    }
-
-    /// Which sample (or sampled candidate) a request belongs to, known by its seed.
-    fn number(&self, ask: &Ask) -> usize {
-        let belongs = |number: &usize| {
-            seed::candidate_seed(self.seed, *number) == ask.request.seed
-                || (0..4).any(|candidate| {
-                    let rollout = seed::rollout_seed(self.seed, candidate, *number, self.common);
-                    let turns = (0..4).map(|turn| seed::turn_seed(rollout, turn, ask.role));
-                    let questions = (0..16).map(|q| seed::question_seed(rollout, q / 4, q % 4, ask.role));
-                    // Extractions come after all metrics, whose answers a judge may give as well.
-                    let extractions =
-                        (0..4).map(|at| seed::question_seed(rollout, (1 << 16) + at, 0, ModelRole::Extractor));
-                    let questions = questions.chain(extractions);
-                    turns.chain(questions).any(|seed| seed == ask.request.seed)
-                })
-        };
-        (0..8).find(belongs).unwrap_or_else(|| panic!("seed {} is of no known place", ask.request.seed))
-    }
-}
-
-/// `"text"`, `{"text", "finish"}`, `[probabilities]` or `{"error": kind}`.
-fn said(say: &Value) -> Result<ChatReply> {
-    let usage = Usage { prompt_tokens: 10, reused_tokens: 4, generated_tokens: 2, seconds: 0.5 };
-    let text = |text: &Value, finish| ChatOutput::Text {
-        text: text.as_str().expect("a text").to_owned(),
-        tokens: None,
-        finish,
-        retokenized_differs: vec![],
-    };
-    let output = match say {
-        Value::String(_) => text(say, Finish::Stop),
-        Value::Array(p) => {
-            ChatOutput::Choice { probabilities: p.iter().map(|p| p.as_f64().expect("a number")).collect() }
-        }
-        Value::Object(fields) => match fields.get("error").and_then(Value::as_str) {
-            Some("context_length") => return Err(Error::new(ErrorKind::ContextLength, "the prompt is too long")),
-            Some("model_output") => return Err(Error::new(ErrorKind::ModelOutput, "the logits hold NaN")),
-            Some(other) => panic!("unknown error {other}"),
-            None => text(&fields["text"], serde_json::from_value(fields["finish"].clone()).expect("a finish")),
-        },
-        other => panic!("cannot say {other}"),
-    };
-    Ok(ChatReply { output, usage, note: None })
-}
-
-fn words() -> TokenCounter {
-    Arc::new(|text: &str| text.split_whitespace().count())
-}
-
-fn models() -> ModelsInfo {
-    let model = |role| (role, ModelInfo { name: "scripted".into(), weights: Some("v1".into()), date: None });
-    let models = [ModelRole::Policy, ModelRole::User, ModelRole::Judge].map(model);
-    ModelsInfo { models: models.into(), bitwise: true, ..ModelsInfo::default() }
-}
-
-/// Drives a job to its end; `pick` chooses which of the waiting requests is answered next.
-fn drive(
-    mut job: RankJob,
-    reply: impl Fn(&Ask) -> Result<ChatReply>,
-    mut pick: impl FnMut(usize) -> usize,
-) -> Result<Ranking> {
-    let mut asks = Vec::new();
-    job.start(&mut asks);
-    loop {
-        job.score(&mut asks);
-        if job.is_done() {
-            return job.finish(models(), 1.0);
-        }
-        let ask = asks.swap_remove(pick(asks.len()));
-        job.on_reply(ask.id, reply(&ask), &mut asks)?;
-    }
-}
-
 // ---- whole rankings ----
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    about: String,
-    config: Vec<String>,
-    request: Value,
-    script: Vec<Line>,
-    /// The error's text contains this.
-    #[serde(default)]
-    error: Option<String>,
-    /// The ranking's JSON contains this: objects may have more fields, numbers agree to 1e-12.
-    #[serde(default)]
-    ranking: Option<Value>,
-}
-
-const MODEL: &str = "\n[models.scripted]\npath = \"unused\"\n";
-
-/// The plan, request and script of a case.
-fn prepare(text: &str) -> (Case, Arc<RankPlan>, Result<(RankRequest, Script)>) {
-    let mut case: Case = serde_json::from_str(text).expect("a case");
-    let config = Config::from_toml(&(case.config.join("\n") + MODEL), Path::new("/")).expect("a configuration");
-    let plan = config.plan(words()).expect("a plan");
-    let lines = std::mem::take(&mut case.script);
-    let ready = case.request.to_string().parse::<RankRequest>().map(|request| {
-        let script =
-            Script { lines, seed: request.seed.unwrap_or(plan.seed), common: plan.rollout.common_random_numbers };
-        (request, script)
-    });
-    (case, Arc::new(plan), ready)
-}
-
-/// Runs a case with at most so many requests out while rollouts begin.
-fn run(text: &str, most_out: usize, pick: impl FnMut(usize) -> usize) -> (Case, Result<Ranking>) {
-    let (case, plan, ready) = prepare(text);
-    let result = ready.and_then(|(request, script)| {
-        drive(RankJob::new(request, plan)?.with_most_out(most_out), |ask| script.reply(ask), pick)
-    });
-    (case, result)
-}
 
 /// Whether `found` has everything that `expected` has.
 fn assert_contains(expected: &Value, found: &Value, at: &str) {
@@ -190,16 +48,6 @@ fn assert_contains(expected: &Value, found: &Value, at: &str) {
         }
         _ => assert_eq!(expected, found, "{at}"),
     }
-}
-
-fn fixtures(folder: &str) -> Vec<(PathBuf, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(&folder).expect("fixtures").map(|entry| entry.expect("an entry").path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-    paths.sort();
-    assert!(!paths.is_empty(), "no cases in {}", folder.display());
-    paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(&path).expect("a readable case"))).collect()
 }
 
 #[test]
@@ -241,8 +89,8 @@ proptest! {
 /// A ranking without its cost, and without scores of rollouts that don't count.
 fn settled(ranking: &Ranking) -> Ranking {
     let mut ranking = ranking.clone();
-    ranking.cost = Cost { roles: RoleCosts::default(), seconds: 0.0 };
-    for candidate in &mut ranking.ranking {
+    ranking.cost = Cost::default();
+    for candidate in &mut ranking.candidates {
         candidate.cost = RoleCosts::default();
         for rollout in candidate.rollouts.iter_mut().filter(|rollout| !rollout.counted) {
             rollout.metrics.values_mut().for_each(|value| *value = None);
@@ -292,7 +140,7 @@ fn only_the_scores_change_with_another_judge() {
     assert!(job.is_done());
     assert_eq!((job.progress().finished, job.progress().total), (4, 4));
     let again = job.finish(models(), 1.0).expect("a ranking");
-    for (first, again) in first.ranking.iter().zip(&again.ranking) {
+    for (first, again) in first.candidates.iter().zip(&again.candidates) {
         assert_eq!((first.reward, again.reward), (Some(4.0), Some(-8.0)));
         assert!(first.rollouts.iter().map(|r| &r.messages).eq(again.rollouts.iter().map(|r| &r.messages)));
     }
@@ -316,7 +164,7 @@ fn a_ranking_that_was_cut_short_stays_incomplete() {
     let again = drive(RankJob::rescore(ask(), &first, plan()).expect("a job"), never, |_| 0).expect("a ranking");
     assert!(!again.complete && !again.bitwise);
     assert_eq!(settled(&again), settled(&first));
-    assert_eq!(again.ranking[0].rollouts[1].reason.as_deref(), Some("sample 1 was not finished for candidate 1"));
+    assert_eq!(again.candidates[0].rollouts[1].reason.as_deref(), Some("sample 1 was not finished for candidate 1"));
 }
 
 #[test]
@@ -337,7 +185,7 @@ fn a_ranking_of_something_else_is_not_scored_again() {
     let mut more = ask();
     more.candidates = Candidates::Given(vec!["a".into(), "b".into(), "c".into()]);
     assert!(refused(more, &ranking).1.contains("candidates has 3 entries, and the ranking has 2"));
-    for candidate in &mut ranking.ranking {
+    for candidate in &mut ranking.candidates {
         candidate.rollouts[0].counted = false;
     }
     assert!(refused(ask(), &ranking).1.contains("nothing to score again"));
@@ -487,8 +335,8 @@ fn the_policy_never_sees_the_goal_and_the_user_does() {
         |_| 0,
     )
     .expect("a ranking");
-    assert_eq!(ranking.ranking[0].reward, Some(6.0));
-    assert_eq!(ranking.ranking[0].std_error, Some(0.0));
+    assert_eq!(ranking.candidates[0].reward, Some(6.0));
+    assert_eq!(ranking.candidates[0].std_error, Some(0.0));
 }
 
 #[test]
@@ -516,7 +364,7 @@ fn a_deadline_ranks_complete_rounds_and_reports_the_rest() {
 
     let ranking = job.finish(models(), 1.0).expect("a ranking");
     assert!(!ranking.complete && !ranking.bitwise);
-    let [first, second] = &ranking.ranking[..] else { panic!("two candidates") };
+    let [first, second] = &ranking.candidates[..] else { panic!("two candidates") };
     assert_eq!((first.reward, first.excluded, first.rollouts[1].ended), (Some(4.0), 1, Ended::Deadline));
     assert_eq!((second.reward, second.excluded, second.rollouts[1].ended), (Some(4.0), 1, Ended::Window));
     assert_eq!(second.rollouts[1].reward, Some(4.0), "known, though it does not count");
@@ -532,7 +380,7 @@ fn a_deadline_before_the_start_reports_every_rollout_as_excluded() {
     assert!(job.is_done());
     let ranking = job.finish(models(), 1.0).expect("a ranking");
     assert_eq!((ranking.complete, ranking.allocation.rollouts), (false, 4));
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         assert_eq!((candidate.reward, candidate.excluded), (None, 2));
         assert!(candidate.rollouts.iter().all(|rollout| rollout.ended == Ended::Deadline));
     }

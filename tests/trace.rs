@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::{MODEL, config_with, folder, model_path, turn};
-use foreturn::engine::TraceWriter;
+use foreturn::trace::TraceWriter;
 use foreturn::{Engine, RankOptions, RankRequest};
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ fn a_trace_has_every_rollout_as_it_ended() {
     let ranking = trace.rank(&engine, request(), options).expect("a ranking");
     // A second one goes to the same file.
     let again = trace.rank(&engine, request(), RankOptions::default()).expect("a ranking");
-    assert_eq!(again.ranking[0].reward, ranking.ranking[0].reward);
+    assert_eq!(again.candidates[0].reward, ranking.candidates[0].reward);
 
     let told = told.lock().expect("no panic");
     assert_eq!(told.len(), 4);

@@ -77,7 +77,7 @@ fn its_own_token_ends_the_conversation() {
     let request: RankRequest = request.to_string().parse().expect("a request");
     let engine = Engine::new(config).expect("an engine");
     let ranking: Ranking = engine.rank(request, RankOptions::default()).expect("a ranking");
-    let rollouts = &ranking.ranking[0].rollouts;
+    let rollouts = &ranking.candidates[0].rollouts;
     let left = rollouts.iter().filter(|rollout| rollout.ended == Ended::StopSignal).count();
     assert!(left > 0 && left < rollouts.len(), "{left} of {} left", rollouts.len());
     for message in rollouts.iter().flat_map(|rollout| &rollout.messages) {

@@ -1,4 +1,4 @@
-//! What may be typed.
+//! The arguments of the command.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -101,7 +101,7 @@ pub(super) struct RenderArgs {
     pub(super) template: TemplateArgs,
 }
 
-/// How messages become a prompt.
+/// The way from messages to a prompt.
 #[derive(Debug, Args)]
 pub(super) struct TemplateArgs {
     /// Which of the model's named chat templates
@@ -223,7 +223,7 @@ pub(super) struct ScoreArgs {
     pub(super) json: bool,
 }
 
-/// What a file to be scored holds.
+/// The content of a file to score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ScoreFormat {
     /// A conversation, or a list of them
@@ -360,7 +360,7 @@ pub(super) struct CompareArgs {
     pub(super) json: bool,
 }
 
-/// Where prompts have the text that never changes.
+/// The place of the text that never changes in prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum PromptOrder {
     /// Around the conversation, as the reference implementation has it

@@ -14,6 +14,7 @@ mod rank;
 mod report;
 mod reward_bench;
 mod score;
+mod table;
 
 use std::process::ExitCode;
 

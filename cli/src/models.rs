@@ -24,7 +24,7 @@ use super::output;
 /// The name that an engine of one model gives it.
 pub(super) const MODEL: &str = "model";
 
-/// Where the command line looks for ONNX Runtime.
+/// The places where the command looks for ONNX Runtime.
 pub(super) fn places() -> Places {
     Places { python_package: true, ..Places::default() }
 }
@@ -34,7 +34,7 @@ pub(super) fn engine(path: &Path) -> Result<Engine> {
     Engine::with_model(path, RuntimeConfig::default(), places())
 }
 
-/// An engine with one model whose chat template is used as `template` says.
+/// An engine with one model, whose chat template is used as `template` says.
 fn engine_with(path: &Path, template: &TemplateArgs) -> Result<Engine> {
     let mut config = Config::default();
     config.models.insert(MODEL.into(), local(path, template).into());
@@ -53,7 +53,7 @@ pub(super) fn local(path: &Path, template: &TemplateArgs) -> LocalConfig {
 
 /// Says on standard error where a model runs on another provider than the one preferred.
 pub(super) fn report_providers(engine: &Engine) -> Result<()> {
-    // Remote models run on nothing of ours.
+    // Remote models run elsewhere.
     for (name, status) in engine.statistics()?.models {
         let provider = status.provider;
         for (wanted, reason) in &provider.unavailable {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::str::FromStr;
 
+use console::Term;
 use foreturn::{Error, ErrorKind, Result, files};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -24,6 +25,16 @@ pub(super) fn write(text: &str) -> Result<()> {
     }
 }
 
+/// The columns that output may take: those of the terminal, or 100 where the output is not read on a terminal.
+pub(super) fn width() -> usize {
+    const WITHOUT_TERMINAL: usize = 100;
+    const NARROWEST: usize = 60;
+    match Term::stdout().size_checked() {
+        Some((_, columns)) => usize::from(columns).max(NARROWEST),
+        None => WITHOUT_TERMINAL,
+    }
+}
+
 /// Writes one JSON document.
 pub(super) fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(value)
@@ -31,7 +42,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     line(text)
 }
 
-/// Reports a failure on standard error, with what caused it where that says more.
+/// Reports a failure on standard error, with its causes if they say more.
 #[allow(clippy::print_stderr, reason = "this is where errors are reported")]
 pub(super) fn error(error: &Error) {
     // Parsers end their messages with a line end.
@@ -54,7 +65,7 @@ pub(super) fn warning(text: &str) {
     eprintln!("foreturn: warning: {text}");
 }
 
-/// A progress bar on standard error; invisible where that is no terminal.
+/// A progress bar on standard error. It is invisible if standard error is not a terminal.
 pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
     let target = match std::io::stderr().is_terminal() {
         true => ProgressDrawTarget::stderr(),

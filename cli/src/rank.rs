@@ -1,17 +1,19 @@
 //! `foreturn rank`, and the table it prints.
 
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use foreturn::config::Config;
-use foreturn::engine::{Engine, Limits, TraceWriter};
+use foreturn::engine::{Engine, Limits};
 use foreturn::rank::{RankedCandidate, Ranking};
+use foreturn::trace::TraceWriter;
 use foreturn::{RankOptions, RankRequest, Result};
 
 use super::args::RankArgs;
 use super::models::{places, report_providers};
 use super::output;
+use super::table::{self, Column};
 
 pub(super) fn rank(args: &RankArgs) -> Result<()> {
-    // Cheap mistakes first: the models load only for a request and a configuration that make sense.
+    // Cheap mistakes come first: the models load only for a request and a configuration that make sense.
     let config = Config::from_file(&args.config)?;
     let request: RankRequest = output::parse(&args.request)?;
 
@@ -38,18 +40,10 @@ pub(super) fn rank(args: &RankArgs) -> Result<()> {
 }
 
 fn print(ranking: &Ranking) -> Result<()> {
-    let metrics: Vec<String> = ranking.ranking.first().map(|c| c.metrics.keys().cloned().collect()).unwrap_or_default();
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY);
-    let mut header = ["candidate", "reward", "95% interval", "P(best)"].map(str::to_owned).to_vec();
-    header.extend(metrics.iter().cloned());
-    header.extend(["rollouts", "generated", "reused", "response"].map(String::from));
-    table.set_header(header);
-    for candidate in &ranking.ranking {
-        table.add_row(row(candidate, &metrics));
+    for table in tables(ranking, output::width()) {
+        output::line(table.to_string())?;
     }
-    output::line(table.to_string())?;
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         for rollout in &candidate.rollouts {
             if let Some(reason) = &rollout.reason {
                 output::line(format!(
@@ -59,10 +53,10 @@ fn print(ranking: &Ranking) -> Result<()> {
             }
         }
     }
-    for candidate in ranking.ranking.iter().filter(|candidate| candidate.given_up && candidate.note.is_some()) {
+    for candidate in ranking.candidates.iter().filter(|candidate| candidate.given_up && candidate.note.is_some()) {
         output::line(format!("candidate {}: {}", candidate.candidate, candidate.note.as_deref().unwrap_or_default()))?;
     }
-    let confused: usize = ranking.ranking.iter().map(|candidate| candidate.confused).sum();
+    let confused: usize = ranking.candidates.iter().map(|candidate| candidate.confused).sum();
     if confused > 0 {
         output::line(format!("in {confused} of the rollouts the simulated user talks like the assistant"))?;
     }
@@ -79,34 +73,62 @@ fn print(ranking: &Ranking) -> Result<()> {
     ))
 }
 
-fn row(candidate: &RankedCandidate, metrics: &[String]) -> Vec<String> {
-    let number = |x: Option<f64>| x.map_or_else(|| "–".to_owned(), |x| format!("{x:.3}"));
-    let with_error = |mean: Option<f64>, error: Option<f64>| match error {
-        Some(error) => format!("{} ± {error:.3}", number(mean)),
-        None => number(mean),
-    };
-    let mut row = vec![
-        candidate.candidate.to_string(),
-        with_error(candidate.reward, candidate.std_error),
-        candidate.interval.map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.3}, {high:.3}]")),
-        candidate.probability_best.map_or_else(|| "–".to_owned(), |best| format!("{best:.2}")),
+/// The candidates, and beside them or below what each metric gave and what they cost.
+fn tables(ranking: &Ranking, width: usize) -> Vec<Table> {
+    const LEAST_OF_RESPONSE: usize = 24;
+    let cells = |cell: &dyn Fn(&RankedCandidate) -> String| ranking.candidates.iter().map(cell).collect::<Vec<_>>();
+    let rewards = vec![
+        Column::new("reward", cells(&|candidate| with_error(candidate.reward, candidate.std_error))),
+        Column::new("95% interval", cells(&|candidate| interval(candidate.interval))),
+        Column::new("P(best)", cells(&|candidate| number(candidate.probability_best, 2))),
+        Column::new("rollouts", cells(&counted)),
+        Column::texts(
+            "response",
+            cells(&|candidate| candidate.response.clone().unwrap_or_else(|| UNKNOWN.into())),
+            LEAST_OF_RESPONSE,
+        ),
     ];
-    row.extend(metrics.iter().map(|name| match candidate.metrics.get(name) {
-        Some(metric) => with_error(metric.mean, metric.std_error),
-        None => "–".to_owned(),
-    }));
-    let total = candidate.cost.total();
-    let counted = candidate.rollouts.iter().filter(|rollout| rollout.counted).count();
-    row.push(format!("{counted} of {}", candidate.rollouts.len()));
-    row.push(total.generated_tokens.to_string());
-    row.push(total.reused_tokens.to_string());
-    row.push(shorten(candidate.response.as_deref().unwrap_or("–")));
-    row
+    let metric = |name: &String| {
+        let summary = |candidate: &RankedCandidate| match candidate.metrics.get(name) {
+            Some(metric) => with_error(metric.mean, metric.std_error),
+            None => UNKNOWN.into(),
+        };
+        Column::new(name, cells(&summary))
+    };
+    let names = ranking.candidates.first().map(|candidate| candidate.metrics.keys()).into_iter().flatten();
+    let mut details: Vec<Column> = names.map(metric).collect();
+    details.extend([
+        Column::new("generated", cells(&|candidate| candidate.cost.total().generated_tokens.to_string())),
+        Column::new("reused", cells(&|candidate| candidate.cost.total().reused_tokens.to_string())),
+    ]);
+    let candidates = Column::new("candidate", cells(&|candidate| candidate.candidate.to_string()));
+    table::fit(&candidates, &[rewards, details], width)
 }
 
-/// The beginning of a response, on one line, without control characters.
-fn shorten(text: &str) -> String {
-    const WIDTH: usize = 32;
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.chars().count() <= WIDTH { line } else { line.chars().take(WIDTH - 1).chain(['…']).collect() }
+const UNKNOWN: &str = "–";
+
+fn number(x: Option<f64>, digits: usize) -> String {
+    match x {
+        // Hundreds of digits are nothing to read.
+        Some(x) if x.abs() >= 1e9 => format!("{x:.digits$e}"),
+        Some(x) => format!("{x:.digits$}"),
+        None => UNKNOWN.into(),
+    }
+}
+
+fn with_error(mean: Option<f64>, error: Option<f64>) -> String {
+    match error {
+        Some(_) => format!("{} ± {}", number(mean, 3), number(error, 3)),
+        None => number(mean, 3),
+    }
+}
+
+fn interval(bounds: Option<[f64; 2]>) -> String {
+    let written = |[low, high]: [f64; 2]| format!("[{}, {}]", number(Some(low), 3), number(Some(high), 3));
+    bounds.map_or_else(|| UNKNOWN.into(), written)
+}
+
+fn counted(candidate: &RankedCandidate) -> String {
+    let counted = candidate.rollouts.iter().filter(|rollout| rollout.counted).count();
+    format!("{counted} of {}", candidate.rollouts.len())
 }

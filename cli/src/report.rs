@@ -8,7 +8,7 @@ use foreturn::{Error, ErrorKind, Result};
 use super::args::ReportArgs;
 use super::output;
 
-/// From this size on browsers take seconds to open a page.
+/// From this size on, browsers take seconds to open a page.
 const LARGE_BYTES: u64 = 100 << 20;
 
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
@@ -37,7 +37,7 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// The page would take the trace's place.
+/// Refuses a page that would take the place of the trace.
 fn refuse_same_file(trace: &Path, page: &Path) -> Result<()> {
     match (trace.canonicalize(), page.canonicalize()) {
         (Ok(trace), Ok(same)) if trace == same => Err(Error::new(

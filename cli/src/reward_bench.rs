@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::args::ScoreArgs;
 use super::{output, score};
 
-/// One record; further fields are of no interest here.
+/// One record. Other fields are passed over.
 #[derive(Debug, Deserialize)]
 pub(super) struct Record {
     #[serde(default)]

@@ -17,7 +17,7 @@ use super::{output, reward_bench};
 const REFERENCE: &str = "reference";
 
 pub(super) fn score(args: &ScoreArgs) -> Result<()> {
-    // Cheap mistakes first: the model loads only for a file that makes sense.
+    // Cheap mistakes come first: the model loads only for a file that makes sense.
     if args.format == ScoreFormat::RewardBench2 {
         let (text, origin) = output::read(&args.messages)?;
         let records = reward_bench::parse(&text, &origin)?;
@@ -54,7 +54,7 @@ pub(super) fn rewards(args: &ScoreArgs, chats: Vec<Vec<Message>>) -> Result<Vec<
     if args.steps.is_some() {
         return Err(Error::new(
             ErrorKind::InvalidRequest,
-            "--steps gives a reward for each step, but responses are compared by one",
+            "--steps gives a reward for each step; responses are compared by one reward each",
         ));
     }
     let engine = engine(args)?;
@@ -67,7 +67,7 @@ pub(super) fn rewards(args: &ScoreArgs, chats: Vec<Vec<Message>>) -> Result<Vec<
     let reward = |scored: foreturn::score::Score| match (scored.scores, &chosen) {
         (Scores::Tokens(_), _) => Err(Error::new(
             ErrorKind::InvalidRequest,
-            "the model scores tokens, but responses are compared by one score",
+            "the model scores tokens; responses are compared by one score each",
         )),
         (Scores::Text(row), Some(label)) => Ok(f64::from(row[label.find(&scored.labels)?])),
         (Scores::Text(row), None) if row.len() == 1 => Ok(f64::from(row[0])),
@@ -100,7 +100,7 @@ fn implicit(args: &ScoreArgs) -> ImplicitOptions {
     ImplicitOptions { beta: args.beta, length_normalized: args.length_normalized }
 }
 
-/// A number is a place.
+/// Reads a label. A number is a place.
 fn label(text: &str) -> Label {
     text.parse().map_or_else(|_| Label::Name(text.to_owned()), Label::Index)
 }

@@ -14,8 +14,9 @@ use common::openai_server::{Answer, Asked, Server, completion};
 use common::{MODEL, config, scratch, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
 use foreturn::decode::GenerateOptions;
-use foreturn::engine::{Limits, TraceWriter};
+use foreturn::engine::Limits;
 use foreturn::rank::Ended;
+use foreturn::trace::TraceWriter;
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
 use serde_json::{Value, json};
 
@@ -97,7 +98,7 @@ fn honest(asked: &Asked) -> Answer {
 }
 
 fn reward(ranking: &Ranking, candidate: usize) -> Option<f64> {
-    ranking.ranking.iter().find(|ranked| ranked.candidate == candidate).expect("the candidate").reward
+    ranking.candidates.iter().find(|ranked| ranked.candidate == candidate).expect("the candidate").reward
 }
 
 fn assert_honest(ranking: &Ranking) {
@@ -114,9 +115,9 @@ fn a_ranking_with_a_remote_user_and_judge_has_the_rewards_of_their_probabilities
     let engine = engine(&server, "", "");
     let ranking = rank(&engine).expect("a ranking");
     assert_honest(&ranking);
-    let mass = |candidate: usize| ranking.ranking[candidate].metrics["helpfulness"].mass.expect("a mass");
+    let mass = |candidate: usize| ranking.candidates[candidate].metrics["helpfulness"].mass.expect("a mass");
     assert!((mass(0) - 1.0).abs() < 1e-9 && (mass(1) - 0.75).abs() < 1e-9);
-    for rollout in ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts) {
+    for rollout in ranking.candidates.iter().flat_map(|ranked| &ranked.rollouts) {
         assert_eq!(rollout.messages[0].content, "Something short.");
     }
 
@@ -156,7 +157,7 @@ fn a_remote_user_and_judge_play_beside_the_real_policy() {
     assert_honest(&ranking);
     assert!(ranking.cost.roles.policy.generated_tokens > 0);
     let said = |rollout: &foreturn::rank::RolloutTrace| !rollout.messages[1].content.is_empty();
-    assert!(ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts).all(said));
+    assert!(ranking.candidates.iter().flat_map(|ranked| &ranked.rollouts).all(said));
 }
 
 #[test]
@@ -432,7 +433,7 @@ fn what_a_terminal_obeys_is_escaped_in_errors_and_kept_in_replies() {
         _ => altered(asked, "/choices/0/message/content", Some(&json!("\u{1b}[2J"))),
     });
     let ranking = rank(&engine(&server, "max_concurrent = 1\nmax_retries = 0", "")).expect("a ranking");
-    let rollouts = || ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts);
+    let rollouts = || ranking.candidates.iter().flat_map(|ranked| &ranked.rollouts);
     let reasons: Vec<_> = rollouts().filter_map(|rollout| rollout.reason.as_deref()).collect();
     assert!(reasons.iter().any(|reason| reason.contains("no \\u{1b}[2Jsuch\\u{7} model\\u{9b}31m")), "{reasons:?}");
     assert!(!reasons.iter().any(|reason| reason.chars().any(char::is_control)), "{reasons:?}");
@@ -453,7 +454,8 @@ fn a_lie_costs_the_pair_of_futures_and_never_counts_as_a_zero() {
         let engine = engine(&server, &model, "");
         let ranking = rank(&engine).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_honest(&ranking);
-        let lost: Vec<_> = ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts).filter(|r| !r.counted).collect();
+        let lost: Vec<_> =
+            ranking.candidates.iter().flat_map(|ranked| &ranked.rollouts).filter(|r| !r.counted).collect();
         let [failed, paired] = &lost[..] else { panic!("{name}: {lost:?}") };
         assert_eq!((failed.reward, failed.ended, failed.sample), (None, Ended::Failed, paired.sample), "{name}");
         let reason = failed.reason.as_deref().expect("a reason");
@@ -491,7 +493,7 @@ fn a_lie_of_the_judge_costs_the_pair_or_the_ranking() {
         let ranking = rank(&engine(&server, "", "on_metric_failure = \"drop\"")).expect("a ranking");
         assert_eq!(reward(&ranking, 0), None, "{part}");
         assert!(reward(&ranking, 1).is_some_and(|reward| (reward - 1.0 / 3.0).abs() < 1e-9));
-        let first = ranking.ranking.iter().find(|ranked| ranked.candidate == 0).expect("it");
+        let first = ranking.candidates.iter().find(|ranked| ranked.candidate == 0).expect("it");
         for rollout in &first.rollouts {
             assert_eq!((rollout.metrics["helpfulness"], rollout.counted), (None, false));
             assert!(rollout.reason.as_deref().is_some_and(|reason| reason.contains(part)), "{rollout:?}");
@@ -511,7 +513,7 @@ fn one_bad_judgement_is_dropped_for_every_candidate() {
     });
     let ranking = rank(&engine(&server, "", "")).expect("a ranking");
     assert_honest(&ranking);
-    assert!(ranking.ranking.iter().all(|ranked| ranked.excluded == 1), "{ranking:?}");
+    assert!(ranking.candidates.iter().all(|ranked| ranked.excluded == 1), "{ranking:?}");
 }
 
 #[test]
@@ -522,7 +524,9 @@ fn a_prompt_beyond_the_endpoints_context_ends_the_future_as_a_full_context_does(
     });
     let ranking = rank(&engine(&server, "", "")).expect("a ranking");
     assert_honest(&ranking);
-    assert!(ranking.ranking.iter().flat_map(|ranked| &ranked.rollouts).all(|rollout| rollout.ended == Ended::Context));
+    assert!(
+        ranking.candidates.iter().flat_map(|ranked| &ranked.rollouts).all(|rollout| rollout.ended == Ended::Context)
+    );
 }
 
 // ---- where nobody answers ----
@@ -555,7 +559,7 @@ fn a_silent_server_outlasts_neither_deadline_nor_engine() {
     let start = Instant::now();
     let ranking = engine.within(limits).rank(request(json!({})), RankOptions::default()).expect("what there is");
     assert!(start.elapsed() < Duration::from_secs(3), "the deadline: {:?}", start.elapsed());
-    assert!(!ranking.complete && ranking.ranking.iter().all(|ranked| ranked.reward.is_none()));
+    assert!(!ranking.complete && ranking.candidates.iter().all(|ranked| ranked.reward.is_none()));
     assert!(server.was_left_by(6), "the endpoint is told by a closed connection");
 
     let pending = engine.submit_rank(request(json!({})), RankOptions::default()).expect("queued");

@@ -91,6 +91,41 @@ fn the_page_shows_what_the_trace_has() {
     browser.assert_quiet(&page);
 }
 
+/// Notes quote models and servers, so they are foreign text.
+#[test]
+fn notes_of_a_ranking_are_shown_as_text() {
+    let notes = [
+        "model `far` said its API key back",
+        "<img src=x onerror=\"window.pwned = 1\">\u{202e}",
+        &"one long word ".replace(' ', "").repeat(60),
+    ];
+    let folder = scratch();
+    let trace = folder.path().join("trace.jsonl");
+    let mut lines = lines(&fixture("poem_and_maths.jsonl"));
+    let with = |line: &mut Value| line["result"]["notes"] = json!(notes);
+    lines.iter_mut().filter(|line| line["kind"] == "ranking" && line["ranking"] == "poem-0001").for_each(with);
+    fs::write(&trace, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).expect("a file");
+    let (_folder, page) = page_of(&trace);
+    let data = fs::read_to_string(&page).expect("a page");
+    assert!(data.contains(r#""notes":["model `far` said its API key back","\u003cimg src=x"#), "the page's data");
+
+    let Some(browser) = Browser::start() else { return };
+    browser.open(&page);
+    let shown = browser.run("return [...document.querySelectorAll('#notices .notice')].map((e) => e.textContent)");
+    assert_eq!(shown, json!([notes[0], notes[1].replace('\u{202e}', "⟨U+202E⟩"), notes[2]]));
+    assert_eq!(
+        browser.run("return [document.querySelectorAll('#notices img').length, window.pwned ?? null]"),
+        json!([0, null])
+    );
+    for width in [1280, 420] {
+        browser.assert_fits(width);
+    }
+    // Notes go with their ranking.
+    browser.choose("#rankings", "maths-0002");
+    assert!(!browser.text("#notices").contains("API key"));
+    browser.assert_quiet(&page);
+}
+
 #[test]
 fn futures_that_begin_alike_share_a_branch() {
     let Some(browser) = Browser::start() else { return };
@@ -326,7 +361,7 @@ fn mistakes_are_named_and_harm_nothing() {
         ("half", [&trace_name, "-o", &page], "no line can be read; line 1: expected value at line 1 column 1"),
         ("{}", [&format!("{folder_name}/none"), "-o", &page], "No such file"),
         (r#"{"kind":"rollout","ranking":"a"}"#, [&trace_name, "-o", &trace_name], "is the trace itself"),
-        (r#"{"kind":"rollout","ranking":"a"}"#, [&trace_name, "-o", &folder_name], "is no regular file"),
+        (r#"{"kind":"rollout","ranking":"a"}"#, [&trace_name, "-o", &folder_name], "is not a regular file"),
     ] {
         fs::write(&trace, content).expect("a file");
         let run = report(&arguments);

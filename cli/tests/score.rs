@@ -598,9 +598,9 @@ fn check_similarities(engine: &Engine, texts: &[(String, Vec<f64>)]) {
     });
     let request: RankRequest = request.to_string().parse().expect("a request");
     let ranking = engine.rank(request, RankOptions::default()).expect("a ranking");
-    assert_eq!(ranking.ranking.len(), texts.len());
+    assert_eq!(ranking.candidates.len(), texts.len());
     let dot = |one: &[f64], other: &[f64]| one.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
-    for candidate in &ranking.ranking {
+    for candidate in &ranking.candidates {
         let (text, other) = &texts[candidate.candidate];
         let cosine = dot(one, other) / (dot(one, one) * dot(other, other)).sqrt();
         close(&[candidate.reward.expect("a reward")], &[cosine], 1e-4, text);

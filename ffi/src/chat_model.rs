@@ -389,11 +389,7 @@ pub unsafe extern "C" fn foreturn_chat_replies_text(
                 Wanted::Text => {
                     let finish = if cut { Finish::Length } else { Finish::Stop };
                     let output = ChatOutput::Text { text, tokens: None, finish, retokenized_differs: Vec::new() };
-                    Ok(Ok(ChatReply {
-                        output,
-                        usage: Usage { prompt_tokens, generated_tokens, ..Usage::default() },
-                        note: None,
-                    }))
+                    Ok(Ok(ChatReply { output, usage: Usage::new(prompt_tokens, generated_tokens), note: None }))
                 }
             })
         })

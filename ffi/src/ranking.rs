@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use foreturn::Ranking;
-use foreturn::rank::{MetricSummary, RankedCandidate, RolloutTrace};
+use foreturn::rank::{MetricSummary, RankedCandidate, RolloutTrace, Stopped};
 
 use crate::argument::{self, Out, foreturn_str, sized};
 use crate::error::{foreturn_error, guard};
@@ -29,10 +29,10 @@ impl Ranked {
     /// # Errors
     /// The ranking ended before any candidate had a reward, so it can't be used to choose.
     pub(crate) fn new(ranking: Ranking) -> Result<Self, Failure> {
-        if !ranking.complete && ranking.ranking.iter().all(|candidate| candidate.reward.is_none()) {
+        if !ranking.complete && ranking.candidates.iter().all(|candidate| candidate.reward.is_none()) {
             let rollouts = ranking.allocation.rollouts;
             let (status, what, remedy) = match ranking.allocation.stopped {
-                "cancelled" => (FORETURN_ERROR_CANCELLED, "the ranking was cancelled", ""),
+                Stopped::Cancelled => (FORETURN_ERROR_CANCELLED, "the ranking was cancelled", ""),
                 _ => (
                     FORETURN_ERROR_DEADLINE_EXCEEDED,
                     "the deadline passed",
@@ -59,8 +59,8 @@ impl Ranked {
     }
 
     fn candidate(&self, place: usize) -> Result<&RankedCandidate, Failure> {
-        let count = self.ranking.ranking.len();
-        self.ranking.ranking.get(place).ok_or_else(|| Failure::beyond("place", place, count, "candidates"))
+        let count = self.ranking.candidates.len();
+        self.ranking.candidates.get(place).ok_or_else(|| Failure::beyond("place", place, count, "candidates"))
     }
 
     fn rollout(&self, place: usize, index: usize) -> Result<&RolloutTrace, Failure> {
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn foreturn_ranking_read(
             let total = ranking.cost.roles.total();
             let info = foreturn_ranking_info {
                 size: 0,
-                candidate_count: ranking.ranking.len(),
+                candidate_count: ranking.candidates.len(),
                 complete: ranking.complete,
                 bitwise: ranking.bitwise,
                 seconds: ranking.cost.seconds,

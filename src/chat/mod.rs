@@ -96,6 +96,7 @@ pub enum ChatOutput {
 
 /// What a request cost. Reused tokens depend on what the cache held before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompts.
     pub prompt_tokens: u64,
@@ -104,7 +105,15 @@ pub struct Usage {
     /// Tokens sampled.
     pub generated_tokens: u64,
     /// Seconds from submission to completion, summed over requests (they overlap).
+    #[serde(deserialize_with = "crate::json::null_is_nan::number")]
     pub seconds: f64,
+}
+
+impl Usage {
+    /// The usage of a request that took no time and reused nothing.
+    pub fn new(prompt_tokens: u64, generated_tokens: u64) -> Self {
+        Usage { prompt_tokens, generated_tokens, ..Usage::default() }
+    }
 }
 
 impl std::ops::AddAssign for Usage {

@@ -54,7 +54,6 @@ use self::pending::Responder;
 use self::ranking::Rank;
 use self::statistics::Recorder;
 pub use self::statistics::{Latency, Stage, Statistics};
-pub use self::trace::TraceWriter;
 use crate::chat::ChatModel;
 pub use crate::chat::local::ModelStatus;
 use crate::config::{Config, ModelConfig, RuntimeConfig};
@@ -82,7 +81,7 @@ pub type ChatModelFactory = Box<dyn FnOnce() -> Result<Box<dyn ChatModel>> + Sen
 ///     "goal": {"task": "write a poem", "prompt": "A poem about my late dog, who loved the sea."}
 /// }"#.parse()?;
 /// let ranking = engine.rank(request, RankOptions::default())?;
-/// println!("best: candidate {}", ranking.ranking[0].candidate);
+/// println!("best: candidate {}", ranking.candidates[0].candidate);
 /// # Ok::<(), foreturn::Error>(())
 /// ```
 #[derive(Clone)]

@@ -228,7 +228,7 @@ fn a_ranking_on_an_endless_model_ends_at_its_deadline() {
     let start = Instant::now();
     let ranking = engine.within(limits).rank(request, RankOptions::default()).expect("a ranking");
     assert!(!ranking.complete);
-    let traces = ranking.ranking.iter().flat_map(|candidate| &candidate.rollouts);
+    let traces = ranking.candidates.iter().flat_map(|candidate| &candidate.rollouts);
     let ended: Vec<String> = traces.map(|trace| format!("{:?}", trace.ended)).collect();
     assert_eq!(ended, ["Deadline"; 6], "not failed: nothing is known against the model");
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());

@@ -7,7 +7,8 @@ use super::count::{self, Loss, Outcome};
 use super::future::{Candidate, Future, is_interruption};
 use super::job::{RankJob, StopReason};
 use super::ranking::{
-    AllocationSummary, Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, TracedMessage,
+    AllocationSummary, Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, SCHEMA, Stopped,
+    TracedMessage,
 };
 use crate::chat::Finish;
 use crate::reward::{Combination, Difference, Estimate, MetricValue, WeightedMetric, leads, probability_best};
@@ -18,7 +19,7 @@ use crate::{Error, ErrorKind, Result};
 pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
     let mut outcomes = outcomes(job);
     let complete = job.stopped().is_none() && !count::is_interrupted(&outcomes);
-    // With nothing sampled there are no rounds: each candidate has its one evaluation.
+    // If nothing is sampled, there are no rounds: each candidate has its one evaluation.
     if job.scene.window > 0 {
         count::settle(&mut outcomes, job.scene.settings.common_random_numbers);
     }
@@ -27,22 +28,22 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     }
     let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, job)).collect();
     let of = |(at, candidate): (usize, &Candidate)| ranked(at, candidate, (&outcomes[at], &rewards[at]), job);
-    let mut ranking: Vec<RankedCandidate> = job.candidates.iter().enumerate().map(of).collect();
-    for ranked in &mut ranking {
+    let mut candidates: Vec<RankedCandidate> = job.candidates.iter().enumerate().map(of).collect();
+    for ranked in &mut candidates {
         ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(ranked.candidate));
     }
-    // Stable, so equals stay in the order of the request; no reward sorts below every reward, and those given up, of which less
-    // is known, below those that weren't.
+    // The sort is stable, so equals stay in the order of the request. A candidate without a reward comes after those with one.
+    // A candidate that was given up comes after those that were not, because less is known of it.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
-    ranking.sort_by(|a, b| a.given_up.cmp(&b.given_up).then(key(b).total_cmp(&key(a))));
-    compare(&mut ranking, &rewards, job);
+    candidates.sort_by(|a, b| a.given_up.cmp(&b.given_up).then(key(b).total_cmp(&key(a))));
+    compare(&mut candidates, &rewards, job);
     let cost = Cost { roles: job.cost, seconds };
     let ModelsInfo { models, reward_models, bitwise } = models;
     // The clock is not the same twice.
     let timed = job.plan.allocation.budget.seconds.is_some();
     let mut ranking = Ranking {
-        schema: 1,
-        ranking,
+        schema: SCHEMA,
+        candidates,
         cost,
         models,
         allocation: allocation(job),
@@ -58,20 +59,20 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
 }
 
 /// Compares each candidate with the best, by the rollouts that count.
-fn compare(ranking: &mut [RankedCandidate], rewards: &[Vec<Option<f64>>], job: &RankJob) {
+fn compare(candidates: &mut [RankedCandidate], rewards: &[Vec<Option<f64>>], job: &RankJob) {
     let paired = job.scene.settings.common_random_numbers;
     let probabilities = probability_best(rewards, paired);
     let stops = strategy(job) == Strategy::StopWhenSure;
-    // Wider where the best was chosen for its rewards: it may owe some of its lead to luck.
-    let leads = ranking.first().map(|best| leads(rewards, best.candidate, paired, stops)).unwrap_or_default();
-    for ranked in ranking {
+    // Intervals are wider if the best was chosen for its rewards, because it may owe some of its lead to luck.
+    let leads = candidates.first().map(|best| leads(rewards, best.candidate, paired, stops)).unwrap_or_default();
+    for ranked in candidates {
         let at = ranked.candidate;
         ranked.probability_best = probabilities.get(at).copied().flatten();
         ranked.difference = leads.get(at).copied().flatten().map(Difference::reversed);
     }
 }
 
-/// By sample, numbers whose mean is the reward; `None` where a rollout doesn't count.
+/// Numbers whose mean is the reward, one for each sample; `None` where a rollout does not count.
 fn rewards(outcomes: &[Outcome], job: &RankJob) -> Vec<Option<f64>> {
     let counts = |outcome: &&Outcome| outcome.loss.is_none();
     let values = |outcome: &Outcome| outcome.values.iter().flatten().map(|value| value.value).collect();
@@ -80,7 +81,7 @@ fn rewards(outcomes: &[Outcome], job: &RankJob) -> Vec<Option<f64>> {
     outcomes.iter().map(|outcome| counts(&outcome).then(|| rewards.next()).flatten()).collect()
 }
 
-/// How rollouts were allocated; where they come from elsewhere, how they were there.
+/// The strategy that allocated the rollouts. If the rollouts come from an earlier ranking, it is the strategy of that one.
 fn strategy(job: &RankJob) -> Strategy {
     match (&job.allocator, &job.origin) {
         (Some(allocator), _) => allocator.strategy(),
@@ -91,11 +92,11 @@ fn strategy(job: &RankJob) -> Strategy {
 
 fn allocation(job: &RankJob) -> AllocationSummary {
     let stopped = match (job.stopped(), job.allocated) {
-        (Some(StopReason::Deadline), None) => "deadline",
-        (Some(StopReason::Cancelled), None) => "cancelled",
-        (_, Some(Why::Budget)) => "budget",
-        (_, Some(Why::Sure)) => "sure",
-        _ => "complete",
+        (Some(StopReason::Deadline), None) => Stopped::Deadline,
+        (Some(StopReason::Cancelled), None) => Stopped::Cancelled,
+        (_, Some(Why::Budget)) => Stopped::Budget,
+        (_, Some(Why::Sure)) => Stopped::Sure,
+        _ => Stopped::Complete,
     };
     AllocationSummary {
         strategy: strategy(job),
@@ -105,7 +106,7 @@ fn allocation(job: &RankJob) -> AllocationSummary {
     }
 }
 
-/// Everything failed: a ranking of nulls would hide what is wrong.
+/// Refuses a ranking in which everything failed, because a ranking of nulls would hide what is wrong.
 fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>]) -> Result<()> {
     let mut losses = outcomes.iter().flatten().filter_map(|outcome| outcome.loss.as_ref());
     let total = outcomes.iter().map(Vec::len).sum::<usize>();
@@ -141,7 +142,7 @@ fn outcomes(job: &RankJob) -> Vec<Vec<Outcome>> {
     job.candidates.iter().map(of).collect()
 }
 
-/// Why a future that has ended doesn't count, by itself, if so.
+/// The reason why a future that has ended does not count by itself, if there is one.
 pub(super) fn loss_of(future: &Future, metrics: &[WeightedMetric], stopped: Option<StopReason>) -> Option<Loss> {
     if let Some(reason) = &future.left_out {
         return Some(Loss::LeftOut(reason.clone()));
@@ -161,7 +162,7 @@ pub(super) fn loss_of(future: &Future, metrics: &[WeightedMetric], stopped: Opti
     }
 }
 
-/// Why a future has no reward though all its metrics had their turn, if so.
+/// The reason why a future has no reward although all its metrics were run, if there is one.
 fn unscored(future: &Future, metrics: &[WeightedMetric]) -> Option<Loss> {
     match future.scores.iter().flatten().find_map(|score| score.as_ref().err()) {
         Some(error) if is_interruption(error) => Some(Loss::Interrupted(error.to_string())),
@@ -211,7 +212,7 @@ fn is_confused(future: &Future) -> bool {
     future.rollout.future().iter().any(|said| said.confusion.is_some())
 }
 
-/// What there is to say about a response that was sampled.
+/// The note on a response that was sampled.
 fn note(candidate: &Candidate) -> Option<String> {
     if candidate.note.is_some() {
         return candidate.note.clone();
@@ -226,7 +227,7 @@ fn note(candidate: &Candidate) -> Option<String> {
 
 fn summary(values: &[MetricValue], weight: f64, combination: Combination) -> MetricSummary {
     let estimate = Estimate::of(&values.iter().map(|value| value.value).collect::<Vec<f64>>());
-    // A clamped mean tells no conversations apart at all.
+    // A clamped mean does not tell any conversations apart.
     let clamped = combination.bound(estimate.map(|estimate| estimate.mean), weight).map(|_| 1.0);
     let clamps: Vec<bool> = values.iter().filter_map(|value| value.saturated).collect();
     let took_effect = clamps.iter().filter(|&&saturated| saturated).count();
@@ -249,7 +250,7 @@ fn trace(sample: usize, future: &Future, outcome: &Outcome, metrics: &[WeightedM
         messages: future.rollout.future().iter().map(traced).collect(),
         metrics: values.collect::<BTreeMap<_, _>>(),
         reward: outcome.reward,
-        // A done job's rollouts have all ended; one that was never started was not waited for.
+        // All rollouts of a job that is done have ended. A rollout that was never started was not waited for.
         ended: future.rollout.ended().unwrap_or(Ended::Cancelled),
         seed: future.rollout.seed(),
         counted: outcome.loss.is_none(),

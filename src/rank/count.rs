@@ -1,27 +1,27 @@
-//! Which rollouts count.
+//! The rollouts that count.
 //!
-//! Nothing that failed counts as a zero; it is left out, and what would then be compared on unequal terms is left out
-//! with it:
+//! A rollout that failed does not count as a zero. It is left out, and so are the rollouts that would otherwise be compared
+//! on unequal terms:
 //!
 //! - **Pairs.** With common random numbers, sample k of all candidates belongs together. If one of them failed, none
-//!   counts. A candidate of which nothing can be scored at all is no partner: it has no reward, and the others keep theirs.
+//!   counts. A candidate without any score is not a partner: it has no reward, and the others keep theirs.
 //! - **Rounds.** When the clock or the caller cut a ranking short, only samples that were finished for every candidate
 //!   count. Short futures end first, so averaging whatever happens to be finished would reward brevity.
 
 use crate::reward::MetricValue;
 
-/// What became of one rollout.
+/// The outcome of one rollout.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outcome {
-    /// By metric; `None` where the metric failed or was not asked.
+    /// The values, one for each metric; `None` where the metric failed or was not asked.
     pub(super) values: Vec<Option<MetricValue>>,
     /// The weighted sum; `None` where a value is missing.
     pub(super) reward: Option<f64>,
-    /// Why it doesn't count, if so.
+    /// The reason why it does not count, if it does not.
     pub(super) loss: Option<Loss>,
 }
 
-/// Why a rollout doesn't count.
+/// The reason why a rollout does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Loss {
     /// It, or a metric on it, failed.
@@ -40,13 +40,13 @@ impl Loss {
     }
 }
 
-/// Whether any rollout was cut short by the clock or the caller.
+/// Tells whether the clock or the caller cut any rollout short.
 pub(super) fn is_interrupted(outcomes: &[Vec<Outcome>]) -> bool {
     outcomes.iter().flatten().any(|outcome| matches!(outcome.loss, Some(Loss::Interrupted(_))))
 }
 
-/// Leaves out what has nothing to be compared with. `outcomes[candidate][sample]`; `common` says whether the samples of a
-/// round share their random numbers.
+/// Leaves out rollouts that have nothing to be compared with. The outcomes are `outcomes[candidate][sample]`. `common` says that
+/// the samples of a round share their random numbers.
 pub(super) fn settle(outcomes: &mut [Vec<Outcome>], common: bool) {
     let samples = outcomes.iter().map(Vec::len).max().unwrap_or(0);
     let partner: Vec<bool> = outcomes.iter().map(|of| of.iter().any(|outcome| outcome.loss.is_none())).collect();
@@ -58,7 +58,7 @@ pub(super) fn settle(outcomes: &mut [Vec<Outcome>], common: bool) {
     }
 }
 
-/// Why the remaining rollouts of a round have nothing to be compared with, if so.
+/// The reason why the remaining rollouts of a round have nothing to be compared with, if there is one.
 fn broken_round(outcomes: &[Vec<Outcome>], partner: &[bool], sample: usize, common: bool) -> Option<String> {
     let lost = |candidate: usize| outcomes[candidate].get(sample).and_then(|outcome| outcome.loss.as_ref());
     (0..outcomes.len()).find_map(|candidate| match lost(candidate)? {

@@ -13,18 +13,18 @@ pub(super) struct Candidate {
     /// `None` until it is sampled.
     pub(super) response: Option<Message>,
     pub(super) futures: Vec<Future>,
-    /// Its futures before the start, where they are known and need no sampling.
+    /// Its futures, if they are known from the start and need no sampling.
     pub(super) given: Option<Vec<RolloutTrace>>,
-    /// How many futures were asked for so far.
+    /// The number of futures asked for so far.
     pub(super) samples: usize,
-    /// Why the policy stopped writing it, if it was sampled.
+    /// The reason why the policy stopped writing it, if it was sampled.
     pub(super) finish: Option<Finish>,
     pub(super) failure: Option<Error>,
-    /// Whether it is known to have been given up.
+    /// True if an earlier ranking gave it up.
     pub(super) given_up: bool,
-    /// What there is to say about it.
+    /// A remark on it.
     pub(super) note: Option<String>,
-    /// Whether it is known to have been sampled as other tokens than its text gives.
+    /// True if an earlier ranking sampled it as other tokens than its text gives.
     pub(super) retokenized_differs: bool,
     pub(super) cost: RoleCosts,
 }
@@ -63,17 +63,17 @@ impl std::fmt::Display for Place {
 pub(super) struct Future {
     pub(super) rollout: Rollout,
     pub(super) evaluation: Evaluation,
-    /// By metric; `None` until it has scored.
+    /// The scores, one for each metric; `None` until the metric has scored.
     pub(super) scores: Vec<Option<Result<MetricValue>>>,
-    /// Why it is not judged, though it may have ended well.
+    /// The reason why it is not judged, although it may have ended well.
     pub(super) left_out: Option<String>,
-    /// Whether [`RankJob::take_ended`](super::RankJob::take_ended) gave it out.
+    /// True once [`RankJob::take_ended`](super::RankJob::take_ended) gave it out.
     pub(super) told: bool,
     pub(super) cost: RoleCosts,
 }
 
 impl Future {
-    /// A future that nothing is known of yet, to be scored by so many metrics.
+    /// A future at its beginning, which `metrics` metrics will score.
     pub(super) fn new(rollout: Rollout, metrics: usize) -> Self {
         Future {
             rollout,
@@ -85,28 +85,28 @@ impl Future {
         }
     }
 
-    /// Whether no model is asked about it any more, unless it is resumed.
+    /// Tells whether no model is asked about it any more, unless it is resumed.
     pub(super) fn is_answered(&self) -> bool {
         (self.rollout.ended().is_some() || self.rollout.is_paused()) && self.evaluation.is_answered()
     }
 
-    /// Whether it is judged: it ended of its own accord, or pauses.
+    /// Tells whether it is judged: it ended by itself, or it pauses.
     pub(super) fn is_judged(&self) -> bool {
         self.left_out.is_none() && (self.rollout.is_paused() || self.rollout.ended().is_some_and(Ended::is_scored))
     }
 
-    /// Whether metrics score it: it is judged, and all their questions are answered.
+    /// Tells whether metrics score it: it is judged, and all their questions are answered.
     pub(super) fn is_scorable(&self) -> bool {
         self.is_judged() && self.evaluation.is_answered()
     }
 
-    /// Forgets what was made of it, to be judged anew when it has ended.
+    /// Forgets its judging, so that it is judged anew when it has ended.
     pub(super) fn forget_scores(&mut self) {
         self.evaluation = Evaluation::default();
         self.scores.iter_mut().for_each(|score| *score = None);
     }
 
-    /// Whether nothing more will become of it.
+    /// Tells whether nothing about it will change any more.
     pub(super) fn is_settled(&self) -> bool {
         self.is_answered() && (!self.is_scorable() || self.scores.iter().all(Option::is_some))
     }
@@ -118,7 +118,7 @@ impl Future {
         self.left_out.is_none().then(|| terms.sum::<Option<f64>>()).flatten().filter(|sum| sum.is_finite())
     }
 
-    /// Lets its evaluation go on; metrics whose questions have failed then have no more to score.
+    /// Lets its evaluation go on. Metrics whose questions have failed have nothing more to score.
     pub(super) fn evaluate<T>(
         &mut self,
         plan: &RankPlan,
@@ -136,18 +136,18 @@ impl Future {
         went
     }
 
-    /// Why it ended; one that pauses is judged as if its window ended there.
+    /// The reason why it ended. A future that pauses is judged as if its window ended there.
     pub(super) fn ended_so_far(&self) -> Ended {
         self.rollout.ended().unwrap_or(Ended::Window)
     }
 
-    /// What was said in it, without its notes.
+    /// Its messages, without notes.
     pub(super) fn messages(&self) -> Vec<&Message> {
         self.rollout.future().iter().map(|said| &said.message).collect()
     }
 }
 
-/// What a metric sees of a response whose future is `future` and ended so.
+/// The view that a metric has of a response and its future.
 pub(super) fn metric_input<'a>(
     plan: &'a RankPlan,
     scene: &'a Scene,
@@ -163,7 +163,7 @@ pub(super) fn metric_input<'a>(
     }
 }
 
-/// Whether an error says that the clock or the caller ended a request.
+/// Tells whether an error says that the clock or the caller ended a request.
 pub(super) fn is_interruption(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Cancelled)
 }

@@ -26,17 +26,17 @@ pub struct AskId(pub u64);
 /// A request that a job wants answered.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// Give it back with the reply.
+    /// The name to give back with the reply.
     pub id: AskId,
-    /// Whose model answers, and who bears the cost.
+    /// The role whose model answers, and to which the cost belongs.
     pub role: ModelRole,
-    /// The model by name, where another than the role's answers.
+    /// The name of the model, if it is not the one of the role.
     pub model: Option<Arc<str>>,
     /// The request.
     pub request: ChatRequest,
 }
 
-/// Why a job is stopped from outside.
+/// The reason why a job is stopped from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StopReason {
     /// Its deadline passed.
@@ -45,7 +45,7 @@ pub enum StopReason {
     Cancelled,
 }
 
-/// How far a job is.
+/// The progress of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Rollouts that have ended and are judged.
@@ -56,38 +56,38 @@ pub struct Progress {
 
 /// One ranking in the making. See the [module](super) for how it is driven.
 ///
-/// Replies may come in any order, the result is the same: every request carries its own seed, and every sum is taken in
-/// the order of candidates and samples.
+/// The result does not depend on the order of replies, because every request has its own seed, and every sum is taken in the
+/// order of candidates and samples.
 pub struct RankJob {
     pub(super) plan: Arc<RankPlan>,
     pub(super) scene: Arc<Scene>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) cost: RoleCosts,
-    /// What replies brought that the ranking's reader has to know.
+    /// Remarks of replies that the reader of the ranking has to know.
     pub(super) notes: BTreeSet<String>,
-    /// Where the futures come from, if they aren't sampled here.
+    /// The origin of the futures, if they are not sampled here.
     pub(super) origin: Option<Origin>,
     seed: u64,
-    /// Says which rollouts come next; `None` where the futures come from elsewhere.
+    /// Says which rollouts come next; `None` if the futures come from elsewhere.
     pub(super) allocator: Option<Allocator>,
-    /// Why there are no more rollouts.
+    /// The reason why there are no more rollouts.
     pub(super) allocated: Option<Why>,
     begun: Option<Instant>,
-    /// The requests that are out, and what waits for them.
+    /// The requests that wait for a reply, and what the reply is for.
     waiting: BTreeMap<AskId, (ModelRole, Waiting)>,
-    /// What has to begin, in order; its requests are not made before.
+    /// The work that has to begin, in order. Its requests are not made before it begins.
     due: VecDeque<Due>,
-    /// Requests that may be out while something else begins.
+    /// The most requests that may wait for replies while other work begins.
     most_out: usize,
     asked: u64,
-    /// Whether metrics are at work.
+    /// True while metrics are at work.
     scoring: bool,
     started: bool,
     stopped: Option<StopReason>,
     failure: Option<Error>,
 }
 
-/// What has to begin.
+/// Work that has to begin.
 #[derive(Clone, Copy)]
 enum Due {
     Candidate(usize),
@@ -96,7 +96,7 @@ enum Due {
     Rest(Place),
 }
 
-/// What a reply is for.
+/// The use of a reply.
 enum Waiting {
     Candidate(usize),
     Rollout(Place),
@@ -104,7 +104,7 @@ enum Waiting {
 }
 
 impl RankJob {
-    /// A job for `request`. Nothing is asked before [`RankJob::start`].
+    /// Makes a job for `request`. It asks nothing before [`RankJob::start`].
     ///
     /// # Errors
     /// [`ErrorKind::InvalidRequest`] for a request that makes no sense or lacks what a metric needs,
@@ -124,23 +124,23 @@ impl RankJob {
             Candidates::Given(texts) => texts.iter().map(|text| Candidate::new(Some(text.clone()), 0)).collect(),
             Candidates::Sample(count) => (0..*count).map(|_| Candidate::new(None, 0)).collect(),
         };
-        // Where nothing is sampled, there is nothing to allocate.
+        // Without sampling there is nothing to allocate.
         let settings = if window > 0 { plan.allocation } else { AllocationSettings::default() };
         let allocator = Allocator::new(settings, candidates.len(), samples, plan.rollout.common_random_numbers)?;
         Ok(RankJob { allocator: Some(allocator), ..RankJob::of(request, plan, candidates) })
     }
 
-    /// A job that samples nothing: the rollouts of `ranking`, which was made of `request`, are scored anew with the
-    /// metrics of `plan`. Rollouts that didn't count there are left out.
+    /// Makes a job that samples nothing: it scores the rollouts of `ranking`, which was made of `request`, with the metrics of
+    /// `plan`. Rollouts that did not count there are left out.
     ///
-    /// The new ranking has the old one's responses, futures and seeds, and says who sampled them; its cost is that of
-    /// the scoring. With the same metrics, judges that give equal replies to equal requests give equal rewards, to the last
-    /// bit. Messages go by their text: tokens that were sampled otherwise than the text gives are not known any more.
+    /// The new ranking has the responses, futures and seeds of the old one, and says which models sampled them. Its cost is
+    /// the cost of scoring. With the same metrics, judges that give equal replies to equal requests give equal rewards, to
+    /// the last bit. Messages are known by their text alone: if other tokens were sampled than the text gives, they are lost.
     /// `plan` needs the window that the ranking was made with, unless the request has it.
     ///
     /// # Errors
-    /// As [`RankJob::new`], though nobody needs to play policy or user; [`ErrorKind::InvalidRequest`] where `ranking` was
-    /// not made of `request`, or none of its rollouts counts.
+    /// As [`RankJob::new`], except that no model needs to play policy or user. [`ErrorKind::InvalidRequest`] if `ranking` was
+    /// not made of `request`, or if none of its rollouts counts.
     pub fn rescore(request: RankRequest, ranking: &Ranking, plan: Arc<RankPlan>) -> Result<Self> {
         request.validate()?;
         plan.check([], &request.goal)?;
@@ -178,14 +178,14 @@ impl RankJob {
         }
     }
 
-    /// Begins rollouts only while fewer than `most` requests are out, so that a large ranking's prompts are not all written
-    /// at once. What is asked, and the result, stay the same.
+    /// Begins rollouts only while fewer than `most` requests wait for replies, so that the prompts of a large ranking are not
+    /// all written at once. The requests and the result stay the same.
     #[must_use]
     pub fn with_most_out(self, most: usize) -> Self {
         RankJob { most_out: most.max(1), ..self }
     }
 
-    /// The first requests. Does nothing when called again.
+    /// Makes the first requests. Does nothing when called again.
     pub fn start(&mut self, asks: &mut Vec<Ask>) {
         if std::mem::replace(&mut self.started, true) {
             return;
@@ -205,7 +205,8 @@ impl RankJob {
         self.go_on(asks, before);
     }
 
-    /// Lets begin what may, plans the next round once one is over, and takes back what a failed job has asked since `before`.
+    /// Begins work that may begin, and plans the next round once a round is over. If the job has failed, the requests since
+    /// `before` are taken back.
     fn go_on(&mut self, asks: &mut Vec<Ask>, before: usize) {
         loop {
             self.begin_due(asks);
@@ -227,7 +228,8 @@ impl RankJob {
         }
     }
 
-    /// Plans the next round of rollouts if the last one is over, which the first always is. Returns whether it has.
+    /// Plans the next round of rollouts if the last one is over. Returns true if it did. Before the first round, none is
+    /// under way, so the first call plans.
     fn next_round(&mut self) -> bool {
         if self.allocated.is_some() || self.stopped.is_some() || self.failure.is_some() || self.allocator.is_none() {
             return false;
@@ -257,12 +259,12 @@ impl RankJob {
         true
     }
 
-    /// Whether nothing is out and nothing has to begin.
+    /// Tells whether no request waits for a reply and no work has to begin.
     fn is_quiet(&self) -> bool {
         self.waiting.is_empty() && self.due.is_empty()
     }
 
-    /// Has begin what there is from this sample on: sample k of every candidate before k + 1, so that a deadline finds
+    /// Queues the futures from this sample on. Sample k of every candidate comes before sample k + 1, so that a deadline finds
     /// complete rounds.
     fn start_futures(&mut self, from: usize) {
         let most = self.candidates.iter().map(|candidate| candidate.futures.len()).max().unwrap_or(0);
@@ -275,7 +277,7 @@ impl RankJob {
         }
     }
 
-    /// Has futures go on after their pause.
+    /// Queues futures that go on after their pause.
     pub(super) fn resume_all(&mut self, places: impl IntoIterator<Item = Place>) {
         self.due.extend(places.into_iter().map(Due::Rest));
     }
@@ -295,10 +297,10 @@ impl RankJob {
     }
 
     /// Takes the reply to one request, or the error with which it was refused, and appends the requests that follow from it.
-    /// Only the rollout that waited for it goes on. After [`RankJob::stop`] or a failure replies add to the cost, nothing else.
+    /// Only the rollout that waited for it goes on. After [`RankJob::stop`] or a failure, replies only add to the cost.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] for a reply that nobody waits for.
+    /// [`ErrorKind::Internal`] for a reply that no request waits for.
     pub fn on_reply(&mut self, id: AskId, reply: Result<ChatReply>, asks: &mut Vec<Ask>) -> Result<()> {
         let Some((role, waiting)) = self.waiting.remove(&id) else {
             return Err(Error::internal(format!(
@@ -341,14 +343,14 @@ impl RankJob {
         Ok(())
     }
 
-    /// Ends the ranking early. What is finished by now is ranked, as far as it can be compared; the rest is reported as
-    /// excluded. Does nothing to a job that is done.
+    /// Ends the ranking early. Rollouts that are finished by now are ranked, if they can be compared. The others are reported
+    /// as excluded. Does nothing to a job that is done.
     pub fn stop(&mut self, why: StopReason) {
         if self.is_done() {
             return;
         }
         if !self.started {
-            // The rollouts that were to be are then there to be reported.
+            // The rollouts that were planned then exist, so that they can be reported.
             self.most_out = 0;
             self.start(&mut Vec::new());
         }
@@ -363,8 +365,8 @@ impl RankJob {
         }
     }
 
-    /// Takes what metrics are to score now; `None` while they are at work, or there is nothing for them. Bring the scores
-    /// back with [`RankJob::on_values`].
+    /// Takes the conversations that metrics have to score now. `None` while metrics are at work, or if there is nothing to
+    /// score. Bring the scores back with [`RankJob::on_values`].
     pub fn take_metrics(&mut self) -> Option<MetricBatch> {
         if self.scoring || self.failure.is_some() {
             return None;
@@ -378,7 +380,7 @@ impl RankJob {
         self.scoring.then_some(batch)
     }
 
-    /// Lets metrics score here and now what is due, for drivers that have nothing better to do meanwhile.
+    /// Runs the metrics that are due on this thread, for drivers that have nothing else to do meanwhile.
     pub fn score(&mut self, asks: &mut Vec<Ask>) {
         while let Some(batch) = self.take_metrics() {
             self.on_values(batch.run(), asks);
@@ -415,7 +417,7 @@ impl RankJob {
         }
     }
 
-    /// Whether no reply and no score can change the result any more.
+    /// Tells whether no reply and no score can change the result any more.
     pub fn is_done(&self) -> bool {
         if self.failure.is_some() {
             return true;
@@ -425,29 +427,29 @@ impl RankJob {
         quiet && !self.scoring && self.futures().all(|(_, future)| !future.is_answered() || future.is_settled())
     }
 
-    /// Whether it was stopped from outside; replies to what is out are then of no use.
+    /// Tells whether the job was stopped from outside. Replies are then of no use.
     pub fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 
-    /// Ends the ranking with an error of whoever drives it.
+    /// Ends the ranking with an error of its driver.
     pub fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
     }
 
-    /// The requests that are out. Those of a job that is done or stopped can be cancelled.
+    /// The requests that wait for a reply. If the job is done or stopped, they can be cancelled.
     pub fn outstanding(&self) -> impl Iterator<Item = AskId> + '_ {
         self.waiting.keys().copied()
     }
 
-    /// How far it is.
+    /// The progress of the job.
     pub fn progress(&self) -> Progress {
         let total = self.candidates.iter().map(|candidate| candidate.samples).sum();
         let finished = |future: &Future| future.rollout.ended().is_some() && future.is_answered();
         Progress { finished: self.futures().filter(|(_, future)| finished(future)).count(), total }
     }
 
-    /// The rollouts that have ended and are scored, or won't be, since this was asked last.
+    /// Takes the rollouts that have ended since the last call. They are scored, or they will not be scored.
     pub fn take_ended(&mut self) -> Vec<EndedRollout> {
         let (done, plan) = (self.is_done(), Arc::clone(&self.plan));
         let mut taken = Vec::new();
@@ -465,8 +467,8 @@ impl RankJob {
     /// The result, once the job is done.
     ///
     /// # Errors
-    /// The failure that ended it, where the plan says so; [`ErrorKind::ModelOutput`] where rollouts failed and none is left
-    /// to count; [`ErrorKind::Internal`] where it isn't done.
+    /// The failure that ended the job, if the plan says that failures end it. [`ErrorKind::ModelOutput`] if rollouts failed and
+    /// none is left to count. [`ErrorKind::Internal`] if the job is not done.
     pub fn finish(mut self, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
         if !self.is_done() {
             return Err(Error::internal("this ranking still waits for replies or scores"));
@@ -477,7 +479,7 @@ impl RankJob {
         }
     }
 
-    /// Whether the job was stopped from outside.
+    /// The reason why the job was stopped from outside, if it was.
     pub(super) fn stopped(&self) -> Option<StopReason> {
         self.stopped
     }
@@ -504,7 +506,7 @@ impl RankJob {
         waiting: Waiting,
         asks: &mut Vec<Ask>,
     ) {
-        // An extractor may be played by the judge; then the judge it is, in costs as well.
+        // The judge may play the extractor. Its cost is then the judge's.
         let role = self.plan.roles.resolve(role).map_or(role, |(role, _)| role);
         let id = AskId(self.asked);
         self.asked += 1;
@@ -542,7 +544,7 @@ impl RankJob {
         }
     }
 
-    /// Makes the futures of a candidate that were asked for and aren't there yet, once its response is known.
+    /// Makes the futures of a candidate that were asked for and do not exist yet, once its response is known.
     fn plan_futures(&mut self, candidate: usize) {
         let common = self.scene.settings.common_random_numbers;
         let (scene, metrics, seed) = (Arc::clone(&self.scene), self.plan.metrics.len(), self.seed);
@@ -582,7 +584,7 @@ impl RankJob {
         self.advance(place, next, asks);
     }
 
-    /// Sends a rollout's next request; one that has ended is judged at once.
+    /// Sends the next request of a rollout. A rollout that has ended is judged at once.
     fn advance(&mut self, place: Place, next: Option<(ModelRole, ChatRequest)>, asks: &mut Vec<Ask>) {
         if let Some((role, request)) = next {
             return self.ask(role, request, Waiting::Rollout(place), asks);
@@ -608,7 +610,7 @@ impl RankJob {
         }
     }
 
-    /// A job that has failed asks nothing more, not even what it appended since `before`.
+    /// Takes the requests since `before` back if the job has failed, because a failed job asks nothing more.
     fn withdraw_if_failed(&mut self, asks: &mut Vec<Ask>, before: usize) {
         if self.failure.is_some() {
             for ask in asks.drain(before..) {
@@ -617,7 +619,7 @@ impl RankJob {
         }
     }
 
-    /// Fails the whole ranking where the policy says so. Being interrupted is no failure.
+    /// Fails the whole ranking if the policy says so. An interruption is not a failure.
     fn fail_if(&mut self, policy: FailurePolicy, error: &Error, place: impl std::fmt::Display) {
         if policy == FailurePolicy::Error && !is_interruption(error) && self.failure.is_none() {
             self.failure = Some(error.duplicate().context(place));
@@ -625,7 +627,7 @@ impl RankJob {
     }
 }
 
-/// The response in the policy's reply. An empty one is what the policy had to say, and is scored like any other.
+/// The response in the policy's reply. An empty response is scored like any other.
 fn sampled_candidate(reply: Result<ChatReply>) -> Result<(Message, Finish)> {
     match reply?.output {
         ChatOutput::Text { finish: Finish::Deadline, .. } => {

@@ -1,7 +1,8 @@
-//! Metrics at work: conversations whose questions are answered, on their way to values.
+//! Metrics at work: they turn conversations whose questions are answered into values.
 //!
-//! Metrics may block (a program, a callback of the host), so they don't run where the models are driven. A
-//! [`MetricBatch`] owns all that they look at; whoever drives the job runs it on any thread and brings the [`MetricValues`] back.
+//! A metric may block, because it may be a program or a callback of the host. So metrics do not run on the thread that drives
+//! the models. A [`MetricBatch`] owns everything that they look at. The driver of the job runs it on any thread and brings the
+//! [`MetricValues`] back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,17 +14,17 @@ use crate::reward::{Answered, MetricInput, MetricValue, WeightedMetric};
 use crate::rollout::{Ended, Scene};
 use crate::{Error, ErrorKind, Result};
 
-/// Conversations to be scored by metrics.
+/// Conversations that metrics have to score.
 #[must_use = "the job waits for its scores"]
 pub struct MetricBatch {
     plan: Arc<RankPlan>,
     scene: Arc<Scene>,
     conversations: Vec<Conversation>,
-    /// By metric: which conversations it scores, with what it was answered about each.
+    /// For each metric, the conversations that it scores, with the answers about each.
     work: Vec<(usize, Vec<Owed>)>,
 }
 
-/// What became of a [`MetricBatch`].
+/// The result of a [`MetricBatch`].
 pub struct MetricValues(pub(super) Vec<(Place, usize, Result<MetricValue>)>);
 
 struct Conversation {
@@ -85,7 +86,7 @@ impl MetricBatch {
         MetricValues(scores)
     }
 
-    /// One metric on its conversations: one result each.
+    /// Runs one metric on its conversations. Returns one result for each.
     fn score(&self, weighted: &WeightedMetric, answered: &[Owed]) -> Vec<Result<MetricValue>> {
         let futures: Vec<Vec<&Message>> =
             answered.iter().map(|answered| self.conversations[answered.conversation].future.iter().collect()).collect();
@@ -95,7 +96,7 @@ impl MetricBatch {
             .map(|(answered, future)| Answered { input: self.input(answered, future), answers: &answered.answers })
             .collect();
         let named = |error: Error| error.context(format!("metric `{}`", weighted.name));
-        // A metric may be the host's; what it throws is its failure, not the ranking's end.
+        // The metric may be the host's. Its panic is a failure of the metric, and does not end the ranking.
         let results = catch_unwind(AssertUnwindSafe(|| weighted.metric.score(&batch))).unwrap_or_else(|panic| {
             let error = Error::internal(format!("it panicked: {}", said(&*panic)));
             batch.iter().map(|_| Err(error.duplicate())).collect()

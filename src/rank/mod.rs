@@ -4,8 +4,8 @@
 //! RankRequest + RankPlan ─▶ RankJob ⇄ models ─▶ Ranking
 //! ```
 //!
-//! A [`RankJob`] is one ranking as a state machine. It opens no thread and knows no model: it hands out [`Ask`]s, takes
-//! replies in any order, and has a [`Ranking`] in the end. Whoever owns the models drives it, and may drive many at once:
+//! A [`RankJob`] is one ranking as a state machine. It starts no thread and knows no model. It hands out [`Ask`]s, takes
+//! replies in any order, and ends with a [`Ranking`]. The owner of the models drives it, and may drive many at once:
 //!
 //! ```text
 //! job.start(&mut asks)
@@ -18,12 +18,12 @@
 //! job.finish(models, seconds)
 //! ```
 //!
-//! - `request`, `ranking`: what goes in and comes out, as JSON.
-//! - `plan`: a configuration, resolved.
-//! - `allocation`: which rollouts to spend where; `prune`: candidates given up after their first turn.
-//! - `job`: the state machine; `future`: a rollout with its judging; `measuring`: metrics at work; `record`: a rollout for traces.
-//! - `rescore`: futures that are known already; `count`: which rollouts count; `assemble`: the
-//!   arithmetic.
+//! - `request`, `ranking`: the input and the output, as JSON.
+//! - `plan`: the settings of a ranking, resolved.
+//! - `allocation`: the number of rollouts for each candidate; `prune`: candidates that are given up after their first turn.
+//! - `job`: the state machine; `future`: a rollout with its judging; `measuring`: metrics at work.
+//! - `record`: a rollout for traces.
+//! - `rescore`: futures of an earlier ranking; `count`: the rollouts that count; `assemble`: the arithmetic.
 
 mod allocation;
 mod assemble;
@@ -46,8 +46,9 @@ pub use measuring::{MetricBatch, MetricValues};
 pub use plan::{FailurePolicy, RankPlan, Roles};
 pub use ranking::{
     AllocationSummary, Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace,
-    TracedMessage,
+    Stopped, TracedMessage,
 };
+pub(crate) use ranking::{SCHEMA, schema};
 pub use record::{EndedRollout, MetricRecord, RawAnswer, RecordedMessage};
 pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_TURNS, MAX_WINDOW, RankRequest};
 pub(crate) use request::{validate_samples, validate_window};

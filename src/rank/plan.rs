@@ -1,4 +1,4 @@
-//! A configuration, resolved: everything a ranking needs to know but the request.
+//! The settings of a ranking, resolved: everything that it needs except the request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use crate::reward::{Combination, TokenCounter, WeightedMetric};
 use crate::rollout::{Goal, InstructedUser, ModelRole, RolloutSettings, Simulator};
 use crate::{Error, Result};
 
-/// What happens to a ranking in which something failed.
+/// The treatment of failures in a ranking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailurePolicy {
-    /// The ranking fails with the first failure.
+    /// The ranking fails at the first failure.
     Error,
-    /// The rollout is left out and reported. With common random numbers, so is the same sample of the other candidates,
-    /// for a comparison on unequal luck would favour one of them.
+    /// The rollout is left out and reported. With common random numbers, the same sample of the other candidates is left out
+    /// too, because a comparison on unequal luck would favour one of them.
     #[default]
     Drop,
 }
 
-/// Which model plays which role, by name.
+/// The models that play the roles, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roles {
     /// Model name by role. Without an extractor, the judge extracts.
@@ -43,35 +43,35 @@ impl Roles {
     }
 }
 
-/// How rankings are made. Built from a [`Config`](crate::config::Config), or by hand.
+/// The settings of rankings. Built from a [`Config`](crate::config::Config), or by hand.
 #[derive(Clone)]
 pub struct RankPlan {
-    /// Which model plays which role.
+    /// The models that play the roles.
     pub roles: Roles,
-    /// Turns sampled ahead, where the request doesn't say.
+    /// Turns sampled ahead, unless the request says.
     pub window: usize,
-    /// Futures for each candidate, where the request doesn't say.
+    /// Futures for each candidate, unless the request says.
     pub samples: usize,
-    /// Seed, where the request doesn't say.
+    /// The seed, unless the request says.
     pub seed: u64,
-    /// How futures are sampled.
+    /// The settings of futures.
     pub rollout: RolloutSettings,
-    /// Which candidates get how many futures.
+    /// The allocation of futures to candidates.
     pub allocation: AllocationSettings,
-    /// Whether futures pause after their first turn, for the worse half of the candidates to be given up there. Of no effect
-    /// with one turn or two candidates.
+    /// True if futures pause after their first turn, so that the worse half of the candidates can be given up there. Without
+    /// effect if there is one turn, or two candidates.
     pub prune_after_first_turn: bool,
-    /// Plays the user.
+    /// The simulator of the user.
     pub simulator: Arc<dyn Simulator>,
     /// The metrics and their weights; at least one.
     pub metrics: Vec<WeightedMetric>,
-    /// How their values become a reward.
+    /// The way from their values to a reward.
     pub combination: Combination,
-    /// What happens when a metric has no value for a rollout.
+    /// The treatment of a rollout for which a metric has no value.
     pub on_metric_failure: FailurePolicy,
-    /// What happens when a rollout fails.
+    /// The treatment of a rollout that fails.
     pub on_rollout_failure: FailurePolicy,
-    /// Counts tokens for metrics; the policy's tokenizer.
+    /// The counter of tokens for metrics: the tokenizer of the policy.
     pub count_tokens: TokenCounter,
 }
 
@@ -108,12 +108,12 @@ impl RankPlan {
         request.window.unwrap_or(self.window)
     }
 
-    /// The number of futures in force for `request`. With nothing to sample there is one evaluation.
+    /// The number of futures in force for `request`. If nothing is sampled, there is one evaluation.
     pub fn samples(&self, request: &RankRequest) -> usize {
         if self.window(request) == 0 { 1 } else { request.samples.unwrap_or(self.samples) }
     }
 
-    /// The roles that have to be played where this many turns are sampled.
+    /// The roles that models have to play if this many turns are sampled.
     pub(crate) fn needs(&self, window: usize) -> Vec<ModelRole> {
         let sampling = if window > 0 { &[ModelRole::Policy, ModelRole::User][..] } else { &[] };
         let roles = |weighted: &WeightedMetric| {
@@ -123,7 +123,7 @@ impl RankPlan {
         sampling.iter().copied().chain(self.metrics.iter().flat_map(roles)).collect()
     }
 
-    /// Refuses plans and goals under which a ranking could not be finished.
+    /// Refuses plans and goals with which a ranking could not be finished.
     pub(super) fn check(&self, needs: impl IntoIterator<Item = ModelRole>, goal: &Goal) -> Result<()> {
         if self.metrics.is_empty() {
             return Err(Error::invalid_config("there are no metrics: choose a preset, or list [[metrics]]"));

@@ -1,19 +1,19 @@
-//! Giving candidates up early: after the first turn of their first futures, when a good part of their cost is still ahead.
+//! Candidates are given up early: after the first turn of their first futures, when much of their cost is still ahead.
 //!
 //! The first round's futures pause after one turn and are judged as they stand. The worse half of the candidates is given
 //! up there; the futures of the others go on and are judged anew when they have ended. What a candidate was worth at the
-//! pause is no estimate of its reward, so those given up have none; their note says what it was.
+//! pause is not an estimate of its reward. So a candidate that is given up has no reward; its note says what it was worth.
 
 use super::allocation::mean;
 use super::future::Future;
 use super::job::RankJob;
 use crate::rollout::Ended;
 
-/// Fewer candidates are not worth a judging of their own.
+/// With fewer candidates, the extra judging costs more than it saves.
 const FEWEST: usize = 3;
 
 impl RankJob {
-    /// Whether futures that are made now pause after their first turn.
+    /// Tells whether futures that are made now pause after their first turn.
     pub(super) fn prunes_next_round(&self) -> bool {
         let first = self.allocator.as_ref().is_some_and(|allocator| allocator.rounds() == 1);
         self.plan.prune_after_first_turn && first && self.scene.window > 1 && self.candidates.len() >= FEWEST

@@ -1,92 +1,149 @@
-//! What comes out: candidates by reward, with everything that led to it.
+//! The result: candidates by reward, with everything that led to it.
+//!
+//! The types are written as JSON and read again. Unknown fields are passed over, because later versions add some. JSON has
+//! only finite numbers: any other number is null there, and is read as unknown or as NaN.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
 
 use super::allocation::Strategy;
 use crate::chat::{Finish, Role, Usage};
+use crate::json;
 use crate::reward::Difference;
 use crate::rollout::{Confusion, Ended, ModelRole};
 
-/// Candidates ranked by multiturn-aware reward. What is unknown is `None`, null in JSON.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The version of the JSON of rankings and their traces.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// Candidates ranked by multiturn-aware reward. A field is `None`, null in JSON, where its value is unknown.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // What `foreturn rank --json` printed.
+/// let ranking: foreturn::Ranking = serde_json::from_str(&std::fs::read_to_string("ranking.json")?)?;
+/// println!("best: candidate {}", ranking.candidates[0].candidate);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Ranking {
-    /// Version of this format: 1. Fields may be added under the same number.
+    /// Version of this format: 1. Fields may be added under the same number. Reading refuses other versions.
+    #[serde(deserialize_with = "schema")]
     pub schema: u32,
-    /// Best first; candidates without a reward last. Equals are in the order of the request.
-    pub ranking: Vec<RankedCandidate>,
-    /// What it cost.
+    /// The candidates, best first. Candidates without a reward come last. Equals are in the order of the request. The
+    /// field is called `ranking` in JSON.
+    #[serde(rename = "ranking")]
+    pub candidates: Vec<RankedCandidate>,
+    /// Its cost.
     pub cost: Cost,
-    /// Which models played which role.
+    /// The models that played the roles.
+    #[serde(deserialize_with = "known_roles")]
     pub models: BTreeMap<ModelRole, ModelInfo>,
-    /// Which candidates got how many rollouts, and why there were no more.
+    /// The allocation of rollouts to candidates, and why there were no more.
     pub allocation: AllocationSummary,
-    /// Which models metrics asked by name.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The models that metrics asked by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reward_models: Vec<ModelInfo>,
-    /// Whether the same request with the same seed gives this ranking again, to the last bit (but for times and counts of
-    /// reused tokens).
+    /// True if the same request with the same seed gives this ranking again, to the last bit, except for times and counts of
+    /// reused tokens.
     pub bitwise: bool,
-    /// Whether every rollout ran to its own end. If not, a deadline or the caller cut the ranking short, and it rests on
-    /// the samples that were finished for all candidates.
+    /// True if every rollout ran to its own end. Otherwise a deadline or the caller cut the ranking short, and it rests on the
+    /// samples that were finished for all candidates.
     pub complete: bool,
-    /// What else its reader has to know, such as that a model said its API key back.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Remarks that the reader has to know, such as that a model repeated its API key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 /// A candidate and its reward.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RankedCandidate {
     /// Its place in the request, from 0.
     pub candidate: usize,
-    /// Its text; unknown only where it was to be sampled and was not.
+    /// Its text. Unknown only if it had to be sampled and was not.
     pub response: Option<String>,
-    /// The multiturn-aware reward (Eq. 1): the mean over the rollouts that count. Unknown where none does.
+    /// The multiturn-aware reward (Eq. 1): the mean over the rollouts that count. Unknown if none does.
     pub reward: Option<f64>,
     /// Standard error of the reward; unknown at one sample.
     pub std_error: Option<f64>,
     /// 95% interval of the reward by Student's t; unknown at one sample.
+    #[serde(default, deserialize_with = "json::null_is_nan::pair")]
     pub interval: Option<[f64; 2]>,
-    /// Its reward less that of the best; sharper than the two intervals where random numbers are common. Unknown for the
-    /// best itself, and where either has no reward.
+    /// Its reward minus that of the best. With common random numbers, it is sharper than the two intervals. Unknown for the
+    /// best itself, and if either has no reward.
     pub difference: Option<Difference>,
-    /// Probability that it is the best of the candidates, in [0, 1]; unknown at one sample.
+    /// The probability that it is the best of the candidates, in [0, 1]; unknown at one sample.
     pub probability_best: Option<f64>,
-    /// Whether the allocation of rollouts gave it up: it has fewer of them, on purpose.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// True if the allocation of rollouts gave it up. It then has fewer of them, on purpose.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub given_up: bool,
     /// Each metric over the rollouts that count, by name.
     pub metrics: BTreeMap<String, MetricSummary>,
     /// All rollouts, by sample.
     pub rollouts: Vec<RolloutTrace>,
-    /// How many of the rollouts asked for do not count.
+    /// The number of rollouts that were asked for and do not count.
     pub excluded: usize,
-    /// In how many rollouts the simulated user spoke as the assistant; they count, but tell less.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// The number of rollouts in which the simulated user spoke as the assistant. They count, although they tell less.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub confused: usize,
-    /// Why the response itself is missing or cut off, if it was to be sampled.
+    /// The reason why the response itself is missing or cut off, if it had to be sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// Whether the response was sampled as other tokens than its text gives.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// True if the response was sampled as other tokens than its text gives.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retokenized_differs: bool,
     /// This candidate's share of the cost.
     pub cost: RoleCosts,
 }
 
-/// How rollouts were allocated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The allocation of rollouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AllocationSummary {
-    /// Which candidates were to get how many.
+    /// The strategy that decided how many each candidate gets.
     pub strategy: Strategy,
-    /// Rounds of rollouts; between them, rewards were looked at.
+    /// Rounds of rollouts. Between rounds, the strategy looked at the rewards.
     pub rounds: usize,
     /// Rollouts asked for in all.
     pub rollouts: usize,
-    /// Why there were no more: "complete", "budget", "sure"; "deadline" or "cancelled" where the ranking was cut short.
-    pub stopped: &'static str,
+    /// The reason why there were no more.
+    pub stopped: Stopped,
+}
+
+/// The reason why a ranking asked for no more rollouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Stopped {
+    /// All rollouts that the strategy wanted were sampled.
+    Complete,
+    /// The budget was spent.
+    Budget,
+    /// The best candidate was known with the confidence asked for.
+    Sure,
+    /// The deadline cut the ranking short.
+    Deadline,
+    /// The caller cut the ranking short.
+    Cancelled,
+}
+
+/// Models by role, without roles of later versions.
+fn known_roles<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ModelRole, ModelInfo>, D::Error> {
+    let roles = BTreeMap::<String, ModelInfo>::deserialize(deserializer)?;
+    let known = |name: &str| ModelRole::deserialize(StrDeserializer::<ValueError>::new(name)).ok();
+    Ok(roles.into_iter().filter_map(|(name, model)| Some((known(&name)?, model))).collect())
+}
+
+/// Reads the version, and refuses one that this library does not know.
+pub(crate) fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u64::deserialize(deserializer)? {
+        number if number == u64::from(SCHEMA) => Ok(SCHEMA),
+        other => Err(D::Error::custom(format_args!("it has schema {other}; this version reads {SCHEMA}"))),
+    }
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -94,65 +151,70 @@ fn is_zero(count: &usize) -> bool {
 }
 
 /// One metric over the rollouts that count.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MetricSummary {
-    /// Mean; unknown where no rollout counts.
+    /// Mean; unknown if no rollout counts.
     pub mean: Option<f64>,
     /// Standard error of the mean; unknown at one sample.
     pub std_error: Option<f64>,
     /// Its factor in the reward.
+    #[serde(deserialize_with = "json::null_is_nan::number")]
     pub weight: f64,
     /// For metrics with a clamp: the share of rollouts on which it took effect, in [0, 1]. 1 where the mean was clamped
     /// ([`Combination::ClampedMeans`](crate::reward::Combination)).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saturated: Option<f64>,
-    /// For judged metrics: the least probability mass that fell on the answers, in [0, 1].
+    /// For judged metrics: the smallest probability mass that fell on the answers, in [0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mass: Option<f64>,
 }
 
-/// One sampled future and what it was worth.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One sampled future and its value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RolloutTrace {
-    /// Which sample this is, from 0.
+    /// Its number among the samples, from 0.
     pub sample: usize,
-    /// What was said after the response.
+    /// The messages after the response.
     pub messages: Vec<TracedMessage>,
     /// Value of each metric; `None` where it failed or was not asked.
     pub metrics: BTreeMap<String, Option<f64>>,
     /// Weighted sum of the metrics (Eq. 2); `None` where one is missing.
     pub reward: Option<f64>,
-    /// Why it ended.
+    /// The reason why it ended.
     pub ended: Ended,
     /// Seed of its random stream.
     pub seed: u64,
-    /// Whether it counts.
+    /// True if it counts.
     pub counted: bool,
-    /// If not, why.
+    /// The reason why it does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 /// A message of a future.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TracedMessage {
-    /// Who speaks.
+    /// The speaker.
     pub role: Role,
     /// The text.
     pub content: String,
-    /// Why the model stopped writing, where it was not of its own accord ("length": cut off).
+    /// The reason why the model stopped writing, if it did not end its turn itself ("length": cut off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finish: Option<Finish>,
-    /// Whether it was sampled as other tokens than its text gives; the conversation went on from the sampled ones.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// True if it was sampled as other tokens than its text gives. The conversation went on from the sampled ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retokenized_differs: bool,
-    /// How a user's message shows that its model speaks as the assistant.
+    /// The sign that the model of the user speaks as the assistant, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confusion: Option<Confusion>,
 }
 
 /// Usage by role.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RoleCosts {
     /// The policy's.
     pub policy: Usage,
@@ -160,10 +222,10 @@ pub struct RoleCosts {
     pub user: Usage,
     /// The judge's.
     pub judge: Usage,
-    /// The extractor's, where it is another model than the judge.
+    /// The extractor's, if it is another model than the judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extractor: Option<Usage>,
-    /// That of the models which metrics name, all together.
+    /// The usage of all models that metrics name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reward_model: Option<Usage>,
 }
@@ -191,35 +253,45 @@ impl RoleCosts {
     }
 }
 
-/// What a ranking cost.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// The cost of a ranking.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Cost {
     /// By role.
     #[serde(flatten)]
     pub roles: RoleCosts,
     /// Wall time in seconds.
+    #[serde(deserialize_with = "json::null_is_nan::number")]
     pub seconds: f64,
 }
 
-/// Which model played a role.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// A model that played a role.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ModelInfo {
     /// Its name in the configuration.
     pub name: String,
-    /// A hash or version of its weights, where known.
+    /// A hash or version of its weights, if known.
     pub weights: Option<String>,
-    /// The date that its chat template printed, where it prints one.
+    /// The date that its chat template printed, if it prints one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
 }
 
-/// What the driver of a job knows about the models.
+impl ModelInfo {
+    /// The model called `name`, with these weights.
+    pub fn new(name: impl Into<String>, weights: Option<String>) -> Self {
+        ModelInfo { name: name.into(), weights, date: None }
+    }
+}
+
+/// The models as the driver of a job knows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelsInfo {
     /// The models by role.
     pub models: BTreeMap<ModelRole, ModelInfo>,
-    /// Those that metrics name, by name.
+    /// The models that metrics name, by name.
     pub reward_models: Vec<ModelInfo>,
-    /// Whether all of them give equal replies to equal requests, to the last bit.
+    /// True if all of them give equal replies to equal requests, to the last bit.
     pub bitwise: bool,
 }

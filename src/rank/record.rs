@@ -1,84 +1,90 @@
-//! What is known of one rollout once it has ended and is scored: what a trace keeps.
+//! The record of a rollout that has ended and is scored, as a trace keeps it.
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::assemble::{loss_of, traced};
 use super::future::Future;
 use super::plan::RankPlan;
 use super::ranking::{RoleCosts, TracedMessage};
 use crate::chat::{ChatOutput, Finish};
+use crate::json;
 use crate::reward::WeightedMetric;
 use crate::rollout::Ended;
 
-/// A rollout that has ended and is scored, or that will not be.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A rollout that has ended. It is scored, or it will not be scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct EndedRollout {
-    /// Its candidate, from 0.
+    /// The number of its candidate, from 0.
     pub candidate: usize,
-    /// Which of the candidate's samples it is, from 0.
+    /// Its number among the candidate's samples, from 0.
     pub sample: usize,
     /// The candidate's text.
     pub response: String,
-    /// What was said after the response.
+    /// The messages after the response.
     pub messages: Vec<RecordedMessage>,
-    /// Why it ended.
+    /// The reason why it ended.
     pub ended: Ended,
     /// Seed of its random stream.
     pub seed: u64,
-    /// The weighted sum of its metrics (Eq. 2); unknown where one is missing. Whether it counts, the ranking says: what it
-    /// is paired with may have failed.
+    /// The weighted sum of its metrics (Eq. 2); unknown where one is missing. The ranking says whether the rollout counts,
+    /// because the rollout that it is paired with may have failed.
     pub reward: Option<f64>,
-    /// Why it has no reward.
+    /// The reason why it has no reward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Each metric by name, with what models answered; empty where it was not judged.
+    /// Each metric by name, with the answers of models. Empty if the rollout was not judged.
     pub metrics: BTreeMap<String, MetricRecord>,
-    /// What it cost.
+    /// Its cost.
     pub cost: RoleCosts,
 }
 
 /// A message with the tokens that it was sampled as.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RecordedMessage {
     /// The message.
     #[serde(flatten)]
     pub message: TracedMessage,
-    /// Its tokens without the one that ends the turn, where its model is a local one.
+    /// Its tokens, without the one that ends the turn. Known if its model is local.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
 }
 
 /// One metric on one rollout.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MetricRecord {
-    /// Its value; `None` where it failed.
+    /// Its value; `None` if it failed.
     pub value: Option<f64>,
-    /// For metrics with a clamp: whether it took effect.
+    /// For metrics with a clamp: true if the clamp took effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saturated: Option<bool>,
-    /// For judged metrics: the least probability mass that fell on the answers.
+    /// For judged metrics: the smallest probability mass that fell on the answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mass: Option<f64>,
-    /// What the metric says about its value.
+    /// A remark of the metric on its value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// What was extracted from the conversation for it.
+    /// The text that was extracted from the conversation for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extracted: Option<String>,
-    /// What models answered to its questions.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The answers of models to its questions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<RawAnswer>,
-    /// Why it failed.
+    /// The reason why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 /// A model's answer as it came.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum RawAnswer {
-    /// A text, and why it ended.
+    /// A text, and the reason why it ended.
     Text(String, Finish),
     /// Probabilities of the answers that were asked for.
     Probabilities(Vec<f64>),
@@ -100,6 +106,28 @@ impl Serialize for RawAnswer {
             RawAnswer::Score(numbers) => map.serialize_entry("score", numbers)?,
         }
         map.end()
+    }
+}
+
+/// By hand, because an untagged enum says only that no variant matched.
+impl<'de> Deserialize<'de> for RawAnswer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Parts {
+            text: Option<String>,
+            finish: Option<Finish>,
+            #[serde(default, deserialize_with = "json::null_is_nan::list")]
+            probabilities: Option<Vec<f64>>,
+            #[serde(default, deserialize_with = "json::null_is_nan::list")]
+            score: Option<Vec<f64>>,
+        }
+        match Parts::deserialize(deserializer)? {
+            Parts { text: Some(text), finish: Some(finish), .. } => Ok(RawAnswer::Text(text, finish)),
+            Parts { text: Some(_), finish: None, .. } => Err(D::Error::missing_field("finish")),
+            Parts { probabilities: Some(probabilities), .. } => Ok(RawAnswer::Probabilities(probabilities)),
+            Parts { score: Some(numbers), .. } => Ok(RawAnswer::Score(numbers)),
+            _ => Err(D::Error::custom("an answer has none of `text`, `probabilities` and `score`")),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is asked: a conversation, candidate responses, a goal.
+//! The request: a conversation, candidate responses, a goal.
 
 use std::str::FromStr;
 
@@ -18,21 +18,20 @@ pub const MAX_SAMPLES: usize = 1024;
 /// Most candidates in a ranking.
 pub const MAX_CANDIDATES: usize = 1024;
 
-/// Most turns that may have to be sampled for a ranking: candidates × samples × window, the window counted as 1 where it
-/// is 0.
+/// Most turns that a ranking may have to sample: candidates × samples × window, where a window of 0 counts as 1.
 pub const MAX_TURNS: usize = 1 << 16;
 
 /// The responses to rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Candidates {
-    /// These.
+    /// The texts themselves.
     Given(Vec<String>),
-    /// This many, sampled from the policy first.
+    /// The number of responses, which are sampled from the policy first.
     Sample(usize),
 }
 
 impl Candidates {
-    /// How many there are, or will be.
+    /// The number of responses.
     pub fn len(&self) -> usize {
         match self {
             Candidates::Given(given) => given.len(),
@@ -40,7 +39,7 @@ impl Candidates {
         }
     }
 
-    /// Whether there are none.
+    /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -74,12 +73,12 @@ pub struct RankRequest {
     pub conversation: Vec<Message>,
     /// The responses to rank.
     pub candidates: Candidates,
-    /// What the user is after; never shown to the policy.
+    /// The goal of the user. It is never shown to the policy.
     pub goal: Goal,
     /// Turns to sample ahead, w; 0 judges the response as it stands. At most [`MAX_WINDOW`]; the plan's if absent.
     #[serde(deserialize_with = "window", skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
-    /// Futures for each candidate, S; 1 to [`MAX_SAMPLES`]; the plan's if absent. Of no effect where the window is 0:
+    /// Futures for each candidate, S; 1 to [`MAX_SAMPLES`]; the plan's if absent. Without effect if the window is 0:
     /// there is then nothing to sample, and one evaluation is made. Candidates × samples × window are at most
     /// [`MAX_TURNS`].
     #[serde(deserialize_with = "samples", skip_serializing_if = "Option::is_none")]
@@ -117,7 +116,7 @@ impl FromStr for RankRequest {
 }
 
 impl RankRequest {
-    /// Refuses nonsense.
+    /// Refuses requests that do not make sense.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidRequest`], naming the field, its value and the remedy.
@@ -170,7 +169,7 @@ impl RankRequest {
     }
 }
 
-/// Shared with the configuration, whose defaults must make sense as well.
+/// Shared with the configuration, because its defaults must make sense as well.
 pub(crate) fn validate_window(window: Option<usize>) -> Result<()> {
     match window {
         Some(turns) if turns > MAX_WINDOW => Err(Error::invalid_request(format!(
@@ -195,14 +194,14 @@ pub(crate) fn validate_samples(samples: Option<usize>) -> Result<()> {
 
 /// Refuses more than [`MAX_TURNS`].
 pub(super) fn check_turns(candidates: usize, samples: usize, window: usize) -> Result<()> {
-    // Each of the three has its own limit by now.
+    // Each of the three has been checked against its own limit.
     let turns = candidates * samples * window.max(1);
     if turns <= MAX_TURNS {
         return Ok(());
     }
     Err(Error::invalid_request(format!(
         "candidates × samples × window is {candidates} × {samples} × {window} = {turns}: at most {MAX_TURNS} turns are \
-         sampled for a ranking. Ask for fewer of either, or rank in several requests"
+         sampled for a ranking. Ask for less of one of them, or rank in several requests"
     )))
 }
 
@@ -240,7 +239,7 @@ fn whole_number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
     value.as_u64().and_then(|number| T::try_from(number).ok())
 }
 
-/// A whole number or null; the message names the field, which serde_json's doesn't.
+/// Reads a whole number or null. The message names the field; that of serde_json would not.
 fn number<'de, T: TryFrom<u64>, D: Deserializer<'de>>(field: &str, deserializer: D) -> Result<Option<T>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(None),

@@ -1,4 +1,4 @@
-//! Futures that are known already: what a finished ranking sampled, to be scored again.
+//! Futures of a finished ranking, which are scored again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::chat::{Finish, Message};
 use crate::rollout::{ModelRole, Rollout, RolloutMessage, Scene};
 use crate::{Error, ErrorKind, Result};
 
-/// What a ranking whose futures are scored again says of how they came about.
+/// The origin of futures that are scored again.
 pub(super) struct Origin {
-    /// Who sampled them.
+    /// The models that sampled them.
     models: BTreeMap<ModelRole, ModelInfo>,
     allocation: AllocationSummary,
     bitwise: bool,
     complete: bool,
 }
 
-/// The roles that sample; the others score.
+/// The roles that sample. The others score.
 const SAMPLING: [ModelRole; 2] = [ModelRole::Policy, ModelRole::User];
 
 impl Origin {
@@ -29,14 +29,14 @@ impl Origin {
         Origin { models, allocation: ranking.allocation, bitwise: ranking.bitwise, complete: ranking.complete }
     }
 
-    /// How their number was decided.
+    /// The strategy that decided their number.
     pub(super) fn strategy(&self) -> Strategy {
         self.allocation.strategy
     }
 
-    /// Puts it into a ranking that was made of these futures.
+    /// Writes the origin into a ranking that was made of these futures.
     pub(super) fn mark(&self, ranking: &mut Ranking) {
-        // Who would sample here has sampled nothing.
+        // The models that would sample here have sampled nothing.
         ranking.models.retain(|role, _| !SAMPLING.contains(role));
         ranking.models.extend(self.models.clone());
         ranking.allocation = self.allocation;
@@ -47,7 +47,7 @@ impl Origin {
 
 /// The candidates of `ranking` in the order of `request`, with the futures that they had.
 pub(super) fn candidates(request: &RankRequest, ranking: &Ranking) -> Result<Vec<Candidate>> {
-    let mut ranked: Vec<&RankedCandidate> = ranking.ranking.iter().collect();
+    let mut ranked: Vec<&RankedCandidate> = ranking.candidates.iter().collect();
     ranked.sort_by_key(|ranked| ranked.candidate);
     if !ranked.iter().map(|ranked| ranked.candidate).eq(0..request.candidates.len()) {
         return Err(Error::invalid_request(format!(
@@ -70,7 +70,7 @@ pub(super) fn candidates(request: &RankRequest, ranking: &Ranking) -> Result<Vec
 }
 
 fn candidate(ranked: &RankedCandidate) -> Candidate {
-    // Without a response there are no rollouts, but those asked for are reported as excluded.
+    // Without a response there are no rollouts. Those that were asked for are reported as excluded.
     let samples = if ranked.response.is_some() { ranked.rollouts.len() } else { ranked.excluded };
     let missing = || (ranked.response.is_none()).then(|| "the response was not sampled".to_owned());
     let failure = ranked.note.clone().or_else(missing).map(|note| Error::new(ErrorKind::ModelOutput, note));
@@ -85,7 +85,7 @@ fn candidate(ranked: &RankedCandidate) -> Candidate {
 }
 
 impl Future {
-    /// A future of `response` as a ranking has it. One that didn't count there doesn't count here.
+    /// A future of `response` as a ranking has it. If it did not count there, it does not count here.
     pub(super) fn given(scene: Arc<Scene>, response: Arc<Message>, trace: RolloutTrace, metrics: usize) -> Self {
         let RolloutTrace { messages, ended, seed, counted, reason, .. } = trace;
         let left_out = (!counted).then(|| reason.unwrap_or_else(|| "it did not count before".into()));

@@ -1,15 +1,15 @@
 //! Brings the lines of one ranking together: request, futures, result.
 //!
-//! Lines of several rankings may lie between each other. A second request under the same name is another ranking, as when
-//! a training run starts over; lines belong to the latest of their name. A future that comes twice (its line, and the
-//! result's copy) is one: its line knows more, the result knows whether it counts.
+//! Lines of several rankings may interleave. A second request under the same name begins another ranking, as when a training
+//! run starts over. A line belongs to the latest ranking of its name. A future may come twice, as a line and as a copy in the
+//! result. These are one: the line knows more, and the result knows whether it counts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
 
 use serde::Serialize;
 
-use super::trace::{Candidate, Candidates, Cost, Line, Outcome, Request, Rollout, Usage};
+use super::shown::{Candidate, Candidates, Content, Cost, Line, Outcome, Request, Rollout, Usage};
 use crate::reward::Estimate;
 
 /// Rankings in the order in which the trace first names them.
@@ -19,7 +19,7 @@ pub(super) struct Collection {
     latest: HashMap<String, usize>,
 }
 
-/// What is there of one ranking.
+/// The lines of one ranking.
 #[derive(Debug, Default)]
 struct Gathered {
     id: String,
@@ -33,30 +33,27 @@ struct Gathered {
 pub(super) struct Ranking {
     pub(super) id: String,
     pub(super) request: Option<Request>,
-    /// Best first; those that the result doesn't name, last.
+    /// Best first. Candidates that the result does not name come last.
     pub(super) candidates: Vec<Candidate>,
     pub(super) rollouts: Vec<Rollout>,
     outcome: Option<Outcome>,
-    /// The result's; else the sum over the futures, without wall time.
+    /// The cost in the result, or else the sum over the futures, without wall time.
     cost: Cost,
 }
 
 impl Collection {
-    /// Adds a line; `false` if it is of a kind that nothing is known about.
-    pub(super) fn add(&mut self, line: Line) -> bool {
-        match line {
-            Line::Request(mut request) => {
-                let id = mem::take(&mut request.ranking);
+    /// Adds a line.
+    pub(super) fn add(&mut self, Line { ranking: id, content }: Line) {
+        match content {
+            Content::Request(request) => {
                 if self.latest.get(&id).is_some_and(|&index| self.rankings[index].request.is_some()) {
                     self.latest.remove(&id);
                 }
                 self.latest(id).request = Some(*request);
             }
-            Line::Rollout(line) => self.latest(line.ranking).rollouts.push(line.rollout),
-            Line::Ranking(line) => self.latest(line.ranking).outcome = Some(line.result),
-            Line::Unknown => return false,
+            Content::Rollout(rollout) => self.latest(id).rollouts.push(*rollout),
+            Content::Ranking(outcome) => self.latest(id).outcome = Some(outcome),
         }
-        true
     }
 
     fn latest(&mut self, id: String) -> &mut Gathered {
@@ -93,7 +90,7 @@ impl Gathered {
     }
 }
 
-/// Futures by candidate and sample, each once. Of two lines about one, the later holds.
+/// Futures by candidate and sample, each once. Of two lines about one future, the later holds.
 fn merge(lines: Vec<Rollout>, traced: Vec<Rollout>) -> Vec<Rollout> {
     let mut known: BTreeMap<(u64, u64), Rollout> = BTreeMap::new();
     let mut nameless = Vec::new();
@@ -115,13 +112,13 @@ fn merge(lines: Vec<Rollout>, traced: Vec<Rollout>) -> Vec<Rollout> {
     }
     let mut all: Vec<Rollout> = known.into_values().chain(nameless).collect();
     for rollout in &mut all {
-        // Before a ranking has ended, what has a reward may still come to count.
+        // Before a ranking has ended, a future with a reward may still count.
         rollout.counted.get_or_insert(rollout.reward.is_some() && rollout.reason.is_none());
     }
     all
 }
 
-/// A line with what only the result knows.
+/// A line, completed with what only the result knows.
 fn complete(line: Rollout, copy: Rollout) -> Rollout {
     Rollout {
         messages: if line.messages.is_empty() { copy.messages } else { line.messages },
@@ -135,8 +132,8 @@ fn complete(line: Rollout, copy: Rollout) -> Rollout {
     }
 }
 
-/// Adds candidates that the result doesn't name, and texts that it doesn't have. Where there is no result, rewards are
-/// those of the futures so far.
+/// Adds candidates that the result does not name, and texts that it does not have. Without a result, rewards are those of the
+/// futures so far.
 fn add_missing(candidates: &mut Vec<Candidate>, request: Option<&Request>, rollouts: &[Rollout]) {
     let mut known: BTreeMap<Option<u64>, (Option<&str>, Vec<f64>)> = BTreeMap::new();
     if let Some(Candidates::Given(given)) = request.and_then(|request| request.candidates.as_ref()) {
@@ -214,7 +211,8 @@ mod tests {
     fn collect(lines: &[&str]) -> Vec<Ranking> {
         let mut collection = Collection::default();
         for line in lines {
-            collection.add(Line::parse(line.as_bytes()).unwrap_or_else(|why| panic!("{why}: {line}")));
+            let read = Line::parse(line.as_bytes()).unwrap_or_else(|why| panic!("{why}: {line}"));
+            collection.add(read.unwrap_or_else(|| panic!("an unknown kind: {line}")));
         }
         collection.finish()
     }
@@ -259,7 +257,7 @@ mod tests {
         let first = &ranking.rollouts[0];
         assert_eq!((first.counted, first.reason.as_deref()), (Some(false), Some("paired with one that failed")));
         assert_eq!(first.messages.len(), 1);
-        assert!(matches!(first.metrics["m"], Some(super::super::trace::Metric::Judged(_))));
+        assert!(matches!(first.metrics["m"], Some(super::super::shown::Metric::Judged(_))));
         assert_eq!(ranking.rollouts[1].candidate, Some(1));
     }
 

@@ -1,4 +1,4 @@
-//! A file that appears whole or not at all: it is written under a temporary name beside its final one, then renamed.
+//! A file that appears whole or not at all. It is written under a temporary name beside its final one, and then renamed.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,7 +17,7 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<()> {
         .and_then(|()| fs::rename(&partial, &target));
     written.map_err(|error| {
         if error.kind() != std::io::ErrorKind::AlreadyExists {
-            // Best effort; its name says what it is.
+            // If this fails too, the name of the file says what it is.
             let _ = fs::remove_file(&partial);
         }
         Error::io("write", path, error)
@@ -29,7 +29,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     match fs::canonicalize(path) {
         Ok(target) if target.is_file() => Ok(target),
         Ok(_) => Err(Error::invalid_request(format!(
-            "{} is no regular file, and a page can't take its place; give the name of a file",
+            "{} is not a regular file, and a page cannot take its place; give the name of a file",
             path.display()
         ))),
         Err(_) if path.file_name().is_some() => Ok(path.to_owned()),
@@ -53,13 +53,13 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_no_file_is_left_alone() {
+    fn a_path_that_is_not_a_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        // Stands for devices: what it is gets lost where a file takes its place.
+        // It stands for devices, which would be lost if a file took their place.
         let socket = folder.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         for path in [folder.path(), &socket] {
-            assert!(write(path, b"x").unwrap_err().to_string().contains("is no regular file"));
+            assert!(write(path, b"x").unwrap_err().to_string().contains("is not a regular file"));
         }
         assert!(write(&folder.path().join("none/page.html"), b"x").is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

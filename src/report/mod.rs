@@ -1,29 +1,28 @@
-//! A trace of rankings as one HTML page, to look at them in any browser: candidates with their intervals, their futures as
-//! a tree, what judges said, what it cost. The page is a single file that loads nothing, so it can be mailed or archived.
+//! A trace of rankings as one HTML page for any browser: candidates with their intervals, their futures as a tree, the
+//! answers of judges, and the cost. The page is a single file that loads nothing, so it can be mailed or archived.
 //!
-//! `trace` reads the lines, `collect` brings those of one ranking together, `page` writes the page from `page.html`,
-//! `page.css`, `page.js` and `futures.js`.
+//! `shown` is the part of the lines that the page shows. `collect` brings the lines of one ranking together. `page` writes the
+//! page from `page.html`, `page.css`, `page.js` and `futures.js`.
 
 mod collect;
 mod file;
 mod page;
-mod trace;
+mod shown;
 
-use std::io::{BufRead, Read as _};
+use std::io::BufRead;
 use std::path::Path;
 
 use serde::Serialize;
 
 use self::collect::{Collection, Ranking};
-use self::trace::Line;
+use self::shown::Line;
+use crate::trace::lines::Lines;
 use crate::{Error, ErrorKind, Result, files};
 
-/// Most bytes of a line. The longest lines are those of rankings, with all candidates.
-const LONGEST: u64 = 1 << 28;
-/// How many unreadable lines are named one by one.
+/// The most unreadable lines that are named one by one.
 const NAMED: usize = 20;
 
-/// What a trace holds, ready to be written as a page.
+/// The content of a trace, ready to be written as a page.
 ///
 /// ```
 /// let trace = r#"{"kind": "rollout", "ranking": "r1", "candidate": 0, "sample": 0, "reward": 0.5, "ended": "window"}"#;
@@ -54,7 +53,7 @@ struct Complaint {
     why: String,
 }
 
-/// What the page reads first.
+/// The part of the page that is read first.
 #[derive(Serialize)]
 struct Index<'a> {
     source: &'a str,
@@ -64,7 +63,7 @@ struct Index<'a> {
     rankings: Vec<Entry<'a>>,
 }
 
-/// What tells a ranking from the others.
+/// The name of a ranking, and what tells it from the others.
 #[derive(Serialize)]
 struct Entry<'a> {
     id: &'a str,
@@ -74,8 +73,8 @@ struct Entry<'a> {
 }
 
 impl Report {
-    /// Reads a trace, a file of JSON lines. What can't be read (a line that a crash cut off, say) is counted, and the
-    /// page says so. Fails where the file can't be read, or no line of it.
+    /// Reads a trace, a file of JSON lines. Lines that cannot be read, such as one that a crash cut off, are counted, and the
+    /// page says so. Fails if the file cannot be read, or if no line of it can.
     pub fn read(trace: impl AsRef<Path>) -> Result<Self> {
         let trace = trace.as_ref();
         let (file, _) = files::open_named(trace, files::Kind::INPUT)?;
@@ -86,31 +85,18 @@ impl Report {
         })
     }
 
-    /// As [`Report::read`], from anything that has lines; `source` is what the page calls it.
-    pub fn from_lines(mut lines: impl BufRead, source: &str) -> Result<Self> {
+    /// As [`Report::read`], from anything that has lines. The page calls it `source`.
+    pub fn from_lines(lines: impl BufRead, source: &str) -> Result<Self> {
         let mut collection = Collection::default();
         let (mut unreadable, mut unknown, mut read) = (Unreadable::default(), 0, 0);
-        let mut line = Vec::new();
-        for number in 1.. {
-            line.clear();
-            let bytes = lines.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(|error| {
-                Error::new(ErrorKind::Io, format!("line {number} of {source}: {error}")).with_source(error)
-            })?;
-            if bytes == 0 {
-                break;
-            }
-            if bytes as u64 == LONGEST && !line.ends_with(b"\n") {
-                let why = format!("line {number} of {source} has more than {LONGEST} bytes: this is no trace");
-                return Err(Error::invalid_request(why));
-            }
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            match Line::parse(&line) {
-                Ok(line) => match collection.add(line) {
-                    true => read += 1,
-                    false => unknown += 1,
-                },
+        let mut lines = Lines::new(lines, source);
+        while let Some((number, line)) = lines.advance()? {
+            match Line::parse(line) {
+                Ok(Some(line)) => {
+                    collection.add(line);
+                    read += 1;
+                }
+                Ok(None) => unknown += 1,
                 Err(why) => unreadable.add(number, why),
             }
         }
@@ -164,7 +150,7 @@ impl Report {
         page::render(&index, &self.rankings)
     }
 
-    /// Writes the page, whole or not at all; an earlier one is replaced.
+    /// Writes the page, whole or not at all. It replaces an earlier one.
     pub fn write(&self, page: impl AsRef<Path>) -> Result<()> {
         file::write(page.as_ref(), self.to_html()?.as_bytes())
     }

@@ -224,7 +224,9 @@ function showRequest(ranking) {
       + "that were finished for all candidates.",
     !request && "The trace has no request for this ranking, so conversation and goal are unknown.",
   ];
-  byId("notices").replaceChildren(...notices.filter(Boolean).map((text) => el("p", { class: "notice" }, text)));
+  const notes = (outcome?.notes ?? []).map((note) => foreign(note));
+  const said = notices.filter(Boolean).concat(notes);
+  byId("notices").replaceChildren(...said.map((text) => el("p", { class: "notice" }, text)));
   byId("asked").hidden = !request;
   byId("conversation").replaceChildren(...conversation.map((said) => message(said)));
   const goal = Object.entries(request?.goal ?? {}).filter(([, value]) => value !== null);

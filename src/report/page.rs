@@ -1,8 +1,8 @@
 //! Writes the page: markup, style and script of this folder, and the data as JSON between them.
 //!
-//! A trace holds text of models and strangers. None of it becomes markup: in the file it is JSON without any character
-//! that HTML reads, and the script turns it into text nodes only. A content security policy names our style and our
-//! script by hash and forbids everything else, connections included.
+//! A trace holds text of models and strangers. No part of it becomes markup: in the file it is JSON without any character
+//! that HTML reads, and the script only makes text nodes of it. A content security policy names our style and our script by
+//! hash and forbids everything else, including connections.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = concat!(include_str!("page.js"), include_str!("futures.js"));
 
-/// The whole page: `index` is read when it opens, each of `rankings` when it is looked at.
+/// The whole page. `index` is read when the page opens, each of `rankings` when it is looked at.
 pub(super) fn render<T: Serialize>(index: &impl Serialize, rankings: &[T]) -> Result<String> {
     let mut data = block("index", index)?;
     for (number, ranking) in rankings.iter().enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn render<T: Serialize>(index: &impl Serialize, rankings: &[T]) -> Re
     Ok(fill(PAGE, &[("policy", &policy), ("style", STYLE), ("data", &data), ("script", SCRIPT)]))
 }
 
-/// Puts parts into a template, in one pass: what is in a part is never taken for a place.
+/// Puts parts into a template in one pass, so that nothing in a part is taken for a place.
 fn fill(template: &str, parts: &[(&str, &str)]) -> String {
     let mut page = String::with_capacity(template.len() + parts.iter().map(|(_, part)| part.len()).sum::<usize>());
     let mut rest = template;
@@ -42,15 +42,15 @@ fn fill(template: &str, parts: &[(&str, &str)]) -> String {
     page + rest
 }
 
-/// A block of data that a browser keeps as it is and does not run.
+/// A block of data, which a browser keeps as it is and does not run.
 fn block(id: &str, value: &impl Serialize) -> Result<String> {
     let json = serde_json::to_string(value)
         .map_err(|error| Error::internal(format!("the data of the page can't be written as JSON: {error}")))?;
     Ok(format!("<script type=\"application/json\" id=\"{id}\">{}</script>\n", inert(&json)))
 }
 
-/// The same JSON without characters that mean something in HTML, or end a line in a script. In JSON they occur within
-/// strings only, where an escape says the same.
+/// The same JSON without characters that have a meaning in HTML or end a line in a script. In JSON they occur only within
+/// strings, where an escape says the same.
 fn inert(json: &str) -> String {
     let mut safe = String::with_capacity(json.len() + json.len() / 16);
     for c in json.chars() {

@@ -5,7 +5,7 @@
 //! The signs are few and plain, because a sign that real users also give would throw away good futures. [`Confusion`]
 //! explains each sign, and `rollout.on_role_confusion` decides what follows.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
 

@@ -1,14 +1,16 @@
 //! Comparison of two means.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Estimate;
 use super::estimate::t_quantile_975;
+use crate::json;
 
 /// The amount by which one candidate's mean is above another's. Unknown values are `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Difference {
     /// The first mean minus the second.
+    #[serde(deserialize_with = "json::null_is_nan::number")]
     pub mean: f64,
     /// Its standard error; unknown if either has one sample.
     pub std_error: Option<f64>,

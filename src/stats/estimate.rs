@@ -9,8 +9,8 @@ pub struct Estimate {
     pub mean: f64,
     /// Standard error of the mean: the samples' standard deviation (n − 1 in the denominator) over √n. Unknown at n = 1.
     pub std_error: Option<f64>,
-    /// 95% interval of the mean by Student's t with n − 1 degrees of freedom, which holds at small n, unlike ±2 standard
-    /// errors. Unknown at n = 1.
+    /// 95% interval of the mean by Student's t with n − 1 degrees of freedom. Unlike ±2 standard errors, it holds at small n.
+    /// Unknown at n = 1.
     pub interval: Option<[f64; 2]>,
     /// Number of samples; at least 1.
     pub n: usize,

@@ -70,7 +70,7 @@ impl Posterior {
     }
 
     /// The probability that no candidate is better than `candidate` by more than `margin` (in units of reward, at least 0).
-    /// `None` for a candidate that can't be compared.
+    /// `None` for a candidate that cannot be compared.
     pub fn within(&self, candidate: usize, margin: f64) -> Option<f64> {
         let at = (*self.place.get(candidate)?)?;
         let good = |values: &&[f64]| values.iter().all(|value| *value <= values[at] + margin / self.scale);
@@ -152,7 +152,7 @@ impl Data {
         }
     }
 
-    /// Whether the candidates' rewards differ by no more than rounding.
+    /// Tells whether the rewards of candidates differ by no more than rounding.
     fn is_flat(&self) -> bool {
         self.total <= 1e-26 * self.freedom as f64
     }

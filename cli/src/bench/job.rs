@@ -1,4 +1,4 @@
-//! A ranking job with fixed token counts: what an engine has to compute for one ranking, without what models make of it.
+//! A ranking job with fixed token counts: the work that an engine has with one ranking, whatever models answer.
 //!
 //! Every future takes `window` turns, each a simulated user message and a reply, and one judge token, which alone is left
 //! where there are no turns. By default the prompts have 1,439 (user), 537 (policy) and 992 (judge) tokens, 35,616 in
@@ -28,7 +28,7 @@ const POLICY_FRAME: [usize; 2] = [22, 7];
 const USER_FRAME: [usize; 2] = [279, 700];
 const JUDGE_FRAME: [usize; 2] = [86, 334];
 
-/// Runs the job on a model that has computed nothing else yet but a few tokens.
+/// Runs the job on a model that has computed only a few tokens before.
 pub(super) fn run(args: &BenchArgs) -> Result<Value> {
     refuse_zeros(&[("--candidates", args.candidates), ("--samples", args.samples)])?;
     let engine = engine(args)?;
@@ -68,11 +68,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<Value> {
 
 /// One future of one candidate.
 struct Future {
-    /// History, candidate, and what was sampled since.
+    /// The history, the candidate, and the tokens sampled since.
     conversation: Vec<u32>,
     words: Words,
     order: PromptOrder,
-    /// Which request is out: user and policy in turn, then, as the last, the judge.
+    /// The request that waits for its reply: user and policy in turn, and the judge as the last.
     step: usize,
     last: usize,
     seed: u64,

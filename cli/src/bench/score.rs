@@ -48,7 +48,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Value> {
     }))
 }
 
-/// What is in the cache when candidates arrive.
+/// The content of the cache when candidates arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cache {
     Cold,
@@ -73,7 +73,7 @@ fn measure(args: &BenchArgs, cache: Cache) -> Result<Vec<Request>> {
     Ok(rounds.into_iter().flatten().collect())
 }
 
-/// What is asked of an engine.
+/// The question to an engine.
 struct Load {
     model: Model,
     words: Words,
@@ -101,7 +101,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Refuses what can't be measured.
+    /// Refuses options that cannot be measured.
     fn check(&self, folder: &ModelFolder, repeat: usize) -> Result<()> {
         let refuse = |why: String| Err(Error::new(ErrorKind::InvalidRequest, why));
         let Load { history, candidate, candidates, clients, .. } = *self;

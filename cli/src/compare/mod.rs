@@ -1,4 +1,4 @@
-//! How far models are from a reference, as quantised exports are from float32.
+//! The distance of models from a reference, such as that of quantised exports from float32.
 
 mod order;
 mod rankings;
@@ -25,18 +25,18 @@ use super::output;
 struct Comparison {
     reference: Cost,
     models: Vec<Model>,
-    /// The reference's rankings against its own with other seeds: what chance does to an order.
+    /// The reference's rankings against its own with other seeds. They show what chance does to an order.
     #[serde(skip_serializing_if = "Option::is_none")]
     chance: Option<Order>,
 }
 
-/// What a model costs.
+/// The cost of a model.
 #[derive(Serialize)]
 struct Cost {
     model: String,
-    /// Of all files in the folder.
+    /// The bytes of all files in the folder.
     bytes: u64,
-    /// Whether its results are the same to the last bit in any batch.
+    /// True if its results are the same to the last bit in any batch.
     bitwise: bool,
     #[serde(flatten)]
     speed: Speed,
@@ -102,7 +102,7 @@ fn check_vocabularies(args: &CompareArgs) -> Result<()> {
     Ok(())
 }
 
-/// What the reference made of the requests.
+/// The reference's rankings of the requests.
 struct Ranked {
     task: Task,
     rankings: Rankings,
@@ -117,7 +117,7 @@ impl Ranked {
         Ok(Ranked { task, rankings, chance })
     }
 
-    /// How a model scores the reference's futures, and with `free` those of its own.
+    /// Compares how a model scores the reference's futures, and with `free` those of its own.
     fn compare(&self, model: &Path, free: bool) -> Result<(Order, Option<Order>)> {
         let engine = self.task.engine(model)?;
         let fixed = Order::of(&self.rankings, &self.task.rescore(&engine, &self.rankings)?);

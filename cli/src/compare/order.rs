@@ -1,4 +1,4 @@
-//! Whether models put candidates in the same order.
+//! A comparison of the orders into which models put candidates.
 
 use foreturn::Ranking;
 use foreturn::reward::Estimate;
@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Rewards of a request's candidates; empty where it has no ranking.
 type Rewards = Vec<Option<f64>>;
 
-/// How rewards differ.
+/// The differences between rewards.
 #[derive(Serialize)]
 pub(super) struct Order {
     /// Requests with at least two candidates to put in order.
@@ -50,7 +50,7 @@ impl Order {
 
 /// In the order of the request.
 fn rewards(ranking: &Option<Ranking>) -> Rewards {
-    let candidates = ranking.iter().flat_map(|ranking| &ranking.ranking);
+    let candidates = ranking.iter().flat_map(|ranking| &ranking.candidates);
     let mut rewards: Vec<_> = candidates.map(|ranked| (ranked.candidate, ranked.reward)).collect();
     rewards.sort_by_key(|(candidate, _)| *candidate);
     rewards.into_iter().map(|(_, reward)| reward).collect()

@@ -13,13 +13,13 @@ use super::requests::{self, Request};
 /// Requests under way together: they share steps of the model, of which each takes at most 64 sequences.
 const TOGETHER: usize = 8;
 
-/// What is to be ranked, and how.
+/// The requests to rank, and their configuration.
 pub(super) struct Task {
     config: Config,
     requests: Vec<Request>,
 }
 
-/// A ranking for each request; none where nothing of it could be scored.
+/// A ranking for each request; `None` if nothing of it could be scored.
 pub(super) type Rankings = Vec<Option<Ranking>>;
 
 impl Task {
@@ -89,7 +89,7 @@ impl Task {
     }
 }
 
-/// A request of which nothing can be scored is left out: with small models and few futures some are.
+/// Leaves out a request of which nothing can be scored. With small models and few futures, there are some.
 fn forgive(ranking: Result<Ranking>, what: &str, origin: &str) -> Result<Option<Ranking>> {
     match ranking {
         Err(error) if error.kind() == ErrorKind::ModelOutput => {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::super::models::MODEL;
 use super::super::output;
 
-/// What the reference and its rivals are compared on.
+/// The texts that the reference and its rivals are compared on.
 pub(super) struct Texts {
     plain: Vec<String>,
     /// Conversations; those that end with the user are answered by the reference.
@@ -59,7 +59,7 @@ struct Scored {
     logprobs: Vec<f32>,
 }
 
-/// What the reference says about the texts.
+/// The reference's scores of the texts, and its replies.
 pub(super) struct Reference {
     /// The texts in pieces.
     texts: Vec<Scored>,
@@ -112,7 +112,7 @@ impl Reference {
         Ok(reference)
     }
 
-    /// How another model differs.
+    /// Measures how another model differs.
     pub(super) fn compare(&self, engine: &Engine) -> Result<Words> {
         let model = engine.model(MODEL)?;
         Ok(Words {
@@ -140,7 +140,7 @@ impl Reference {
     }
 }
 
-/// How a model differs from the reference in its words.
+/// The differences of a model from the reference in its words.
 #[derive(Serialize)]
 pub(super) struct Words {
     /// On the given texts.
@@ -155,11 +155,11 @@ pub(super) struct Words {
 #[derive(Serialize)]
 pub(super) struct Change {
     pub(super) tokens: usize,
-    /// Mean of what is lost a token; negative where the model likes the text better.
+    /// Mean loss a token; negative if the model likes the text better.
     pub(super) loss: f64,
-    /// Mean without regard to sign.
+    /// Mean of the absolute changes.
     pub(super) mean_change: f64,
-    /// The 99th percentile of it.
+    /// The 99th percentile of the absolute changes.
     pub(super) p99_change: f64,
 }
 

@@ -1,7 +1,7 @@
-//! Which rollouts to spend where.
+//! The allocation of rollouts to candidates.
 //!
-//! An [`Allocator`] is one ranking's allocation as a state machine, without rollouts or clocks of its own. It hands out a
-//! round of rollouts, takes the rewards when all of them are finished, and hands out the next, until it is done:
+//! An [`Allocator`] is the allocation of one ranking as a state machine. It has no rollouts and no clock. It hands out a
+//! round of rollouts, takes the rewards when all of them are finished, and hands out the next round, until it is done:
 //!
 //! ```text
 //! loop {
@@ -12,9 +12,9 @@
 //! }
 //! ```
 //!
-//! Rounds, not single rollouts, because models are fast in batches. All candidates still in play have the same number of
-//! samples, and with common random numbers sample k is the same luck for each of them: comparisons are fair after every
-//! round. Nothing is random here, so equal rewards and costs give equal decisions.
+//! It hands out rounds and not single rollouts, because models are fast in batches. All candidates in play have the same
+//! number of samples. With common random numbers, sample k is the same luck for each of them, so comparisons are fair after
+//! every round. Nothing is random here, so equal rewards and costs give equal decisions.
 
 use std::ops::Range;
 
@@ -28,14 +28,14 @@ mod tests;
 
 pub use settings::{AllocationSettings, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Strategy};
 
-/// How much of the doubt that is allowed may be spent on giving candidates up.
+/// The share of the allowed doubt that may be spent on giving candidates up.
 const DOUBT_FOR_GIVING_UP: f64 = 0.5;
 
-/// A round of `stop_when_sure` adds at least this fraction (one in so many) to what each candidate has: looking more often than
-/// that at long rankings saves next to nothing, and batches stay large.
+/// A round of `stop_when_sure` adds at least one sample for this many that a candidate has. More frequent looks at long
+/// rankings save almost nothing, and batches stay large.
 const GROWTH: usize = 8;
 
-/// What a ranking has spent so far.
+/// The cost of a ranking so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spent {
     /// Rollouts that were run.
@@ -46,22 +46,22 @@ pub struct Spent {
     pub seconds: f64,
 }
 
-/// What is next.
+/// The next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// A round: run these, then ask again.
+    /// A round. Run these rollouts, then ask again.
     Sample {
-        /// By candidate: which samples, numbered on from those it has. All have equally many.
+        /// For each candidate, the numbers of the samples, which continue those that it has. All candidates have equally many.
         rollouts: Vec<(usize, Range<usize>)>,
     },
     /// No more rollouts.
     Done(Why),
 }
 
-/// Why there are no more rollouts.
+/// The reason why there are no more rollouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The strategy is through.
+    /// The strategy is finished.
     Complete,
     /// The budget doesn't hold another round.
     Budget,
@@ -69,7 +69,7 @@ pub enum Why {
     Sure,
 }
 
-/// What became of a candidate.
+/// The state of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     InPlay,
@@ -78,12 +78,12 @@ enum State {
     Lost,
 }
 
-/// One ranking's allocation: hand it the rewards of a finished round, and it names the next.
+/// The allocation of one ranking. It takes the rewards of a finished round, and names the next round.
 #[derive(Debug, Clone)]
 pub struct Allocator {
     settings: AllocationSettings,
     states: Vec<State>,
-    /// Futures for each candidate where the strategy is fixed.
+    /// Futures for each candidate, if the strategy is fixed.
     samples: usize,
     paired: bool,
     /// Samples of every candidate in play.
@@ -91,17 +91,17 @@ pub struct Allocator {
     /// Rollouts handed out, of all candidates.
     handed_out: usize,
     rounds: usize,
-    /// The last round only showed what a rollout costs.
+    /// True if the last round only showed what a rollout costs.
     was_pilot: bool,
-    /// The probability of being the best of those given up, when they were.
+    /// The probability that one of the candidates given up is the best, at the time when they were given up.
     doubt: f64,
     done: Option<Why>,
 }
 
 impl Allocator {
-    /// For `candidates` (at least 1), of which each has `samples` futures (1 to [`MAX_SAMPLES`]) where the strategy is
-    /// fixed; adaptive strategies without a budget may spend as much in all. `paired` says that a sample's rollouts share
-    /// their random numbers across candidates.
+    /// Makes an allocator for `candidates` candidates (at least 1). Under the fixed strategy each has `samples` futures (1 to
+    /// [`MAX_SAMPLES`]). Adaptive strategies without a budget may spend as much in all. `paired` says that the rollouts of a
+    /// sample share their random numbers across candidates.
     ///
     /// # Errors
     /// [`crate::ErrorKind::InvalidConfig`] for settings that make no sense; [`crate::ErrorKind::InvalidRequest`] where the
@@ -132,22 +132,22 @@ impl Allocator {
         })
     }
 
-    /// Takes a candidate out of play of which nothing can be sampled.
+    /// Takes a candidate out of play because nothing can be sampled for it.
     pub fn leave_out(&mut self, candidate: usize) {
         if let Some(state) = self.states.get_mut(candidate) {
             *state = State::Lost;
         }
     }
 
-    /// Takes a candidate out of play that is given up for a reason of the caller's.
+    /// Takes a candidate out of play because the caller gives it up.
     pub fn give_up(&mut self, candidate: usize) {
         if let Some(state) = self.states.get_mut(candidate) {
             *state = State::GivenUp;
         }
     }
 
-    /// What is next, now that all rollouts of the last round are finished. `rewards[candidate][sample]` holds all finished
-    /// ones; `None`, or a row that ends early, says that a reward was lost or never asked for.
+    /// The next step, now that all rollouts of the last round are finished. `rewards[candidate][sample]` holds all finished
+    /// rewards. `None`, or a row that ends early, says that a reward was lost or never asked for.
     pub fn next(&mut self, rewards: &[Vec<Option<f64>>], spent: Spent) -> Decision {
         if let Some(why) = self.done {
             return Decision::Done(why);
@@ -161,12 +161,12 @@ impl Allocator {
         }
     }
 
-    /// Whether a candidate was given up: it has fewer samples than those still in play, on purpose.
+    /// Tells whether a candidate was given up. It then has fewer samples than those in play, on purpose.
     pub fn is_given_up(&self, candidate: usize) -> bool {
         self.states.get(candidate) == Some(&State::GivenUp)
     }
 
-    /// How it allocates.
+    /// The strategy.
     pub fn strategy(&self) -> Strategy {
         self.settings.strategy
     }
@@ -185,7 +185,7 @@ impl Allocator {
         Decision::Sample { rollouts }
     }
 
-    /// How many samples each candidate in play gets next; at least 1.
+    /// The number of samples that each candidate in play gets next; at least 1.
     fn plan(&mut self, rewards: &[Vec<Option<f64>>], spent: Spent) -> Result<usize, Why> {
         let rewards = self.complete_rounds(rewards);
         self.let_go_of_lost(&rewards);
@@ -212,12 +212,12 @@ impl Allocator {
         }
     }
 
-    /// What is left of S.
+    /// The samples that are left of S.
     fn fixed(&self) -> Result<usize, Why> {
         if self.taken >= self.samples { Err(Why::Complete) } else { Ok(self.samples - self.taken) }
     }
 
-    /// Gives up the worse half. All rounds that are left will add as many samples as is affordable.
+    /// Gives up the worse half. Each round that is left adds as many samples as the budget allows.
     fn halve(&mut self, rewards: &[Vec<Option<f64>>], affordable: usize) -> Result<usize, Why> {
         let mut in_play = self.in_play();
         if self.taken > 0 && !self.was_pilot {
@@ -239,7 +239,7 @@ impl Allocator {
         Ok((affordable / left).max(1))
     }
 
-    /// Stops where the leader is surely the best, and gives up those that surely aren't.
+    /// Stops if the leader is surely the best, and gives up candidates that surely are not.
     fn narrow(&mut self, rewards: &[Vec<Option<f64>>]) -> Result<usize, Why> {
         if self.taken == 0 {
             return Ok(self.settings.first.unwrap_or(DEFAULT_FIRST));
@@ -267,7 +267,7 @@ impl Allocator {
         (0..self.states.len()).filter(|&candidate| self.states[candidate] == State::InPlay).collect()
     }
 
-    /// The rewards of samples that every candidate in play has. With pairs, the others have nothing to be compared with.
+    /// The rewards of samples that every candidate in play has. In pairs, other samples have nothing to be compared with.
     fn complete_rounds(&self, rewards: &[Vec<Option<f64>>]) -> Vec<Vec<Option<f64>>> {
         let mut rewards = rewards.to_vec();
         rewards.resize(self.states.len(), Vec::new());
@@ -293,7 +293,7 @@ impl Allocator {
         }
     }
 
-    /// How many more rollouts the budget holds, at what they cost on average so far.
+    /// The number of rollouts that the budget still holds, at their average cost so far.
     fn affordable(&self, spent: Spent) -> usize {
         let Budget { rollouts, tokens, seconds } = self.settings.budget;
         let spent_rollouts = spent.rollouts.max(self.handed_out);

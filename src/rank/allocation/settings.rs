@@ -1,4 +1,4 @@
-//! How rollouts are allocated, as a configuration says it.
+//! The settings of the allocation of rollouts.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,22 +9,22 @@ pub const DEFAULT_CONFIDENCE: f64 = 0.9;
 /// Default of `first` of [`AllocationSettings`].
 pub const DEFAULT_FIRST: usize = 3;
 
-/// Which candidates get how many rollouts. docs/allocation.md says which strategy to use when.
+/// The strategy that decides how many rollouts each candidate gets. docs/allocation.md says when to use which.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// The same number for each.
+    /// The same number for each candidate.
     #[default]
     Fixed,
-    /// In rounds, after each of which the worse half of the candidates is given up (Karnin, Koren, Somekh 2013; but here every
-    /// round adds as many samples, rather than costing as much). Spends its budget, whatever the rewards are.
+    /// In rounds. After each round, the worse half of the candidates is given up (Karnin, Koren, Somekh 2013; except that here
+    /// every round adds as many samples, where theirs costs as much). Spends its budget, whatever the rewards are.
     SequentialHalving,
-    /// In small rounds; after each, candidates are given up that are most unlikely to be the best, and sampling ends when
-    /// the best is known with the confidence asked for. Its budget is a limit that easy rankings don't reach.
+    /// In small rounds. After each round, candidates that are very unlikely to be the best are given up. Sampling ends when
+    /// the best is known with the confidence asked for. Its budget is a limit that easy rankings do not reach.
     StopWhenSure,
 }
 
-/// What may be spent at most. A limit that isn't given doesn't apply.
+/// The most that may be spent. A limit that is not given does not apply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
@@ -34,19 +34,19 @@ pub struct Budget {
     /// Tokens of all models, read and written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
-    /// Seconds of wall time. Unlike a deadline, which cuts rollouts off, it keeps those from starting that would come late.
+    /// Seconds of wall time. A deadline cuts rollouts off; this limit keeps rollouts that would end late from starting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }
 
 impl Budget {
-    /// Whether there is a limit whose cost is not known before a rollout has run.
+    /// Tells whether there is a limit on a cost that is not known before a rollout has run.
     pub(super) fn needs_pilot(&self) -> bool {
         self.tokens.is_some() || self.seconds.is_some()
     }
 }
 
-/// Which rollouts to spend where.
+/// The settings of the allocation.
 ///
 /// ```
 /// use foreturn::rank::{AllocationSettings, Budget, Strategy};
@@ -67,19 +67,19 @@ pub struct AllocationSettings {
     pub strategy: Strategy,
     /// The most that may be spent.
     pub budget: Budget,
-    /// For `stop_when_sure`: the probability with which the leader is to be the best when sampling stops, above 0.5 and
+    /// For `stop_when_sure`: the probability that the leader is the best at which sampling stops, above 0.5 and
     /// below 1; [`DEFAULT_CONFIDENCE`] if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
-    /// For `stop_when_sure`: a difference in reward that doesn't matter; 0 if absent. The leader is then only to be within
-    /// it of the best, so that equals don't use up the budget.
+    /// For `stop_when_sure`: a difference in reward that does not matter; 0 if absent. The leader then only has to be within
+    /// it of the best, so that equal candidates do not use up the budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
     /// For `stop_when_sure`: samples for each candidate in the first round, at least 2; [`DEFAULT_FIRST`] if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<usize>,
-    /// For `stop_when_sure`: rollouts in a later round, at least, so that batches stay large when few candidates are left;
-    /// the number of candidates if absent.
+    /// For `stop_when_sure`: the least number of rollouts in a later round, so that batches stay large when few candidates are
+    /// left; the number of candidates if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round: Option<usize>,
 }

@@ -1,53 +1,66 @@
-//! The lines of a trace, as they are read: one JSON document a line, of one of three kinds.
+//! The part of a trace that the page shows.
 //!
-//! Traces are foreign: other versions wrote them, a crash cut them off, somebody edited them. So every field may be absent
-//! or null but `kind` and `ranking`, and unknown fields are ignored; a field of the wrong type makes the line unreadable.
-//! What is read here goes into the page as it is, so the same types are written again.
+//! The page shows more lines than [`TraceReader`](crate::trace::TraceReader) reads: those of other versions, and those that
+//! somebody edited. So every field may be absent or null, except `kind` and `ranking`, and a name that this version does not
+//! know is shown as it is. Only a field of the wrong type makes a line unreadable. The types go into the page as they were
+//! read, so they are written again.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// The version of the format that is read.
-const SCHEMA: u64 = 1;
+use crate::rank::SCHEMA;
+use crate::trace::lines::{self, Kind};
 
-/// One line.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub(super) enum Line {
-    /// What was asked.
+/// A line of a ranking.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) ranking: String,
+    pub(super) content: Content,
+}
+
+/// The content of a line.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// The request.
     Request(Box<Request>),
     /// One future.
-    Rollout(Box<RolloutLine>),
-    /// What came out.
-    Ranking(Box<RankingLine>),
-    /// A kind of a later version.
-    #[serde(other)]
-    Unknown,
+    Rollout(Box<Rollout>),
+    /// The result.
+    Ranking(Outcome),
 }
 
 impl Line {
-    /// Reads a line, or says why it can't.
-    pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
-        let line: Line = crate::json::parse(line).map_err(|error| error.to_string())?;
-        let schema = match &line {
-            Line::Request(request) => request.schema,
-            Line::Ranking(ranking) => ranking.result.schema,
-            Line::Rollout(_) | Line::Unknown => None,
+    /// Reads a line, or says why it cannot be read. `None` for a kind that a later version may know.
+    pub(super) fn parse(line: &[u8]) -> Result<Option<Self>, String> {
+        let read = || -> Result<_, lines::Unread> {
+            let lines::Line::Known { kind, ranking, body } = lines::Line::parse(line)? else { return Ok(None) };
+            let content = match kind {
+                Kind::Request => Content::Request(body.read()?),
+                Kind::Rollout => Content::Rollout(body.read()?),
+                Kind::Ranking => Content::Ranking(body.read::<RankingLine>()?.result),
+            };
+            Ok(Some(Line { ranking, content }))
+        };
+        let line = read().map_err(|unread| unread.why)?;
+        let schema = match line.as_ref().map(|line| &line.content) {
+            Some(Content::Request(request)) => request.schema,
+            Some(Content::Ranking(outcome)) => outcome.schema,
+            Some(Content::Rollout(_)) | None => None,
         };
         match schema {
-            Some(other) if other != SCHEMA => Err(format!("it has schema {other}; this version reads {SCHEMA}")),
+            Some(other) if other != u64::from(SCHEMA) => {
+                Err(format!("it has schema {other}; this version reads {SCHEMA}"))
+            }
             _ => Ok(line),
         }
     }
 }
 
-/// What was asked.
+/// The request.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Request {
-    #[serde(skip_serializing)]
-    pub(super) ranking: String,
     #[serde(skip_serializing)]
     schema: Option<u64>,
     time: Option<String>,
@@ -88,17 +101,9 @@ pub(super) struct Message {
     pub(super) content: Option<String>,
     finish: Option<String>,
     retokenized_differs: Option<bool>,
-    /// Which ones they are is of no use on a page; how many, is.
+    /// The page only shows how many they are.
     #[serde(serialize_with = "as_count")]
     tokens: Option<Vec<u64>>,
-}
-
-/// A future as a line of its own.
-#[derive(Debug, Deserialize)]
-pub(super) struct RolloutLine {
-    pub(super) ranking: String,
-    #[serde(flatten)]
-    pub(super) rollout: Rollout,
 }
 
 /// A future.
@@ -106,7 +111,7 @@ pub(super) struct RolloutLine {
 pub(super) struct Rollout {
     pub(super) candidate: Option<u64>,
     pub(super) sample: Option<u64>,
-    /// The candidate's text, which the page has once for all of its futures.
+    /// The text of the candidate. The page has it once for all of its futures.
     #[serde(skip_serializing)]
     pub(super) response: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
@@ -123,7 +128,7 @@ pub(super) struct Rollout {
     pub(super) cost: Option<Cost>,
 }
 
-/// What a metric said of a future: the value alone, or with how it came about.
+/// The value of a metric for a future, alone or with its origin.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
 pub(super) enum Metric {
@@ -162,15 +167,14 @@ pub(super) struct Usage {
     pub(super) seconds: Option<f64>,
 }
 
-/// What came out, as a line.
+/// The result, as a line.
 #[derive(Debug, Deserialize)]
-pub(super) struct RankingLine {
-    pub(super) ranking: String,
+struct RankingLine {
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) result: Outcome,
+    result: Outcome,
 }
 
-/// What came out: [`crate::Ranking`] as it is written.
+/// The result: a [`crate::Ranking`].
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Outcome {
@@ -185,6 +189,8 @@ pub(super) struct Outcome {
     reward_models: Vec<Model>,
     bitwise: Option<bool>,
     complete: Option<bool>,
+    #[serde(deserialize_with = "or_default")]
+    notes: Vec<String>,
     allocation: Option<Allocation>,
 }
 
@@ -195,7 +201,7 @@ struct Model {
     date: Option<String>,
 }
 
-/// How rollouts were handed out.
+/// The allocation of rollouts.
 #[derive(Debug, Deserialize, Serialize)]
 struct Allocation {
     strategy: Option<String>,
@@ -234,7 +240,7 @@ pub(super) struct MetricSummary {
     mass: Option<f64>,
 }
 
-/// A candidate's reward less that of the best.
+/// The reward of a candidate minus that of the best.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Difference {
     mean: Option<f64>,
@@ -246,12 +252,12 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserial
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A browser's numbers are exact to 2^53 only.
+/// Writes a number as a text, because numbers of a browser are exact only to 2^53.
 fn as_text<S: Serializer>(number: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
     number.map(|number| number.to_string()).serialize(serializer)
 }
 
-/// Given responses are the candidates'; the page has them there.
+/// Writes the number of responses to sample. The page has the texts of given responses with the candidates.
 fn as_number_sampled<S: Serializer>(candidates: &Option<Candidates>, serializer: S) -> Result<S::Ok, S::Error> {
     match candidates {
         Some(Candidates::Sampled(number)) => Some(*number),
@@ -282,7 +288,7 @@ mod tests {
         for text in bare.iter().chain(&nulls) {
             Line::parse(text.as_bytes()).unwrap_or_else(|why| panic!("{why}: {text}"));
         }
-        assert!(matches!(Line::parse(br#"{"kind":"weather","ranking":"a"}"#), Ok(Line::Unknown)));
+        assert!(matches!(Line::parse(br#"{"kind":"weather","ranking":"a"}"#), Ok(None)));
     }
 
     #[test]
@@ -320,8 +326,10 @@ mod tests {
     #[test]
     fn seeds_keep_all_digits_and_tokens_become_their_number() {
         let text = r#"{"kind":"rollout","ranking":"a","seed":18446744073709551615,"messages":[{"tokens":[5,6,7]}]}"#;
-        let Ok(Line::Rollout(line)) = Line::parse(text.as_bytes()) else { panic!("{text}") };
-        let written = serde_json::to_value(&line.rollout).unwrap();
+        let Ok(Some(Line { content: Content::Rollout(rollout), .. })) = Line::parse(text.as_bytes()) else {
+            panic!("{text}")
+        };
+        let written = serde_json::to_value(&rollout).unwrap();
         assert_eq!(written["seed"], "18446744073709551615");
         assert_eq!(written["messages"][0]["tokens"], 3);
     }
