@@ -1,5 +1,5 @@
-//! From messages to a prompt: rendering the chat template, and encoding with message content kept apart. What was encoded
-//! before is known, except in the group of candidates, each of which is new behind a history that is known.
+//! From messages to a prompt: rendering the chat template, and encoding with message content kept apart. The tokenizer
+//! knows what it encoded before. In the group of candidates, the history is known and each candidate is new.
 
 use std::hint::black_box;
 

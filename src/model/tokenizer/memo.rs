@@ -1,9 +1,9 @@
 //! Prompts that are encoded stretch by stretch, so that a stretch that was encoded before is not encoded again.
 //!
-//! A conversation comes back with every candidate, every turn and every question, and all but its end is known. Control
-//! tokens are where a prompt can be cut. The `tokenizers` library looks for added tokens first. What stands between two of
-//! them goes through the normalizer, the pre-tokenizer and the model by itself. So the tokens of a prompt are those of its
-//! stretches, one after the other. A stretch begins with a marker and ends with the next one:
+//! A conversation comes back with every candidate, every turn and every question, and all of it except its end is
+//! known. Control tokens are where a prompt can be cut. The `tokenizers` library looks for added tokens first. What
+//! stands between two of them goes through the normalizer, the pre-tokenizer and the model by itself. So the tokens of
+//! a prompt are those of its stretches, one after the other. A stretch begins with a marker and ends with the next one:
 //!
 //! ```text
 //! M₁ user\nHello M₂ \n M₃ assistant\n          a prompt with three markers
@@ -12,9 +12,9 @@
 //!
 //! Both markers belong to the stretch because the library looks at them. A token with `lstrip` takes the white space
 //! before it, one with `rstrip` takes that after it, one with `single_word` looks at the neighbouring character, and
-//! Metaspace's `prepend_scheme: first` asks whether a text is at the very beginning. None of them looks beyond a marker,
-//! because a marker holds neither white space nor a letter. The first token of a stretch is then dropped, because the
-//! stretch before it gave it.
+//! Metaspace's `prepend_scheme: first` asks whether a text is at the very beginning. None of them looks beyond a
+//! marker, because a marker holds neither white space nor a letter. The first token of a stretch is then dropped,
+//! because the stretch before it gave it.
 //!
 //! A marker of a token that is looked for in *normalized* text does not cut, because the text on both sides of it is
 //! normalized as one. A prompt without any other marker is a single stretch.
@@ -30,7 +30,8 @@ const MAX_BYTES: usize = 8 << 20;
 /// Bytes that one stretch takes beside its text and its tokens, about.
 const OVERHEAD: usize = 160;
 
-/// Stretches and their tokens. The least recently used ones go first. Threads share it.
+/// Stretches and their tokens, those of requests that have ended included. The least recently used ones go first. Threads
+/// share it.
 pub(super) struct Memo {
     known: Mutex<Known>,
 }
@@ -60,8 +61,8 @@ impl Memo {
         Memo { known: Mutex::new(known) }
     }
 
-    /// The tokens of a text that may be cut at `markers`, the bytes at which markers begin and end. `encode` is asked for
-    /// what is not known. No lock is held meanwhile.
+    /// The tokens of a text that may be cut at `markers`, the bytes at which each begins and ends. `encode` gives those of
+    /// stretches that are not known. No lock is held meanwhile.
     pub(super) fn encode(
         &self,
         text: &str,

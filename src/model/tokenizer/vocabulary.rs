@@ -140,8 +140,8 @@ impl Vocabulary {
         }
     }
 
-    /// Whether a text, in lower case where it `folds`, may begin with the end of a control token, or be a part of it. The
-    /// first two characters decide for most texts, however many control tokens there are.
+    /// Tells whether a text, in lower case where it `folds`, may begin with the end of a control token, or be a part of
+    /// it. The first two characters decide for most texts, however many control tokens there are.
     pub(super) fn may_close_control(&self, text: &str) -> bool {
         let mut chars = text.chars();
         match (chars.next(), chars.next()) {
