@@ -1,4 +1,5 @@
-//! From messages to a prompt: rendering the chat template, and encoding with message content kept apart.
+//! From messages to a prompt: rendering the chat template, and encoding with message content kept apart. The tokenizer
+//! knows what it encoded before. In the group of candidates, the history is known and each candidate is new.
 
 use std::hint::black_box;
 
@@ -37,5 +38,29 @@ fn prompt(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, prompt);
+/// The prompt that a candidate answers, and the conversation that ends with the candidate: what a score of it encodes.
+fn candidate(c: &mut Criterion) {
+    let tokenizer = Tokenizer::load(support::model(), support::VOCABULARY).expect("the tokenizer loads");
+    let sentence = "The logs fill the disk within a week, and nobody reads what is older than two days anyway. ";
+    let asks = RenderOptions::default();
+    let answered = RenderOptions { add_generation_prompt: false, ..RenderOptions::default() };
+    let mut number = 0_u64;
+
+    let mut group = c.benchmark_group("candidate after a history");
+    // Nineteen tokens a sentence.
+    for (tokens, sentences) in [(1_000, 51), (3_000, 156)] {
+        let history = Message::new(Role::User, sentence.repeat(sentences));
+        group.bench_function(tokens.to_string(), |b| {
+            b.iter(|| {
+                number += 1;
+                let reply = Message::new(Role::Assistant, format!("What does error message {number} say?"));
+                let chat = [history.clone(), reply];
+                let prompt = tokenizer.encode_chat(black_box(&chat[..1]), &asks).expect("tokens");
+                (prompt, tokenizer.encode_chat(black_box(&chat), &answered).expect("tokens"))
+            });
+        });
+    }
+}
+
+criterion_group!(benches, prompt, candidate);
 criterion_main!(benches);

@@ -1,5 +1,6 @@
 //! Stand-ins: what content looks like while a template works on it (see [`super::prompt`]).
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -22,8 +23,13 @@ impl PrivateChars {
 
     pub(super) fn unused_in(raw: &str, messages: &[Message]) -> Self {
         let contents = messages.iter().flat_map(|message| message.content.chars());
-        let used = raw.chars().chain(contents).filter(|c| Self::RANGE.contains(&u32::from(*c))).collect();
+        let used = raw.chars().chain(contents).filter(|c| Self::may_take(*c)).collect();
         PrivateChars { used, next: Self::RANGE.start }
+    }
+
+    /// Whether `c` is one of those that can be taken.
+    fn may_take(c: char) -> bool {
+        Self::RANGE.contains(&u32::from(c))
     }
 
     pub(super) fn take(&mut self) -> Result<char> {
@@ -67,15 +73,19 @@ impl StandIns {
         let disguised: String = content
             .char_indices()
             .map(|(at, c)| {
-                let stand_in = self.of.get(&c).filter(|_| Some(at) == closing || vocabulary.opens_control(c));
-                stand_in.copied().unwrap_or(c)
+                let hidden = vocabulary.opens_control(c) || Some(at) == closing;
+                if hidden { self.of.get(&c).copied().unwrap_or(c) } else { c }
             })
             .collect();
         (disguised != content).then_some(disguised)
     }
 
-    pub(super) fn reveal(&self, text: &str) -> String {
-        text.chars().map(|c| self.back.get(&c).copied().unwrap_or(c)).collect()
+    pub(super) fn reveal<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.back.is_empty() {
+            return text.into();
+        }
+        let shown = |c| if PrivateChars::may_take(c) { self.back.get(&c).copied().unwrap_or(c) } else { c };
+        text.chars().map(shown).collect()
     }
 
     /// Where the template's source has strings that begin like a control token and that occur in a message.
@@ -109,13 +119,19 @@ impl StandIns {
 fn closing_char(vocabulary: &Vocabulary, content: &str) -> Option<(usize, char)> {
     let visible = content.trim();
     let first = visible.chars().next()?;
-    let fold = |text: &str| if vocabulary.folds() { text.to_lowercase() } else { text.to_owned() };
-    let visible = fold(visible);
+    let visible = fold(vocabulary, visible);
+    if !vocabulary.may_close_control(&visible) {
+        return None;
+    }
     let goes_on = |text: &str| {
-        let text = fold(text);
+        let text = fold(vocabulary, text);
         let mut ends = text.char_indices().skip(1).map(|(at, _)| &text[at..]);
-        ends.any(|end| visible.starts_with(end) || end.starts_with(&visible))
+        ends.any(|end| visible.starts_with(end) || end.starts_with(&*visible))
     };
     let at = content.len() - content.trim_start().len();
     vocabulary.controls().iter().any(|control| goes_on(&control.text)).then_some((at, first))
+}
+
+fn fold<'a>(vocabulary: &Vocabulary, text: &'a str) -> Cow<'a, str> {
+    if vocabulary.folds() { text.to_lowercase().into() } else { text.into() }
 }

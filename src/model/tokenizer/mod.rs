@@ -5,11 +5,12 @@
 //! ```
 //!
 //! `files` reads the files of the model folder, and `auto` changes the tokenizer as transformers does after reading it.
-//! `bounds` keeps hostile files from the library. `template` renders chat templates as transformers does, with `jinja` for
-//! Jinja and Python and `date` for today. `vocabulary` holds the tokenizer twice, once as it is and once deaf to control
-//! tokens in text. `prompt` brings them together so that what a message says is never taken for structure, with the help
-//! of `disguise`. Reward models and encoders also need `around` (the tokens around a text) and `steps` (a mark after each
-//! step of a solution). `spelling` says what each token spells.
+//! `bounds` keeps hostile files from the library. `template` renders chat templates as transformers does, with `jinja`
+//! for Jinja and Python and `date` for today. `vocabulary` holds the tokenizer twice, once as it is and once deaf to
+//! control tokens in text; `memo` keeps the tokens of what was encoded. `prompt` brings them together so that what a
+//! message says is never taken for structure, with the help of `disguise`. Reward models and encoders also need
+//! `around` (the tokens around a text) and `steps` (a mark after each step of a solution). `spelling` says what each
+//! token spells.
 //!
 //! Three things are ours, and not transformers'. The date that a template prints is the configuration's, or that of the day
 //! on which the engine started; a ranking records it. Reasoning (`<think>…</think>`) stays in a message, because the model's
@@ -32,6 +33,7 @@ mod date;
 mod disguise;
 pub(crate) mod files;
 mod jinja;
+mod memo;
 mod prompt;
 #[cfg(feature = "constraints")]
 mod spelling;

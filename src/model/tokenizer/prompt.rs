@@ -258,7 +258,7 @@ impl<'a> Prompt<'a> {
             }
         };
         let encode: Encode<'_> = match options.compat {
-            Compat::Safe => &|text| self.vocabulary.encode_marked(text),
+            Compat::Safe => &|text| self.vocabulary.encode_prompt(text),
             Compat::Transformers => &|text| self.vocabulary.encode_real(text),
         };
         Ok(EncodedChat { opens_reasoning, ..self.fill(&pieces, spliced, encode)? })

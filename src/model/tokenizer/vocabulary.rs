@@ -15,6 +15,7 @@ use tokenizers::{NormalizedString, Normalizer, Tokenizer as Inner};
 
 use super::bounds;
 use super::files::Files;
+use super::memo::Memo;
 use crate::{Error, ErrorKind, Result};
 
 /// A token that structures prompts and must never come from a message.
@@ -37,6 +38,10 @@ pub(super) struct Vocabulary {
     controls: Vec<Control>,
     /// Indices into `controls` by first character, longest text first.
     by_first: HashMap<char, Vec<usize>>,
+    /// The ASCII characters among `by_first`, one bit each. Most of a text is looked up here.
+    ascii_firsts: u128,
+    /// The first two characters of what can be left of a control token's text, lower case where it `folds`.
+    inner_pairs: HashSet<(char, Option<char>)>,
     control_ids: HashSet<u32>,
     /// What stands for text that the vocabulary can't express.
     #[cfg(feature = "constraints")]
@@ -49,6 +54,9 @@ pub(super) struct Vocabulary {
     slot: String,
     /// Its id; `None` where the vocabulary has gaps, so that it fell on some other token's id.
     slot_id: Option<u32>,
+    /// The markers that separate the text before them from the text behind them.
+    cutting: HashSet<String>,
+    memo: Memo,
 }
 
 impl Vocabulary {
@@ -77,21 +85,19 @@ impl Vocabulary {
             // Any text with a character that the vocabulary lacks yields it, so it can't be structure.
             control_ids.remove(unknown);
         }
-        let mut by_first: HashMap<char, Vec<usize>> = HashMap::new();
-        for (index, control) in controls.iter().enumerate() {
-            let first = control.first();
-            let folded = (folds && control.normalized).then(|| first.to_lowercase().chain(first.to_uppercase()));
-            let firsts: HashSet<char> = folded.into_iter().flatten().chain([first]).collect();
-            firsts.into_iter().for_each(|first| by_first.entry(first).or_default().push(index));
-        }
-        for indices in by_first.values_mut() {
-            indices.sort_by_key(|&index| std::cmp::Reverse(controls[index].text.len()));
-        }
+        let by_first = by_first(&controls, folds);
+        let ascii_firsts =
+            by_first.keys().filter(|first| first.is_ascii()).fold(0, |bits, &first| bits | 1 << u32::from(first));
+        let inner_pairs = controls.iter().flat_map(|control| inner_pairs(&control.text, folds)).collect();
+        let cutting = neutral.get_added_tokens_decoder().into_values().filter(|token| !token.normalized);
+        let cutting = cutting.map(|token| token.content).filter(|content| content.starts_with(&lead)).collect();
         let vocabulary = Vocabulary {
             real,
             neutral,
             controls,
             by_first,
+            ascii_firsts,
+            inner_pairs,
             control_ids,
             #[cfg(feature = "constraints")]
             unknown,
@@ -99,6 +105,8 @@ impl Vocabulary {
             slot,
             slot_id,
             folds,
+            cutting,
+            memo: Memo::new(),
         };
         vocabulary.check_markers(&path)?;
         Ok(vocabulary)
@@ -126,7 +134,20 @@ impl Vocabulary {
 
     /// Whether a control token begins with this character.
     pub(super) fn opens_control(&self, c: char) -> bool {
-        self.by_first.contains_key(&c)
+        match u32::from(c) {
+            code @ ..128 => self.ascii_firsts >> code & 1 == 1,
+            _ => self.by_first.contains_key(&c),
+        }
+    }
+
+    /// Tells whether a text, in lower case where it `folds`, may begin with the end of a control token, or be a part of
+    /// it. The first two characters decide for most texts, however many control tokens there are.
+    pub(super) fn may_close_control(&self, text: &str) -> bool {
+        let mut chars = text.chars();
+        match (chars.next(), chars.next()) {
+            (Some(c), next @ Some(_)) => self.inner_pairs.contains(&(c, next)) || self.inner_pairs.contains(&(c, None)),
+            (first, _) => first.is_some(),
+        }
     }
 
     /// Whether upper and lower case are the same to some control tokens.
@@ -146,6 +167,27 @@ impl Vocabulary {
     /// Encodes with the neutral tokenizer. Markers in `text` are the caller's.
     pub(super) fn encode_marked(&self, text: &str) -> Result<Vec<u32>> {
         encode(&self.neutral, text)
+    }
+
+    /// Encodes a prompt: gives what `encode_marked` gives, but does not tokenise again what it tokenised before.
+    pub(super) fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        self.memo.encode(text, &self.cuts(text), |stretch| self.encode_marked(stretch))
+    }
+
+    /// Where markers stand that cut the text, from beginning to end.
+    pub(super) fn cuts(&self, text: &str) -> Vec<(usize, usize)> {
+        let marker = |(start, lead): (usize, &str)| {
+            let digits = start + lead.len();
+            let end = digits + text[digits..].find(MARKER_END)? + MARKER_END.len_utf8();
+            self.cutting.contains(&text[start..end]).then_some((start, end))
+        };
+        text.match_indices(&self.lead).filter_map(marker).collect()
+    }
+
+    /// Takes every prompt as a whole from now on.
+    #[cfg(test)]
+    pub(super) fn never_cut(&mut self) {
+        self.cutting.clear();
     }
 
     /// Whether text from outside contains what only this process can know.
@@ -176,7 +218,9 @@ impl Vocabulary {
 
     fn scan(&self, text: &str, within: Range<usize>, normalized: bool, found: &mut Vec<(Range<usize>, usize)>) {
         let (mut at, end) = (within.start, within.end);
-        while let Some(c) = text[at..end].chars().next() {
+        while let Some(next) = text[at..end].find(|c| self.opens_control(c)) {
+            at += next;
+            let Some(c) = text[at..end].chars().next() else { return };
             let hit = self.by_first.get(&c).and_then(|indices| {
                 indices.iter().copied().find_map(|index| {
                     let control = &self.controls[index];
@@ -215,6 +259,28 @@ impl Vocabulary {
         }
         Ok(())
     }
+}
+
+/// Indices of control tokens by first character, longest text first.
+fn by_first(controls: &[Control], folds: bool) -> HashMap<char, Vec<usize>> {
+    let mut by_first: HashMap<char, Vec<usize>> = HashMap::new();
+    for (index, control) in controls.iter().enumerate() {
+        let first = control.first();
+        let folded = (folds && control.normalized).then(|| first.to_lowercase().chain(first.to_uppercase()));
+        let firsts: HashSet<char> = folded.into_iter().flatten().chain([first]).collect();
+        firsts.into_iter().for_each(|first| by_first.entry(first).or_default().push(index));
+    }
+    for indices in by_first.values_mut() {
+        indices.sort_by_key(|&index| std::cmp::Reverse(controls[index].text.len()));
+    }
+    by_first
+}
+
+/// Each character of a control token's text except the first, and the one after it.
+fn inner_pairs(text: &str, folds: bool) -> Vec<(char, Option<char>)> {
+    let text = if folds { text.to_lowercase() } else { text.to_owned() };
+    let next = text.chars().skip(2).map(Some).chain([None]);
+    text.chars().skip(1).zip(next).collect()
 }
 
 /// The length of what opens `text` and spells `token`, in upper or lower case where that `folds`.

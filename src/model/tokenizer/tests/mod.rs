@@ -16,6 +16,7 @@ mod bombs;
 mod bounds;
 mod damage;
 mod jinja;
+mod memo;
 
 const NAMES: [&str; 7] = ["chatml", "headers", "thinking", "composed", "features", "alternating", "turns"];
 
