@@ -16,9 +16,7 @@ use foreturn::rank::{
     Ask, Candidates, Cost, Ended, FailurePolicy, Goal, ModelRole, RankJob, RankPlan, RankRequest, Ranking, RoleCosts,
     StopReason,
 };
-use foreturn::reward::{
-    Answered, Metric, MetricInput, MetricSettings, MetricValue, WeightedMetric, build_metric,
-};
+use foreturn::reward::{Answered, Metric, MetricInput, MetricSettings, MetricValue, WeightedMetric, build_metric};
 use foreturn::score::ScoreOutput;
 use foreturn::{ErrorKind, Result};
 use proptest::prelude::*;

@@ -123,7 +123,10 @@ pub unsafe extern "C" fn foreturn_generate_options_init(
     unsafe { argument::init(options, size) }
 }
 
-pub(crate) unsafe fn generate_options(given: &foreturn_generate_options, gate: &Gate) -> Result<GenerateOptions, Failure> {
+pub(crate) unsafe fn generate_options(
+    given: &foreturn_generate_options,
+    gate: &Gate,
+) -> Result<GenerateOptions, Failure> {
     let or = |number: f32, default: f32| if number == 0.0 { default } else { number };
     if given.greedy && given.temperature != 0.0 {
         return Err(Failure::argument("greedy and temperature are both set: give one of them"));

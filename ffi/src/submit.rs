@@ -8,9 +8,7 @@ use crate::argument::{self, Out, foreturn_str};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
-use crate::generate::{
-    Reply, foreturn_generate_options, foreturn_prompt, generate_options, read_prompt,
-};
+use crate::generate::{Reply, foreturn_generate_options, foreturn_prompt, generate_options, read_prompt};
 use crate::handle;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
 use crate::status::foreturn_status;

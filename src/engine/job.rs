@@ -15,9 +15,9 @@ use std::time::Instant;
 use super::CancelToken;
 use super::models::Models;
 use super::statistics::Stage;
-use crate::decode::urgency::Turn;
 use crate::chat::ChatRequest;
 use crate::chat::local::{Answer, Task};
+use crate::decode::urgency::Turn;
 use crate::rank::{AskId, MetricBatch, MetricValues, StopReason};
 use crate::{Error, ErrorKind, Result};
 

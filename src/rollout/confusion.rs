@@ -1,27 +1,27 @@
 //! Role confusion: a simulated user who talks like the assistant.
 //!
-//! Models that were trained to assist fall back into that role: they offer help, deliver the answer, or repeat what the
-//! assistant said. A future without a user says nothing about the response, so it is detected, counted and reported.
-//! The signs are few and plain, because a sign that real users also give would throw away good futures. [`Confusion`]
-//! explains each sign, and `rollout.on_role_confusion` decides what follows.
+//! Models that were trained to assist slide back into it: they offer help, deliver the answer, or repeat what the assistant
+//! said. A future in which nobody plays the user tells nothing about the response, so it is found, counted and reported.
+//! The signs are few and plain, because a sign that real users give, too, would throw away good futures: what each means
+//! stands in [`Confusion`], and `rollout.on_role_confusion` says what follows.
 
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{Message, Role};
 
-/// The sign in a simulated user's message that its model speaks as the assistant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+/// How a simulated user's message shows that its model speaks as the assistant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confusion {
     /// It offers help or says that it is an AI.
     Offers,
-    /// It begins like a reply that delivers what was asked for.
+    /// It begins as a reply that delivers what was asked for.
     Delivers,
-    /// Most of it occurs in an earlier message of the assistant.
+    /// Most of it stands in an earlier message of the assistant.
     Repeats,
 }
 
-/// Phrases that assistants use and users don't, in lower case.
+/// What assistants say of themselves and users don't, in lower case.
 const OFFERS: &[&str] = &[
     "how can i help you",
     "how can i assist you",
@@ -50,7 +50,7 @@ const OFFERS: &[&str] = &[
     "thank you for reaching out",
 ];
 
-/// Beginnings of replies that deliver something, in lower case.
+/// How replies begin that deliver something, in lower case.
 const DELIVERS: &[&str] = &[
     "sure, here",
     "sure! here",
@@ -75,12 +75,12 @@ const DELIVERS: &[&str] = &[
     "to solve this",
 ];
 
-/// Length, in words, of the runs by which repetition is measured.
+/// Words in a row by which repetition is measured.
 const SHINGLE: usize = 5;
-/// People repeat a short phrase when they ask about it.
+/// Repeating a short phrase is what people do when they ask about it.
 const SHORTEST_REPETITION: usize = 16;
 
-/// Whether `words`, the user's next message, are the assistant's. `conversation` holds the messages before it.
+/// Whether `words`, which are to be the user's next, are the assistant's. `conversation` is what was said before.
 pub fn confusion(words: &str, conversation: &[&Message]) -> Option<Confusion> {
     let lower = words.to_lowercase().replace('’', "'");
     if OFFERS.iter().any(|sign| lower.contains(sign)) {
@@ -94,7 +94,7 @@ pub fn confusion(words: &str, conversation: &[&Message]) -> Option<Confusion> {
     said.into_iter().any(|message| repeats(&lower, message.visible())).then_some(Confusion::Repeats)
 }
 
-/// Whether most runs of [`SHINGLE`] words of `words` occur in `said`.
+/// Whether most runs of [`SHINGLE`] words of `words` stand in `said`.
 fn repeats(words: &str, said: &str) -> bool {
     let split = |text: &str| -> Vec<String> {
         let text = text.to_lowercase().replace('’', "'");

@@ -1,4 +1,4 @@
-//! Comparison of two means.
+//! Two means compared.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,9 @@ use super::Estimate;
 use super::estimate::t_quantile_975;
 use crate::json;
 
-/// The amount by which one candidate's mean is above another's. Unknown values are `None`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// The difference between the means of two candidates. A field is `None` where its value is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Difference {
     /// The first mean minus the second.
     #[serde(deserialize_with = "json::null_is_nan::number")]
@@ -15,15 +16,16 @@ pub struct Difference {
     /// Its standard error; unknown if either has one sample.
     pub std_error: Option<f64>,
     /// Its 95% interval by Student's t; unknown if either has one sample.
+    #[serde(default, deserialize_with = "json::null_is_nan::pair")]
     pub interval: Option<[f64; 2]>,
 }
 
 impl Difference {
-    /// The difference of the means of `a` and `b`. Their entries are by sample; missing ones are `None`.
+    /// The difference of the means of `a` and `b`, whose entries are by sample, `None` where missing.
     ///
-    /// With `paired`, sample k of both shares its random numbers. The estimate is then the mean of the differences over
-    /// the samples that both have, so the luck of a sample drops out. Otherwise the two are independent with unequal
-    /// variances, and each contributes all its samples (Welch 1947; Student's own at two samples each).
+    /// With `paired`, sample k of both shares its random numbers. The estimate is then that of the differences by sample, over
+    /// the samples that both have, so the luck that a sample adds to both drops out. Otherwise the two are independent, with
+    /// unequal variances, and each contributes all its samples (Welch 1947; Student's own at two samples each).
     ///
     /// `None` if there is nothing to compare.
     ///
@@ -44,7 +46,7 @@ impl Difference {
         Self::welch(Estimate::of(&a)?, Estimate::of(&b)?)
     }
 
-    /// The amount by which the second mean is above the first.
+    /// The second mean minus the first.
     pub fn reversed(self) -> Self {
         let Difference { mean, std_error, interval } = self;
         Difference { mean: 0.0 - mean, std_error, interval: interval.map(|[low, high]| [0.0 - high, 0.0 - low]) }
@@ -58,16 +60,16 @@ impl Difference {
         let (Some(error_a), Some(error_b)) = (a.std_error, b.std_error) else {
             return Some(Difference { mean, std_error: None, interval: None });
         };
-        // Not `hypot`, because it needs a newer glibc than everything else. Scaled like it, to avoid overflow.
+        // `hypot` would need a newer glibc than everything else. The scaling avoids overflow, as `hypot` would.
         let larger = error_a.max(error_b);
         let error =
             if larger > 0.0 { larger * ((error_a / larger).powi(2) + (error_b / larger).powi(2)).sqrt() } else { 0.0 };
         if error == 0.0 {
             return Some(Difference { mean, std_error: Some(0.0), interval: Some([mean, mean]) });
         }
-        // Welch and Satterthwaite, with shares of the variance, because their squares don't overflow. At two samples
-        // each, their estimate of the degrees of freedom makes intervals too wide. The pooled variance, which has the
-        // same error, needs no estimate.
+        // Welch and Satterthwaite, computed with shares of the variance, because their squares do not overflow. At two samples
+        // each, their guess of the degrees of freedom makes intervals too wide. The pooled variance has the same error and
+        // needs no guess.
         let share = |error_of: f64, n: usize| (error_of / error).powi(4) / (n - 1) as f64;
         let guessed = 1.0 / (share(error_a, a.n) + share(error_b, b.n));
         let freedom = if a.n == 2 && b.n == 2 { 2.0 } else { guessed };

@@ -2,7 +2,7 @@
 
 use statrs::distribution::{Continuous, ContinuousCDF, StudentsT};
 
-/// A mean with its error. Unknown values are `None` and never made-up numbers.
+/// A mean with its error. A field is `None` where its value is unknown.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The mean of the samples.
@@ -17,7 +17,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The estimate from `samples`; `None` without samples or if the mean is not finite.
+    /// The estimate from `samples`. `None` if there are no samples, or if the mean is not finite.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let n = samples.len();
         let mean = samples.iter().sum::<f64>() / n as f64;
@@ -42,7 +42,7 @@ impl Estimate {
 pub(super) fn t_quantile_975(degrees_of_freedom: f64) -> Option<f64> {
     let distribution = StudentsT::new(0.0, 1.0, degrees_of_freedom).ok()?;
     let t = distribution.inverse_cdf(0.975);
-    // The inverse is accurate to about 11 digits. One Newton step makes it as accurate as the distribution function.
+    // The inverse is exact to about 11 digits. One Newton step makes it as exact as the distribution function.
     Some(t - (distribution.cdf(t) - 0.975) / distribution.pdf(t))
 }
 

@@ -1,24 +1,26 @@
-//! The lead of a ranking's first candidate.
+//! The lead of the best candidate of a ranking.
 //!
 //! The interval of a [`Difference`] holds for two candidates that were chosen beforehand. The leader is chosen by its
-//! rewards, and owes a part of its lead to luck. Measured on eight equals, the 95% interval then holds for 88%. So it
-//! is widened here: by as much as equals need if the leader may be any of them, not at all if it surely is the best,
-//! and by the root of the doubt in between, which measured best (docs/allocation.md). With two candidates there is
-//! nothing to widen, because a difference and its opposite have the same interval.
+//! rewards, so it owes a part of its lead to luck. Measured on eight equal candidates, the 95% interval then holds for 88%.
+//! So it is widened here. If the leader may be any candidate, it is widened as much as equal candidates need. If the leader
+//! is surely the best, it is not widened. In between, the root of the doubt decides, which gave the best measurements
+//! (docs/allocation.md). For two candidates there is nothing to widen, because a difference and its opposite have the same
+//! interval.
 
 use statrs::distribution::{Continuous as _, ContinuousCDF as _, Normal};
 
 use super::{Difference, probability_best};
 
-/// Widening of intervals if sampling stopped because of the rewards, with common random numbers and without. Measured
-/// in docs/allocation.md.
+/// The factors by which intervals are wider if the rewards stopped the sampling, with common random numbers and without.
+/// docs/allocation.md has the measurements.
 const WIDENING_WHEN_STOPPED: [f64; 2] = [1.03, 1.09];
 /// The 97.5% quantile of the normal distribution.
 const NORMAL_975: f64 = 1.959_963_984_540_054;
 
-/// For each candidate, the lead over it of `leader`, the candidate with the highest mean, with a 95% interval that
-/// accounts for the choice. `None` for the leader, and if there is nothing to compare. See [`Difference::of`] for
-/// `paired` and for unknown values. `stopped` says that sampling went on until the rewards told the candidates apart.
+/// The lead of `leader`, the candidate with the highest mean, over each candidate. The 95% interval allows for the fact that
+/// the leader was chosen by its rewards. `None` for the leader itself, and if there is nothing to compare. See
+/// [`Difference::of`] for `paired` and for unknown values. `stopped` says that sampling went on until the rewards told the
+/// candidates apart.
 ///
 /// ```
 /// use foreturn::reward::leads;
@@ -51,8 +53,8 @@ pub fn leads(rewards: &[Vec<Option<f64>>], leader: usize, paired: bool, stopped:
     rewards.iter().enumerate().map(lead).collect()
 }
 
-/// The factor by which intervals must be widened so that they contain 95% of the leads of the best of `candidates`
-/// equals over the others.
+/// The factor by which intervals must be wider so that they hold 95% of the leads of the best of `candidates` equals over the
+/// others.
 fn widening_of_equals(candidates: usize) -> f64 {
     if candidates <= 2 {
         return 1.0;
@@ -70,13 +72,13 @@ fn widening_of_equals(candidates: usize) -> f64 {
     low
 }
 
-/// The share of the others over which the largest of this many standard normals leads by more than `lead`: n ∫ φ(x)
-/// Φ(x)ⁿ⁻² Φ(x − lead) dx.
+/// The share of the others over which the largest of so many standard normals leads by more than `lead`:
+/// n ∫ φ(x) Φ(x)ⁿ⁻² Φ(x − lead) dx.
 fn exceeding(candidates: usize, lead: f64) -> f64 {
     const STEPS: i32 = 320;
     let normal = Normal::standard();
     let integrand = |x: f64| normal.pdf(x) * normal.cdf(x).powi(candidates as i32 - 2) * normal.cdf(x - lead);
-    // The integrand vanishes at both ends, so the trapezoid rule is as good as any other.
+    // The integrand vanishes at both ends, so the trapezoid rule is as good as any.
     let step = 16.0 / f64::from(STEPS);
     candidates as f64 * step * (0..=STEPS).map(|at| integrand(f64::from(at) * step - 8.0)).sum::<f64>()
 }
@@ -93,7 +95,7 @@ mod tests {
             assert!((computed - simulated).abs() < 0.008, "{candidates}: {computed}");
         }
         assert_eq!(widening_of_equals(2), 1.0);
-        // For two, the formula is that of a single difference.
+        // For two the formula is that of one difference.
         assert!((exceeding(2, NORMAL_975 * std::f64::consts::SQRT_2) - 0.05).abs() < 1e-9);
     }
 

@@ -1,8 +1,8 @@
-//! Means of samples, their differences, and their certainty.
+//! Means of samples, their differences, and their errors.
 //!
-//! - [`Estimate`]: a mean and its error; [`Difference`]: a comparison of two means.
-//! - [`leads`]: the leader's lead over each other candidate, given that chance influences who leads.
-//! - [`probability_best`]: the probability of each candidate to be the best.
+//! - [`Estimate`]: a mean and its error; [`Difference`]: two means compared.
+//! - [`leads`]: the lead of the best candidate, which it may owe to chance in part.
+//! - [`probability_best`]: the probability that a candidate is the best.
 //!
 //! docs/allocation.md has the measured coverage and calibration.
 

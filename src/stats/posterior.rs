@@ -1,15 +1,15 @@
-//! The probability of each candidate to be the best.
+//! The probability that a candidate is the best.
 //!
-//! Rewards follow a two-way model: reward(candidate, sample) = value(candidate) + luck(sample) + noise. With common
-//! random numbers, the candidates share the luck of a sample, so it drops out and only the noise counts. Without them
-//! there is no such term. Nothing is assumed about the luck. The noise is normal with one unknown size σ. Values are
-//! normal around an unknown centre with a spread g·σ, where g is unknown too (half-Cauchy with scale 0.5). This prior
-//! pulls candidates together as far as the data say that they are alike, so the luckiest of many equals is not declared
-//! the best (Gelman, Hill, Yajima 2012, "Why we (usually) don't have to worry about multiple comparisons"). Because it
-//! is a posterior, it may be looked at after every round; stopping once it is sure does not spoil it.
+//! Rewards follow a two-way model: reward(candidate, sample) = value(candidate) + luck(sample) + noise. With common random
+//! numbers, the candidates share the luck of a sample. It drops out, so only the noise counts. Without them there is no such
+//! term. Nothing is assumed about the luck. The noise is normal, with one unknown size σ. Values are normal around an
+//! unknown centre with a spread g·σ, where g is unknown as well (half-Cauchy with scale 0.5). The prior pulls candidates
+//! together as far as the data say that they are alike. So the luckiest of many equals is not declared the best (Gelman,
+//! Hill, Yajima 2012, "Why we (usually) don't have to worry about multiple comparisons"). A posterior may be looked at after
+//! every round, because a stop at the moment of certainty does not spoil it.
 //!
-//! Given g, everything is a normal and a χ² in closed form. g runs over a grid with its posterior weights, and the
-//! values are drawn. The draws are a fixed sequence, so equal rewards give equal results.
+//! Given g, everything is a normal and a χ² in closed form. So g runs over a grid with its posterior weights, and the values
+//! are drawn. The draws are a fixed sequence, so equal rewards give equal results.
 
 use std::f64::consts::TAU;
 
@@ -17,47 +17,46 @@ use super::linear::{Cholesky, Square};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-/// Maximum number of candidates to compare with each other, because the work grows with their cube (128 take a tenth of
-/// a second).
+/// Most candidates that are compared with each other, because the work grows with their cube (128 take 0.1 seconds).
 pub const MAX_COMPARED: usize = 128;
 
-/// Number of draws of the values. A probability of 0.9 is then known to ± 0.005.
+/// Draws of the values: a probability of 0.9 is then known to ± 0.005.
 const DRAWS: usize = 4096;
-/// Number of points in the grid of g, evenly spaced in its logarithm.
+/// Points of the grid of g, evenly spaced in its logarithm.
 const SPREADS: usize = 20;
 const SMALLEST_SPREAD: f64 = 0.02;
 const LARGEST_SPREAD: f64 = 8.0;
 /// Scale of g's prior. Table 5 of the CollabLLM paper has 0.3 / 0.5.
 const SPREAD_SCALE: f64 = 0.5;
-/// Weight of the prior on the noise, in rewards: that it has the spread of all rewards. It keeps a variance of exactly
-/// zero (0/1 rewards that happen to agree) from counting as certainty, and otherwise has almost no weight.
+/// The weight of the prior on the noise, in rewards. The prior says that the noise has the spread of all rewards. It keeps a
+/// variance of exactly zero (0/1 rewards that happen to agree) from passing for certainty, and matters little otherwise.
 const PRIOR_REWARDS: f64 = 0.1;
 
-/// The posterior of the candidates' values, as draws from their joint distribution.
+/// The knowledge about the values of candidates, as draws from their joint distribution.
 #[derive(Debug, Clone)]
 pub struct Posterior {
-    /// By candidate: its place among the compared ones.
+    /// The place of each candidate among those compared.
     place: Vec<Option<usize>>,
     compared: usize,
-    /// The values of the compared candidates, draw by draw, up to a common shift, in units of `scale`.
+    /// The values of the candidates compared, one draw after the other, up to a shift that they share, in units of `scale`.
     draws: Vec<f64>,
     scale: f64,
 }
 
 impl Posterior {
-    /// The posterior from `rewards[candidate][sample]`. `None` is a missing reward, and rows may differ in length.
-    /// `paired` says that a sample's rewards share their random numbers across candidates.
+    /// Computes it from `rewards[candidate][sample]`, where `None` is a missing reward. Rows may differ in length. `paired`
+    /// says that the rewards of a sample share their random numbers across candidates.
     ///
-    /// `None` if the rewards can't separate noise from value (one sample each, or fewer than two candidates), for more
-    /// than [`MAX_COMPARED`] candidates, and for rewards that are not finite.
+    /// `None` if the rewards cannot tell noise from value: with one sample each, or with fewer than two candidates. Also `None`
+    /// with more than [`MAX_COMPARED`] candidates, and if a reward is not finite.
     pub fn of(rewards: &[Vec<Option<f64>>], paired: bool) -> Option<Self> {
         let data = Data::of(rewards, paired)?;
         let draws = if data.is_flat() { vec![0.0; data.compared()] } else { data.draw()? };
         Some(Posterior { compared: data.compared(), place: data.place, draws, scale: data.scale })
     }
 
-    /// By candidate: the probability that none is better. They sum to 1, and ties share. `None` for a candidate without
-    /// a reward to compare.
+    /// The probability for each candidate that none is better. They sum to 1. Ties share. `None` for a candidate without a
+    /// reward that can be compared.
     pub fn best(&self) -> Vec<Option<f64>> {
         let mut wins = vec![0.0; self.compared];
         for values in self.draws.chunks_exact(self.compared) {
@@ -79,8 +78,8 @@ impl Posterior {
     }
 }
 
-/// By candidate: the probability that it is the best. See [`Posterior`] for the model, for `rewards` and for `paired`;
-/// all are `None` if there is no posterior.
+/// The probability for each candidate that it is the best. See [`Posterior`] for the model, for `rewards` and for `paired`.
+/// All are `None` if there is no posterior.
 ///
 /// ```
 /// use foreturn::reward::probability_best;
@@ -117,7 +116,7 @@ impl Data {
         let compared = place.iter_mut().flatten().enumerate().map(|(at, place)| *place = at).count();
         let count = blocks.iter().map(Vec::len).sum::<usize>();
         let freedom = count - blocks.len();
-        // The values take one degree of freedom less than their number. The noise needs some of the rest.
+        // The values take one degree of freedom less than there are values. The noise needs some of the rest.
         if !(2..=MAX_COMPARED).contains(&compared) || freedom < compared {
             return None;
         }
@@ -170,7 +169,7 @@ impl Data {
         let mut draws = vec![0.0; DRAWS * self.compared()];
         let mut noise = vec![0.0; self.compared()];
         let (mut at, mut reached) = (0, weights[0]);
-        // Two draws at a time, mirror images of each other. This halves the work and reduces the error.
+        // Two draws at a time, which are mirror images of each other: that halves the work, and their mean errs less.
         for (pair, values) in draws.chunks_exact_mut(2 * self.compared()).enumerate() {
             while at + 1 < SPREADS && reached < (2 * pair + 1) as f64 / DRAWS as f64 * sum {
                 at += 1;
@@ -189,7 +188,7 @@ impl Data {
     }
 }
 
-/// The rewards that share an unknown level: by sample, without single ones, or all together.
+/// The rewards that share an unknown level: those of each sample with more than one, or all together.
 fn blocks(rewards: &[Vec<Option<f64>>], paired: bool) -> Vec<Vec<(usize, f64)>> {
     let samples = rewards.iter().map(Vec::len).max().unwrap_or(0);
     let block = |sample: usize| -> Vec<(usize, f64)> {
@@ -210,7 +209,7 @@ struct Spread {
     mean: Vec<f64>,
     /// Of the posterior precision.
     factor: Cholesky,
-    /// Remaining sum of squares, for the noise.
+    /// Sum of squares that is left for the noise.
     squares: f64,
 }
 
@@ -225,7 +224,7 @@ impl Spread {
         let explained: f64 = mean.iter().zip(&data.cross).map(|(mean, cross)| mean * cross).sum();
         let freedom = data.freedom as f64 + PRIOR_REWARDS;
         let squares = (data.total - explained).max(0.0) + PRIOR_REWARDS * data.total / data.freedom as f64;
-        // Evenly spaced in the logarithm, so the prior density gets a factor g.
+        // The points are evenly spaced in the logarithm, so the prior density has a factor g.
         let prior = spread.ln() - (spread / SPREAD_SCALE).powi(2).ln_1p();
         let likelihood =
             -(data.compared() as f64) * spread.ln() - factor.log_determinant() / 2.0 - freedom / 2.0 * squares.ln();
@@ -233,7 +232,7 @@ impl Spread {
     }
 }
 
-/// A fixed sequence of random numbers.
+/// Random numbers that are always the same.
 struct Random {
     bits: ChaCha8Rng,
     spare: Option<f64>,
@@ -244,7 +243,7 @@ impl Random {
         Random { bits: ChaCha8Rng::seed_from_u64(0), spare: None }
     }
 
-    /// In (0, 1], because 0 has no logarithm.
+    /// A number in (0, 1], because 0 has no logarithm.
     fn uniform(&mut self) -> f64 {
         ((self.bits.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
@@ -293,7 +292,7 @@ mod tests {
             assert_eq!(probability_best(&rows(&[[0.9, 0.8]]), paired), [None]);
             assert_eq!(probability_best(&[], paired), []);
         }
-        // Candidates without a common sample.
+        // Pairs that never meet.
         let apart = [vec![Some(0.9), Some(0.8), None, None], vec![None, None, Some(0.1), Some(0.2)]];
         assert_eq!(probability_best(&apart, true), [None; 2]);
         assert!(probability_best(&apart, false)[0] > Some(0.8));
@@ -334,8 +333,8 @@ mod tests {
 
     #[test]
     fn two_candidates_far_apart_are_as_student_says() {
-        // With a wide spread of values the prior has no influence, and the posterior of a difference is Student's t. 20
-        // pairs with differences 0 ± 1 around 0.35.
+        // With a wide spread of values the prior has no say: the posterior of a difference is Student's t. 20 pairs with
+        // differences 0 ± 1 around 0.35.
         let noise: Vec<f64> = (0..20).map(|at| if at % 2 == 0 { 1.0 } else { -1.0 }).collect();
         let rewards = [
             noise.iter().map(|noise| Some(0.35 + noise / 2.0)).collect(),
@@ -344,7 +343,7 @@ mod tests {
         let error = (20.0_f64 / 19.0 / 20.0).sqrt();
         let flat = StudentsT::new(0.0, 1.0, 19.0).unwrap().cdf(0.35 / error);
         let computed = probability_best(&rewards, true)[0].unwrap();
-        // The prior lowers it a little, and never raises it.
+        // The prior takes a little; it never adds.
         assert!(computed < flat && computed > flat - 0.09, "{computed} {flat}");
     }
 
@@ -355,7 +354,7 @@ mod tests {
         let rewards = [row(0.5, [0.1, -0.1, 0.05, 0.0, -0.05]), row(0.0, [-0.1, 0.0, 0.1, 0.05, -0.05])];
         assert!(probability_best(&rewards, true)[0] > Some(0.95));
         assert!(probability_best(&rewards, false)[0] < Some(0.7));
-        // A candidate that was given up early is compared on the samples that it has, lucky or not.
+        // Whoever was given up early is compared on the samples that it has, lucky or not.
         let early = [rewards[0].clone(), rewards[1].clone(), row(-0.5, [0.0; 5])[..2].to_vec()];
         let best = probability_best(&early, true);
         assert!(best[0] > Some(0.9) && best[2] < Some(0.1), "{best:?}");
