@@ -41,9 +41,9 @@ def document() -> Json:
         wrapper = Path(folder) / "rustdoc"
         wrapper.write_text(RUSTDOC, encoding="utf-8")
         wrapper.chmod(0o755)
-        command = [os.environ.get("CARGO", "cargo"), "rustdoc", "--locked", "--package", CRATE, "--lib", "--message-format", "short"]
-        command += ["--", "-Z", "unstable-options", "--output-format", "json"]
-        done = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "RUSTDOC": str(wrapper)}, check=False)
+        command = [os.environ.get("CARGO", "cargo"), "doc", "--locked", "--workspace", "--no-deps", "--quiet"]
+        environment = {**os.environ, "RUSTDOC": str(wrapper), "RUSTDOCFLAGS": "-Z unstable-options --output-format json"}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False)
     if done.returncode != 0:
         raise ApiError("rustdoc failed; its words are above")
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
