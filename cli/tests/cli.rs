@@ -287,6 +287,10 @@ fn rank_prints_a_ranking_or_a_table() {
     {
         assert!(table.contains(part), "{part} is not in\n{table}");
     }
+    // It is not printed on a terminal.
+    for line in table.lines().filter(|line| line.starts_with(['┌', '│', '╞', '└'])) {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
 }
 
 #[test]
