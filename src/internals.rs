@@ -9,11 +9,10 @@ use crate::decode::executor::{Executor, Step};
 use crate::decode::rope::{Variant, Variants};
 use crate::decode::scheduler::{Next, Reader, Scheduler, SchedulerOptions};
 use crate::kernels::attention::BLOCK_SIZE;
-use crate::kernels::attention::form::Stored;
-use crate::kernels::attention::kernel::{Call, Heads, Item, Packed};
+use crate::kernels::attention::call::{Call, Item, Packed};
+use crate::kernels::attention::layout::{Heads, Stored};
 use crate::kernels::dot;
-use crate::kernels::matmul::inputs::Rounded;
-use crate::kernels::matmul::kernel::{Call as Product, Operands};
+use crate::kernels::matmul::call::{Call as Product, Operands, Rounded};
 use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::simd::Isa;
 

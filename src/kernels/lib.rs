@@ -27,7 +27,7 @@ use std::sync::Arc;
 use ort::operator::OperatorDomain;
 
 use self::attention::PagedAttention;
-use self::attention::form::Stored;
+use self::attention::layout::Stored;
 use self::matmul::{Matrices, PackedMatMul};
 
 /// The operators of a rewritten graph, over caches of `cache` and these weights.

@@ -31,15 +31,13 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::kernel::{Call, Heads, TILE, TILE_BLOCKS};
-use super::prepare::MAX_HEAD;
+use super::call::Call;
+use super::layout::{Heads, MAX_HEAD, TILE, TILE_BLOCKS};
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
 use crate::dot::{Dot, QUAD};
 use crate::rounding::{self, MIXED};
 use crate::simd::{self, LANE_INDEX, LANES, Simd};
 
-/// Bytes of the scale of a token's key or value.
-pub(super) const SCALE_BYTES: usize = size_of::<f32>();
 /// Bytes of a row of queries behind its numbers.
 const QUERY_TAIL: usize = size_of::<f32>() + size_of::<i32>();
 /// Bytes of four dimensions of sixteen keys.

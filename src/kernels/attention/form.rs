@@ -5,66 +5,7 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use super::bytes::SCALE_BYTES;
-use super::kernel::Heads;
-use crate::dot;
-use crate::simd::{self, Isa, LANES, Scalar, Simd};
-
-/// What a cache holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stored {
-    #[default]
-    Float32,
-    /// Half the memory and, where the processor has products of it, twice the speed; eight bits of precision.
-    Bfloat16,
-    /// A quarter of the memory, and twice as fast again: bytes, with a scale for each token and head ([`super::bytes`]).
-    Int8,
-}
-
-impl Stored {
-    /// Numbers, of this kind, that a token takes for one key-value head in the key cache, and in the value cache.
-    pub fn row(self, heads: Heads) -> usize {
-        match self {
-            Stored::Float32 | Stored::Bfloat16 => heads.stored(),
-            Stored::Int8 => heads.stored() + SCALE_BYTES,
-        }
-    }
-
-    /// Bytes of a block in the key cache, and in the value cache.
-    pub fn block_bytes(self, heads: Heads) -> usize {
-        heads.kv * self.head_bytes(heads)
-    }
-
-    /// Where a block's part of a key-value head begins.
-    pub(super) fn head_offset(self, heads: Heads, block: usize, kv_head: usize) -> usize {
-        (block * heads.kv + kv_head) * self.head_bytes(heads)
-    }
-
-    fn head_bytes(self, heads: Heads) -> usize {
-        let number = match self {
-            Stored::Float32 => size_of::<f32>(),
-            Stored::Bfloat16 => size_of::<bf16>(),
-            Stored::Int8 => size_of::<i8>(),
-        };
-        LANES * self.row(heads) * number
-    }
-
-    /// The best implementation that this processor has for such a cache.
-    pub fn best_isa(self) -> Isa {
-        match self {
-            Stored::Float32 | Stored::Bfloat16 => Isa::detect(),
-            Stored::Int8 => dot::best_isa(),
-        }
-    }
-
-    /// Whether this processor multiplies pairs of bfloat16.
-    pub fn has_bfloat16() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        false
-    }
-}
+use crate::simd::{self, LANES, Scalar, Simd};
 
 /// A number as it is stored.
 pub(super) trait Number: Copy {

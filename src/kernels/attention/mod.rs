@@ -2,7 +2,7 @@
 //!
 //! Takes the inputs of `com.microsoft.PagedAttention`, which has no CPU kernel, under our own domain: packed tokens of
 //! several sequences, a key and a value cache in blocks, a block table. The caches are written in place; nothing else
-//! is an output. (Their inner layout is ours, see [`kernel`]; on the host nobody else reads them.)
+//! is an output. (Their inner layout is ours, see [`layout`]; on the host nobody else reads them.)
 //!
 //! Attributes are that operator's: `num_heads`, `kv_num_heads`, `scale`, `softcap` (0 for none), `local_window_size`
 //! (tokens that a token sees, itself included; -1 for all before it), `do_rotary`, `rotary_interleaved`; and `head_size`.
@@ -21,21 +21,21 @@
 //! do, so a tree of futures is walked as a tree. Each row still takes its keys in its own order.
 
 mod bytes;
-pub mod form;
-pub mod kernel;
+pub mod call;
+mod dispatch;
+mod form;
+pub mod layout;
 mod numbers;
-pub mod prepare;
+mod prepare;
 mod tile;
 
 use std::ops::Range;
 
-use half::bf16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::{DynTensorValueType, TensorElementType, ValueRef};
+use ort::value::{DynTensorValueType, TensorElementType, ValueRef, ValueType};
 
-use self::form::Stored;
-use self::kernel::{Call, Heads, Item, Packed, Rotary};
-use self::prepare::MAX_HEAD;
+use self::call::{Call, Item, Packed, Rotary};
+use self::layout::{Heads, MAX_HEAD, Stored};
 use super::simd::{Isa, LANES};
 use crate::operator;
 
@@ -75,12 +75,8 @@ impl Operator for PagedAttention {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        use TensorElementType::{Bfloat16, Float32, Int32, Uint8};
-        let cache = match self.0 {
-            Stored::Float32 => Float32,
-            Stored::Bfloat16 => Bfloat16,
-            Stored::Int8 => Uint8,
-        };
+        use TensorElementType::{Float32, Int32};
+        let cache = self.0.element();
         [
             OperatorInput::required(Float32),
             OperatorInput::optional(Float32),
@@ -294,10 +290,11 @@ impl PagedAttentionKernel {
     /// The shape of a cache, and where it lies. Slices of it are gone when this returns: the operator writes there.
     fn cache(&self, value: &Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, *mut u8)> {
         let Some(given) = value else { return refuse(format!("input `{name}` is missing")) };
-        let shape = match self.stored_as {
-            Stored::Float32 => given.try_extract_tensor::<f32>()?.0,
-            Stored::Bfloat16 => given.try_extract_tensor::<bf16>()?.0,
-            Stored::Int8 => given.try_extract_tensor::<u8>()?.0,
+        let shape = match given.dtype() {
+            ValueType::Tensor { ty, shape, .. } if *ty == self.stored_as.element() => shape,
+            other => {
+                return refuse(format!("input `{name}` is a {other}, not a tensor of {}", self.stored_as.element()));
+            }
         };
         // ONNX Runtime's own pointer (GetTensorMutableData), not that of a slice: through a shared one nothing may be written.
         let data = given.view().downcast::<DynTensorValueType>()?.data_ptr().cast_mut();

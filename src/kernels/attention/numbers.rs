@@ -5,8 +5,9 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
+use super::call::Call;
 use super::form::{Form, Number};
-use super::kernel::{Call, TILE, TILE_BLOCKS};
+use super::layout::{TILE, TILE_BLOCKS};
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
 use crate::simd::{self, LANE_INDEX, LANES, Simd};
 

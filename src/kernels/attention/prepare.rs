@@ -5,42 +5,12 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use super::bytes;
-use super::form::{self, Floats, Form, Number, Stored};
-use super::kernel::{Call, Heads, Rotary};
-use crate::simd::{self, Isa, LANES, Simd};
-
-/// Largest head size; a head's numbers sit on the stack while they are rotated.
-pub const MAX_HEAD: usize = 512;
+use super::call::{Call, Rotary};
+use super::form::{Form, Number};
+use super::layout::{Heads, MAX_HEAD};
+use crate::simd::{LANES, Simd};
 
 impl Call<'_> {
-    /// Rotates one token's query and key by row `position` of the rotary tables; stores the query, and key and value in
-    /// cache slot `slot` unless it is `None`.
-    ///
-    /// # Safety
-    /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
-    /// the same token or slot. The processor has what `isa` stands for.
-    pub unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>, isa: Isa) {
-        // SAFETY: passed on; the caller vouches for the processor.
-        unsafe {
-            match (self.stored_as, isa) {
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Float32, Isa::Avx512) => prepare_avx512(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Float32, Isa::Avx2) => prepare_avx2(self, token, position, slot),
-                (Stored::Float32, Isa::Scalar) => prepare::<Floats<simd::Scalar>>(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Bfloat16, Isa::Avx512) => prepare_avx512_bf16(self, token, position, slot),
-                (Stored::Bfloat16, _) => prepare::<form::Pairs>(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Int8, Isa::Avx512) => prepare_avx512_bytes(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Int8, Isa::Avx2) => prepare_avx2_bytes(self, token, position, slot),
-                (Stored::Int8, Isa::Scalar) => bytes::prepare::<simd::Scalar>(self, token, position, slot),
-            }
-        }
-    }
-
     /// Writes `x`, rotated for `position`, to the front of `to`.
     ///
     /// # Safety
@@ -82,43 +52,8 @@ impl Call<'_> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn prepare_avx512(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { prepare::<Floats<simd::x86::Avx512>>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn prepare_avx512_bf16(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx512Pairs stands for.
-    unsafe { prepare::<form::x86::Avx512Pairs>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn prepare_avx2(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { prepare::<Floats<simd::x86::Avx2>>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn prepare_avx512_bytes(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx512 stands for, with its products of bytes.
-    unsafe { bytes::prepare::<simd::x86::Avx512>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn prepare_avx2_bytes(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { bytes::prepare::<simd::x86::Avx2>(call, token, position, slot) }
-}
-
 #[inline(always)]
-unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+pub(super) unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
     let Heads { query, kv, size } = call.heads;
     let (stored, run) = (call.heads.stored(), F::Number::RUN);
     // Behind the head's size they stay zero.

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::form::Stored;
-use super::kernel::{Call, Heads, Item, MAX_ITEM_ROWS, Packed, Rotary};
+use super::call::{Call, Item, Packed, Rotary};
+use super::layout::{Heads, MAX_ITEM_ROWS, Stored};
 use crate::dot;
 use crate::simd::{self, Isa, LANES, Simd};
 

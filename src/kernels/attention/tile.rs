@@ -8,7 +8,8 @@
 
 use std::ops::Range;
 
-use super::kernel::{Call, Item, MAX_ITEM_ROWS, TILE};
+use super::call::{Call, Item};
+use super::layout::{MAX_ITEM_ROWS, TILE};
 use crate::simd::{self, LANES, Simd};
 
 /// Query rows computed together: as many as leave registers for keys and values.

@@ -8,39 +8,11 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use super::kernel::Call;
-use super::pack::{BLOCK, Kind, Shape};
+use super::call::{Call, Norm};
+use super::pack::{BLOCK, Kind};
 use crate::dot::Dot;
 use crate::rounding::{self, MIXED};
-use crate::simd::{self, Isa, LANES, Simd};
-
-/// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
-/// zero in the weights adds to its sums, with the sign turned.
-#[derive(Debug, Default)]
-pub struct Rounded {
-    pub(super) bytes: Vec<i8>,
-    pub(super) scales: Vec<f32>,
-    pub(super) offsets: Vec<i32>,
-}
-
-impl Rounded {
-    /// Makes room for `rows` rows for a matrix of this shape.
-    pub(super) fn resize(&mut self, rows: usize, shape: &Shape) {
-        // Only grows: what is not used does no harm.
-        let blocks = rows * shape.blocks();
-        self.bytes.resize(self.bytes.len().max(blocks * shape.block()), 0);
-        self.scales.resize(self.scales.len().max(blocks), 0.0);
-        self.offsets.resize(self.offsets.len().max(blocks), 0);
-    }
-}
-
-/// Root mean square normalisation of each row of inputs: x / √(mean of x² + epsilon) · weight.
-#[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
-    /// One for each number of a row.
-    pub weight: &'a [f32],
-    pub epsilon: f32,
-}
+use crate::simd::{self, LANES, Simd};
 
 impl Norm<'_> {
     /// Writes `row`, normalised, to the front of `to`.
@@ -90,43 +62,9 @@ unsafe fn sum_of_squares<S: Simd>(row: &[f32]) -> f32 {
     }
 }
 
-impl Call<'_> {
-    /// Normalises a row of inputs, if the product is one of normalised rows, and rounds it to bytes. What `scratch` held
-    /// doesn't matter.
-    ///
-    /// # Safety
-    /// No other thread works on this row; the processor has what `isa` stands for.
-    pub unsafe fn quantise(&self, row: usize, scratch: &mut Vec<f32>) {
-        debug_assert!(row < self.rows && self.shape.kind != Kind::Floats);
-        // SAFETY: passed on.
-        unsafe {
-            match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => quantise_avx512(self, row, scratch),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => quantise_avx2(self, row, scratch),
-                Isa::Scalar => quantise::<simd::Scalar>(self, row, scratch),
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn quantise_avx512(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { quantise::<simd::x86::Avx512>(call, row, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn quantise_avx2(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { quantise::<simd::x86::Avx2>(call, row, scratch) }
-}
-
+/// As [`Call::quantise`], in a function that is compiled for what S stands for.
 #[inline(always)]
-unsafe fn quantise<S: Dot>(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
+pub(super) unsafe fn quantise<S: Dot>(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
     let from = &call.operands.inputs[row * call.shape.inputs..][..call.shape.inputs];
     // SAFETY: passed on.
     unsafe {

@@ -15,138 +15,14 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use std::ops::Range;
-
-use super::inputs::{Norm, Rounded};
-use super::pack::{Activation, BLOCK, Epilogue, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
+use super::call::Call;
+use super::pack::{Activation, BLOCK, Epilogue, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, block_bytes};
 use crate::dot::{Dot, QUAD};
 use crate::rounding::MIXED;
-use crate::simd::{self, Isa, LANES, Simd};
+use crate::simd::{self, LANES, Simd};
 
 /// Most rows of a tile of bytes.
 pub(super) const BYTE_ROWS: usize = 6;
-
-/// What a product is given for each of its rows.
-#[derive(Debug, Clone, Copy)]
-pub struct Operands<'a> {
-    /// `[rows, inputs]`
-    pub inputs: &'a [f32],
-    /// What is done to them first; matrices of floats have none.
-    pub norm: Option<Norm<'a>>,
-    /// `[rows, outputs]`, what the product is added to; gated ones have none.
-    pub residual: Option<&'a [f32]>,
-}
-
-impl<'a> Operands<'a> {
-    /// Inputs that are multiplied as they are.
-    pub fn plain(inputs: &'a [f32]) -> Self {
-        Operands { inputs, norm: None, residual: None }
-    }
-
-    /// Those of some rows.
-    pub(super) fn rows(&self, rows: &Range<usize>, shape: &Shape) -> Self {
-        let of = |all: &'a [f32], width: usize| &all[rows.start * width..rows.end * width];
-        Operands {
-            inputs: of(self.inputs, shape.inputs),
-            norm: self.norm,
-            residual: self.residual.map(|residual| of(residual, shape.outputs())),
-        }
-    }
-}
-
-/// One product: `rows` rows of inputs, all columns of a matrix.
-pub struct Call<'a> {
-    pub shape: Shape,
-    pub isa: Isa,
-    pub rows: usize,
-    /// The packed matrix.
-    pub matrix: &'a [u8],
-    pub(super) operands: Operands<'a>,
-    /// `[rows, blocks]`, for matrices of bytes.
-    pub(super) bytes: *mut i8,
-    pub(super) scales: *mut f32,
-    pub(super) offsets: *mut i32,
-    /// `[rows, outputs]`
-    output: *mut f32,
-}
-
-// SAFETY: `quantise` writes the rounded rows that it is given alone, `multiply` the columns of the panels that it is
-// given alone; the operator runs all of the first before any of the second.
-unsafe impl Sync for Call<'_> {}
-
-impl<'a> Call<'a> {
-    /// `rounded` has room for the rows; `output` holds `[rows, outputs]`.
-    pub fn new(
-        shape: Shape,
-        isa: Isa,
-        matrix: &'a [u8],
-        operands: Operands<'a>,
-        rounded: &'a mut Rounded,
-        output: &'a mut [f32],
-    ) -> Self {
-        let Operands { inputs, norm, residual } = operands;
-        let rows = inputs.len() / shape.inputs;
-        assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
-        assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
-        assert!(
-            residual.is_none_or(|r| r.len() == output.len() && shape.epilogue == Epilogue::Store),
-            "one for each number"
-        );
-        assert!(
-            norm.is_none_or(|n| n.weight.len() == shape.inputs && shape.kind != Kind::Floats),
-            "one for each input"
-        );
-        assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
-        if shape.kind != Kind::Floats {
-            rounded.resize(rows, &shape);
-        }
-        let Rounded { bytes, scales, offsets } = rounded;
-        Call {
-            shape,
-            isa,
-            rows,
-            matrix,
-            operands,
-            bytes: bytes.as_mut_ptr(),
-            scales: scales.as_mut_ptr(),
-            offsets: offsets.as_mut_ptr(),
-            output: output.as_mut_ptr(),
-        }
-    }
-
-    /// Computes the columns of one panel for rows `first..end`; what `scratch` held doesn't matter.
-    ///
-    /// # Safety
-    /// No other thread works on these; the rows have been rounded, if the matrix is one of bytes. The processor has what
-    /// `isa` stands for.
-    pub unsafe fn multiply(&self, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
-        debug_assert!(panel < self.shape.panels() && first <= end && end <= self.rows);
-        // SAFETY: passed on.
-        unsafe {
-            match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => multiply_avx512(self, panel, first, end, scratch),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => multiply_avx2(self, panel, first, end, scratch),
-                Isa::Scalar => multiply::<simd::Scalar>(self, panel, first, end, scratch),
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { multiply::<simd::x86::Avx512>(call, panel, first, end, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { multiply::<simd::x86::Avx2>(call, panel, first, end, scratch) }
-}
 
 /// What a panel holds when it is multiplied.
 #[derive(Clone, Copy)]
@@ -158,8 +34,9 @@ enum Panel {
     Unpacked,
 }
 
+/// As [`Call::multiply`], in a function that is compiled for what S stands for.
 #[inline(always)]
-unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
+pub(super) unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
     // As many rows as leave registers for weights and inputs.
     let most = match (call.shape.kind, S::MANY_REGISTERS) {
         (Kind::Floats, true) => 12,

@@ -21,8 +21,10 @@
 //! sixteen columns. With norms and sums taken over, a layer of a quantised model is five nodes: four products and
 //! attention.
 
-pub mod inputs;
-pub mod kernel;
+pub mod call;
+mod dispatch;
+mod inputs;
+mod kernel;
 pub mod pack;
 #[cfg(test)]
 mod tests;
@@ -35,8 +37,7 @@ use std::thread;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use self::inputs::{Norm, Rounded};
-use self::kernel::{Call, Operands};
+use self::call::{Call, Norm, Operands, Rounded};
 use self::pack::{Arena, Epilogue, Kind, Part, Shape};
 use super::dot;
 use super::simd::Isa;

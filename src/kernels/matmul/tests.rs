@@ -3,8 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::inputs::{Norm, Rounded};
-use super::kernel::{Call, Operands};
+use super::call::{Call, Norm, Operands, Rounded};
 use super::pack::{self, Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::dot::best_isa;
 use crate::rounding::{self, MIXED};
