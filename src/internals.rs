@@ -18,7 +18,7 @@ use crate::kernels::simd::Isa;
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
 pub fn isa() -> String {
-    format!("{:?}", Isa::detect()).to_lowercase()
+    Isa::detect().name().to_owned()
 }
 
 /// The prefix tree.
@@ -183,7 +183,7 @@ impl Attention {
             let (count, position) = (step.min(self.tokens - token), self.past + token);
             let item = Item { token, count, position, sequence: 0, apart: false, head: 0, heads: 0 };
             for heads in Self::HEADS.shares() {
-                // SAFETY: as above; all tokens are prepared, and `isa` was detected.
+                // SAFETY: as above; all tokens are prepared.
                 unsafe { call.attend(item.of(heads), isa) };
             }
         }
@@ -237,7 +237,7 @@ impl MatMul {
             &mut self.rounded,
             &mut self.output,
         );
-        // SAFETY: one thread; the instruction set was detected.
+        // SAFETY: one thread.
         unsafe {
             if self.shape.kind != Kind::Floats {
                 (0..call.rows).for_each(|row| call.quantise(row, &mut Vec::new()));

@@ -1,4 +1,4 @@
-//! One layer's attention over one packed batch: its operands, and how its tokens are divided into work.
+//! One layer's attention over one packed batch: its operands, and the work that its tokens are divided into.
 
 use std::ops::Range;
 

@@ -116,19 +116,17 @@ impl Stored {
         LANES * self.row(heads) * number
     }
 
-    /// The best implementation that this processor has for such a cache.
+    /// The best that this processor has for such a cache.
     pub fn best_isa(self) -> Isa {
         match self {
-            Stored::Float32 | Stored::Bfloat16 => Isa::detect(),
+            Stored::Float32 => Isa::detect(),
+            Stored::Bfloat16 => Isa::detect_bfloat16(),
             Stored::Int8 => dot::best_isa(),
         }
     }
 
-    /// Whether this processor multiplies pairs of bfloat16.
+    /// True if this processor multiplies pairs of bfloat16.
     pub fn has_bfloat16() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        Isa::detect_bfloat16() != Isa::Scalar
     }
 }
