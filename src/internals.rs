@@ -11,18 +11,17 @@ use crate::decode::rope::{Variant, Variants};
 use crate::decode::scheduler::{Budget, Next, Reader, Scheduler, SchedulerOptions};
 use crate::decode::urgency::Urgency;
 use crate::kernels::attention::BLOCK_SIZE;
-use crate::kernels::attention::form::Stored;
-use crate::kernels::attention::kernel::{Call, Heads, Item, Packed};
+use crate::kernels::attention::call::{Call, Item, Packed};
+use crate::kernels::attention::layout::{Heads, Stored};
 use crate::kernels::dot;
-use crate::kernels::matmul::inputs::Rounded;
-use crate::kernels::matmul::kernel::{Call as Product, Operands};
+use crate::kernels::matmul::call::{Call as Product, Operands, Rounded};
 use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::simd::Isa;
 use crate::{Error, Result};
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
 pub fn isa() -> String {
-    format!("{:?}", Isa::detect()).to_lowercase()
+    Isa::detect().name().to_owned()
 }
 
 /// The prefix tree.
@@ -192,7 +191,7 @@ impl Attention {
             let (count, position) = (step.min(self.tokens - token), self.past + token);
             let item = Item { token, count, position, sequence: 0, apart: false, head: 0, heads: 0 };
             for heads in Self::HEADS.shares() {
-                // SAFETY: as above; all tokens are prepared, and `isa` was detected.
+                // SAFETY: as above; all tokens are prepared.
                 unsafe { call.attend(item.of(heads), isa) };
             }
         }
@@ -246,7 +245,7 @@ impl MatMul {
             &mut self.rounded,
             &mut self.output,
         );
-        // SAFETY: one thread; the instruction set was detected.
+        // SAFETY: one thread.
         unsafe {
             if self.shape.kind != Kind::Floats {
                 (0..call.rows).for_each(|row| call.quantise(row, &mut Vec::new()));

@@ -134,6 +134,41 @@ fn no_folder_imports_one_above_it() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The files of the kernels with several, lowest first.
+const FILES: &[(&str, &[&str])] = &[
+    ("kernels/attention", &["layout", "form", "call", "prepare", "tile", "numbers", "bytes", "dispatch", "mod"]),
+    ("kernels/matmul", &["pack", "call", "inputs", "kernel", "dispatch", "mod"]),
+];
+
+#[test]
+fn no_file_of_a_kernel_imports_one_above_it() {
+    for (folder, files) in FILES {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
+        let mut there = Vec::new();
+        sources(&folder, &mut there);
+        there.retain(|path| !path.ends_with("tests.rs"));
+        let mut seen = 0;
+        for path in there {
+            let own = path.file_stem().unwrap().to_str().unwrap();
+            let floor = |name: &str| files.iter().position(|file| *file == name);
+            let Some(here) = floor(own) else { panic!("{} has no place in FILES", path.display()) };
+            for (line, code) in code(&std::fs::read_to_string(&path).unwrap()) {
+                for (at, from) in code.match_indices("super::") {
+                    let imported = name(&code[at + from.len()..]);
+                    let Some(other) = floor(&imported) else { continue };
+                    seen += 1;
+                    assert!(
+                        other < here,
+                        "{}:{line}: `{own}` imports `{imported}`, which is not below it",
+                        path.display()
+                    );
+                }
+            }
+        }
+        assert!(seen >= files.len(), "only {seen} imports were found in {}", folder.display());
+    }
+}
+
 #[test]
 fn imports_are_found_in_braces_and_bodies() {
     let source = "use crate::{Error, model::{a, b}, rank};\n// crate::engine\nfn f() { crate::chat::x(crate::score::y) }\n\

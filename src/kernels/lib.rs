@@ -1,15 +1,15 @@
 //! The arithmetic of the CPU: what ONNX Runtime lacks, or does too slowly, written for the processor's widest registers.
 //!
-//! `simd` has the lanes that everything here is written with, `dot` the products of bytes, `rounding` what makes bytes of
-//! floats, and `softmax` the scans over a row of logits. [`attention`] and [`matmul`] are operators of ONNX Runtime, which
-//! rewritten graphs call under [`attention::DOMAIN`]. Nothing here knows models, tokens or sessions.
+//! [`simd`] has the lanes that everything here is written with, [`dot`] the products of bytes, [`rounding`] what turns floats
+//! into bytes, and [`softmax`] the scans over a row of logits. [`attention`] and [`matmul`] are operators of ONNX Runtime.
+//! Rewritten graphs call them under [`attention::DOMAIN`]. Nothing here knows models, tokens or sessions.
 //!
-//! Every kernel runs with AVX-512, with AVX2 and FMA, or in plain Rust, chosen when it runs. All do the same operations in
-//! the same order, so they give the same bits.
+//! Every kernel runs with AVX-512, with AVX2 and FMA, or in plain Rust, and chooses when it runs. All of them do the same
+//! operations in the same order, so they give the same bits.
 //!
-//! A crate of its own, because it has to be optimised in every profile: unoptimised, a test on a real model takes minutes.
-//! So the rest of the library can be built unoptimised for tests. It is a part of `foreturn` all the same, and promises
-//! nothing to others.
+//! This is a crate of its own because it has to be optimised in every profile: unoptimised, a test on a real model takes
+//! minutes. The rest of the library can stay unoptimised in tests. The crate is a part of `foreturn` all the same, and
+//! promises nothing to others.
 #![allow(missing_docs, reason = "nobody but foreturn uses it")]
 #![allow(rustdoc::private_intra_doc_links, reason = "its readers have the source")]
 #![allow(clippy::missing_safety_doc, reason = "a trait says once what holds for all of its functions")]
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use ort::operator::OperatorDomain;
 
 use self::attention::PagedAttention;
-use self::attention::form::Stored;
+use self::attention::layout::Stored;
 use self::matmul::{Matrices, PackedMatMul};
 
 /// The operators of a rewritten graph, over caches of `cache` and these weights.

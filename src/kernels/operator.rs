@@ -1,7 +1,7 @@
 //! Custom operators whose defects end a run and not the process.
 //!
 //! ONNX Runtime calls operators, and the tasks that they give to its threads, through functions of C. A panic that gets
-//! there aborts the process, and with it the host. So operators run under [`guard`] and share out work by [`par_for`]: a
+//! there aborts the process, and the host with it. So operators run under [`guard`] and share out work by [`par_for`]. A
 //! panic in either becomes an error of the run, and the next run finds everything as it was.
 
 use std::any::Any;

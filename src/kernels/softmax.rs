@@ -1,65 +1,29 @@
-//! Passes over a row of logits: a vocabulary's worth for every sampled token, so they are vectorised.
+//! Passes over a row of logits, vectorised, because each sampled token takes some over the whole vocabulary.
 //!
-//! Sums run in sixteen lanes, folded by a tree: the same bits on every processor.
+//! Sums run in sixteen lanes, and a tree folds them. So every processor gives the same bits.
 
-use super::simd::{self, Isa, LANES, Simd};
+use super::simd::{self, Isa, LANES, Simd, Work};
 
 /// The largest of a row; none where an element is NaN or +∞, or all are −∞.
 pub fn largest(row: &[f32]) -> Option<f32> {
-    on_this_processor(Largest { row })
+    Isa::detect().run(Largest { row })
 }
 
 /// Σ e^((x − max) · scale) over a row; no x may be above `max`.
 pub fn exp_sum(row: &[f32], max: f32, scale: f32) -> f32 {
-    on_this_processor(Exp { from: row.as_ptr(), to: None, len: row.len(), max, scale })
+    Isa::detect().run(ExpSum { row, max, scale })
 }
 
 /// As [`exp_sum`], leaving the summands in `to`.
 pub fn exp_into(row: &[f32], to: &mut Vec<f32>, max: f32, scale: f32) -> f32 {
-    to.resize(row.len(), 0.0);
-    on_this_processor(Exp { from: row.as_ptr(), to: Some(to.as_mut_ptr()), len: row.len(), max, scale })
+    to.clear();
+    to.extend_from_slice(row);
+    exp_row(to, max, scale)
 }
 
 /// As [`exp_sum`], each x giving way to its summand.
 pub fn exp_row(row: &mut [f32], max: f32, scale: f32) -> f32 {
-    let place = row.as_mut_ptr();
-    on_this_processor(Exp { from: place, to: Some(place), len: row.len(), max, scale })
-}
-
-/// Something done in sixteen lanes.
-trait Pass {
-    type Output;
-
-    /// # Safety
-    /// The caller was compiled for the processor features that `S` stands for.
-    unsafe fn run<S: Simd>(self) -> Self::Output;
-}
-
-fn on_this_processor<P: Pass>(pass: P) -> P::Output {
-    // SAFETY: the instruction set was detected on this processor.
-    unsafe {
-        match Isa::detect() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => on_avx512(pass),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => on_avx2(pass),
-            Isa::Scalar => pass.run::<simd::Scalar>(),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn on_avx512<P: Pass>(pass: P) -> P::Output {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { pass.run::<simd::x86::Avx512>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn on_avx2<P: Pass>(pass: P) -> P::Output {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { pass.run::<simd::x86::Avx2>() }
+    Isa::detect().run(ExpRow { row, max, scale })
 }
 
 /// The last elements of a row, filled up with −∞, which neither a maximum nor a sum of exponentials notices.
@@ -73,72 +37,77 @@ struct Largest<'a> {
     row: &'a [f32],
 }
 
-impl Pass for Largest<'_> {
+impl Work for Largest<'_> {
     type Output = Option<f32>;
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> Option<f32> {
-        let chunks = self.row.chunks_exact(LANES);
-        let rest = padded(chunks.remainder());
-        // SAFETY: the caller compiled for S; chunks and the padded rest hold sixteen floats.
-        unsafe {
-            let (zero, one, infinity) = (S::splat(0.0), S::splat(1.0), S::splat(f32::INFINITY));
-            let (mut max, mut unusable) = (S::splat(f32::NEG_INFINITY), zero);
-            for chunk in chunks.map(<[f32]>::as_ptr).chain([rest.as_ptr()]) {
-                let x = S::load(chunk);
-                max = S::max(max, x);
-                // NaN is not below infinity either; a maximum skips it, so it is looked for by itself.
-                unusable = S::max(unusable, S::select_lt(x, infinity, zero, one));
-            }
-            let max = S::largest(max);
-            (S::largest(unusable) == 0.0 && max.is_finite()).then_some(max)
+    fn run<S: Simd>(self, s: S) -> Option<f32> {
+        let (chunks, rest) = self.row.as_chunks::<LANES>();
+        let (zero, one, infinity) = (s.splat(0.0), s.splat(1.0), s.splat(f32::INFINITY));
+        let (mut max, mut unusable) = (s.splat(f32::NEG_INFINITY), zero);
+        for chunk in chunks.iter().chain([&padded(rest)]) {
+            let x = s.load(chunk);
+            max = s.max(max, x);
+            // NaN is not below infinity either; a maximum skips it, so it is looked for by itself.
+            unusable = s.max(unusable, s.select_lt(x, infinity, zero, one));
         }
+        let max = s.largest(max);
+        (s.largest(unusable) == 0.0 && max.is_finite()).then_some(max)
     }
 }
 
 /// e^((x − max) · scale). A function, because a closure is compiled without the processor features of the pass, and then
 /// every operation in it is a call.
 #[inline(always)]
-unsafe fn weigh<S: Simd>(x: S::V, max: S::V, scale: S::V) -> S::V {
-    // SAFETY: the caller compiled for S.
-    unsafe { simd::exp::<S>(S::mul(S::sub(x, max), scale)) }
+fn weigh<S: Simd>(s: S, x: S::V, max: S::V, scale: S::V) -> S::V {
+    simd::exp(s, s.mul(s.sub(x, max), scale))
 }
 
-/// `from` and `to` hold `len` floats; they may be the same.
-struct Exp {
-    from: *const f32,
-    to: Option<*mut f32>,
-    len: usize,
+struct ExpSum<'a> {
+    row: &'a [f32],
     max: f32,
     scale: f32,
 }
 
-impl Pass for Exp {
+impl Work for ExpSum<'_> {
     type Output = f32;
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> f32 {
-        let Exp { from, to, len, max, scale } = self;
-        let whole = len - len % LANES;
-        // SAFETY: the caller compiled for S; all places are below `len`, and the padded rest holds sixteen floats.
-        unsafe {
-            let (max, scale) = (S::splat(max), S::splat(scale));
-            let mut total = S::splat(0.0);
-            for at in (0..whole).step_by(LANES) {
-                let weights = weigh::<S>(S::load(from.add(at)), max, scale);
-                if let Some(to) = to {
-                    S::store(to.add(at), weights);
-                }
-                total = S::add(total, weights);
-            }
-            let mut rest = padded(std::slice::from_raw_parts(from.add(whole), len - whole));
-            let weights = weigh::<S>(S::load(rest.as_ptr()), max, scale);
-            S::store(rest.as_mut_ptr(), weights);
-            if let Some(to) = to {
-                std::ptr::copy_nonoverlapping(rest.as_ptr(), to.add(whole), len - whole);
-            }
-            simd::sum::<S>(S::add(total, weights))
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (chunks, rest) = self.row.as_chunks::<LANES>();
+        let (max, scale) = (s.splat(self.max), s.splat(self.scale));
+        let mut total = s.splat(0.0);
+        for chunk in chunks {
+            total = s.add(total, weigh(s, s.load(chunk), max, scale));
         }
+        simd::sum(s, s.add(total, weigh(s, s.load(&padded(rest)), max, scale)))
+    }
+}
+
+struct ExpRow<'a> {
+    row: &'a mut [f32],
+    max: f32,
+    scale: f32,
+}
+
+impl Work for ExpRow<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (chunks, rest) = self.row.as_chunks_mut::<LANES>();
+        let (max, scale) = (s.splat(self.max), s.splat(self.scale));
+        let mut total = s.splat(0.0);
+        for chunk in chunks {
+            let weights = weigh(s, s.load(chunk), max, scale);
+            s.store(chunk, weights);
+            total = s.add(total, weights);
+        }
+        let mut last = padded(rest);
+        let weights = weigh(s, s.load(&last), max, scale);
+        s.store(&mut last, weights);
+        rest.copy_from_slice(&last[..rest.len()]);
+        simd::sum(s, s.add(total, weights))
     }
 }
 
@@ -164,13 +133,12 @@ mod tests {
             let mut copied = vec![7.0; 3];
             prop_assert_eq!(sum.to_bits(), exp_into(&row, &mut copied, max, scale).to_bits());
             prop_assert_eq!(&weights, &copied);
-            let mut scalar = row.clone();
-            let place = scalar.as_mut_ptr();
-            let pass = Exp { from: place, to: Some(place), len: row.len(), max, scale };
-            // SAFETY: Scalar needs no processor features; the row is its own place.
-            let scalar_sum = unsafe { pass.run::<simd::Scalar>() };
-            prop_assert_eq!(weights, scalar);
-            prop_assert_eq!(sum.to_bits(), scalar_sum.to_bits());
+            for isa in Isa::all() {
+                let mut here = row.clone();
+                let here_sum = isa.run(ExpRow { row: &mut here, max, scale });
+                prop_assert_eq!(&weights, &here, "{:?}", isa);
+                prop_assert_eq!(sum.to_bits(), here_sum.to_bits(), "{:?}", isa);
+            }
         }
 
         #[test]

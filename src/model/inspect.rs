@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::layout::PreparedGraph;
 use super::{Head, ModelFolder, tensor};
-use crate::kernels::attention::form::Stored;
+use crate::kernels::attention::layout::Stored;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, tensor_proto};
 

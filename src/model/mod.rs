@@ -39,7 +39,7 @@ use self::layout::{Layout, PreparedGraph};
 use self::target::Target;
 use self::tokenizer::Tokenizer;
 use self::weights::Unread;
-use crate::kernels::attention::kernel::Heads;
+use crate::kernels::attention::layout::Heads;
 use crate::runtime::session::InMemory;
 use crate::{Error, ErrorKind, Result};
 

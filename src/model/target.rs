@@ -4,7 +4,7 @@
 //! a folder is opened, and the rewritten graph carries it to the executor, the scheduler and the cache.
 
 use super::layout::CacheType;
-use crate::kernels::attention::{BLOCK_SIZE, form::Stored};
+use crate::kernels::attention::{BLOCK_SIZE, layout::Stored};
 use crate::kernels::{dot, matmul};
 
 /// Facts of a device that outlive the rewriting of a graph.

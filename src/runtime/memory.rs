@@ -7,38 +7,18 @@ use std::ptr::NonNull;
 
 use memmap2::{MmapMut, MmapOptions};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+/// The kind of number that a tensor holds.
+pub(crate) use ort::value::TensorElementType as Element;
 use ort::value::{DynTensorValueType, Value};
 
 use super::ort_error;
+
+use crate::onnx::tensor_proto::DataType;
 use crate::{Error, ErrorKind, Result};
 
-/// The type of a tensor's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
-    Float32,
-    Float16,
-    Bfloat16,
-    Uint8,
-}
-
-impl Element {
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            Element::Float32 => 4,
-            Element::Float16 | Element::Bfloat16 => 2,
-            Element::Uint8 => 1,
-        }
-    }
-
-    fn ort(self) -> ort::sys::ONNXTensorElementDataType {
-        use ort::sys::ONNXTensorElementDataType as Kind;
-        match self {
-            Element::Float32 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-            Element::Float16 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-            Element::Bfloat16 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
-            Element::Uint8 => Kind::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
-        }
-    }
+/// The name in ONNX of an element type of ONNX Runtime, which numbers them as ONNX does.
+pub(crate) fn data_type(element: Element) -> DataType {
+    DataType::try_from(ort::sys::ONNXTensorElementDataType::from(element) as i32).unwrap_or_default()
 }
 
 /// A zeroed region of reserved address space. Pages become resident when they are first written.
@@ -77,7 +57,7 @@ impl Buffer {
     /// The tensor does not keep the buffer alive. Its user owns both and drops the session first.
     pub(crate) fn tensor(&self, element: Element, offset: usize, shape: &[i64]) -> Result<Value<DynTensorValueType>> {
         let elements: i64 = shape.iter().product();
-        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(element.bytes()));
+        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(element.byte_size(1)?));
         let Some(bytes) = bytes.filter(|bytes| offset.checked_add(*bytes).is_some_and(|end| end <= self.map.len()))
         else {
             return Err(Error::internal(format!(
@@ -98,7 +78,7 @@ impl Buffer {
                 bytes,
                 shape.as_ptr(),
                 shape.len(),
-                element.ort(),
+                element.into(),
                 &mut value,
             )
         };

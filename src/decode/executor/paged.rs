@@ -8,15 +8,14 @@ use super::{Executor, Step, wrong_width};
 use crate::decode::rope::Variant;
 use crate::kernels;
 use crate::kernels::PackError;
-use crate::kernels::attention::form::Stored;
-use crate::kernels::attention::kernel::Heads;
+use crate::kernels::attention::layout::Heads;
 use crate::kernels::matmul::Matrices;
 use crate::kernels::matmul::pack::Part;
 use crate::model::ModelFolder;
 use crate::model::rewrite::cpu::widen;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names};
-use crate::runtime::memory::{Buffer, Element};
+use crate::runtime::memory::Buffer;
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions, ort_error};
 use crate::{Error, ErrorKind, Result, thread};
@@ -79,11 +78,7 @@ impl PagedExecutor {
         let cache = block * blocks;
         let pool = Buffer::reserve(cache * 2 * shape.layers)?;
         let dims = [blocks, paged.target.block_size, heads.kv, paged.cache.row(heads)].map(|n| n as i64);
-        let element = match paged.cache {
-            Stored::Float32 => Element::Float32,
-            Stored::Bfloat16 => Element::Bfloat16,
-            Stored::Int8 => Element::Uint8,
-        };
+        let element = paged.cache.element();
         for layer in 0..shape.layers {
             session.bind(&names::key_cache(layer), &pool.tensor(element, cache * 2 * layer, &dims)?)?;
             session.bind(&names::value_cache(layer), &pool.tensor(element, cache * (2 * layer + 1), &dims)?)?;

@@ -1,28 +1,29 @@
-//! Tiles of bytes: keys, values, queries and weights in eight bits, of which AVX-512 VNNI multiplies four for one.
+//! Tiles of bytes: keys, values, queries and weights in eight bits. AVX-512 VNNI multiplies four of them in the place of one
+//! float.
 //!
-//! # What is rounded, and how
+//! # Rounding
 //!
-//! A token's key and value have a scale for each head, a query one for each of its heads: nothing is rounded by what
-//! other tokens are. Before they are rounded, they are mixed by a Walsh-Hadamard transform, which spreads what is large in
-//! one dimension over all of them (QuaRot, Ashkboos and others, 2024). It is orthogonal, so products of mixed queries and
-//! keys are the products, and the sum of mixed values is mixed back once a row.
+//! A token's key and value have a scale for each head. A query has one for each of its heads. So no number is rounded by
+//! what other tokens are. A Walsh-Hadamard transform mixes them before they are rounded, which spreads what is large in one
+//! dimension over all of them (QuaRot, Ashkboos and others, 2024). The transform is orthogonal: products of mixed queries
+//! and keys are the products, and the sum of mixed values is mixed back once a row.
 //!
-//! A weight is e^(s + ln c), s being the score and c the scale of the key's value: so a sum over keys can run over bytes.
-//! Within a tile, the largest of a row's weights becomes 255. (A scale for the whole row would lose the many small ones
-//! that come after a large one; models put a large one on the first token.) The sum of weights, without the scales of
-//! values, is kept in float32 and not rounded.
+//! A weight is e^(s + ln c), where s is the score and c the scale of the key's value, so a sum over keys can run over bytes.
+//! The largest of a row's weights in a tile becomes 255. A scale for the whole row would lose the many small weights that
+//! come after a large one, and models put a large one on the first token. The sum of weights, without the scales of values,
+//! stays in float32 and is not rounded.
 //!
 //! # Layout of the cache
 //!
-//! Of a block of sixteen tokens and a key-value head, keys are stored four dimensions at a time, `[head_size / 4][16][4]`,
-//! as unsigned bytes (128 stands for zero), behind them the sixteen scales in float32. Values are stored four tokens at a
-//! time, `[4][head_size][4]`, signed, behind them the sixteen logarithms of scales. A row of queries is `[head_size]`
-//! signed bytes, its scale, and what 128 for zero adds to its products, with the sign turned.
+//! A block has sixteen tokens. For each key-value head, keys are stored four dimensions at a time, `[head_size / 4][16][4]`,
+//! as unsigned bytes (128 stands for zero). The sixteen scales follow in float32. Values are stored four tokens at a time,
+//! `[4][head_size][4]`, as signed bytes. The sixteen logarithms of scales follow. A row of queries is `[head_size]` signed
+//! bytes, its scale, and what 128 for zero adds to its products, with the sign turned.
 //!
-//! Integer sums are exact, so it doesn't matter which rows and keys are summed together, and what hidden keys hold.
+//! Integer sums are exact, so it does not matter which rows and keys are summed together, or what hidden keys hold.
 //!
 //! A token takes a bit more than a quarter of the memory that it takes in float32. docs/quantisation.md says what bytes
-//! cost in quality, docs/speed.md what they gain.
+//! cost in quality, and docs/speed.md what they gain.
 
 #![allow(
     clippy::needless_range_loop,
@@ -31,15 +32,13 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::kernel::{Call, Heads, TILE, TILE_BLOCKS};
-use super::prepare::MAX_HEAD;
+use super::call::Call;
+use super::layout::{Heads, MAX_HEAD, TILE, TILE_BLOCKS};
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
 use crate::dot::{Dot, QUAD};
 use crate::rounding::{self, MIXED};
 use crate::simd::{self, LANE_INDEX, LANES, Simd};
 
-/// Bytes of the scale of a token's key or value.
-pub(super) const SCALE_BYTES: usize = size_of::<f32>();
 /// Bytes of a row of queries behind its numbers.
 const QUERY_TAIL: usize = size_of::<f32>() + size_of::<i32>();
 /// Bytes of four dimensions of sixteen keys.
@@ -56,57 +55,57 @@ fn mixed_length(stored: usize) -> usize {
 
 /// Mixes a head's numbers, without the transform's factor, which would be one over the root of its length.
 #[inline(always)]
-unsafe fn mix<S: Dot>(row: *mut f32, stored: usize) {
-    // SAFETY: the row holds `stored` floats, a multiple of sixteen.
-    unsafe {
-        let length = mixed_length(stored);
-        let mut half = if length < MIXED { LANES } else { MIXED };
-        if half == MIXED {
-            for d in (0..stored).step_by(MIXED) {
-                let [a, b, c, e] = rounding::mix_block::<S>(rounding::load::<S, 4>(row.add(d)));
-                S::store(row.add(d), a);
-                S::store(row.add(d + LANES), b);
-                S::store(row.add(d + 2 * LANES), c);
-                S::store(row.add(d + 3 * LANES), e);
-            }
-        } else {
-            for d in (0..stored).step_by(LANES) {
-                S::store(row.add(d), S::mix(S::load(row.add(d))));
+fn mix<S: Dot>(s: S, row: &mut [f32]) {
+    let length = mixed_length(row.len());
+    let mut half = if length < MIXED { LANES } else { MIXED };
+    if half == MIXED {
+        for block in row.as_chunks_mut::<MIXED>().0 {
+            let mixed = rounding::mix_block(s, rounding::load(s, rounding::registers(block)));
+            for (to, v) in block.as_chunks_mut().0.iter_mut().zip(mixed) {
+                s.store(to, v);
             }
         }
-        while half < length {
-            for start in (0..stored).step_by(2 * half) {
-                for d in (start..start + half).step_by(LANES) {
-                    let (a, b) = (S::load(row.add(d)), S::load(row.add(d + half)));
-                    S::store(row.add(d), S::add(a, b));
-                    S::store(row.add(d + half), S::sub(a, b));
-                }
-            }
-            half *= 2;
+    } else {
+        for lanes in row.as_chunks_mut().0 {
+            let mixed = s.mix(s.load(lanes));
+            s.store(lanes, mixed);
         }
+    }
+    while half < length {
+        for pair in row.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (low, high) in low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0) {
+                let (a, b) = (s.load(low), s.load(high));
+                s.store(low, s.add(a, b));
+                s.store(high, s.sub(a, b));
+            }
+        }
+        half *= 2;
     }
 }
 
 /// Mixes the head in the first `size` numbers of `row` and rounds it to `bytes`; returns its scale and the bytes' sum. Behind
 /// the stored size, `row` is zero.
 #[inline(always)]
-unsafe fn mix_and_round<S: Dot>(
+fn mix_and_round<S: Dot>(
+    s: S,
     row: &mut [f32; MAX_HEAD],
     size: usize,
     stored: usize,
     bytes: &mut [i8; MAX_HEAD],
 ) -> (f32, i32) {
-    // SAFETY: the caller compiled for S; a stored head fits into both.
-    unsafe {
-        row[size..stored].fill(0.0);
-        mix::<S>(row.as_mut_ptr(), stored);
-        rounding::round_all::<S>(&row[..stored.next_multiple_of(2 * LANES)], bytes.as_mut_ptr())
-    }
+    row[size..stored].fill(0.0);
+    mix(s, &mut row[..stored]);
+    let pairs = stored.div_ceil(2 * LANES);
+    rounding::round_all(s, &row.as_chunks().0[..pairs], &mut bytes.as_chunks_mut().0[..pairs])
 }
 
-/// As [`Call::prepare`], in a function that is compiled for what S stands for.
+/// As [`Call::prepare`], over bytes.
+///
+/// # Safety
+/// As there.
 #[inline(always)]
-pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+pub(super) unsafe fn prepare<S: Dot>(s: S, call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
     let Heads { query, kv, size } = call.heads;
     let stored = call.heads.stored();
     // Behind the stored size they stay zero.
@@ -120,8 +119,8 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
         let base = if call.softcap == 0.0 { LOG2_E } else { 1.0 };
         let factor = base * call.scale / mixed_length(stored) as f32;
         for head in 0..query {
-            call.rotate::<S>(call.query.head(token, head, size), position, &mut row);
-            let (scale, sum) = mix_and_round::<S>(&mut row, size, stored, &mut bytes);
+            call.rotate(s, call.query.head(token, head, size), position, &mut row);
+            let (scale, sum) = mix_and_round(s, &mut row, size, stored, &mut bytes);
             let to = call.queries.add((token * query + head) * (stored + QUERY_TAIL));
             std::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), to, stored);
             to.add(stored).cast::<f32>().write_unaligned(scale * factor);
@@ -131,8 +130,8 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
         let (block, lane) = (slot / LANES, slot % LANES);
         for head in 0..kv {
             let start = call.stored_as.head_offset(call.heads, block, head);
-            call.rotate::<S>(call.key.head(token, head, size), position, &mut row);
-            let (scale, _) = mix_and_round::<S>(&mut row, size, stored, &mut bytes);
+            call.rotate(s, call.key.head(token, head, size), position, &mut row);
+            let (scale, _) = mix_and_round(s, &mut row, size, stored, &mut bytes);
             let keys = call.key_cache.add(start);
             for quad in 0..stored / QUAD {
                 let four = bytes.as_ptr().add(quad * QUAD).cast::<u32>().read_unaligned() ^ 0x8080_8080;
@@ -141,7 +140,7 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
             keys.add(stored * LANES).cast::<f32>().add(lane).write_unaligned(scale);
 
             row[..size].copy_from_slice(call.value.head(token, head, size));
-            let (scale, _) = mix_and_round::<S>(&mut row, size, stored, &mut bytes);
+            let (scale, _) = mix_and_round(s, &mut row, size, stored, &mut bytes);
             let values = call.value_cache.add(start);
             for d in 0..stored {
                 let at = lane / QUAD * QUAD * stored + d * QUAD + lane % QUAD;
@@ -157,22 +156,22 @@ pub(super) unsafe fn prepare<S: Dot>(call: &Call<'_>, token: usize, position: us
 /// Up to four cache blocks of one key-value head, of bytes. Where there are fewer, the first stands for those that are
 /// missing, and nobody sees their keys.
 pub(super) struct Bytes<S> {
+    lanes: S,
     keys: [*const u8; TILE_BLOCKS],
     values: [*const u8; TILE_BLOCKS],
     /// One over the values' scales.
-    inverse: [f32; TILE],
+    inverse: [[f32; LANES]; TILE_BLOCKS],
     blocks: usize,
     /// Position of the first key.
     start: usize,
     /// Stored head size.
     stored: usize,
-    scores: [[f32; TILE]; ROWS],
+    scores: [[[f32; LANES]; TILE_BLOCKS]; ROWS],
     weights: [[u8; TILE]; ROWS],
-    lanes: std::marker::PhantomData<S>,
 }
 
-// SAFETY: uses what S stands for; pointers are used as documented.
-unsafe impl<S: Dot> Tile for Bytes<S> {
+impl<S: Dot> Tile for Bytes<S> {
+    type Token = S;
     type S = S;
     const CLEARED: bool = false;
 
@@ -180,23 +179,24 @@ unsafe impl<S: Dot> Tile for Bytes<S> {
         stored + QUERY_TAIL
     }
 
-    fn empty(stored: usize) -> Self {
+    fn empty(lanes: S, stored: usize) -> Self {
         let nowhere = [std::ptr::null(); TILE_BLOCKS];
         Bytes {
+            lanes,
             keys: nowhere,
             values: nowhere,
-            inverse: [0.0; TILE],
+            inverse: [[0.0; LANES]; TILE_BLOCKS],
             blocks: 0,
             start: 0,
             stored,
-            scores: [[0.0; TILE]; ROWS],
+            scores: [[[0.0; LANES]; TILE_BLOCKS]; ROWS],
             weights: [[0; TILE]; ROWS],
-            lanes: std::marker::PhantomData,
         }
     }
 
     #[inline(always)]
     unsafe fn gather(&mut self, call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize) {
+        let s = self.lanes;
         (self.start, self.blocks) = (start, (end - start).min(TILE).div_ceil(LANES));
         for b in 0..TILE_BLOCKS {
             let block = table[start / LANES + if b < self.blocks { b } else { 0 }] as usize;
@@ -205,10 +205,15 @@ unsafe impl<S: Dot> Tile for Bytes<S> {
             unsafe {
                 self.keys[b] = call.key_cache.cast_const().add(offset);
                 self.values[b] = call.value_cache.cast_const().add(offset);
-                let inverse = simd::coarse_exp2::<S>(S::sub(S::splat(0.0), S::load(self.logarithms(b))));
-                S::store(self.inverse.as_mut_ptr().add(b * LANES), inverse);
+                let inverse = simd::coarse_exp2(s, s.sub(s.splat(0.0), s.read(self.logarithms(b))));
+                s.store(&mut self.inverse[b], inverse);
             }
         }
+    }
+
+    #[inline(always)]
+    fn lanes(&self) -> S {
+        self.lanes
     }
 
     #[inline(always)]
@@ -226,28 +231,30 @@ unsafe impl<S: Dot> Tile for Bytes<S> {
         state: &mut State,
         first: usize,
     ) {
+        let s = self.lanes;
         // SAFETY: passed on.
         unsafe {
             // Pass by pass over all rows: what a row's weights wait for is a long chain, of which a processor sees one.
             let largest = self.score::<R, PLAIN>(call, query, seen);
             let (mut tops, mut change) = ([0.0; R], [0.0; LANES]);
             for r in 0..R {
-                tops[r] = S::largest(largest[r]) - LOG_LARGEST;
+                tops[r] = s.largest(largest[r]) - LOG_LARGEST;
                 change[r] = tops[r] - state.max[first + r];
             }
             let mut shrink = [0.0; LANES];
-            let x = S::load(change.as_ptr());
+            let x = s.load(&change);
             // −|x|, in this order: of a NaN and a number, `max` gives the second.
-            let x = S::sub(S::splat(0.0), S::max(S::sub(S::splat(0.0), x), x));
-            S::store(shrink.as_mut_ptr(), simd::coarse_exp2::<S>(x));
+            let x = s.sub(s.splat(0.0), s.max(s.sub(s.splat(0.0), x), x));
+            s.store(&mut shrink, simd::coarse_exp2(s, x));
             let mut factors = [None; R];
             for r in 0..R {
                 if seen.from[r] < seen.to[r] {
                     let here = self.weigh(r, tops[r], seen.from[r], seen.to[r]);
                     let row = first + r;
                     let (before, now) = if change[r] > 0.0 { (shrink[r], 1.0) } else { (1.0, shrink[r]) };
-                    let sum = state.sum[row].as_mut_ptr();
-                    S::store(sum, S::fma(S::load(sum), S::splat(before), S::mul(here, S::splat(now))));
+                    let sum = &mut state.sum[row];
+                    let grown = s.fma(s.load(sum), s.splat(before), s.mul(here, s.splat(now)));
+                    s.store(sum, grown);
                     // Nothing yet: what the output holds is not looked at.
                     let before = if state.max[row] == f32::NEG_INFINITY { 0.0 } else { before };
                     if change[r] > 0.0 {
@@ -261,11 +268,11 @@ unsafe impl<S: Dot> Tile for Bytes<S> {
     }
 
     #[inline(always)]
-    unsafe fn finish(output: *mut f32, stored: usize, total: f32) {
+    unsafe fn finish(&self, output: *mut f32, total: f32) {
         // SAFETY: the row holds `stored` floats.
         unsafe {
-            scale_row::<S>(output, stored, 1.0 / (total * mixed_length(stored) as f32));
-            mix::<S>(output, stored);
+            scale_row(self.lanes, output, self.stored, 1.0 / (total * mixed_length(self.stored) as f32));
+            mix(self.lanes, std::slice::from_raw_parts_mut(output, self.stored));
         }
     }
 }
@@ -293,9 +300,10 @@ impl<S: Dot> Bytes<S> {
         query: [*const u8; R],
         seen: Seen<R>,
     ) -> [S::V; R] {
+        let s = self.lanes;
         // SAFETY: passed on.
         unsafe {
-            let mut largest = [S::splat(f32::NEG_INFINITY); R];
+            let mut largest = [s.splat(f32::NEG_INFINITY); R];
             if S::MANY_REGISTERS {
                 self.score_blocks::<R, TILE_BLOCKS, PLAIN>(query, 0, &mut largest);
             } else {
@@ -320,34 +328,35 @@ impl<S: Dot> Bytes<S> {
         first: usize,
         largest: &mut [S::V; R],
     ) {
+        let s = self.lanes;
         // SAFETY: query rows and keys run to the stored head size; scores hold TILE numbers a row.
         unsafe {
-            let mut sums = [[S::splat_sum(0); B]; R];
+            let mut sums = [[s.splat_sum(0); B]; R];
             let mut scales = [0.0; R];
             for r in 0..R {
                 let tail = query[r].add(self.stored);
                 scales[r] = tail.cast::<f32>().read_unaligned();
-                sums[r] = [S::splat_sum(tail.add(size_of::<f32>()).cast::<i32>().read_unaligned()); B];
+                sums[r] = [s.splat_sum(tail.add(size_of::<f32>()).cast::<i32>().read_unaligned()); B];
             }
             for quad in 0..self.stored / QUAD {
-                let mut keys = [S::weights(self.keys[first].add(quad * KEY_QUAD)); B];
+                let mut keys = [s.weights(self.keys[first].add(quad * KEY_QUAD)); B];
                 for b in 1..B {
-                    keys[b] = S::weights(self.keys[first + b].add(quad * KEY_QUAD));
+                    keys[b] = s.weights(self.keys[first + b].add(quad * KEY_QUAD));
                 }
                 for r in 0..R {
-                    let x = S::inputs(query[r].add(quad * QUAD).cast());
+                    let x = s.inputs(query[r].add(quad * QUAD).cast());
                     for b in 0..B {
-                        sums[r][b] = S::dot(sums[r][b], keys[b], x);
+                        sums[r][b] = s.dot(sums[r][b], keys[b], x);
                     }
                 }
             }
             for b in 0..B {
-                let key = S::load(self.scales(first + b));
-                let value = if PLAIN { S::load(self.logarithms(first + b)) } else { S::splat(0.0) };
+                let key = s.read(self.scales(first + b));
+                let value = if PLAIN { s.read(self.logarithms(first + b)) } else { s.splat(0.0) };
                 for r in 0..R {
-                    let score = S::fma(S::mul(S::floats(sums[r][b]), S::splat(scales[r])), key, value);
-                    largest[r] = S::max(largest[r], score);
-                    S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), score);
+                    let score = s.fma(s.mul(s.floats(sums[r][b]), s.splat(scales[r])), key, value);
+                    largest[r] = s.max(largest[r], score);
+                    s.store(&mut self.scores[r][first + b], score);
                 }
             }
         }
@@ -356,53 +365,48 @@ impl<S: Dot> Bytes<S> {
     /// Caps the scores of row `r`, unless PLAIN, and hides keys that are not among `from..to`; returns the maxima anew.
     #[inline(always)]
     unsafe fn revise<const PLAIN: bool>(&mut self, r: usize, softcap: f32, from: usize, to: usize) -> S::V {
-        // SAFETY: scores hold TILE numbers a row; all four blocks have logarithms.
-        unsafe {
-            let hidden = S::splat(f32::NEG_INFINITY);
-            let mut largest = hidden;
-            for b in 0..TILE_BLOCKS {
-                let p = self.scores[r].as_mut_ptr().add(b * LANES);
-                let mut score = S::load(p);
-                if !PLAIN {
-                    if softcap != 0.0 {
-                        let (cap, inverse) = (S::splat(softcap * LOG2_E), S::splat(1.0 / softcap));
-                        score = S::mul(cap, simd::tanh::<S>(S::mul(score, inverse)));
-                    }
-                    score = S::add(score, S::load(self.logarithms(b)));
+        let s = self.lanes;
+        let hidden = s.splat(f32::NEG_INFINITY);
+        let mut largest = hidden;
+        for b in 0..TILE_BLOCKS {
+            let mut score = s.load(&self.scores[r][b]);
+            if !PLAIN {
+                if softcap != 0.0 {
+                    let (cap, inverse) = (s.splat(softcap * LOG2_E), s.splat(1.0 / softcap));
+                    score = s.mul(cap, simd::tanh(s, s.mul(score, inverse)));
                 }
-                let score = within::<S>(score, b, from, to, hidden);
-                largest = S::max(largest, score);
-                S::store(p, score);
+                // SAFETY: all four blocks have logarithms.
+                score = s.add(score, unsafe { s.read(self.logarithms(b)) });
             }
-            largest
+            let score = within(s, score, b, from, to, hidden);
+            largest = s.max(largest, score);
+            s.store(&mut self.scores[r][b], score);
         }
+        largest
     }
 
     /// Makes weights of row r's scores, of which it sees `from..to`; a weight of 1 stands for 2^`top`. Returns sixteen
     /// partial sums of the weights without the values' scales.
     #[inline(always)]
-    unsafe fn weigh(&mut self, r: usize, top: f32, from: usize, to: usize) -> S::V {
-        // SAFETY: scores and weights hold TILE numbers a row.
-        unsafe {
-            let (top, zero) = (S::splat(top), S::splat(0.0));
-            let mut sum = zero;
-            let weights = self.weights[r].as_mut_ptr();
-            for b in (0..TILE_BLOCKS).step_by(2) {
-                let mut pair = [zero; 2];
-                for i in 0..2 {
-                    let at = (b + i) * LANES;
-                    let mut inverse = S::load(self.inverse.as_ptr().add(at));
-                    if from > 0 || to < TILE {
-                        // What is hidden is whatever the block held before, NaN perhaps.
-                        inverse = within::<S>(inverse, b + i, from, to, zero);
-                    }
-                    pair[i] = simd::coarse_exp2::<S>(S::sub(S::load(self.scores[r].as_ptr().add(at)), top));
-                    sum = S::fma(pair[i], inverse, sum);
+    fn weigh(&mut self, r: usize, top: f32, from: usize, to: usize) -> S::V {
+        let s = self.lanes;
+        let (top, zero) = (s.splat(top), s.splat(0.0));
+        let mut sum = zero;
+        for (pair, weights) in self.weights[r].as_chunks_mut().0.iter_mut().enumerate() {
+            let mut values = [zero; 2];
+            for i in 0..2 {
+                let b = 2 * pair + i;
+                let mut inverse = s.load(&self.inverse[b]);
+                if from > 0 || to < TILE {
+                    // What is hidden is whatever the block held before, NaN perhaps.
+                    inverse = within(s, inverse, b, from, to, zero);
                 }
-                S::store_unsigned(weights.add(b * LANES), pair[0], pair[1]);
+                values[i] = simd::coarse_exp2(s, s.sub(s.load(&self.scores[r][b]), top));
+                sum = s.fma(values[i], inverse, sum);
             }
-            sum
+            s.store_unsigned(weights, values[0], values[1]);
         }
+        sum
     }
 
     /// o_r = before_r · o_r + here_r · Σ weights[r][key] · v_key over quads of the tile, where there are factors.
@@ -437,21 +441,22 @@ impl<S: Dot> Bytes<S> {
         to: usize,
         d: usize,
     ) {
+        let s = self.lanes;
         /// Quads of keys in a block.
         const QUADS: usize = LANES / QUAD;
         // SAFETY: values and outputs run to the stored head size; quads stay below the tile's end.
         unsafe {
-            let mut sums = [[S::splat_sum(0); D]; R];
+            let mut sums = [[s.splat_sum(0); D]; R];
             for quad in from..to {
                 let values = self.values[quad / QUADS].add(((quad % QUADS) * self.stored + d) * QUAD).cast();
-                let mut v = [S::column_inputs(values); D];
+                let mut v = [s.column_inputs(values); D];
                 for i in 1..D {
-                    v[i] = S::column_inputs(values.add(i * LANES * QUAD));
+                    v[i] = s.column_inputs(values.add(i * LANES * QUAD));
                 }
                 for r in 0..R {
-                    let weights = S::splat_weights(self.weights[r].as_ptr().add(quad * QUAD));
+                    let weights = s.splat_weights(self.weights[r].as_ptr().add(quad * QUAD));
                     for i in 0..D {
-                        sums[r][i] = S::dot_columns(sums[r][i], weights, v[i]);
+                        sums[r][i] = s.dot_columns(sums[r][i], weights, v[i]);
                     }
                 }
             }
@@ -459,11 +464,11 @@ impl<S: Dot> Bytes<S> {
                 let Some((before, here)) = factors[r] else { continue };
                 for i in 0..D {
                     let to = output[r].add(d + i * LANES);
-                    let mut sum = S::mul(S::floats(sums[r][i]), S::splat(here));
+                    let mut sum = s.mul(s.floats(sums[r][i]), s.splat(here));
                     if before != 0.0 {
-                        sum = S::fma(S::load(to), S::splat(before), sum);
+                        sum = s.fma(s.read(to), s.splat(before), sum);
                     }
-                    S::store(to, sum);
+                    s.write(to, sum);
                 }
             }
         }
@@ -472,12 +477,9 @@ impl<S: Dot> Bytes<S> {
 
 /// Lanes of block `b` whose keys are among `from..to`; `other` in those that are not.
 #[inline(always)]
-unsafe fn within<S: Simd>(v: S::V, b: usize, from: usize, to: usize, other: S::V) -> S::V {
-    // SAFETY: the caller compiled for S.
-    unsafe {
-        let lanes = S::load(LANE_INDEX.as_ptr());
-        let first = (b * LANES) as f32;
-        let v = S::select_lt(lanes, S::splat(to as f32 - first), v, other);
-        S::select_lt(lanes, S::splat(from as f32 - first), other, v)
-    }
+fn within<S: Simd>(s: S, v: S::V, b: usize, from: usize, to: usize, other: S::V) -> S::V {
+    let lanes = s.load(&LANE_INDEX);
+    let first = (b * LANES) as f32;
+    let v = s.select_lt(lanes, s.splat(to as f32 - first), v, other);
+    s.select_lt(lanes, s.splat(from as f32 - first), other, v)
 }

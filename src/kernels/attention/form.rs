@@ -1,70 +1,8 @@
-//! How keys, values, queries and weights are stored and multiplied: in float32, or in pairs of bfloat16, of which
-//! AVX-512 multiplies two for one.
-
-use std::marker::PhantomData;
+//! Numbers as a cache stores and multiplies them: float32, or pairs of bfloat16, of which AVX-512 multiplies two for one.
 
 use half::bf16;
 
-use super::bytes::SCALE_BYTES;
-use super::kernel::Heads;
-use crate::dot;
-use crate::simd::{self, Isa, LANES, Scalar, Simd};
-
-/// What a cache holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stored {
-    #[default]
-    Float32,
-    /// Half the memory and, where the processor has products of it, twice the speed; eight bits of precision.
-    Bfloat16,
-    /// A quarter of the memory, and twice as fast again: bytes, with a scale for each token and head ([`super::bytes`]).
-    Int8,
-}
-
-impl Stored {
-    /// Numbers, of this kind, that a token takes for one key-value head in the key cache, and in the value cache.
-    pub fn row(self, heads: Heads) -> usize {
-        match self {
-            Stored::Float32 | Stored::Bfloat16 => heads.stored(),
-            Stored::Int8 => heads.stored() + SCALE_BYTES,
-        }
-    }
-
-    /// Bytes of a block in the key cache, and in the value cache.
-    pub fn block_bytes(self, heads: Heads) -> usize {
-        heads.kv * self.head_bytes(heads)
-    }
-
-    /// Where a block's part of a key-value head begins.
-    pub(super) fn head_offset(self, heads: Heads, block: usize, kv_head: usize) -> usize {
-        (block * heads.kv + kv_head) * self.head_bytes(heads)
-    }
-
-    fn head_bytes(self, heads: Heads) -> usize {
-        let number = match self {
-            Stored::Float32 => size_of::<f32>(),
-            Stored::Bfloat16 => size_of::<bf16>(),
-            Stored::Int8 => size_of::<i8>(),
-        };
-        LANES * self.row(heads) * number
-    }
-
-    /// The best implementation that this processor has for such a cache.
-    pub fn best_isa(self) -> Isa {
-        match self {
-            Stored::Float32 | Stored::Bfloat16 => Isa::detect(),
-            Stored::Int8 => dot::best_isa(),
-        }
-    }
-
-    /// Whether this processor multiplies pairs of bfloat16.
-    pub fn has_bfloat16() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        false
-    }
-}
+use crate::simd::{self, LANES, Scalar, Simd};
 
 /// A number as it is stored.
 pub(super) trait Number: Copy {
@@ -89,65 +27,71 @@ impl Number for bf16 {
     }
 }
 
-/// Products of stored numbers, on sixteen lanes of float32.
-///
-/// # Safety
-/// As for [`Simd`]; pointers are valid for sixteen runs of numbers, or for one.
-pub(super) unsafe trait Form: Copy {
+/// Products of stored numbers, on sixteen lanes of float32. As [`Simd`]'s, its values are tokens.
+pub(super) trait Form: Copy {
     type S: Simd;
     type Number: Number;
     /// A run of numbers for each lane.
     type Runs: Copy;
-    unsafe fn load(p: *const Self::Number) -> Self::Runs;
-    /// One run for all lanes.
-    unsafe fn splat(p: *const Self::Number) -> Self::Runs;
+    /// The token of the lanes.
+    fn lanes(self) -> Self::S;
+    /// Loads a run for each lane.
+    ///
+    /// # Safety
+    /// The pointer is valid for sixteen runs of numbers. It needs no alignment.
+    unsafe fn load(self, p: *const Self::Number) -> Self::Runs;
+    /// Loads one run for all lanes.
+    ///
+    /// # Safety
+    /// The pointer is valid for a run of numbers.
+    unsafe fn splat(self, p: *const Self::Number) -> Self::Runs;
     /// `sum + a · b`, the products of a run added one after the other.
-    unsafe fn fma(sum: <Self::S as Simd>::V, a: Self::Runs, b: Self::Runs) -> <Self::S as Simd>::V;
+    fn fma(self, sum: <Self::S as Simd>::V, a: Self::Runs, b: Self::Runs) -> <Self::S as Simd>::V;
     /// The numbers `from..to` of each run; zeros for the others.
-    unsafe fn within(runs: Self::Runs, from: usize, to: usize) -> Self::Runs;
+    fn within(self, runs: Self::Runs, from: usize, to: usize) -> Self::Runs;
     /// eˣ for x ≤ 0, as exactly as it is stored.
-    unsafe fn exp(x: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
+    fn exp(self, x: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
     /// Stores sixteen numbers; returns them as they are stored.
-    unsafe fn store(p: *mut Self::Number, v: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
+    fn store(self, to: &mut [Self::Number; LANES], v: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
 }
 
 /// Float32 on any lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Floats<S>(PhantomData<S>);
+pub(super) struct Floats<S>(pub(super) S);
 
-// SAFETY: passes everything on to S.
-unsafe impl<S: Simd> Form for Floats<S> {
+impl<S: Simd> Form for Floats<S> {
     type S = S;
     type Number = f32;
     type Runs = S::V;
     #[inline(always)]
-    unsafe fn load(p: *const f32) -> S::V {
-        // SAFETY: passed on.
-        unsafe { S::load(p) }
+    fn lanes(self) -> S {
+        self.0
     }
     #[inline(always)]
-    unsafe fn splat(p: *const f32) -> S::V {
+    unsafe fn load(self, p: *const f32) -> S::V {
         // SAFETY: passed on.
-        unsafe { S::splat(*p) }
+        unsafe { self.0.read(p) }
     }
     #[inline(always)]
-    unsafe fn fma(sum: S::V, a: S::V, b: S::V) -> S::V {
-        // SAFETY: passed on.
-        unsafe { S::fma(a, b, sum) }
+    unsafe fn splat(self, p: *const f32) -> S::V {
+        // SAFETY: valid for a number by contract.
+        self.0.splat(unsafe { *p })
     }
     #[inline(always)]
-    unsafe fn within(runs: S::V, _: usize, _: usize) -> S::V {
+    fn fma(self, sum: S::V, a: S::V, b: S::V) -> S::V {
+        self.0.fma(a, b, sum)
+    }
+    #[inline(always)]
+    fn within(self, runs: S::V, _: usize, _: usize) -> S::V {
         runs
     }
     #[inline(always)]
-    unsafe fn exp(x: S::V) -> S::V {
-        // SAFETY: passed on.
-        unsafe { simd::exp::<S>(x) }
+    fn exp(self, x: S::V) -> S::V {
+        simd::exp(self.0, x)
     }
     #[inline(always)]
-    unsafe fn store(p: *mut f32, v: S::V) -> S::V {
-        // SAFETY: passed on.
-        unsafe { S::store(p, v) };
+    fn store(self, to: &mut [f32; LANES], v: S::V) -> S::V {
+        self.0.store(to, v);
         v
     }
 }
@@ -156,23 +100,26 @@ unsafe impl<S: Simd> Form for Floats<S> {
 #[derive(Clone, Copy)]
 pub(super) struct Pairs;
 
-// SAFETY: uses no processor features; pointers are used as documented.
-unsafe impl Form for Pairs {
+impl Form for Pairs {
     type S = Scalar;
     type Number = bf16;
     type Runs = [[bf16; 2]; LANES];
     #[inline(always)]
-    unsafe fn load(p: *const bf16) -> Self::Runs {
+    fn lanes(self) -> Scalar {
+        Scalar
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const bf16) -> Self::Runs {
         // SAFETY: valid for sixteen pairs by contract.
         unsafe { p.cast::<Self::Runs>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn splat(p: *const bf16) -> Self::Runs {
+    unsafe fn splat(self, p: *const bf16) -> Self::Runs {
         // SAFETY: valid for a pair by contract.
-        unsafe { [p.cast::<[bf16; 2]>().read_unaligned(); LANES] }
+        [unsafe { p.cast::<[bf16; 2]>().read_unaligned() }; LANES]
     }
     #[inline(always)]
-    unsafe fn fma(mut sum: [f32; LANES], a: Self::Runs, b: Self::Runs) -> [f32; LANES] {
+    fn fma(self, mut sum: [f32; LANES], a: Self::Runs, b: Self::Runs) -> [f32; LANES] {
         for (sum, (a, b)) in sum.iter_mut().zip(a.into_iter().zip(b)) {
             for i in [1, 0] {
                 *sum = a[i].to_f32().mul_add(b[i].to_f32(), *sum);
@@ -181,84 +128,75 @@ unsafe impl Form for Pairs {
         sum
     }
     #[inline(always)]
-    unsafe fn within(mut runs: Self::Runs, from: usize, to: usize) -> Self::Runs {
+    fn within(self, mut runs: Self::Runs, from: usize, to: usize) -> Self::Runs {
         for i in (0..2).filter(|i| !(from..to).contains(i)) {
             runs.iter_mut().for_each(|run| run[i] = bf16::ZERO);
         }
         runs
     }
     #[inline(always)]
-    unsafe fn exp(x: [f32; LANES]) -> [f32; LANES] {
-        // SAFETY: needs no processor features.
-        unsafe { simd::coarse_exp::<Scalar>(x) }
+    fn exp(self, x: [f32; LANES]) -> [f32; LANES] {
+        simd::coarse_exp(Scalar, x)
     }
     #[inline(always)]
-    unsafe fn store(p: *mut bf16, v: [f32; LANES]) -> [f32; LANES] {
-        let rounded = v.map(bf16::from_f32);
-        // SAFETY: valid for sixteen numbers by contract.
-        unsafe { p.cast::<[bf16; LANES]>().write_unaligned(rounded) };
-        rounded.map(bf16::to_f32)
+    fn store(self, to: &mut [bf16; LANES], v: [f32; LANES]) -> [f32; LANES] {
+        *to = v.map(bf16::from_f32);
+        to.map(bf16::to_f32)
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[allow(
-    clippy::undocumented_unsafe_blocks,
-    reason = "each block is a few intrinsics, whose need is the trait's contract"
-)]
-pub(super) mod x86 {
+mod x86 {
     use std::arch::x86_64::*;
 
     use half::bf16;
 
     use super::Form;
-    use crate::simd::{self, x86::Avx512};
+    use crate::simd::x86::{Avx512, Bf16, methods};
+    use crate::simd::{self, LANES};
 
     /// Pairs of bfloat16 by AVX-512's own products of them.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512Pairs;
-
-    // SAFETY: only used by code compiled for avx512f and avx512bf16.
-    unsafe impl Form for Avx512Pairs {
-        type S = Avx512;
+    impl Form for Avx512<Bf16> {
+        type S = Self;
         type Number = bf16;
         type Runs = __m512i;
         #[inline(always)]
-        unsafe fn load(p: *const bf16) -> __m512i {
+        fn lanes(self) -> Self {
+            self
+        }
+        #[inline(always)]
+        unsafe fn load(self, p: *const bf16) -> __m512i {
+            // SAFETY: the token was made where AVX-512 was detected; valid for sixteen pairs by contract.
             unsafe { _mm512_loadu_si512(p.cast()) }
         }
         #[inline(always)]
-        unsafe fn splat(p: *const bf16) -> __m512i {
+        unsafe fn splat(self, p: *const bf16) -> __m512i {
+            // SAFETY: the token was made where AVX-512 was detected; valid for a pair by contract.
             unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
         }
         #[inline(always)]
-        unsafe fn fma(sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-            unsafe {
-                _mm512_dpbf16_ps(
-                    sum,
-                    std::mem::transmute::<__m512i, __m512bh>(a),
-                    std::mem::transmute::<__m512i, __m512bh>(b),
-                )
+        fn exp(self, x: __m512) -> __m512 {
+            simd::coarse_exp(self, x)
+        }
+        methods! { target_feature(enable = "avx512f,avx512bf16");
+            fn fma(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+                // SAFETY: pairs of bfloat16 have no invalid bits.
+                let (a, b) = unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) };
+                _mm512_dpbf16_ps(sum, a, b)
             }
-        }
-        #[inline(always)]
-        unsafe fn within(runs: __m512i, from: usize, to: usize) -> __m512i {
-            let mask = match (from, to) {
-                (0, 1) => 0x0000_ffff,
-                (1, 2..) => 0xffff_0000_u32,
-                _ => u32::MAX,
-            };
-            unsafe { _mm512_and_si512(runs, _mm512_set1_epi32(mask as i32)) }
-        }
-        #[inline(always)]
-        unsafe fn exp(x: __m512) -> __m512 {
-            unsafe { simd::coarse_exp::<Avx512>(x) }
-        }
-        #[inline(always)]
-        unsafe fn store(p: *mut bf16, v: __m512) -> __m512 {
-            unsafe {
-                let rounded = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
-                _mm256_storeu_si256(p.cast(), rounded);
+            fn within(self, runs: __m512i, from: usize, to: usize) -> __m512i {
+                let mask = match (from, to) {
+                    (0, 1) => 0x0000_ffff,
+                    (1, 2..) => 0xffff_0000_u32,
+                    _ => u32::MAX,
+                };
+                _mm512_and_si512(runs, _mm512_set1_epi32(mask as i32))
+            }
+            fn store(self, to: &mut [bf16; LANES], v: __m512) -> __m512 {
+                // SAFETY: integers have no invalid bits.
+                let rounded = unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v)) };
+                // SAFETY: the array has room for sixteen numbers.
+                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded) };
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded)))
             }
         }

@@ -1,13 +1,26 @@
 //! Paged attention as an operator of ONNX Runtime on the CPU.
 //!
-//! Takes the inputs of `com.microsoft.PagedAttention`, which has no CPU kernel, under our own domain: packed tokens of
-//! several sequences, a key and a value cache in blocks, a block table. The caches are written in place; nothing else
-//! is an output. (Their inner layout is ours, see [`kernel`]; on the host nobody else reads them.)
+//! The operator takes the inputs of `com.microsoft.PagedAttention`, which has no CPU kernel, under our own domain: packed
+//! tokens of several sequences, a key and a value cache in blocks, a block table. It writes the caches in place and has no
+//! other output than its rows. The caches' inner layout is ours ([`layout`]), because nobody else reads them on the host.
 //!
-//! Attributes are that operator's: `num_heads`, `kv_num_heads`, `scale`, `softcap` (0 for none), `local_window_size`
-//! (tokens that a token sees, itself included; -1 for all before it), `do_rotary`, `rotary_interleaved`; and `head_size`.
-//! One input is our own: `rope_offset` (`[B]`), the row of the rotary tables at which a sequence's positions begin, for
-//! models whose tables depend on the sequence's length.
+//! The attributes are that operator's: `num_heads`, `kv_num_heads`, `scale`, `softcap` (0 for none), `local_window_size`
+//! (tokens that a token sees, itself included; -1 for all before it), `do_rotary` and `rotary_interleaved`. `head_size` is
+//! our own. So is one input: `rope_offset` (`[B]`) is the row of the rotary tables at which a sequence's positions begin. A
+//! model whose tables depend on the sequence's length needs it.
+//!
+//! # Two passes
+//!
+//! A call is two passes over its tokens. [`Call::prepare`] rotates a token's query and key, and writes its key and value
+//! into its slot of the cache ([`prepare`]). Then [`Call::attend`] computes a few queries of one key-value head against the
+//! cache, with an online softmax ([`tile`]).
+//!
+//! # Same bits in any batch
+//!
+//! A query row depends on its own sequence alone. One lane sums a key's score, over the head's dimensions in order. Keys
+//! come in tiles of [`layout::TILE`], which start at absolute positions. Sums over keys run in order of position (in
+//! bfloat16, pair by pair of positions), and a fixed tree folds lanes. How rows are grouped, cut into chunks or spread over
+//! threads decides only which of these independent chains run side by side.
 //!
 //! # Blocks of 16 tokens
 //!
@@ -17,25 +30,25 @@
 //! # Common keys are read once
 //!
 //! Sequences that are decoding stand one after the other in a step, and about eight of them share a work item. The item
-//! walks over their keys tile by tile. Neighbours whose tables name the same blocks there share the tile, as long as they
-//! do, so a tree of futures is walked as a tree. Each row still takes its keys in its own order.
+//! walks over their keys tile by tile. Neighbours share a tile if their tables name the same blocks there, so a tree of
+//! futures is walked as a tree. Each row still takes its keys in its own order.
 
 mod bytes;
-pub mod form;
-pub mod kernel;
+pub mod call;
+mod dispatch;
+mod form;
+pub mod layout;
 mod numbers;
-pub mod prepare;
+mod prepare;
 mod tile;
 
 use std::ops::Range;
 
-use half::bf16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::{DynTensorValueType, TensorElementType, ValueRef};
+use ort::value::{DynTensorValueType, TensorElementType, ValueRef, ValueType};
 
-use self::form::Stored;
-use self::kernel::{Call, Heads, Item, Packed, Rotary};
-use self::prepare::MAX_HEAD;
+use self::call::{Call, Item, Packed, Rotary};
+use self::layout::{Heads, MAX_HEAD, Stored};
 use super::simd::{Isa, LANES};
 use crate::operator;
 
@@ -75,12 +88,8 @@ impl Operator for PagedAttention {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        use TensorElementType::{Bfloat16, Float32, Int32, Uint8};
-        let cache = match self.0 {
-            Stored::Float32 => Float32,
-            Stored::Bfloat16 => Bfloat16,
-            Stored::Int8 => Uint8,
-        };
+        use TensorElementType::{Float32, Int32};
+        let cache = self.0.element();
         [
             OperatorInput::required(Float32),
             OperatorInput::optional(Float32),
@@ -275,11 +284,11 @@ impl PagedAttentionKernel {
         let (items, rope_rows, slots, isa) = (&self.items, &self.rope_rows, batch.slots, self.isa);
         operator::par_for(OPERATOR, context, tokens, 0, |token| {
             // SAFETY: sizes were validated above; each token is prepared once and slots of a batch are distinct; the caches'
-            // pointers may be written through, and no slice of the caches lives; `isa` was detected.
+            // pointers may be written through, and no slice of the caches lives.
             unsafe { call.prepare(token, rope_rows[token], usize::try_from(slots[token]).ok(), isa) };
         })?;
         operator::par_for(OPERATOR, context, items.len(), items.len(), |i| {
-            // SAFETY: all tokens are prepared; each item is computed once; `isa` was detected.
+            // SAFETY: all tokens are prepared; each item is computed once.
             unsafe { call.attend(items[i], isa) };
         })?;
         if padded {
@@ -294,10 +303,11 @@ impl PagedAttentionKernel {
     /// The shape of a cache, and where it lies. Slices of it are gone when this returns: the operator writes there.
     fn cache(&self, value: &Option<ValueRef<'_>>, name: &str) -> ort::Result<(Vec<usize>, *mut u8)> {
         let Some(given) = value else { return refuse(format!("input `{name}` is missing")) };
-        let shape = match self.stored_as {
-            Stored::Float32 => given.try_extract_tensor::<f32>()?.0,
-            Stored::Bfloat16 => given.try_extract_tensor::<bf16>()?.0,
-            Stored::Int8 => given.try_extract_tensor::<u8>()?.0,
+        let shape = match given.dtype() {
+            ValueType::Tensor { ty, shape, .. } if *ty == self.stored_as.element() => shape,
+            other => {
+                return refuse(format!("input `{name}` is a {other}, not a tensor of {}", self.stored_as.element()));
+            }
         };
         // ONNX Runtime's own pointer (GetTensorMutableData), not that of a slice: through a shared one nothing may be written.
         let data = given.view().downcast::<DynTensorValueType>()?.data_ptr().cast_mut();

@@ -5,13 +5,15 @@
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
+use super::call::Call;
 use super::form::{Form, Number};
-use super::kernel::{Call, TILE, TILE_BLOCKS};
+use super::layout::{TILE, TILE_BLOCKS};
 use super::tile::{ROWS, Seen, State, Tile, scale_row};
 use crate::simd::{self, LANE_INDEX, LANES, Simd};
 
 /// Up to four cache blocks of one key-value head, of numbers.
 pub(super) struct Numbers<F: Form> {
+    form: F,
     keys: [*const F::Number; TILE_BLOCKS],
     values: [*const F::Number; TILE_BLOCKS],
     blocks: usize,
@@ -19,13 +21,13 @@ pub(super) struct Numbers<F: Form> {
     start: usize,
     /// Stored head size.
     stored: usize,
-    scores: [[f32; TILE]; ROWS],
+    scores: [[[f32; LANES]; TILE_BLOCKS]; ROWS],
     /// e^score, as the values are stored.
-    weights: [[F::Number; TILE]; ROWS],
+    weights: [[[F::Number; LANES]; TILE_BLOCKS]; ROWS],
 }
 
-// SAFETY: uses what F stands for; pointers are used as documented.
-unsafe impl<F: Form> Tile for Numbers<F> {
+impl<F: Form> Tile for Numbers<F> {
+    type Token = F;
     type S = F::S;
     const CLEARED: bool = true;
 
@@ -33,10 +35,19 @@ unsafe impl<F: Form> Tile for Numbers<F> {
         stored * size_of::<F::Number>()
     }
 
-    fn empty(stored: usize) -> Self {
+    fn empty(form: F, stored: usize) -> Self {
         let nowhere = [std::ptr::null(); TILE_BLOCKS];
-        let weights = [[F::Number::of(0.0); TILE]; ROWS];
-        Numbers { keys: nowhere, values: nowhere, blocks: 0, start: 0, stored, scores: [[0.0; TILE]; ROWS], weights }
+        let weights = [[[F::Number::of(0.0); LANES]; TILE_BLOCKS]; ROWS];
+        Numbers {
+            form,
+            keys: nowhere,
+            values: nowhere,
+            blocks: 0,
+            start: 0,
+            stored,
+            scores: [[[0.0; LANES]; TILE_BLOCKS]; ROWS],
+            weights,
+        }
     }
 
     #[inline(always)]
@@ -50,6 +61,11 @@ unsafe impl<F: Form> Tile for Numbers<F> {
                 self.values[b] = call.value_cache.cast_const().add(offset).cast();
             }
         }
+    }
+
+    #[inline(always)]
+    fn lanes(&self) -> F::S {
+        self.form.lanes()
     }
 
     #[inline(always)]
@@ -80,7 +96,7 @@ unsafe impl<F: Form> Tile for Numbers<F> {
             for r in 0..R {
                 if from[r] < to[r] {
                     if !PLAIN {
-                        self.scores[r][..from[r]].fill(f32::NEG_INFINITY);
+                        self.scores[r].as_flattened_mut()[..from[r]].fill(f32::NEG_INFINITY);
                     }
                     let (max, sum) = (&mut state.max[first + r], &mut state.sum[first + r]);
                     self.weigh(r, to[r], max, sum, output[r]);
@@ -97,9 +113,9 @@ unsafe impl<F: Form> Tile for Numbers<F> {
     }
 
     #[inline(always)]
-    unsafe fn finish(output: *mut f32, stored: usize, total: f32) {
+    unsafe fn finish(&self, output: *mut f32, total: f32) {
         // SAFETY: passed on.
-        unsafe { scale_row::<F::S>(output, stored, 1.0 / total) }
+        unsafe { scale_row(self.lanes(), output, self.stored, 1.0 / total) }
     }
 }
 
@@ -121,27 +137,28 @@ impl<F: Form> Numbers<F> {
 
     #[inline(always)]
     unsafe fn score_blocks<const R: usize, const B: usize>(&mut self, q: [*const F::Number; R], first: usize) {
+        let (f, s) = (self.form, self.lanes());
         let run = F::Number::RUN;
         // SAFETY: q rows and key dimensions run to the stored head size; scores hold TILE floats a row.
         unsafe {
-            let mut acc = [[F::S::splat(0.0); B]; R];
+            let mut acc = [[s.splat(0.0); B]; R];
             let mut d = 0;
             while d < self.stored {
-                let mut k = [F::load(self.keys[first].add(d * LANES)); B];
+                let mut k = [f.load(self.keys[first].add(d * LANES)); B];
                 for b in 1..B {
-                    k[b] = F::load(self.keys[first + b].add(d * LANES));
+                    k[b] = f.load(self.keys[first + b].add(d * LANES));
                 }
                 for r in 0..R {
-                    let x = F::splat(q[r].add(d));
+                    let x = f.splat(q[r].add(d));
                     for b in 0..B {
-                        acc[r][b] = F::fma(acc[r][b], x, k[b]);
+                        acc[r][b] = f.fma(acc[r][b], x, k[b]);
                     }
                 }
                 d += run;
             }
             for r in 0..R {
                 for b in 0..B {
-                    F::S::store(self.scores[r].as_mut_ptr().add((first + b) * LANES), acc[r][b]);
+                    s.store(&mut self.scores[r][first + b], acc[r][b]);
                 }
             }
         }
@@ -149,15 +166,13 @@ impl<F: Form> Numbers<F> {
 
     /// s = cap · tanh(s / cap) for the scores of the first `rows` rows.
     #[inline(always)]
-    unsafe fn soft_cap(&mut self, rows: usize, cap: f32) {
-        // SAFETY: scores hold TILE floats a row.
-        unsafe {
-            let (cap, inverse) = (F::S::splat(cap), F::S::splat(1.0 / cap));
-            for scores in &mut self.scores[..rows] {
-                for b in 0..self.blocks {
-                    let p = scores.as_mut_ptr().add(b * LANES);
-                    F::S::store(p, F::S::mul(cap, simd::tanh::<F::S>(F::S::mul(F::S::load(p), inverse))));
-                }
+    fn soft_cap(&mut self, rows: usize, cap: f32) {
+        let s = self.lanes();
+        let (cap, inverse) = (s.splat(cap), s.splat(1.0 / cap));
+        for scores in &mut self.scores[..rows] {
+            for scores in &mut scores[..self.blocks] {
+                let capped = s.mul(cap, simd::tanh(s, s.mul(s.load(scores), inverse)));
+                s.store(scores, capped);
             }
         }
     }
@@ -191,14 +206,15 @@ impl<F: Form> Numbers<F> {
         to: usize,
         d: usize,
     ) {
+        let s = self.lanes();
         let run = F::Number::RUN;
         // SAFETY: value rows and outputs run to the stored head size; keys stay below the tile's end, which is a
         // multiple of a run's length.
         unsafe {
-            let mut acc = [[F::S::splat(0.0); D]; R];
+            let mut acc = [[s.splat(0.0); D]; R];
             for r in 0..R {
                 for i in 0..D {
-                    acc[r][i] = F::S::load(o[r].add(d + i * LANES).cast_const());
+                    acc[r][i] = s.read(o[r].add(d + i * LANES));
                 }
             }
             // Runs that are whole have a loop of their own, without a branch that would cost it registers.
@@ -216,7 +232,7 @@ impl<F: Form> Numbers<F> {
             }
             for r in 0..R {
                 for i in 0..D {
-                    F::S::store(o[r].add(d + i * LANES), acc[r][i]);
+                    s.write(o[r].add(d + i * LANES), acc[r][i]);
                 }
             }
         }
@@ -232,24 +248,25 @@ impl<F: Form> Numbers<F> {
         (from, to): (usize, usize),
         d: usize,
     ) {
+        let f = self.form;
         let run = F::Number::RUN;
         // SAFETY: as for `accumulate_dims`.
         unsafe {
             let values = self.values[key / LANES].add((key % LANES) * self.stored + d * run);
-            let mut v = [F::load(values); D];
+            let mut v = [f.load(values); D];
             for i in 1..D {
-                v[i] = F::load(values.add(i * LANES * run));
+                v[i] = f.load(values.add(i * LANES * run));
             }
             if PARTLY {
                 // What is hidden is whatever the block held before, NaN perhaps.
                 for i in 0..D {
-                    v[i] = F::within(v[i], from.saturating_sub(key), to - key);
+                    v[i] = f.within(v[i], from.saturating_sub(key), to - key);
                 }
             }
             for r in 0..R {
-                let p = F::splat(self.weights[row[r]].as_ptr().add(key));
+                let p = f.splat(self.weights[row[r]].as_flattened().as_ptr().add(key));
                 for i in 0..D {
-                    acc[r][i] = F::fma(acc[r][i], p, v[i]);
+                    acc[r][i] = f.fma(acc[r][i], p, v[i]);
                 }
             }
         }
@@ -259,40 +276,38 @@ impl<F: Form> Numbers<F> {
     /// sum, and rescaling the output so far where the maximum grew.
     #[inline(always)]
     unsafe fn weigh(&mut self, r: usize, visible: usize, max: &mut f32, sum: &mut [f32; LANES], output: *mut f32) {
-        // SAFETY: scores and weights hold `blocks`·16 numbers; output holds `stored`.
-        unsafe {
-            let hidden = F::S::splat(f32::NEG_INFINITY);
-            let lanes = F::S::load(LANE_INDEX.as_ptr());
-            let mut tile_max = hidden;
-            for b in 0..self.blocks {
-                let p = self.scores[r].as_mut_ptr().add(b * LANES);
-                let mut s = F::S::load(p);
-                if visible < (b + 1) * LANES {
-                    // Lanes beyond the last visible key hold whatever the block held before.
-                    let limit = F::S::splat(visible as f32 - (b * LANES) as f32);
-                    s = F::S::select_lt(lanes, limit, s, hidden);
-                    F::S::store(p, s);
-                }
-                tile_max = F::S::max(tile_max, s);
+        let (f, s) = (self.form, self.lanes());
+        let hidden = s.splat(f32::NEG_INFINITY);
+        let lanes = s.load(&LANE_INDEX);
+        let mut tile_max = hidden;
+        for (b, scores) in self.scores[r][..self.blocks].iter_mut().enumerate() {
+            let mut score = s.load(scores);
+            if visible < (b + 1) * LANES {
+                // Lanes beyond the last visible key hold whatever the block held before.
+                let limit = s.splat(visible as f32 - (b * LANES) as f32);
+                score = s.select_lt(lanes, limit, score, hidden);
+                s.store(scores, score);
             }
-            let old = *max;
-            let new = old.max(F::S::largest(tile_max));
-            let mut total = F::S::load(sum.as_ptr());
-            if new > old {
-                let shrink = F::S::splat(old - new);
-                let mut factor = [0.0; LANES];
-                F::S::store(factor.as_mut_ptr(), simd::exp::<F::S>(shrink));
-                total = F::S::mul(total, F::S::splat(factor[0]));
-                scale_row::<F::S>(output, self.stored, factor[0]);
-                *max = new;
-            }
-            let new = F::S::splat(new);
-            for b in 0..self.blocks {
-                let weight = F::exp(F::S::sub(F::S::load(self.scores[r].as_ptr().add(b * LANES)), new));
-                // What is summed is what values are multiplied by.
-                total = F::S::add(total, F::store(self.weights[r].as_mut_ptr().add(b * LANES), weight));
-            }
-            F::S::store(sum.as_mut_ptr(), total);
+            tile_max = s.max(tile_max, score);
         }
+        let old = *max;
+        let new = old.max(s.largest(tile_max));
+        let mut total = s.load(sum);
+        if new > old {
+            let shrink = s.splat(old - new);
+            let mut factor = [0.0; LANES];
+            s.store(&mut factor, simd::exp(s, shrink));
+            total = s.mul(total, s.splat(factor[0]));
+            // SAFETY: the output holds `stored` numbers.
+            unsafe { scale_row(s, output, self.stored, factor[0]) };
+            *max = new;
+        }
+        let new = s.splat(new);
+        for (scores, weights) in self.scores[r][..self.blocks].iter().zip(&mut self.weights[r]) {
+            let weight = f.exp(s.sub(s.load(scores), new));
+            // What is summed is what values are multiplied by.
+            total = s.add(total, f.store(weights, weight));
+        }
+        s.store(sum, total);
     }
 }

@@ -1,52 +1,14 @@
-//! What happens to a token before attention: its query and key are rotated, its key and value written into the cache.
+//! The preparation of a token: its query and key are rotated, and its key and value are written into the cache.
 
-#![allow(
-    clippy::needless_range_loop,
-    reason = "iterators take closures, which may be compiled without the processor's features"
-)]
-
-use super::bytes;
-use super::form::{self, Floats, Form, Number, Stored};
-use super::kernel::{Call, Heads, Rotary};
-use crate::simd::{self, Isa, LANES, Simd};
-
-/// Largest head size; a head's numbers sit on the stack while they are rotated.
-pub const MAX_HEAD: usize = 512;
+use super::call::{Call, Rotary};
+use super::form::{Form, Number};
+use super::layout::{Heads, MAX_HEAD};
+use crate::simd::{LANES, Simd};
 
 impl Call<'_> {
-    /// Rotates one token's query and key by row `position` of the rotary tables; stores the query, and key and value in
-    /// cache slot `slot` unless it is `None`.
-    ///
-    /// # Safety
-    /// The pointers are valid for the sizes in their comments, `slot` is inside the cache, and no other thread works on
-    /// the same token or slot. The processor has what `isa` stands for.
-    pub unsafe fn prepare(&self, token: usize, position: usize, slot: Option<usize>, isa: Isa) {
-        // SAFETY: passed on; the caller vouches for the processor.
-        unsafe {
-            match (self.stored_as, isa) {
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Float32, Isa::Avx512) => prepare_avx512(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Float32, Isa::Avx2) => prepare_avx2(self, token, position, slot),
-                (Stored::Float32, Isa::Scalar) => prepare::<Floats<simd::Scalar>>(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Bfloat16, Isa::Avx512) => prepare_avx512_bf16(self, token, position, slot),
-                (Stored::Bfloat16, _) => prepare::<form::Pairs>(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Int8, Isa::Avx512) => prepare_avx512_bytes(self, token, position, slot),
-                #[cfg(target_arch = "x86_64")]
-                (Stored::Int8, Isa::Avx2) => prepare_avx2_bytes(self, token, position, slot),
-                (Stored::Int8, Isa::Scalar) => bytes::prepare::<simd::Scalar>(self, token, position, slot),
-            }
-        }
-    }
-
     /// Writes `x`, rotated for `position`, to the front of `to`.
-    ///
-    /// # Safety
-    /// The caller was compiled for what S stands for.
     #[inline(always)]
-    pub(super) unsafe fn rotate<S: Simd>(&self, x: &[f32], position: usize, to: &mut [f32; MAX_HEAD]) {
+    pub(super) fn rotate<S: Simd>(&self, s: S, x: &[f32], position: usize, to: &mut [f32; MAX_HEAD]) {
         let Some(Rotary { cos, sin, half, interleaved }) = self.rotary else {
             to[..x.len()].copy_from_slice(x);
             return;
@@ -55,70 +17,38 @@ impl Call<'_> {
         let sin = &sin[position * half..][..half];
         to[2 * half..x.len()].copy_from_slice(&x[2 * half..]);
         if interleaved {
-            let (pairs, to) = (&x[..2 * half], &mut to[..2 * half]);
-            for i in 0..half {
-                let (a, b) = (pairs[2 * i], pairs[2 * i + 1]);
-                to[2 * i] = a * cos[i] - b * sin[i];
-                to[2 * i + 1] = b * cos[i] + a * sin[i];
+            let pairs = x[..2 * half].as_chunks().0.iter().zip(to.as_chunks_mut().0);
+            for (([a, b], to), (cos, sin)) in pairs.zip(cos.iter().zip(sin)) {
+                *to = [a * cos - b * sin, b * cos + a * sin];
             }
             return;
         }
         let ((a, b), (low, high)) = (x[..2 * half].split_at(half), to[..2 * half].split_at_mut(half));
-        let whole = half - half % LANES;
-        for i in (0..whole).step_by(LANES) {
-            // SAFETY: all six have sixteen numbers from here on. Whole registers, which are read again as such: from
-            // narrower ones the processor would have to wait for its cache.
-            unsafe {
-                let (a, b) = (S::load(a.as_ptr().add(i)), S::load(b.as_ptr().add(i)));
-                let (cos, sin) = (S::load(cos.as_ptr().add(i)), S::load(sin.as_ptr().add(i)));
-                S::store(low.as_mut_ptr().add(i), S::sub(S::mul(a, cos), S::mul(b, sin)));
-                S::store(high.as_mut_ptr().add(i), S::add(S::mul(b, cos), S::mul(a, sin)));
-            }
+        // Whole registers, which are read again as such: from narrower ones the processor would have to wait for its cache.
+        let from = a.as_chunks().0.iter().zip(b.as_chunks().0);
+        let turns = cos.as_chunks().0.iter().zip(sin.as_chunks().0);
+        let into = low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0);
+        for (((a, b), (cos, sin)), (low, high)) in from.zip(turns).zip(into) {
+            let (a, b, cos, sin) = (s.load(a), s.load(b), s.load(cos), s.load(sin));
+            s.store(low, s.sub(s.mul(a, cos), s.mul(b, sin)));
+            s.store(high, s.add(s.mul(b, cos), s.mul(a, sin)));
         }
-        for i in whole..half {
-            low[i] = a[i] * cos[i] - b[i] * sin[i];
-            high[i] = b[i] * cos[i] + a[i] * sin[i];
+        let whole = half - half % LANES;
+        let from = a[whole..].iter().zip(&b[whole..]);
+        let turns = cos[whole..].iter().zip(&sin[whole..]);
+        let into = low[whole..].iter_mut().zip(&mut high[whole..]);
+        for (((a, b), (cos, sin)), (low, high)) in from.zip(turns).zip(into) {
+            (*low, *high) = (a * cos - b * sin, b * cos + a * sin);
         }
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn prepare_avx512(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { prepare::<Floats<simd::x86::Avx512>>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn prepare_avx512_bf16(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx512Pairs stands for.
-    unsafe { prepare::<form::x86::Avx512Pairs>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn prepare_avx2(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { prepare::<Floats<simd::x86::Avx2>>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn prepare_avx512_bytes(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx512 stands for, with its products of bytes.
-    unsafe { bytes::prepare::<simd::x86::Avx512>(call, token, position, slot) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn prepare_avx2_bytes(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { bytes::prepare::<simd::x86::Avx2>(call, token, position, slot) }
-}
-
+/// As [`Call::prepare`], over numbers.
+///
+/// # Safety
+/// As there.
 #[inline(always)]
-unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
+pub(super) unsafe fn prepare<F: Form>(form: F, call: &Call<'_>, token: usize, position: usize, slot: Option<usize>) {
     let Heads { query, kv, size } = call.heads;
     let (stored, run) = (call.heads.stored(), F::Number::RUN);
     // Behind the head's size they stay zero.
@@ -129,37 +59,37 @@ unsafe fn prepare<F: Form>(call: &Call<'_>, token: usize, position: usize, slot:
     // their own lanes of the same block.
     unsafe {
         for head in 0..query {
-            call.rotate::<F::S>(call.query.head(token, head, size), position, &mut row);
+            call.rotate(form.lanes(), call.query.head(token, head, size), position, &mut row);
             for x in &mut row[..size] {
                 *x *= call.scale;
             }
-            store::<F>(call.queries.cast::<F::Number>().add((token * query + head) * stored), &row, stored);
+            let to = call.queries.cast::<F::Number>().add((token * query + head) * stored);
+            store(form, std::slice::from_raw_parts_mut(to, stored), &row);
         }
         let Some(slot) = slot else { return };
         let (block, lane) = (slot / LANES, slot % LANES);
         for head in 0..kv {
             let start = call.stored_as.head_offset(call.heads, block, head) / size_of::<F::Number>();
-            call.rotate::<F::S>(call.key.head(token, head, size), position, &mut row);
-            store::<F>(numbers.as_mut_ptr(), &row, stored);
+            call.rotate(form.lanes(), call.key.head(token, head, size), position, &mut row);
+            store(form, &mut numbers[..stored], &row);
             let keys = call.key_cache.cast::<F::Number>().add(start + lane * run);
-            for d in 0..stored {
-                keys.add(d / run * run * LANES + d % run).write(numbers[d]);
+            for (d, number) in numbers[..stored].iter().enumerate() {
+                keys.add(d / run * run * LANES + d % run).write(*number);
             }
             row[..size].copy_from_slice(call.value.head(token, head, size));
-            store::<F>(numbers.as_mut_ptr(), &row, stored);
+            store(form, &mut numbers[..stored], &row);
             let values = call.value_cache.cast::<F::Number>().add(start + lane / run * run * stored + lane % run);
-            for d in 0..stored {
-                values.add(d * run).write(numbers[d]);
+            for (d, number) in numbers[..stored].iter().enumerate() {
+                values.add(d * run).write(*number);
             }
         }
     }
 }
 
-/// Stores the first `count` numbers of `row`, a multiple of sixteen.
+/// Stores the first numbers of `row`, as many as `to` takes, a multiple of sixteen.
 #[inline(always)]
-unsafe fn store<F: Form>(to: *mut F::Number, row: &[f32; MAX_HEAD], count: usize) {
-    for d in (0..count).step_by(LANES) {
-        // SAFETY: the caller has room for `count` numbers.
-        unsafe { F::store(to.add(d), F::S::load(row.as_ptr().add(d))) };
+fn store<F: Form>(form: F, to: &mut [F::Number], row: &[f32; MAX_HEAD]) {
+    for (to, x) in to.as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
+        form.store(to, form.lanes().load(x));
     }
 }

@@ -6,10 +6,9 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::form::Stored;
-use super::kernel::{Call, Heads, Item, MAX_ITEM_ROWS, Packed, Rotary};
-use crate::dot;
-use crate::simd::{self, Isa, LANES, Simd};
+use super::call::{Call, Item, Packed, Rotary};
+use super::layout::{Heads, MAX_ITEM_ROWS, Stored};
+use crate::simd::{self, Isa, LANES};
 
 /// What a layer does beside plain attention.
 #[derive(Debug, Clone, Copy)]
@@ -230,7 +229,7 @@ impl Cache {
             let (count, position) = (step.min(tokens - token), from + token);
             let item = Item { token, count, position, sequence: 0, apart: false, head: 0, heads: 0 };
             for heads in sequence.heads.shares() {
-                // SAFETY: as above, and `isa` comes from detection.
+                // SAFETY: as above.
                 unsafe { call.attend(item.of(heads), isa) };
             }
         }
@@ -333,31 +332,17 @@ impl Fork {
     }
 }
 
-/// What this machine can run a style on; bfloat16 has two implementations.
+/// What this machine can run a style on.
 fn supported(style: Style) -> Vec<Isa> {
-    let mut isas = vec![Isa::Scalar];
+    let mut isas = Isa::all();
     #[cfg(target_arch = "x86_64")]
-    if style.stored_as == Stored::Int8 {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            isas.push(Isa::Avx2);
-        }
-        isas.extend((dot::best_isa() == Isa::Avx512).then_some(Isa::Avx512));
-        return isas;
-    }
-    #[cfg(target_arch = "x86_64")]
-    if style.stored_as == Stored::Bfloat16 {
-        isas.extend(Stored::has_bfloat16().then_some(Isa::Avx512));
-        return isas;
-    }
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            isas.push(Isa::Avx2);
-        }
-        if is_x86_feature_detected!("avx512f") {
-            isas.push(Isa::Avx512);
-        }
-    }
+    isas.retain(|isa| match isa {
+        Isa::Scalar => true,
+        Isa::Avx2(_) => style.stored_as != Stored::Bfloat16,
+        Isa::Avx512(_) => style.stored_as == Stored::Float32,
+        Isa::Avx512Vnni(_) => style.stored_as == Stored::Int8,
+        Isa::Avx512Bf16(_) => style.stored_as == Stored::Bfloat16,
+    });
     isas
 }
 
@@ -526,10 +511,7 @@ fn what_is_not_a_number_shows_in_every_row_that_sees_it() {
 
 #[test]
 fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
-    let exp = |x: f32| {
-        // SAFETY: Scalar needs no processor features.
-        unsafe { simd::exp::<simd::Scalar>(simd::Scalar::splat(x))[0] }
-    };
+    let exp = |x: f32| simd::exp(simd::Scalar, [x; LANES])[0];
     assert_eq!(exp(0.0), 1.0);
     assert_eq!(exp(f32::NEG_INFINITY), 0.0);
     assert_eq!(exp(-88.0), 0.0);
@@ -544,10 +526,7 @@ fn exponential_is_within_two_ulp_and_exact_at_the_ends() {
 
 #[test]
 fn coarse_powers_of_two_are_as_near_as_they_say() {
-    let exp2 = |x: f32| {
-        // SAFETY: Scalar needs no processor features.
-        unsafe { simd::coarse_exp2::<simd::Scalar>(simd::Scalar::splat(x))[0] }
-    };
+    let exp2 = |x: f32| simd::coarse_exp2(simd::Scalar, [x; LANES])[0];
     assert_eq!(exp2(f32::NEG_INFINITY), exp2(-125.0));
     assert!(exp2(f32::NAN).is_nan());
     for i in 0..200_000 {
@@ -559,10 +538,7 @@ fn coarse_powers_of_two_are_as_near_as_they_say() {
 
 #[test]
 fn hyperbolic_tangent_is_within_four_ulp() {
-    let tanh = |x: f32| {
-        // SAFETY: Scalar needs no processor features.
-        unsafe { simd::tanh::<simd::Scalar>(simd::Scalar::splat(x))[0] }
-    };
+    let tanh = |x: f32| simd::tanh(simd::Scalar, [x; LANES])[0];
     assert_eq!((tanh(0.0), tanh(100.0), tanh(-100.0)), (0.0, 1.0, -1.0));
     assert_eq!((tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)), (1.0, -1.0));
     assert!(tanh(f32::NAN).is_nan());

@@ -1,14 +1,11 @@
-//! The way of a work item over its tiles of keys and values, of whatever kind they are: scores, an online softmax (Milakov
-//! and Gimelshein, 2018), sums of values.
+//! A work item's walk over its tiles of keys and values, of any kind: scores, an online softmax (Milakov and Gimelshein,
+//! 2018), sums of values.
 
-#![allow(
-    clippy::needless_range_loop,
-    reason = "iterators take closures, which may be compiled without the processor's features"
-)]
-
+use std::array::from_fn;
 use std::ops::Range;
 
-use super::kernel::{Call, Item, MAX_ITEM_ROWS, TILE};
+use super::call::{Call, Item};
+use super::layout::{MAX_ITEM_ROWS, TILE};
 use crate::simd::{self, LANES, Simd};
 
 /// Query rows computed together: as many as leave registers for keys and values.
@@ -56,15 +53,19 @@ pub(super) struct Seen<const R: usize> {
 /// Up to four cache blocks of one key-value head.
 ///
 /// # Safety
-/// As for [`Call::attend`], in functions that are compiled for what the implementing type stands for.
-pub(super) unsafe trait Tile {
+/// Its unsafe functions are used as [`Call::attend`] is.
+pub(super) trait Tile {
+    /// What its arithmetic takes.
+    type Token;
     type S: Simd;
     /// Whether output rows have to be zero before the first tile.
     const CLEARED: bool;
     /// Bytes of a row of queries.
     fn query_bytes(stored: usize) -> usize;
     /// One without blocks, for all tiles of an item: its scratch is made once.
-    fn empty(stored: usize) -> Self;
+    fn empty(token: Self::Token, stored: usize) -> Self;
+    /// The token of its lanes.
+    fn lanes(&self) -> Self::S;
     /// Makes it the tile of keys `start..end`, or as many as fit.
     unsafe fn gather(&mut self, call: &Call<'_>, table: &[i32], start: usize, end: usize, kv_head: usize);
     /// Position of the first key, and how many there are.
@@ -80,15 +81,15 @@ pub(super) unsafe trait Tile {
         first: usize,
     );
     /// Makes the output of a row of its sum of values and its sum of weights.
-    unsafe fn finish(output: *mut f32, stored: usize, total: f32);
+    unsafe fn finish(&self, output: *mut f32, total: f32);
 }
 
 /// Computes the outputs of one item; `PLAIN` where there is neither window nor soft cap.
 ///
 /// # Safety
-/// As for [`Call::attend`], in a function that is compiled for what T stands for.
+/// As for [`Call::attend`].
 #[inline(always)]
-pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(call: &Call<'_>, item: Item) {
+pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(token: T::Token, call: &Call<'_>, item: Item) {
     let stored = call.heads.stored();
     let group = item.heads;
     let rows = item.count * group;
@@ -108,33 +109,31 @@ pub(super) unsafe fn attend<T: Tile, const PLAIN: bool>(call: &Call<'_>, item: I
             }
         }
         let first = if PLAIN || item.apart { 0 } else { (item.position + 1).saturating_sub(call.window) };
-        let mut tile = T::empty(stored);
+        let mut tile = T::empty(token, stored);
         for start in (first / TILE * TILE..call.end(item)).step_by(TILE) {
-            let mut token = 0;
-            while let Some(run) = call.next_run(item, start, PLAIN, token) {
+            let mut next = 0;
+            while let Some(run) = call.next_run(item, start, PLAIN, next) {
                 tile.gather(call, call.table(run.sequence), start, run.end, kv_head);
                 let rows = run.tokens.start * group..run.tokens.end * group;
                 let layout = Rows { position: run.position, ..layout };
                 add_rows::<T, PLAIN>(&mut tile, call, query, output, layout, rows, &mut state);
-                token = run.tokens.end;
+                next = run.tokens.end;
             }
         }
-        for r in 0..rows {
-            let total = simd::sum::<T::S>(T::S::load(state.sum[r].as_ptr()));
-            T::finish(output.add(layout.index(r) * stored), stored, total);
+        for (r, sum) in state.sum[..rows].iter().enumerate() {
+            let total = simd::sum(tile.lanes(), tile.lanes().load(sum));
+            tile.finish(output.add(layout.index(r) * stored), total);
         }
     }
 }
 
 /// Multiplies `len` numbers, a multiple of sixteen, by one.
 #[inline(always)]
-pub(super) unsafe fn scale_row<S: Simd>(row: *mut f32, len: usize, by: f32) {
-    // SAFETY: `row` holds `len` floats, a multiple of sixteen.
-    unsafe {
-        let by = S::splat(by);
-        for d in (0..len).step_by(LANES) {
-            S::store(row.add(d), S::mul(S::load(row.add(d)), by));
-        }
+pub(super) unsafe fn scale_row<S: Simd>(s: S, row: *mut f32, len: usize, by: f32) {
+    let by = s.splat(by);
+    for d in (0..len).step_by(LANES) {
+        // SAFETY: `row` holds `len` floats, a multiple of sixteen.
+        unsafe { s.write(row.add(d), s.mul(s.read(row.add(d)), by)) };
     }
 }
 
@@ -177,18 +176,18 @@ unsafe fn add<T: Tile, const R: usize, const PLAIN: bool>(
 ) {
     let stored = call.heads.stored();
     let (start, keys) = tile.keys();
-    let mut seen = Seen { from: [0; R], to: [0; R] };
-    let (mut q, mut o) = ([query; R], [output; R]);
-    for r in 0..R {
-        let end = rows.end(r);
-        seen.from[r] = if PLAIN { 0 } else { end.saturating_sub(call.window).saturating_sub(start).min(keys) };
-        seen.to[r] = end.saturating_sub(start).min(keys);
-        // SAFETY: the item's rows are inside both arrays.
-        unsafe {
-            q[r] = query.add(rows.index(r) * T::query_bytes(stored));
-            o[r] = output.add(rows.index(r) * stored);
-        }
-    }
+    let within = |position: usize| position.saturating_sub(start).min(keys);
+    let seen: Seen<R> = Seen {
+        from: from_fn(|r| if PLAIN { 0 } else { within(rows.end(r).saturating_sub(call.window)) }),
+        to: from_fn(|r| within(rows.end(r))),
+    };
+    // SAFETY: the item's rows are inside both arrays.
+    let (q, o): ([_; R], [_; R]) = unsafe {
+        (
+            from_fn(|r| query.add(rows.index(r) * T::query_bytes(stored))),
+            from_fn(|r| output.add(rows.index(r) * stored)),
+        )
+    };
     // Rows are in order of position, so the last one sees the most on the right, the first one on the left.
     if seen.to[R - 1] == 0 || (!PLAIN && seen.from[0] == keys) {
         return; // nobody sees this tile

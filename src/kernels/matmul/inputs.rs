@@ -1,150 +1,77 @@
-//! What happens to a row of inputs before it is multiplied by a matrix of bytes: it is normalised, where the product has
-//! taken over its norm, and rounded, block by block. Each block has a scale of its own, so a row depends on no other. The
-//! sums of blocks, which zero points need, are made here too. Bytes cannot say NaN, so a block with one gets a scale that
-//! is NaN.
+//! The preparation of a row of inputs for a matrix of bytes: it is normalised, if the product has taken over its norm, and
+//! rounded block by block. Each block has a scale of its own, so a row does not depend on others. The sums of blocks, which
+//! zero points need, are made here too. Bytes cannot say NaN, so a block with one gets a scale that is NaN.
 
-#![allow(
-    clippy::needless_range_loop,
-    reason = "iterators take closures, which may be compiled without the processor's features"
-)]
-
-use super::kernel::Call;
-use super::pack::{BLOCK, Kind, Shape};
+use super::call::{Call, Norm};
+use super::pack::{BLOCK, Kind};
 use crate::dot::Dot;
 use crate::rounding::{self, MIXED};
-use crate::simd::{self, Isa, LANES, Simd};
-
-/// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
-/// zero in the weights adds to its sums, with the sign turned.
-#[derive(Debug, Default)]
-pub struct Rounded {
-    pub(super) bytes: Vec<i8>,
-    pub(super) scales: Vec<f32>,
-    pub(super) offsets: Vec<i32>,
-}
-
-impl Rounded {
-    /// Makes room for `rows` rows for a matrix of this shape.
-    pub(super) fn resize(&mut self, rows: usize, shape: &Shape) {
-        // Only grows: what is not used does no harm.
-        let blocks = rows * shape.blocks();
-        self.bytes.resize(self.bytes.len().max(blocks * shape.block()), 0);
-        self.scales.resize(self.scales.len().max(blocks), 0.0);
-        self.offsets.resize(self.offsets.len().max(blocks), 0);
-    }
-}
-
-/// Root mean square normalisation of each row of inputs: x / √(mean of x² + epsilon) · weight.
-#[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
-    /// One for each number of a row.
-    pub weight: &'a [f32],
-    pub epsilon: f32,
-}
+use crate::simd::{self, LANES, Simd};
 
 impl Norm<'_> {
     /// Writes `row`, normalised, to the front of `to`.
     #[inline(always)]
-    pub(super) unsafe fn apply<'t, S: Simd>(&self, row: &[f32], to: &'t mut Vec<f32>) -> &'t [f32] {
+    pub(super) fn apply<'t, S: Simd>(&self, s: S, row: &[f32], to: &'t mut Vec<f32>) -> &'t [f32] {
         to.resize(row.len().max(to.len()), 0.0);
         let to = &mut to[..row.len()];
-        let whole = row.len() - row.len() % LANES;
-        let (from, weight, into) = (row.as_ptr(), self.weight[..row.len()].as_ptr(), to.as_mut_ptr());
-        // SAFETY: all three have a number for each of the row.
-        unsafe {
-            let inverse = 1.0 / (sum_of_squares::<S>(row) / row.len() as f32 + self.epsilon).sqrt();
-            let factor = S::splat(inverse);
-            for at in (0..whole).step_by(LANES) {
-                S::store(into.add(at), S::mul(S::mul(S::load(from.add(at)), factor), S::load(weight.add(at))));
-            }
-            for at in whole..row.len() {
-                to[at] = row[at] * inverse * self.weight[at];
-            }
+        let inverse = 1.0 / (sum_of_squares(s, row) / row.len() as f32 + self.epsilon).sqrt();
+        let factor = s.splat(inverse);
+        let (chunks, rest) = row.as_chunks();
+        let (weights, last_weights) = self.weight[..row.len()].as_chunks();
+        let (into, last) = to.as_chunks_mut();
+        for ((x, weight), to) in chunks.iter().zip(weights).zip(into) {
+            s.store(to, s.mul(s.mul(s.load(x), factor), s.load(weight)));
+        }
+        for ((x, weight), to) in rest.iter().zip(last_weights).zip(last) {
+            *to = x * inverse * weight;
         }
         to
     }
 }
 
 #[inline(always)]
-unsafe fn sum_of_squares<S: Simd>(row: &[f32]) -> f32 {
+fn sum_of_squares<S: Simd>(s: S, row: &[f32]) -> f32 {
     /// Sums side by side: one alone would wait for itself.
     const SUMS: usize = 4;
-    let whole = row.len() - row.len() % LANES;
-    // SAFETY: the row has sixteen numbers from each place on.
-    unsafe {
-        let mut sums = [S::splat(0.0); SUMS];
-        for first in (0..whole).step_by(SUMS * LANES) {
-            for i in 0..SUMS {
-                let at = first + i * LANES;
-                if at < whole {
-                    let x = S::load(row.as_ptr().add(at));
-                    sums[i] = S::fma(x, x, sums[i]);
-                }
-            }
-        }
-        let mut rest = 0.0;
-        for x in &row[whole..] {
-            rest += x * x;
-        }
-        simd::sum::<S>(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]))) + rest
-    }
-}
-
-impl Call<'_> {
-    /// Normalises a row of inputs, if the product is one of normalised rows, and rounds it to bytes. What `scratch` held
-    /// doesn't matter.
-    ///
-    /// # Safety
-    /// No other thread works on this row; the processor has what `isa` stands for.
-    pub unsafe fn quantise(&self, row: usize, scratch: &mut Vec<f32>) {
-        debug_assert!(row < self.rows && self.shape.kind != Kind::Floats);
-        // SAFETY: passed on.
-        unsafe {
-            match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => quantise_avx512(self, row, scratch),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => quantise_avx2(self, row, scratch),
-                Isa::Scalar => quantise::<simd::Scalar>(self, row, scratch),
-            }
+    let (chunks, rest) = row.as_chunks();
+    let mut sums = [s.splat(0.0); SUMS];
+    for chunks in chunks.chunks(SUMS) {
+        for (sum, chunk) in sums.iter_mut().zip(chunks) {
+            let x = s.load(chunk);
+            *sum = s.fma(x, x, *sum);
         }
     }
+    let mut last = 0.0;
+    for x in rest {
+        last += x * x;
+    }
+    simd::sum(s, s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))) + last
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn quantise_avx512(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { quantise::<simd::x86::Avx512>(call, row, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn quantise_avx2(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { quantise::<simd::x86::Avx2>(call, row, scratch) }
-}
-
+/// As [`Call::quantise`].
+///
+/// # Safety
+/// As there.
 #[inline(always)]
-unsafe fn quantise<S: Dot>(call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
+pub(super) unsafe fn quantise<S: Dot>(s: S, call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
     let from = &call.operands.inputs[row * call.shape.inputs..][..call.shape.inputs];
+    let from = match &call.operands.norm {
+        Some(norm) => norm.apply(s, from, scratch),
+        None => from,
+    };
     // SAFETY: passed on.
     unsafe {
-        let from = match &call.operands.norm {
-            Some(norm) => norm.apply::<S>(from, scratch),
-            None => from,
-        };
         if call.shape.kind == Kind::Bytes {
-            quantise_by::<S, MIXED>(call, row, from);
+            quantise_by::<S, MIXED, { MIXED / LANES }>(s, call, row, from);
         } else {
-            quantise_by::<S, BLOCK>(call, row, from);
+            quantise_by::<S, BLOCK, { BLOCK / LANES }>(s, call, row, from);
         }
     }
 }
 
-/// Rounds a row in blocks of B.
+/// Rounds a row in blocks of B numbers, N registers of them.
 #[inline(always)]
-unsafe fn quantise_by<S: Dot, const B: usize>(call: &Call<'_>, row: usize, from: &[f32]) {
+unsafe fn quantise_by<S: Dot, const B: usize, const N: usize>(s: S, call: &Call<'_>, row: usize, from: &[f32]) {
     let (blocks, block_sums) = (call.shape.blocks(), call.shape.block_sums);
     // SAFETY: the row's blocks lie in the arrays and are ours alone.
     unsafe {
@@ -152,11 +79,11 @@ unsafe fn quantise_by<S: Dot, const B: usize>(call: &Call<'_>, row: usize, from:
         let (whole, rest) = from.as_chunks::<B>();
         let (threes, others) = whole.as_chunks::<3>();
         for values in threes {
-            quantise_blocks::<S, B, 3>(call, block, values.each_ref());
+            quantise_blocks::<S, B, N, 3>(s, call, block, values.each_ref());
             block += 3;
         }
         for values in others {
-            quantise_blocks::<S, B, 1>(call, block, [values]);
+            quantise_blocks::<S, B, N, 1>(s, call, block, [values]);
             block += 1;
         }
         // What follows the last whole block, and the sums of blocks behind that.
@@ -166,56 +93,46 @@ unsafe fn quantise_by<S: Dot, const B: usize>(call: &Call<'_>, row: usize, from:
         if block_sums {
             for values in from.chunks(BLOCK) {
                 if filled == B {
-                    quantise_blocks::<S, B, 1>(call, block, [&tail]);
+                    quantise_blocks::<S, B, N, 1>(s, call, block, [&tail]);
                     (block, tail, filled) = (block + 1, [0.0; B], 0);
                 }
-                tail[filled] = block_sum::<S>(values);
+                tail[filled] = block_sum(s, values);
                 filled += 1;
             }
         }
         if filled > 0 {
-            quantise_blocks::<S, B, 1>(call, block, [&tail]);
+            quantise_blocks::<S, B, N, 1>(s, call, block, [&tail]);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn block_sum<S: Simd>(values: &[f32]) -> f32 {
-    if values.len() < BLOCK {
-        return values.iter().sum();
+fn block_sum<S: Simd>(s: S, values: &[f32]) -> f32 {
+    match values.as_chunks().0 {
+        [low, high] => simd::sum(s, s.add(s.load(low), s.load(high))),
+        _ => values.iter().sum(),
     }
-    // SAFETY: 32 floats.
-    unsafe { simd::sum::<S>(S::add(S::load(values.as_ptr()), S::load(values.as_ptr().add(LANES)))) }
 }
 
-/// Rounds K blocks, from block `block` on; those for matrices of bytes are mixed first.
+/// Rounds K blocks, each in N registers, from block `block` on; those for matrices of bytes are mixed first.
 #[inline(always)]
-unsafe fn quantise_blocks<S: Dot, const B: usize, const K: usize>(
+unsafe fn quantise_blocks<S: Dot, const B: usize, const N: usize, const K: usize>(
+    s: S,
     call: &Call<'_>,
     block: usize,
     values: [&[f32; B]; K],
 ) {
+    let mut numbers = [[s.splat(0.0); N]; K];
+    for (numbers, values) in numbers.iter_mut().zip(values) {
+        *numbers = rounding::load(s, rounding::registers(values));
+        if let Some(whole) = numbers.first_chunk_mut().filter(|_| B == MIXED) {
+            *whole = rounding::mix_block(s, *whole);
+        }
+    }
     // SAFETY: the blocks lie in the arrays and are ours alone.
     unsafe {
-        let mut to = [call.bytes; K];
-        for k in 0..K {
-            to[k] = call.bytes.add((block + k) * B);
-        }
-        let rounded = if B == MIXED {
-            let mut mixed = [[S::splat(0.0); 4]; K];
-            for k in 0..K {
-                mixed[k] = rounding::mix_block::<S>(rounding::load::<S, 4>(values[k].as_ptr()));
-            }
-            rounding::round::<S, 4, K>(mixed, to)
-        } else {
-            let mut plain = [[S::splat(0.0); 2]; K];
-            for k in 0..K {
-                plain[k] = rounding::load::<S, 2>(values[k].as_ptr());
-            }
-            rounding::round::<S, 2, K>(plain, to)
-        };
-        for k in 0..K {
-            let (scale, sum) = rounded[k];
+        let to = std::array::from_fn(|k| &mut *call.bytes.add((block + k) * B).cast::<[i8; B]>());
+        for (k, (scale, sum)) in rounding::round(s, numbers, to).into_iter().enumerate() {
             call.scales.add(block + k).write(scale);
             call.offsets.add(block + k).write(sum.wrapping_mul(-128));
         }

@@ -1,152 +1,28 @@
 //! Products of packed rows of inputs and packed matrices.
 //!
-//! A tile is a few rows of inputs and one panel of 32 columns: its sums stay in registers while the inner dimension goes
-//! by once. A tile has up to six rows of bytes or twelve of floats. Matrices of bytes take inputs as bytes too, each block
-//! of them with a scale of its own ([`super::inputs`]). Integer sums are exact on every instruction set, and blocks are
-//! added in order.
+//! A tile is a few rows of inputs and one panel of 32 columns. Its sums stay in registers while the inner dimension goes by
+//! once. A tile has up to six rows of bytes, or twelve of floats. Matrices of bytes take inputs as bytes too, each block of
+//! them with a scale of its own ([`super::inputs`]). Integer sums are exact on every instruction set, and blocks are added
+//! in order.
 //!
 //! # Same bits in any batch
 //!
-//! A number of the product is summed over the inner dimension in order, by one lane, whichever rows share its tile and
-//! whichever thread computes it. Inputs are rounded by their own block alone.
+//! One lane sums a number of the product, over the inner dimension in order, whichever rows share its tile and whichever
+//! thread computes it. Inputs are rounded by their own block alone.
 
 #![allow(
     clippy::needless_range_loop,
     reason = "iterators take closures, which may be compiled without the processor's features"
 )]
 
-use std::ops::Range;
-
-use super::inputs::{Norm, Rounded};
-use super::pack::{Activation, BLOCK, Epilogue, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, Shape, block_bytes};
+use super::call::Call;
+use super::pack::{Activation, BLOCK, Epilogue, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, block_bytes};
 use crate::dot::{Dot, QUAD};
 use crate::rounding::MIXED;
-use crate::simd::{self, Isa, LANES, Simd};
+use crate::simd::{self, LANES, Simd};
 
 /// Most rows of a tile of bytes.
 pub(super) const BYTE_ROWS: usize = 6;
-
-/// What a product is given for each of its rows.
-#[derive(Debug, Clone, Copy)]
-pub struct Operands<'a> {
-    /// `[rows, inputs]`
-    pub inputs: &'a [f32],
-    /// What is done to them first; matrices of floats have none.
-    pub norm: Option<Norm<'a>>,
-    /// `[rows, outputs]`, what the product is added to; gated ones have none.
-    pub residual: Option<&'a [f32]>,
-}
-
-impl<'a> Operands<'a> {
-    /// Inputs that are multiplied as they are.
-    pub fn plain(inputs: &'a [f32]) -> Self {
-        Operands { inputs, norm: None, residual: None }
-    }
-
-    /// Those of some rows.
-    pub(super) fn rows(&self, rows: &Range<usize>, shape: &Shape) -> Self {
-        let of = |all: &'a [f32], width: usize| &all[rows.start * width..rows.end * width];
-        Operands {
-            inputs: of(self.inputs, shape.inputs),
-            norm: self.norm,
-            residual: self.residual.map(|residual| of(residual, shape.outputs())),
-        }
-    }
-}
-
-/// One product: `rows` rows of inputs, all columns of a matrix.
-pub struct Call<'a> {
-    pub shape: Shape,
-    pub isa: Isa,
-    pub rows: usize,
-    /// The packed matrix.
-    pub matrix: &'a [u8],
-    pub(super) operands: Operands<'a>,
-    /// `[rows, blocks]`, for matrices of bytes.
-    pub(super) bytes: *mut i8,
-    pub(super) scales: *mut f32,
-    pub(super) offsets: *mut i32,
-    /// `[rows, outputs]`
-    output: *mut f32,
-}
-
-// SAFETY: `quantise` writes the rounded rows that it is given alone, `multiply` the columns of the panels that it is
-// given alone; the operator runs all of the first before any of the second.
-unsafe impl Sync for Call<'_> {}
-
-impl<'a> Call<'a> {
-    /// `rounded` has room for the rows; `output` holds `[rows, outputs]`.
-    pub fn new(
-        shape: Shape,
-        isa: Isa,
-        matrix: &'a [u8],
-        operands: Operands<'a>,
-        rounded: &'a mut Rounded,
-        output: &'a mut [f32],
-    ) -> Self {
-        let Operands { inputs, norm, residual } = operands;
-        let rows = inputs.len() / shape.inputs;
-        assert_eq!(inputs.len(), rows * shape.inputs, "whole rows of inputs");
-        assert_eq!(output.len(), rows * shape.outputs(), "room for the product");
-        assert!(
-            residual.is_none_or(|r| r.len() == output.len() && shape.epilogue == Epilogue::Store),
-            "one for each number"
-        );
-        assert!(
-            norm.is_none_or(|n| n.weight.len() == shape.inputs && shape.kind != Kind::Floats),
-            "one for each input"
-        );
-        assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
-        if shape.kind != Kind::Floats {
-            rounded.resize(rows, &shape);
-        }
-        let Rounded { bytes, scales, offsets } = rounded;
-        Call {
-            shape,
-            isa,
-            rows,
-            matrix,
-            operands,
-            bytes: bytes.as_mut_ptr(),
-            scales: scales.as_mut_ptr(),
-            offsets: offsets.as_mut_ptr(),
-            output: output.as_mut_ptr(),
-        }
-    }
-
-    /// Computes the columns of one panel for rows `first..end`; what `scratch` held doesn't matter.
-    ///
-    /// # Safety
-    /// No other thread works on these; the rows have been rounded, if the matrix is one of bytes. The processor has what
-    /// `isa` stands for.
-    pub unsafe fn multiply(&self, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
-        debug_assert!(panel < self.shape.panels() && first <= end && end <= self.rows);
-        // SAFETY: passed on.
-        unsafe {
-            match self.isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => multiply_avx512(self, panel, first, end, scratch),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => multiply_avx2(self, panel, first, end, scratch),
-                Isa::Scalar => multiply::<simd::Scalar>(self, panel, first, end, scratch),
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_avx512(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
-    // SAFETY: compiled for the features that Avx512 stands for.
-    unsafe { multiply::<simd::x86::Avx512>(call, panel, first, end, scratch) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_avx2(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
-    // SAFETY: compiled for the features that Avx2 stands for.
-    unsafe { multiply::<simd::x86::Avx2>(call, panel, first, end, scratch) }
-}
 
 /// What a panel holds when it is multiplied.
 #[derive(Clone, Copy)]
@@ -158,8 +34,19 @@ enum Panel {
     Unpacked,
 }
 
+/// As [`Call::multiply`].
+///
+/// # Safety
+/// As there.
 #[inline(always)]
-unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
+pub(super) unsafe fn multiply<S: Dot>(
+    s: S,
+    call: &Call<'_>,
+    panel: usize,
+    first: usize,
+    end: usize,
+    scratch: &mut Vec<u8>,
+) {
     // As many rows as leave registers for weights and inputs.
     let most = match (call.shape.kind, S::MANY_REGISTERS) {
         (Kind::Floats, true) => 12,
@@ -173,7 +60,7 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
         let weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes());
         match call.shape.kind {
             // Bytes for many rows are made once; for a few, in registers.
-            Kind::Nibbles if tiles > 2 => (unpack::<S>(weights, call.shape.blocks(), scratch), Panel::Unpacked),
+            Kind::Nibbles if tiles > 2 => (unpack(s, weights, call.shape.blocks(), scratch), Panel::Unpacked),
             Kind::Nibbles => (weights, Panel::Nibbles),
             Kind::Bytes => (weights, Panel::Bytes),
             Kind::Floats => (weights, Panel::Floats),
@@ -187,18 +74,18 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
         unsafe {
             match (panel_of, S::MANY_REGISTERS) {
                 (Panel::Floats, true) => match count {
-                    12 => float_tile::<S, 12>(call, weights, panel, row),
-                    11 => float_tile::<S, 11>(call, weights, panel, row),
-                    10 => float_tile::<S, 10>(call, weights, panel, row),
-                    9 => float_tile::<S, 9>(call, weights, panel, row),
-                    8 => float_tile::<S, 8>(call, weights, panel, row),
-                    7 => float_tile::<S, 7>(call, weights, panel, row),
-                    _ => few_floats::<S>(call, weights, panel, row, count),
+                    12 => float_tile::<S, 12>(s, call, weights, panel, row),
+                    11 => float_tile::<S, 11>(s, call, weights, panel, row),
+                    10 => float_tile::<S, 10>(s, call, weights, panel, row),
+                    9 => float_tile::<S, 9>(s, call, weights, panel, row),
+                    8 => float_tile::<S, 8>(s, call, weights, panel, row),
+                    7 => float_tile::<S, 7>(s, call, weights, panel, row),
+                    _ => few_floats(s, call, weights, panel, row, count),
                 },
-                (Panel::Floats, false) => few_floats::<S>(call, weights, panel, row, count),
-                (Panel::Bytes, _) => byte_tiles::<S, false, MIXED>(call, weights, panel, row, count),
-                (Panel::Unpacked, _) => byte_tiles::<S, false, BLOCK>(call, weights, panel, row, count),
-                (Panel::Nibbles, _) => byte_tiles::<S, true, BLOCK>(call, weights, panel, row, count),
+                (Panel::Floats, false) => few_floats(s, call, weights, panel, row, count),
+                (Panel::Bytes, _) => byte_tiles::<S, false, MIXED>(s, call, weights, panel, row, count),
+                (Panel::Unpacked, _) => byte_tiles::<S, false, BLOCK>(s, call, weights, panel, row, count),
+                (Panel::Nibbles, _) => byte_tiles::<S, true, BLOCK>(s, call, weights, panel, row, count),
             }
         }
         row += count;
@@ -206,22 +93,23 @@ unsafe fn multiply<S: Dot>(call: &Call<'_>, panel: usize, first: usize, end: usi
 }
 
 #[inline(always)]
-unsafe fn few_floats<S: Simd>(call: &Call<'_>, weights: *const u8, panel: usize, row: usize, count: usize) {
+unsafe fn few_floats<S: Simd>(s: S, call: &Call<'_>, weights: *const u8, panel: usize, row: usize, count: usize) {
     // SAFETY: passed on.
     unsafe {
         match count {
-            6 => float_tile::<S, 6>(call, weights, panel, row),
-            5 => float_tile::<S, 5>(call, weights, panel, row),
-            4 => float_tile::<S, 4>(call, weights, panel, row),
-            3 => float_tile::<S, 3>(call, weights, panel, row),
-            2 => float_tile::<S, 2>(call, weights, panel, row),
-            _ => float_tile::<S, 1>(call, weights, panel, row),
+            6 => float_tile::<S, 6>(s, call, weights, panel, row),
+            5 => float_tile::<S, 5>(s, call, weights, panel, row),
+            4 => float_tile::<S, 4>(s, call, weights, panel, row),
+            3 => float_tile::<S, 3>(s, call, weights, panel, row),
+            2 => float_tile::<S, 2>(s, call, weights, panel, row),
+            _ => float_tile::<S, 1>(s, call, weights, panel, row),
         }
     }
 }
 
 #[inline(always)]
 unsafe fn byte_tiles<S: Dot, const NIBBLES: bool, const B: usize>(
+    s: S,
     call: &Call<'_>,
     weights: *const u8,
     panel: usize,
@@ -231,19 +119,19 @@ unsafe fn byte_tiles<S: Dot, const NIBBLES: bool, const B: usize>(
     // SAFETY: passed on.
     unsafe {
         match (count, S::MANY_REGISTERS) {
-            (6, true) => byte_tile::<S, NIBBLES, B, 6>(call, weights, panel, row),
-            (5, true) => byte_tile::<S, NIBBLES, B, 5>(call, weights, panel, row),
-            (4, true) => byte_tile::<S, NIBBLES, B, 4>(call, weights, panel, row),
-            (3, true) => byte_tile::<S, NIBBLES, B, 3>(call, weights, panel, row),
-            (2, _) => byte_tile::<S, NIBBLES, B, 2>(call, weights, panel, row),
-            _ => byte_tile::<S, NIBBLES, B, 1>(call, weights, panel, row),
+            (6, true) => byte_tile::<S, NIBBLES, B, 6>(s, call, weights, panel, row),
+            (5, true) => byte_tile::<S, NIBBLES, B, 5>(s, call, weights, panel, row),
+            (4, true) => byte_tile::<S, NIBBLES, B, 4>(s, call, weights, panel, row),
+            (3, true) => byte_tile::<S, NIBBLES, B, 3>(s, call, weights, panel, row),
+            (2, _) => byte_tile::<S, NIBBLES, B, 2>(s, call, weights, panel, row),
+            _ => byte_tile::<S, NIBBLES, B, 1>(s, call, weights, panel, row),
         }
     }
 }
 
 /// Makes a panel of bytes of one of nibbles.
 #[inline(always)]
-unsafe fn unpack<S: Dot>(mut from: *const u8, blocks: usize, scratch: &mut Vec<u8>) -> *const u8 {
+unsafe fn unpack<S: Dot>(s: S, mut from: *const u8, blocks: usize, scratch: &mut Vec<u8>) -> *const u8 {
     // Written through the pointer alone: filling it first would take as long as the work.
     scratch.reserve(blocks * block_bytes(BLOCK));
     let panel = scratch.as_mut_ptr();
@@ -254,12 +142,13 @@ unsafe fn unpack<S: Dot>(mut from: *const u8, blocks: usize, scratch: &mut Vec<u
             std::ptr::copy_nonoverlapping(from, to, SCALE_BYTES);
             let (shifts, quads) = (from.add(SCALE_BYTES), from.add(SCALE_BYTES + PANEL));
             for half in 0..PANEL / LANES {
-                let shifts = S::four_times(shifts.add(half * LANES));
+                let shifts = s.four_times(shifts.add(half * LANES));
                 for quad in 0..BLOCK / QUAD / 2 {
                     let at = (quad * PANEL + half * LANES) * QUAD;
                     let low = to.add(SCALE_BYTES + at);
-                    S::store_weights(low, S::low_nibbles(quads.add(at), shifts));
-                    S::store_weights(low.add(PANEL * BLOCK / 2), S::high_nibbles(quads.add(at), shifts));
+                    let bytes = s.weights(quads.add(at));
+                    s.store_weights(low, s.low_nibbles(bytes, shifts));
+                    s.store_weights(low.add(PANEL * BLOCK / 2), s.high_nibbles(bytes, shifts));
                 }
             }
             (from, to) = (from.add(NIBBLE_BLOCK_BYTES), to.add(block_bytes(BLOCK)));
@@ -269,46 +158,48 @@ unsafe fn unpack<S: Dot>(mut from: *const u8, blocks: usize, scratch: &mut Vec<u
 }
 
 /// Sums of a tile.
-type Sums<const R: usize> = [[f32; PANEL]; R];
+type Sums<const R: usize> = [[[f32; LANES]; PANEL / LANES]; R];
 
 #[inline(always)]
-unsafe fn float_tile<S: Simd, const R: usize>(call: &Call<'_>, weights: *const u8, panel: usize, row: usize) {
-    let mut sums: Sums<R> = [[0.0; PANEL]; R];
+unsafe fn float_tile<S: Simd, const R: usize>(s: S, call: &Call<'_>, weights: *const u8, panel: usize, row: usize) {
+    let mut sums: Sums<R> = [[[0.0; LANES]; PANEL / LANES]; R];
     // SAFETY: passed on.
     unsafe {
         if S::MANY_REGISTERS {
-            floats::<S, R, 2>(call, weights, row, 0, &mut sums);
+            floats::<S, R, 2>(s, call, weights, row, 0, &mut sums);
         } else {
-            floats::<S, R, 1>(call, weights, row, 0, &mut sums);
-            floats::<S, R, 1>(call, weights, row, 1, &mut sums);
+            floats::<S, R, 1>(s, call, weights, row, 0, &mut sums);
+            floats::<S, R, 1>(s, call, weights, row, 1, &mut sums);
         }
-        epilogue::<S, R>(call, panel, row, &mut sums);
+        epilogue::<S, R>(s, call, panel, row, &mut sums);
     }
 }
 
 #[inline(always)]
 unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const B: usize, const R: usize>(
+    s: S,
     call: &Call<'_>,
     weights: *const u8,
     panel: usize,
     row: usize,
 ) {
-    let mut sums: Sums<R> = [[0.0; PANEL]; R];
+    let mut sums: Sums<R> = [[[0.0; LANES]; PANEL / LANES]; R];
     // SAFETY: passed on.
     unsafe {
         if S::MANY_REGISTERS {
-            bytes::<S, NIBBLES, B, R, 2>(call, weights, row, 0, &mut sums);
+            bytes::<S, NIBBLES, B, R, 2>(s, call, weights, row, 0, &mut sums);
         } else {
-            bytes::<S, NIBBLES, B, R, 1>(call, weights, row, 0, &mut sums);
-            bytes::<S, NIBBLES, B, R, 1>(call, weights, row, 1, &mut sums);
+            bytes::<S, NIBBLES, B, R, 1>(s, call, weights, row, 0, &mut sums);
+            bytes::<S, NIBBLES, B, R, 1>(s, call, weights, row, 1, &mut sums);
         }
-        epilogue::<S, R>(call, panel, row, &mut sums);
+        epilogue::<S, R>(s, call, panel, row, &mut sums);
     }
 }
 
 /// Sums of `C` vectors of columns of a panel of floats, beginning with vector `half`.
 #[inline(always)]
 unsafe fn floats<S: Simd, const R: usize, const C: usize>(
+    s: S,
     call: &Call<'_>,
     weights: *const u8,
     row: usize,
@@ -319,23 +210,26 @@ unsafe fn floats<S: Simd, const R: usize, const C: usize>(
     // SAFETY: `weights` is a panel of the matrix; the rows lie in the inputs.
     unsafe {
         let weights = weights.cast::<f32>().add(half * LANES);
-        let inputs = call.operands.inputs.as_ptr().add(row * inner);
-        let mut acc = [[S::splat(0.0); C]; R];
+        let mut inputs = [call.operands.inputs.as_ptr().add(row * inner); R];
+        for r in 1..R {
+            inputs[r] = inputs[r - 1].add(inner);
+        }
+        let mut acc = [[s.splat(0.0); C]; R];
         for k in 0..inner {
-            let mut w = [S::splat(0.0); C];
+            let mut w = [s.splat(0.0); C];
             for c in 0..C {
-                w[c] = S::load(weights.add(k * PANEL + c * LANES));
+                w[c] = s.read(weights.add(k * PANEL + c * LANES));
             }
             for r in 0..R {
-                let x = S::splat(*inputs.add(r * inner + k));
+                let x = s.splat(*inputs[r].add(k));
                 for c in 0..C {
-                    acc[r][c] = S::fma(x, w[c], acc[r][c]);
+                    acc[r][c] = s.fma(x, w[c], acc[r][c]);
                 }
             }
         }
         for r in 0..R {
             for c in 0..C {
-                S::store(sums[r].as_mut_ptr().add((half + c) * LANES), acc[r][c]);
+                s.store(&mut sums[r][half + c], acc[r][c]);
             }
         }
     }
@@ -344,6 +238,7 @@ unsafe fn floats<S: Simd, const R: usize, const C: usize>(
 /// As [`floats`], of a panel of bytes, or of one of nibbles.
 #[inline(always)]
 unsafe fn bytes<S: Dot, const NIBBLES: bool, const B: usize, const R: usize, const C: usize>(
+    s: S,
     call: &Call<'_>,
     weights: *const u8,
     row: usize,
@@ -357,43 +252,43 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const B: usize, const R: usize, con
         let inputs = call.bytes.cast_const().add(row * blocks * B);
         let scales = call.scales.cast_const().add(row * blocks);
         let offsets = call.offsets.cast_const().add(row * blocks);
-        let mut acc = [[S::splat(0.0); C]; R];
+        let mut acc = [[s.splat(0.0); C]; R];
         for block in 0..blocks {
             // Nibbles have their zero points before the quads; elsewhere what is there is not used.
             let shifts = weights.add(SCALE_BYTES + half * LANES);
             let quads = weights.add(SCALE_BYTES + if NIBBLES { PANEL } else { 0 } + half * LANES * QUAD);
-            let mut shift = [S::four_times(shifts); C];
+            let mut shift = [s.four_times(shifts); C];
             for c in 1..C {
-                shift[c] = S::four_times(shifts.add(c * LANES));
+                shift[c] = s.four_times(shifts.add(c * LANES));
             }
-            let mut part = [[S::splat_sum(0); C]; R];
+            let mut part = [[s.splat_sum(0); C]; R];
             for r in 0..R {
-                part[r] = [S::splat_sum(*offsets.add(r * blocks + block)); C];
+                part[r] = [s.splat_sum(*offsets.add(r * blocks + block)); C];
             }
             for quad in 0..B / QUAD {
                 let mut w = shift;
                 for c in 0..C {
-                    w[c] = quad_of::<S, NIBBLES>(quads.add(c * LANES * QUAD), quad, shift[c]);
+                    w[c] = quad_of::<S, NIBBLES>(s, quads.add(c * LANES * QUAD), quad, shift[c]);
                 }
                 for r in 0..R {
-                    let x = S::inputs(inputs.add((r * blocks + block) * B + quad * QUAD));
+                    let x = s.inputs(inputs.add((r * blocks + block) * B + quad * QUAD));
                     for c in 0..C {
-                        part[r][c] = S::dot(part[r][c], w[c], x);
+                        part[r][c] = s.dot(part[r][c], w[c], x);
                     }
                 }
             }
             for c in 0..C {
-                let scale = S::load(weights.cast::<f32>().add((half + c) * LANES));
+                let scale = s.read(weights.cast::<f32>().add((half + c) * LANES));
                 for r in 0..R {
-                    let scale = S::mul(scale, S::splat(*scales.add(r * blocks + block)));
-                    acc[r][c] = S::fma(scale, S::floats(part[r][c]), acc[r][c]);
+                    let scale = s.mul(scale, s.splat(*scales.add(r * blocks + block)));
+                    acc[r][c] = s.fma(scale, s.floats(part[r][c]), acc[r][c]);
                 }
             }
             weights = weights.add(if NIBBLES { NIBBLE_BLOCK_BYTES } else { block_bytes(B) });
         }
         for r in 0..R {
             for c in 0..C {
-                S::store(sums[r].as_mut_ptr().add((half + c) * LANES), acc[r][c]);
+                s.store(&mut sums[r][half + c], acc[r][c]);
             }
         }
     }
@@ -401,23 +296,23 @@ unsafe fn bytes<S: Dot, const NIBBLES: bool, const B: usize, const R: usize, con
 
 /// Quad `quad` of sixteen columns of a block, as bytes.
 #[inline(always)]
-unsafe fn quad_of<S: Dot, const NIBBLES: bool>(quads: *const u8, quad: usize, shifts: S::Weights) -> S::Weights {
+unsafe fn quad_of<S: Dot, const NIBBLES: bool>(s: S, quads: *const u8, quad: usize, shifts: S::Weights) -> S::Weights {
     /// Quads in low nibbles.
     const LOW: usize = BLOCK / QUAD / 2;
     const STRIDE: usize = PANEL * QUAD;
     // SAFETY: the block has this quad.
     unsafe {
         match (NIBBLES, quad < LOW) {
-            (false, _) => S::weights(quads.add(quad * STRIDE)),
-            (true, true) => S::low_nibbles(quads.add(quad * STRIDE), shifts),
-            (true, false) => S::high_nibbles(quads.add((quad - LOW) * STRIDE), shifts),
+            (false, _) => s.weights(quads.add(quad * STRIDE)),
+            (true, true) => s.low_nibbles(s.weights(quads.add(quad * STRIDE)), shifts),
+            (true, false) => s.high_nibbles(s.weights(quads.add((quad - LOW) * STRIDE)), shifts),
         }
     }
 }
 
 /// Brings a tile's sums to the output.
 #[inline(always)]
-unsafe fn epilogue<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: usize, sums: &mut Sums<R>) {
+unsafe fn epilogue<S: Simd, const R: usize>(s: S, call: &Call<'_>, panel: usize, row: usize, sums: &mut Sums<R>) {
     let outputs = call.shape.outputs();
     let width = match call.shape.epilogue {
         Epilogue::Store => PANEL,
@@ -431,15 +326,16 @@ unsafe fn epilogue<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: 
         // SAFETY: the columns of this panel in this row are inside the output and ours alone; sums hold 32 floats.
         unsafe {
             let to = call.output.add((row + r) * outputs + first);
-            let (low, high) = (S::load(sums.as_ptr()), S::load(sums.as_ptr().add(LANES)));
+            let (low, high) = (s.load(&sums[0]), s.load(&sums[1]));
             let low = match call.shape.epilogue {
                 Epilogue::Store => low,
-                Epilogue::Gated(Activation::Silu) => S::mul(silu::<S>(low), high),
-                Epilogue::Gated(Activation::GeluTanh) => S::mul(gelu_tanh::<S>(low), high),
+                Epilogue::Gated(Activation::Silu) => s.mul(silu(s, low), high),
+                Epilogue::Gated(Activation::GeluTanh) => s.mul(gelu_tanh(s, low), high),
             };
             let residual = residual.map(|residual| residual.add((row + r) * outputs));
             if count < width {
-                S::store(sums.as_mut_ptr(), low);
+                s.store(&mut sums[0], low);
+                let sums = sums.as_flattened_mut();
                 if let Some(residual) = residual {
                     for column in 0..count {
                         sums[column] += *residual.add(column);
@@ -449,13 +345,13 @@ unsafe fn epilogue<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: 
                 continue;
             }
             if let Some(residual) = residual {
-                S::store(to, S::add(low, S::load(residual)));
-                S::store(to.add(LANES), S::add(high, S::load(residual.add(LANES))));
+                s.write(to, s.add(low, s.read(residual)));
+                s.write(to.add(LANES), s.add(high, s.read(residual.add(LANES))));
                 continue;
             }
-            S::store(to, low);
+            s.write(to, low);
             if call.shape.epilogue == Epilogue::Store {
-                S::store(to.add(LANES), high);
+                s.write(to.add(LANES), high);
             }
         }
     }
@@ -463,26 +359,20 @@ unsafe fn epilogue<S: Simd, const R: usize>(call: &Call<'_>, panel: usize, row: 
 
 /// x · sigmoid(x)
 #[inline(always)]
-unsafe fn silu<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: the caller compiled for S.
-    unsafe {
-        let (zero, one) = (S::splat(0.0), S::splat(1.0));
-        // In this order: of a NaN and a number, `max` gives the second.
-        let magnitude = S::max(S::sub(zero, x), x);
-        let e = simd::exp::<S>(S::sub(zero, magnitude));
-        // sigmoid(x) = 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): the form that doesn't overflow.
-        let numerator = S::select_lt(x, zero, e, one);
-        S::mul(x, S::div(numerator, S::add(one, e)))
-    }
+fn silu<S: Simd>(s: S, x: S::V) -> S::V {
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    // In this order: of a NaN and a number, `max` gives the second.
+    let magnitude = s.max(s.sub(zero, x), x);
+    let e = simd::exp(s, s.sub(zero, magnitude));
+    // sigmoid(x) = 1 / (1 + e⁻ˣ) = eˣ / (1 + eˣ): the form that doesn't overflow.
+    let numerator = s.select_lt(x, zero, e, one);
+    s.mul(x, s.div(numerator, s.add(one, e)))
 }
 
 /// x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))
 #[inline(always)]
-unsafe fn gelu_tanh<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: the caller compiled for S.
-    unsafe {
-        let cube = S::mul(S::mul(x, x), x);
-        let inner = S::mul(S::splat(0.797_884_6), S::fma(cube, S::splat(0.044_715), x));
-        S::mul(S::mul(x, S::splat(0.5)), S::add(S::splat(1.0), simd::tanh::<S>(inner)))
-    }
+fn gelu_tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    let cube = s.mul(s.mul(x, x), x);
+    let inner = s.mul(s.splat(0.797_884_6), s.fma(cube, s.splat(0.044_715), x));
+    s.mul(s.mul(x, s.splat(0.5)), s.add(s.splat(1.0), simd::tanh(s, inner)))
 }

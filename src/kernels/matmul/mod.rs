@@ -1,28 +1,29 @@
 //! Matrix products of packed tokens and weights as an operator of ONNX Runtime on the CPU.
 //!
-//! ONNX Runtime's own products of few rows, a decoding step's, stay far from what processor and memory can do, and those
-//! in 8 bits round each input by its neighbours in the batch or take twice the time. `foreturn.PackedMatMul` takes rows of
-//! float32 and names its matrix by number: matrices are packed once ([`pack`]) and lie outside of the graph. Two further
-//! inputs are what else was a pass over all rows: the weight of the norm that its input would have gone through, and the
-//! residual stream that its output would have been added to. The kernel ([`inputs`], [`kernel`]) gives a row the same bits
-//! beside any others.
+//! `foreturn.PackedMatMul` takes rows of float32 and names its matrix by number. Matrices are packed once ([`pack`]) and lie
+//! outside of the graph. Two more inputs replace passes over all rows: the weight of the norm that would have come before
+//! the product, and the residual stream that would have been added after it. The kernel gives a row the same bits beside any
+//! others ([`inputs`], [`kernel`]).
 //!
 //! # Why not ONNX Runtime's
 //!
-//! With 12 rows, a decoding step's, its float32 products reach a quarter to a half of what the processor can do. With 512
-//! rows, its MatMulNBits reaches a third.
+//! ONNX Runtime's products of few rows stay far from what processor and memory can do. With 12 rows, a decoding step's, its
+//! float32 products reach a quarter to a half of it. With 512 rows, its MatMulNBits reaches a third. Its products in 8 bits
+//! round each input by its neighbours in the batch, or take twice the time.
 //!
-//! # How work is shared out
+//! # Division of work
 //!
-//! Many rows are divided between threads by rows: each thread rounds its own and multiplies them by the whole matrix, so
+//! Many rows are divided between threads by rows. Each thread rounds its own rows and multiplies them by the whole matrix, so
 //! rounded inputs stay in its processor's cache. Few rows are divided by columns.
 //!
 //! Query, key and value of a layer are one product. So are gate and up projection, with their activation, in turns of
 //! sixteen columns. With norms and sums taken over, a layer of a quantised model is five nodes: four products and
 //! attention.
 
-pub mod inputs;
-pub mod kernel;
+pub mod call;
+mod dispatch;
+mod inputs;
+mod kernel;
 pub mod pack;
 #[cfg(test)]
 mod tests;
@@ -35,8 +36,7 @@ use std::thread;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType;
 
-use self::inputs::{Norm, Rounded};
-use self::kernel::{Call, Operands};
+use self::call::{Call, Norm, Operands, Rounded};
 use self::pack::{Arena, Epilogue, Kind, Part, Shape};
 use super::dot;
 use super::simd::Isa;
@@ -261,7 +261,7 @@ impl PackedMatMulKernel {
             let output = unsafe { output.rows(rows.clone(), shape.outputs()) };
             SCRATCH.with_borrow_mut(|Scratch { rounded, row, panel: scratch }| {
                 let call = Call::new(shape, self.isa, matrix, operands.rows(&rows, &shape), rounded, output);
-                // SAFETY: this thread alone works on these rows, and rounds them first; the instruction set was detected.
+                // SAFETY: this thread alone works on these rows, and rounds them first.
                 unsafe {
                     (0..call.rows).for_each(|index| call.quantise(index, row));
                     (0..shape.panels()).for_each(|panel| call.multiply(panel, 0, call.rows, scratch));
@@ -279,7 +279,7 @@ impl PackedMatMulKernel {
         }
         let rows = |range: Range<usize>| {
             SCRATCH.with_borrow_mut(|scratch| {
-                // SAFETY: each row is rounded once; the instruction set was detected.
+                // SAFETY: each row is rounded once.
                 range.for_each(|row| unsafe { call.quantise(row, &mut scratch.row) });
             });
         };
@@ -302,7 +302,7 @@ impl PackedMatMulKernel {
             let mut scratch = Vec::new();
             for first in (0..call.rows).step_by(rows) {
                 for panel in panels.clone() {
-                    // SAFETY: all rows are rounded; each panel is in one piece; the instruction set was detected.
+                    // SAFETY: all rows are rounded; each panel is in one piece.
                     unsafe { call.multiply(panel, first, call.rows.min(first + rows), &mut scratch) };
                 }
             }

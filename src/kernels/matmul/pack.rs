@@ -1,20 +1,20 @@
 //! Weights in the order in which the kernel reads them.
 //!
-//! Columns of the product come in *panels* of 32. A panel of floats holds, for each element of the inner dimension, its
-//! 32 columns side by side. A panel of bytes holds the inner dimension in blocks of 64: the block's scale of each column,
-//! then, four elements at a time, the four bytes of each column. Bytes are unsigned: 128 stands for zero. What is not
-//! there, columns beyond the last and elements beyond the inner dimension, is zero.
+//! The product's columns come in *panels* of 32. A panel of floats holds the 32 columns side by side for each element of the
+//! inner dimension. A panel of bytes holds the inner dimension in blocks of 64. A block is the scale of each column, then,
+//! four elements at a time, the four bytes of each column. Bytes are unsigned: 128 stands for zero. Columns beyond the last
+//! and elements beyond the inner dimension are zero.
 //!
-//! Each block of 64 is mixed by a Walsh-Hadamard transform, as blocks of inputs are, and rounded anew: a block of inputs
-//! has a few large numbers, which would leave the others few of their eight bits. The transform is orthogonal, so products
-//! stay what they are (QuaRot, Ashkboos and others, 2024). Unmixed blocks of 64 would cost a quarter more than blocks of 32;
-//! mixed ones cost less than those, although weights are rounded a second time. Larger blocks also have fewer scales to
-//! multiply by: 89% of the multiplications are products, instead of 80%.
+//! A Walsh-Hadamard transform mixes each block of 64, as it mixes blocks of inputs, and the block is rounded anew. Unmixed,
+//! the few large numbers of a block of inputs would leave the others few of their eight bits. The transform is orthogonal, so
+//! products stay what they are (QuaRot, Ashkboos and others, 2024). Unmixed blocks of 64 would cost a quarter more
+//! than blocks of 32. Mixed ones cost less than those, although weights are rounded a second time. Larger blocks also have
+//! fewer scales to multiply by: 89% of the multiplications are products, instead of 80%.
 //!
-//! A panel of nibbles is not mixed, because four bits couldn't be kept, and has blocks of 32. For few rows nibbles become
-//! bytes in registers. For many rows a panel becomes one of bytes with such blocks when it is multiplied: quants q and zero
-//! points z of four bits become 128 + q - z. Behind a block's scales stand the columns' 128 - z; then come the quants, those
-//! of the second half of the block in the high nibbles of the first half's bytes. A product that is merged of four and eight
+//! A panel of nibbles is not mixed, because mixed numbers do not fit four bits, and has blocks of 32. For few rows, nibbles
+//! become bytes in registers. For many rows, a panel becomes one of bytes with such blocks when it is multiplied: quants q
+//! and zero points z of four bits become 128 + q - z. The columns' 128 - z follow a block's scales. Then come the quants,
+//! those of the second half of the block in the high nibbles of the first half's bytes. A product that merges four and eight
 //! bits is all bytes.
 
 use std::ops::Range;

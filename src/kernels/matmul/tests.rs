@@ -3,21 +3,18 @@
 
 use proptest::prelude::*;
 
-use super::inputs::{Norm, Rounded};
-use super::kernel::{Call, Operands};
+use super::call::{Call, Norm, Operands, Rounded};
 use super::pack::{self, Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::dot::best_isa;
 use crate::rounding::{self, MIXED};
-use crate::simd::{self, Isa};
+use crate::simd::{Isa, Scalar};
 
-/// The instruction sets that this machine has.
+/// What this machine has for products of bytes.
 fn available() -> Vec<Isa> {
+    let mut isas = Isa::all();
     #[cfg(target_arch = "x86_64")]
-    let all = [Isa::Avx512, Isa::Avx2, Isa::Scalar];
-    #[cfg(not(target_arch = "x86_64"))]
-    let all = [Isa::Scalar];
-    let best = all.iter().position(|isa| *isa == best_isa()).expect("the best is one of them");
-    all[best..].to_vec()
+    isas.retain(|isa| !matches!(isa, Isa::Avx512(_) | Isa::Avx512Bf16(_)));
+    isas
 }
 
 /// Numbers in [-1, 1), the same for the same seed.
@@ -115,7 +112,7 @@ fn product_of(shape: &Shape, matrix: &[u8], operands: Operands<'_>, isa: Isa) ->
     let mut output = vec![f32::NAN; operands.inputs.len() / shape.inputs * shape.outputs()];
     let mut rounded = Rounded::default();
     let call = Call::new(*shape, isa, matrix, operands, &mut rounded, &mut output);
-    // SAFETY: one thread; the instruction set was detected.
+    // SAFETY: one thread.
     unsafe {
         if shape.kind != Kind::Floats {
             (0..call.rows).for_each(|row| call.quantise(row, &mut Vec::new()));
@@ -144,8 +141,7 @@ fn mixed(row: &[f32]) -> Vec<[f32; MIXED]> {
     let mix = |block: &[f32]| {
         let mut values = [0.0; MIXED];
         values[..block.len()].copy_from_slice(block);
-        // SAFETY: Scalar needs no processor features.
-        let mixed = unsafe { rounding::mix_block::<simd::Scalar>(rounding::load::<simd::Scalar, 4>(values.as_ptr())) };
+        let mixed = rounding::mix_block(Scalar, rounding::load(Scalar, rounding::registers(&values)));
         values.copy_from_slice(mixed.as_flattened());
         values
     };
@@ -233,8 +229,7 @@ fn check(shape: Shape, weights: &[&Weight], rows: usize, seed: u64) {
 /// A row after the norm, which is held to float64.
 fn normalised(norm: &Norm<'_>, row: &[f32]) -> Vec<f32> {
     let mut scratch = vec![f32::NAN; 7];
-    // SAFETY: Scalar needs no processor features.
-    let found = unsafe { norm.apply::<simd::Scalar>(row, &mut scratch) }.to_vec();
+    let found = norm.apply(Scalar, row, &mut scratch).to_vec();
     let squares: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
     let root = (squares / row.len() as f64 + f64::from(norm.epsilon)).sqrt();
     for ((found, x), weight) in found.iter().zip(row).zip(norm.weight) {

@@ -7,7 +7,7 @@
 use super::graph::{Attributes, Values, element_type, last_dimension};
 use super::rope;
 use super::{AttentionShape, names};
-use crate::kernels::attention::prepare::MAX_HEAD;
+use crate::kernels::attention::layout::MAX_HEAD;
 use crate::kernels::attention::{DOMAIN, MAX_HEADS, OPERATOR};
 use crate::model::config::ModelConfig;
 use crate::onnx::nodes::{float, int, int64_tensor, node};

@@ -32,10 +32,11 @@ use super::layout::CacheType;
 use super::target::Target;
 use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
-use crate::kernels::attention::form::Stored;
+use crate::kernels::attention::layout::Stored;
 use crate::kernels::matmul::pack::Kind;
 use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
+use crate::runtime::memory;
 use crate::{Error, Result};
 
 /// Names of the rewritten graph's inputs, in addition to the token ids and one key and one value cache per layer.
@@ -172,7 +173,7 @@ fn inputs(
     (flat, stored): (bool, Stored),
     used: &HashSet<String>,
 ) -> Result<Vec<ValueInfoProto>, String> {
-    use tensor_proto::DataType::{Bfloat16, Float, Int32, Int64, Uint8};
+    use tensor_proto::DataType::{Int32, Int64};
     let own = config.decoder.inputs.position_ids.as_str();
     let row = [Dim::Size(1), Dim::Symbol("tokens")];
     let per_sequence = [Dim::Symbol("sequences")];
@@ -187,11 +188,7 @@ fn inputs(
         value_info(names::LOGIT_ROWS, Int64, &[Dim::Symbol("rows")]),
     ];
     let cache = ["blocks", "block_size", "kv_heads", "head_size"].map(Dim::Symbol);
-    let element = match stored {
-        Stored::Float32 => Float,
-        Stored::Bfloat16 => Bfloat16,
-        Stored::Int8 => Uint8,
-    };
+    let element = memory::data_type(stored.element());
     for layer in 0..shape.layers {
         inputs.push(value_info(&names::key_cache(layer), element, &cache));
         inputs.push(value_info(&names::value_cache(layer), element, &cache));
