@@ -23,6 +23,18 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 // Unsafe code is fenced: the kernels are a separate crate, and the attributes below name the other places.
 #![deny(unsafe_code)]
+// What only tests and benches use is dead without their feature; with it, the lint looks at everything.
+#![cfg_attr(not(feature = "internals"), allow(dead_code, unused_imports))]
+
+/// Re-exports what tests and benches need and hosts don't: public with the feature `internals`.
+macro_rules! internal {
+    ($($items:tt)*) => {
+        #[cfg(feature = "internals")]
+        pub use $($items)*;
+        #[cfg(not(feature = "internals"))]
+        pub(crate) use $($items)*;
+    };
+}
 
 mod byte_size;
 pub mod chat;
@@ -48,12 +60,18 @@ pub mod rank;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod reward;
+#[cfg(feature = "internals")]
 pub mod rollout;
+#[cfg(not(feature = "internals"))]
+pub(crate) mod rollout;
 #[allow(unsafe_code, reason = "calls into a library that was loaded at run time")]
 pub mod runtime;
-#[cfg(all(feature = "sandbox", target_os = "linux"))]
+#[cfg(all(feature = "sandbox", feature = "internals", target_os = "linux"))]
 #[allow(unsafe_code, reason = "system calls between fork and exec")]
 pub mod sandbox;
+#[cfg(all(feature = "sandbox", not(feature = "internals"), target_os = "linux"))]
+#[allow(unsafe_code, reason = "system calls between fork and exec")]
+pub(crate) mod sandbox;
 pub mod score;
 pub(crate) mod stats;
 #[cfg(test)]

@@ -94,7 +94,7 @@ fn describe(telemetry: Telemetry) -> &'static str {
 /// The way in which foreign code is held to its memory here, for programs and for people.
 #[cfg(target_os = "linux")]
 fn sandbox() -> Option<(serde_json::Value, String)> {
-    let limit = foreturn::sandbox::MemoryLimit::here();
+    let limit = foreturn::reward::MemoryLimit::here();
     Some((serde_json::to_value(&limit).unwrap_or_default(), limit.to_string()))
 }
 
@@ -184,7 +184,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         top_k: args.top_k,
         ..SamplingOptions::default()
     };
-    let stream: Option<foreturn::decode::reader::OnText> = match args.json {
+    let stream: Option<foreturn::decode::OnText> = match args.json {
         true => None,
         // A failure to write shows when the line is ended below.
         false => Some(Box::new(|text| drop(output::write(text)))),

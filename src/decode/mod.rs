@@ -14,14 +14,21 @@ mod decoder;
 pub(crate) mod executor;
 #[cfg(fuzzing)]
 pub mod fuzz;
-pub mod reader;
+pub(crate) mod reader;
 pub(crate) mod rope;
+#[cfg(feature = "internals")]
 pub mod sampler;
+#[cfg(not(feature = "internals"))]
+pub(crate) mod sampler;
 pub(crate) mod scheduler;
+#[cfg(feature = "internals")]
 pub mod stop;
+#[cfg(not(feature = "internals"))]
+pub(crate) mod stop;
 pub(crate) mod urgency;
 
-pub use decoder::{DecodeOptions, DecoderStats};
+pub use decoder::DecoderStats;
+internal! { decoder::DecodeOptions }
 pub(crate) use decoder::{Decoder, check_prompt};
-pub use reader::GenerateOptions;
+pub use reader::{GenerateOptions, OnText};
 pub use sampler::SamplingOptions;

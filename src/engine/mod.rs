@@ -311,7 +311,7 @@ impl Engine {
     ///
     /// # Errors
     /// The configuration doesn't say how to rank.
-    pub fn plan(&self) -> Result<&Arc<RankPlan>> {
+    pub(crate) fn plan(&self) -> Result<&Arc<RankPlan>> {
         match (&self.inner.plan, &self.inner.no_plan) {
             (Some(plan), _) => Ok(plan),
             (None, Some(error)) => Err(error.duplicate()),

@@ -38,19 +38,25 @@ mod record;
 mod request;
 mod rescore;
 
-pub use allocation::{
-    AllocationSettings, Allocator, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Decision, Spent, Strategy, Why,
-};
-pub use job::{Ask, AskId, Progress, RankJob, StopReason};
-pub use measuring::{MetricBatch, MetricValues};
-pub use plan::{FailurePolicy, RankPlan, Roles};
+pub use allocation::Strategy;
+internal! {
+    allocation::{
+        AllocationSettings, Allocator, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Decision, Spent, Why,
+    }
+}
+pub use job::Progress;
+internal! { job::{Ask, AskId, RankJob, StopReason} }
+internal! { measuring::{MetricBatch, MetricValues} }
+pub use plan::FailurePolicy;
+internal! { plan::{RankPlan, Roles} }
 pub use ranking::{
-    AllocationSummary, Cost, MetricSummary, ModelInfo, ModelsInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace,
+    AllocationSummary, Cost, MetricSummary, ModelInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace,
     Stopped, TracedMessage,
 };
+internal! { ranking::ModelsInfo }
 pub(crate) use ranking::{SCHEMA, schema};
 pub use record::{EndedRollout, MetricRecord, RawAnswer, RecordedMessage};
 pub use request::{Candidates, MAX_CANDIDATES, MAX_SAMPLES, MAX_TURNS, MAX_WINDOW, RankRequest};
 pub(crate) use request::{validate_samples, validate_window};
 
-pub use crate::rollout::{Ended, Goal, ModelRole};
+pub use crate::rollout::{Confusion, Ended, Goal, ModelRole, Style, Trait};

@@ -26,18 +26,25 @@ mod metric;
 mod metrics;
 mod preset;
 mod rubric;
-#[cfg(all(feature = "sandbox", target_os = "linux"))]
+#[cfg(all(feature = "sandbox", feature = "internals", target_os = "linux"))]
 pub mod unit_tests;
+#[cfg(all(feature = "sandbox", not(feature = "internals"), target_os = "linux"))]
+pub(crate) mod unit_tests;
 
-pub use crate::stats::{Difference, Estimate, MAX_COMPARED, Posterior, leads, probability_best};
-pub use clarification::ClarificationReport;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub use crate::sandbox::MemoryLimit;
+pub use crate::stats::{Difference, Estimate};
+internal! { crate::stats::{MAX_COMPARED, Posterior, leads, probability_best} }
+internal! { clarification::ClarificationReport }
 pub use combination::Combination;
 pub(crate) use evaluation::{Asker, Evaluation, Pending};
 pub use extract::{ExtractConfig, Extraction};
-pub use judge_json::DEFAULT_JUDGE_TOKENS;
-pub use judged::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging};
-pub use metric::{Answered, Metric, MetricInput, MetricValue, Question, TokenCounter, WeightedMetric};
-pub use metrics::{MetricSettings, build as build_metric, kinds as metric_kinds};
+internal! { judge_json::DEFAULT_JUDGE_TOKENS }
+internal! { judged::{DEFAULT_MIN_MASS, JudgeMetric, JudgeSettings, Judging} }
+pub use metric::{Answered, Metric, MetricInput, MetricValue, Question, WeightedMetric};
+internal! { metric::TokenCounter }
+pub use metrics::MetricSettings;
+internal! { metrics::{build as build_metric, kinds as metric_kinds} }
 pub(crate) use preset::PresetValues;
 pub use preset::{Preset, Task};
-pub use rubric::{Answer, GoalField, JsonQuestion, Rubric, RubricQuestion};
+internal! { rubric::{Answer, GoalField, JsonQuestion, Rubric, RubricQuestion} }
