@@ -118,7 +118,7 @@ fn check_messages(recorded: &Value, known: &Value) {
 
 #[test]
 fn a_trace_that_cannot_be_written_is_an_error_with_its_path() {
-    let error = TraceWriter::append("/nowhere/rollouts.jsonl").err().expect("no such folder");
+    let error = TraceWriter::append("/nowhere/rollouts.jsonl").expect_err("no such folder");
     assert!(error.to_string().contains("/nowhere/rollouts.jsonl"), "{error}");
     // A device that is full: the first line already fails.
     let full = TraceWriter::append("/dev/full").expect("it opens");

@@ -52,7 +52,7 @@ impl Collection {
                 self.latest(id).request = Some(*request);
             }
             Content::Rollout(rollout) => self.latest(id).rollouts.push(*rollout),
-            Content::Ranking(outcome) => self.latest(id).outcome = Some(outcome),
+            Content::Ranking(outcome) => self.latest(id).outcome = Some(*outcome),
         }
     }
 

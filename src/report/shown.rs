@@ -28,7 +28,7 @@ pub(super) enum Content {
     /// One future.
     Rollout(Box<Rollout>),
     /// The result.
-    Ranking(Outcome),
+    Ranking(Box<Outcome>),
 }
 
 impl Line {
@@ -39,7 +39,7 @@ impl Line {
             let content = match kind {
                 Kind::Request => Content::Request(body.read()?),
                 Kind::Rollout => Content::Rollout(body.read()?),
-                Kind::Ranking => Content::Ranking(body.read::<RankingLine>()?.result),
+                Kind::Ranking => Content::Ranking(Box::new(body.read::<RankingLine>()?.result)),
             };
             Ok(Some(Line { ranking, content }))
         };
