@@ -1,6 +1,5 @@
 //! A whole small ranking on the real model: two candidates, two samples, one turn, short messages.
 
-
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use foreturn::{Config, Engine, RankOptions, RankRequest};
 

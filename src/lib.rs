@@ -24,7 +24,7 @@
 // Unsafe code is fenced: the kernels are a separate crate, and the attributes below name the other places.
 #![deny(unsafe_code)]
 // What only tests and benches use is dead without their feature; with it, the lint looks at everything.
-#![cfg_attr(not(feature = "internals"), allow(dead_code, unused_imports))]
+#![cfg_attr(not(feature = "internals"), allow(dead_code, unreachable_pub, unused_imports))]
 
 /// Re-exports what tests and benches need and hosts don't: public with the feature `internals`.
 macro_rules! internal {

@@ -315,7 +315,7 @@ fn a_budget_below_one_block_is_refused_when_the_engine_is_made() {
     let mut config = config("");
     config.runtime.kv_cache = Some(ByteSize(1000));
     let _turn = turn();
-    let error = Engine::new(config).err().expect("no engine");
+    let error = Engine::new(config).expect_err("no engine");
     assert_eq!(error.kind(), ErrorKind::MemoryBudget);
     assert!(error.to_string().contains("runtime.kv_cache: 1000 bytes"), "{error}");
 }
@@ -876,6 +876,6 @@ fn the_last_handle_may_go_with_a_callback() {
 fn an_engine_whose_model_cannot_be_made_says_so() {
     let _turn = turn();
     let broken = Box::new(|| Err(foreturn::Error::new(ErrorKind::Runtime, "no such endpoint")));
-    let error = Engine::builder(Config::default()).chat_model("mine", broken).build().err().expect("no engine");
+    let error = Engine::builder(Config::default()).chat_model("mine", broken).build().expect_err("no engine");
     assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Runtime, "no such endpoint"));
 }

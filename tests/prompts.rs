@@ -75,7 +75,7 @@ fn a_reply_cut_off_in_reasoning_that_the_prompt_opened_shows_nothing() {
 #[test]
 fn a_wrong_date_or_template_is_refused_before_anything_is_loaded() {
     let (_copy, mut config) = model("", "date = \"26 Jul 2024\"");
-    let error = foreturn::Engine::new(config.clone()).err().expect("refused").to_string();
+    let error = foreturn::Engine::new(config.clone()).expect_err("refused").to_string();
     assert!(error.contains("date") && error.contains("2024-07-26"), "{error}");
     let model = config.models.get_mut(MODEL).and_then(ModelConfig::as_local_mut).expect("the model");
     (model.date, model.template) = (None, Some("rag".into()));

@@ -614,7 +614,7 @@ fn a_key_that_is_not_in_the_environment_is_missed_when_the_engine_is_built() {
     let toml =
         "[models.far]\nbase_url = \"http://localhost/v1\"\nmodel = \"big\"\napi_key_env = \"FORETURN_NO_SUCH_KEY\"";
     let config = Config::from_toml(toml, "/").expect("settings");
-    let error = Engine::new(config).err().expect("no engine");
+    let error = Engine::new(config).expect_err("no engine");
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
     assert!(error.to_string().contains("model `far`: api_key_env = \"FORETURN_NO_SUCH_KEY\""), "{error}");
 }

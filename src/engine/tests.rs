@@ -137,7 +137,7 @@ fn a_model_that_plays_a_role_without_a_chat_template_is_refused_when_the_engine_
         Engine::new(Config::from_toml(&toml, "/").expect("settings"))
     };
     let metrics = "[[metrics]]\nkind = \"token_amount\"\n";
-    let error = build(metrics).err().expect("refused");
+    let error = build(metrics).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidModel, "{error}");
     for part in
         ["roles.policy: model `base`", &path.display().to_string(), "has no chat template", "chat_template.jinja"]
@@ -145,7 +145,7 @@ fn a_model_that_plays_a_role_without_a_chat_template_is_refused_when_the_engine_
         assert!(error.to_string().contains(part), "{part} is not in {error}");
     }
     let judged = "[rollout]\nwindow = 0\n[[metrics]]\nkind = \"helpfulness\"\n";
-    let error = build(judged).err().expect("refused");
+    let error = build(judged).expect_err("refused");
     assert!(error.to_string().starts_with("roles.judge: model `base`"), "{error}");
     // Who plays no role may be without.
     let engine = build("[rollout]\nwindow = 0\n[[metrics]]\nkind = \"token_amount\"\n").expect("an engine");

@@ -50,8 +50,8 @@ internal! { measuring::{MetricBatch, MetricValues} }
 pub use plan::FailurePolicy;
 internal! { plan::{RankPlan, Roles} }
 pub use ranking::{
-    AllocationSummary, Cost, MetricSummary, ModelInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace,
-    Stopped, TracedMessage,
+    AllocationSummary, Cost, MetricSummary, ModelInfo, RankedCandidate, Ranking, RoleCosts, RolloutTrace, Stopped,
+    TracedMessage,
 };
 internal! { ranking::ModelsInfo }
 pub(crate) use ranking::{SCHEMA, schema};
