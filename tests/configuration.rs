@@ -106,7 +106,7 @@ fn value_of(key: &str) -> &'static str {
         "compat" => "\"transformers\"",
         "bos" => "\"double\"",
         "date" => "2024-07-26",
-        "template" | "api_key_env" => "\"NAME\"",
+        "template" | "api_key_env" | "version" => "\"NAME\"",
         "template_arguments" | "headers" => "{ name = \"value\" }",
         "max_tokens_field" => "\"max_completion_tokens\"",
         "json_mode" => "\"none\"",

@@ -609,14 +609,25 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
     let role = |name: &str| Some(name.to_owned());
     config.roles =
         RolesConfig { policy: role(MODEL), user: role("scripted"), judge: role("scripted"), extractor: None };
+    let policy = config.models.get_mut(MODEL).and_then(|model| model.as_local_mut()).expect("a local model");
+    policy.version = Some("step-17".into());
     let _turn = turn();
     let asked = Arc::new(AtomicUsize::new(0));
     let model = Scripted { waiting: Vec::new(), asked: Arc::clone(&asked) };
     let scripted = Box::new(|| Ok(Box::new(model) as Box<dyn ChatModel>));
     let engine = Engine::builder(config).chat_model("scripted", scripted).build().expect("an engine");
     assert_eq!(engine.models(), [MODEL, "scripted"]);
-    let ranking = rank(&engine, request(&CANDIDATES[..2], json!({"window": 3, "samples": 2})));
+    let ended: Arc<Mutex<Vec<_>>> = Arc::default();
+    let telling = Arc::clone(&ended);
+    let on_rollout = Box::new(move |rollout| telling.lock().expect("one thread").push(rollout));
+    let options = RankOptions { on_rollout: Some(on_rollout), ..RankOptions::default() };
+    let asked_for = request(&CANDIDATES[..2], json!({"window": 3, "samples": 2}));
+    let ranking = engine.rank(asked_for, options).expect("a ranking");
     assert!(ranking.complete && ranking.bitwise);
+    // Whoever loads weights names them, and a rollout says which ones it was sampled with.
+    for rollout in &*ended.lock().expect("one thread") {
+        assert_eq!(json!(rollout.weights), json!({"policy": ["step-17"]}));
+    }
     for candidate in &ranking.candidates {
         assert_eq!(candidate.metrics["helpfulness"].mean, Some(0.9));
         for rollout in &candidate.rollouts {
@@ -632,6 +643,7 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
 
     let models = serde_json::to_value(&ranking.models).expect("JSON");
     assert_eq!((&models["user"]["name"], &models["user"]["weights"]), (&json!("scripted"), &Value::Null));
+    assert_eq!(models["policy"]["weights"], json!("step-17"));
     let error = engine.model("scripted").expect("a model").generate(vec![1], sampled(0, 1)).expect_err("remote");
     assert!(error.to_string().contains("`scripted` is not a local model"), "{error}");
 }

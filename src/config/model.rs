@@ -92,10 +92,13 @@ pub struct LocalConfig {
     /// The tokens around a conversation that is scored: "once" (the default), "template" or "double". Prompts of
     /// language models are what their template renders.
     pub bos: Bos,
+    /// The name of the weights in rankings and traces, such as a training step. The default is a fingerprint of the files.
+    pub version: Option<String>,
 }
 
 keys!(LocalConfig []
     path, batching, cache_type, template, template_arguments as TemplateArguments, date as DateText, compat, bos,
+    version,
 );
 
 /// A date of TOML, or a text in quotes.
@@ -217,6 +220,7 @@ impl LocalConfig {
             date: None,
             compat: Compat::default(),
             bos: Bos::default(),
+            version: None,
         }
     }
 

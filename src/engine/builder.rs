@@ -84,7 +84,8 @@ impl EngineBuilder {
             let prompting = Prompting { render, bos: local.bos };
             let known = Local { folder: Arc::clone(&folder), prompting: prompting.clone() };
             locals.insert(name.clone(), Arc::new(known));
-            let factory = local_factory(name, folder, prompting, decode.clone(), runtime.clone());
+            let version = local.version.clone();
+            let factory = local_factory(name, folder, prompting, version, decode.clone(), runtime.clone());
             factories.push((name.clone(), factory));
         }
         factories.extend(custom.into_iter().map(|(name, make)| (name, other(make))));
@@ -212,9 +213,10 @@ fn local_factory(
     name: &str,
     folder: Arc<ModelFolder>,
     prompting: Prompting,
+    version: Option<String>,
     decode: DecodeOptions,
     runtime: RuntimeOptions,
 ) -> Factory {
     let name: Arc<str> = name.into();
-    Box::new(move || Ok(Model::Local(Box::new(LocalChat::load(name, folder, prompting, &decode, &runtime)?))))
+    Box::new(move || Ok(Model::Local(Box::new(LocalChat::load(name, folder, prompting, version, &decode, &runtime)?))))
 }

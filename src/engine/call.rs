@@ -106,7 +106,7 @@ impl<T: Send> Job for Call<T> {
     fn on_answer(&mut self, id: AskId, answer: Result<Answer>, _: &mut Vec<Question>) {
         let result = answer.and_then(|answer| match answer {
             Answer::Task(completion) => Ok(completion),
-            Answer::Chat(_) => Err(Error::internal("a task was answered as a chat")),
+            Answer::Chat(..) => Err(Error::internal("a task was answered as a chat")),
         });
         self.set(id.0 as usize, result);
     }

@@ -1,5 +1,6 @@
 //! The models that an engine owns, by name.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::ModelStatus;
@@ -44,7 +45,9 @@ impl Model {
             Model::Other(model) => {
                 let mut replies = Vec::new();
                 model.poll(&mut replies);
-                finished.extend(replies.into_iter().map(|(ticket, reply)| (ticket, reply.map(Answer::Chat))));
+                let weights: Option<Arc<str>> = model.weights().map(Into::into);
+                let answer = |reply| Answer::Chat(reply, weights.clone());
+                finished.extend(replies.into_iter().map(|(ticket, reply)| (ticket, reply.map(answer))));
                 false
             }
         }
@@ -84,7 +87,7 @@ impl Model {
 
     fn weights(&self) -> Option<String> {
         match self {
-            Model::Local(model) => Some(model.weights().to_owned()),
+            Model::Local(model) => Some(model.weights().to_string()),
             Model::Other(model) => model.weights(),
         }
     }

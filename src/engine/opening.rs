@@ -84,7 +84,7 @@ struct Opening {
 
 impl Opening {
     fn read(&self, answer: Answer) -> Result<Message> {
-        let Answer::Chat(reply) = answer else { return Err(Error::internal("a chat was answered as a task")) };
+        let Answer::Chat(reply, _) = answer else { return Err(Error::internal("a chat was answered as a task")) };
         let ChatOutput::Text { text, finish, .. } = reply.output else {
             return Err(Error::internal("the user's model gave numbers where a message was asked for"));
         };

@@ -62,7 +62,10 @@ impl Job for Rank {
 
     fn on_answer(&mut self, id: AskId, answer: Result<Answer>, questions: &mut Vec<Question>) {
         let reply = answer.and_then(|answer| match answer {
-            Answer::Chat(reply) => Ok(reply),
+            Answer::Chat(reply, weights) => {
+                self.job.note_weights(id, weights);
+                Ok(reply)
+            }
             Answer::Task(_) => Err(Error::internal("a chat was answered with what no chat asks for")),
         });
         let mut asks = Vec::new();

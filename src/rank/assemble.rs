@@ -10,6 +10,7 @@ use super::ranking::{
     AllocationSummary, Cost, MetricSummary, ModelsInfo, RankedCandidate, Ranking, RolloutTrace, SCHEMA, Stopped,
     TracedMessage,
 };
+use super::record::named;
 use crate::chat::Finish;
 use crate::reward::{Combination, Difference, Estimate, MetricValue, WeightedMetric, leads, probability_best};
 use crate::rollout::{Ended, RolloutMessage};
@@ -38,7 +39,11 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     candidates.sort_by(|a, b| a.given_up.cmp(&b.given_up).then(key(b).total_cmp(&key(a))));
     compare(&mut candidates, &rewards, job);
     let cost = Cost { roles: job.cost, seconds };
-    let ModelsInfo { models, reward_models, bitwise } = models;
+    let ModelsInfo { mut models, reward_models, bitwise } = models;
+    // The weights that replies came from, which may have changed since.
+    for (role, names) in named(&job.weights) {
+        models.entry(role).and_modify(|model| model.weights = Some(names.join(", ")));
+    }
     // The clock is not the same twice.
     let timed = job.plan.allocation.budget.seconds.is_some();
     let mut ranking = Ranking {

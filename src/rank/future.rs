@@ -1,8 +1,11 @@
 //! A response and its sampled futures, as a ranking in the making keeps them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use crate::chat::{Finish, Message, Role};
 use crate::reward::{Evaluation, MetricInput, MetricValue, WeightedMetric};
-use crate::rollout::{Ended, Rollout, Scene};
+use crate::rollout::{Ended, ModelRole, Rollout, Scene};
 use crate::{Error, ErrorKind, Result};
 
 use super::plan::RankPlan;
@@ -70,6 +73,8 @@ pub(super) struct Future {
     /// True once [`RankJob::take_ended`](super::RankJob::take_ended) gave it out.
     pub(super) told: bool,
     pub(super) cost: RoleCosts,
+    /// What the weights are called that its replies were computed with, by role.
+    pub(super) weights: BTreeMap<ModelRole, BTreeSet<Arc<str>>>,
 }
 
 impl Future {
@@ -82,6 +87,7 @@ impl Future {
             left_out: None,
             told: false,
             cost: RoleCosts::default(),
+            weights: BTreeMap::new(),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct RankJob {
     pub(super) notes: BTreeSet<String>,
     /// The origin of the futures, if they are not sampled here.
     pub(super) origin: Option<Origin>,
+    /// What the weights are called that replies were computed with, by role.
+    pub(super) weights: BTreeMap<ModelRole, BTreeSet<Arc<str>>>,
     seed: u64,
     /// Says which rollouts come next; `None` if the futures come from elsewhere.
     pub(super) allocator: Option<Allocator>,
@@ -161,6 +163,7 @@ impl RankJob {
             candidates,
             cost: RoleCosts::default(),
             notes: BTreeSet::new(),
+            weights: BTreeMap::new(),
             origin: None,
             seed: request.seed.unwrap_or(plan.seed),
             plan,
@@ -294,6 +297,16 @@ impl RankJob {
             tokens: total.prompt_tokens + total.generated_tokens,
             seconds: self.begun.map_or(0.0, |begun| begun.elapsed().as_secs_f64()),
         }
+    }
+
+    /// Notes what the weights are called that the reply to a request was computed with, before the reply is taken.
+    pub fn note_weights(&mut self, id: AskId, weights: Option<Arc<str>>) {
+        let (Some((role, waiting)), Some(weights)) = (self.waiting.get(&id), weights) else { return };
+        let role = *role;
+        if let Waiting::Rollout(place) | Waiting::Metric { place, .. } = *waiting {
+            self.future(place).weights.entry(role).or_default().insert(Arc::clone(&weights));
+        }
+        self.weights.entry(role).or_default().insert(weights);
     }
 
     /// Takes the reply to one request, or the error with which it was refused, and appends the requests that follow from it.

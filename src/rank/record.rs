@@ -1,6 +1,7 @@
 //! The record of a rollout that has ended and is scored, as a trace keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
@@ -12,7 +13,7 @@ use super::ranking::{RoleCosts, TracedMessage};
 use crate::chat::{ChatOutput, Finish};
 use crate::json;
 use crate::reward::WeightedMetric;
-use crate::rollout::Ended;
+use crate::rollout::{Ended, ModelRole};
 
 /// A rollout that has ended. It is scored, or it will not be scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct EndedRollout {
     pub metrics: BTreeMap<String, MetricRecord>,
     /// Its cost.
     pub cost: RoleCosts,
+    /// The names of the weights that its replies were computed with, by role. Several, if the weights changed meanwhile.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<ModelRole, Vec<String>>,
 }
 
 /// A message with the tokens that it was sampled as.
@@ -151,8 +155,14 @@ impl EndedRollout {
             reason: loss_of(future, &plan.metrics, None).map(|loss| loss.reason().to_owned()),
             metrics: metrics.map(|(at, weighted)| (weighted.name.clone(), record(at, weighted, future))).collect(),
             cost: future.cost,
+            weights: named(&future.weights),
         }
     }
+}
+
+/// The names of weights, by role.
+pub(super) fn named(weights: &BTreeMap<ModelRole, BTreeSet<Arc<str>>>) -> BTreeMap<ModelRole, Vec<String>> {
+    weights.iter().map(|(role, names)| (*role, names.iter().map(|name| name.to_string()).collect())).collect()
 }
 
 fn record(at: usize, weighted: &WeightedMetric, future: &Future) -> MetricRecord {

@@ -30,6 +30,8 @@ pub(crate) struct LocalChat {
     /// Whether the chat template takes no system message, so that one goes in front of the first message instead.
     folds_system: bool,
     bitwise: bool,
+    /// What its weights are called.
+    weights: Arc<str>,
     /// Requests that are chats; the others get their [`Completion`].
     chats: HashMap<Ticket, Chat>,
 }
@@ -45,24 +47,27 @@ struct Chat {
 
 /// What a request gave.
 pub(crate) enum Answer {
-    /// Of a [`ChatRequest`].
-    Chat(ChatReply),
+    /// Of a [`ChatRequest`], and what the weights are called that it was computed with, where known.
+    Chat(ChatReply, Option<Arc<str>>),
     /// Of a [`Task`].
     Task(Completion),
 }
 
 impl LocalChat {
-    /// Loads `folder`'s model under `name`; `prompting` says how conversations become its prompts.
+    /// Loads `folder`'s model under `name`; `prompting` says how conversations become its prompts. Its weights are called
+    /// `version`, or by their fingerprint.
     pub(crate) fn load(
         name: Arc<str>,
         folder: Arc<ModelFolder>,
         prompting: Prompting,
+        version: Option<String>,
         decode: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
         let render = RenderOptions { model: Some(Arc::clone(&name)), ..prompting.render };
         let folds_system = folder.tokenizer().refuses_system(&render);
         let bitwise = folder.inspect().bitwise;
+        let weights = version.unwrap_or_else(|| folder.fingerprint().to_owned()).into();
         let model = LocalModel::load(folder, decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
         Ok(LocalChat {
             name,
@@ -70,6 +75,7 @@ impl LocalChat {
             prompting: Prompting { render, ..prompting },
             folds_system,
             bitwise,
+            weights,
             chats: HashMap::new(),
         })
     }
@@ -78,9 +84,9 @@ impl LocalChat {
         self.model.folder()
     }
 
-    /// What identifies its weights.
-    pub(crate) fn weights(&self) -> &str {
-        self.folder().fingerprint()
+    /// What its weights are called.
+    pub(crate) fn weights(&self) -> &Arc<str> {
+        &self.weights
     }
 
     /// See [`ChatModel::is_bitwise`](super::ChatModel::is_bitwise).
@@ -154,7 +160,9 @@ impl LocalChat {
     pub(crate) fn collect(&mut self, finished: &mut Vec<(Ticket, Result<Answer>)>) {
         for (ticket, result) in self.model.take_ready() {
             let answer = match self.chats.remove(&ticket) {
-                Some(chat) => result.and_then(|completion| self.reply(completion, chat)).map(Answer::Chat),
+                Some(chat) => result
+                    .and_then(|completion| self.reply(completion, chat))
+                    .map(|reply| Answer::Chat(reply, Some(Arc::clone(&self.weights)))),
                 None => result.map(Answer::Task),
             };
             finished.push((ticket, answer));
