@@ -373,6 +373,11 @@ typedef struct {
 // It must return quickly and must not call functions that wait.
 typedef void (*foreturn_text_fn)(void *user_data, foreturn_str text);
 
+// Called once, when a request is done, successfully or not. foreturn_pending_wait() then returns at once. It is not
+// called if the function that submits the request fails. Called from a thread of the library, perhaps before the
+// submitting function returns. It must return quickly and must not call functions that wait.
+typedef void (*foreturn_ready_fn)(void *user_data);
+
 // The settings of a reply. NULL in its place, like all-zero, means 256 tokens at temperature 1 without limits.
 typedef struct {
   // sizeof(foreturn_generate_options).
@@ -407,6 +412,8 @@ typedef struct {
   void *user_data;
   // JSON schema that the reply has to follow; empty: free text. It can't be combined with `stop` or `ignore_eos`.
   foreturn_str schema_json;
+  // Called when a request of foreturn_generate_submit() is done; may be NULL. `user_data` then has to live until it is.
+  foreturn_ready_fn on_ready;
 } foreturn_generate_options;
 
 // The contents of a foreturn_generation.
@@ -494,11 +501,6 @@ typedef struct {
 
 // Receives each rollout that has ended. The rules of foreturn_progress_fn apply.
 typedef void (*foreturn_rollout_fn)(void *user_data, const foreturn_ended_rollout *rollout);
-
-// Called once, when a request is done, successfully or not. foreturn_pending_wait() then returns at once. It is not
-// called if the function that submits the request fails. Called from a thread of the library, perhaps before the
-// submitting function returns. It must return quickly and must not call functions that wait.
-typedef void (*foreturn_ready_fn)(void *user_data);
 
 // Limits and callbacks of a ranking. NULL in its place, like all-zero, means no limits and no callbacks.
 typedef struct {
@@ -637,6 +639,9 @@ typedef struct {
   foreturn_ready_fn on_ready;
   // Passed to `on_ready`; may be NULL. It has to live until the request is done.
   void *user_data;
+  // Give the scores that are there where others failed or are not ready in time; foreturn_score_info.status tells which.
+  // Otherwise one of them fails the whole call.
+  bool partial;
 } foreturn_score_options;
 
 // The score of one input.
@@ -656,6 +661,8 @@ typedef struct {
   // Number of tokens whose log-probabilities were summed, including the one that ends the turn
   // (FORETURN_SCORE_RESPONSE); otherwise 0.
   size_t response_tokens;
+  // FORETURN_OK; or, with foreturn_score_options.partial, the reason why this score is missing: there are no values then.
+  foreturn_status status;
 } foreturn_score_info;
 
 // Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
@@ -876,20 +883,6 @@ foreturn_str foreturn_error_cause(const foreturn_error *error,
 // Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 foreturn_status foreturn_error_free(foreturn_error *error);
 
-// Reads the text of a string into `*out`.
-//
-// Ownership: the text belongs to the string and is valid until the string is freed.
-//
-// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
-foreturn_status foreturn_string_read(const foreturn_string *string,
-                                     foreturn_str *out,
-                                     foreturn_error **error);
-
-// Frees a string. NULL is ignored.
-//
-// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
-foreturn_status foreturn_string_free(foreturn_string *string);
-
 // Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_export_options).
 //
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
@@ -1046,6 +1039,24 @@ foreturn_status foreturn_pending_ranking(const foreturn_pending *pending,
 foreturn_status foreturn_pending_scores(const foreturn_pending *pending,
                                         foreturn_scores **out,
                                         foreturn_error **error);
+
+// Takes the reply of a finished request, or its log-probabilities. They are given out once.
+//
+// Ownership: the caller frees `*out` with foreturn_generation_free().
+//
+// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_pending_generation(const foreturn_pending *pending,
+                                            foreturn_generation **out,
+                                            foreturn_error **error);
+
+// Takes the pin of a finished request. It is given out once.
+//
+// Ownership: the caller frees `*out` with foreturn_pin_free(), which releases the prefix.
+//
+// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_pending_pin(const foreturn_pending *pending,
+                                     foreturn_pin **out,
+                                     foreturn_error **error);
 
 // Cancels the request and every other one that carries the same foreturn_cancel. They end within about one step of the
 // model.
@@ -1233,15 +1244,15 @@ foreturn_status foreturn_scores_json(const foreturn_scores *scores,
 // Errors: FORETURN_ERROR_INVALID_HANDLE if they were freed before. Any thread.
 foreturn_status foreturn_scores_free(foreturn_scores *scores);
 
-// Reads an engine's counters into `*out`. The caller sets `out->size` first. Waits for the current step.
+// Reads an engine's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 //
-// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE, FORETURN_ERROR_CLOSED,
-// FORETURN_ERROR_REENTRANT. Any thread.
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE, FORETURN_ERROR_CLOSED. Any thread, callbacks
+// included.
 foreturn_status foreturn_engine_statistics(const foreturn_engine *engine,
                                            foreturn_statistics *out,
                                            foreturn_error **error);
 
-// Reads a local model's counters into `*out`. The caller sets `out->size` first. Waits for the current step.
+// Reads a local model's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 //
 // Errors: as foreturn_engine_statistics(), and FORETURN_ERROR_INVALID_REQUEST if there is no such model. Any thread.
 foreturn_status foreturn_engine_model_statistics(const foreturn_engine *engine,
@@ -1249,7 +1260,7 @@ foreturn_status foreturn_engine_model_statistics(const foreturn_engine *engine,
                                                  foreturn_model_statistics *out,
                                                  foreturn_error **error);
 
-// Writes the counters of an engine and its models in the OpenMetrics text format. Waits for the current step.
+// Writes the counters of an engine and its models in the OpenMetrics text format. It waits for nothing.
 //
 // Ownership: the caller frees `*out` with foreturn_string_free().
 //
@@ -1258,8 +1269,8 @@ foreturn_status foreturn_engine_openmetrics(const foreturn_engine *engine,
                                             foreturn_string **out,
                                             foreturn_error **error);
 
-// Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. Waits for
-// the current step.
+// Writes the counters of an engine and its models, and the models' execution providers, as a JSON object. It
+// waits for nothing.
 //
 // Ownership: the caller frees `*out` with foreturn_string_free().
 //
@@ -1267,6 +1278,64 @@ foreturn_status foreturn_engine_openmetrics(const foreturn_engine *engine,
 foreturn_status foreturn_engine_statistics_json(const foreturn_engine *engine,
                                                 foreturn_string **out,
                                                 foreturn_error **error);
+
+// Reads the text of a string into `*out`.
+//
+// Ownership: the text belongs to the string and is valid until the string is freed.
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.
+foreturn_status foreturn_string_read(const foreturn_string *string,
+                                     foreturn_str *out,
+                                     foreturn_error **error);
+
+// Frees a string. NULL is ignored.
+//
+// Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
+foreturn_status foreturn_string_free(foreturn_string *string);
+
+// Queues the sampling of a reply and returns at once. `options` may be NULL. When the reply is done, its `on_ready` is
+// called; `user_data` has to live until then.
+//
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_OVERLOADED,
+// FORETURN_ERROR_CLOSED. What is wrong with the prompt shows in the result. Any thread, callbacks included.
+foreturn_status foreturn_generate_submit(const foreturn_engine *engine,
+                                         foreturn_str model,
+                                         const foreturn_prompt *prompt,
+                                         const foreturn_generate_options *options,
+                                         foreturn_pending **out,
+                                         foreturn_error **error);
+
+// Queues the log-probabilities of a prompt and returns at once. `limits` and `on_ready` may be NULL. `on_ready` is called
+// with `user_data` when they are done.
+//
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: as foreturn_generate_submit(). Any thread, callbacks included.
+foreturn_status foreturn_logprobs_submit(const foreturn_engine *engine,
+                                         foreturn_str model,
+                                         const foreturn_prompt *prompt,
+                                         const foreturn_limits *limits,
+                                         foreturn_ready_fn on_ready,
+                                         void *user_data,
+                                         foreturn_pending **out,
+                                         foreturn_error **error);
+
+// Queues the computation of a prefix and returns at once. `limits` and `on_ready` may be NULL. `on_ready` is called with
+// `user_data` when the prefix is in the cache.
+//
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: as foreturn_generate_submit(). Any thread, callbacks included.
+foreturn_status foreturn_warm_submit(const foreturn_engine *engine,
+                                     foreturn_str model,
+                                     const foreturn_prompt *prefix,
+                                     const foreturn_limits *limits,
+                                     foreturn_ready_fn on_ready,
+                                     void *user_data,
+                                     foreturn_pending **out,
+                                     foreturn_error **error);
 
 // Returns the library's version, such as "0.1.0", in static memory. Any thread.
 foreturn_str foreturn_version(void);
