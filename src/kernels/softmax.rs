@@ -16,9 +16,8 @@ pub fn exp_sum(row: &[f32], max: f32, scale: f32) -> f32 {
 
 /// As [`exp_sum`], leaving the summands in `to`.
 pub fn exp_into(row: &[f32], to: &mut Vec<f32>, max: f32, scale: f32) -> f32 {
-    to.clear();
-    to.extend_from_slice(row);
-    exp_row(to, max, scale)
+    to.resize(row.len(), 0.0);
+    Isa::detect().run(ExpInto { row, to, max, scale })
 }
 
 /// As [`exp_sum`], each x giving way to its summand.
@@ -81,6 +80,36 @@ impl Work for ExpSum<'_> {
             total = s.add(total, weigh(s, s.load(chunk), max, scale));
         }
         simd::sum(s, s.add(total, weigh(s, s.load(&padded(rest)), max, scale)))
+    }
+}
+
+struct ExpInto<'a> {
+    row: &'a [f32],
+    /// As long as the row.
+    to: &'a mut [f32],
+    max: f32,
+    scale: f32,
+}
+
+impl Work for ExpInto<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (chunks, rest) = self.row.as_chunks::<LANES>();
+        let (to, to_rest) = self.to.as_chunks_mut::<LANES>();
+        let (max, scale) = (s.splat(self.max), s.splat(self.scale));
+        let mut total = s.splat(0.0);
+        for (chunk, to) in chunks.iter().zip(to) {
+            let weights = weigh(s, s.load(chunk), max, scale);
+            s.store(to, weights);
+            total = s.add(total, weights);
+        }
+        let mut last = padded(rest);
+        let weights = weigh(s, s.load(&last), max, scale);
+        s.store(&mut last, weights);
+        to_rest.copy_from_slice(&last[..rest.len()]);
+        simd::sum(s, s.add(total, weights))
     }
 }
 
