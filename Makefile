@@ -35,7 +35,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
-  test lint deny fuzz bench bench-baseline instructions \
+  test lint public-api deny fuzz bench bench-baseline instructions \
   instructions-baseline references metric-references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -113,8 +113,12 @@ lint: deny ## Check formatting, clippy (all targets and bare library), docs, lic
 	$(CARGO) clippy --workspace --all-targets --features internals $(CARGO_FLAGS) -- -D warnings
 	$(CARGO) clippy --package foreturn --lib --no-default-features --features load-dynamic $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
+	@CARGO="$(CARGO)" $(PYTHON) tools/public_api.py
 	@$(PYTHON) -c 'import ast, pathlib, sys; [ast.parse(pathlib.Path(p).read_bytes(), p) for p in sys.argv[1:]]' \
 	  tools/*.py tests/reference/*.py tests/reference/*/*.py benches/*.py benches/peers/*.py docs/plots/*.py tests/gpu/*.py
+
+public-api: ## Rewrite src/public-api.txt, the list of public items; CHANGELOG.md then needs a line
+	@CARGO="$(CARGO)" $(PYTHON) tools/public_api.py --write
 
 deny: ## Check licences and banned dependencies (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A request passes through these modules: [`export`] made the model folder that [`model`] reads. [`decode`] turns
-//! tokens into tokens, and [`chat`] messages into messages. [`rollout`] samples futures, [`reward`] scores them,
+//! tokens into tokens, and [`chat`] messages into messages. `rollout` samples futures, [`reward`] scores them,
 //! [`rank`] brings them together, and an [`Engine`] drives it all. [`runtime`] is ONNX Runtime.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]

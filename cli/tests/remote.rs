@@ -321,7 +321,7 @@ fn lies() -> Vec<Lie> {
         (
             "elsewhere",
             Box::new(|| Answer::error(307, "", Some(("location", "http://elsewhere.example:81/v1?x")))),
-            "points elsewhere (\"elsewhere.example:81\")",
+            "redirects to \"elsewhere.example:81\"",
         ),
     ]
 }

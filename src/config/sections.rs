@@ -213,7 +213,7 @@ pub(super) fn at_least_one(key: &str, value: Option<usize>) -> Result<()> {
 /// `[[metrics]]`: one metric.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricConfig {
-    /// The kind of the metric, one of [`metric_kinds`](crate::reward::metric_kinds).
+    /// The kind of the metric, one of `metric_kinds`.
     pub kind: String,
     /// Its name in rankings; the kind if absent.
     #[serde(default)]

@@ -4,7 +4,7 @@
 //! RankRequest + RankPlan ─▶ RankJob ⇄ models ─▶ Ranking
 //! ```
 //!
-//! A [`RankJob`] is one ranking as a state machine. It starts no thread and knows no model. It hands out [`Ask`]s, takes
+//! A `RankJob` is one ranking as a state machine. It starts no thread and knows no model. It hands out `Ask`s, takes
 //! replies in any order, and ends with a [`Ranking`]. The owner of the models drives it, and may drive many at once:
 //!
 //! ```text

@@ -8,11 +8,11 @@
 //! A [`Metric`] gives a conversation a number. It may ask models about it first. The reward of one conversation is the
 //! weighted sum of its metrics (Eq. 2 to 4 of CollabLLM, arXiv 2502.00640); the multiturn-aware reward of a response is
 //! the mean over its sampled futures (Eq. 1), given with a standard error and an interval ([`Estimate`]), and compared
-//! with others ([`Difference`], [`leads`], [`probability_best`]).
+//! with others ([`Difference`], `leads`, `probability_best`).
 //!
 //! - [`Metric`]: the trait; `metrics/` holds one file for each kind.
 //! - [`Extraction`]: an artefact that is extracted from the conversation first (Eq. 3).
-//! - [`Rubric`]: questions with weighted answers, as data files; `rubrics/` holds those that come with the library.
+//! - `Rubric`: questions with weighted answers, as data files; `rubrics/` holds those that come with the library.
 //! - [`Combination`]: the order of weighting and averaging.
 //! - `preset`: the constants of published setups.
 

@@ -114,7 +114,7 @@ impl Default for Sandbox {
     }
 }
 
-/// The way in which this machine enforces [`Limits::memory`] of all programs together.
+/// The way in which this machine enforces `Limits::memory` of all programs together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "memory_limit", rename_all = "snake_case")]
 pub enum MemoryLimit {

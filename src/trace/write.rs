@@ -79,7 +79,7 @@ impl TraceWriter {
     }
 
     /// Begins a ranking of `request` under `plan`, and writes its first line. This is for a host that drives a
-    /// [`RankJob`](crate::rank::RankJob). With an engine, use [`TraceWriter::rank`].
+    /// `RankJob`. With an engine, use [`TraceWriter::rank`].
     ///
     /// # Errors
     /// [`crate::ErrorKind::Io`] if the line cannot be written.

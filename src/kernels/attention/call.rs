@@ -44,7 +44,7 @@ pub struct Item {
     pub apart: bool,
     /// The first of its query heads.
     pub head: usize,
-    /// How many there are; at most [`MAX_ITEM_ROWS`] for all tokens together.
+    /// How many there are; at most `MAX_ITEM_ROWS` for all tokens together.
     pub heads: usize,
 }
 
