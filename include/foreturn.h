@@ -364,8 +364,8 @@ typedef struct {
   uint64_t timeout_ms;
   // A token that cancels the request; may be NULL. It may be freed while the request goes on.
   const foreturn_cancel *cancel;
-  // Of the requests that wait for a place, those with a higher priority go first, then those with an earlier
-  // deadline.
+  // Requests with a higher priority go first: to a place, in each step and in memory. Among equals, those with an earlier
+  // deadline go first.
   int32_t priority;
 } foreturn_limits;
 

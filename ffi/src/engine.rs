@@ -306,8 +306,8 @@ pub struct foreturn_limits {
     pub timeout_ms: u64,
     /// A token that cancels the request; may be NULL. It may be freed while the request goes on.
     pub cancel: *const foreturn_cancel,
-    /// Of the requests that wait for a place, those with a higher priority go first, then those with an earlier
-    /// deadline.
+    /// Requests with a higher priority go first: to a place, in each step and in memory. Among equals, those with an earlier
+    /// deadline go first.
     pub priority: i32,
 }
 

@@ -11,8 +11,9 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// Cancels the request from outside.
     pub cancel: Option<CancelToken>,
-    /// Of requests that wait for a place, those of higher priority go first; among equals, those with the earliest
-    /// deadline; then by arrival.
+    /// Requests of higher priority go first: to a place, in each step of a model and in its memory. Among equals, those with
+    /// the earliest deadline go first, then the oldest. Nobody starves: a sequence ends within a stated number of steps
+    /// (ARCHITECTURE.md, "The scheduler").
     pub priority: i32,
 }
 

@@ -16,7 +16,7 @@
 //! on which the engine started; a ranking records it. Reasoning (`<think>…</think>`) stays in a message, because the model's
 //! own template decides what later prompts keep of it; simulators and judges are shown what is left without it. If a
 //! template takes no system message (Gemma 2), `chat::local` puts that of a chat request in front of the first message.
-//! `Engine::render` and `generate` leave conversations as they are, errors included.
+//! `engine::Model::render` and `generate` leave conversations as they are, errors included.
 
 use std::collections::BTreeMap;
 use std::path::Path;
