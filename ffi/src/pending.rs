@@ -4,7 +4,8 @@ use std::ffi::c_void;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use foreturn::engine::{CancelToken, Pending, Pin};
+use foreturn::Engine;
+use foreturn::engine::{CancelToken, Limits, Pending, Pin};
 
 use crate::argument::Out;
 use crate::callback::{Inside, UserData, refuse_inside};
@@ -71,8 +72,20 @@ pub(crate) struct Request {
 handle!(foreturn_pending, Request);
 
 impl Request {
+    /// Submits within `limits`, and calls `on_ready` when the request is done. The host's token cancels it, or one of its own.
+    pub(crate) fn submit<T: 'static>(
+        engine: &Engine,
+        mut limits: Limits,
+        (on_ready, user_data): (foreturn_ready_fn, *mut c_void),
+        submit: impl FnOnce(&Engine) -> Result<Pending<T>, Failure>,
+        outcome: impl FnOnce(T) -> Result<Outcome, Failure> + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
+        Ok(Request::follow(submit(&engine.within(limits))?, cancel, on_ready, user_data, outcome))
+    }
+
     /// Follows `pending`, which `cancel` cancels.
-    pub(crate) fn follow<T: 'static>(
+    fn follow<T: 'static>(
         pending: Pending<T>,
         cancel: CancelToken,
         on_ready: foreturn_ready_fn,

@@ -2,9 +2,8 @@
 
 use std::ffi::c_void;
 
-use foreturn::engine::CancelToken;
 use foreturn::rank::{Candidates, EndedRollout, Goal, Progress};
-use foreturn::{RankOptions, RankRequest};
+use foreturn::{Engine, RankOptions, RankRequest};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, Inside, UserData};
@@ -258,12 +257,11 @@ pub unsafe extern "C" fn foreturn_rank_submit(
             let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
-            let mut limits = given.limits.limits()?;
-            let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
-            let options = rank_options(&given, &engine.gate);
-            let pending = engine.within(limits).submit_rank(read_request(request)?, options)?;
+            let (limits, ready) = (given.limits.limits()?, (given.on_ready, given.user_data));
+            let (options, request) = (rank_options(&given, &engine.gate), read_request(request)?);
             let outcome = |ranking| Ok(Outcome::Ranking(Box::new(Ranked::new(ranking)?)));
-            out.write(handle::insert(Request::follow(pending, cancel, given.on_ready, given.user_data, outcome)));
+            let submit = |engine: &Engine| Ok(engine.submit_rank(request, options)?);
+            out.write(handle::insert(Request::submit(&engine, limits, ready, submit, outcome)?));
             Ok(())
         })
     }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use foreturn::engine::CancelToken;
+use foreturn::Engine;
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions};
 use serde_json::{Value, json};
@@ -290,17 +290,15 @@ pub unsafe extern "C" fn foreturn_score_submit(
             let engine = handle::get::<Hosted>(engine)?;
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
-            let (task, mut limits) = (score_task(&given)?, given.limits.limits()?);
-            let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
-            let model = engine.within(limits).model(model.text("model")?)?;
-            let inputs = self::inputs(inputs, count)?;
-            let (on_ready, user_data) = (given.on_ready, given.user_data);
+            let (task, limits) = (score_task(&given)?, given.limits.limits()?);
+            let (name, inputs) = (model.text("model")?, self::inputs(inputs, count)?);
+            let ready = (given.on_ready, given.user_data);
             let request = if given.partial {
-                let outcome = |outputs| Ok(Outcome::Scores(Scored::each(outputs)));
-                Request::follow(model.submit_score_each(inputs, task)?, cancel, on_ready, user_data, outcome)
+                let submit = |engine: &Engine| Ok(engine.model(name)?.submit_score_each(inputs, task)?);
+                Request::submit(&engine, limits, ready, submit, |outputs| Ok(Outcome::Scores(Scored::each(outputs))))?
             } else {
-                let outcome = |outputs| Ok(Outcome::Scores(Scored::new(outputs)));
-                Request::follow(model.submit_score(inputs, task)?, cancel, on_ready, user_data, outcome)
+                let submit = |engine: &Engine| Ok(engine.model(name)?.submit_score(inputs, task)?);
+                Request::submit(&engine, limits, ready, submit, |outputs| Ok(Outcome::Scores(Scored::new(outputs))))?
             };
             out.write(handle::insert(request));
             Ok(())

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use foreturn::engine::{CancelToken, Limits, Model, Pending};
+use foreturn::engine::{Limits, Model, Pending};
 
 use crate::argument::{self, Out, foreturn_str};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits};
@@ -107,16 +107,15 @@ pub unsafe extern "C" fn foreturn_warm_submit(
 unsafe fn queue<T: 'static>(
     engine: &Hosted,
     model: foreturn_str,
-    mut limits: Limits,
-    (on_ready, user_data): (foreturn_ready_fn, *mut c_void),
+    limits: Limits,
+    ready: (foreturn_ready_fn, *mut c_void),
     out: *mut *mut foreturn_pending,
     outcome: impl FnOnce(T) -> Result<Outcome, Failure> + Send + 'static,
     submit: impl FnOnce(&Model) -> foreturn::Result<Pending<T>>,
 ) -> Result<(), Failure> {
     // SAFETY: passed on.
     let (out, name) = unsafe { (Out::new(out, "out")?, model.text("model")?) };
-    let cancel = limits.cancel.get_or_insert_with(CancelToken::new).clone();
-    let pending = submit(&engine.within(limits).model(name)?)?;
-    out.write(handle::insert(Request::follow(pending, cancel, on_ready, user_data, outcome)));
+    let request = Request::submit(engine, limits, ready, |engine| Ok(submit(&engine.model(name)?)?), outcome)?;
+    out.write(handle::insert(request));
     Ok(())
 }

@@ -294,16 +294,16 @@ impl Engine {
         let plan = Arc::clone(self.plan()?);
         self.check_roles(&plan)?;
         let job = job(Arc::clone(&plan))?;
-        self.submit(|respond| Ok(Box::new(Rank::new(job, plan, options, respond))))
+        self.submit(|respond| Box::new(Rank::new(job, plan, options, respond)))
     }
 
     /// Queues a job.
-    fn submit<T>(&self, job: impl FnOnce(Responder<T>) -> Result<Box<dyn Job>>) -> Result<Pending<T>> {
+    fn submit<T>(&self, job: impl FnOnce(Responder<T>) -> Box<dyn Job>) -> Result<Pending<T>> {
         process::refuse_child(self.inner.process)?;
         let start = Instant::now();
         let (pending, respond) = pending::pair(self.limits.cancel.clone());
         let watch = Watch { deadline: self.limits.deadline(), cancel: pending.token() };
-        self.inner.shared.admission.submit(job(respond)?, self.limits.priority, start, watch)?;
+        self.inner.shared.admission.submit(job(respond), self.limits.priority, start, watch)?;
         Ok(pending)
     }
 

@@ -302,7 +302,7 @@ impl Model {
     ) -> Result<Pending<T>> {
         let name = Arc::clone(&self.name);
         let only = |results: Vec<Result<Completion>>| results.into_iter().next().unwrap_or_else(mixed).and_then(read);
-        self.engine.submit(move |respond| Ok(Box::new(Call::new(name, stage, vec![prepare], only, respond))))
+        self.engine.submit(move |respond| Box::new(Call::new(name, stage, vec![prepare], only, respond)))
     }
 }
 

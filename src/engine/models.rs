@@ -45,9 +45,12 @@ impl Model {
             Model::Other(model) => {
                 let mut replies = Vec::new();
                 model.poll(&mut replies);
-                let weights: Option<Arc<str>> = model.weights().map(Into::into);
-                let answer = |reply| Answer::Chat(reply, weights.clone());
-                finished.extend(replies.into_iter().map(|(ticket, reply)| (ticket, reply.map(answer))));
+                // It is polled every millisecond, and has mostly nothing to give.
+                if !replies.is_empty() {
+                    let weights: Option<Arc<str>> = model.weights().map(Into::into);
+                    let answer = |reply| Answer::Chat(reply, weights.clone());
+                    finished.extend(replies.into_iter().map(|(ticket, reply)| (ticket, reply.map(answer))));
+                }
                 false
             }
         }

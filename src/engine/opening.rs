@@ -51,8 +51,7 @@ impl Engine {
         let model: Arc<str> = model.into();
         check_templates(&plan, vec![ModelRole::User], &self.inner.locals)?;
         self.submit(|respond| {
-            let opening = Opening { question: Some(question(&plan, goal, seed)), model, plan, result: None, respond };
-            Ok(Box::new(opening))
+            Box::new(Opening { question: Some(question(&plan, goal, seed)), model, plan, result: None, respond })
         })
     }
 }

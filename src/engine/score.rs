@@ -88,7 +88,7 @@ impl Model {
         let name = Arc::clone(&self.name);
         let all = |results: Vec<Result<Completion>>| results.into_iter().map(read).collect();
         self.engine
-            .submit(move |respond| Ok(Box::new(Call::new(name, Stage::Score, prepare, all, respond).of_many("text"))))
+            .submit(move |respond| Box::new(Call::new(name, Stage::Score, prepare, all, respond).of_many("text")))
     }
 
     /// As [`Model::submit_score`], for whoever can use some scores: each text has its own result, and one that is not there
@@ -105,8 +105,7 @@ impl Model {
         let name = Arc::clone(&self.name);
         let each = |results: Vec<Result<Completion>>| Ok(results.into_iter().map(read).collect());
         self.engine.submit(move |respond| {
-            let call = Call::new(name, Stage::Score, prepare, each, respond).of_many("text").with_failures();
-            Ok(Box::new(call))
+            Box::new(Call::new(name, Stage::Score, prepare, each, respond).of_many("text").with_failures())
         })
     }
 
