@@ -62,6 +62,15 @@ fn weigh<S: Simd>(s: S, x: S::V, max: S::V, scale: S::V) -> S::V {
     simd::exp(s, s.mul(s.sub(x, max), scale))
 }
 
+/// The last elements of a row, weighed, and as numbers; there are as many as the row has.
+#[inline(always)]
+fn weigh_last<S: Simd>(s: S, rest: &[f32], max: S::V, scale: S::V) -> (S::V, [f32; LANES]) {
+    let mut last = padded(rest);
+    let weights = weigh(s, s.load(&last), max, scale);
+    s.store(&mut last, weights);
+    (weights, last)
+}
+
 struct ExpSum<'a> {
     row: &'a [f32],
     max: f32,
@@ -105,9 +114,7 @@ impl Work for ExpInto<'_> {
             s.store(to, weights);
             total = s.add(total, weights);
         }
-        let mut last = padded(rest);
-        let weights = weigh(s, s.load(&last), max, scale);
-        s.store(&mut last, weights);
+        let (weights, last) = weigh_last(s, rest, max, scale);
         to_rest.copy_from_slice(&last[..rest.len()]);
         simd::sum(s, s.add(total, weights))
     }
@@ -132,9 +139,7 @@ impl Work for ExpRow<'_> {
             s.store(chunk, weights);
             total = s.add(total, weights);
         }
-        let mut last = padded(rest);
-        let weights = weigh(s, s.load(&last), max, scale);
-        s.store(&mut last, weights);
+        let (weights, last) = weigh_last(s, rest, max, scale);
         rest.copy_from_slice(&last[..rest.len()]);
         simd::sum(s, s.add(total, weights))
     }
