@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use ndarray::{Array2, ArrayView2};
 
+use crate::Result;
 use crate::decode::cache::Cache;
 use crate::decode::executor::{Executor, Step};
 use crate::decode::rope::{Variant, Variants};
@@ -17,7 +18,6 @@ use crate::kernels::dot;
 use crate::kernels::matmul::call::{Call as Product, Operands, Rounded};
 use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::simd::Isa;
-use crate::{Error, Result};
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
 pub fn isa() -> String {
@@ -99,10 +99,6 @@ impl Reader for Counter {
         self.next += 1;
         self.left -= 1;
         Ok(if self.left == 0 { Next::Finish } else { Next::Append(0) })
-    }
-
-    fn start_over(&mut self) -> Result<()> {
-        Err(Error::internal("a counter does not count twice"))
     }
 }
 

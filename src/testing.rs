@@ -38,6 +38,15 @@ pub(crate) fn fixture(path: &str) -> serde_json::Value {
 
 /// A checkpoint of tests/fixtures/models, exported to a folder that is removed when the first value is dropped.
 pub(crate) fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, PathBuf) {
+    exported_with(name, quantize, |_| {})
+}
+
+/// As [`exported`], of a checkpoint that was changed.
+pub(crate) fn exported_with(
+    name: &str,
+    quantize: Quantize,
+    change: impl FnOnce(&Path),
+) -> (tempfile::TempDir, PathBuf) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoint = folder.path().join("checkpoint");
@@ -47,6 +56,7 @@ pub(crate) fn exported(name: &str, quantize: Quantize) -> (tempfile::TempDir, Pa
             std::fs::copy(file.path(), checkpoint.join(file.file_name())).expect("copied");
         }
     }
+    change(&checkpoint);
     let to = folder.path().join("model");
     let options = ExportOptions { quantize, ..ExportOptions::new(&checkpoint, &to) };
     export(&options, &mut |_| {}).expect("exported");

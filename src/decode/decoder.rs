@@ -8,7 +8,7 @@ use super::executor::padded::PaddedExecutor;
 use super::executor::paged::{PagedExecutor, blocks_within};
 use super::reader::AnyReader;
 use super::rope::Variants;
-use super::scheduler::{Begun, Budget, Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
+use super::scheduler::{Budget, Ended, Scheduler, SchedulerOptions, SequenceCost, SequenceId};
 use super::urgency::Urgency;
 use crate::model::ModelFolder;
 use crate::model::layout::PreparedGraph;
@@ -57,26 +57,19 @@ pub struct DecoderStats {
     pub blocks: usize,
 }
 
-/// A model with its scheduler.
-pub(crate) struct Decoder {
+/// A model that is ready to run, without sequences. A thread may load it for another.
+pub(crate) struct Loaded {
     folder: Arc<ModelFolder>,
-    executor: Box<dyn Executor>,
+    executor: Box<dyn Executor + Send>,
     provider: ProviderReport,
-    scheduler: Scheduler<AnyReader>,
-    pace: Pace,
-    // Sums over the sequences that have ended.
-    prompt_tokens: u64,
-    reused_tokens: u64,
+    blocks: usize,
 }
 
-/// Bytes that a step's logits may take: 512 rows of a vocabulary of 32k, 128 of one of 128k.
-const LOGIT_BYTES: usize = 64 << 20;
-
-impl Decoder {
+impl Loaded {
     /// Loads `folder`'s model.
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
-        let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
+        let (executor, provider): (Box<dyn Executor + Send>, _) = match folder.runner() {
             PreparedGraph::Paged(paged) => {
                 let executor = PagedExecutor::load(&folder, paged, blocks, runtime)?;
                 let provider = executor.provider().clone();
@@ -89,8 +82,34 @@ impl Decoder {
             }
             PreparedGraph::Classifier(_) => return Err(folder.not_a("a language model")),
         };
+        Ok(Loaded { folder, executor, provider, blocks })
+    }
+}
+
+/// A model with its scheduler.
+pub(crate) struct Decoder {
+    loaded: Loaded,
+    scheduler: Scheduler<AnyReader>,
+    pace: Pace,
+    // Sums over the sequences that have ended.
+    prompt_tokens: u64,
+    reused_tokens: u64,
+}
+
+/// Bytes that a step's logits may take: 512 rows of a vocabulary of 32k, 128 of one of 128k.
+const LOGIT_BYTES: usize = 64 << 20;
+
+impl Decoder {
+    /// Loads `folder`'s model.
+    #[cfg(test)]
+    pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
+        Ok(Decoder::new(Loaded::load(folder, options, runtime)?, options))
+    }
+
+    pub(crate) fn new(loaded: Loaded, options: &DecodeOptions) -> Self {
+        let folder = &loaded.folder;
         let scheduler = Scheduler::new(SchedulerOptions {
-            blocks,
+            blocks: loaded.blocks,
             block_size: folder.block_size(),
             max_sequences: options.max_sequences,
             // A head's rows are a few numbers each.
@@ -99,15 +118,15 @@ impl Decoder {
             variants: Variants { longest_short: folder.longest_short() },
         });
         let pace = Pace::new(options.step_budget);
-        Ok(Decoder { folder, executor, provider, scheduler, pace, prompt_tokens: 0, reused_tokens: 0 })
+        Decoder { loaded, scheduler, pace, prompt_tokens: 0, reused_tokens: 0 }
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
-        &self.folder
+        &self.loaded.folder
     }
 
     pub(crate) fn provider(&self) -> &ProviderReport {
-        &self.provider
+        &self.loaded.provider
     }
 
     /// Queues a sequence of `tokens` that may grow by `max_new`. Its `urgency` says before which others it goes.
@@ -122,7 +141,7 @@ impl Decoder {
         urgency: Urgency,
         reader: AnyReader,
     ) -> Result<SequenceId> {
-        check_prompt(&self.folder, &tokens)?;
+        check_prompt(&self.loaded.folder, &tokens)?;
         self.scheduler.submit(tokens, max_new, urgency, reader)
     }
 
@@ -143,30 +162,30 @@ impl Decoder {
 
     /// Sets the time after which nobody waits for a step any more. A step that is under way then is ended.
     pub(crate) fn end_by(&mut self, end: Option<Instant>) {
-        self.executor.end_by(end);
+        self.loaded.executor.end_by(end);
     }
 
     /// Runs one step; returns whether sequences are left.
     pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
         let (start, before) = (Instant::now(), ended.len());
-        let tokens = self.scheduler.step(&self.pace.budget(start), &mut *self.executor, ended);
+        let tokens = self.scheduler.step(&self.pace.budget(start), &mut *self.loaded.executor, ended);
         self.pace.observe(tokens, start.elapsed());
         self.count(&ended[before..]);
         !self.scheduler.is_idle()
     }
 
-    /// Empties the cache, because the weights are about to change or have changed since the last step. `begun` says
-    /// what becomes of the sequences that have begun; appends those that end. Pins stay, and are computed again when
-    /// they are next used. Returns whether it is done.
+    /// Takes the place of `fresh`'s weights: the cache is emptied, and pins stay. Gives back the old ones.
     ///
-    /// With [`Begun::Wait`] it is not done until those that have begun have ended, and no other begins before: call
-    /// [`Decoder::step`] and this in turn. Any other mode ends the wait.
-    #[allow(dead_code)] // until the engine exchanges weights
-    pub(crate) fn reset(&mut self, begun: Begun, ended: &mut Vec<Ended<AnyReader>>) -> bool {
-        let before = ended.len();
-        let done = self.scheduler.reset(begun, ended);
-        self.count(&ended[before..]);
-        done
+    /// # Errors
+    /// Sequences are under way; nothing has changed then.
+    pub(crate) fn exchange(&mut self, fresh: Loaded) -> Result<Loaded> {
+        self.scheduler.reset()?;
+        Ok(std::mem::replace(&mut self.loaded, fresh))
+    }
+
+    /// The full blocks of the prefixes that are pinned.
+    pub(crate) fn pinned(&self) -> impl Iterator<Item = &[u32]> {
+        self.scheduler.pinned()
     }
 
     fn count(&mut self, ended: &[Ended<AnyReader>]) {
@@ -178,7 +197,7 @@ impl Decoder {
 
     #[cfg(test)]
     pub(super) fn poison(&mut self) {
-        self.executor.poison();
+        self.loaded.executor.poison();
     }
 
     pub(crate) fn stats(&self) -> DecoderStats {

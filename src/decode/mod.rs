@@ -29,6 +29,6 @@ pub(crate) mod urgency;
 
 pub use decoder::DecoderStats;
 internal! { decoder::DecodeOptions }
-pub(crate) use decoder::{Decoder, check_prompt};
+pub(crate) use decoder::{Decoder, Loaded, check_prompt};
 pub use reader::{GenerateOptions, OnText};
 pub use sampler::SamplingOptions;

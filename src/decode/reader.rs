@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::constraint::{Constraint, JsonSchema};
 use super::sampler::{Sampler, SamplingOptions, log_sum_exp};
-use super::scheduler::{Next, Reader, changed_weights};
+use super::scheduler::{Next, Reader};
 use super::stop::StopMatcher;
 use crate::model::tokenizer::{TextStream, Tokenizer};
 use crate::{Error, Result};
@@ -67,6 +67,18 @@ pub struct GenerateOptions {
     pub on_text: Option<OnText>,
 }
 
+impl GenerateOptions {
+    /// The same options once more; `None` where somebody listens.
+    pub(crate) fn again(&self) -> Option<GenerateOptions> {
+        if self.on_text.is_some() {
+            return None;
+        }
+        let GenerateOptions { max_tokens, seed, ignore_eos, .. } = *self;
+        let (sampling, stop, schema) = (self.sampling.clone(), self.stop.clone(), self.schema.clone());
+        Some(GenerateOptions { max_tokens, sampling, seed, stop, ignore_eos, schema, on_text: None })
+    }
+}
+
 impl Default for GenerateOptions {
     fn default() -> Self {
         GenerateOptions {
@@ -105,22 +117,6 @@ impl Reader for AnyReader {
             AnyReader::LogProbs(reader) => reader.read(position, logits),
             AnyReader::Choose(reader) => reader.read(logits),
             AnyReader::Rows(reader) => Ok(reader.read(position, logits)),
-        }
-    }
-
-    fn start_over(&mut self) -> Result<()> {
-        match self {
-            AnyReader::Generate(reader) => reader.start_over(),
-            AnyReader::LogProbs(reader) => {
-                reader.next = reader.from;
-                reader.logprobs.clear();
-                Ok(())
-            }
-            AnyReader::Choose(_) => Ok(()),
-            AnyReader::Rows(reader) => {
-                *reader = Rows::new(std::mem::take(&mut reader.wanted));
-                Ok(())
-            }
         }
     }
 }
@@ -229,24 +225,6 @@ impl Generate {
         Ok(Next::Append(sampled.token))
     }
 
-    /// Goes back to before the first token.
-    fn start_over(&mut self) -> Result<()> {
-        if self.on_text.is_some() && !self.text.is_empty() {
-            return Err(changed_weights("after a part of the reply's text was passed on"));
-        }
-        if let Some(constraint) = &mut self.constraint {
-            constraint.start_over()?;
-        }
-        // What they held back belongs to the old reply.
-        self.stream.finish()?;
-        self.stops.finish();
-        self.next = self.prompt - 1;
-        self.tokens.clear();
-        self.logprobs.clear();
-        self.text.clear();
-        Ok(())
-    }
-
     fn limit(&self) -> Finish {
         if self.cut { Finish::Context } else { Finish::Length }
     }
@@ -307,17 +285,16 @@ fn check_schema(options: &GenerateOptions, constrained: bool) -> Result<()> {
 
 /// Log-probabilities of given tokens.
 pub(crate) struct LogProbs {
-    from: usize,
     next: usize,
     tokens: Arc<[u32]>,
-    /// logprobs[i] is of the token after position `from + i`.
+    /// One for each token after those that are given.
     pub(crate) logprobs: Vec<f32>,
 }
 
 impl LogProbs {
     /// Scores `tokens[from + 1..]`, each given the ones before it.
     pub(crate) fn new(tokens: Arc<[u32]>, from: usize) -> Self {
-        LogProbs { from, next: from, tokens, logprobs: Vec::new() }
+        LogProbs { next: from, tokens, logprobs: Vec::new() }
     }
 
     fn read(&mut self, position: usize, logits: &[f32]) -> Result<Next> {
@@ -383,51 +360,5 @@ impl Rows {
             self.rows.extend_from_slice(logits);
         }
         if self.next().is_none() { Next::Finish } else { Next::Continue }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Logits of a vocabulary of four, which differ by position.
-    fn logits(position: usize) -> [f32; 4] {
-        [0.5, position as f32, -1.0, 2.0]
-    }
-
-    /// Reads `rows` rows, or all.
-    fn read(reader: &mut AnyReader, rows: usize) {
-        for _ in 0..rows {
-            let position = reader.next_position();
-            if reader.read(position, &[], &logits(position)).expect("finite") == Next::Finish {
-                break;
-            }
-        }
-    }
-
-    #[test]
-    fn a_reader_that_starts_over_reads_everything_again() {
-        let readers: [fn() -> AnyReader; 3] = [
-            || AnyReader::LogProbs(LogProbs::new([3, 1, 2, 0, 3].into(), 1)),
-            || AnyReader::Rows(Rows::new([1, 3, 4])),
-            || AnyReader::Choose(Choose::new(5, vec![vec![0], vec![1, 2]])),
-        ];
-        let numbers = |reader: &AnyReader| match reader {
-            AnyReader::LogProbs(reader) => reader.logprobs.clone(),
-            AnyReader::Rows(reader) => reader.rows.clone(),
-            AnyReader::Choose(reader) => reader.probabilities.iter().map(|&p| p as f32).collect(),
-            AnyReader::Generate(_) => Vec::new(),
-        };
-        for make in readers {
-            let (mut whole, mut interrupted) = (make(), make());
-            read(&mut whole, usize::MAX);
-            let first = interrupted.next_position();
-            read(&mut interrupted, 2);
-            interrupted.start_over().expect("nothing was given away");
-            assert_eq!(interrupted.next_position(), first);
-            read(&mut interrupted, usize::MAX);
-            assert_eq!(numbers(&interrupted), numbers(&whole));
-            assert!(!numbers(&whole).is_empty());
-        }
     }
 }

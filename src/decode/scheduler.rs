@@ -2,8 +2,7 @@
 //!
 //! Every step packs what is due: one token of each sequence that is decoding, and chunks of prompts of others, as many
 //! as fit the step's token budget. Sequences are served by urgency ([`Turn`]): `admission` says which of them share
-//! steps, `plan` what each of them computes in the next step, and `deadlines` how large that step is. `reset` empties
-//! the cache when the model's weights change.
+//! steps, `plan` what each of them computes in the next step, and `deadlines` how large that step is.
 //!
 //! Nobody starves. From time to time the oldest sequence becomes the elder, which goes before all others in everything
 //! until it ends. See `admission` for the rule and its bound. The sequence that goes first can always proceed, because
@@ -16,7 +15,6 @@
 mod admission;
 mod deadlines;
 mod plan;
-mod reset;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,7 +22,6 @@ use ndarray::{ArrayView2, s};
 
 pub(crate) use self::deadlines::Budget;
 use self::plan::{Plan, Share};
-pub(crate) use self::reset::{Begun, changed_weights};
 use super::cache::{Cache, Path};
 use super::executor::{Executor, Step};
 use super::rope::{Variant, Variants};
@@ -56,12 +53,6 @@ pub(crate) trait Reader {
     /// # Errors
     /// Ends the sequence with that error.
     fn read(&mut self, position: usize, tokens: &[u32], logits: &[f32]) -> Result<Next>;
-
-    /// Forgets everything that was read, because other weights will compute it again.
-    ///
-    /// # Errors
-    /// A part of the result was given away already. The sequence ends with that error.
-    fn start_over(&mut self) -> Result<()>;
 }
 
 /// The memory and the places that sequences share.
@@ -129,8 +120,6 @@ struct Sequence<R> {
     cost: SequenceCost,
     /// The nodes it uses. Empty while it waits.
     path: Path,
-    /// True if it has run with the present weights.
-    begun: bool,
 }
 
 impl<R: Reader> Sequence<R> {
@@ -161,8 +150,6 @@ pub(crate) struct Scheduler<R> {
     elder: Option<Turn>,
     /// The step from which on the oldest sequence may become the elder.
     next_elder: u64,
-    /// True while sequences that have not begun have to wait, because the weights are about to change.
-    held: bool,
     pins: HashMap<u64, Pin>,
     /// Blocks that pins may hold at most, all together.
     pinned: usize,
@@ -180,7 +167,6 @@ impl<R: Reader> Scheduler<R> {
             turns: BTreeMap::new(),
             elder: None,
             next_elder: 0,
-            held: false,
             pins: HashMap::new(),
             pinned: 0,
             next: 0,
@@ -209,7 +195,7 @@ impl<R: Reader> Scheduler<R> {
         self.next += 1;
         let prompt = tokens.len();
         let cost = SequenceCost { prompt, ..SequenceCost::default() };
-        let sequence = Sequence { tokens, prompt, limit, cursor: 0, reader, cost, path: Path::new(), begun: false };
+        let sequence = Sequence { tokens, prompt, limit, cursor: 0, reader, cost, path: Path::new() };
         self.turns.insert(id, turn);
         self.waiting.insert(turn, sequence);
         Ok(id)
@@ -279,6 +265,27 @@ impl<R: Reader> Scheduler<R> {
         Ok(())
     }
 
+    /// Empties the cache, because the weights have changed, so that no row is read that was computed before. Pins stay:
+    /// their blocks are reserved as before, and empty.
+    ///
+    /// # Errors
+    /// Sequences are under way. Rows of different weights would meet in them.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        if !self.is_idle() {
+            return Err(Error::internal("weights were exchanged under sequences"));
+        }
+        self.cache.clear();
+        for pin in self.pins.values_mut() {
+            pin.path = self.cache.attach(pin.variant, &pin.tokens);
+        }
+        Ok(())
+    }
+
+    /// The full blocks of the prefixes that are pinned.
+    pub(crate) fn pinned(&self) -> impl Iterator<Item = &[u32]> {
+        self.pins.values().map(|pin| &*pin.tokens)
+    }
+
     /// Undoes [`Scheduler::pin`].
     pub(crate) fn unpin(&mut self, key: u64) {
         if let Some(pin) = self.pins.remove(&key) {
@@ -318,10 +325,7 @@ impl<R: Reader> Scheduler<R> {
         self.admit();
         let plan = self.plan(budget);
         if plan.shares.is_empty() {
-            // While the weights are about to change, those that wait have nothing to do.
-            if !self.held || !self.running.is_empty() {
-                self.fail_first(ended);
-            }
+            self.fail_first(ended);
             return 0;
         }
         for &(from, to) in &plan.copies {

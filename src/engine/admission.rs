@@ -92,6 +92,13 @@ impl Admission {
         Ok(())
     }
 
+    /// The number of a job that no handle submitted.
+    pub(super) fn arrive(&self) -> u64 {
+        let mut state = self.lock();
+        state.arrivals += 1;
+        state.arrivals
+    }
+
     /// Gives back a ranking's place, or those of texts.
     pub(super) fn leave(&self, kind: Kind) {
         let mut state = self.lock();

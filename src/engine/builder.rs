@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::command::Command;
 use super::models::Model;
 use super::owner::Owner;
+use super::refresh::Recipe;
 use super::{Admission, ChatModelFactory, Engine, Inner, Limits, Local, Recorder, Shared};
 use crate::Result;
-use crate::chat::local::LocalChat;
+use crate::chat::local::{LocalChat, Weights};
 #[cfg(feature = "remote")]
 use crate::chat::remote::RemoteChat;
 use crate::config::{Config, ModelConfig, ModelSource, RemoteConfig, RuntimeConfig};
@@ -82,11 +83,10 @@ impl EngineBuilder {
             let folder = Arc::new(folder);
             let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: local.bos };
-            let known = Local { folder: Arc::clone(&folder), prompting: prompting.clone() };
-            locals.insert(name.clone(), Arc::new(known));
-            let version = local.version.clone();
-            let factory = local_factory(name, folder, prompting, version, decode.clone(), runtime.clone());
-            factories.push((name.clone(), factory));
+            let recipe = Recipe::new(local.open_options(), decode.clone(), runtime.clone());
+            let known = Arc::new(Local { folder, prompting, recipe });
+            locals.insert(name.clone(), Arc::clone(&known));
+            factories.push((name.clone(), local_factory(name, known, local.version.clone())));
         }
         factories.extend(custom.into_iter().map(|(name, make)| (name, other(make))));
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
@@ -209,14 +209,12 @@ fn decode_options(config: &RuntimeConfig) -> DecodeOptions {
 }
 
 /// Loads a local model, for the thread to call.
-fn local_factory(
-    name: &str,
-    folder: Arc<ModelFolder>,
-    prompting: Prompting,
-    version: Option<String>,
-    decode: DecodeOptions,
-    runtime: RuntimeOptions,
-) -> Factory {
+fn local_factory(name: &str, local: Arc<Local>, version: Option<String>) -> Factory {
     let name: Arc<str> = name.into();
-    Box::new(move || Ok(Model::Local(Box::new(LocalChat::load(name, folder, prompting, version, &decode, &runtime)?))))
+    Box::new(move || {
+        let (Local { folder, prompting, .. }, Recipe { decode, runtime, .. }) = (&*local, &local.recipe);
+        let weights = Weights::load(Arc::clone(folder), version, decode, runtime);
+        let weights = weights.map_err(|e| e.context(format!("model `{name}`")))?;
+        Ok(Model::Local(Box::new(LocalChat::new(name, weights, prompting.clone(), decode))))
+    })
 }

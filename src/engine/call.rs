@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::job::{Job, Kind, Question, Request, Watch};
 use super::models::Models;
 use super::pending::Responder;
+use super::refresh::changed;
 use super::statistics::Stage;
 use crate::chat::local::{Answer, Completion, Task};
 use crate::rank::{AskId, StopReason};
@@ -24,8 +25,10 @@ pub(super) struct Call<T> {
     /// How its tasks are called in errors, where it may have several.
     many: Option<&'static str>,
     prepare: Vec<Prepare>,
-    /// With their places.
+    /// With their places. Those that were asked stay, to be asked again.
     tasks: Vec<(usize, Task)>,
+    /// Whether a task can't be asked again.
+    once: bool,
     results: Vec<Option<Result<Completion>>>,
     /// Whether the first failure ends it.
     all_or_nothing: bool,
@@ -44,7 +47,19 @@ impl<T> Call<T> {
     ) -> Self {
         let results = prepare.iter().map(|_| None).collect();
         let (many, tasks, read) = (None, Vec::new(), Box::new(read));
-        Call { model, stage, many, prepare, tasks, results, all_or_nothing: true, failure: None, read, respond }
+        Call {
+            model,
+            stage,
+            many,
+            prepare,
+            tasks,
+            once: false,
+            results,
+            all_or_nothing: true,
+            failure: None,
+            read,
+            respond,
+        }
     }
 
     /// Says how one of several tasks is called in errors.
@@ -96,8 +111,26 @@ impl<T: Send> Job for Call<T> {
         Ok(())
     }
 
+    fn asks(&self, model: &str) -> bool {
+        *self.model == *model
+    }
+
+    fn start_over(&mut self) -> Result<()> {
+        if self.once {
+            return Err(changed(&self.model));
+        }
+        for (at, _) in &self.tasks {
+            self.results[*at] = None;
+        }
+        Ok(())
+    }
+
     fn start(&mut self, questions: &mut Vec<Question>) {
-        for (at, task) in self.tasks.drain(..) {
+        for (at, task) in std::mem::take(&mut self.tasks) {
+            match task.again() {
+                Some(again) => self.tasks.push((at, again)),
+                None => self.once = true,
+            }
             let (id, model) = (AskId(at as u64), Arc::clone(&self.model));
             questions.push(Question { id, model, request: Request::Task(task) });
         }

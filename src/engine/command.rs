@@ -1,6 +1,7 @@
 //! What the owner of the models is told.
 
 use super::job::Run;
+use super::refresh::Exchange;
 
 /// A message to the owner.
 pub(super) enum Command {
@@ -11,5 +12,7 @@ pub(super) enum Command {
         model: usize,
         key: u64,
     },
+    /// Exchange a model's weights once nothing uses them.
+    Exchange(Box<Exchange>),
     Shutdown,
 }

@@ -64,7 +64,10 @@ pub(super) trait Job: Send {
         Ok(())
     }
 
-    /// The first questions.
+    /// Whether it asks this model, now or later.
+    fn asks(&self, model: &str) -> bool;
+
+    /// The first questions. Called again after [`Job::start_over`].
     fn start(&mut self, questions: &mut Vec<Question>);
 
     /// Takes an answer, or the error with which the question was refused, and appends the questions that follow from it.
@@ -77,6 +80,12 @@ pub(super) trait Job: Send {
 
     /// Takes the metrics' values, and appends the questions that follow from them.
     fn on_values(&mut self, _values: MetricValues, _questions: &mut Vec<Question>) {}
+
+    /// Forgets every answer, because a model has other weights now.
+    ///
+    /// # Errors
+    /// A part of the result was passed on already. The job is failed with it.
+    fn start_over(&mut self) -> Result<()>;
 
     /// Ends it early. What it has asked is ended as well, and still answered where a model of this process was asked.
     fn stop(&mut self, why: StopReason);
@@ -150,11 +159,13 @@ pub(super) struct Run {
     pub(super) texts: usize,
     /// Until when it may finish what needs no model, once it was stopped.
     pub(super) stopped: Option<Instant>,
+    /// How often it has started over: what was measured before is of no use.
+    pub(super) begun: u32,
 }
 
 impl Run {
     pub(super) fn new(job: Box<dyn Job>, turn: Turn, start: Instant, watch: Watch) -> Self {
         let texts = if let Kind::Call { texts } = job.kind() { texts } else { 0 };
-        Run { job, turn, start, watch, questions: VecDeque::new(), texts, stopped: None }
+        Run { job, turn, start, watch, questions: VecDeque::new(), texts, stopped: None, begun: 0 }
     }
 }

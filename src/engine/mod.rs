@@ -13,12 +13,13 @@
 //! - [`Engine`], [`Model`]: the handles; `builder` makes an engine of a configuration; `limits`, `pending`: how long a
 //!   request may take, and its result.
 //! - `job`: what the owner drives; `ranking`, `call`, `opening`: the three kinds.
-//! - `score`: calls that score texts; `trace`: rankings that are written to a file; `statistics`.
+//! - `refresh`: new weights for a model; `score`: calls that score texts; `trace`: rankings that are written to a file; `statistics`.
 
 mod admission;
 mod builder;
 mod call;
 mod command;
+mod exchange;
 mod job;
 mod limits;
 mod model;
@@ -29,6 +30,7 @@ mod pending;
 mod process;
 mod queue;
 mod ranking;
+mod refresh;
 mod score;
 mod statistics;
 mod trace;
@@ -52,6 +54,8 @@ use self::owner::MEASURING;
 pub use self::pending::Pending;
 use self::pending::Responder;
 use self::ranking::Rank;
+use self::refresh::Recipe;
+pub use self::refresh::{RefreshMode, RefreshOptions};
 use self::statistics::Recorder;
 pub use self::statistics::{Latency, Stage, Statistics};
 use crate::chat::ChatModel;
@@ -125,6 +129,7 @@ struct Shared {
 struct Local {
     folder: Arc<ModelFolder>,
     prompting: Prompting,
+    recipe: Recipe,
 }
 
 impl Local {
@@ -243,13 +248,12 @@ impl Engine {
     /// # Errors
     /// The request or the configuration is wrong, or the queue is full.
     pub fn submit_rank(&self, request: RankRequest, options: RankOptions) -> Result<Pending<Ranking>> {
-        self.submit_job(options, |plan| {
-            self.check_texts(&plan, &request)?;
-            let sampled = matches!(request.candidates, Candidates::Sample(_)).then_some(ModelRole::Policy);
-            let roles = plan.needs(plan.window(&request)).into_iter().chain(sampled).collect();
-            check_templates(&plan, roles, &self.inner.locals)?;
-            RankJob::new(request, plan)
-        })
+        let plan = self.plan()?;
+        self.check_texts(plan, &request)?;
+        let sampled = matches!(request.candidates, Candidates::Sample(_)).then_some(ModelRole::Policy);
+        let roles = plan.needs(plan.window(&request)).into_iter().chain(sampled).collect();
+        check_templates(plan, roles, &self.inner.locals)?;
+        self.submit_job(options, move |plan| RankJob::new(request.clone(), plan))
     }
 
     /// Scores the rollouts of `ranking`, which was made of `request`, again: with this engine's judges and metrics, and
@@ -280,21 +284,22 @@ impl Engine {
         ranking: &Ranking,
         options: RankOptions,
     ) -> Result<Pending<Ranking>> {
-        self.submit_job(options, |plan| {
-            self.check_texts(&plan, &request)?;
-            RankJob::rescore(request, ranking, plan)
-        })
+        self.check_texts(self.plan()?, &request)?;
+        let ranking = ranking.clone();
+        self.submit_job(options, move |plan| RankJob::rescore(request.clone(), &ranking, plan))
     }
 
     fn submit_job(
         &self,
         options: RankOptions,
-        job: impl FnOnce(Arc<RankPlan>) -> Result<RankJob>,
+        make: impl Fn(Arc<RankPlan>) -> Result<RankJob> + Send + 'static,
     ) -> Result<Pending<Ranking>> {
         let plan = Arc::clone(self.plan()?);
         self.check_roles(&plan)?;
-        let job = job(Arc::clone(&plan))?;
-        self.submit(|respond| Box::new(Rank::new(job, plan, options, respond)))
+        let of = Arc::clone(&plan);
+        let make = move || make(Arc::clone(&of));
+        let job = make()?;
+        self.submit(|respond| Box::new(Rank::new(job, Box::new(make), plan, options, respond)))
     }
 
     /// Queues a job.

@@ -51,7 +51,7 @@ impl Engine {
         let model: Arc<str> = model.into();
         check_templates(&plan, vec![ModelRole::User], &self.inner.locals)?;
         self.submit(|respond| {
-            Box::new(Opening { question: Some(question(&plan, goal, seed)), model, plan, result: None, respond })
+            Box::new(Opening { question: question(&plan, goal, seed), model, plan, result: None, respond })
         })
     }
 }
@@ -74,7 +74,7 @@ fn question(plan: &RankPlan, goal: &Goal, seed: u64) -> ChatRequest {
 
 /// One question to the user's model.
 struct Opening {
-    question: Option<ChatRequest>,
+    question: ChatRequest,
     model: Arc<str>,
     plan: Arc<RankPlan>,
     result: Option<Result<Message>>,
@@ -113,10 +113,18 @@ impl Job for Opening {
         Stage::Generate
     }
 
+    fn asks(&self, model: &str) -> bool {
+        *self.model == *model
+    }
+
+    fn start_over(&mut self) -> Result<()> {
+        self.result = None;
+        Ok(())
+    }
+
     fn start(&mut self, questions: &mut Vec<Question>) {
-        let model = &self.model;
-        let question = |request| Question { id: AskId(0), model: Arc::clone(model), request: Request::Chat(request) };
-        questions.extend(self.question.take().map(question));
+        let request = Request::Chat(self.question.clone());
+        questions.push(Question { id: AskId(0), model: Arc::clone(&self.model), request });
     }
 
     fn on_answer(&mut self, _: AskId, answer: Result<Answer>, _: &mut Vec<Question>) {

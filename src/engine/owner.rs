@@ -12,6 +12,7 @@ use super::builder::Factory;
 use super::command::Command;
 use super::job::{Kind, Question, Run, interrupted};
 use super::models::{Model, Models};
+use super::refresh::Exchange;
 use crate::chat::local::Answer;
 use crate::chat::{Finish, Ticket};
 use crate::decode::urgency::Turn;
@@ -36,18 +37,22 @@ thread_local! {
     pub(super) static MEASURING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What metrics made of a job's rollouts.
-type Measured = (Turn, MetricValues);
+/// What metrics made of a job's rollouts, and since which of its beginnings they were at work.
+type Measured = (Turn, u32, MetricValues);
 
 /// Everything the thread owns.
 pub(super) struct Owner {
-    models: Models,
+    pub(super) models: Models,
     commands: Receiver<Command>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// The most urgent first.
-    active: BTreeMap<Turn, Box<Run>>,
+    pub(super) active: BTreeMap<Turn, Box<Run>>,
+    /// Weights that wait until nothing uses those that they replace.
+    pub(super) exchanges: Vec<Exchange>,
+    /// Jobs that wait for them.
+    pub(super) held: BTreeMap<Turn, Box<Run>>,
     /// Who waits for a model's answer.
-    asked: HashMap<(usize, Ticket), (Turn, AskId)>,
+    pub(super) asked: HashMap<(usize, Ticket), (Turn, AskId)>,
     /// Until when requests are handed out in this turn.
     handing_out: Instant,
     /// Threads on which metrics score, and how their values come back.
@@ -89,6 +94,8 @@ impl Owner {
             commands,
             shared,
             active: BTreeMap::new(),
+            exchanges: Vec::new(),
+            held: BTreeMap::new(),
             asked: HashMap::new(),
             handing_out: Instant::now(),
             measuring: Vec::new(),
@@ -100,19 +107,20 @@ impl Owner {
         while self.receive() {
             self.handing_out = Instant::now() + HANDING_OUT;
             self.interrupt();
+            self.exchange();
             self.active.keys().copied().collect::<Vec<_>>().into_iter().for_each(|turn| self.hand_out(turn));
             let mut advanced = self.advance();
             advanced |= self.measure();
             self.settle();
             if !advanced && !self.active.is_empty() {
                 // Only metrics and models outside of this process have work; they need nothing of this thread.
-                if let Ok((turn, values)) = self.values.1.recv_timeout(OUTSIDE_PAUSE) {
-                    self.take_values(turn, values);
+                if let Ok(measured) = self.values.1.recv_timeout(OUTSIDE_PAUSE) {
+                    self.take_values(measured);
                 }
             }
         }
         self.shared.admission.close();
-        for (_, run) in std::mem::take(&mut self.active) {
+        for (_, run) in std::mem::take(&mut self.active).into_iter().chain(std::mem::take(&mut self.held)) {
             run.job.refuse(closed("while the request was under way"));
         }
         // Jobs that are on their way here are refused, and what metrics that are still at work ask for.
@@ -130,7 +138,7 @@ impl Owner {
     /// Takes what commands there are, waiting for one when there is nothing else to do; `false` to end.
     fn receive(&mut self) -> bool {
         loop {
-            let command = match self.active.is_empty() {
+            let command = match self.active.is_empty() && self.exchanges.is_empty() {
                 true => self.commands.recv().map_err(|_| TryRecvError::Disconnected),
                 false => self.commands.try_recv(),
             };
@@ -150,6 +158,7 @@ impl Owner {
         match command {
             Command::Shutdown => return false,
             Command::Begin(run) => self.begin(run),
+            Command::Exchange(exchange) => self.prepare_exchange(*exchange),
             Command::Unpin { model, key } => {
                 if let Some((_, Model::Local(model))) = self.models.0.get_mut(model) {
                     model.unpin(key);
@@ -160,7 +169,11 @@ impl Owner {
         true
     }
 
-    fn begin(&mut self, mut run: Box<Run>) {
+    pub(super) fn begin(&mut self, mut run: Box<Run>) {
+        if self.exchanges.iter().any(|exchange| run.job.asks(&exchange.name)) {
+            self.held.insert(run.turn, run);
+            return;
+        }
         let mut questions = Vec::new();
         run.job.start(&mut questions);
         run.questions.extend(questions);
@@ -178,6 +191,7 @@ impl Owner {
         for (turn, why) in over.collect::<Vec<_>>() {
             self.stop(turn, why);
         }
+        self.expire(now);
         self.collect();
         self.settle();
     }
@@ -289,18 +303,18 @@ impl Owner {
     /// Sends metrics to work on what has ended, and takes what they made of it. Returns whether anything came of it.
     fn measure(&mut self) -> bool {
         let mut advanced = false;
-        while let Ok((turn, values)) = self.values.1.try_recv() {
-            self.take_values(turn, values);
+        while let Ok(measured) = self.values.1.try_recv() {
+            self.take_values(measured);
             advanced = true;
         }
         for (turn, run) in &mut self.active {
             let Some(batch) = run.job.take_metrics() else { continue };
-            let (turn, sender) = (*turn, self.values.0.clone());
+            let (turn, begun, sender) = (*turn, run.begun, self.values.0.clone());
             // A metric may block: not on this thread.
             let measure = move || {
                 MEASURING.set(true);
                 // Nobody listens once the engine has ended.
-                drop(sender.send((turn, batch.run())));
+                drop(sender.send((turn, begun, batch.run())));
             };
             self.measuring.retain(|thread| !thread.is_finished());
             match crate::thread::spawn("foreturn-score", "for metrics", measure) {
@@ -311,8 +325,8 @@ impl Owner {
         advanced
     }
 
-    fn take_values(&mut self, turn: Turn, values: MetricValues) {
-        let Some(run) = self.active.get_mut(&turn) else { return };
+    fn take_values(&mut self, (turn, begun, values): Measured) {
+        let Some(run) = self.active.get_mut(&turn).filter(|run| run.begun == begun) else { return };
         let mut questions = Vec::new();
         run.job.on_values(values, &mut questions);
         run.job.report();
@@ -320,21 +334,26 @@ impl Owner {
     }
 
     /// Hands out the results of jobs that are done.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let done = self.active.iter().filter(|(_, run)| run.job.is_done()).map(|(turn, _)| *turn);
         for turn in done.collect::<Vec<_>>() {
             self.withdraw(turn);
             let Some(run) = self.active.remove(&turn) else { continue };
-            let texts = run.texts;
-            let kind = if run.job.kind() == Kind::Ranking { Kind::Ranking } else { Kind::Call { texts } };
-            self.shared.admission.leave(kind);
-            self.shared.recorder.record(run.job.stage(), run.start.elapsed());
+            self.leave(&run);
             run.job.finish(&self.models, run.start);
         }
     }
 
+    /// Gives back the places of a job that is over.
+    pub(super) fn leave(&self, run: &Run) {
+        let texts = run.texts;
+        let kind = if run.job.kind() == Kind::Ranking { Kind::Ranking } else { Kind::Call { texts } };
+        self.shared.admission.leave(kind);
+        self.shared.recorder.record(run.job.stage(), run.start.elapsed());
+    }
+
     /// Ends what a job has asked and needs no more.
-    fn withdraw(&mut self, turn: Turn) {
+    pub(super) fn withdraw(&mut self, turn: Turn) {
         let orphans = self.asked.extract_if(|_, (asker, _)| *asker == turn);
         for ((model, ticket), _) in orphans {
             self.models.0[model].1.end(ticket, Finish::Cancelled);

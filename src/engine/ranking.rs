@@ -16,9 +16,14 @@ use crate::{Error, Result};
 /// wait for a place as have one.
 const MAX_OUT: usize = 128;
 
+/// Makes a job of one request.
+pub(super) type Make = Box<dyn Fn() -> Result<RankJob> + Send>;
+
 /// A [`RankJob`] with who waits for it.
 pub(super) struct Rank {
     job: RankJob,
+    /// Makes it from the start.
+    make: Make,
     plan: Arc<RankPlan>,
     options: RankOptions,
     reported: usize,
@@ -26,8 +31,15 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    pub(super) fn new(job: RankJob, plan: Arc<RankPlan>, options: RankOptions, respond: Responder<Ranking>) -> Self {
-        Rank { job: job.with_most_out(MAX_OUT), plan, options, reported: 0, respond }
+    /// `job` is what `make` makes.
+    pub(super) fn new(
+        job: RankJob,
+        make: Make,
+        plan: Arc<RankPlan>,
+        options: RankOptions,
+        respond: Responder<Ranking>,
+    ) -> Self {
+        Rank { job: job.with_most_out(MAX_OUT), make, plan, options, reported: 0, respond }
     }
 
     /// Names the model of each request.
@@ -52,6 +64,17 @@ impl Job for Rank {
 
     fn stage(&self) -> Stage {
         Stage::Rank
+    }
+
+    fn asks(&self, model: &str) -> bool {
+        let mut roles = self.plan.roles.models.values();
+        roles.any(|name| name == model) || self.plan.metric_models().iter().any(|name| **name == *model)
+    }
+
+    fn start_over(&mut self) -> Result<()> {
+        self.job = (self.make)()?.with_most_out(MAX_OUT);
+        self.reported = 0;
+        Ok(())
     }
 
     fn start(&mut self, questions: &mut Vec<Question>) {

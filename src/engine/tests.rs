@@ -1,6 +1,8 @@
 //! What must neither hold the engine up nor take it down: graphs that never come to an end, panics in operators, large
 //! requests, models that can't be asked.
 
+mod refresh;
+
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;

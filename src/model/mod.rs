@@ -21,6 +21,7 @@ pub mod head;
 pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
+mod same;
 pub(crate) mod target;
 pub(crate) mod tensor;
 #[cfg(test)]

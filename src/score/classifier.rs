@@ -30,13 +30,18 @@ const MAX_BATCH_TEXTS: usize = 64;
 /// Of so many batches, one begins with the oldest text.
 const OLDEST_EVERY: u64 = 8;
 
-/// A loaded graph and the texts that wait for it.
-pub(crate) struct Classifier {
+/// A graph that is ready to run. A thread may load it for another.
+pub(crate) struct Loaded {
     folder: Arc<ModelFolder>,
     session: Session,
     /// Whether only texts of equal length share a batch, because graphs of other exporters may pool by the id of
     /// padding.
     equal_lengths: bool,
+}
+
+/// A loaded graph and the texts that wait for it.
+pub(crate) struct Classifier {
+    loaded: Loaded,
     waiting: BTreeMap<Turn, Waiting>,
     next: u64,
     stats: DecoderStats,
@@ -53,7 +58,7 @@ impl Waiting {
     }
 }
 
-impl Classifier {
+impl Loaded {
     /// Loads `folder`'s graph as it is.
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &RuntimeOptions) -> Result<Self> {
         let name = folder.path().display().to_string();
@@ -63,16 +68,32 @@ impl Classifier {
         let session = Session::open_plain(&graph, options)?;
         file.check_unchanged()?;
         let equal_lengths = folder.config().head.is_none();
-        let (waiting, stats) = (BTreeMap::new(), DecoderStats::default());
-        Ok(Classifier { folder, session, equal_lengths, waiting, next: 0, stats })
+        Ok(Loaded { folder, session, equal_lengths })
+    }
+}
+
+impl Classifier {
+    pub(crate) fn new(loaded: Loaded) -> Self {
+        Classifier { loaded, waiting: BTreeMap::new(), next: 0, stats: DecoderStats::default() }
+    }
+
+    /// Takes the place of `fresh`'s weights. Gives back the old ones.
+    ///
+    /// # Errors
+    /// Texts wait; nothing has changed then.
+    pub(crate) fn exchange(&mut self, fresh: Loaded) -> Result<Loaded> {
+        if !self.waiting.is_empty() {
+            return Err(Error::internal("weights were exchanged under texts"));
+        }
+        Ok(std::mem::replace(&mut self.loaded, fresh))
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
-        &self.folder
+        &self.loaded.folder
     }
 
     pub(crate) fn provider(&self) -> &ProviderReport {
-        self.session.provider()
+        self.loaded.session.provider()
     }
 
     pub(crate) fn stats(&self) -> DecoderStats {
@@ -80,7 +101,7 @@ impl Classifier {
     }
 
     pub(crate) fn end_by(&mut self, end: Option<Instant>) {
-        self.session.end_by(end);
+        self.loaded.session.end_by(end);
     }
 
     /// Queues a text.
@@ -125,17 +146,18 @@ impl Classifier {
     /// The oldest text, and others that are only a little shorter.
     fn take_batch(&mut self) -> Vec<(SequenceId, Waiting)> {
         let lengths: Vec<(Turn, usize)> = self.waiting.iter().map(|(turn, waiting)| (*turn, waiting.len())).collect();
-        let chosen = choose(&lengths, self.stats.steps, self.equal_lengths);
+        let chosen = choose(&lengths, self.stats.steps, self.loaded.equal_lengths);
         let taken = chosen.into_iter().map(|turn| (SequenceId(turn.arrival), self.waiting.remove(&turn)));
         taken.filter_map(|(id, waiting)| Some((id, waiting?))).collect()
     }
 
     /// The wanted rows of each text.
     fn run(&mut self, batch: &[(SequenceId, Waiting)]) -> Result<Vec<Vec<f32>>> {
-        let PreparedGraph::Classifier(graph) = self.folder.runner() else {
-            return Err(self.folder.not_a("a classifier"));
+        let Loaded { folder, session, .. } = &mut self.loaded;
+        let PreparedGraph::Classifier(graph) = folder.runner() else {
+            return Err(folder.not_a("a classifier"));
         };
-        let head = self.folder.head().ok_or_else(|| Error::internal("a classifier without a head"))?;
+        let head = folder.head().ok_or_else(|| Error::internal("a classifier without a head"))?;
         let width = batch.iter().map(|(_, waiting)| waiting.len()).max().unwrap_or(0);
         let shape = [batch.len(), width];
         let padded = |numbers: &dyn Fn(&Waiting) -> Vec<i64>| {
@@ -148,17 +170,17 @@ impl Classifier {
         };
         let widen = |ids: &[u32]| ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>();
         let ClassifierGraph { input_ids, attention_mask, token_type_ids, position_ids, output, per_token } = graph;
-        self.session.set(input_ids, &shape, padded(&|waiting| widen(&waiting.text.tokens)))?;
+        session.set(input_ids, &shape, padded(&|waiting| widen(&waiting.text.tokens)))?;
         if let Some(name) = attention_mask {
-            self.session.set(name, &shape, padded(&|waiting| vec![1; waiting.len()]))?;
+            session.set(name, &shape, padded(&|waiting| vec![1; waiting.len()]))?;
         }
         if let Some(name) = token_type_ids {
-            self.session.set(name, &shape, padded(&|waiting| widen(&waiting.text.types)))?;
+            session.set(name, &shape, padded(&|waiting| widen(&waiting.text.types)))?;
         }
         if let Some(name) = position_ids {
-            self.session.set(name, &shape, padded(&|waiting| (0..waiting.len() as i64).collect()))?;
+            session.set(name, &shape, padded(&|waiting| (0..waiting.len() as i64).collect()))?;
         }
-        self.session.run_all(&[output], |given| {
+        session.run_all(&[output], |given| {
             let numbers = given.floats(output)?;
             let texts = batch.iter().map(|(_, waiting)| waiting);
             rows(numbers.view(), texts, head, *per_token).ok_or_else(|| {

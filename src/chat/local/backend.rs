@@ -6,10 +6,10 @@ use std::time::Instant;
 use crate::decode::reader::{AnyReader, LogProbs, Rows};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::urgency::Urgency;
-use crate::decode::{DecodeOptions, Decoder, DecoderStats};
+use crate::decode::{self, DecodeOptions, Decoder, DecoderStats};
 use crate::model::{ModelFolder, ModelKind};
 use crate::runtime::{ProviderReport, RuntimeOptions};
-use crate::score::classifier::Classifier;
+use crate::score::classifier::{self, Classifier};
 use crate::score::input::{Encoded, Wanted};
 use crate::score::output::pooled_row;
 use crate::{Error, Result};
@@ -20,12 +20,52 @@ pub(super) enum Backend {
     Classifier(Box<Classifier>),
 }
 
-impl Backend {
+/// What a backend runs: a model, loaded and ready. A thread may load it for another.
+pub(super) enum Loaded {
+    Decoder(decode::Loaded),
+    Classifier(Box<classifier::Loaded>),
+}
+
+impl Loaded {
     pub(super) fn load(folder: Arc<ModelFolder>, decode: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
         Ok(match folder.kind() {
-            ModelKind::Classifier => Backend::Classifier(Box::new(Classifier::load(folder, runtime)?)),
-            _ => Backend::Decoder(Box::new(Decoder::load(folder, decode, runtime)?)),
+            ModelKind::Classifier => Loaded::Classifier(Box::new(classifier::Loaded::load(folder, runtime)?)),
+            _ => Loaded::Decoder(decode::Loaded::load(folder, decode, runtime)?),
         })
+    }
+}
+
+impl Backend {
+    pub(super) fn new(loaded: Loaded, decode: &DecodeOptions) -> Self {
+        match loaded {
+            Loaded::Classifier(loaded) => Backend::Classifier(Box::new(Classifier::new(*loaded))),
+            Loaded::Decoder(loaded) => Backend::Decoder(Box::new(Decoder::new(loaded, decode))),
+        }
+    }
+
+    /// Takes other weights of the same model, and gives back the old ones.
+    ///
+    /// # Errors
+    /// Requests are under way, or it is another kind of model. Nothing has changed then.
+    pub(super) fn exchange(&mut self, fresh: Loaded) -> Result<Loaded> {
+        match (self, fresh) {
+            (Backend::Decoder(decoder), Loaded::Decoder(fresh)) => decoder.exchange(fresh).map(Loaded::Decoder),
+            (Backend::Classifier(classifier), Loaded::Classifier(fresh)) => {
+                classifier.exchange(*fresh).map(|old| Loaded::Classifier(Box::new(old)))
+            }
+            _ => Err(Error::internal("weights of another kind of model")),
+        }
+    }
+
+    /// Queues what computes the prefixes that are pinned and not there; nothing of it is read.
+    pub(super) fn rewarm(&mut self) -> Result<Vec<SequenceId>> {
+        let Backend::Decoder(decoder) = self else { return Ok(Vec::new()) };
+        let pinned: Vec<Vec<u32>> = decoder.pinned().filter(|tokens| !tokens.is_empty()).map(<[u32]>::to_vec).collect();
+        let submit = |tokens: Vec<u32>| {
+            let last = tokens.len() - 1;
+            decoder.submit(tokens, 0, Urgency::default(), AnyReader::Rows(Rows::new([last])))
+        };
+        pinned.into_iter().map(submit).collect()
     }
 
     pub(super) fn folder(&self) -> &Arc<ModelFolder> {

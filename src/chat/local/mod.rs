@@ -7,6 +7,7 @@ use std::time::Instant;
 mod backend;
 mod model;
 
+use self::backend::Loaded;
 use self::model::LocalModel;
 pub use self::model::ModelStatus;
 pub(crate) use self::model::{Completion, Output, Task};
@@ -32,6 +33,7 @@ pub(crate) struct LocalChat {
     bitwise: bool,
     /// What its weights are called.
     weights: Arc<str>,
+    refreshes: u64,
     /// Requests that are chats; the others get their [`Completion`].
     chats: HashMap<Ticket, Chat>,
 }
@@ -45,6 +47,27 @@ struct Chat {
     opens_reasoning: bool,
 }
 
+/// A model's weights, loaded and ready. A thread may load them for another.
+pub(crate) struct Weights {
+    loaded: Loaded,
+    folder: Arc<ModelFolder>,
+    /// What they are called.
+    pub(crate) version: Arc<str>,
+}
+
+impl Weights {
+    /// Loads `folder`'s. They are called `version`, or by their fingerprint.
+    pub(crate) fn load(
+        folder: Arc<ModelFolder>,
+        version: Option<String>,
+        decode: &DecodeOptions,
+        runtime: &RuntimeOptions,
+    ) -> Result<Self> {
+        let version = version.unwrap_or_else(|| folder.fingerprint().to_owned()).into();
+        Ok(Weights { loaded: Loaded::load(Arc::clone(&folder), decode, runtime)?, folder, version })
+    }
+}
+
 /// What a request gave.
 pub(crate) enum Answer {
     /// Of a [`ChatRequest`], and what the weights are called that it was computed with, where known.
@@ -54,30 +77,37 @@ pub(crate) enum Answer {
 }
 
 impl LocalChat {
-    /// Loads `folder`'s model under `name`; `prompting` says how conversations become its prompts. Its weights are called
-    /// `version`, or by their fingerprint.
-    pub(crate) fn load(
-        name: Arc<str>,
-        folder: Arc<ModelFolder>,
-        prompting: Prompting,
-        version: Option<String>,
-        decode: &DecodeOptions,
-        runtime: &RuntimeOptions,
-    ) -> Result<Self> {
+    /// Makes a model called `name`; `prompting` says how conversations become its prompts.
+    pub(crate) fn new(name: Arc<str>, weights: Weights, prompting: Prompting, decode: &DecodeOptions) -> Self {
+        let Weights { loaded, folder, version } = weights;
         let render = RenderOptions { model: Some(Arc::clone(&name)), ..prompting.render };
-        let folds_system = folder.tokenizer().refuses_system(&render);
-        let bitwise = folder.inspect().bitwise;
-        let weights = version.unwrap_or_else(|| folder.fingerprint().to_owned()).into();
-        let model = LocalModel::load(folder, decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
-        Ok(LocalChat {
+        LocalChat {
             name,
-            model,
+            folds_system: folder.tokenizer().refuses_system(&render),
+            bitwise: folder.inspect().bitwise,
+            model: LocalModel::new(loaded, decode),
             prompting: Prompting { render, ..prompting },
-            folds_system,
-            bitwise,
-            weights,
+            weights: version,
+            refreshes: 0,
             chats: HashMap::new(),
-        })
+        }
+    }
+
+    /// Takes other weights of the same model; its prompts stay what they are. Gives back the old ones.
+    ///
+    /// # Errors
+    /// Requests are under way. Nothing has changed then.
+    pub(crate) fn exchange(&mut self, fresh: Weights) -> Result<Weights> {
+        let folder = Arc::clone(self.folder());
+        let loaded = self.model.exchange(fresh.loaded)?;
+        self.bitwise = fresh.folder.inspect().bitwise;
+        self.refreshes += 1;
+        Ok(Weights { loaded, folder, version: std::mem::replace(&mut self.weights, fresh.version) })
+    }
+
+    /// Queues what computes the pinned prefixes again. Nobody has to take what comes of it.
+    pub(crate) fn rewarm(&mut self) -> Result<Vec<Ticket>> {
+        self.model.rewarm()
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
@@ -99,7 +129,8 @@ impl LocalChat {
     }
 
     pub(crate) fn status(&self) -> ModelStatus {
-        self.model.status()
+        let (provider, weights) = (self.model.provider().clone(), self.weights.to_string());
+        ModelStatus { provider, weights, refreshes: self.refreshes, stats: self.stats() }
     }
 
     /// The date that its prompts show, where its chat template prints one.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::backend::Backend;
+use super::backend::{Backend, Loaded};
 use crate::chat::{Finish, Ticket, Usage};
 use crate::decode::constraint::Constraints;
 use crate::decode::reader::{AnyReader, Choose, Generate, GenerateOptions, LogProbs};
@@ -12,7 +12,7 @@ use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::urgency::Urgency;
 use crate::decode::{DecodeOptions, DecoderStats};
 use crate::model::ModelFolder;
-use crate::runtime::{ProviderReport, RuntimeOptions};
+use crate::runtime::ProviderReport;
 use crate::score::input::Encoded;
 use crate::score::output::{self, Given};
 use crate::score::{ScoreOutput, ScoreTask};
@@ -24,6 +24,10 @@ use crate::{Error, ErrorKind, Result};
 pub struct ModelStatus {
     /// Which execution provider runs it, and which preferred ones could not be had.
     pub provider: ProviderReport,
+    /// What its weights are called: their version, or their fingerprint.
+    pub weights: String,
+    /// How often its weights were exchanged.
+    pub refreshes: u64,
     /// Counters since it was loaded.
     pub stats: DecoderStats,
 }
@@ -38,6 +42,18 @@ pub(crate) enum Task {
     Warm(u64, Vec<u32>),
     /// Score a text.
     Score(Encoded, ScoreTask),
+}
+
+impl Task {
+    /// The same task once more; `None` where a part of its result may have been passed on.
+    pub(crate) fn again(&self) -> Option<Task> {
+        Some(match self {
+            Task::Generate(tokens, options) => Task::Generate(tokens.clone(), options.again()?),
+            Task::LogProbs(tokens) => Task::LogProbs(tokens.clone()),
+            Task::Warm(key, tokens) => Task::Warm(*key, tokens.clone()),
+            Task::Score(encoded, task) => Task::Score(encoded.clone(), task.clone()),
+        })
+    }
 }
 
 /// A finished request.
@@ -79,16 +95,30 @@ struct UnderWay {
 }
 
 impl LocalModel {
-    pub(super) fn load(folder: Arc<ModelFolder>, decode: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
-        Ok(LocalModel {
-            backend: Backend::load(folder, decode, runtime)?,
+    pub(super) fn new(loaded: Loaded, decode: &DecodeOptions) -> Self {
+        LocalModel {
+            backend: Backend::new(loaded, decode),
             constraints: Constraints::default(),
             next: 0,
             under_way: HashMap::new(),
             sequences: HashMap::new(),
             ready: Vec::new(),
             ended: Vec::new(),
-        })
+        }
+    }
+
+    /// Takes other weights of the same model, and gives back the old ones.
+    ///
+    /// # Errors
+    /// Requests are under way. Nothing has changed then.
+    pub(super) fn exchange(&mut self, fresh: Loaded) -> Result<Loaded> {
+        self.backend.exchange(fresh)
+    }
+
+    /// Queues what computes the pinned prefixes again. Nobody has to take what comes of it.
+    pub(super) fn rewarm(&mut self) -> Result<Vec<Ticket>> {
+        let queued = self.backend.rewarm()?;
+        Ok(queued.into_iter().map(|id| self.track(id, None)).collect())
     }
 
     pub(super) fn folder(&self) -> &Arc<ModelFolder> {
@@ -99,8 +129,8 @@ impl LocalModel {
         self.backend.stats()
     }
 
-    pub(super) fn status(&self) -> ModelStatus {
-        ModelStatus { provider: self.backend.provider().clone(), stats: self.backend.stats() }
+    pub(super) fn provider(&self) -> &ProviderReport {
+        self.backend.provider()
     }
 
     /// Queues a task.

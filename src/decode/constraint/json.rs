@@ -111,14 +111,6 @@ impl Constraint {
         self.matcher.consume_token(token).map_err(|e| self.lost(&e.to_string()))
     }
 
-    /// Goes back to the beginning of the document.
-    ///
-    /// # Errors
-    /// As [`Constraint::allowed`].
-    pub(crate) fn start_over(&mut self) -> Result<()> {
-        self.matcher.reset().map_err(|e| self.lost(&e.to_string()))
-    }
-
     /// The error of a reply that can't go on.
     fn lost(&self, reason: &str) -> Error {
         let reason = match reason.lines().next().unwrap_or_default() {

@@ -32,10 +32,6 @@ impl Constraint {
         match *self {}
     }
 
-    pub(crate) fn start_over(&mut self) -> Result<()> {
-        match *self {}
-    }
-
     pub(crate) fn is_complete(&self) -> bool {
         match *self {}
     }

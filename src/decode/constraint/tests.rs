@@ -219,42 +219,6 @@ fn most_replies_end_and_equal_seeds_give_equal_bits() {
     }
 }
 
-/// Wherever it is interrupted, and although what it had given out held text and half a character back.
-#[test]
-fn a_reply_that_starts_over_has_the_same_bits() {
-    let (schema, sampling) = (extraction(20), SamplingOptions::default());
-    for (kind, (tokenizer, stop)) in TOKENIZERS.iter().enumerate() {
-        let whole = reply(kind, &schema, &sampling, 7, 60).unwrap();
-        for interrupted in [0, 1, 5, whole.tokens.len() - 1] {
-            let constraint = Constraints::default().start(&schema, tokenizer, &[*stop]).unwrap();
-            let (sampling, schema) = (sampling.clone(), Some(Arc::clone(&schema)));
-            let options = GenerateOptions { max_tokens: 60, sampling, seed: 7, schema, ..GenerateOptions::default() };
-            let mut reader = AnyReader::Generate(Box::new(
-                Generate::new(options, 2, 4096, tokenizer, &[*stop], Some(constraint)).unwrap(),
-            ));
-            let mut tokens = vec![5, 6];
-            let read = |reader: &mut AnyReader, tokens: &mut Vec<u32>| {
-                let position = reader.next_position();
-                match reader.read(position, tokens, &logits(tokenizer, 7, position)).unwrap() {
-                    Next::Append(token) => tokens.push(token),
-                    _ => return false,
-                }
-                true
-            };
-            for _ in 0..interrupted {
-                assert!(read(&mut reader, &mut tokens));
-            }
-            reader.start_over().unwrap();
-            assert_eq!(reader.next_position(), 1);
-            tokens.truncate(2);
-            while read(&mut reader, &mut tokens) {}
-            let AnyReader::Generate(again) = reader else { panic!("it was one") };
-            assert_eq!((&again.tokens, &again.text, again.finish), (&whole.tokens, &whole.text, whole.finish));
-            assert_eq!(again.logprobs, whole.logprobs);
-        }
-    }
-}
-
 #[test]
 fn log_probabilities_are_those_of_the_free_model() {
     let schema = extraction(20);

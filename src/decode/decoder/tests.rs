@@ -5,12 +5,10 @@ mod constrained;
 mod finite;
 mod kinds;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
 use crate::decode::SamplingOptions;
 use crate::decode::constraint::Constraint;
-use crate::decode::reader::{Generate, GenerateOptions, LogProbs, OnText, Rows};
+use crate::decode::reader::{Generate, GenerateOptions, LogProbs};
 use crate::model::{Batching, ModelKind, OpenOptions};
 use crate::testing::{fixture, runtime, smollm2};
 
@@ -159,54 +157,30 @@ fn a_fork_continues_as_if_decoded_from_scratch() {
     assert_eq!(fork, reply(finish(&mut fresh).remove(0)));
 }
 
-/// Replies and scores that are under way start over; a reply whose text is streamed can't.
+/// Rows of the old weights are never read: those of the new ones are computed, pinned or not.
 #[test]
-fn a_decoder_that_is_reset_computes_everything_again() {
+fn a_decoder_whose_weights_are_exchanged_computes_everything_again() {
     let case = &fixture("smollm2/greedy.json")["cases"][0];
     let prompt = tokens(&case["prompt_tokens"]);
-    let submit = |decoder: &mut Decoder| {
-        generate(decoder, &prompt, sampled(5, 24));
-        let reader = AnyReader::LogProbs(LogProbs::new(prompt.clone().into(), 0));
-        decoder.submit(prompt.clone(), 0, Urgency::default(), reader).expect("accepted");
-        let reader = AnyReader::Rows(Rows::new([0, 1, prompt.len() - 1]));
-        decoder.submit(prompt.clone(), 0, Urgency::default(), reader).expect("accepted");
-    };
-    let results = |ended: Vec<Ended<AnyReader>>| {
-        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        let result = |ended: Ended<AnyReader>| match ended.reader {
-            AnyReader::Generate(reader) => (reader.tokens, bits(&reader.logprobs)),
-            AnyReader::LogProbs(reader) => (Vec::new(), bits(&reader.logprobs)),
-            AnyReader::Rows(reader) => (Vec::new(), bits(&reader.rows)),
-            AnyReader::Choose(_) => panic!("nobody asked for a choice"),
-        };
-        ended.into_iter().map(result).collect::<Vec<_>>()
-    };
     let mut decoder = decoder(2, AMPLE, SHORT);
-    submit(&mut decoder);
-    let undisturbed = results(finish(&mut decoder));
+    decoder.pin(1, &prompt).expect("fits");
+    generate(&mut decoder, &prompt, sampled(5, 24));
+    let (folder, options) =
+        (Arc::clone(decoder.folder()), DecodeOptions { kv_cache: AMPLE, ..DecodeOptions::default() });
+    let fresh = || Loaded::load(Arc::clone(&folder), &options, &runtime(2)).expect("the model loads");
+    let error = decoder.exchange(fresh()).err().expect("a sequence is under way");
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    let undisturbed = finish(&mut decoder).remove(0);
+    assert_eq!(undisturbed.cost.reused(), 0);
 
-    submit(&mut decoder);
-    let heard = Arc::new(AtomicBool::new(false));
-    let on_text = Arc::clone(&heard);
-    let on_text: OnText = Box::new(move |_| on_text.store(true, Ordering::Relaxed));
-    let streamed = generate(&mut decoder, &prompt, GenerateOptions { on_text: Some(on_text), ..sampled(6, 24) });
-    let mut ended = Vec::new();
-    while !heard.load(Ordering::Relaxed) {
-        decoder.step(&mut ended);
-    }
-    assert!(decoder.stats().sequences > 1, "both replies are under way");
-    assert!(decoder.reset(Begun::Restart, &mut ended));
-    // What was computed before can't be read any more without a trace.
+    drop(decoder.exchange(fresh()).expect("nothing is under way"));
     decoder.poison();
-    assert_eq!((decoder.stats().sequences, decoder.stats().used_blocks), (0, 0));
-    ended.extend(finish(&mut decoder));
-    let at = ended.iter().position(|ended| ended.id == streamed).expect("ended");
-    let error = ended.remove(at).result.expect_err("its text was passed on");
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert!(error.to_string().contains("weights were exchanged after a part"), "{error}");
-    ended.sort_by_key(|ended| ended.id);
-    assert!(ended.iter().all(|ended| ended.result.is_ok()));
-    assert_eq!(results(ended), undisturbed);
+    assert_eq!(decoder.stats().used_blocks, 0);
+    assert_eq!(decoder.pinned().count(), 1);
+    generate(&mut decoder, &prompt, sampled(5, 24));
+    let again = finish(&mut decoder).remove(0);
+    assert_eq!(again.cost.reused(), 0);
+    assert_eq!(reply(again), reply(undisturbed));
 }
 
 #[test]

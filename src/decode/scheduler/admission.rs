@@ -36,7 +36,6 @@ impl<R: Reader> Scheduler<R> {
             if let Some(other) = leaving {
                 self.preempt(other);
             }
-            sequence.begun = true;
             self.running.insert(turn, sequence);
         }
     }
@@ -63,8 +62,7 @@ impl<R: Reader> Scheduler<R> {
 
     /// The sequence to start next.
     fn next_waiting(&self) -> Option<Turn> {
-        let may_run = |turn: &Turn| self.waiting.get(turn).is_some_and(|sequence| sequence.begun || !self.held);
-        self.elder.filter(may_run).or_else(|| self.waiting.keys().copied().find(may_run))
+        self.elder.filter(|turn| self.waiting.contains_key(turn)).or_else(|| self.waiting.keys().next().copied())
     }
 
     /// True if the running sequence `other` gives way so that `turn` can start.

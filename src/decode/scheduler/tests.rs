@@ -104,9 +104,8 @@ impl Executor for Fake {
 /// Decodes greedily; every row read is checked against the hash of its prefix.
 struct Greedy {
     variants: Variants,
-    /// Tokens of the prompt, each of which is given the ones before it; rows from `first` on are read.
+    /// Tokens of the prompt, each of which is given the ones before it.
     prompt: usize,
-    first: usize,
     next: usize,
     left: usize,
     out: Vec<u32>,
@@ -133,13 +132,6 @@ impl Reader for Greedy {
         self.out.push(token);
         Ok(if self.left == 0 { Next::Finish } else { Next::Append(token) })
     }
-
-    fn start_over(&mut self) -> Result<()> {
-        self.left += self.out.len();
-        self.out.clear();
-        self.next = self.first;
-        Ok(())
-    }
 }
 
 /// All sequences are short.
@@ -151,7 +143,7 @@ fn greedy(prompt: &[u32], new: usize) -> Greedy {
 
 /// As [`greedy`]; the prompt's rows from `from` on are read, too, as where each of its tokens gets a score.
 fn scored(prompt: &[u32], from: usize, new: usize) -> Greedy {
-    Greedy { variants: ONE, prompt: prompt.len(), first: from, next: from, left: new, out: Vec::new() }
+    Greedy { variants: ONE, prompt: prompt.len(), next: from, left: new, out: Vec::new() }
 }
 
 fn expected(variants: Variants, prompt: &[u32], new: usize) -> Vec<u32> {

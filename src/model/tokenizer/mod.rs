@@ -117,6 +117,21 @@ impl Tokenizer {
         })
     }
 
+    /// What differs between two tokenizers, if they don't make the same prompts.
+    pub(crate) fn difference(one: &Tokenizer, other: &Tokenizer) -> Option<&'static str> {
+        let sources = |of: &Tokenizer| -> Vec<(String, Option<String>)> {
+            let source = |template: &Result<ChatTemplate>| template.as_ref().ok().map(|t| t.source().to_owned());
+            of.templates.iter().map(|(name, template)| (name.clone(), source(template))).collect()
+        };
+        if sources(one) != sources(other) {
+            return Some("its chat template");
+        }
+        if [one.bos_token(), one.eos_token()] != [other.bos_token(), other.eos_token()] {
+            return Some("the tokens that begin and end a text");
+        }
+        (!one.vocabulary.equals(&other.vocabulary)).then_some("its tokenizer")
+    }
+
     /// The tokens of a text in which added tokens (`<|im_end|>`) are recognised. No token is put before or after.
     ///
     /// # Errors
