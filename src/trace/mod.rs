@@ -6,7 +6,8 @@
 //! {"kind":"ranking","ranking":"…","result":{…}}     the Ranking
 //! ```
 //!
-//! Rankings that are made at the same time interleave their lines. `ranking` tells them apart.
+//! Rankings that are made at the same time interleave their lines. `ranking` tells them apart. Of two lines about one
+//! rollout, the later holds: a ranking starts over when a model gets other weights under it.
 //!
 //! A writer only ever appends, a whole line at a time, so a crash can cut off no more than the last line. A ranking begins
 //! on a line of its own, so a line that was cut off takes nothing with it.
