@@ -12,6 +12,7 @@ use super::scheduler::{Budget, Ended, Scheduler, SchedulerOptions, SequenceCost,
 use super::urgency::Urgency;
 use crate::model::ModelFolder;
 use crate::model::layout::PreparedGraph;
+use crate::model::source::Source;
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
@@ -57,6 +58,9 @@ pub struct DecoderStats {
     pub blocks: usize,
 }
 
+/// The graphs that weights in memory can be given to.
+const PAGED: &str = "that of a decoder which runs on the paged path, whose weights alone can be exchanged";
+
 /// A model that is ready to run, without sequences. A thread may load it for another.
 pub(crate) struct Loaded {
     folder: Arc<ModelFolder>,
@@ -68,18 +72,33 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Loads `folder`'s model.
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
+        Self::load_from(folder, None, options, runtime)
+    }
+
+    /// Loads `folder`'s model with the weights of `given`, or with those in its files.
+    ///
+    /// # Errors
+    /// Weights are given, and the model is not on the paged path or has half precision. And as [`Loaded::load`].
+    pub(crate) fn load_from(
+        folder: Arc<ModelFolder>,
+        given: Option<&dyn Source>,
+        options: &DecodeOptions,
+        runtime: &RuntimeOptions,
+    ) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
         let (executor, provider): (Box<dyn Executor + Send>, _) = match folder.runner() {
             PreparedGraph::Paged(paged) => {
-                let executor = PagedExecutor::load(&folder, paged, blocks, runtime)?;
+                let executor = PagedExecutor::load(&folder, paged, given, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }
+            PreparedGraph::Padded(_) if given.is_some() => return Err(folder.not_a(PAGED)),
             PreparedGraph::Padded(padded) => {
                 let executor = PaddedExecutor::load(&folder, padded, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }
+            PreparedGraph::Classifier(_) if given.is_some() => return Err(folder.not_a(PAGED)),
             PreparedGraph::Classifier(_) => return Err(folder.not_a("a language model")),
         };
         Ok(Loaded { folder, executor, provider, blocks })

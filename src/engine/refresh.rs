@@ -9,7 +9,7 @@
 //! are, because the handle tokenises them without asking: weights of a model with another tokenizer or shape are refused.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
@@ -20,11 +20,12 @@ use super::command::Command;
 use super::job::{Job, Kind, Question, Watch};
 use super::models::Models;
 use super::owner::closed;
-use super::pending::{self, Pending, Responder};
+use super::pending::{self, Pending};
 use super::statistics::Stage;
-use super::{Local, Model, process};
+use super::{CancelToken, Local, Model, process};
 use crate::chat::local::{Answer, Weights};
 use crate::decode::DecodeOptions;
+use crate::export::{GivenWeights, NamedTensor};
 use crate::model::{ModelFolder, OpenOptions};
 use crate::rank::{AskId, StopReason};
 use crate::runtime::RuntimeOptions;
@@ -135,6 +136,44 @@ impl Model {
     /// # Errors
     /// As [`Model::refresh`], for what shows before the folder is read.
     pub fn submit_refresh(&self, path: impl Into<PathBuf>, options: RefreshOptions) -> Result<Pending<String>> {
+        let (pending, respond) = pending::pair(self.engine.limits.cancel.clone());
+        let (refresh, path) = (self.begin_refresh(options, pending.token())?, path.into());
+        let work = move || respond.send(refresh.run(|refresh| refresh.load(&path)));
+        let thread = crate::thread::spawn("foreturn-load", "to load weights", work)?;
+        let mut threads = self.engine.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(pending)
+    }
+
+    /// Exchanges the model's weights for `tensors`, those of a live model's state dict, as [`Model::refresh`] does for a
+    /// folder. No file is written or read. The bits are those of an export of the same tensors: float32 is used as it is,
+    /// half precision is widened, and a model that was exported in few bits is quantised by the same rules.
+    ///
+    /// The engine's threads go on; the calling thread packs the weights and waits.
+    ///
+    /// ```no_run
+    /// use foreturn::engine::{Engine, RefreshOptions};
+    /// use foreturn::export::{NamedTensor, TensorType};
+    ///
+    /// # fn main() -> foreturn::Result<()> {
+    /// # let engine = Engine::new(foreturn::Config::default())?;
+    /// # let (shape, bytes) = ([49152, 576], Vec::new());
+    /// let tensors = [NamedTensor::new("model.embed_tokens.weight", TensorType::Bfloat16, &shape, &bytes)];
+    /// engine.model("policy")?.refresh_with(&tensors, RefreshOptions::default())?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Model::refresh`]. The model is not an export of this library for the paged path. A tensor is missing, has another
+    /// shape, is not finite, belongs to an adapter, or has no place in the model.
+    pub fn refresh_with(&self, tensors: &[NamedTensor<'_>], options: RefreshOptions) -> Result<String> {
+        let cancel = self.engine.limits.cancel.clone().unwrap_or_default();
+        self.begin_refresh(options, cancel)?.run(|refresh| refresh.take(tensors))
+    }
+
+    /// Checks what shows before weights are looked at, and claims the model's refresh.
+    fn begin_refresh(&self, options: RefreshOptions, cancel: CancelToken) -> Result<Refresh> {
         let inner = &self.engine.inner;
         process::refuse_child(inner.process)?;
         let local = Arc::clone(self.local()?);
@@ -147,18 +186,9 @@ impl Model {
                 self.name
             )));
         }
-        let limits = &self.engine.limits;
-        let (pending, respond) = pending::pair(limits.cancel.clone());
-        let watch = Watch { deadline: limits.deadline(), cancel: pending.token() };
-        let commands = inner.commands.clone();
-        let refresh = Refresh { name: Arc::clone(&self.name), path: path.into(), options, watch, commands, respond };
-        let of = Arc::clone(&local);
-        let spawned = crate::thread::spawn("foreturn-load", "to load weights", move || refresh.run(&of));
-        let thread = spawned.inspect_err(|_| local.recipe.refreshing.store(false, Ordering::Release))?;
-        let mut threads = inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(pending)
+        let watch = Watch { deadline: self.engine.limits.deadline(), cancel };
+        let (name, commands) = (Arc::clone(&self.name), inner.commands.clone());
+        Ok(Refresh { name, local, options, watch, commands })
     }
 
     /// Refuses a model that plays several roles.
@@ -180,32 +210,49 @@ impl Model {
     }
 }
 
-/// One refresh, on a thread of its own.
+/// One refresh, on the thread that loads the weights.
 struct Refresh {
     name: Arc<str>,
-    path: PathBuf,
+    local: Arc<Local>,
     options: RefreshOptions,
     watch: Watch,
     commands: Sender<Command>,
-    respond: Responder<String>,
+}
+
+impl Drop for Refresh {
+    fn drop(&mut self) {
+        self.local.recipe.refreshing.store(false, Ordering::Release);
+    }
 }
 
 impl Refresh {
-    fn run(self, local: &Local) {
-        let result = self.load(local).and_then(|fresh| self.exchange(fresh));
-        local.recipe.refreshing.store(false, Ordering::Release);
-        let name = &self.name;
-        self.respond.send(result.map_err(|error| error.context(format!("refresh of model `{name}`"))));
+    fn run(self, load: impl FnOnce(&Self) -> Result<Weights>) -> Result<String> {
+        let result = load(&self).and_then(|fresh| self.exchange(fresh));
+        result.map_err(|error| error.context(format!("refresh of model `{}`", self.name)))
     }
 
-    fn load(&self, local: &Local) -> Result<Weights> {
-        let Recipe { open, decode, runtime, refreshes, .. } = &local.recipe;
-        let folder = Arc::new(ModelFolder::open_with(&self.path, *open)?);
-        local.folder.check_same(&folder)?;
+    /// Loads the weights of a folder.
+    fn load(&self, path: &Path) -> Result<Weights> {
+        let Local { folder, recipe, .. } = &*self.local;
+        let fresh = Arc::new(ModelFolder::open_with(path, recipe.open)?);
+        folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
-        let count = refreshes.fetch_add(1, Ordering::Relaxed) + 1;
-        let version = self.options.version.clone().unwrap_or_else(|| format!("{}-{count}", folder.fingerprint()));
-        Weights::load(folder, Some(version), decode, runtime)
+        let version = self.version(&fresh);
+        Weights::load(fresh, Some(version), &recipe.decode, &recipe.runtime)
+    }
+
+    /// Packs a live model's tensors.
+    fn take(&self, tensors: &[NamedTensor<'_>]) -> Result<Weights> {
+        let Local { folder, recipe, .. } = &*self.local;
+        let given = GivenWeights::new(folder, tensors)?;
+        self.watch.check("the weights were looked at")?;
+        let version = self.version(folder);
+        Weights::load_given(Arc::clone(folder), &given, &version, &recipe.decode, &recipe.runtime)
+    }
+
+    fn version(&self, folder: &ModelFolder) -> String {
+        let count = self.local.recipe.refreshes.fetch_add(1, Ordering::Relaxed) + 1;
+        self.options.version.clone().unwrap_or_else(|| format!("{}-{count}", folder.fingerprint()))
     }
 
     fn exchange(&self, fresh: Weights) -> Result<String> {

@@ -99,6 +99,27 @@ pub(super) fn put_right(
     Ok(renamed)
 }
 
+/// The checkpoint's name of a tensor of a live model, which may be wrapped.
+///
+/// # Errors
+/// It belongs to an adapter, whose parts are not the model's weights yet.
+pub(super) fn of_live_model(name: &str) -> Result<String> {
+    /// Wrappers that leave weights as they are.
+    const AROUND: &[&str] = &["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"];
+    const BEFORE: &[&str] = &["module.", "_forward_module.", "pretrained_model."];
+    let parts: Vec<&str> = name.split('.').filter(|part| !AROUND.contains(part)).collect();
+    let mut own = parts.join(".");
+    while let Some(rest) = BEFORE.iter().find_map(|prefix| own.strip_prefix(prefix)) {
+        own = rest.to_owned();
+    }
+    match WRAPPERS.iter().find(|wrapper| wrapper.is_around(&own)) {
+        None => Ok(modern(&own).unwrap_or(own)),
+        Some(Wrapper { part, what, remedy, .. }) => Err(Error::unsupported(format!(
+            "the tensor `{name}` has `{part}.` in its name: these are the weights of {what}. To use them, {remedy}"
+        ))),
+    }
+}
+
 fn refuse_wrapped(folder: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let find = |wrapper: &Wrapper| tensors.keys().find(|name| wrapper.is_around(name));
     let found = WRAPPERS.iter().find_map(|wrapper| Some((wrapper, find(wrapper)?)));

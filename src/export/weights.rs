@@ -18,7 +18,7 @@ use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
 
 /// The file of the rotary tables. They are not weights, so a file of weights can be replaced without them.
-const ROTARY: &str = "rotary.safetensors";
+pub(super) const ROTARY: &str = "rotary.safetensors";
 
 /// Initialisers that refer to files of the folder, and those files.
 #[derive(Default)]

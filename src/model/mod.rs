@@ -22,6 +22,7 @@ pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
 mod same;
+pub(crate) mod source;
 pub(crate) mod target;
 pub(crate) mod tensor;
 #[cfg(test)]

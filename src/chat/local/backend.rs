@@ -7,6 +7,7 @@ use crate::decode::reader::{AnyReader, LogProbs, Rows};
 use crate::decode::scheduler::{Ended, SequenceCost, SequenceId};
 use crate::decode::urgency::Urgency;
 use crate::decode::{self, DecodeOptions, Decoder, DecoderStats};
+use crate::model::source::Source;
 use crate::model::{ModelFolder, ModelKind};
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::score::classifier::{self, Classifier};
@@ -32,6 +33,16 @@ impl Loaded {
             ModelKind::Classifier => Loaded::Classifier(Box::new(classifier::Loaded::load(folder, runtime)?)),
             _ => Loaded::Decoder(decode::Loaded::load(folder, decode, runtime)?),
         })
+    }
+
+    /// Loads `folder`'s model with the weights of `given`.
+    pub(super) fn load_given(
+        folder: Arc<ModelFolder>,
+        given: &dyn Source,
+        decode: &DecodeOptions,
+        runtime: &RuntimeOptions,
+    ) -> Result<Self> {
+        decode::Loaded::load_from(folder, Some(given), decode, runtime).map(Loaded::Decoder)
     }
 }
 

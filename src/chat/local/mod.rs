@@ -17,6 +17,7 @@ use crate::decode::urgency::Urgency;
 use crate::decode::{DecodeOptions, DecoderStats};
 use crate::message::{self, reasoning};
 use crate::model::ModelFolder;
+use crate::model::source::Source;
 use crate::model::tokenizer::RenderOptions;
 use crate::runtime::RuntimeOptions;
 use crate::score::ScoreInput;
@@ -65,6 +66,21 @@ impl Weights {
     ) -> Result<Self> {
         let version = version.unwrap_or_else(|| folder.fingerprint().to_owned()).into();
         Ok(Weights { loaded: Loaded::load(Arc::clone(&folder), decode, runtime)?, folder, version })
+    }
+
+    /// Loads those of `given` for `folder`'s graph, under the name `version`.
+    ///
+    /// # Errors
+    /// The model is not on the paged path, or a weight can't be had.
+    pub(crate) fn load_given(
+        folder: Arc<ModelFolder>,
+        given: &dyn Source,
+        version: &str,
+        decode: &DecodeOptions,
+        runtime: &RuntimeOptions,
+    ) -> Result<Self> {
+        let loaded = Loaded::load_given(Arc::clone(&folder), given, decode, runtime)?;
+        Ok(Weights { loaded, folder, version: version.into() })
     }
 }
 

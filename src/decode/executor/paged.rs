@@ -1,5 +1,6 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use ndarray::{ArrayView2, s};
@@ -15,6 +16,7 @@ use crate::model::ModelFolder;
 use crate::model::rewrite::cpu::widen;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names};
+use crate::model::source::{Files, Source, in_memory};
 use crate::runtime::memory::Buffer;
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions, ort_error};
@@ -44,10 +46,12 @@ pub(crate) struct PagedExecutor {
 }
 
 impl PagedExecutor {
-    /// Loads the model, of which `paged` is the graph, with a cache of `blocks` blocks.
+    /// Loads the model, of which `paged` is the graph, with a cache of `blocks` blocks. Its weights come from `given`, or
+    /// from the folder's files.
     pub(crate) fn load(
         folder: &ModelFolder,
         paged: &PagedGraph,
+        given: Option<&dyn Source>,
         blocks: usize,
         options: &RuntimeOptions,
     ) -> Result<Self> {
@@ -57,12 +61,24 @@ impl PagedExecutor {
         let name = folder.path().display().to_string();
         let data = &folder.file().data_folder;
         folder.file().check_unchanged()?;
-        paged.unread.check(data)?;
-        let memory = if paged.widened.is_empty() { None } else { Some((widen::LOCATION, paged.widened.read(data)?)) };
-        let graph = Graph { bytes: &paged.bytes, folder: data, memory, loops: folder.file().loops, name: &name };
+        let (bytes, memory) = match given {
+            Some(source) => {
+                let (bytes, memory) = in_memory(paged, source)?;
+                (Cow::Owned(bytes), Some(memory))
+            }
+            None => {
+                paged.unread.check(data)?;
+                let widened = &paged.widened;
+                let memory = if widened.is_empty() { None } else { Some((widen::LOCATION, widened.read(data)?)) };
+                (Cow::Borrowed(&*paged.bytes), memory)
+            }
+        };
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops: folder.file().loops, name: &name };
         let products = &paged.products;
         let shapes: Vec<_> = products.iter().map(|product| product.shape).collect();
-        let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(data, then);
+        let files = Files(data);
+        let source = given.unwrap_or(&files);
+        let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(source, then);
         let matrices = Matrices::pack(&shapes, options.effective_threads(), read)?;
         let mut session = Session::open(
             &graph,

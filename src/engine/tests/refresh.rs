@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use super::*;
 use crate::decode::SamplingOptions;
-use crate::export::Quantize;
+use crate::export::{NamedTensor, Quantize, TensorType};
 use crate::rank::Ranking;
 
 /// Exports of one model with different weights; the version is the index.
@@ -58,20 +58,80 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-/// Changes the floats of an export.
-fn change(path: &Path, with: impl Fn(f32) -> f32) {
-    let data = path.join("model.safetensors");
-    let mut bytes = std::fs::read(&data).expect("weights");
-    let (length, rest) = bytes.split_first_chunk_mut::<8>().expect("a header");
-    let (header, rest) = rest.split_at_mut(u64::from_le_bytes(*length) as usize);
-    let header: serde_json::Value = serde_json::from_slice(header).expect("JSON");
-    for tensor in header.as_object().expect("tensors").values().filter(|tensor| tensor["dtype"] == "F32") {
-        let at = |end: usize| tensor["data_offsets"][end].as_u64().expect("an offset") as usize;
-        for number in rest[at(0)..at(1)].as_chunks_mut::<4>().0 {
-            *number = with(f32::from_le_bytes(*number)).to_le_bytes();
-        }
+/// A `.safetensors` file in memory: each tensor's name, type, shape and place.
+struct Tensors {
+    bytes: Vec<u8>,
+    header: Vec<(String, TensorType, Vec<usize>, std::ops::Range<usize>)>,
+}
+
+impl Tensors {
+    fn read(file: &Path) -> Self {
+        let bytes = std::fs::read(file).expect("weights");
+        let (length, rest) = bytes.split_first_chunk::<8>().expect("a header");
+        let end = u64::from_le_bytes(*length) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&rest[..end]).expect("JSON");
+        let numbers = |value: &serde_json::Value| -> Vec<usize> {
+            value.as_array().expect("numbers").iter().map(|n| n.as_u64().expect("a number") as usize).collect()
+        };
+        let tensors = header.as_object().expect("tensors").iter();
+        let header = tensors.filter_map(|(name, tensor)| {
+            let kind = match tensor["dtype"].as_str()? {
+                "F32" => TensorType::Float32,
+                "BF16" => TensorType::Bfloat16,
+                "F16" => TensorType::Float16,
+                _ => return None,
+            };
+            let offsets = numbers(&tensor["data_offsets"]);
+            Some((name.clone(), kind, numbers(&tensor["shape"]), 8 + end + offsets[0]..8 + end + offsets[1]))
+        });
+        Tensors { header: header.collect(), bytes }
     }
-    std::fs::write(&data, bytes).expect("written");
+
+    fn named(&self) -> Vec<NamedTensor<'static>> {
+        let of = |(name, kind, shape, place): &'_ (String, TensorType, Vec<usize>, std::ops::Range<usize>)| {
+            NamedTensor::new(lend(&**name), *kind, lend(&**shape), lend(&self.bytes[place.clone()]))
+        };
+        self.header.iter().map(of).collect()
+    }
+}
+
+/// Test data lives as long as the test.
+fn lend<T: ToOwned + ?Sized>(value: &T) -> &'static T
+where
+    T::Owned: std::borrow::Borrow<T>,
+{
+    std::borrow::Borrow::borrow(Box::leak(Box::new(value.to_owned())))
+}
+
+/// Changes the floats of a folder.
+fn change(path: &Path, with: impl Fn(f32) -> f32) {
+    for file in std::fs::read_dir(path).expect("a folder").map(|file| file.expect("a file").path()) {
+        if file.extension().is_none_or(|kind| kind != "safetensors") || file.ends_with("rotary.safetensors") {
+            continue;
+        }
+        let mut tensors = Tensors::read(&file);
+        for (_, kind, _, place) in &tensors.header {
+            let bytes = &mut tensors.bytes[place.clone()];
+            match kind {
+                TensorType::Float32 => {
+                    for number in bytes.as_chunks_mut::<4>().0 {
+                        *number = with(f32::from_le_bytes(*number)).to_le_bytes();
+                    }
+                }
+                TensorType::Bfloat16 => {
+                    for number in bytes.as_chunks_mut::<2>().0 {
+                        *number = half::bf16::from_f32(with(half::bf16::from_le_bytes(*number).to_f32())).to_le_bytes();
+                    }
+                }
+                TensorType::Float16 => {
+                    for number in bytes.as_chunks_mut::<2>().0 {
+                        *number = half::f16::from_f32(with(half::f16::from_le_bytes(*number).to_f32())).to_le_bytes();
+                    }
+                }
+            }
+        }
+        std::fs::write(&file, &tensors.bytes).expect("written");
+    }
 }
 
 fn named(version: usize) -> RefreshOptions {
@@ -387,4 +447,95 @@ fn a_model_of_several_roles_is_refused_unless_it_may_change_in_all() {
     }
     one.refresh(&versions.paths[1], RefreshOptions { shared: true, ..named(1) }).expect("exchanged");
     assert_eq!(one.status().expect("a status").weights, "1");
+}
+
+/// A model alone in an engine.
+fn alone(path: &Path) -> Engine {
+    let library = testing::runtime(1).library.expect("a library");
+    let toml = format!("[runtime]\nlibrary = {library:?}\nthreads = 1\n[models.policy]\npath = {path:?}\n");
+    Engine::new(Config::from_toml(&toml, "/").expect("settings")).expect("the engine starts")
+}
+
+fn bits_of(engine: &Engine) -> Vec<u32> {
+    let scored = policy(engine).logprobs((5..40).collect::<Vec<u32>>()).expect("scored");
+    bits(&scored.logprobs)
+}
+
+#[test]
+fn tensors_of_a_live_model_have_the_bits_of_their_export() {
+    let models =
+        ["llama", "llama-biases", "llama-bfloat16-sharded", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "smollm3"];
+    for (model, quantize) in models
+        .into_iter()
+        .flat_map(|model| [Quantize::None, Quantize::Int8, Quantize::Int4].map(|quantize| (model, quantize)))
+    {
+        let (old_files, old) = testing::exported(model, quantize);
+        let changed = |checkpoint: &Path| change(checkpoint, |x| 0.75 * x);
+        let (new_files, new) = testing::exported_with(model, quantize, changed);
+        let (engine, wanted) = (alone(&old), bits_of(&alone(&new)));
+        let before = bits_of(&engine);
+        assert_ne!(before, wanted, "{model}");
+        for (files, wanted) in [(&new_files, &wanted), (&old_files, &before)] {
+            let shards = std::fs::read_dir(files.path().join("checkpoint")).expect("a folder");
+            let shards = shards.map(|file| file.expect("a file").path());
+            let shards: Vec<Tensors> = shards
+                .filter(|file| file.extension().is_some_and(|kind| kind == "safetensors"))
+                .map(|file| Tensors::read(&file))
+                .collect();
+            let tensors: Vec<NamedTensor<'_>> = shards.iter().flat_map(Tensors::named).collect();
+            policy(&engine).refresh_with(&tensors, RefreshOptions::default()).expect(model);
+            assert_eq!(bits_of(&engine), *wanted, "{model} in {quantize:?}");
+        }
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_by_name_and_nothing_changes() {
+    let (files, path) = testing::exported("llama", Quantize::Int8);
+    let engine = alone(&path);
+    let before = bits_of(&engine);
+    let file = Tensors::read(&files.path().join("checkpoint/model.safetensors"));
+    let whole = file.named();
+    let refused = |tensors: &[NamedTensor<'_>], parts: &[&str]| {
+        let error = policy(&engine).refresh_with(tensors, RefreshOptions::default()).expect_err(parts[0]);
+        for part in parts.iter().chain(&["refresh of model `policy`"]) {
+            assert!(error.to_string().contains(part), "{part} is not in {error}");
+        }
+        assert_eq!(bits_of(&engine), before);
+    };
+    let at = whole.iter().position(|tensor| tensor.name.ends_with("0.mlp.up_proj.weight")).expect("a layer");
+    let with = |change: &dyn Fn(&mut NamedTensor<'_>)| {
+        let mut tensors = whole.clone();
+        change(&mut tensors[at]);
+        tensors
+    };
+    let name = whole[at].name;
+    refused(&[&whole[..at], &whole[at + 1..]].concat(), &["no tensor is called", name]);
+    refused(&with(&|tensor| tensor.name = "model.layers.0.mlp.renamed.weight"), &["no tensor is called", name]);
+    let mut more = whole.clone();
+    more.push(NamedTensor { name: "model.layers.9.mlp.up_proj.weight", ..whole[at] });
+    refused(&more, &["model.layers.9.mlp.up_proj.weight", "has no place"]);
+    more.pop();
+    more.push(NamedTensor { name: lend(&*format!("module.{name}")), ..whole[at] });
+    refused(&more, &["is there twice"]);
+    let turned: Vec<usize> = whole[at].shape.iter().rev().copied().collect();
+    refused(&with(&|tensor| tensor.shape = lend(&*turned)), &[name, "has shape"]);
+    refused(&with(&|tensor| tensor.data = &tensor.data[4..]), &[name, "bytes"]);
+    let nan: Vec<u8> = f32::NAN.to_le_bytes().repeat(whole[at].data.len() / 4);
+    refused(&with(&|tensor| tensor.data = lend(&*nan)), &[name, "holds NaN at [0, 0]"]);
+    let adapter =
+        NamedTensor { name: "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight", ..whole[at] };
+    refused(&[&whole[..], &[adapter]].concat(), &["adapter of PEFT", "merge"]);
+    let head = NamedTensor { name: "lm_head.weight", ..whole[at] };
+    if !whole.iter().any(|tensor| tensor.name == "lm_head.weight") {
+        refused(&[&whole[..], &[head]].concat(), &["lm_head.weight", "one tensor for embedding and head"]);
+    }
+    // As wrappers leave them; and a head that shares the embedding's memory.
+    let wrapped = |tensor: &NamedTensor<'static>| NamedTensor {
+        name: lend(&*format!("module._orig_mod.{}", tensor.name)),
+        ..*tensor
+    };
+    let wrapped: Vec<NamedTensor<'_>> = whole.iter().map(wrapped).collect();
+    policy(&engine).refresh_with(&wrapped, RefreshOptions::default()).expect("the same weights");
+    assert_eq!(bits_of(&engine), before);
 }

@@ -224,23 +224,44 @@ impl<'a> Blocks<'a> {
 
 /// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed.
 pub fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
+    /// Rows of a panel of floats that stay in the processor's first cache while they are filled.
+    const TILE: usize = 64;
     for (panel, to) in panels.zip(to.chunks_exact_mut(shape.panel_bytes())) {
+        let source = |lane: usize| shape.source(parts, panel * PANEL + lane);
+        if shape.kind == Kind::Floats {
+            for (tile, rows) in to.chunks_mut(TILE * FLOAT_ROW_BYTES).enumerate() {
+                (0..PANEL).for_each(|lane| pack_floats(parts, source(lane), shape.inner(), tile * TILE, lane, rows));
+            }
+            continue;
+        }
         for lane in 0..PANEL {
-            let Some((part, column)) = shape.source(parts, panel * PANEL + lane) else { continue };
+            let Some((part, column)) = source(lane) else { continue };
             match parts[part] {
-                Part::Floats { values, columns, by_column } => {
-                    let inner = shape.inner();
-                    let at = |k: usize| if by_column { column * inner + k } else { k * columns + column };
-                    for (k, row) in to.chunks_exact_mut(FLOAT_ROW_BYTES).enumerate() {
-                        let from = &values[at(k) * size_of::<f32>()..][..size_of::<f32>()];
-                        row[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(from);
-                    }
-                }
                 Part::Blocks(blocks) if shape.kind == Kind::Nibbles => pack_nibbles(&blocks, column, lane, to),
                 Part::Blocks(blocks) => pack_bytes(&blocks, column, lane, shape.inner(), to),
+                Part::Floats { .. } => {}
             }
         }
     }
+}
+
+/// Packs one column's elements from `first` on into lane `lane` of these rows of a panel of floats.
+fn pack_floats(
+    parts: &[Part<'_>],
+    source: Option<(usize, usize)>,
+    inner: usize,
+    first: usize,
+    lane: usize,
+    rows: &mut [u8],
+) {
+    const NUMBER: usize = size_of::<f32>();
+    let Some((part, column)) = source else { return };
+    let Part::Floats { values, columns, by_column } = parts[part] else { return };
+    let (start, step) = if by_column { (column * inner + first, 1) } else { (first * columns + column, columns) };
+    let (values, _) = values[start * NUMBER..].as_chunks::<NUMBER>();
+    let (rows, _) = rows.as_chunks_mut::<NUMBER>();
+    let to = rows.iter_mut().skip(lane).step_by(PANEL);
+    to.zip(values.iter().step_by(step)).for_each(|(to, from)| *to = *from);
 }
 
 /// Where element `k` of a block lies in lane `lane` of its quads.

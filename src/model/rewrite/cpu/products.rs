@@ -8,20 +8,19 @@
 //! computes the rest: float16 that is widened, zero points of 8 bits, blocks that are not a multiple of 32, biases
 //! inside the node, and everything on processors without AVX2.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use super::widen;
-use crate::finite::Refused;
+use crate::Result;
 use crate::kernels::attention::{self, DOMAIN};
 use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
 use crate::model::rewrite::graph::{Attributes, Values, integers, is_external};
-use crate::model::weights;
+use crate::model::source::Source;
 use crate::onnx::nodes::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
-use crate::{Error, Result, files};
 
 /// A matrix and the weights that it is made of.
 #[derive(Debug)]
@@ -311,10 +310,9 @@ fn stored(tensor: &TensorProto) -> Option<TensorProto> {
 }
 
 impl Product {
-    /// Reads its weights from the files in `folder` and passes them to `then`.
-    pub(crate) fn read(&self, folder: &Path, then: &mut dyn FnMut(&[Part<'_>])) -> Result<()> {
-        let read = |weight: &Weight| weight.tensors.iter().map(|tensor| bytes(tensor, folder)).collect();
-        let loaded = self.weights.iter().map(read).collect::<Result<Vec<Vec<_>>>>()?;
+    /// Reads its weights from `source` and passes them to `then`.
+    pub(crate) fn read(&self, source: &dyn Source, then: &mut dyn FnMut(&[Part<'_>])) -> Result<()> {
+        let loaded = self.weights.iter().map(|weight| source.read(&weight.tensors)).collect::<Result<Vec<_>>>()?;
         let parts: Vec<_> = self.weights.iter().zip(&loaded).map(|(weight, data)| weight.part(data)).collect();
         then(&parts);
         Ok(())
@@ -323,35 +321,16 @@ impl Product {
 
 impl Weight {
     /// Its description for the kernel. `data` has the bytes of its tensors.
-    fn part<'a>(&self, data: &'a [Vec<u8>]) -> Part<'a> {
+    fn part<'a>(&self, data: &'a [Cow<'_, [u8]>]) -> Part<'a> {
         let columns = self.columns;
         match self.form {
             Form::Floats { by_column } => Part::Floats { values: &data[0], columns, by_column },
             Form::Blocks { bits, block } => {
-                let zero_points = data.get(2).map(Vec::as_slice);
+                let zero_points = data.get(2).map(|bytes| &**bytes);
                 Part::Blocks(Blocks { bits, block, columns, quants: &data[0], scales: &data[1], zero_points })
             }
         }
     }
-}
-
-/// A tensor's bytes.
-fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt as _;
-    if let Some(raw) = &tensor.raw_data {
-        weights::check(tensor, raw, Refused::NonFinite)?;
-        return Ok(raw.to_vec());
-    }
-    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
-    let number = |key: &str| entry(key).and_then(|text| text.parse::<u64>().ok());
-    let path = folder.join(entry("location").unwrap_or_default());
-    let length = number("length").map_or_else(|| crate::model::tensor::bytes(tensor), Ok);
-    let length = length.map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
-    let mut bytes = vec![0; length as usize];
-    let read = files::open(&path).and_then(|(file, _)| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
-    read.map_err(|e| Error::io("read the weights of", &path, e))?;
-    weights::check(tensor, &bytes, Refused::NonFinite).map_err(|error| error.context(path.display()))?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernels::matmul;
+use crate::model::source::Files;
 use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int64_tensor, ints};
 use crate::onnx::{AttributeProto, ValueInfoProto};
 
@@ -177,9 +178,9 @@ fn weights_are_read_where_they_lie() {
             seen = values.to_vec();
         }
     };
-    products[0].read(folder.path(), &mut look).expect("read");
+    products[0].read(&Files(folder.path()), &mut look).expect("read");
     assert_eq!(seen, values);
     std::fs::remove_file(folder.path().join("data")).expect("removed");
-    let error = products[0].read(folder.path(), &mut |_| ()).expect_err("it is gone");
+    let error = products[0].read(&Files(folder.path()), &mut |_| ()).expect_err("it is gone");
     assert!(error.to_string().contains("data"), "{error}");
 }

@@ -1,0 +1,322 @@
+//! The tensors of a model in memory, such as a trainer's, in the form in which an export of that model has them.
+//!
+//! An export's initialisers have the checkpoint's names, or such a name with `_quants`, `_scales`, `_zero_points` or `_table`
+//! behind it. So its graph says which tensors it takes, and in what form. What comes out has the bits of an export of
+//! the same tensors.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use super::checkpoint::{RowOrder, Tensor};
+use super::format::{self, Format};
+use super::names;
+use super::quantize::{self, Layout, Names};
+use crate::finite::{self, Refused};
+use crate::model::ModelFolder;
+use crate::model::source::{Files, Source};
+use crate::onnx::{GraphProto, NodeProto, TensorProto};
+use crate::{Error, Result};
+
+/// The type of a tensor's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TensorType {
+    /// float32
+    Float32,
+    /// bfloat16
+    Bfloat16,
+    /// float16
+    Float16,
+}
+
+impl TensorType {
+    fn format(self) -> &'static Format {
+        match self {
+            TensorType::Float32 => &format::F32,
+            TensorType::Bfloat16 => &format::BF16,
+            TensorType::Float16 => &format::F16,
+        }
+    }
+}
+
+/// A tensor in memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct NamedTensor<'a> {
+    /// Its name in the model's state dict. What wrappers put before it (`module.`, `_orig_mod.`,
+    /// `_fsdp_wrapped_module.`) may be there.
+    pub name: &'a str,
+    /// The type of its numbers.
+    pub kind: TensorType,
+    /// Its dimensions, the outermost first.
+    pub shape: &'a [usize],
+    /// Its numbers, little-endian, rows one after the other.
+    pub data: &'a [u8],
+}
+
+impl<'a> NamedTensor<'a> {
+    /// A tensor of `shape`.
+    pub fn new(name: &'a str, kind: TensorType, shape: &'a [usize], data: &'a [u8]) -> Self {
+        NamedTensor { name, kind, shape, data }
+    }
+}
+
+/// A tensor that was checked against the graph.
+struct Given<'a> {
+    tensor: Tensor,
+    data: &'a [u8],
+}
+
+impl Given<'_> {
+    fn check(&self, refused: Refused) -> Result<()> {
+        let Some((index, number)) = self.tensor.format.first_refused(self.data, refused) else { return Ok(()) };
+        let (name, place) = (&self.tensor.origin, finite::place(index, &self.tensor.shape));
+        let why =
+            if number.is_finite() { "which is too large to be packed in few bits" } else { "not a finite number" };
+        let message = format!("tensor `{name}` holds {number} at {place}, {why}. {}", finite::REMEDY);
+        Err(Error::invalid_model(message))
+    }
+}
+
+/// The form in which a graph has a tensor.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Float32,
+    /// One of the parts that a packed matrix has.
+    Packed(Layout, Part),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Part {
+    Scales,
+    Quants,
+    ZeroPoints,
+}
+
+/// Tensors in the place of an export's files of weights.
+pub(crate) struct GivenWeights<'a> {
+    /// By the names of the checkpoint.
+    given: HashMap<String, Given<'a>>,
+    /// The initialisers that are weights: the tensor, and its form.
+    forms: HashMap<String, (String, Form)>,
+    /// For what is no weight: tables of rotary embeddings.
+    files: Files<'a>,
+}
+
+impl<'a> GivenWeights<'a> {
+    /// Finds the weights of `folder`'s graph among `tensors`.
+    ///
+    /// # Errors
+    /// The folder is not an export of this library in float32 or few bits; a tensor is missing, has another shape, is there
+    /// twice, or has no place in the graph. The message names it.
+    pub(crate) fn new(folder: &'a ModelFolder, tensors: &[NamedTensor<'a>]) -> Result<Self> {
+        let graph = folder.file().graph();
+        let mut given = by_name(tensors)?;
+        let packed = packed_matrices(graph);
+        let mut forms = HashMap::new();
+        let mut used = HashSet::new();
+        for initialiser in graph.initializer.iter().filter(|tensor| is_weight(tensor)) {
+            let name = initialiser.name();
+            let (base, form) = match packed.get(name) {
+                Some((base, bits, block, part)) => (base.clone(), Some((*bits, *block, *part))),
+                None => (name.to_owned(), None),
+            };
+            let Some(Given { tensor, .. }) = given.get(&base) else { return Err(missing(folder, &base, given.keys())) };
+            let form = match form {
+                None => Form::Float32,
+                Some((bits, block, part)) => Form::Packed(layout(tensor, bits, block, &base, &packed), part),
+            };
+            check_shape(initialiser, tensor, form)?;
+            used.insert(base.clone());
+            forms.insert(name.to_owned(), (base, form));
+        }
+        refuse_left_over(&mut given, &used)?;
+        Ok(GivenWeights { given, forms, files: Files(&folder.file().data_folder) })
+    }
+
+    fn tensor(&self, name: &str) -> Option<(&Given<'a>, Form)> {
+        let (base, form) = self.forms.get(name)?;
+        Some((self.given.get(base)?, *form))
+    }
+
+    /// The bytes of a packed matrix: scales, quants, zero points.
+    fn pack(&self, given: &Given<'_>, layout: &Layout) -> Result<[Vec<u8>; 3]> {
+        given.check(Refused::Huge)?;
+        let mut bytes = Vec::new();
+        quantize::write(&given.tensor, given.data, layout, &mut bytes)
+            .map_err(|error| Error::internal(format!("`{}` can't be packed: {error}", given.tensor.origin)))?;
+        let scales = layout.rows * layout.stored_blocks() * size_of::<f32>();
+        let zero_points = layout.rows * layout.zero_point_bytes();
+        let last = bytes.split_off(bytes.len() - zero_points);
+        let quants = bytes.split_off(scales);
+        Ok([bytes, quants, last])
+    }
+
+    fn floats(&self, given: &Given<'a>) -> Result<Cow<'a, [u8]>> {
+        given.check(Refused::NonFinite)?;
+        if given.tensor.is_plain_float32() {
+            return Ok(given.data.into());
+        }
+        let mut bytes = Vec::with_capacity(given.tensor.elements() * size_of::<f32>());
+        let written = given.tensor.write_float32(given.data, &mut bytes);
+        written.map_err(|error| Error::internal(format!("`{}` can't be widened: {error}", given.tensor.origin)))?;
+        Ok(bytes.into())
+    }
+}
+
+impl Source for GivenWeights<'_> {
+    fn read(&self, tensors: &[TensorProto]) -> Result<Vec<Cow<'_, [u8]>>> {
+        let mut packed: Option<[Vec<u8>; 3]> = None;
+        let mut read = Vec::with_capacity(tensors.len());
+        for tensor in tensors {
+            match self.tensor(tensor.name()) {
+                None => read.extend(self.files.read(std::slice::from_ref(tensor))?),
+                Some((given, Form::Float32)) => read.push(self.floats(given)?),
+                Some((given, Form::Packed(layout, part))) => {
+                    // The tensors of one call are of one matrix.
+                    let parts = match &mut packed {
+                        Some(parts) => parts,
+                        None => packed.insert(self.pack(given, &layout)?),
+                    };
+                    read.push(std::mem::take(&mut parts[part as usize]).into());
+                }
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Tensors by the names of a checkpoint.
+fn by_name<'a>(tensors: &[NamedTensor<'a>]) -> Result<HashMap<String, Given<'a>>> {
+    let mut given = HashMap::new();
+    for NamedTensor { name, kind, shape, data } in tensors {
+        let (format, origin) = (kind.format(), (*name).to_owned());
+        let elements = shape.iter().try_fold(1_usize, |all, dim| all.checked_mul(*dim));
+        let bytes = elements.and_then(|elements| elements.checked_mul(format.block_bytes));
+        if bytes != Some(data.len()) {
+            let message = format!("tensor `{name}` of shape {shape:?} has {} bytes", data.len());
+            return Err(Error::invalid_request(message));
+        }
+        let (shape, bytes) = (shape.to_vec(), data.len());
+        let tensor = Tensor { format, shape, file: 0, offset: 0, bytes, origin, rows: RowOrder::Standard };
+        let own = names::of_live_model(name)?;
+        if let Some(first) = given.insert(own, Given { tensor, data }) {
+            let message = format!("tensor `{name}` is there twice, once as `{}`", first.tensor.origin);
+            return Err(Error::invalid_request(message));
+        }
+    }
+    Ok(given)
+}
+
+/// Whether an initialiser is a weight of the checkpoint: it lies in a file of weights.
+fn is_weight(tensor: &TensorProto) -> bool {
+    let location = tensor.external_data.iter().find(|entry| entry.key() == "location");
+    location.is_some_and(|entry| entry.value() != super::weights::ROTARY)
+}
+
+/// The initialisers that are parts of packed matrices: the checkpoint's name, bits, elements of a block, and the part.
+fn packed_matrices(graph: &GraphProto) -> HashMap<String, (String, usize, usize, Part)> {
+    let mut packed = HashMap::new();
+    for node in &graph.node {
+        let inputs: &[(usize, Part, &str)] = match node.op_type() {
+            "MatMulNBits" => {
+                &[(1, Part::Quants, "_quants"), (2, Part::Scales, "_scales"), (3, Part::ZeroPoints, "_zero_points")]
+            }
+            "GatherBlockQuantized" => &[(0, Part::Quants, "_table"), (2, Part::Scales, "_scales")],
+            _ => continue,
+        };
+        let (bits, block) = (attribute(node, "bits"), attribute(node, "block_size"));
+        for (index, part, suffix) in inputs {
+            let Some(name) = node.input.get(*index).filter(|name| !name.is_empty()) else { continue };
+            let Some(base) = name.strip_suffix(suffix) else { continue };
+            packed.insert(name.clone(), (base.to_owned(), bits, block, *part));
+        }
+    }
+    packed
+}
+
+fn attribute(node: &NodeProto, name: &str) -> usize {
+    let attribute = node.attribute.iter().find(|attribute| attribute.name() == name);
+    attribute.and_then(|attribute| usize::try_from(attribute.i()).ok()).unwrap_or(0)
+}
+
+fn layout(
+    tensor: &Tensor,
+    bits: usize,
+    block: usize,
+    base: &str,
+    packed: &HashMap<String, (String, usize, usize, Part)>,
+) -> Layout {
+    let minima = packed.contains_key(&Names::of(base).zero_points);
+    let (rows, columns) = match tensor.shape[..] {
+        [rows, columns] => (rows, columns),
+        _ => (0, 0),
+    };
+    Layout { bits, block: block.max(1), rows, columns, minima }
+}
+
+/// Refuses a tensor that has not the shape of its initialiser.
+fn check_shape(initialiser: &TensorProto, tensor: &Tensor, form: Form) -> Result<()> {
+    let dims: Vec<usize> = initialiser.dims.iter().map(|&dim| dim as usize).collect();
+    let fits = match form {
+        Form::Float32 => dims == tensor.shape,
+        Form::Packed(layout, part) => {
+            let row = match part {
+                Part::Scales => layout.stored_blocks(),
+                Part::Quants => layout.stored_blocks() * layout.block_bytes(),
+                Part::ZeroPoints => layout.zero_point_bytes(),
+            };
+            layout.rows > 0 && dims.first() == Some(&layout.rows) && dims[1..].iter().product::<usize>() == row
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::invalid_request(format!(
+        "tensor `{}` has shape {:?}, but `{}` of the model that is loaded has {dims:?}: it is another model's",
+        tensor.origin,
+        tensor.shape,
+        initialiser.name()
+    )))
+}
+
+fn missing<'k>(folder: &ModelFolder, name: &str, given: impl Iterator<Item = &'k String>) -> Error {
+    let why = names::behind_a_prefix(name, given);
+    let why = why.unwrap_or_else(|| "give all tensors of the model's state dict, under its names".into());
+    Error::invalid_request(format!(
+        "no tensor is called `{name}`, which the graph of {} takes. {why}. Graphs of other exporters, and of half precision, \
+         have names of their own: give a folder there",
+        folder.path().display()
+    ))
+}
+
+/// Refuses tensors that the graph has no place for.
+fn refuse_left_over(given: &mut HashMap<String, Given<'_>>, used: &HashSet<String>) -> Result<()> {
+    /// A head that shares the embedding's values has a name of its own in state dicts.
+    const HEAD: &str = "lm_head.weight";
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    let mut left: Vec<&String> = given.keys().filter(|name| !used.contains(*name)).collect();
+    left.sort();
+    let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || name.starts_with(names::VALUE_HEAD);
+    for name in left.into_iter().filter(|name| !harmless(name)) {
+        let tied = given.get(EMBEDDING).filter(|_| name == HEAD);
+        if tied.is_some_and(|embedding| same(embedding.data, given[name].data)) {
+            continue;
+        }
+        let why = match tied {
+            Some(_) => "the model that is loaded has one tensor for embedding and head, and these two differ",
+            None => "leaving it out would change the model's answers",
+        };
+        let origin = &given[name].tensor.origin;
+        return Err(Error::invalid_request(format!(
+            "tensor `{origin}` has no place in the graph that is loaded: {why}. Export the model anew, and make an engine for it"
+        )));
+    }
+    given.retain(|name, _| used.contains(name));
+    Ok(())
+}
+
+/// Whether two tensors have the same bytes; mostly they are the same memory.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    (one.as_ptr(), one.len()) == (other.as_ptr(), other.len()) || one == other
+}
