@@ -158,7 +158,7 @@ impl Model {
     ///
     /// # fn main() -> foreturn::Result<()> {
     /// # let engine = Engine::new(foreturn::Config::default())?;
-    /// # let (shape, bytes) = ([49152, 576], Vec::new());
+    /// # let (shape, bytes) = ([49152_usize, 576], Vec::<u8>::new());
     /// let tensors = [NamedTensor::new("model.embed_tokens.weight", TensorType::Bfloat16, &shape, &bytes)];
     /// engine.model("policy")?.refresh_with(&tensors, RefreshOptions::default())?;
     /// # Ok(()) }
