@@ -78,7 +78,7 @@ impl Loaded {
     /// Loads `folder`'s model with the weights of `given`, or with those in its files.
     ///
     /// # Errors
-    /// Weights are given, and the model is not on the paged path or has half precision. And as [`Loaded::load`].
+    /// Weights are given, and the model is not on the paged path. And as [`Loaded::load`].
     pub(crate) fn load_from(
         folder: Arc<ModelFolder>,
         given: Option<&dyn Source>,

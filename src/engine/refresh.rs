@@ -251,7 +251,7 @@ impl Refresh {
     }
 
     fn version(&self, folder: &ModelFolder) -> String {
-        let count = self.local.recipe.refreshes.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.local.recipe.refreshes.load(Ordering::Relaxed) + 1;
         self.options.version.clone().unwrap_or_else(|| format!("{}-{count}", folder.fingerprint()))
     }
 
@@ -262,6 +262,8 @@ impl Refresh {
         let gone = || closed("before the weights were exchanged");
         self.commands.send(Command::Exchange(Box::new(exchange))).map_err(|_| gone())?;
         let old = wait.recv().map_err(|_| gone())??;
+        // Nobody else counts meanwhile, because a model is refreshed once at a time.
+        self.local.recipe.refreshes.fetch_add(1, Ordering::Relaxed);
         // Unmapping takes a while, and the model goes on meanwhile.
         drop(old);
         Ok(version)

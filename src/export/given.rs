@@ -107,9 +107,10 @@ impl<'a> GivenWeights<'a> {
     /// Finds the weights of `folder`'s graph among `tensors`.
     ///
     /// # Errors
-    /// The folder is not an export of this library in float32 or few bits; a tensor is missing, has another shape, is there
+    /// The folder is not an export of this library, or one of Gemma from GGUF; a tensor is missing, has another shape, is there
     /// twice, or has no place in the graph. The message names it.
     pub(crate) fn new(folder: &'a ModelFolder, tensors: &[NamedTensor<'a>]) -> Result<Self> {
+        check_origin(folder)?;
         let graph = folder.file().graph();
         let mut given = by_name(tensors)?;
         let packed = packed_matrices(graph);
@@ -183,6 +184,25 @@ impl Source for GivenWeights<'_> {
             }
         }
         Ok(read)
+    }
+}
+
+/// Refuses graphs that would take tensors of these names and shapes for something else.
+fn check_origin(folder: &ModelFolder) -> Result<()> {
+    let (model, kind) = (&folder.file().model, &folder.config().model.kind);
+    let refuse = |why: &str| {
+        let path = folder.path().display();
+        Err(Error::unsupported(format!("{path} {why}. Export the checkpoint, and give the folder of the export")))
+    };
+    if model.producer_name() != env!("CARGO_PKG_NAME") {
+        // Others may transpose a weight under its name.
+        return refuse("is not an export of this library, so its weights may lie in another order");
+    }
+    // A graph adds one to the weights of Gemma's norms. GGUF has them with the one.
+    let adds_one = |node: &NodeProto| node.op_type() == "Add" && node.name().ends_with("/weight/Add");
+    match kind.starts_with("gemma") && !folder.file().graph().node.iter().any(adds_one) {
+        true => refuse("was exported from GGUF, where the weights of Gemma's norms are others than in a state dict"),
+        false => Ok(()),
     }
 }
 
@@ -284,8 +304,7 @@ fn missing<'k>(folder: &ModelFolder, name: &str, given: impl Iterator<Item = &'k
     let why = names::behind_a_prefix(name, given);
     let why = why.unwrap_or_else(|| "give all tensors of the model's state dict, under its names".into());
     Error::invalid_request(format!(
-        "no tensor is called `{name}`, which the graph of {} takes. {why}. Graphs of other exporters, and of half precision, \
-         have names of their own: give a folder there",
+        "no tensor is called `{name}`, which the graph of {} takes. {why}",
         folder.path().display()
     ))
 }

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
+use prost::Message as _;
+
 use super::*;
 use crate::decode::SamplingOptions;
 use crate::export::{NamedTensor, Quantize, TensorType};
+use crate::onnx::ModelProto;
 use crate::rank::Ranking;
 
 /// Exports of one model with different weights; the version is the index.
@@ -538,4 +541,54 @@ fn tensors_that_do_not_fit_are_refused_by_name_and_nothing_changes() {
     let wrapped: Vec<NamedTensor<'_>> = whole.iter().map(wrapped).collect();
     policy(&engine).refresh_with(&wrapped, RefreshOptions::default()).expect("the same weights");
     assert_eq!(bits_of(&engine), before);
+}
+
+/// Graphs that would compute something else from tensors of the same names and shapes.
+#[test]
+fn tensors_are_not_given_to_graphs_that_have_them_otherwise() {
+    let refused = |model: &str, change: &dyn Fn(&mut ModelProto), part: &str| {
+        let (files, path) = testing::exported(model, Quantize::None);
+        let file = path.join("model.onnx");
+        let mut graph = ModelProto::decode(&*std::fs::read(&file).expect("a graph")).expect("a graph");
+        change(&mut graph);
+        std::fs::write(&file, graph.encode_to_vec()).expect("written");
+        let engine = alone(&path);
+        let before = bits_of(&engine);
+        let file = Tensors::read(&files.path().join("checkpoint/model.safetensors"));
+        let error = policy(&engine).refresh_with(&file.named(), RefreshOptions::default()).expect_err(part);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+        assert_eq!(bits_of(&engine), before);
+    };
+    refused("llama", &|model| model.producer_name = Some("another".into()), "not an export of this library");
+    for gemma in ["gemma2", "gemma3"] {
+        // As an export of GGUF is, whose norms include the one.
+        let without_one = |model: &mut ModelProto| {
+            let graph = model.graph.as_mut().expect("a graph");
+            let (adds, mut rest): (Vec<_>, Vec<_>) =
+                graph.node.drain(..).partition(|node| node.name().ends_with("/weight/Add"));
+            assert!(!adds.is_empty());
+            for input in rest.iter_mut().flat_map(|node| &mut node.input) {
+                if let Some(add) = adds.iter().find(|add| add.output[0] == *input) {
+                    *input = add.input[0].clone();
+                }
+            }
+            graph.node = rest;
+        };
+        refused(gemma, &without_one, "was exported from GGUF");
+    }
+}
+
+#[test]
+fn a_refresh_that_failed_does_not_count() {
+    let versions = Versions::of(Quantize::None, 2);
+    let engine = alone(&versions.paths[0]);
+    // Weights are named before they are looked at.
+    let broken = versions.folder.path().join("broken");
+    copied(&versions.paths[1], &broken);
+    change(&broken, |_| f32::NAN);
+    policy(&engine).refresh(&broken, RefreshOptions::default()).expect_err("not finite");
+    let version = policy(&engine).refresh(&versions.paths[1], RefreshOptions::default()).expect("exchanged");
+    assert!(version.ends_with("-1"), "{version}");
+    assert_eq!(policy(&engine).status().expect("a status").refreshes, 1);
 }
