@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -31,7 +33,7 @@ class AdvisoriesError(Exception):
 
 def git(folder: Path, *arguments: str, **environment: str) -> bytes:
     command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, env={"PATH": "/usr/bin:/bin:/usr/local/bin", **environment})
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **environment})
     if done.returncode != 0:
         raise AdvisoriesError(f"{' '.join(command)}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
@@ -57,7 +59,7 @@ def unpack(into: Path) -> None:
     if stamp.is_file() and stamp.read_text() == now:
         return
     if folder.exists():
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     with tarfile.open(ARCHIVE) as packed:
         packed.extractall(folder, filter="data")
@@ -77,7 +79,10 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, metavar="CLONE")
     arguments = parser.parse_args()
     try:
-        pack(arguments.pack) if arguments.pack else unpack(arguments.into)
+        if arguments.pack:
+            pack(arguments.pack)
+        else:
+            unpack(arguments.into)
     except (AdvisoriesError, OSError) as error:
         sys.exit(f"advisories.py: {error}")
 

@@ -64,41 +64,39 @@ const PAGED: &str = "that of a decoder which runs on the paged path, whose weigh
 /// A model that is ready to run, without sequences. A thread may load it for another.
 pub(crate) struct Loaded {
     folder: Arc<ModelFolder>,
-    executor: Box<dyn Executor + Send>,
+    executor: Box<dyn Executor>,
     provider: ProviderReport,
     blocks: usize,
 }
 
 impl Loaded {
-    /// Loads `folder`'s model.
-    pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
-        Self::load_from(folder, None, options, runtime)
+    pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
+        &self.folder
     }
 
     /// Loads `folder`'s model with the weights of `given`, or with those in its files.
     ///
     /// # Errors
-    /// Weights are given, and the model is not on the paged path. And as [`Loaded::load`].
-    pub(crate) fn load_from(
+    /// Weights are given, and the model is not on the paged path; or the model can't be loaded.
+    pub(crate) fn load(
         folder: Arc<ModelFolder>,
         given: Option<&dyn Source>,
         options: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
-        let (executor, provider): (Box<dyn Executor + Send>, _) = match folder.runner() {
+        let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
             PreparedGraph::Paged(paged) => {
                 let executor = PagedExecutor::load(&folder, paged, given, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }
-            PreparedGraph::Padded(_) if given.is_some() => return Err(folder.not_a(PAGED)),
+            _ if given.is_some() => return Err(folder.not_a(PAGED)),
             PreparedGraph::Padded(padded) => {
                 let executor = PaddedExecutor::load(&folder, padded, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }
-            PreparedGraph::Classifier(_) if given.is_some() => return Err(folder.not_a(PAGED)),
             PreparedGraph::Classifier(_) => return Err(folder.not_a("a language model")),
         };
         Ok(Loaded { folder, executor, provider, blocks })
@@ -122,7 +120,7 @@ impl Decoder {
     /// Loads `folder`'s model.
     #[cfg(test)]
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
-        Ok(Decoder::new(Loaded::load(folder, options, runtime)?, options))
+        Ok(Decoder::new(Loaded::load(folder, None, options, runtime)?, options))
     }
 
     pub(crate) fn new(loaded: Loaded, options: &DecodeOptions) -> Self {

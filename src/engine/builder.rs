@@ -213,7 +213,8 @@ fn local_factory(name: &str, local: Arc<Local>, version: Option<String>) -> Fact
     let name: Arc<str> = name.into();
     Box::new(move || {
         let (Local { folder, prompting, .. }, Recipe { decode, runtime, .. }) = (&*local, &local.recipe);
-        let weights = Weights::load(Arc::clone(folder), version, decode, runtime);
+        let version = version.as_deref().unwrap_or(folder.fingerprint());
+        let weights = Weights::load(Arc::clone(folder), None, version, decode, runtime);
         let weights = weights.map_err(|e| e.context(format!("model `{name}`")))?;
         Ok(Model::Local(Box::new(LocalChat::new(name, weights, prompting.clone(), decode))))
     })

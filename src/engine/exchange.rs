@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Instant;
 
+use super::CancelToken;
 use super::job::{Run, Watch, interrupted};
 use super::models::Model;
 use super::owner::Owner;
@@ -78,7 +79,7 @@ impl Owner {
         self.shared.models.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), status);
         // A prefix that can't be queued now is computed when it is next used.
         if let Some(tickets) = tickets.ok().filter(|tickets| !tickets.is_empty()) {
-            let watch = Watch { deadline: None, cancel: super::CancelToken::new() };
+            let watch = Watch { deadline: None, cancel: CancelToken::new() };
             let turn = Turn::new(0, None, self.shared.admission.arrive());
             let job = Box::new(Rewarm { model: name.into(), left: tickets.len() });
             self.asked.extend(tickets.into_iter().map(|ticket| ((index, ticket), (turn, AskId(0)))));
@@ -89,14 +90,21 @@ impl Owner {
 
     /// Ends the waits for new weights, and those of jobs for the exchange, whose time is over.
     pub(super) fn expire(&mut self, now: Instant) {
-        for (_, run) in self.held.extract_if(.., |_, run| run.watch.interruption(now).is_some()).collect::<Vec<_>>() {
-            let Some(why) = run.watch.interruption(now) else { continue };
-            self.leave(&run);
-            run.job.expire(why, run.start);
+        for (turn, run) in std::mem::take(&mut self.held) {
+            match run.watch.interruption(now) {
+                None => drop(self.held.insert(turn, run)),
+                Some(why) => {
+                    self.leave(&run);
+                    run.job.expire(why, run.start);
+                }
+            }
         }
-        for exchange in self.exchanges.extract_if(.., |exchange| exchange.watch.interruption(now).is_some()) {
-            let Some(why) = exchange.watch.interruption(now) else { continue };
-            drop(exchange.done.send(Err(interrupted(why, "requests used the old weights"))));
-        }
+        self.exchanges.retain(|exchange| match exchange.watch.interruption(now) {
+            None => true,
+            Some(why) => {
+                drop(exchange.done.send(Err(interrupted(why, "requests used the old weights"))));
+                false
+            }
+        });
     }
 }

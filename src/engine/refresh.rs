@@ -238,7 +238,7 @@ impl Refresh {
         folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
         let version = self.version(&fresh);
-        Weights::load(fresh, Some(version), &recipe.decode, &recipe.runtime)
+        Weights::load(fresh, None, &version, &recipe.decode, &recipe.runtime)
     }
 
     /// Packs a live model's tensors.
@@ -247,7 +247,7 @@ impl Refresh {
         let given = GivenWeights::new(folder, tensors)?;
         self.watch.check("the weights were looked at")?;
         let version = self.version(folder);
-        Weights::load_given(Arc::clone(folder), &given, &version, &recipe.decode, &recipe.runtime)
+        Weights::load(Arc::clone(folder), Some(&given), &version, &recipe.decode, &recipe.runtime)
     }
 
     fn version(&self, folder: &ModelFolder) -> String {

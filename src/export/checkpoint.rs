@@ -163,9 +163,15 @@ impl Tensor {
         &data[start..start + bytes]
     }
 
-    /// Refuses a tensor of `file` with a value that is not finite, or whose scale isn't, naming it and its place.
-    pub(super) fn check(&self, file: &WeightFile, refused: Refused) -> Result<()> {
-        let stored = &file.data[self.offset..self.offset + self.bytes];
+    /// As [`Tensor::check`], for a tensor of `file`.
+    pub(super) fn check_in(&self, file: &WeightFile, refused: Refused) -> Result<()> {
+        self.check(&file.data, refused).map_err(|why| Error::invalid_model(format!("{}: {why}", file.path.display())))
+    }
+
+    /// Refuses a tensor with a value that is not finite, or whose scale isn't, naming it and its place. `data` is the whole
+    /// file.
+    pub(super) fn check(&self, data: &[u8], refused: Refused) -> Result<(), String> {
+        let stored = &data[self.offset..self.offset + self.bytes];
         let Some((index, number)) = self.format.first_refused(stored, refused) else { return Ok(()) };
         let (name, place) = (&self.origin, finite::place(index, &self.shape));
         let what = match self.format.floats {
@@ -176,8 +182,7 @@ impl Tensor {
         };
         let why =
             if number.is_finite() { "which is too large to be packed in few bits" } else { "not a finite number" };
-        let path = file.path.display();
-        Err(Error::invalid_model(format!("{path}: {what}, {why}. {}", finite::REMEDY)))
+        Err(format!("{what}, {why}. {}", finite::REMEDY))
     }
 
     /// Writes the float32 values, little endian, rows in standard order. `data` is the whole file.

@@ -11,9 +11,11 @@ use super::checkpoint::{RowOrder, Tensor};
 use super::format::{self, Format};
 use super::names;
 use super::quantize::{self, Layout, Names};
-use crate::finite::{self, Refused};
+use crate::finite::Refused;
 use crate::model::ModelFolder;
+use crate::model::rewrite::graph::Attributes;
 use crate::model::source::{Files, Source};
+use crate::model::tensor::entry;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use crate::{Error, Result};
 
@@ -69,12 +71,7 @@ struct Given<'a> {
 
 impl Given<'_> {
     fn check(&self, refused: Refused) -> Result<()> {
-        let Some((index, number)) = self.tensor.format.first_refused(self.data, refused) else { return Ok(()) };
-        let (name, place) = (&self.tensor.origin, finite::place(index, &self.tensor.shape));
-        let why =
-            if number.is_finite() { "which is too large to be packed in few bits" } else { "not a finite number" };
-        let message = format!("tensor `{name}` holds {number} at {place}, {why}. {}", finite::REMEDY);
-        Err(Error::invalid_model(message))
+        self.tensor.check(self.data, refused).map_err(Error::invalid_model)
     }
 }
 
@@ -230,8 +227,7 @@ fn by_name<'a>(tensors: &[NamedTensor<'a>]) -> Result<HashMap<String, Given<'a>>
 
 /// Whether an initialiser is a weight of the checkpoint: it lies in a file of weights.
 fn is_weight(tensor: &TensorProto) -> bool {
-    let location = tensor.external_data.iter().find(|entry| entry.key() == "location");
-    location.is_some_and(|entry| entry.value() != super::weights::ROTARY)
+    entry(tensor, "location").is_some_and(|location| location != super::weights::ROTARY)
 }
 
 /// The initialisers that are parts of packed matrices: the checkpoint's name, bits, elements of a block, and the part.
@@ -239,13 +235,16 @@ fn packed_matrices(graph: &GraphProto) -> HashMap<String, (String, usize, usize,
     let mut packed = HashMap::new();
     for node in &graph.node {
         let inputs: &[(usize, Part, &str)] = match node.op_type() {
-            "MatMulNBits" => {
-                &[(1, Part::Quants, "_quants"), (2, Part::Scales, "_scales"), (3, Part::ZeroPoints, "_zero_points")]
-            }
-            "GatherBlockQuantized" => &[(0, Part::Quants, "_table"), (2, Part::Scales, "_scales")],
+            "MatMulNBits" => &[
+                (1, Part::Quants, Names::QUANTS),
+                (2, Part::Scales, Names::SCALES),
+                (3, Part::ZeroPoints, Names::ZERO_POINTS),
+            ],
+            "GatherBlockQuantized" => &[(0, Part::Quants, Names::TABLE), (2, Part::Scales, Names::SCALES)],
             _ => continue,
         };
-        let (bits, block) = (attribute(node, "bits"), attribute(node, "block_size"));
+        let attribute = |name: &str| usize::try_from(Attributes(node).int(name)).unwrap_or(0);
+        let (bits, block) = (attribute("bits"), attribute("block_size"));
         for (index, part, suffix) in inputs {
             let Some(name) = node.input.get(*index).filter(|name| !name.is_empty()) else { continue };
             let Some(base) = name.strip_suffix(suffix) else { continue };
@@ -253,11 +252,6 @@ fn packed_matrices(graph: &GraphProto) -> HashMap<String, (String, usize, usize,
         }
     }
     packed
-}
-
-fn attribute(node: &NodeProto, name: &str) -> usize {
-    let attribute = node.attribute.iter().find(|attribute| attribute.name() == name);
-    attribute.and_then(|attribute| usize::try_from(attribute.i()).ok()).unwrap_or(0)
 }
 
 fn layout(

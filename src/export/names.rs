@@ -18,14 +18,21 @@ struct Wrapper {
     first: bool,
     what: &'static str,
     remedy: &'static str,
+    /// The tensors inside are the model's own.
+    transparent: bool,
 }
 
 const fn anywhere(part: &'static str, what: &'static str, remedy: &'static str) -> Wrapper {
-    Wrapper { part, first: false, what, remedy }
+    Wrapper { part, first: false, what, remedy, transparent: true }
 }
 
 const fn first(part: &'static str, what: &'static str, remedy: &'static str) -> Wrapper {
-    Wrapper { part, first: true, what, remedy }
+    Wrapper { part, first: true, ..anywhere(part, what, remedy) }
+}
+
+/// The adapter has weights of its own beside those of the model.
+const fn adapter(wrapper: Wrapper) -> Wrapper {
+    Wrapper { transparent: false, ..wrapper }
 }
 
 const PEFT: &str = "an adapter of PEFT around the model";
@@ -37,14 +44,14 @@ const UNWRAP: &str = "save the model inside: `accelerator.unwrap_model(model).sa
 
 /// The more specific ones come first, because PEFT's names begin with a prefix too.
 const WRAPPERS: &[Wrapper] = &[
-    anywhere("lora_A", PEFT, MERGE),
-    anywhere("lora_B", PEFT, MERGE),
-    anywhere("lora_embedding_A", PEFT, MERGE),
-    anywhere("lora_embedding_B", PEFT, MERGE),
-    anywhere("lora_magnitude_vector", PEFT, MERGE),
-    anywhere("base_layer", PEFT, MERGE),
-    anywhere("modules_to_save", PEFT, MERGE),
-    first("base_model.model", PEFT, MERGE),
+    adapter(anywhere("lora_A", PEFT, MERGE)),
+    adapter(anywhere("lora_B", PEFT, MERGE)),
+    adapter(anywhere("lora_embedding_A", PEFT, MERGE)),
+    adapter(anywhere("lora_embedding_B", PEFT, MERGE)),
+    adapter(anywhere("lora_magnitude_vector", PEFT, MERGE)),
+    adapter(anywhere("base_layer", PEFT, MERGE)),
+    adapter(anywhere("modules_to_save", PEFT, MERGE)),
+    adapter(first("base_model.model", PEFT, MERGE)),
     anywhere("_fsdp_wrapped_module", FSDP, GATHER),
     anywhere("_checkpoint_wrapped_module", "activation checkpointing around its layers", GATHER),
     anywhere(
@@ -104,13 +111,13 @@ pub(super) fn put_right(
 /// # Errors
 /// It belongs to an adapter, whose parts are not the model's weights yet.
 pub(super) fn of_live_model(name: &str) -> Result<String> {
-    /// Wrappers that leave weights as they are.
-    const AROUND: &[&str] = &["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"];
-    const BEFORE: &[&str] = &["module.", "_forward_module.", "pretrained_model."];
-    let parts: Vec<&str> = name.split('.').filter(|part| !AROUND.contains(part)).collect();
-    let mut own = parts.join(".");
-    while let Some(rest) = BEFORE.iter().find_map(|prefix| own.strip_prefix(prefix)) {
-        own = rest.to_owned();
+    let mut own = name.to_owned();
+    while let Some(wrapper) = WRAPPERS.iter().find(|wrapper| wrapper.transparent && wrapper.is_around(&own)) {
+        let parts = own.split('.');
+        own = match wrapper.first {
+            true => parts.skip(1).collect::<Vec<_>>().join("."),
+            false => parts.filter(|part| *part != wrapper.part).collect::<Vec<_>>().join("."),
+        };
     }
     match WRAPPERS.iter().find(|wrapper| wrapper.is_around(&own)) {
         None => Ok(modern(&own).unwrap_or(own)),

@@ -46,7 +46,7 @@ pub(super) fn store(
     let whole: Vec<bool> = (0..files.len()).map(|file| stays(&files[file], file, weights)).collect();
     let is_written = |weight: &&Weight<'_>| !whole[weight.tensor.file];
     for weight in weights.iter().filter(|weight| whole[weight.tensor.file]) {
-        weight.tensor.check(&files[weight.tensor.file], Refused::NonFinite)?;
+        weight.tensor.check_in(&files[weight.tensor.file], Refused::NonFinite)?;
     }
     let parts: Vec<Part<'_>> =
         weights.iter().filter(is_written).map(|weight| part(weight, &files[weight.tensor.file])).collect();
@@ -93,7 +93,7 @@ fn widened<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
     let entry = Entry { name: weight.name.clone(), kind: DataType::Float, shape: weight.tensor.shape.clone() };
     Part {
         entries: vec![entry],
-        check: Box::new(|| weight.tensor.check(file, Refused::NonFinite)),
+        check: Box::new(|| weight.tensor.check_in(file, Refused::NonFinite)),
         write: Box::new(|sink| weight.tensor.write_float32(&file.data, sink)),
     }
 }
@@ -113,7 +113,7 @@ fn packed<'a>(weight: &'a Weight<'_>, layout: Layout, file: &'a WeightFile) -> P
     Part {
         entries,
         // A block's range is a difference, and its scale a part of that.
-        check: Box::new(|| weight.tensor.check(file, Refused::Huge)),
+        check: Box::new(|| weight.tensor.check_in(file, Refused::Huge)),
         write: Box::new(move |sink| quantize::write(weight.tensor, &file.data, &layout, sink)),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Component, Path, PathBuf};
 
-use super::tensor::{self, is_external};
+use super::tensor::{self, entry, is_external};
 use crate::onnx::{GraphProto, TensorProto};
 use crate::{Error, Result, files, mistaken};
 
@@ -16,10 +16,6 @@ pub(super) fn unreadable(action: &str, path: &Path, error: std::io::Error) -> Er
     }
     Error::invalid_model(format!("cannot {action} {}: {error}. Export or copy the model again", path.display()))
         .with_source(error)
-}
-
-fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Option<&'a str> {
-    tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value())
 }
 
 /// A file of external data.

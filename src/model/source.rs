@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use super::rewrite::PagedGraph;
-use super::tensor::is_external;
+use super::tensor::{entry, is_external};
 use super::weights;
 use crate::finite::Refused;
 use crate::onnx::nodes::external_tensor;
@@ -46,9 +46,8 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
         weights::check(tensor, raw, Refused::NonFinite)?;
         return Ok(raw.to_vec());
     }
-    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
-    let number = |key: &str| entry(key).and_then(|text| text.parse::<u64>().ok());
-    let path = folder.join(entry("location").unwrap_or_default());
+    let number = |key: &str| entry(tensor, key).and_then(|text| text.parse::<u64>().ok());
+    let path = folder.join(entry(tensor, "location").unwrap_or_default());
     let length = number("length").map_or_else(|| super::tensor::bytes(tensor), Ok);
     let length = length.map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
     let mut bytes = vec![0; length as usize];

@@ -4,8 +4,13 @@ use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{TensorProto, tensor_proto};
 
 /// Whether its values lie in another file.
-pub(super) fn is_external(tensor: &TensorProto) -> bool {
+pub(crate) fn is_external(tensor: &TensorProto) -> bool {
     tensor.data_location() == tensor_proto::DataLocation::External
+}
+
+/// What a tensor says of its values in another file: their `location`, `offset` or `length`.
+pub(crate) fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Option<&'a str> {
+    tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value())
 }
 
 /// Bits of one number; `None` for texts, and for kinds that no model has.

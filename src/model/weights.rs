@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::tensor::{self, is_external};
+use super::tensor::{self, entry, is_external};
 use crate::files;
 use crate::finite::{self, Float, Refused};
 use crate::onnx::tensor_proto::DataType;
@@ -136,11 +136,10 @@ fn check_in_file(tensor: &TensorProto, folder: &Path, refused: Refused) -> Resul
     /// Number of bytes that are read at once, few enough to stay in the processor's cache.
     const PIECE: usize = 1 << 18;
     let Some(float) = float(tensor) else { return Ok(()) };
-    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
     // Both were checked when the graph was read.
-    let offset = entry("offset").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let offset = entry(tensor, "offset").and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     let length = tensor::bytes(tensor).map_err(Error::invalid_model)? as usize;
-    let path = folder.join(entry("location").unwrap_or_default());
+    let path = folder.join(entry(tensor, "location").unwrap_or_default());
     let (file, _) = files::open(&path).map_err(|e| Error::io("open", &path, e))?;
     let mut buffer = vec![0; PIECE.min(length)];
     for start in (0..length).step_by(PIECE) {

@@ -59,6 +59,10 @@ impl Waiting {
 }
 
 impl Loaded {
+    pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
+        &self.folder
+    }
+
     /// Loads `folder`'s graph as it is.
     pub(crate) fn load(folder: Arc<ModelFolder>, options: &RuntimeOptions) -> Result<Self> {
         let name = folder.path().display().to_string();

@@ -28,21 +28,26 @@ pub(super) enum Loaded {
 }
 
 impl Loaded {
-    pub(super) fn load(folder: Arc<ModelFolder>, decode: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Self> {
-        Ok(match folder.kind() {
-            ModelKind::Classifier => Loaded::Classifier(Box::new(classifier::Loaded::load(folder, runtime)?)),
-            _ => Loaded::Decoder(decode::Loaded::load(folder, decode, runtime)?),
-        })
-    }
-
-    /// Loads `folder`'s model with the weights of `given`.
-    pub(super) fn load_given(
+    /// Loads `folder`'s model with the weights of `given`, which only decoders take, or with those in its files.
+    pub(super) fn load(
         folder: Arc<ModelFolder>,
-        given: &dyn Source,
+        given: Option<&dyn Source>,
         decode: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
-        decode::Loaded::load_from(folder, Some(given), decode, runtime).map(Loaded::Decoder)
+        Ok(match folder.kind() {
+            ModelKind::Classifier if given.is_none() => {
+                Loaded::Classifier(Box::new(classifier::Loaded::load(folder, runtime)?))
+            }
+            _ => Loaded::Decoder(decode::Loaded::load(folder, given, decode, runtime)?),
+        })
+    }
+
+    pub(super) fn folder(&self) -> &Arc<ModelFolder> {
+        match self {
+            Loaded::Decoder(loaded) => loaded.folder(),
+            Loaded::Classifier(loaded) => loaded.folder(),
+        }
     }
 }
 

@@ -51,36 +51,23 @@ struct Chat {
 /// A model's weights, loaded and ready. A thread may load them for another.
 pub(crate) struct Weights {
     loaded: Loaded,
-    folder: Arc<ModelFolder>,
     /// What they are called.
     pub(crate) version: Arc<str>,
 }
 
 impl Weights {
-    /// Loads `folder`'s. They are called `version`, or by their fingerprint.
-    pub(crate) fn load(
-        folder: Arc<ModelFolder>,
-        version: Option<String>,
-        decode: &DecodeOptions,
-        runtime: &RuntimeOptions,
-    ) -> Result<Self> {
-        let version = version.unwrap_or_else(|| folder.fingerprint().to_owned()).into();
-        Ok(Weights { loaded: Loaded::load(Arc::clone(&folder), decode, runtime)?, folder, version })
-    }
-
-    /// Loads those of `given` for `folder`'s graph, under the name `version`.
+    /// Loads those of `given` for `folder`'s graph, or those in its files, under the name `version`.
     ///
     /// # Errors
-    /// The model is not on the paged path, or a weight can't be had.
-    pub(crate) fn load_given(
+    /// The model can't be loaded; or weights are given, and the model is not on the paged path.
+    pub(crate) fn load(
         folder: Arc<ModelFolder>,
-        given: &dyn Source,
+        given: Option<&dyn Source>,
         version: &str,
         decode: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
-        let loaded = Loaded::load_given(Arc::clone(&folder), given, decode, runtime)?;
-        Ok(Weights { loaded, folder, version: version.into() })
+        Ok(Weights { loaded: Loaded::load(folder, given, decode, runtime)?, version: version.into() })
     }
 }
 
@@ -95,7 +82,8 @@ pub(crate) enum Answer {
 impl LocalChat {
     /// Makes a model called `name`; `prompting` says how conversations become its prompts.
     pub(crate) fn new(name: Arc<str>, weights: Weights, prompting: Prompting, decode: &DecodeOptions) -> Self {
-        let Weights { loaded, folder, version } = weights;
+        let Weights { loaded, version } = weights;
+        let folder = loaded.folder();
         let render = RenderOptions { model: Some(Arc::clone(&name)), ..prompting.render };
         LocalChat {
             name,
@@ -114,11 +102,10 @@ impl LocalChat {
     /// # Errors
     /// Requests are under way. Nothing has changed then.
     pub(crate) fn exchange(&mut self, fresh: Weights) -> Result<Weights> {
-        let folder = Arc::clone(self.folder());
         let loaded = self.model.exchange(fresh.loaded)?;
-        self.bitwise = fresh.folder.inspect().bitwise;
+        self.bitwise = self.folder().inspect().bitwise;
         self.refreshes += 1;
-        Ok(Weights { loaded, folder, version: std::mem::replace(&mut self.weights, fresh.version) })
+        Ok(Weights { loaded, version: std::mem::replace(&mut self.weights, fresh.version) })
     }
 
     /// Queues what computes the pinned prefixes again. Nobody has to take what comes of it.

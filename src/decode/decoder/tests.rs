@@ -167,7 +167,7 @@ fn a_decoder_whose_weights_are_exchanged_computes_everything_again() {
     generate(&mut decoder, &prompt, sampled(5, 24));
     let (folder, options) =
         (Arc::clone(decoder.folder()), DecodeOptions { kv_cache: AMPLE, ..DecodeOptions::default() });
-    let fresh = || Loaded::load(Arc::clone(&folder), &options, &runtime(2)).expect("the model loads");
+    let fresh = || Loaded::load(Arc::clone(&folder), None, &options, &runtime(2)).expect("the model loads");
     let error = decoder.exchange(fresh()).err().expect("a sequence is under way");
     assert_eq!(error.kind(), ErrorKind::Internal);
     let undisturbed = finish(&mut decoder).remove(0);

@@ -82,7 +82,7 @@ impl Step {
 }
 
 /// A model in ONNX Runtime that runs steps, or a stand-in in tests of the scheduler.
-pub(crate) trait Executor {
+pub(crate) trait Executor: Send {
     /// Copies a block's contents in every layer.
     fn copy_block(&mut self, from: u32, to: u32);
 

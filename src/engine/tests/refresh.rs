@@ -20,9 +20,9 @@ struct Versions {
 }
 
 impl Versions {
-    fn of(quantize: Quantize, count: usize) -> Self {
+    fn of(count: usize) -> Self {
         // Prompts of simulated users are long in bytes.
-        let (folder, first) = testing::exported_with("llama", quantize, |checkpoint| {
+        let (folder, first) = testing::exported_with("llama", Quantize::None, |checkpoint| {
             let file = checkpoint.join("config.json");
             let text = std::fs::read_to_string(&file).expect("a configuration");
             let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -219,7 +219,7 @@ fn expected(versions: &Versions) -> Vec<Vec<Seen>> {
 
 #[test]
 fn under_load_no_result_mixes_weights_and_none_fails() {
-    let versions = Versions::of(Quantize::None, 3);
+    let versions = Versions::of(3);
     let expected = expected(&versions);
     for (one, other) in expected[0].iter().zip(&expected[1]) {
         assert_ne!(one, other, "the weights show");
@@ -271,13 +271,7 @@ fn quantised_and_padded_models_are_exchanged_too() {
         let (_first, first) = testing::exported("llama", quantize);
         let (_second, second) = testing::exported("llama", quantize);
         change(&second, |x| 0.8 * x);
-        let engine = |path: &Path| {
-            let library = testing::runtime(1).library.expect("a library");
-            let toml = format!(
-                "[runtime]\nlibrary = {library:?}\nthreads = 1\n[models.policy]\npath = {path:?}\nbatching = \"{batching}\"\n"
-            );
-            Engine::new(Config::from_toml(&toml, "/").expect("settings")).expect("the engine starts")
-        };
+        let engine = |path: &Path| alone_with(path, &format!("batching = \"{batching}\"\n"));
         let logprobs = |engine: &Engine| bits(&logprobs(engine, "policy", Limits::default()).expect("answered"));
         let (one, two) = (engine(&first), engine(&second));
         let (old, new) = (logprobs(&one), logprobs(&two));
@@ -305,7 +299,7 @@ fn under_way(engine: &Engine, length: usize) -> Pending<super::super::Generation
 
 #[test]
 fn requests_under_way_end_first_start_over_or_are_ended_as_the_mode_says() {
-    let versions = Versions::of(Quantize::None, 2);
+    let versions = Versions::of(2);
     let reply = |version: usize| {
         let reply = policy(&versions.engine(version)).generate((5..60).collect::<Vec<u32>>(), options(100));
         reply.expect("a reply").tokens
@@ -336,7 +330,7 @@ fn requests_under_way_end_first_start_over_or_are_ended_as_the_mode_says() {
 
 #[test]
 fn a_ranking_that_starts_over_is_that_of_the_new_weights() {
-    let versions = Versions::of(Quantize::None, 2);
+    let versions = Versions::of(2);
     let request: RankRequest = serde_json::json!({"conversation": [{"role": "user", "content": "2 + 2?"}],
         "candidates": ["4", "5"], "goal": {"prompt": "2 + 2"}, "seed": 5, "samples": 24, "window": 2})
     .to_string()
@@ -359,7 +353,7 @@ fn a_ranking_that_starts_over_is_that_of_the_new_weights() {
 
 #[test]
 fn pins_are_warm_after_the_exchange() {
-    let versions = Versions::of(Quantize::None, 2);
+    let versions = Versions::of(2);
     let engine = versions.engine(0);
     let prompt: Vec<u32> = (5..60).collect();
     let pin = policy(&engine).warm(prompt.clone()).expect("warm");
@@ -381,7 +375,7 @@ fn pins_are_warm_after_the_exchange() {
 
 #[test]
 fn what_can_not_be_exchanged_is_refused_and_nothing_changes() {
-    let versions = Versions::of(Quantize::None, 2);
+    let versions = Versions::of(2);
     let engine = versions.engine(0);
     let before = ask(&engine, 0).expect("answered").0;
     let refused = |path: &Path, kind: ErrorKind, parts: &[&str]| {
@@ -435,7 +429,7 @@ fn what_can_not_be_exchanged_is_refused_and_nothing_changes() {
 
 #[test]
 fn a_model_of_several_roles_is_refused_unless_it_may_change_in_all() {
-    let versions = Versions::of(Quantize::None, 2);
+    let versions = Versions::of(2);
     let toml = format!(
         "[runtime]\nlibrary = {:?}\n[models.one]\npath = {:?}\n[[metrics]]\nkind = \"token_amount\"\n\
          [roles]\npolicy = \"one\"\nuser = \"one\"\n",
@@ -454,8 +448,13 @@ fn a_model_of_several_roles_is_refused_unless_it_may_change_in_all() {
 
 /// A model alone in an engine.
 fn alone(path: &Path) -> Engine {
+    alone_with(path, "")
+}
+
+/// As [`alone`], with further settings of the model.
+fn alone_with(path: &Path, settings: &str) -> Engine {
     let library = testing::runtime(1).library.expect("a library");
-    let toml = format!("[runtime]\nlibrary = {library:?}\nthreads = 1\n[models.policy]\npath = {path:?}\n");
+    let toml = format!("[runtime]\nlibrary = {library:?}\nthreads = 1\n[models.policy]\npath = {path:?}\n{settings}");
     Engine::new(Config::from_toml(&toml, "/").expect("settings")).expect("the engine starts")
 }
 
@@ -581,7 +580,7 @@ fn tensors_are_not_given_to_graphs_that_have_them_otherwise() {
 
 #[test]
 fn a_refresh_that_failed_does_not_count() {
-    let versions = Versions::of(Quantize::None, 2);
+    let versions = Versions::of(2);
     let engine = alone(&versions.paths[0]);
     // Weights are named before they are looked at.
     let broken = versions.folder.path().join("broken");

@@ -166,8 +166,19 @@ pub(super) struct Names {
 }
 
 impl Names {
+    // Behind the weight's name.
+    pub(super) const QUANTS: &str = "_quants";
+    pub(super) const TABLE: &str = "_table";
+    pub(super) const SCALES: &str = "_scales";
+    pub(super) const ZERO_POINTS: &str = "_zero_points";
+
     pub(super) fn of(weight: &str) -> Self {
-        let name = |part| format!("{weight}_{part}");
-        Names { quants: name("quants"), table: name("table"), scales: name("scales"), zero_points: name("zero_points") }
+        let name = |part| format!("{weight}{part}");
+        Names {
+            quants: name(Names::QUANTS),
+            table: name(Names::TABLE),
+            scales: name(Names::SCALES),
+            zero_points: name(Names::ZERO_POINTS),
+        }
     }
 }

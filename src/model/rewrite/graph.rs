@@ -7,7 +7,7 @@ use crate::onnx::{
 };
 
 /// Attributes of a node by name.
-pub(super) struct Attributes<'a>(pub(super) &'a NodeProto);
+pub(crate) struct Attributes<'a>(pub(crate) &'a NodeProto);
 
 impl<'a> Attributes<'a> {
     pub(super) fn get(&self, name: &str) -> Option<&'a AttributeProto> {
@@ -15,7 +15,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// 0 if there is none.
-    pub(super) fn int(&self, name: &str) -> i64 {
+    pub(crate) fn int(&self, name: &str) -> i64 {
         self.get(name).map_or(0, |attribute| attribute.i())
     }
 
@@ -120,9 +120,4 @@ pub(super) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
         }),
         _ => None,
     }
-}
-
-/// Whether a tensor's values lie in another file.
-pub(super) fn is_external(tensor: &TensorProto) -> bool {
-    tensor.data_location() == tensor_proto::DataLocation::External
 }

@@ -13,7 +13,7 @@
 
 mod attention;
 pub(crate) mod cpu;
-mod graph;
+pub(crate) mod graph;
 pub(crate) mod rope;
 mod rows;
 mod rowwise;

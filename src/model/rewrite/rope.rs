@@ -8,7 +8,8 @@
 //! context. The result equals that of computing the whole sequence again, as transformers does without a cache. (With
 //! one, 4.57's `generate` masks the crossing step wrongly.)
 
-use super::graph::{Attributes, Values, integer, is_external};
+use super::graph::{Attributes, Values, integer};
+use crate::model::tensor::is_external;
 use crate::onnx::nodes::{int, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 

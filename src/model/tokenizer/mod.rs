@@ -119,11 +119,10 @@ impl Tokenizer {
 
     /// What differs between two tokenizers, if they don't make the same prompts.
     pub(crate) fn difference(one: &Tokenizer, other: &Tokenizer) -> Option<&'static str> {
-        let sources = |of: &Tokenizer| -> Vec<(String, Option<String>)> {
-            let source = |template: &Result<ChatTemplate>| template.as_ref().ok().map(|t| t.source().to_owned());
-            of.templates.iter().map(|(name, template)| (name.clone(), source(template))).collect()
-        };
-        if sources(one) != sources(other) {
+        fn sources(of: &Tokenizer) -> impl Iterator<Item = (&String, Option<&str>)> {
+            of.templates.iter().map(|(name, template)| (name, template.as_ref().ok().map(ChatTemplate::source)))
+        }
+        if !sources(one).eq(sources(other)) {
             return Some("its chat template");
         }
         if [one.bos_token(), one.eos_token()] != [other.bos_token(), other.eos_token()] {

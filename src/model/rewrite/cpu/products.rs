@@ -16,8 +16,9 @@ use crate::Result;
 use crate::kernels::attention::{self, DOMAIN};
 use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
-use crate::model::rewrite::graph::{Attributes, Values, integers, is_external};
+use crate::model::rewrite::graph::{Attributes, Values, integers};
 use crate::model::source::Source;
+use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::{int, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
@@ -304,8 +305,8 @@ fn summed(input: &str, inner: usize, values: &Values<'_>) -> Option<(String, usi
 
 /// The tensor, if its bytes can be used as they are: in the graph or a file, and not widened while it is loaded.
 fn stored(tensor: &TensorProto) -> Option<TensorProto> {
-    let widened = |tensor: &TensorProto| tensor.external_data.iter().any(|entry| entry.value() == widen::LOCATION);
-    let there = if is_external(tensor) { !widened(tensor) } else { tensor.raw_data.is_some() };
+    let widened = || tensor::entry(tensor, "location") == Some(widen::LOCATION);
+    let there = if is_external(tensor) { !widened() } else { tensor.raw_data.is_some() };
     there.then(|| tensor.clone())
 }
 

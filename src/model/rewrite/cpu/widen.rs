@@ -13,7 +13,7 @@ use std::sync::Arc;
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
-use crate::model::rewrite::graph::is_external;
+use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
@@ -159,7 +159,7 @@ impl Widened {
         /// Alignment of tensors in memory, in bytes.
         const ALIGNMENT: u64 = 16;
         let refuse = |why: String| format!("initializer `{}`: {why}", tensor.name());
-        let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value().to_owned());
+        let entry = |key: &str| tensor::entry(tensor, key).map(str::to_owned);
         let number = |key: &str| match entry(key) {
             None => Ok(None),
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| refuse(format!("its `{key}` is `{text}`"))),
