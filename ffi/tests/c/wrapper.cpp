@@ -4,6 +4,7 @@
 #include "foreturn.hpp"
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <future>
@@ -222,7 +223,10 @@ void queued_prompts(const std::string& folder) {
     const std::vector<foreturn::Message> asked = {{"user", "Count from one to ten."}};
     std::atomic<int> ready{0};
     foreturn::PromptOptions tell;
-    tell.on_ready = [&] { ++ready; };
+    std::promise<void> all;
+    tell.on_ready = [&] {
+        if (++ready == 3) all.set_value();
+    };
     foreturn::GenerateOptions options;
     options.max_tokens = 12;
     options.greedy = true;
@@ -231,6 +235,8 @@ void queued_prompts(const std::string& folder) {
     const auto reply = NEED(engine.submit_generate("m", {asked}, options));
     const auto scored = NEED(engine.submit_logprobs("m", {asked}, tell));
     for (const auto* pending : {&warm, &reply, &scored}) CHECK(NEED(pending->wait()));
+    // wait() may return a moment before on_ready is called.
+    CHECK(all.get_future().wait_for(std::chrono::seconds(60)) == std::future_status::ready);
     CHECK(ready == 3);
     CHECK(failed(reply.pin(), FORETURN_ERROR_INVALID_ARGUMENT, "a generation"));
     CHECK(NEED(NEED(warm.pin()).tokens()) > 0);
