@@ -83,7 +83,7 @@ impl EngineBuilder {
             let folder = Arc::new(folder);
             let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: local.bos };
-            let recipe = Recipe::new(local.open_options(), decode.clone(), runtime.clone());
+            let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime.clone());
             let known = Arc::new(Local { folder, prompting, recipe });
             locals.insert(name.clone(), Arc::clone(&known));
             factories.push((name.clone(), local_factory(name, known, local.version.clone())));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::command::Command;
@@ -85,13 +85,25 @@ pub(super) struct Recipe {
     pub(super) open: OpenOptions,
     pub(super) decode: DecodeOptions,
     pub(super) runtime: RuntimeOptions,
+    /// The folder whose graph runs now: the one that weights came from last.
+    current: Mutex<Arc<ModelFolder>>,
     refreshing: AtomicBool,
     refreshes: AtomicU64,
 }
 
 impl Recipe {
-    pub(super) fn new(open: OpenOptions, decode: DecodeOptions, runtime: RuntimeOptions) -> Self {
-        Recipe { open, decode, runtime, refreshing: AtomicBool::new(false), refreshes: AtomicU64::new(0) }
+    pub(super) fn new(
+        folder: Arc<ModelFolder>,
+        open: OpenOptions,
+        decode: DecodeOptions,
+        runtime: RuntimeOptions,
+    ) -> Self {
+        let (current, refreshing) = (Mutex::new(folder), AtomicBool::new(false));
+        Recipe { open, decode, runtime, current, refreshing, refreshes: AtomicU64::new(0) }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Arc<ModelFolder>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,7 +159,7 @@ impl Model {
     }
 
     /// Exchanges the model's weights for `tensors`, those of a live model's state dict, as [`Model::refresh`] does for a
-    /// folder. No file is written or read. The bits are those of an export of the same tensors: float32 is used as it is,
+    /// folder. No file is written. The bits are those of an export of the same tensors: float32 is used as it is,
     /// half precision is widened, and a model that was exported in few bits is quantised by the same rules.
     ///
     /// The engine's threads go on; the calling thread packs the weights and waits.
@@ -166,7 +178,8 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::refresh`]. The model is not an export of this library for the paged path. A tensor is missing, has another
-    /// shape, is not finite, belongs to an adapter, or has no place in the model.
+    /// shape, is not finite, belongs to an adapter, or has no place in the model. The folder that the model runs from (the
+    /// one that was refreshed from last) was written to: its graph and its rotary tables are still read.
     pub fn refresh_with(&self, tensors: &[NamedTensor<'_>], options: RefreshOptions) -> Result<String> {
         let cancel = self.engine.limits.cancel.clone().unwrap_or_default();
         self.begin_refresh(options, cancel)?.run(|refresh| refresh.take(tensors))
@@ -243,11 +256,12 @@ impl Refresh {
 
     /// Packs a live model's tensors.
     fn take(&self, tensors: &[NamedTensor<'_>]) -> Result<Weights> {
-        let Local { folder, recipe, .. } = &*self.local;
-        let given = GivenWeights::new(folder, tensors)?;
+        let recipe = &self.local.recipe;
+        let folder = Arc::clone(&recipe.current());
+        let given = GivenWeights::new(&folder, tensors)?;
         self.watch.check("the weights were looked at")?;
-        let version = self.version(folder);
-        Weights::load(Arc::clone(folder), Some(&given), &version, &recipe.decode, &recipe.runtime)
+        let version = self.version(&folder);
+        Weights::load(Arc::clone(&folder), Some(&given), &version, &recipe.decode, &recipe.runtime)
     }
 
     fn version(&self, folder: &ModelFolder) -> String {
@@ -256,7 +270,8 @@ impl Refresh {
     }
 
     fn exchange(&self, fresh: Weights) -> Result<String> {
-        let (version, (done, wait)) = (fresh.version.to_string(), sync_channel(1));
+        let (version, folder) = (fresh.version.to_string(), Arc::clone(fresh.folder()));
+        let (done, wait) = sync_channel(1);
         let (mode, watch) = (self.options.mode, self.watch.clone());
         let exchange = Exchange { name: Arc::clone(&self.name), fresh, mode, watch, done };
         let gone = || closed("before the weights were exchanged");
@@ -264,6 +279,7 @@ impl Refresh {
         let old = wait.recv().map_err(|_| gone())??;
         // Nobody else counts meanwhile, because a model is refreshed once at a time.
         self.local.recipe.refreshes.fetch_add(1, Ordering::Relaxed);
+        *self.local.recipe.current() = folder;
         // Unmapping takes a while, and the model goes on meanwhile.
         drop(old);
         Ok(version)

@@ -56,6 +56,11 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
+    /// The folder that they were loaded from, or for.
+    pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
+        self.loaded.folder()
+    }
+
     /// Loads those of `given` for `folder`'s graph, or those in its files, under the name `version`.
     ///
     /// # Errors

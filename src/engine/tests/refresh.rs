@@ -591,3 +591,21 @@ fn a_refresh_that_failed_does_not_count() {
     assert!(version.ends_with("-1"), "{version}");
     assert_eq!(policy(&engine).status().expect("a status").refreshes, 1);
 }
+
+/// The export that an engine was made of is replaced by the next one, as trainers do.
+#[test]
+fn tensors_are_given_to_the_export_that_was_refreshed_from_last() {
+    let (_first, first) = testing::exported("llama", Quantize::None);
+    let (files, second) = testing::exported("llama", Quantize::None);
+    let engine = alone(&first);
+    let before = bits_of(&engine);
+    policy(&engine).refresh(&second, RefreshOptions::default()).expect("exchanged");
+    std::fs::remove_dir_all(&first).expect("removed");
+    let file = Tensors::read(&files.path().join("checkpoint/model.safetensors"));
+    policy(&engine).refresh_with(&file.named(), RefreshOptions::default()).expect("exchanged");
+    assert_eq!(bits_of(&engine), before);
+    std::fs::remove_dir_all(&second).expect("removed");
+    let error = policy(&engine).refresh_with(&file.named(), RefreshOptions::default()).expect_err("it is gone");
+    assert!(error.to_string().contains(&second.display().to_string()), "{error}");
+    assert_eq!(bits_of(&engine), before);
+}
