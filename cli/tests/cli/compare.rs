@@ -1,14 +1,11 @@
 //! `foreturn compare`: what a quantised export is from its reference, and that a model differs in nothing from itself.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::models::{copy, fixtures};
-use common::{runtime_path, scratch};
+use crate::common::models::{copy, fixtures};
+use crate::common::{runtime_path, scratch};
 use foreturn::export::{ExportOptions, Quantize, export};
 use serde_json::{Value, json};
 
