@@ -8,7 +8,7 @@ use foreturn::config;
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
-#[command(name = "foreturn", version, about, propagate_version = true)]
+#[command(name = "foreturn", version, propagate_version = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
