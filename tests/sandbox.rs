@@ -3,6 +3,9 @@
 //!
 //! The programs are run twice, in processes of their own: as the user who runs the tests; and with SIGCHLD ignored, by
 //! an ordinary user where the tests are run by root.
+//!
+//! A program of its own, because it runs itself again in those processes, and because it counts the children that its
+//! process has and the folders that are left: nothing else may start one meanwhile.
 #![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 #![cfg(all(feature = "sandbox", target_os = "linux"))]
 #![allow(clippy::print_stderr)]

@@ -222,7 +222,7 @@ def tokenizer_package(family: str) -> Package:
 
 
 def is_current(package: Package, into: Path) -> bool:
-    """Whether an earlier run left exactly this package's files, whole."""
+    """True if an earlier run left exactly this package's files, complete."""
     try:
         stamp = json.loads((into / package.stamp).read_text(encoding="utf-8"))
         sizes = {path: (into / path).stat().st_size for path in package.files.values()}

@@ -56,7 +56,7 @@ def several(folder: Path, names: list[str]) -> bytes:
 
 
 def completions() -> Iterator[bytes]:
-    """Bodies as endpoints send them; the first byte says that they are not coded."""
+    """Bodies as endpoints send them. The first byte says that they are not compressed."""
     token = {"token": "Yes", "logprob": -0.1, "bytes": [89, 101, 115]}
     position = {**token, "top_logprobs": [token, {"token": " no", "logprob": -2.5, "bytes": None}]}
     choice = {"index": 0, "message": {"role": "assistant", "content": "Yes", "refusal": None}, "finish_reason": "stop"}

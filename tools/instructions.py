@@ -7,7 +7,7 @@
 
 Each workload runs once under callgrind, which counts only what happens inside the function `foreturn_counted`. More
 than 3% above benches/results/instructions.json is an error; more than 3% below asks for an update. `--update` writes
-the file anew. What cannot be counted or compared here (no valgrind, another instruction set) is left out with a word,
+the file anew. What cannot be counted or compared here (no valgrind, another instruction set) is left out with a message,
 and is an error where the environment has CI.
 """
 

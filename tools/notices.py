@@ -114,7 +114,7 @@ def linked(package: str, features: str | None, target: str) -> list[Crate]:
 
 
 def satisfied(expression: str, found: set[str]) -> bool:
-    """Whether the texts of `found` licences are enough for a licence expression (SPDX, or the older form with a slash)."""
+    """True if texts of `found` licences are enough for a licence expression (SPDX, or the older form with a slash)."""
     tokens = re.findall(r"[()]|[\w.+-]+", expression.replace("/", " OR "))
 
     def either() -> bool:
@@ -154,7 +154,7 @@ def licences_in(texts: dict[str, str]) -> set[str]:
 
 
 def texts_of(crate: Crate) -> dict[str, str]:
-    """Its texts, checked to be enough for its licence."""
+    """The texts of a package, checked to be enough for its licence."""
     texts = crate.texts()
     if crate.name in EXCEPTIONS:
         if texts:

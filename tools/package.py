@@ -11,7 +11,7 @@ afterwards; ONNX Runtime from target/onnxruntime goes beside the library, which 
 prefix as foreturn-VERSION-ARCH-linux-gnu.tar.gz; equal files give equal bytes. `check` fails if the shared library
 needs a newer glibc than promised, needs libraries that not every machine has, or exports names that aren't its own.
 `abi` compares what programs are compiled against (functions, structs, constants) with ffi/abi.txt, and fails on a
-difference, or if CHANGELOG.md says nothing of it; `--write` writes that file anew.
+difference, or if CHANGELOG.md does not mention it. `--write` rewrites that file.
 Nothing here builds the library: `make library` does.
 """
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Lists the library's public items, one a line, or holds the list to the one that is committed.
+"""Lists the library's public items, one per line, or compares the list with the committed one.
 
     python3 tools/public_api.py [--write]
 
-The list is src/public-api.txt. `--write` makes it anew. Without it, the list is made and compared: a difference fails, and so
-does a list that changed since the last commit on the main branch without a line in CHANGELOG.md.
+The list is src/public-api.txt. `--write` rewrites it. Without `--write`, the list is compared. A difference is a failure,
+and so is a list that changed since the last commit on the main branch without a line in CHANGELOG.md.
 
 The items come from rustdoc's JSON, which the installed compiler writes when it is told that it may.
 """
@@ -32,11 +32,11 @@ Json = dict[str, Any]
 
 
 class ApiError(Exception):
-    """What is wrong and what to do about it."""
+    """An error that says what is wrong and what to do about it."""
 
 
 def document() -> Json:
-    """What rustdoc says of the library with its default features."""
+    """Rustdoc's JSON for the library with its default features."""
     with tempfile.TemporaryDirectory() as folder:
         wrapper = Path(folder) / "rustdoc"
         wrapper.write_text(RUSTDOC, encoding="utf-8")
@@ -258,12 +258,12 @@ class Crate:
 
 
 def hidden(item: Json) -> bool:
-    """Whether an item is kept from the documentation."""
+    """True if an item is hidden from the documentation."""
     return "doc(hidden)" in json.dumps(item.get("attrs", [])) or "hidden" in json.dumps(item.get("attrs", []))
 
 
 def git(*command: str) -> str:
-    """What git says; nothing where it can't."""
+    """Git's output, or nothing if git fails."""
     done = subprocess.run(["git", *command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else ""
 

@@ -8,7 +8,7 @@ use foreturn::config;
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
-#[command(name = "foreturn", version, about, propagate_version = true)]
+#[command(name = "foreturn", version, propagate_version = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -16,27 +16,27 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Say which ONNX Runtime is found, with its providers and threads
+    /// Show which ONNX Runtime is found, with its providers and threads
     Doctor(DoctorArgs),
-    /// Turn a checkpoint into a model folder
+    /// Convert a checkpoint into a model folder
     Export(ExportArgs),
-    /// Say what a model folder holds and how it will run
+    /// Show what a model folder holds and how it will run
     Inspect(InspectArgs),
-    /// Print the prompt that a conversation becomes
+    /// Print a conversation as a prompt
     Render(RenderArgs),
     /// Sample a reply
     Generate(GenerateArgs),
-    /// Score tokens, each given the ones before it
+    /// Print the log-probability of each token, given the tokens before it
     Logprobs(LogprobsArgs),
     /// Score conversations with a reward model
     Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
-    /// Turn a trace of rankings into one HTML page
+    /// Convert a trace of rankings into an HTML page
     Report(ReportArgs),
-    /// Measure prefill and decoding, a whole ranking job, or the wait for scores
+    /// Measure prefill and decoding, a whole ranking job, or the latency of scores
     Bench(BenchArgs),
-    /// Measure how far models are from a reference, as quantised exports are from float32
+    /// Compare models with a reference, such as quantised exports with the float32 export
     Compare(CompareArgs),
 }
 
@@ -49,19 +49,19 @@ pub(super) struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// Hugging Face folder, or .gguf file
+    /// Hugging Face folder or .gguf file
     #[arg(long, value_name = "DIR|FILE")]
     pub(super) from: PathBuf,
-    /// Model folder to make
+    /// Model folder to create
     #[arg(long, value_name = "DIR")]
     pub(super) to: PathBuf,
-    /// How to store the weights
+    /// Format of the stored weights
     #[arg(long, value_enum, default_value_t = QuantizeArg::None)]
     pub(super) quantize: QuantizeArg,
-    /// Weights that share a scale in int8 and int4: 32, 64, 128 or 256
+    /// Number of weights that share a scale in int8 and int4: 32, 64, 128 or 256
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(super) block: usize,
-    /// Share float32 weights with the checkpoint instead of copying them: saving the checkpoint again changes the export
+    /// Hard-link float32 weights instead of copying them. Overwriting the checkpoint then changes the export
     #[arg(long)]
     pub(super) hard_link: bool,
 }
@@ -94,7 +94,7 @@ pub(super) struct RenderArgs {
     /// JSON list of {"role", "content"}; - reads standard input
     #[arg(long, value_name = "FILE|-")]
     pub(super) messages: PathBuf,
-    /// End after the last message, without the header of a reply
+    /// End the prompt after the last message, without the header of a reply
     #[arg(long)]
     pub(super) no_generation_prompt: bool,
     #[command(flatten)]
@@ -104,13 +104,14 @@ pub(super) struct RenderArgs {
 /// The way from messages to a prompt.
 #[derive(Debug, Args)]
 pub(super) struct TemplateArgs {
-    /// Which of the model's named chat templates
+    /// Name of the chat template, for a model that has several
     #[arg(long, value_name = "NAME")]
     pub(super) template: Option<String>,
-    /// An argument of the chat template, as enable_thinking=false; the value is TOML, else text
+    /// Argument of the chat template, such as enable_thinking=false; may be given several times. A value that is not TOML
+    /// is text
     #[arg(long = "template-argument", value_name = "KEY=VALUE", value_parser = named_argument)]
     pub(super) arguments: Vec<(String, serde_json::Value)>,
-    /// The date that the chat template prints, as 2024-07-26; today's if absent
+    /// Date that the chat template prints, such as 2024-07-26 [default: today]
     #[arg(long, value_name = "DATE")]
     pub(super) date: Option<String>,
 }
@@ -136,25 +137,25 @@ pub(super) struct GenerateArgs {
     pub(super) model: PathBuf,
     #[command(flatten)]
     pub(super) prompt: PromptArgs,
-    /// Most tokens to sample
+    /// Maximum number of tokens to sample
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(super) max_new_tokens: usize,
-    /// Go on past end-of-sequence tokens
+    /// Continue after end-of-sequence tokens
     #[arg(long)]
     pub(super) ignore_eos: bool,
-    /// JSON schema that the reply has to follow
+    /// JSON schema that the reply must follow
     #[arg(long, value_name = "FILE", conflicts_with = "ignore_eos")]
     pub(super) schema: Option<PathBuf>,
-    /// Divides the logits; 0 is greedy
+    /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     pub(super) temperature: f32,
-    /// Keep the likeliest tokens that reach this probability together
+    /// Keep the likeliest tokens whose probabilities add up to P
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub(super) top_p: f32,
-    /// Keep this many of the likeliest tokens; 0 keeps all
+    /// Keep the K likeliest tokens; 0 keeps all
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(super) top_k: usize,
-    /// Names the random stream
+    /// Random seed
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(super) seed: u64,
     /// Print JSON
@@ -169,26 +170,26 @@ pub(super) struct LogprobsArgs {
     pub(super) model: PathBuf,
     #[command(flatten)]
     pub(super) prompt: PromptArgs,
-    /// Print JSON (the only form there is)
+    /// Print JSON, which is the only format
     #[arg(long, required = true)]
     pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ScoreArgs {
-    /// Folder of a reward model or classifier; with --reference, of the policy
+    /// Folder of a reward model or classifier; with --reference, folder of the policy
     #[arg(long, value_name = "DIR")]
     pub(super) model: PathBuf,
     /// JSON list of {"role", "content"}, or a list of such lists; - reads standard input
     #[arg(long, value_name = "FILE|-")]
     pub(super) messages: PathBuf,
-    /// What the file holds
+    /// Format of the file
     #[arg(long, value_enum, default_value_t = ScoreFormat::Chat)]
     pub(super) format: ScoreFormat,
-    /// Which tokens a conversation has around what the chat template renders
+    /// Tokens around the text that the chat template renders
     #[arg(long, value_enum, default_value_t = BosArg::Once, conflicts_with = "reference")]
     pub(super) bos: BosArg,
-    /// Reward each step of the last message; steps are what stands between blank lines, or between SEPARATORs
+    /// Score each step of the last message. Steps are separated by blank lines, or by SEPARATOR
     #[arg(
         long,
         value_name = "SEPARATOR",
@@ -198,22 +199,22 @@ pub(super) struct ScoreArgs {
         value_parser = clap::builder::NonEmptyStringValueParser::new()
     )]
     pub(super) steps: Option<String>,
-    /// The token after each step at which the model judges
+    /// Token to put after each step; the step's score is read there
     #[arg(long, value_name = "TOKEN", default_value = "<extra_0>", requires = "steps")]
     pub(super) marker: String,
-    /// The label whose probability is a step's reward, by name or place; the second of two if absent
+    /// Label whose probability is a step's reward, by name or index [default: the second of two]
     #[arg(long, value_name = "LABEL", requires = "steps")]
     pub(super) positive: Option<String>,
-    /// Folder of a reference model: gives the implicit reward of the last message
+    /// Folder of a reference model. Prints the implicit reward of the last message
     #[arg(long, value_name = "DIR", conflicts_with = "steps")]
     pub(super) reference: Option<PathBuf>,
-    /// Strength of the pull to the reference
+    /// Factor of the implicit reward (β)
     #[arg(long, value_name = "B", default_value_t = 0.1, requires = "reference")]
     pub(super) beta: f64,
-    /// Take means over tokens instead of sums
+    /// Average over tokens instead of summing
     #[arg(long, requires = "reference")]
     pub(super) length_normalized: bool,
-    /// The label to compare by, where there are several, by name or place
+    /// Label to compare responses by, by name or index, for a model that has several
     #[arg(long, value_name = "LABEL", conflicts_with_all = ["steps", "reference"])]
     pub(super) label: Option<String>,
     #[command(flatten)]
@@ -228,7 +229,7 @@ pub(super) struct ScoreArgs {
 pub(super) enum ScoreFormat {
     /// A conversation, or a list of them
     Chat,
-    /// Records {"prompt", "chosen": […], "rejected": […]}, as a list or one a line
+    /// Records {"prompt", "chosen": […], "rejected": […]}, in a list or one per line
     #[value(name = "reward-bench-2")]
     RewardBench2,
 }
@@ -236,42 +237,42 @@ pub(super) enum ScoreFormat {
 /// See [`foreturn::model::tokenizer::Bos`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum BosArg {
-    /// Those of the tokenizer, and no BOS by the template
+    /// The tokenizer's own; a BOS that the template renders is removed
     Once,
-    /// None
+    /// None: the rendered text has them all
     Template,
-    /// Those of the tokenizer, even if the template begins with a BOS
+    /// The tokenizer's own, even if the template renders a BOS as well
     Double,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct RankArgs {
-    /// foreturn.toml
+    /// Configuration file (foreturn.toml)
     #[arg(long, value_name = "FILE")]
     pub(super) config: PathBuf,
-    /// The request as JSON; - reads standard input
+    /// Request to rank, as JSON; - reads standard input
     #[arg(long, value_name = "FILE|-")]
     pub(super) request: PathBuf,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Rank what is finished after this time (150ms, 2s, 1m)
+    /// Stop after this time (150ms, 2s, 1m) and rank what is finished
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) deadline: Option<Duration>,
-    /// Append every rollout to this file as it ends, as a line of JSON
+    /// Append each rollout to this file when it ends, as a line of JSON
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Trace, one JSON document a line, or - for standard input
+    /// Trace with one JSON document per line; - reads standard input
     #[arg(value_name = "ROLLOUTS.JSONL")]
     pub(super) trace: PathBuf,
-    /// Page to write; an earlier one is replaced
+    /// Page to write; an existing file is replaced
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: PathBuf,
-    /// Only this ranking; may be given several times
+    /// Ranking to include; may be given several times [default: all]
     #[arg(long, value_name = "NAME")]
     pub(super) ranking: Vec<String>,
 }
@@ -282,47 +283,47 @@ pub(super) struct BenchArgs {
     /// Model folder
     #[arg(long, value_name = "DIR")]
     pub(super) model: PathBuf,
-    /// Tokens of the prompt that all sequences share
+    /// Number of tokens in the prompt, which all sequences share
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(super) prompt_tokens: usize,
-    /// Tokens that each sequence samples
+    /// Number of tokens to sample in each sequence
     #[arg(long, value_name = "M", default_value_t = 64)]
     pub(super) new_tokens: usize,
-    /// Sequences decoded together
+    /// Number of sequences to decode together
     #[arg(long, value_name = "B", default_value_t = 1)]
     pub(super) batch: usize,
-    /// Measure a whole ranking with fixed token counts on a cold cache
+    /// Measure a whole ranking job with fixed token counts, on a cold cache
     #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "candidate_tokens", "clients", "repeat"])]
     pub(super) job: bool,
-    /// Measure how long candidates wait for their scores, with a cold cache and with the history in it
+    /// Measure the latency of candidates' scores, on a cold cache and with the history cached
     #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "prompt_order", "samples", "window"])]
     pub(super) score: bool,
-    /// Where the prompts of user and judge have their fixed text
+    /// Position of the fixed text in the prompts of user and judge
     #[arg(long, value_enum, default_value_t = PromptOrder::Reference, requires = "job")]
     pub(super) prompt_order: PromptOrder,
-    /// Candidates of the job, or of each request for scores
+    /// Number of candidates in the job, or in each request for scores
     #[arg(long, value_name = "N", default_value_t = 4, requires = "work")]
     pub(super) candidates: usize,
-    /// Tokens of the conversation before the candidates; 380 in a job, 1000 before scores
+    /// Number of tokens before the candidates [default: 380 with --job, 1000 with --score]
     #[arg(long, value_name = "N", requires = "work")]
     pub(super) history_tokens: Option<usize>,
-    /// Tokens of each candidate that is scored
+    /// Number of tokens in each candidate to score
     #[arg(long, value_name = "N", default_value_t = 64, requires = "score")]
     pub(super) candidate_tokens: usize,
-    /// Requests for scores that come at the same moment, each with a history of its own
+    /// Number of clients that send requests for scores at the same time, each with its own history
     #[arg(long, value_name = "N", default_value_t = 1, requires = "score")]
     pub(super) clients: usize,
-    /// Requests for scores that each client measures, cold and warm
+    /// Number of requests to measure per client, both cold and warm
     #[arg(long, value_name = "R", default_value_t = 30, requires = "score")]
     pub(super) repeat: usize,
-    /// Futures for each candidate of the job
+    /// Number of futures for each candidate of the job
     #[arg(long, value_name = "S", default_value_t = 3, requires = "job")]
     pub(super) samples: usize,
-    /// Turns of each future of the job; 0 is the judge alone
+    /// Number of turns in each future of the job; with 0, only the judge runs
     #[arg(long, value_name = "W", default_value_t = 1, requires = "job")]
     pub(super) window: usize,
-    /// Let ONNX Runtime write how long each node of the graph took: PATH, the date and .json make the file's name. Slows
-    /// runs down
+    /// Let ONNX Runtime write the time that each node of the graph takes, to PATH with the date and .json appended. Runs
+    /// become slower
     #[arg(long, value_name = "PATH")]
     pub(super) profile: Option<PathBuf>,
     /// Print JSON
@@ -332,27 +333,27 @@ pub(super) struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CompareArgs {
-    /// Model folder that the others are compared with
+    /// Model folder to compare with
     #[arg(long, value_name = "DIR")]
     pub(super) reference: PathBuf,
     /// Model folder to compare; may be given several times
     #[arg(long, value_name = "DIR", required = true)]
     pub(super) model: Vec<PathBuf>,
-    /// Plain text, or a .json list of texts and conversations, of which the reference answers those that end with the
-    /// user; may be given several times
+    /// Plain text, or a .json list of texts and conversations; may be given several times. The reference answers
+    /// conversations that end with a user message
     #[arg(long, value_name = "FILE", required = true)]
     pub(super) texts: Vec<PathBuf>,
-    /// Most tokens of each of the reference's replies
+    /// Maximum number of tokens in each reply of the reference
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(super) new_tokens: usize,
-    /// Compare rankings too: foreturn.toml, all of whose models are replaced by the one compared. The reference samples
-    /// futures, and every model scores these
+    /// Configuration file (foreturn.toml), to compare rankings too. The compared model replaces all its models. The
+    /// reference samples futures, and every model scores them
     #[arg(long, value_name = "FILE", requires = "request")]
     pub(super) config: Option<PathBuf>,
-    /// A request to rank, a JSON list of requests, or a .jsonl file with one a line; may be given several times
+    /// Request to rank, JSON list of requests, or .jsonl file with one request per line; may be given several times
     #[arg(long, value_name = "FILE", requires = "config")]
     pub(super) request: Vec<PathBuf>,
-    /// Let every model also sample futures of its own
+    /// Let every model sample its own futures as well
     #[arg(long, requires = "config")]
     pub(super) free_rankings: bool,
     /// Print JSON
@@ -363,9 +364,9 @@ pub(super) struct CompareArgs {
 /// The place of the text that never changes in prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum PromptOrder {
-    /// Around the conversation, as the reference implementation has it
+    /// Around the conversation, as in the reference implementation
     Reference,
-    /// Before the conversation, so that prompts share more
+    /// Before the conversation, so that prompts share a longer prefix
     FixedFirst,
 }
 

@@ -57,7 +57,7 @@ pub(super) fn report_providers(engine: &Engine) -> Result<()> {
     for (name, status) in engine.statistics()?.models {
         let provider = status.provider;
         for (wanted, reason) in &provider.unavailable {
-            output::warning(&format!("model `{name}` runs on {:?}, not on {wanted:?}: {reason}", provider.used));
+            output::warning(&format!("model `{name}` runs on {:?} instead of {wanted:?}: {reason}", provider.used));
         }
     }
     Ok(())
@@ -85,7 +85,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
 fn describe(telemetry: Telemetry) -> &'static str {
     match telemetry {
         Telemetry::None => "none: this library sends nothing to its maker",
-        Telemetry::Off => "off: this library could report to its maker, and is kept from it",
+        Telemetry::Off => "off: this library can report to its maker, but is kept from doing so",
         Telemetry::Wanted => "on: this library may report to its maker, because ORT_DISABLE_TELEMETRY allows it",
         Telemetry::On => "on: this library may report to its maker",
     }
@@ -135,7 +135,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
         _ => "numbers",
     };
     let labels = if head.labels.is_empty() { String::new() } else { format!(": {}", head.labels.join(", ")) };
-    output::line(format!("gives {what}, {} numbers{labels}", head.size))
+    output::line(format!("gives {what}, {} {}{labels}", head.size, if head.size == 1 { "number" } else { "numbers" }))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {

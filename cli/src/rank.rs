@@ -58,7 +58,7 @@ fn print(ranking: &Ranking) -> Result<()> {
     }
     let confused: usize = ranking.candidates.iter().map(|candidate| candidate.confused).sum();
     if confused > 0 {
-        output::line(format!("in {confused} of the rollouts the simulated user talks like the assistant"))?;
+        output::line(format!("in {confused} of the rollouts, the simulated user talks like the assistant"))?;
     }
     ranking.notes.iter().try_for_each(|note| output::line(format!("note: {note}")))?;
     let total = ranking.cost.roles.total();

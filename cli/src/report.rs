@@ -27,7 +27,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<()> {
     }
     let bytes = std::fs::metadata(&args.output).map_or(0, |page| page.len());
     if bytes > LARGE_BYTES {
-        output::warning(&format!("the page has {} MB; choose rankings with --ranking", bytes >> 20));
+        output::warning(&format!("the page is {} MB large; choose rankings with --ranking", bytes >> 20));
     }
     let (rankings, futures) = (count(report.rankings(), "ranking"), count(report.rollouts(), "future"));
     output::line(format!("{}: {rankings}, {futures}", args.output.display()))

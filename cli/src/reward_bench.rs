@@ -1,8 +1,8 @@
 //! `foreturn score --format reward-bench-2`: records of a prompt with chosen and rejected responses, as RewardBench 2
 //! publishes them (arXiv 2506.01937).
 //!
-//! A record counts as right when its best chosen response has a higher score than every rejected one; equal scores are
-//! wrong. (The benchmark's own figure for its subset "Ties" weighs margins as well; it can be had from the scores.)
+//! A record counts as right if its best chosen response has a higher score than every rejected one. Equal scores are
+//! wrong. (The benchmark's own figure for its subset "Ties" weighs margins as well. It can be computed from the scores.)
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ struct Report<'a> {
     records: Vec<Scored<'a>>,
 }
 
-/// Reads a list of records, or one record a line.
+/// Reads a list of records, or one record per line.
 pub(super) fn parse(text: &str, origin: &str) -> Result<Vec<Record>> {
     let wrong = |place: String, e: json::Wrong| {
         Error::new(ErrorKind::InvalidRequest, format!(

@@ -54,7 +54,7 @@ pub(super) fn rewards(args: &ScoreArgs, chats: Vec<Vec<Message>>) -> Result<Vec<
     if args.steps.is_some() {
         return Err(Error::new(
             ErrorKind::InvalidRequest,
-            "--steps gives a reward for each step; responses are compared by one reward each",
+            "--steps gives a reward for each step, but comparing responses needs one reward for each; leave --steps out",
         ));
     }
     let engine = engine(args)?;
@@ -67,7 +67,7 @@ pub(super) fn rewards(args: &ScoreArgs, chats: Vec<Vec<Message>>) -> Result<Vec<
     let reward = |scored: foreturn::score::Score| match (scored.scores, &chosen) {
         (Scores::Tokens(_), _) => Err(Error::new(
             ErrorKind::InvalidRequest,
-            "the model scores tokens; responses are compared by one score each",
+            "the model scores tokens, but comparing responses needs one score for each; choose a model that scores texts",
         )),
         (Scores::Text(row), Some(label)) => Ok(f64::from(row[label.find(&scored.labels)?])),
         (Scores::Text(row), None) if row.len() == 1 => Ok(f64::from(row[0])),

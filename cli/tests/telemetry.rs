@@ -1,4 +1,7 @@
 //! ONNX Runtime's reports to its maker: no process that uses foreturn sends any, unless it says so.
+//!
+//! A program of its own, because a process is watched for twice the time in which another one reported: the machine has
+//! to be as busy in one as in the other. It is also the program that is watched, which must load nothing else.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

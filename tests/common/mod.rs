@@ -1,5 +1,5 @@
-//! What the tests of the whole share: the runtime and the model that `make test` fetched, engines on them, copies of
-//! the model folder with something changed.
+//! Shared by the tests of the library and of the command: the runtime and the model that `make test` fetched, engines on
+//! them, and copies of the model folder with something changed.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod models;

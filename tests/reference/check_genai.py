@@ -61,7 +61,7 @@ def token_difference(case: dict[str, Any], tokens: list[int]) -> str | None:
 
 
 def tokenizer_difference(tokenizer: genai.Tokenizer, case: dict[str, Any]) -> str | None:
-    """Whether the folder's tokenizer finds other tokens for a message than the recorded prompt holds."""
+    """The difference between the folder's tokens for a message and those of the recorded prompt."""
     prompt = " ".join(map(str, case["prompt_tokens"]))
     for message in case["messages"]:
         # The chat template puts the text between a role line and `<|im_end|>`, so its tokens are contiguous there.

@@ -7,7 +7,7 @@
 
 `--collabllm` is a checkout of github.com/Wuyxin/collabllm at 2611521, whose `examples/metrics` are not in the package;
 `--verl-recipe` one of github.com/verl-project/verl-recipe at e7f8895. The models are scripts behind a local OpenAI-compatible
-server (`collabllm/server.py`); what they say is in `collabllm/cases.py`. The references run as they are: collabllm
+server (`collabllm/server.py`); their replies are in `collabllm/cases.py`. The references run unchanged: collabllm
 through `multiturn_aware_reward`, verl through the recipe's user simulator, metrics and reward manager. verl's loop, which
 needs its trainer, is not run: it drops the policy's last reply from what is scored (`_handle_generating_state` of
 `tool_agent_loop.py` returns before it appends it), so its window of 2 ends with the second user message. The fixtures
@@ -120,7 +120,7 @@ def verl_messages(server: ScriptedServer, interaction: Any, case: Json, candidat
 
 
 def verl_case(server: ScriptedServer, recipe: Path, case: Json) -> Json:
-    """A batch of all candidates through the recipe's reward manager, in float64 and, as verl has it, in float32."""
+    """A batch of all candidates through the recipe's reward manager, in float64, and in float32 as in verl."""
     by_precision = {}
     for dtype in (np.float64, np.float32):
         standins.for_verl(recipe, dtype)

@@ -5,7 +5,7 @@
 
 Makes tests/fixtures/models/<name>/exports/genai-<variant>. Run it after make_model_fixtures.py, in an environment of
 requirements-genai-builder.txt. Gemma 3 alone needs an older builder (requirements-fixtures.txt has one): the script
-makes those exports whose builder it finds. Tokenizers are left out, being shared.
+makes those exports whose builder it finds. Tokenizers are left out, because they are shared.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Writes tests/fixtures/gguf/blocks.gguf: random blocks of every quantised type, each beside what gguf-py makes of it.
+"""Writes tests/fixtures/gguf/blocks.gguf: random blocks of every quantised type, each with the numbers in it
+according to gguf-py.
 
     pip install -r tests/reference/requirements-fixtures.txt
     python tests/reference/make_gguf_blocks.py

@@ -3,8 +3,9 @@
     pip install -r tests/reference/requirements-fixtures.txt
     python tests/reference/make_gguf_models.py
 
-Names of tensors and keys are gguf-py's. What GGUF has no field for is folded into the weights, so that the file still
-computes what `reference.json` says: the fixtures' Gemmas scale their scores by a number of their own.
+Names of tensors and keys are gguf-py's. Settings that GGUF has no field for are folded into the weights, so that the
+file still computes what `reference.json` says. The fixtures' Gemmas, for example, scale their scores by an unusual
+number.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""Trains two small SentencePiece models and writes them as GGUF files without tensors, with what they make of texts.
+"""Trains two small SentencePiece models and writes them as GGUF files without tensors, with the tokens of some texts.
 
     pip install -r tests/reference/requirements-fixtures.txt
     python tests/reference/make_gguf_pieces.py
 
 `tests/fixtures/gguf/pieces-NAME.gguf` holds the metadata that llama.cpp's converter writes, `pieces-NAME.json` the
-tokens that transformers makes of each text in `texts.json`, which are sentencepiece's own but for words like `<s>`,
-and the text that it makes of the tokens. One is in the manner of Llama 2 (a space goes before every text), one in that
-of Gemma (none does; runs of spaces and newlines are pieces).
+tokens that transformers makes of each text in `texts.json`, which are sentencepiece's except for words like `<s>`,
+and the text that it makes of the tokens. One is like Llama 2 (a space goes before every text), one like Gemma
+(no space does; runs of spaces and newlines are pieces).
 """
 
 import io

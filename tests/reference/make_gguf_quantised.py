@@ -2,7 +2,7 @@
 
     python tests/reference/make_gguf_quantised.py FOLDER      the folder of llama.cpp's libraries, see llama_cpp.py
 
-Beside each, `llama-TYPE.json` holds what transformers computes with the weights that gguf-py widens the file's to.
+Next to each, `llama-TYPE.json` holds what transformers computes with the file's weights, widened by gguf-py.
 """
 
 import json

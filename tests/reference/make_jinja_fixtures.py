@@ -3,8 +3,8 @@
     pip install transformers==4.57.6 jinja2==3.1.6
     python tests/reference/make_jinja_fixtures.py
 
-Each case is a template with the text that it gives, or with the error. A text that differs from one rendering to the
-next (an address, a random choice) is no text to compare with; such a case says so by `varies`. The snippets must name
+Each case is a template with its text or its error. A text that differs from one rendering to the next (an address, a
+random choice) cannot be compared; such a case is marked with `varies`. The snippets must name
 every filter, test and global function of Jinja, and every method of Python's str, list, tuple and dict.
 """
 

@@ -3,8 +3,8 @@
 
     python tests/reference/make_model_fixtures.py [PART…] [--only NAME…]
 
-Parts: tokenizers, decoders, heads, encoders (checkpoints, and what transformers computes with them). All of them unless
-some are named. Needs what requirements-fixtures.txt lists; no network. Running it again gives the same files.
+Parts: tokenizers, decoders, heads, encoders (checkpoints, and what transformers computes with them). The default is all
+parts. Needs the packages of requirements-fixtures.txt, and no network. Running it again gives the same files.
 """
 
 import argparse

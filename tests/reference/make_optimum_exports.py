@@ -4,7 +4,7 @@
     python tests/reference/make_optimum_exports.py [--only NAME…]
 
 Makes tests/fixtures/models/<name>/exports/optimum* and transformersjs-*. Run it after make_model_fixtures.py and
-make_genai_exports.py, in an environment of requirements-fixtures.txt. Tokenizers are left out, being shared.
+make_genai_exports.py, in an environment of requirements-fixtures.txt. Tokenizers are left out, because they are shared.
 """
 
 import argparse

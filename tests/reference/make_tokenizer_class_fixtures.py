@@ -7,7 +7,7 @@ The file is named after the major version. Each case is a folder: a small tokeni
 flags that tokenizer_config.json gives, and which file names which tokens. What is recorded: the tokens of texts with and
 without the tokenizer's own around them, and the named tokens; or that transformers refuses the folder. saved-*.json lists
 the files that save_pretrained writes.
-The cases are drawn with a fixed seed, beside some that are written out.
+The cases are drawn with a fixed seed, and some are written by hand.
 """
 
 import itertools

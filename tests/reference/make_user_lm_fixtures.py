@@ -1,7 +1,7 @@
 """Prompts of a model that was trained to be the user, as transformers renders them: tests/fixtures/user_lm/prompts.json.
 
-UserLM's chat template opens the user's turn at the end, whatever came before and whatever is asked for. The template here
-does that over the tests' small byte-level tokenizer.
+UserLM's chat template always opens the user's turn at the end. The template here does the same over the tests' small
+byte-level tokenizer.
 
     python3 -m venv venv && venv/bin/pip install transformers==4.57.6 jinja2
     venv/bin/python tests/reference/make_user_lm_fixtures.py

@@ -1,4 +1,4 @@
-"""Texts that the references of the metrics are recorded on: prose, code, other scripts, and what breaks tokenizers."""
+"""The texts for the references of the metrics: prose, code, other scripts, and text that breaks tokenizers."""
 
 import pathlib
 import re

@@ -1,5 +1,5 @@
-"""Writes the traces in tests/fixtures/report. What people and models say in them is made up, by hand; rewards are the
-weighted sums of the values, means and intervals are computed from them. Nothing beyond Python's standard library.
+"""Writes the traces in tests/fixtures/report. The conversations are made up by hand. Rewards are the
+weighted sums of the values; means and intervals are computed from them. Needs only Python's standard library.
 
     python3 tests/reference/report_traces.py tests/fixtures/report
 """

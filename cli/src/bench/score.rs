@@ -107,7 +107,7 @@ impl Load {
         let Load { history, candidate, candidates, clients, .. } = *self;
         if folder.kind() == ModelKind::Classifier {
             return refuse(format!(
-                "--score: {} has no key-value cache that could be warm; give --model a decoder",
+                "--score: {} has no key-value cache to warm; give --model a decoder",
                 folder.path().display()
             ));
         }
@@ -122,12 +122,12 @@ impl Load {
         let (histories, most) = (clients.saturating_mul(repeat.saturating_add(1)), self.words.count as usize);
         if histories > most {
             return refuse(format!(
-                "--clients {clients} and --repeat {repeat} need {histories} histories that share nothing, of which there \
-                 are {most}; lower one of them"
+                "--clients {clients} and --repeat {repeat} need {histories} histories without a common prefix, but there are \
+                 only {most}; lower one of them"
             ));
         }
         if candidates > most {
-            return refuse(format!("--candidates {candidates}: only {most} share nothing; give no more"));
+            return refuse(format!("--candidates {candidates}: at most {most} have no common prefix; give fewer"));
         }
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Load {
             Cache::Cold => Vec::new(),
             Cache::Warm => histories.iter().map(warm).collect::<Result<Vec<_>>>()?,
         };
-        // Opened when all clients are there, or one can't be.
+        // Opened when all clients have started, or one cannot start.
         let gate = &RwLock::new(());
         std::thread::scope(|scope| {
             let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
@@ -173,7 +173,7 @@ impl Load {
     }
 }
 
-/// Times that this share of the requests did not exceed (nearest rank).
+/// Times that these shares of the requests did not exceed (nearest rank).
 fn percentiles(requests: &[Request]) -> Value {
     let mut seconds: Vec<f64> = requests.iter().map(|request| request.seconds).collect();
     seconds.sort_by(f64::total_cmp);

@@ -164,9 +164,10 @@ fn print(comparison: &Comparison) -> Result<()> {
     let mut compared = |name: &str, cell: &dyn Fn(&Model) -> String| {
         row(name, std::iter::once("–".to_owned()).chain(models.clone().map(cell)).collect());
     };
-    for (name, words) in
-        [("given text", (|m| &m.words.texts) as fn(&Model) -> &words::Change), ("own words", |m| &m.words.own)]
-    {
+    for (name, words) in [
+        ("given texts", (|m| &m.words.texts) as fn(&Model) -> &words::Change),
+        ("the reference's replies", |m| &m.words.own),
+    ] {
         compared(&format!("{name}: tokens"), &|m| words(m).tokens.to_string());
         compared("  loss, nats/token", &|m| format!("{:+.4}", words(m).loss));
         compared("  mean |change|", &|m| format!("{:.4}", words(m).mean_change));
@@ -176,7 +177,7 @@ fn print(comparison: &Comparison) -> Result<()> {
     compared("  agreement", &|m| format!("{:.1}%", 100.0 * m.words.greedy.agreement));
     for (name, order) in [
         ("the reference's futures", (|m| m.fixed.as_ref()) as fn(&Model) -> Option<&Order>),
-        ("futures of its own", |m| m.free.as_ref()),
+        ("the model's own futures", |m| m.free.as_ref()),
     ] {
         if !models.clone().any(|m| order(m).is_some()) {
             continue;

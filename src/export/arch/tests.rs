@@ -1,6 +1,6 @@
 //! How configurations are read: what is assumed where they say nothing, what null means, what is refused.
 //!
-//! What the graphs then compute is for `tests/conformance.rs` to show.
+//! What the graphs then compute is for `tests/it/model/conformance.rs` to show.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-"""The conversations, and what the scripted models say in them.
+"""The conversations, with the replies of the scripted models.
 
 `config` and `request` are foreturn's side: what makes its preset score the same conversations. What they leave out is the
 preset's, so that its own window, samples, metrics and weights are held to the reference's.

@@ -1,4 +1,4 @@
-"""Stand-ins for what the references import but these fixtures don't run: torch, transformers, verl's trainer.
+"""Stand-ins for modules that the references import and these fixtures don't run: torch, transformers, verl's trainer.
 
 collabllm imports torch and transformers for models in its own process. verl's reward manager does its sums on torch
 tensors of float32; `Tensor` does the same operations with numpy, in float32 and, for more digits, in float64.

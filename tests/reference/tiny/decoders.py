@@ -126,7 +126,7 @@ def make(only):
 
 
 def case(model, name, length):
-    """A random prompt of `length` tokens: its log-probabilities, and what follows it greedily."""
+    """A random prompt of `length` tokens, with its log-probabilities and its greedy continuation."""
     for attempt in range(100):
         prompt = rng(f"{name} {length} {attempt}").integers(5, tokenizers.VOCABULARY, length).tolist()
         tokens, margin = greedy(model, prompt)
@@ -150,9 +150,9 @@ def logprobs(model, tokens):
 
 @torch.no_grad()
 def greedy(model, prompt):
-    """What `generate` appends, past ends of sequence too; and the least distance between the best two tokens.
+    """The tokens that `generate` appends, past ends of sequence too, and the smallest margin between the best two.
 
-    Where LongRoPE changes its factors within a sequence, transformers 4.57 computes the cache anew with a mask of one
+    Where LongRoPE changes its factors within a sequence, transformers 4.57 recomputes the cache with a mask of one
     row, so every token sees all others; without a cache it does what the model means.
     """
     model.generation_config.eos_token_id = None

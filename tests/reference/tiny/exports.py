@@ -1,4 +1,4 @@
-"""What ONNX Runtime computes with an exported language model, which is what a reader of the file is held to."""
+"""ONNX Runtime's results with an exported language model. A reader of the file must give the same."""
 
 import json
 
@@ -95,7 +95,7 @@ def prompts(name):
 
 
 def write(folder, graph, cases, quantised=False, switch=None):
-    """Writes the reference.json of an export: what ONNX Runtime's own run of `graph` gives for `cases`.
+    """Writes the reference.json of an export: the results of ONNX Runtime's own run of `graph` for `cases`.
 
     `noise` is how far this run is from another one of the same file, token by token over the cache: the mean distance.
     With `switch`, rotary tables change after so many tokens, and what is computed token by token mixes both.

@@ -1,7 +1,5 @@
 //! Rankings of `fixtures/ranking`, driven by scripted models.
 
-#![allow(dead_code, reason = "each program uses a part of it")]
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -2,17 +2,14 @@
 //!
 //! The data are all rankings of `fixtures/ranking`, made by scripted models, and the traces of `fixtures/report`.
 
-#[path = "common/scripted.rs"]
-mod scripted;
-
 use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::rank::scripted::{drive_told, fixtures, prepare};
 use foreturn::rank::{EndedRollout, RankJob, RankRequest, Ranking, RawAnswer};
 use foreturn::trace::{LineError, Record, TraceReader, TraceWriter};
-use scripted::{drive_told, fixtures, prepare};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -4,12 +4,10 @@
 //! what must come out, with numbers worked out by hand), `fixtures/ranking/metrics/*.json` holds single metrics. A new case
 //! is a new file, or a new entry in one.
 
-#[path = "common/scripted.rs"]
-mod scripted;
-
 use std::path::Path;
 use std::sync::Arc;
 
+use super::scripted::{drive, fixtures, models, prepare, run, said, words};
 use foreturn::chat::{ChatOutput, ChatReply, Message, Role, Usage};
 use foreturn::config::Config;
 use foreturn::rank::{
@@ -20,7 +18,6 @@ use foreturn::reward::{Answered, Metric, MetricInput, MetricSettings, MetricValu
 use foreturn::score::ScoreOutput;
 use foreturn::{ErrorKind, Result};
 use proptest::prelude::*;
-use scripted::{drive, fixtures, models, prepare, run, said, words};
 use serde::Deserialize;
 use serde_json::Value;
 

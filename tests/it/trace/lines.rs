@@ -1,11 +1,9 @@
 //! Traces of rankings, on the real model.
 
-mod common;
-
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{MODEL, config_with, folder, model_path, turn};
+use crate::common::{MODEL, config_with, folder, model_path, turn};
 use foreturn::trace::TraceWriter;
 use foreturn::{Engine, RankOptions, RankRequest};
 use serde_json::{Value, json};

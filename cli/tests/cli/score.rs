@@ -1,17 +1,14 @@
 //! Scores: reward models, classifiers, process rewards, implicit rewards and embeddings of the tiny checkpoints, against
 //! what transformers computes with them.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use common::models::{self, Case, Reference, close, exported, fixtures, flat, numbers};
-use common::{model_path, runtime_path, scratch, user};
+use crate::common::models::{self, Case, Reference, close, exported, fixtures, flat, numbers};
+use crate::common::{self, model_path, runtime_path, scratch, user};
 use foreturn::chat::{Message, Role};
 use foreturn::engine::{LogProbs, Model, Prompt};
 use foreturn::export::{ExportOptions, export};

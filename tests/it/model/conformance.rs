@@ -3,14 +3,12 @@
 //!
 //! A model is added by its name in a list; a test sees to it that no fixture is forgotten.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::models::{Case, Reference, close, copy, exported, fixtures, numbers, outputs, reference};
-use common::{MODEL, config_with, scratch};
+use crate::common::models::{Case, Reference, close, copy, exported, fixtures, numbers, outputs, reference};
+use crate::common::{MODEL, config_with, scratch};
 use foreturn::config::ModelConfig;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::export::{ExportOptions, export};
@@ -115,7 +113,7 @@ const COARSE_CACHE: f64 = 0.3;
 
 /// Mean difference of log-probabilities that keys and values in bytes, or mixed weights, may make to quantised models of
 /// random weights, in nats. Such models blow up what is rounded otherwise: 0.32 and 0.52 here, 0.24 for bfloat16. (On the
-/// real model they make what ONNX Runtime's own rounding makes, `tests/quantize.rs`; that the products are right to the
+/// real model they make what ONNX Runtime's own rounding makes, `tests/it/export/quantize.rs`; that the products are right to the
 /// last digit is shown beside the kernels.)
 const OTHER_ROUNDING: f64 = 0.75;
 

@@ -16,8 +16,8 @@ use foreturn::rank::{AllocationSettings, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Rank
 use foreturn::reward::MetricSettings;
 use serde_json::{Map, Value, json};
 
-const DOCUMENT: &str = include_str!("../docs/configuration.md");
-const REMOTE_MODELS: &str = include_str!("../docs/remote-models.md");
+const DOCUMENT: &str = include_str!("../../docs/configuration.md");
+const REMOTE_MODELS: &str = include_str!("../../docs/remote-models.md");
 
 // ---- the document ----
 

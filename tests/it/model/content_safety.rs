@@ -1,10 +1,8 @@
 //! Foreign text stays text: whatever candidates and user turns spell, a prompt has the structure that its template gives
 //! it. Asserted on the token ids of the real tokenizer. What counts as a stop signal is tested with scripted models, in
-//! `ranking.rs`.
+//! `rank/ranking.rs`.
 
-mod common;
-
-use common::folder;
+use crate::common::folder;
 use foreturn::chat::{Message, Role};
 use foreturn::model::tokenizer::{Compat, RenderOptions, Tokenizer};
 use foreturn::rank::Goal;

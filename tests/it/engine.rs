@@ -2,13 +2,11 @@
 //! ways in which a request ends early.
 #![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use common::{Fresh, MODEL, ModelCopy, config, config_with, folder, fresh, tokens_to_compute, turn, user};
+use crate::common::{Fresh, MODEL, ModelCopy, config, config_with, folder, fresh, tokens_to_compute, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, ChatTask, Finish, Message, Role, Ticket, Usage};
 use foreturn::config::{ByteSize, RolesConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};

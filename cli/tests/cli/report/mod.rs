@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use browser::Browser;
+use self::browser::Browser;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -3,8 +3,7 @@
 //!
 //! The tokenizers are fetched (`python3 tools/fetch.py tokenizers`), for they are big and have licences of their own.
 
-mod common;
-
+use crate::common;
 use std::path::Path;
 
 use foreturn::chat::Message;

@@ -1,8 +1,5 @@
 //! Remote models beside local ones, held to a scripted server: rewards, costs, retries, limits, lies, and ends.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::openai_server::{Answer, Asked, Server, completion};
-use common::{MODEL, config, scratch, turn, user};
+use crate::common::openai_server::{Answer, Asked, Server, completion};
+use crate::common::{self, MODEL, config, scratch, turn, user};
 use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
 use foreturn::decode::GenerateOptions;
 use foreturn::engine::Limits;

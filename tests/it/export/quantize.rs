@@ -1,11 +1,9 @@
 //! The real model in 8 and in 4 bits: how little it loses, and that what holds in float32 holds here.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use common::{config_with, folder, fresh, model_path, scratch};
+use crate::common::{self, config_with, folder, fresh, model_path, scratch};
 use foreturn::Engine;
 use foreturn::config::ModelConfig;
 use foreturn::decode::GenerateOptions;

@@ -1,8 +1,6 @@
 //! Chat templates with habits of their own on the real model: no system message, a date, reasoning opened by the prompt.
 
-mod common;
-
-use common::{MODEL, ModelCopy, config_with, fresh, user};
+use crate::common::{MODEL, ModelCopy, config_with, fresh, user};
 use foreturn::chat::{Message, Role};
 use foreturn::config::ModelConfig;
 use foreturn::{Config, ErrorKind, RankOptions, RankRequest, Ranking};

@@ -116,7 +116,7 @@ fn no_folder_imports_one_above_it() {
             continue;
         }
         let Some(own) = floor(top) else {
-            wrong.push(format!("src/{top} is on no floor: add it to FLOORS in tests/floors.rs"));
+            wrong.push(format!("src/{top} is on no floor: add it to FLOORS in tests/it/floors.rs"));
             continue;
         };
         for (line, imported) in imports(&std::fs::read_to_string(path).unwrap()) {

@@ -4,9 +4,6 @@
 //! one message has to say.
 #![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
@@ -15,8 +12,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::models::exported;
-use common::{ModelCopy, link, model_path, runtime_path, scratch};
+use crate::common::models::exported;
+use crate::common::{self, ModelCopy, link, model_path, runtime_path, scratch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;

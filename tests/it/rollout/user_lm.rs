@@ -1,8 +1,6 @@
 //! A model that was trained to be the user, beside one that wasn't.
 
-mod common;
-
-use common::models::{copy, exported, fixtures};
+use crate::common::models::{copy, exported, fixtures};
 use foreturn::chat::Message;
 use foreturn::config::{Config, ModelConfig};
 use foreturn::model::ModelFolder;

@@ -1,14 +1,11 @@
 //! Threads: how many may be asked for, and what happens where the system gives none.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::models::exported;
-use common::runtime_path;
+use crate::common::models::exported;
+use crate::common::{self, runtime_path};
 use foreturn::runtime::{RuntimeOptions, load};
 use foreturn::{Config, Engine, ErrorKind};
 
