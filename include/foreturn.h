@@ -598,6 +598,30 @@ typedef struct {
   bool counted;
 } foreturn_rollout;
 
+// The treatment of requests under way that use the model: one of FORETURN_REFRESH_….
+typedef uint32_t foreturn_refresh_mode;
+
+// The settings of a refresh. NULL in its place, like all-zero, means: requests under way end first, and a model that
+// plays several roles is refused.
+typedef struct {
+  // sizeof(foreturn_refresh_options).
+  size_t size;
+  // Deadline and cancellation. If the weights are not exchanged in time, the old ones stay. The priority has no effect.
+  foreturn_limits limits;
+  // The name of the new weights in rankings, traces and statistics, such as a training step. Empty: a fingerprint of the
+  // files and the number of the refresh.
+  foreturn_str version;
+  // The treatment of requests under way that use the model.
+  foreturn_refresh_mode mode;
+  // Also change a model that plays several roles, in all of them. Otherwise it is refused, because new weights for the
+  // policy would change its judge, too.
+  bool shared;
+  // Called when a request of foreturn_refresh_submit() is done; may be NULL.
+  foreturn_ready_fn on_ready;
+  // Passed to `on_ready`; may be NULL. It has to live until the request is done.
+  void *user_data;
+} foreturn_refresh_options;
+
 // An input to score. Set exactly one of these: `messages`; `text`; `tokens`; or `tokens` of a prompt with
 // `response_tokens`. The other fields stay zero.
 typedef struct {
@@ -731,6 +755,8 @@ typedef struct {
   uint64_t cache_used_blocks;
   // Highest number of blocks with contents at once.
   uint64_t cache_peak_blocks;
+  // Number of times that its weights were exchanged. foreturn_engine_statistics_json() names them.
+  uint64_t refreshes;
 } foreturn_model_statistics;
 
 // Write a reply. Answer with foreturn_chat_replies_text().
@@ -753,6 +779,16 @@ typedef struct {
 
 // Something failed. The call that it belongs to gets an error as well.
 #define FORETURN_LOG_ERROR 1
+
+// They end with the old weights first.
+#define FORETURN_REFRESH_WAIT 0
+
+// They begin again, with the new weights. Callbacks hear of their rollouts again. Replies that are streamed end with
+// FORETURN_ERROR_CANCELLED instead.
+#define FORETURN_REFRESH_RESTART 1
+
+// They end with FORETURN_ERROR_CANCELLED.
+#define FORETURN_REFRESH_ABORT 2
 
 // The logits of a reward model's or classifier's head.
 #define FORETURN_SCORE_LABELS 0
@@ -1058,6 +1094,15 @@ foreturn_status foreturn_pending_pin(const foreturn_pending *pending,
                                      foreturn_pin **out,
                                      foreturn_error **error);
 
+// Takes the name of the new weights that a finished refresh put in place. It is given out once.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_pending_version(const foreturn_pending *pending,
+                                         foreturn_string **out,
+                                         foreturn_error **error);
+
 // Cancels the request and every other one that carries the same foreturn_cancel. They end within about one step of the
 // model.
 //
@@ -1174,6 +1219,43 @@ foreturn_status foreturn_ranking_json(const foreturn_ranking *ranking,
 //
 // Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 foreturn_status foreturn_ranking_free(foreturn_ranking *ranking);
+
+// Sets `*options` to the defaults. `size` is sizeof(foreturn_refresh_options).
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_refresh_options_init(foreturn_refresh_options *options, size_t size);
+
+// Exchanges the weights of the local model named `model` for those in the folder `path`, an export of the same model,
+// and waits for it. The engine goes on serving: no ranking and no call sees both. Cached prefixes of the old weights are
+// dropped, and pins are computed again. Both sets of weights are in memory for a moment. `options` may be NULL. `*out` is
+// the name of the new weights. A failure changes nothing.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST (there is no such local model, it plays several roles, the folder has another
+// model, or another refresh of the model is under way), FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_MODEL,
+// FORETURN_ERROR_IO, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED,
+// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
+foreturn_status foreturn_refresh(const foreturn_engine *engine,
+                                 foreturn_str model,
+                                 foreturn_str path,
+                                 const foreturn_refresh_options *options,
+                                 foreturn_string **out,
+                                 foreturn_error **error);
+
+// Begins to exchange the weights of a local model and returns at once. `options` may be NULL. Its `on_ready` is called
+// when they are exchanged. foreturn_pending_version() gives the name of the new weights.
+//
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: those of foreturn_refresh() that are found before the folder is read; the others are reported when the result
+// is taken. Any thread, callbacks included.
+foreturn_status foreturn_refresh_submit(const foreturn_engine *engine,
+                                        foreturn_str model,
+                                        foreturn_str path,
+                                        const foreturn_refresh_options *options,
+                                        foreturn_pending **out,
+                                        foreturn_error **error);
 
 // Sets `*input` to the defaults: nothing set. `size` is sizeof(foreturn_score_input).
 //

@@ -471,6 +471,19 @@ struct PromptOptions {
     std::function<void()> on_ready = {};
 };
 
+/// The settings of a refresh.
+struct RefreshOptions {
+    Limits limits = {};
+    /// The name of the new weights. Empty: a fingerprint of the files and the number of the refresh.
+    std::string_view version = {};
+    /// The treatment of requests under way: one of FORETURN_REFRESH_....
+    foreturn_refresh_mode mode = FORETURN_REFRESH_WAIT;
+    /// Also change a model that plays several roles, in all of them.
+    bool shared = false;
+    /// For submit_refresh(). See RankOptions::on_ready.
+    std::function<void()> on_ready = {};
+};
+
 // ---- Results: the structs of C, with texts and lists instead of pointers ----------------------------------
 
 struct Candidate : foreturn_candidate {
@@ -565,6 +578,8 @@ class Pending : public detail::Handle<foreturn_pending, foreturn_pending_free> {
     Result<Generation> generation() const { return checked(ask<Generation>(foreturn_pending_generation)); }
     /// Takes the result of submit_warm(), likewise.
     Result<Pin> pin() const { return checked(ask<Pin>(foreturn_pending_pin)); }
+    /// Takes the result of submit_refresh(), likewise: the name of the new weights.
+    Result<std::string> version() const { return checked(ask<std::string>(foreturn_pending_version)); }
     /// Cancels the request. It succeeds unless this is empty.
     Status cancel() const noexcept { return foreturn_pending_cancel(get(), nullptr); }
 
@@ -824,6 +839,16 @@ struct RawAsk {
     Options options;
 };
 
+struct RawRefresh {
+    RawRefresh(std::string_view given, Watch<RefreshOptions>& watch) : path(given) {
+        const auto& from = watch.options;
+        options.limits = lend(from.limits), options.version = lend(from.version), options.mode = from.mode;
+        options.shared = from.shared, options.user_data = &watch;
+    }
+    std::string_view path;
+    foreturn_refresh_options options = sized<foreturn_refresh_options>();
+};
+
 // Queues a request with f(raw), which returns its C handle. From then on its callbacks come from other
 // threads.
 template <class Raw, class Request, class Options, class F>
@@ -940,6 +965,20 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
     Result<Pending> submit_warm(std::string_view model, const Prompt& prefix,
                                 PromptOptions options = {}) const {
         return submit_prompt(foreturn_warm_submit, model, prefix, std::move(options));
+    }
+
+    /// Exchanges a model's weights for those in the folder `path`, an export of the same model, while the engine goes on
+    /// serving. Returns the name of the new weights.
+    Result<std::string> refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
+        detail::Watch<RefreshOptions> watch{std::move(options)};
+        const detail::RawRefresh raw(path, watch);
+        return ask<std::string>(foreturn_refresh, model, path, &raw.options);
+    }
+    /// Begins to exchange a model's weights. If that fails, on_ready is not called.
+    Result<Pending> submit_refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
+        return detail::submit<detail::RawRefresh>(path, std::move(options), [&](const auto& raw) {
+            return ask<foreturn_pending*>(foreturn_refresh_submit, model, raw.path, &raw.options);
+        });
     }
 
     /// Counters of the engine, of a model, and all of them as OpenMetrics or JSON. They wait for nothing.

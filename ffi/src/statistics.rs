@@ -83,6 +83,8 @@ pub struct foreturn_model_statistics {
     pub cache_used_blocks: u64,
     /// Highest number of blocks with contents at once.
     pub cache_peak_blocks: u64,
+    /// Number of times that its weights were exchanged. foreturn_engine_statistics_json() names them.
+    pub refreshes: u64,
 }
 sized!(foreturn_model_statistics);
 
@@ -138,7 +140,8 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
     unsafe {
         guard(error, || {
             let engine = handle::get::<Hosted>(engine)?;
-            let stats = engine.model(model.text("model")?)?.status()?.stats;
+            let status = engine.model(model.text("model")?)?.status()?;
+            let stats = status.stats;
             let all = foreturn_model_statistics {
                 size: 0,
                 steps: stats.steps,
@@ -151,6 +154,7 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
                 cache_blocks: stats.blocks as u64,
                 cache_used_blocks: stats.used_blocks as u64,
                 cache_peak_blocks: stats.peak_blocks as u64,
+                refreshes: status.refreshes,
             };
             argument::fill(out, all)
         })

@@ -25,6 +25,13 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static atomic_int ready_calls;
+
+static void on_ready(void *user_data) {
+  (void)user_data;
+  atomic_fetch_add(&ready_calls, 1);
+}
+
 /* ---- arguments and handles ---- */
 
 static void arguments(const char *folder) {
@@ -174,6 +181,191 @@ static void calls(const char *folder) {
   export.quantize = 9;
   FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_export(&export, NULL, &error));
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- new weights ---- */
+
+enum { PROBED = 24 };
+
+struct asker {
+  foreturn_engine *engine;
+  float first[PROBED], second[PROBED]; /* what the model says with its first and with its second weights */
+  atomic_bool over;
+  atomic_int saw_first, saw_second, asked;
+};
+
+/* The log-probabilities of a few tokens. */
+static void probe(foreturn_engine *engine, float *into) {
+  uint32_t tokens[PROBED + 1];
+  for (uint32_t i = 0; i <= PROBED; i++) tokens[i] = 5 + i;
+  foreturn_prompt prompt = {.size = sizeof prompt, .tokens = tokens, .token_count = PROBED + 1};
+  foreturn_generation *scored = NULL;
+  foreturn_generation_info info = {.size = sizeof info};
+  OK(foreturn_logprobs(engine, str("m"), &prompt, NULL, &scored, &error));
+  OK(foreturn_generation_read(scored, &info, &error));
+  CHECK(info.token_count == PROBED);
+  memcpy(into, info.logprobs, PROBED * sizeof *into);
+  CHECK(foreturn_generation_free(scored) == FORETURN_OK);
+}
+
+static void *keep_asking(void *data) {
+  struct asker *asker = data;
+  float got[PROBED];
+  while (!atomic_load(&asker->over)) {
+    probe(asker->engine, got);
+    bool first = memcmp(got, asker->first, sizeof got) == 0;
+    CHECK(first || memcmp(got, asker->second, sizeof got) == 0); /* never a mixture */
+    atomic_fetch_add(first ? &asker->saw_first : &asker->saw_second, 1);
+    atomic_fetch_add(&asker->asked, 1);
+  }
+  return NULL;
+}
+
+static void wait_for_answers(struct asker *asker) {
+  for (int before = atomic_load(&asker->asked); atomic_load(&asker->asked) < before + 3;) usleep(1000);
+}
+
+/* Compares a string that the caller owns, and frees it. */
+static bool is(foreturn_string *string, const char *expected) {
+  foreturn_str view = {0};
+  OK(foreturn_string_read(string, &view, &error));
+  bool same = view.size == strlen(expected) && memcmp(view.data, expected, view.size) == 0;
+  CHECK(foreturn_string_free(string) == FORETURN_OK);
+  return same;
+}
+
+/* Another thread asks all the time; it gets what one of the two sets of weights gives. */
+static void refresh_under_load(const char *first, const char *second) {
+  foreturn_engine *engine = NULL;
+  foreturn_model_options model = {.size = sizeof model, .name = str("m"), .path = str(second)};
+  foreturn_engine_options options = {.size = sizeof options, .models = &model, .model_count = 1};
+  struct asker asker = {0};
+  OK(foreturn_engine_new(&options, &engine, &error));
+  probe(engine, asker.second);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  model.path = str(first);
+  OK(foreturn_engine_new(&options, &engine, &error));
+  probe(engine, asker.first);
+  CHECK(memcmp(asker.first, asker.second, sizeof asker.first) != 0);
+
+  asker.engine = engine;
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, keep_asking, &asker) == 0);
+  foreturn_refresh_options how;
+  CHECK(foreturn_refresh_options_init(&how, sizeof how) == FORETURN_OK);
+  foreturn_string *version = NULL;
+  const foreturn_refresh_mode modes[] = {FORETURN_REFRESH_WAIT, FORETURN_REFRESH_RESTART};
+  for (size_t i = 0; i < 4; i++) {
+    wait_for_answers(&asker);
+    how.version = str(i % 2 ? "first" : "second");
+    how.mode = modes[i / 2];
+    OK(foreturn_refresh(engine, str("m"), str(i % 2 ? first : second), &how, &version, &error));
+    CHECK(is(version, i % 2 ? "first" : "second"));
+  }
+  wait_for_answers(&asker);
+  atomic_store(&asker.over, true);
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK(asker.saw_first > 0 && asker.saw_second > 0);
+
+  /* Queued, and without a name of the host's. */
+  foreturn_pending *pending = NULL;
+  bool ready = false;
+  atomic_store(&ready_calls, 0);
+  how = (foreturn_refresh_options){.size = sizeof how, .on_ready = on_ready};
+  OK(foreturn_refresh_submit(engine, str("m"), str(second), &how, &pending, &error));
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  foreturn_pin *pin = NULL;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_pending_pin(pending, &pin, &error));
+  OK(foreturn_pending_version(pending, &version, &error));
+  foreturn_str name = {0};
+  OK(foreturn_string_read(version, &name, &error));
+  CHECK(name.size > 2 && memcmp(name.data + name.size - 2, "-5", 2) == 0);
+  foreturn_string *json = NULL;
+  foreturn_str view = {0};
+  OK(foreturn_engine_statistics_json(engine, &json, &error));
+  OK(foreturn_string_read(json, &view, &error));
+  CHECK(memmem(view.data, view.size, name.data, name.size) != NULL);
+  CHECK(foreturn_string_free(json) == FORETURN_OK && foreturn_string_free(version) == FORETURN_OK);
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_pending_version(pending, &version, &error));
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK);
+  while (atomic_load(&ready_calls) == 0) usleep(1000);
+  float got[PROBED];
+  probe(engine, got);
+  CHECK(memcmp(got, asker.second, sizeof got) == 0);
+  foreturn_model_statistics statistics = {.size = sizeof statistics};
+  OK(foreturn_engine_model_statistics(engine, str("m"), &statistics, &error));
+  CHECK(statistics.refreshes == 5);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+/* What can't be exchanged is refused, and the model goes on with the weights that it has. */
+static void refresh_refused(const char *folder, const char *first, const char *second) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  float before[PROBED], after[PROBED];
+  probe(engine, before);
+  foreturn_string *version = (foreturn_string *)(uintptr_t)42;
+  foreturn_pending *pending = NULL;
+  foreturn_refresh_options how = {.size = sizeof how};
+  const foreturn_str m = str("m"), next = str(second);
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(NULL, m, next, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, NULL, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, (foreturn_str){0}, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh_submit(engine, m, next, &how, NULL, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, str("none"), next, NULL, &version, &error));
+  how.mode = 3;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, &version, &error));
+  how = (foreturn_refresh_options){.size = 3};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, &version, &error));
+  how = (foreturn_refresh_options){.size = sizeof how};
+  how.version = (foreturn_str){NULL, 3};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, &version, &error));
+  how.version = (foreturn_str){0};
+  /* It plays several roles; and what is in the folder is another model, or none. */
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, m, next, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh_submit(engine, m, next, NULL, &pending, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, str("r"), next, &how, &version, &error));
+  how.shared = true;
+  FAILS(FORETURN_ERROR_INVALID_MODEL, foreturn_refresh(engine, m, str("/nowhere"), &how, &version, &error));
+  CHECK(version == (foreturn_string *)(uintptr_t)42 && pending == NULL);
+  probe(engine, after);
+  CHECK(memcmp(before, after, sizeof before) == 0);
+
+  /* What is asked of the old weights is ended; or the refresh waits for it, and ends with the engine. */
+  foreturn_rank_request request = poem(32, 64);
+  foreturn_pending *ranking = NULL;
+  foreturn_ranking *none = NULL;
+  bool ready = false;
+  OK(foreturn_rank_submit(engine, &request, NULL, &ranking, &error));
+  for (foreturn_statistics now = {.size = sizeof now}; now.active_rankings == 0; usleep(1000))
+    OK(foreturn_engine_statistics(engine, &now, &error));
+  how.mode = FORETURN_REFRESH_ABORT;
+  OK(foreturn_refresh(engine, m, next, &how, &version, &error));
+  CHECK(foreturn_string_free(version) == FORETURN_OK);
+  OK(foreturn_pending_wait(ranking, UINT64_MAX, &ready, &error));
+  FAILS(FORETURN_ERROR_CANCELLED, foreturn_pending_ranking(ranking, &none, &error));
+  CHECK(foreturn_pending_free(ranking) == FORETURN_OK);
+  probe(engine, after);
+  CHECK(memcmp(before, after, sizeof before) != 0);
+
+  OK(foreturn_rank_submit(engine, &request, NULL, &ranking, &error));
+  how.mode = FORETURN_REFRESH_WAIT;
+  OK(foreturn_refresh_submit(engine, m, str(first), &how, &pending, &error));
+  FAILS(FORETURN_ERROR_NOT_READY, foreturn_pending_version(pending, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, m, next, &how, &version, &error));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  FAILS(FORETURN_ERROR_CLOSED, foreturn_pending_version(pending, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_HANDLE, foreturn_refresh(engine, m, next, NULL, &version, &error));
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK && foreturn_pending_free(ranking) == FORETURN_OK);
+}
+
+static void refreshed(const char *folder) {
+  char first[4096], second[4096];
+  snprintf(first, sizeof first, "%s/smollm2", folder);
+  snprintf(second, sizeof second, "%s/smollm2-next", folder);
+  refresh_under_load(first, second);
+  refresh_refused(folder, first, second);
   CHECK(foreturn_handle_count() == 0);
 }
 
@@ -369,17 +561,11 @@ static void destroyed(const char *folder) {
   CHECK(foreturn_handle_count() == 0);
 }
 
-static atomic_int ready_calls;
-
-static void on_ready(void *user_data) {
-  (void)user_data;
-  atomic_fetch_add(&ready_calls, 1);
-}
-
 static void overloaded(const char *folder) {
   foreturn_engine *engine = engine_with(folder, "[runtime]\nmax_queued = 2\n" SETTINGS, NULL, NULL);
   foreturn_rank_request request = poem(32, 32);
   foreturn_rank_options options = {.size = sizeof options, .on_ready = on_ready};
+  atomic_store(&ready_calls, 0);
   enum { MANY = 40 };
   foreturn_pending *pending[MANY] = {0};
   /* Sixteen may be at work and two may wait. The others are refused when they are submitted. */
@@ -442,7 +628,9 @@ static void call_back(struct host *host) {
   foreturn_rank_request request = poem(0, 1);
   foreturn_ranking *ranking = NULL;
   foreturn_statistics statistics = {.size = sizeof statistics};
+  foreturn_string *version = NULL;
   FAILS(FORETURN_ERROR_REENTRANT, foreturn_rank(host->engine, &request, NULL, &ranking, &error));
+  FAILS(FORETURN_ERROR_REENTRANT, foreturn_refresh(host->engine, str("m"), str("x"), NULL, &version, &error));
   OK(foreturn_engine_statistics(host->engine, &statistics, &error));
   CHECK(foreturn_engine_free(host->engine) == FORETURN_ERROR_REENTRANT);
   atomic_fetch_add(&host->reentrant, 1);
@@ -717,6 +905,7 @@ static const struct {
     {"surroundings", surroundings}, {"forked", forked}, {"environment", environment},
     {"loaded", loaded},       {"planted", planted},     {"idle", idle},
     {"logged", logged},       {"exits", exits},         {"stays", stays},
+    {"refreshed", refreshed},
 };
 
 static void run(const char *name, const char *folder) {

@@ -1,5 +1,5 @@
-// Tests of include/foreturn.hpp. `wrapper MODEL_FOLDER`, a language model's; ORT_DYLIB_PATH says where ONNX
-// Runtime is. Prints what failed; the exit status is 0 if nothing did.
+// Tests of include/foreturn.hpp. `wrapper MODEL_FOLDER NEXT`, a language model's, and one with other weights of it;
+// ORT_DYLIB_PATH says where ONNX Runtime is. Prints what failed; the exit status is 0 if nothing did.
 
 #include "foreturn.hpp"
 
@@ -244,6 +244,33 @@ void queued_prompts(const std::string& folder) {
     CHECK(failed(empty.generation(), FORETURN_ERROR_INVALID_REQUEST, "at least two tokens"));
 }
 
+// `next` has the same model with other weights.
+void new_weights(const std::string& folder, const std::string& next) {
+    const auto engine = engine_with("", std::move(foreturn::EngineOptions().model("m", folder)), __LINE__);
+    const foreturn::Prompt prompt{{}, {5, 6, 7, 8, 9}};
+    const auto asked = [&] {
+        const auto scored = NEED(engine.logprobs("m", prompt));
+        const auto logprobs = NEED(scored.read()).logprobs;
+        return std::vector<float>(logprobs.begin(), logprobs.end());
+    };
+    const auto before = asked();
+    foreturn::RefreshOptions how;
+    how.version = "step 2";
+    how.mode = FORETURN_REFRESH_ABORT;
+    CHECK(NEED(engine.refresh("m", next, how)) == "step 2");
+    CHECK(asked() != before && NEED(engine.model_statistics("m")).refreshes == 1);
+    CHECK(NEED(engine.statistics_json()).find("\"step 2\"") != std::string::npos);
+    std::promise<void> ready;
+    how.version = "step 1";
+    how.on_ready = [&, counted = Counted()] { ready.set_value(); };
+    const auto pending = NEED(engine.submit_refresh("m", folder, how));
+    CHECK(NEED(pending.wait()) && failed(pending.pin(), FORETURN_ERROR_INVALID_ARGUMENT, "the name of new weights"));
+    CHECK(NEED(pending.version()) == "step 1" && asked() == before);
+    ready.get_future().wait();
+    CHECK(failed(engine.refresh("m", "/nowhere"), FORETURN_ERROR_INVALID_MODEL, "/nowhere"));
+    CHECK(failed(engine.submit_refresh("nobody", folder), FORETURN_ERROR_INVALID_REQUEST, "nobody"));
+}
+
 void metrics(const std::string& folder) {
     foreturn::EngineOptions options;
     options.metric("length", 1.0, length)
@@ -393,10 +420,11 @@ int main(int count, char** arguments) {
     errors_say_why();
     what_is_given_to_no_engine_is_let_go_of();
     log_messages();
-    if (count != 2) return std::fprintf(stderr, "usage: wrapper MODEL_FOLDER, a language model's\n"), 1;
+    if (count != 3) return std::fprintf(stderr, "usage: wrapper MODEL_FOLDER FOLDER_WITH_OTHER_WEIGHTS\n"), 1;
     const std::string folder = arguments[1];
     replies(folder);
     queued_prompts(folder);
+    new_weights(folder, arguments[2]);
     metrics(folder);
     metrics_fail(folder);
     chat_models(folder);
