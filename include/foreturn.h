@@ -131,7 +131,8 @@ typedef struct foreturn_pin foreturn_pin;
 // Candidates ordered by reward, with the rollouts and metrics behind it. Any number of threads may read one at once.
 typedef struct foreturn_ranking foreturn_ranking;
 
-// Scores, in the order of the inputs. Any number of threads may read them at once.
+// Scores, in the order of the inputs: one for each, or one for each of its candidates. Any number of threads may read
+// them at once.
 typedef struct foreturn_scores foreturn_scores;
 
 // A text. The caller frees it with foreturn_string_free(). Any thread may use it.
@@ -622,12 +623,12 @@ typedef struct {
   void *user_data;
 } foreturn_refresh_options;
 
-// An input to score. Set exactly one of these: `messages`; `text`; `tokens`; or `tokens` of a prompt with
-// `response_tokens`. The other fields stay zero.
+// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; or `tokens` of a
+// prompt with `response_tokens`. The other fields stay zero.
 typedef struct {
   // sizeof(foreturn_score_input).
   size_t size;
-  // A conversation. Its last message is scored.
+  // A conversation. Its last message is scored, or each of the candidates that follow it.
   const foreturn_message *messages;
   // Number of messages.
   size_t message_count;
@@ -641,6 +642,12 @@ typedef struct {
   const uint32_t *response_tokens;
   // Number of response tokens.
   size_t response_token_count;
+  // Replies of the assistant to the conversation in `messages`. Each of them is scored as if it were the last message of
+  // an input of its own, and the input has as many scores, in the order of its candidates. What they have in common is
+  // computed once.
+  const foreturn_str *candidates;
+  // Number of candidates.
+  size_t candidate_count;
 } foreturn_score_input;
 
 // The kind of score: one of FORETURN_SCORE_….
@@ -687,6 +694,10 @@ typedef struct {
   size_t response_tokens;
   // FORETURN_OK; or, with foreturn_score_options.partial, the reason why this score is missing: there are no values then.
   foreturn_status status;
+  // Number of tokens that were taken from the model's cache, because they were warm or shared with another input.
+  uint64_t reused_tokens;
+  // Seconds from when the model got the input until the score was there. Inputs run together, so these overlap.
+  double seconds;
 } foreturn_score_info;
 
 // Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
@@ -729,6 +740,13 @@ typedef struct {
   foreturn_latency logprobs;
   // The same for pinned prefixes.
   foreturn_latency warm;
+  // Number of requests cancelled before their result was whole.
+  uint64_t cancelled;
+  // Number of requests whose result was not whole at their deadline. It may have come later, or in part.
+  uint64_t deadlines_missed;
+  // Number of requests that ended with an error. foreturn_engine_errors() counts them by status. Those that were refused
+  // when they were submitted are not among them.
+  uint64_t errors;
 } foreturn_statistics;
 
 // A snapshot of a local model's counters.
@@ -757,6 +775,12 @@ typedef struct {
   uint64_t cache_peak_blocks;
   // Number of times that its weights were exchanged. foreturn_engine_statistics_json() names them.
   uint64_t refreshes;
+  // Number of bytes in the key-value cache.
+  uint64_t cache_bytes;
+  // Number of bytes in blocks with contents now.
+  uint64_t cache_used_bytes;
+  // Highest number of bytes in blocks with contents at once.
+  uint64_t cache_peak_bytes;
 } foreturn_model_statistics;
 
 // Write a reply. Answer with foreturn_chat_replies_text().
@@ -1267,8 +1291,8 @@ foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t si
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 
-// Scores `count` inputs with the local model named `model` and waits for the result. The inputs run together, and a
-// prefix that conversations share is computed once. `options` may be NULL.
+// Scores `count` inputs with the local model named `model` and waits for the result. The inputs and their candidates run
+// together, and a prefix that conversations share is computed once. `options` may be NULL.
 //
 // Ownership: the caller frees `*out` with foreturn_scores_free().
 //
@@ -1333,6 +1357,14 @@ foreturn_status foreturn_scores_free(foreturn_scores *scores);
 foreturn_status foreturn_engine_statistics(const foreturn_engine *engine,
                                            foreturn_statistics *out,
                                            foreturn_error **error);
+
+// Reads the number of requests that ended with `status` into `*out`. It waits for nothing.
+//
+// Errors: as foreturn_engine_statistics(). Any thread, callbacks included.
+foreturn_status foreturn_engine_errors(const foreturn_engine *engine,
+                                       int32_t status,
+                                       uint64_t *out,
+                                       foreturn_error **error);
 
 // Reads a local model's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 //
@@ -1419,11 +1451,47 @@ foreturn_status foreturn_warm_submit(const foreturn_engine *engine,
                                      foreturn_pending **out,
                                      foreturn_error **error);
 
+// Makes the tokens that the local model named `model` sees of a prompt. Writes the first `capacity` of them to `tokens`,
+// and the number of all of them to `*count`. `tokens` may be NULL if `capacity` is 0, to only count. It doesn't wait for
+// the engine.
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH (the prompt is longer than the model's context),
+// FORETURN_ERROR_INVALID_ARGUMENT. Any thread, callbacks included.
+foreturn_status foreturn_tokens(const foreturn_engine *engine,
+                                foreturn_str model,
+                                const foreturn_prompt *prompt,
+                                uint32_t *tokens,
+                                size_t capacity,
+                                size_t *count,
+                                foreturn_error **error);
+
+// Writes the text that the local model named `model` sees of a prompt: a rendered conversation, or the text of tokens,
+// special tokens included. It doesn't wait for the engine.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_ARGUMENT. Any thread, callbacks included.
+foreturn_status foreturn_prompt_text(const foreturn_engine *engine,
+                                     foreturn_str model,
+                                     const foreturn_prompt *prompt,
+                                     foreturn_string **out,
+                                     foreturn_error **error);
+
 // Returns the library's version, such as "0.1.0", in static memory. Any thread.
 foreturn_str foreturn_version(void);
 
 // Returns the ABI version of the library. Any thread.
 uint32_t foreturn_abi_version(void);
+
+// Writes what this library is as a JSON object: `version`, `abi_version`, `commit` (of git; null if the build didn't know
+// it), `features`, `kernels` (the instruction sets that run on this processor), and `runtime` (ONNX Runtime's library,
+// version, execution providers, threads and telemetry; null until the first engine is made).
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread, callbacks included.
+foreturn_status foreturn_build_info(foreturn_string **out,
+                                    foreturn_error **error);
 
 // Checks that the library matches the header that the host was compiled with. Call it first, with `header` set to
 // FORETURN_ABI_VERSION.

@@ -31,9 +31,10 @@ fn busy() -> RwLockReadGuard<'static, ()> {
 }
 
 /// Every other scenario of `c/suite.c` that needs nothing but the models.
-const SCENARIOS: [&str; 14] = [
+const SCENARIOS: [&str; 15] = [
     "arguments",
     "calls",
+    "candidates",
     "refreshed",
     "threads",
     "destroyed",
@@ -50,9 +51,10 @@ const SCENARIOS: [&str; 14] = [
 
 /// What valgrind looks at, a process each: all but the child that `forked` leaves, which frees nothing.
 /// AddressSanitizer looks at all scenarios without a clock.
-const UNDER_VALGRIND: [&str; 8] = [
+const UNDER_VALGRIND: [&str; 9] = [
     "arguments",
     "calls",
+    "candidates",
     "refreshed",
     "destroyed",
     "overloaded",

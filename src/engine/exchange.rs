@@ -91,6 +91,7 @@ impl Owner {
     pub(super) fn expire(&mut self, now: Instant) {
         for (_, run) in self.held.extract_if(.., |_, run| run.watch.interruption(now).is_some()).collect::<Vec<_>>() {
             let Some(why) = run.watch.interruption(now) else { continue };
+            self.shared.recorder.interrupted(why);
             self.leave(&run);
             run.job.expire(why, run.start);
         }

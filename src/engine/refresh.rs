@@ -148,7 +148,8 @@ impl Model {
             )));
         }
         let limits = &self.engine.limits;
-        let (pending, respond) = pending::pair(limits.cancel.clone());
+        let recorder = Arc::clone(&inner.shared.recorder);
+        let (pending, respond) = pending::pair(limits.cancel.clone(), Some(recorder));
         let watch = Watch { deadline: limits.deadline(), cancel: pending.token() };
         let commands = inner.commands.clone();
         let refresh = Refresh { name: Arc::clone(&self.name), path: path.into(), options, watch, commands, respond };

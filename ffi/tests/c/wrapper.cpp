@@ -96,6 +96,7 @@ void texts_and_lists() {
     CHECK(copied.size() == 2 && copied[0].content == "nobody");
     CHECK(!foreturn::version().empty() && foreturn::abi_version() == FORETURN_ABI_VERSION);
     CHECK(foreturn::abi_check().ok());
+    CHECK(NEED(foreturn::build_info()).find("\"version\":\"" + std::string(foreturn::version())) == 1);
 }
 
 void handles_move() {
@@ -179,6 +180,12 @@ void replies(const std::string& folder) {
     const auto prompt = NEED(engine.render("m", asked));
     CHECK(prompt.find("Count from one to ten.") != prompt.npos);
     CHECK(NEED(engine.render("m", asked, false)).size() < prompt.size());
+    const auto sees = NEED(engine.tokens("m", {asked}));
+    CHECK(sees.size() == reply.prompt_tokens && NEED(engine.prompt_text("m", {{}, sees})) == prompt);
+    std::string lengthy(6000, 'x');
+    const auto more = NEED(engine.tokens("m", {{{"user", lengthy}}}));
+    CHECK(more.size() > 1024 && NEED(engine.prompt_text("m", {{}, more})).find(lengthy) != lengthy.npos);
+    CHECK(failed(engine.tokens("m", {}), FORETURN_ERROR_INVALID_ARGUMENT, "neither messages nor tokens"));
     const auto pin = NEED(engine.warm("m", {asked}));
     CHECK(NEED(pin.tokens()) == reply.prompt_tokens);
     const std::vector<std::uint32_t> tokens(reply.tokens.begin(), reply.tokens.end());
@@ -197,6 +204,16 @@ void replies(const std::string& folder) {
     CHECK(NEED(scores.read(0)).values.size() == 1 && std::isfinite(NEED(scores.read(1)).values[0]));
     CHECK(NEED(scores.json()).front() == '[');
     CHECK(failed(scores.read(2), FORETURN_ERROR_INVALID_ARGUMENT, "2"));
+    foreturn::ScoreInput both{asked};
+    both.candidates = {"One, two, three.", "Purple."};
+    const auto together = NEED(engine.score("m", {both}, how));
+    CHECK(NEED(together.count()) == 2);
+    for (std::size_t at : {0, 1}) {
+        CHECK(NEED(together.read(at)).values[0] == NEED(scores.read(at)).values[0]);
+        CHECK(NEED(together.read(at)).seconds > 0 && NEED(together.read(at)).reused_tokens > 0);
+    }
+    both.text = "A text.";
+    CHECK(failed(engine.score("m", {both}, how), FORETURN_ERROR_INVALID_ARGUMENT, "inputs[0]: candidates"));
     how.partial = true;  // an empty answer can't be scored, and the other one can
     const auto some = NEED(engine.score("m", {with("One."), foreturn::ScoreInput{asked}}, how));
     CHECK(NEED(some.read(0)).status == FORETURN_OK && NEED(some.read(0)).values.size() == 1);
@@ -211,6 +228,9 @@ void replies(const std::string& folder) {
     how.limits = {{}, &token, 3};
     CHECK(failed(engine.score("m", {with("One.")}, how), FORETURN_ERROR_CANCELLED));
 
+    const auto counts = NEED(engine.statistics());
+    CHECK(counts.cancelled == 1 && counts.deadlines_missed == 1 && counts.errors >= 2);
+    CHECK(NEED(engine.errors(FORETURN_ERROR_CANCELLED)) == 1 && NEED(engine.errors(FORETURN_ERROR_IO)) == 0);
     CHECK(NEED(engine.statistics()).score.count >= 1 && NEED(engine.model_statistics("m")).steps > 0);
     CHECK(NEED(engine.openmetrics()).find("# EOF") != std::string::npos);
     CHECK(NEED(engine.statistics_json()).front() == '{');
@@ -231,6 +251,8 @@ void queued_prompts(const std::string& folder) {
     const auto reply = NEED(engine.submit_generate("m", {asked}, options));
     const auto scored = NEED(engine.submit_logprobs("m", {asked}, tell));
     for (const auto* pending : {&warm, &reply, &scored}) CHECK(NEED(pending->wait()));
+    // wait() may return a moment before on_ready is called.
+    for (int tries = 0; ready < 3 && tries < 500; ++tries) std::this_thread::sleep_for(std::chrono::milliseconds(10));
     CHECK(ready == 3);
     CHECK(failed(reply.pin(), FORETURN_ERROR_INVALID_ARGUMENT, "a generation"));
     CHECK(NEED(NEED(warm.pin()).tokens()) > 0);
