@@ -131,7 +131,8 @@ typedef struct foreturn_pin foreturn_pin;
 // Candidates ordered by reward, with the rollouts and metrics behind it. Any number of threads may read one at once.
 typedef struct foreturn_ranking foreturn_ranking;
 
-// Scores, in the order of the inputs. Any number of threads may read them at once.
+// Scores, in the order of the inputs: one for each, or one for each of its candidates. Any number of threads may read
+// them at once.
 typedef struct foreturn_scores foreturn_scores;
 
 // A text. The caller frees it with foreturn_string_free(). Any thread may use it.
@@ -598,12 +599,36 @@ typedef struct {
   bool counted;
 } foreturn_rollout;
 
-// An input to score. Set exactly one of these: `messages`; `text`; `tokens`; or `tokens` of a prompt with
-// `response_tokens`. The other fields stay zero.
+// The treatment of requests under way that use the model: one of FORETURN_REFRESH_….
+typedef uint32_t foreturn_refresh_mode;
+
+// The settings of a refresh. NULL in its place, like all-zero, means: requests under way end first, and a model that
+// plays several roles is refused.
+typedef struct {
+  // sizeof(foreturn_refresh_options).
+  size_t size;
+  // Deadline and cancellation. If the weights are not exchanged in time, the old ones stay. The priority has no effect.
+  foreturn_limits limits;
+  // The name of the new weights in rankings, traces and statistics, such as a training step. Empty: a fingerprint of the
+  // files and the number of the refresh.
+  foreturn_str version;
+  // The treatment of requests under way that use the model.
+  foreturn_refresh_mode mode;
+  // Also change a model that plays several roles, in all of them. Otherwise it is refused, because new weights for the
+  // policy would change its judge, too.
+  bool shared;
+  // Called when a request of foreturn_refresh_submit() is done; may be NULL.
+  foreturn_ready_fn on_ready;
+  // Passed to `on_ready`; may be NULL. It has to live until the request is done.
+  void *user_data;
+} foreturn_refresh_options;
+
+// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; or `tokens` of a
+// prompt with `response_tokens`. The other fields stay zero.
 typedef struct {
   // sizeof(foreturn_score_input).
   size_t size;
-  // A conversation. Its last message is scored.
+  // A conversation. Its last message is scored, or each of the candidates that follow it.
   const foreturn_message *messages;
   // Number of messages.
   size_t message_count;
@@ -617,6 +642,12 @@ typedef struct {
   const uint32_t *response_tokens;
   // Number of response tokens.
   size_t response_token_count;
+  // Replies of the assistant to the conversation in `messages`. Each of them is scored as if it were the last message of
+  // an input of its own, and the input has as many scores, in the order of its candidates. What they have in common is
+  // computed once.
+  const foreturn_str *candidates;
+  // Number of candidates.
+  size_t candidate_count;
 } foreturn_score_input;
 
 // The kind of score: one of FORETURN_SCORE_….
@@ -663,6 +694,10 @@ typedef struct {
   size_t response_tokens;
   // FORETURN_OK; or, with foreturn_score_options.partial, the reason why this score is missing: there are no values then.
   foreturn_status status;
+  // Number of tokens that were taken from the model's cache, because they were warm or shared with another input.
+  uint64_t reused_tokens;
+  // Seconds from when the model got the input until the score was there. Inputs run together, so these overlap.
+  double seconds;
 } foreturn_score_info;
 
 // Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.
@@ -705,6 +740,13 @@ typedef struct {
   foreturn_latency logprobs;
   // The same for pinned prefixes.
   foreturn_latency warm;
+  // Number of requests cancelled before their result was whole.
+  uint64_t cancelled;
+  // Number of requests whose result was not whole at their deadline. It may have come later, or in part.
+  uint64_t deadlines_missed;
+  // Number of requests that ended with an error. foreturn_engine_errors() counts them by status. Those that were refused
+  // when they were submitted are not among them.
+  uint64_t errors;
 } foreturn_statistics;
 
 // A snapshot of a local model's counters.
@@ -731,6 +773,14 @@ typedef struct {
   uint64_t cache_used_blocks;
   // Highest number of blocks with contents at once.
   uint64_t cache_peak_blocks;
+  // Number of times that its weights were exchanged. foreturn_engine_statistics_json() names them.
+  uint64_t refreshes;
+  // Number of bytes in the key-value cache.
+  uint64_t cache_bytes;
+  // Number of bytes in blocks with contents now.
+  uint64_t cache_used_bytes;
+  // Highest number of bytes in blocks with contents at once.
+  uint64_t cache_peak_bytes;
 } foreturn_model_statistics;
 
 // Write a reply. Answer with foreturn_chat_replies_text().
@@ -753,6 +803,16 @@ typedef struct {
 
 // Something failed. The call that it belongs to gets an error as well.
 #define FORETURN_LOG_ERROR 1
+
+// They end with the old weights first.
+#define FORETURN_REFRESH_WAIT 0
+
+// They begin again, with the new weights. Callbacks hear of their rollouts again. Replies that are streamed end with
+// FORETURN_ERROR_CANCELLED instead.
+#define FORETURN_REFRESH_RESTART 1
+
+// They end with FORETURN_ERROR_CANCELLED.
+#define FORETURN_REFRESH_ABORT 2
 
 // The logits of a reward model's or classifier's head.
 #define FORETURN_SCORE_LABELS 0
@@ -1058,6 +1118,15 @@ foreturn_status foreturn_pending_pin(const foreturn_pending *pending,
                                      foreturn_pin **out,
                                      foreturn_error **error);
 
+// Takes the name of the new weights that a finished refresh put in place. It is given out once.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_pending_version(const foreturn_pending *pending,
+                                         foreturn_string **out,
+                                         foreturn_error **error);
+
 // Cancels the request and every other one that carries the same foreturn_cancel. They end within about one step of the
 // model.
 //
@@ -1175,6 +1244,43 @@ foreturn_status foreturn_ranking_json(const foreturn_ranking *ranking,
 // Errors: FORETURN_ERROR_INVALID_HANDLE if it was freed before. Any thread.
 foreturn_status foreturn_ranking_free(foreturn_ranking *ranking);
 
+// Sets `*options` to the defaults. `size` is sizeof(foreturn_refresh_options).
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_refresh_options_init(foreturn_refresh_options *options, size_t size);
+
+// Exchanges the weights of the local model named `model` for those in the folder `path`, an export of the same model,
+// and waits for it. The engine goes on serving: no ranking and no call sees both. Cached prefixes of the old weights are
+// dropped, and pins are computed again. Both sets of weights are in memory for a moment. `options` may be NULL. `*out` is
+// the name of the new weights. A failure changes nothing.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST (there is no such local model, it plays several roles, the folder has another
+// model, or another refresh of the model is under way), FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_MODEL,
+// FORETURN_ERROR_IO, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED,
+// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
+foreturn_status foreturn_refresh(const foreturn_engine *engine,
+                                 foreturn_str model,
+                                 foreturn_str path,
+                                 const foreturn_refresh_options *options,
+                                 foreturn_string **out,
+                                 foreturn_error **error);
+
+// Begins to exchange the weights of a local model and returns at once. `options` may be NULL. Its `on_ready` is called
+// when they are exchanged. foreturn_pending_version() gives the name of the new weights.
+//
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: those of foreturn_refresh() that are found before the folder is read; the others are reported when the result
+// is taken. Any thread, callbacks included.
+foreturn_status foreturn_refresh_submit(const foreturn_engine *engine,
+                                        foreturn_str model,
+                                        foreturn_str path,
+                                        const foreturn_refresh_options *options,
+                                        foreturn_pending **out,
+                                        foreturn_error **error);
+
 // Sets `*input` to the defaults: nothing set. `size` is sizeof(foreturn_score_input).
 //
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
@@ -1185,8 +1291,8 @@ foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t si
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 
-// Scores `count` inputs with the local model named `model` and waits for the result. The inputs run together, and a
-// prefix that conversations share is computed once. `options` may be NULL.
+// Scores `count` inputs with the local model named `model` and waits for the result. The inputs and their candidates run
+// together, and a prefix that conversations share is computed once. `options` may be NULL.
 //
 // Ownership: the caller frees `*out` with foreturn_scores_free().
 //
@@ -1251,6 +1357,14 @@ foreturn_status foreturn_scores_free(foreturn_scores *scores);
 foreturn_status foreturn_engine_statistics(const foreturn_engine *engine,
                                            foreturn_statistics *out,
                                            foreturn_error **error);
+
+// Reads the number of requests that ended with `status` into `*out`. It waits for nothing.
+//
+// Errors: as foreturn_engine_statistics(). Any thread, callbacks included.
+foreturn_status foreturn_engine_errors(const foreturn_engine *engine,
+                                       int32_t status,
+                                       uint64_t *out,
+                                       foreturn_error **error);
 
 // Reads a local model's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 //
@@ -1337,11 +1451,47 @@ foreturn_status foreturn_warm_submit(const foreturn_engine *engine,
                                      foreturn_pending **out,
                                      foreturn_error **error);
 
+// Makes the tokens that the local model named `model` sees of a prompt. Writes the first `capacity` of them to `tokens`,
+// and the number of all of them to `*count`. `tokens` may be NULL if `capacity` is 0, to only count. It doesn't wait for
+// the engine.
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_CONTEXT_LENGTH (the prompt is longer than the model's context),
+// FORETURN_ERROR_INVALID_ARGUMENT. Any thread, callbacks included.
+foreturn_status foreturn_tokens(const foreturn_engine *engine,
+                                foreturn_str model,
+                                const foreturn_prompt *prompt,
+                                uint32_t *tokens,
+                                size_t capacity,
+                                size_t *count,
+                                foreturn_error **error);
+
+// Writes the text that the local model named `model` sees of a prompt: a rendered conversation, or the text of tokens,
+// special tokens included. It doesn't wait for the engine.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_ARGUMENT. Any thread, callbacks included.
+foreturn_status foreturn_prompt_text(const foreturn_engine *engine,
+                                     foreturn_str model,
+                                     const foreturn_prompt *prompt,
+                                     foreturn_string **out,
+                                     foreturn_error **error);
+
 // Returns the library's version, such as "0.1.0", in static memory. Any thread.
 foreturn_str foreturn_version(void);
 
 // Returns the ABI version of the library. Any thread.
 uint32_t foreturn_abi_version(void);
+
+// Writes what this library is as a JSON object: `version`, `abi_version`, `commit` (of git; null if the build didn't know
+// it), `features`, `kernels` (the instruction sets that run on this processor), and `runtime` (ONNX Runtime's library,
+// version, execution providers, threads and telemetry; null until the first engine is made).
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread, callbacks included.
+foreturn_status foreturn_build_info(foreturn_string **out,
+                                    foreturn_error **error);
 
 // Checks that the library matches the header that the host was compiled with. Call it first, with `header` set to
 // FORETURN_ABI_VERSION.

@@ -420,12 +420,13 @@ struct RankOptions {
     std::function<void()> on_ready = {};
 };
 
-/// An input to score: `messages` (the last one is scored), `text`, `tokens`, or `tokens` and
-/// `response_tokens`.
+/// An input to score: `messages` (the last one is scored), `messages` and `candidates` that reply to them (each is scored),
+/// `text`, `tokens`, or `tokens` and `response_tokens`.
 struct ScoreInput {
     std::vector<Message> messages = {};
     std::string_view text = {};
     std::vector<uint32_t> tokens = {}, response_tokens = {};
+    std::vector<std::string_view> candidates = {};
 };
 
 /// The settings of a score.
@@ -468,6 +469,19 @@ struct GenerateOptions {
 struct PromptOptions {
     Limits limits = {};
     /// See RankOptions::on_ready.
+    std::function<void()> on_ready = {};
+};
+
+/// The settings of a refresh.
+struct RefreshOptions {
+    Limits limits = {};
+    /// The name of the new weights. Empty: a fingerprint of the files and the number of the refresh.
+    std::string_view version = {};
+    /// The treatment of requests under way: one of FORETURN_REFRESH_....
+    foreturn_refresh_mode mode = FORETURN_REFRESH_WAIT;
+    /// Also change a model that plays several roles, in all of them.
+    bool shared = false;
+    /// For submit_refresh(). See RankOptions::on_ready.
     std::function<void()> on_ready = {};
 };
 
@@ -565,6 +579,8 @@ class Pending : public detail::Handle<foreturn_pending, foreturn_pending_free> {
     Result<Generation> generation() const { return checked(ask<Generation>(foreturn_pending_generation)); }
     /// Takes the result of submit_warm(), likewise.
     Result<Pin> pin() const { return checked(ask<Pin>(foreturn_pending_pin)); }
+    /// Takes the result of submit_refresh(), likewise: the name of the new weights.
+    Result<std::string> version() const { return checked(ask<std::string>(foreturn_pending_version)); }
     /// Cancels the request. It succeeds unless this is empty.
     Status cancel() const noexcept { return foreturn_pending_cancel(get(), nullptr); }
 
@@ -784,6 +800,8 @@ struct RawScore {
             raw.tokens = input.tokens.data(), raw.token_count = input.tokens.size();
             raw.response_tokens = input.response_tokens.data();
             raw.response_token_count = input.response_tokens.size();
+            const auto& replies = candidates.emplace_back(lend(input.candidates));
+            raw.candidates = replies.data(), raw.candidate_count = replies.size();
         }
         const auto& from = watch.options;
         options.limits = lend(from.limits), options.task = from.task;
@@ -791,6 +809,7 @@ struct RawScore {
         options.user_data = &watch, options.partial = from.partial;
     }
     std::vector<std::vector<foreturn_message>> messages;
+    std::vector<std::vector<foreturn_str>> candidates;
     std::vector<foreturn_score_input> inputs;
     foreturn_score_options options = sized<foreturn_score_options>();
 };
@@ -822,6 +841,16 @@ struct RawAsk {
     };
     RawPrompt prompt;
     Options options;
+};
+
+struct RawRefresh {
+    RawRefresh(std::string_view given, Watch<RefreshOptions>& watch) : path(given) {
+        const auto& from = watch.options;
+        options.limits = lend(from.limits), options.version = lend(from.version), options.mode = from.mode;
+        options.shared = from.shared, options.user_data = &watch;
+    }
+    std::string_view path;
+    foreturn_refresh_options options = sized<foreturn_refresh_options>();
 };
 
 // Queues a request with f(raw), which returns its C handle. From then on its callbacks come from other
@@ -930,6 +959,22 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         const auto raw = detail::lend(messages);
         return ask<std::string>(foreturn_render, model, raw.data(), raw.size(), generation_prompt);
     }
+    /// The tokens that a model sees of a prompt, and their text. They wait for nothing.
+    Result<std::vector<uint32_t>> tokens(std::string_view model, const Prompt& prompt) const {
+        const detail::RawPrompt raw(prompt);
+        std::vector<uint32_t> tokens(1024);
+        for (;;) {
+            const auto room = tokens.size();
+            auto count = ask<size_t>(foreturn_tokens, model, &raw.prompt, tokens.data(), room);
+            if (!count) return std::move(count).error();
+            tokens.resize(*count);
+            if (*count <= room) return tokens;
+        }
+    }
+    Result<std::string> prompt_text(std::string_view model, const Prompt& prompt) const {
+        const detail::RawPrompt raw(prompt);
+        return ask<std::string>(foreturn_prompt_text, model, &raw.prompt);
+    }
     /// Computes a prefix before it is needed, waits for it, and keeps it in the cache while the Pin lives.
     Result<Pin> warm(std::string_view model, const Prompt& prefix, const Limits& limits = {}) const {
         const detail::RawPrompt raw(prefix);
@@ -942,11 +987,27 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         return submit_prompt(foreturn_warm_submit, model, prefix, std::move(options));
     }
 
+    /// Exchanges a model's weights for those in the folder `path`, an export of the same model, while the engine goes on
+    /// serving. Returns the name of the new weights.
+    Result<std::string> refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
+        detail::Watch<RefreshOptions> watch{std::move(options)};
+        const detail::RawRefresh raw(path, watch);
+        return ask<std::string>(foreturn_refresh, model, path, &raw.options);
+    }
+    /// Begins to exchange a model's weights. If that fails, on_ready is not called.
+    Result<Pending> submit_refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
+        return detail::submit<detail::RawRefresh>(path, std::move(options), [&](const auto& raw) {
+            return ask<foreturn_pending*>(foreturn_refresh_submit, model, raw.path, &raw.options);
+        });
+    }
+
     /// Counters of the engine, of a model, and all of them as OpenMetrics or JSON. They wait for nothing.
     Result<Statistics> statistics() const { return ask<Statistics>(foreturn_engine_statistics); }
     Result<ModelStatistics> model_statistics(std::string_view model) const {
         return ask<ModelStatistics>(foreturn_engine_model_statistics, model);
     }
+    /// The number of requests that ended with a status.
+    Result<uint64_t> errors(Status status) const { return ask<uint64_t>(foreturn_engine_errors, static_cast<int32_t>(status)); }
     Result<std::string> openmetrics() const { return ask<std::string>(foreturn_engine_openmetrics); }
     Result<std::string> statistics_json() const { return ask<std::string>(foreturn_engine_statistics_json); }
 
@@ -1014,6 +1075,8 @@ inline Result<void> log_set(Log log) {
 
 /// The library's version, its ABI version, and the number of live handles in this process.
 inline std::string_view version() noexcept { return detail::view(foreturn_version()); }
+/// What this library is, as JSON: version, commit, features, kernels, ONNX Runtime.
+inline Result<std::string> build_info() { return detail::ask<std::string>(foreturn_build_info); }
 inline uint32_t abi_version() noexcept { return foreturn_abi_version(); }
 inline size_t handle_count() noexcept { return foreturn_handle_count(); }
 

@@ -25,7 +25,8 @@ struct Inner {
 }
 
 /// The kind of an [`Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A request or argument is invalid (an empty candidate list, a window out of range).
@@ -58,6 +59,29 @@ pub enum ErrorKind {
     Forked,
     /// A defect in this library.
     Internal,
+}
+
+impl ErrorKind {
+    /// Its name in JSON and in OpenMetrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::InvalidRequest => "invalid_request",
+            ErrorKind::InvalidConfig => "invalid_config",
+            ErrorKind::InvalidModel => "invalid_model",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Io => "io",
+            ErrorKind::Runtime => "runtime",
+            ErrorKind::ContextLength => "context_length",
+            ErrorKind::MemoryBudget => "memory_budget",
+            ErrorKind::ModelOutput => "model_output",
+            ErrorKind::Cancelled => "cancelled",
+            ErrorKind::DeadlineExceeded => "deadline_exceeded",
+            ErrorKind::Overloaded => "overloaded",
+            ErrorKind::Closed => "closed",
+            ErrorKind::Forked => "forked",
+            ErrorKind::Internal => "internal",
+        }
+    }
 }
 
 impl Error {

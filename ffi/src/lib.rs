@@ -6,8 +6,8 @@
 //!
 //! - `status`, `error`: numbers and objects of failure, and the guard around every function.
 //! - `handle`: numbers that hosts hold instead of pointers to our memory. `argument`: checks of what they pass.
-//! - `engine`, `rank` and `ranking`, `score`, `generate`, `pending`, `export`, `statistics`, `log`, `version`: one file
-//!   for each noun of the header. `metric` and `chat_model`: the host's own, called back. `callback`: rules for all
+//! - `engine`, `rank` and `ranking`, `score`, `generate`, `tokens`, `refresh`, `pending`, `export`, `statistics`, `log`,
+//!   `version`: one file for each noun of the header. `metric` and `chat_model`: the host's own, called back. `callback`: rules for all
 //!   callbacks.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
@@ -28,9 +28,11 @@ mod metric;
 mod pending;
 mod rank;
 mod ranking;
+mod refresh;
 mod score;
 mod statistics;
 mod status;
 mod string;
 mod submit;
+mod tokens;
 mod version;

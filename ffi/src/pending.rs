@@ -16,6 +16,7 @@ use crate::handle::{self, Object, handle};
 use crate::ranking::{Ranked, foreturn_ranking};
 use crate::score::{Scored, foreturn_scores};
 use crate::status::*;
+use crate::string::{Text, foreturn_string};
 
 /// A queued request. Any thread may use it.
 pub struct foreturn_pending {
@@ -33,6 +34,7 @@ pub(crate) enum Outcome {
     Scores(Scored),
     Generation(Box<Reply>),
     Pin(Pin),
+    Version(Text),
 }
 
 impl Outcome {
@@ -43,6 +45,7 @@ impl Outcome {
             Outcome::Scores(_) => "scores",
             Outcome::Generation(_) => "a generation",
             Outcome::Pin(_) => "a pin",
+            Outcome::Version(_) => "the name of new weights",
         }
     }
 }
@@ -243,6 +246,25 @@ pub unsafe extern "C" fn foreturn_pending_pin(
 ) -> foreturn_status {
     let wanted = |outcome| match outcome {
         Outcome::Pin(pin) => Ok(pin),
+        other => Err(other),
+    };
+    // SAFETY: passed on.
+    unsafe { hand_out(pending, out, error, wanted) }
+}
+
+/// Takes the name of the new weights that a finished refresh put in place. It is given out once.
+///
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: the request's own, FORETURN_ERROR_NOT_READY, FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_pending_version(
+    pending: *const foreturn_pending,
+    out: *mut *mut foreturn_string,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    let wanted = |outcome| match outcome {
+        Outcome::Version(version) => Ok(version),
         other => Err(other),
     };
     // SAFETY: passed on.

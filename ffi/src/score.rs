@@ -4,6 +4,8 @@ use std::ffi::c_void;
 use std::sync::OnceLock;
 
 use foreturn::Engine;
+use foreturn::chat::Usage;
+use foreturn::engine;
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions};
 use serde_json::{Value, json};
@@ -28,14 +30,14 @@ pub const FORETURN_SCORE_RESPONSE: foreturn_score_task = 2;
 /// The embedding of the text.
 pub const FORETURN_SCORE_EMBEDDING: foreturn_score_task = 3;
 
-/// An input to score. Set exactly one of these: `messages`; `text`; `tokens`; or `tokens` of a prompt with
-/// `response_tokens`. The other fields stay zero.
+/// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; or `tokens` of a
+/// prompt with `response_tokens`. The other fields stay zero.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_score_input {
     /// sizeof(foreturn_score_input).
     pub size: usize,
-    /// A conversation. Its last message is scored.
+    /// A conversation. Its last message is scored, or each of the candidates that follow it.
     pub messages: *const foreturn_message,
     /// Number of messages.
     pub message_count: usize,
@@ -49,6 +51,12 @@ pub struct foreturn_score_input {
     pub response_tokens: *const u32,
     /// Number of response tokens.
     pub response_token_count: usize,
+    /// Replies of the assistant to the conversation in `messages`. Each of them is scored as if it were the last message of
+    /// an input of its own, and the input has as many scores, in the order of its candidates. What they have in common is
+    /// computed once.
+    pub candidates: *const foreturn_str,
+    /// Number of candidates.
+    pub candidate_count: usize,
 }
 sized!(foreturn_score_input);
 
@@ -98,7 +106,8 @@ pub unsafe extern "C" fn foreturn_score_options_init(
     unsafe { argument::init(options, size) }
 }
 
-/// Scores, in the order of the inputs. Any number of threads may read them at once.
+/// Scores, in the order of the inputs: one for each, or one for each of its candidates. Any number of threads may read
+/// them at once.
 pub struct foreturn_scores {
     _private: [u8; 0],
 }
@@ -116,23 +125,24 @@ struct Row {
     rows: usize,
     tokens: usize,
     response_tokens: usize,
+    usage: Usage,
     status: foreturn_status,
     json: Value,
 }
 
 impl Scored {
-    fn each(outputs: Vec<foreturn::Result<ScoreOutput>>) -> Self {
-        let row = |output: foreturn::Result<ScoreOutput>| output.map_or_else(|error| Row::missing(&error), Row::new);
+    fn each(outputs: Vec<foreturn::Result<engine::Scored>>) -> Self {
+        let row = |output: foreturn::Result<engine::Scored>| output.map_or_else(|error| Row::missing(&error), Row::new);
         Scored { rows: outputs.into_iter().map(row).collect(), json: OnceLock::new() }
     }
 
-    fn new(outputs: Vec<ScoreOutput>) -> Self {
+    fn new(outputs: Vec<engine::Scored>) -> Self {
         Scored { rows: outputs.into_iter().map(Row::new).collect(), json: OnceLock::new() }
     }
 }
 
 impl Row {
-    fn new(output: ScoreOutput) -> Self {
+    fn new(engine::Scored { output, usage, .. }: engine::Scored) -> Self {
         let (rows, tokens, response_tokens, json) = match &output {
             ScoreOutput::Labels(score) => {
                 let rows = if let Scores::Tokens(rows) = &score.scores { rows.len() } else { 1 };
@@ -142,12 +152,13 @@ impl Row {
             ScoreOutput::Response(scored) => (1, scored.tokens, scored.response_tokens, json!(scored)),
             ScoreOutput::Embedding(row) => (1, 0, 0, json!({ "embedding": row })),
         };
-        Row { values: output.numbers(), rows, tokens, response_tokens, status: FORETURN_OK, json }
+        Row { values: output.numbers(), rows, tokens, response_tokens, usage, status: FORETURN_OK, json }
     }
 
     fn missing(error: &foreturn::Error) -> Self {
         let json = json!({ "error": error.to_string() });
-        Row { values: Vec::new(), rows: 0, tokens: 0, response_tokens: 0, status: error.kind().into(), json }
+        let (values, usage, status) = (Vec::new(), Usage::default(), error.kind().into());
+        Row { values, rows: 0, tokens: 0, response_tokens: 0, usage, status, json }
     }
 }
 
@@ -172,6 +183,10 @@ pub struct foreturn_score_info {
     pub response_tokens: usize,
     /// FORETURN_OK; or, with foreturn_score_options.partial, the reason why this score is missing: there are no values then.
     pub status: foreturn_status,
+    /// Number of tokens that were taken from the model's cache, because they were warm or shared with another input.
+    pub reused_tokens: u64,
+    /// Seconds from when the model got the input until the score was there. Inputs run together, so these overlap.
+    pub seconds: f64,
 }
 sized!(foreturn_score_info);
 
@@ -179,7 +194,31 @@ unsafe fn inputs(given: *const foreturn_score_input, count: usize) -> Result<Vec
     // SAFETY: the structs and what they point to are the host's, valid for the call.
     unsafe {
         let given = argument::read_all(given, count, "inputs")?;
-        given.iter().enumerate().map(|(at, input)| one_input(input, at)).collect()
+        let mut all = Vec::with_capacity(count);
+        for (at, input) in given.iter().enumerate() {
+            match input.candidate_count {
+                0 => all.push(one_input(input, at)?),
+                _ => all.extend(replies(input, at)?),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A conversation with candidates.
+unsafe fn replies(input: &foreturn_score_input, at: usize) -> Result<Vec<ScoreInput>, Failure> {
+    let others = [input.text.size, input.token_count, input.response_token_count];
+    if input.message_count == 0 || others.iter().any(|&size| size > 0) {
+        return Err(Failure::argument(format!(
+            "inputs[{at}]: candidates reply to messages; set messages, and no text, tokens or response_tokens"
+        )));
+    }
+    // SAFETY: as for `inputs`.
+    unsafe {
+        let history = messages(input.messages, input.message_count, &format!("inputs[{at}].messages"))?;
+        let texts = slice(input.candidates, input.candidate_count, &format!("inputs[{at}].candidates"))?.iter();
+        let texts = texts.enumerate().map(|(place, text)| text.text(&format!("inputs[{at}].candidates[{place}]")));
+        Ok(ScoreInput::replies(&history, texts.collect::<Result<Vec<_>, _>>()?))
     }
 }
 
@@ -202,7 +241,8 @@ unsafe fn one_input(input: &foreturn_score_input, at: usize) -> Result<ScoreInpu
                 Ok(ScoreInput::Response { prompt: tokens.to_vec(), response: response.to_vec() })
             }
             _ => Err(Failure::argument(format!(
-                "inputs[{at}]: set messages, or text, or tokens, or tokens and response_tokens, and nothing else"
+                "inputs[{at}]: set messages (with or without candidates), or text, or tokens (with or without \
+                 response_tokens), and nothing else"
             ))),
         }
     }
@@ -235,8 +275,8 @@ unsafe fn score_task(given: &foreturn_score_options) -> Result<ScoreTask, Failur
     Ok(task)
 }
 
-/// Scores `count` inputs with the local model named `model` and waits for the result. The inputs run together, and a
-/// prefix that conversations share is computed once. `options` may be NULL.
+/// Scores `count` inputs with the local model named `model` and waits for the result. The inputs and their candidates run
+/// together, and a prefix that conversations share is computed once. `options` may be NULL.
 ///
 /// Ownership: the caller frees `*out` with foreturn_scores_free().
 ///
@@ -351,6 +391,8 @@ pub unsafe extern "C" fn foreturn_scores_read(
                 tokens: row.tokens,
                 response_tokens: row.response_tokens,
                 status: row.status,
+                reused_tokens: row.usage.reused_tokens,
+                seconds: row.usage.seconds,
             };
             argument::fill(out, info)
         })

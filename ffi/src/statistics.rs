@@ -54,6 +54,13 @@ pub struct foreturn_statistics {
     pub logprobs: foreturn_latency,
     /// The same for pinned prefixes.
     pub warm: foreturn_latency,
+    /// Number of requests cancelled before their result was whole.
+    pub cancelled: u64,
+    /// Number of requests whose result was not whole at their deadline. It may have come later, or in part.
+    pub deadlines_missed: u64,
+    /// Number of requests that ended with an error. foreturn_engine_errors() counts them by status. Those that were refused
+    /// when they were submitted are not among them.
+    pub errors: u64,
 }
 sized!(foreturn_statistics);
 
@@ -83,6 +90,14 @@ pub struct foreturn_model_statistics {
     pub cache_used_blocks: u64,
     /// Highest number of blocks with contents at once.
     pub cache_peak_blocks: u64,
+    /// Number of times that its weights were exchanged. foreturn_engine_statistics_json() names them.
+    pub refreshes: u64,
+    /// Number of bytes in the key-value cache.
+    pub cache_bytes: u64,
+    /// Number of bytes in blocks with contents now.
+    pub cache_used_bytes: u64,
+    /// Highest number of bytes in blocks with contents at once.
+    pub cache_peak_bytes: u64,
 }
 sized!(foreturn_model_statistics);
 
@@ -102,7 +117,7 @@ pub unsafe extern "C" fn foreturn_engine_statistics(
             let engine = handle::get::<Hosted>(engine)?;
             let now = engine.statistics()?;
             let stage = |stage| {
-                let Latency { count, sum, p50, p95, p99 } = now.stages.get(&stage).copied().unwrap_or_default();
+                let Latency { count, sum, p50, p95, p99, .. } = now.stages.get(&stage).copied().unwrap_or_default();
                 foreturn_latency { count, sum, p50, p95, p99 }
             };
             let all = foreturn_statistics {
@@ -118,8 +133,34 @@ pub unsafe extern "C" fn foreturn_engine_statistics(
                 generate: stage(Stage::Generate),
                 logprobs: stage(Stage::LogProbs),
                 warm: stage(Stage::Warm),
+                cancelled: now.cancelled,
+                deadlines_missed: now.deadlines_missed,
+                errors: now.errors.values().sum(),
             };
             argument::fill(out, all)
+        })
+    }
+}
+
+/// Reads the number of requests that ended with `status` into `*out`. It waits for nothing.
+///
+/// Errors: as foreturn_engine_statistics(). Any thread, callbacks included.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_engine_errors(
+    engine: *const foreturn_engine,
+    status: i32,
+    out: *mut u64,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            let engine = handle::get::<Hosted>(engine)?;
+            let out = Out::new(out, "out")?;
+            let errors = engine.statistics()?.errors;
+            let of = errors.iter().filter(|(kind, _)| foreturn_status::from(**kind) as i32 == status);
+            out.write(of.map(|(_, count)| count).sum());
+            Ok(())
         })
     }
 }
@@ -138,7 +179,9 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
     unsafe {
         guard(error, || {
             let engine = handle::get::<Hosted>(engine)?;
-            let stats = engine.model(model.text("model")?)?.status()?.stats;
+            let status = engine.model(model.text("model")?)?.status()?;
+            let stats = status.stats;
+            let bytes = |blocks: usize| status.block_bytes as u64 * blocks as u64;
             let all = foreturn_model_statistics {
                 size: 0,
                 steps: stats.steps,
@@ -151,6 +194,10 @@ pub unsafe extern "C" fn foreturn_engine_model_statistics(
                 cache_blocks: stats.blocks as u64,
                 cache_used_blocks: stats.used_blocks as u64,
                 cache_peak_blocks: stats.peak_blocks as u64,
+                refreshes: status.refreshes,
+                cache_bytes: bytes(stats.blocks),
+                cache_used_bytes: bytes(stats.used_blocks),
+                cache_peak_bytes: bytes(stats.peak_blocks),
             };
             argument::fill(out, all)
         })

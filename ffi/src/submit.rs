@@ -104,7 +104,7 @@ pub unsafe extern "C" fn foreturn_warm_submit(
 ///
 /// # Safety
 /// As for [`Out::new`] and [`foreturn_str::text`].
-unsafe fn queue<T: 'static>(
+pub(crate) unsafe fn queue<T: 'static>(
     engine: &Hosted,
     model: foreturn_str,
     limits: Limits,

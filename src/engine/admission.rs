@@ -143,6 +143,7 @@ impl Admission {
             // Results are handed out and texts tokenised without the lock.
             drop(state);
             for (run, why) in over {
+                recorder.interrupted(why);
                 run.job.expire(why, run.start);
             }
             if let Some(run) = next {
@@ -171,6 +172,7 @@ impl Admission {
             run.job.refuse(error);
         };
         if let Err(error) = run.job.prepare(&run.watch) {
+            recorder.ended_by(&error);
             return refuse(run, error);
         }
         if let Err(returned) = commands.send(Command::Begin(run))

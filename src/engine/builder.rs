@@ -102,7 +102,7 @@ impl EngineBuilder {
         }
         let shared = Arc::new(Shared {
             admission: Admission::new(config.runtime.max_queued),
-            recorder: Recorder::default(),
+            recorder: Arc::new(Recorder::default()),
             models: Mutex::default(),
         });
         let (commands, owner) = Owner::start(factories, Arc::clone(&shared))?;

@@ -94,6 +94,7 @@ impl Owner {
             match run.watch.interruption(now) {
                 None => drop(self.held.insert(turn, run)),
                 Some(why) => {
+                    self.shared.recorder.interrupted(why);
                     self.leave(&run);
                     run.job.expire(why, run.start);
                 }

@@ -56,6 +56,7 @@ use self::pending::Responder;
 use self::ranking::Rank;
 use self::refresh::Recipe;
 pub use self::refresh::{RefreshMode, RefreshOptions};
+pub use self::score::Scored;
 use self::statistics::Recorder;
 pub use self::statistics::{Latency, Stage, Statistics};
 use crate::chat::ChatModel;
@@ -120,7 +121,7 @@ struct Inner {
 /// What the engine's threads and its handles share.
 struct Shared {
     admission: Admission,
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     /// How the local models run, after the last step.
     models: Mutex<BTreeMap<String, ModelStatus>>,
 }
@@ -306,7 +307,8 @@ impl Engine {
     fn submit<T>(&self, job: impl FnOnce(Responder<T>) -> Box<dyn Job>) -> Result<Pending<T>> {
         process::refuse_child(self.inner.process)?;
         let start = Instant::now();
-        let (pending, respond) = pending::pair(self.limits.cancel.clone());
+        let recorder = Arc::clone(&self.inner.shared.recorder);
+        let (pending, respond) = pending::pair(self.limits.cancel.clone(), Some(recorder));
         let watch = Watch { deadline: self.limits.deadline(), cancel: pending.token() };
         self.inner.shared.admission.submit(job(respond), self.limits.priority, start, watch)?;
         Ok(pending)
@@ -349,7 +351,7 @@ impl Engine {
         process::refuse_child(self.inner.process)?;
         let Shared { admission, recorder, models } = &*self.inner.shared;
         let models = models.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Statistics::of(admission.counts()?, recorder.stages(), models))
+        Ok(Statistics::of(admission.counts()?, recorder.stages(), recorder.outcomes(), models))
     }
 
     /// Ends the engine for all its handles. What is under way or waits ends with [`crate::ErrorKind::Closed`], and so does

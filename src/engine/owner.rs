@@ -200,6 +200,9 @@ impl Owner {
     fn stop(&mut self, turn: Turn, why: StopReason) {
         let Some(run) = self.active.get_mut(&turn) else { return };
         let grace = if why == StopReason::Deadline { METRICS_GRACE } else { Duration::ZERO };
+        if run.stopped.is_none() {
+            self.shared.recorder.interrupted(why);
+        }
         run.stopped = Some(Instant::now() + grace);
         run.job.stop(why);
         for Question { id, .. } in std::mem::take(&mut run.questions) {
@@ -339,6 +342,11 @@ impl Owner {
         for turn in done.collect::<Vec<_>>() {
             self.withdraw(turn);
             let Some(run) = self.active.remove(&turn) else { continue };
+            // Whole, and late.
+            let why = run.watch.interruption(Instant::now()).filter(|_| run.stopped.is_none());
+            if let Some(why @ StopReason::Deadline) = why {
+                self.shared.recorder.interrupted(why);
+            }
             self.leave(&run);
             run.job.finish(&self.models, run.start);
         }

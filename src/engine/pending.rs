@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::statistics::Recorder;
 use super::{CancelToken, process};
 use crate::{Error, ErrorKind, Result};
 
@@ -13,7 +14,11 @@ pub struct Pending<T> {
 }
 
 /// Hands over the result, once. Nobody may be waiting for it any more.
-pub(crate) struct Responder<T>(Arc<Slot<T>>);
+pub(crate) struct Responder<T> {
+    slot: Arc<Slot<T>>,
+    /// Counts the errors.
+    recorder: Option<Arc<Recorder>>,
+}
 
 /// Where the result lies between the two.
 struct Slot<T> {
@@ -50,10 +55,10 @@ impl<T> Slot<T> {
 }
 
 /// Both ends. The pending side shares `cancel`, where the caller brought a token.
-pub(crate) fn pair<T>(cancel: Option<CancelToken>) -> (Pending<T>, Responder<T>) {
+pub(super) fn pair<T>(cancel: Option<CancelToken>, recorder: Option<Arc<Recorder>>) -> (Pending<T>, Responder<T>) {
     let (state, ready) = (Mutex::new(State::Waiting), Condvar::new());
     let slot = Arc::new(Slot { state, ready, process: std::process::id() });
-    (Pending { slot: Arc::clone(&slot), cancel: cancel.unwrap_or_default() }, Responder(slot))
+    (Pending { slot: Arc::clone(&slot), cancel: cancel.unwrap_or_default() }, Responder { slot, recorder })
 }
 
 impl<T> Responder<T> {
@@ -63,11 +68,14 @@ impl<T> Responder<T> {
 
     /// Only the first result counts.
     fn put(&self, result: Result<T>) {
-        let mut state = self.0.lock();
+        if let (Err(error), Some(recorder)) = (&result, &self.recorder) {
+            recorder.failed(error.kind());
+        }
+        let mut state = self.slot.lock();
         match std::mem::replace(&mut *state, State::Taken) {
             State::Waiting => {
                 *state = State::Ready(result);
-                self.0.ready.notify_all();
+                self.slot.ready.notify_all();
             }
             State::Calls(call) => {
                 drop(state);
@@ -80,7 +88,7 @@ impl<T> Responder<T> {
 
 impl<T> Drop for Responder<T> {
     fn drop(&mut self) {
-        if matches!(*self.0.lock(), State::Waiting | State::Calls(_)) {
+        if matches!(*self.slot.lock(), State::Waiting | State::Calls(_)) {
             self.put(Err(Error::new(ErrorKind::Closed, "the engine was closed before the request was done")));
         }
     }
@@ -155,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_result_is_given_out_once() {
-        let (pending, respond) = pair::<u32>(None);
+        let (pending, respond) = pair::<u32>(None, None);
         assert!(pending.poll().is_none());
         assert!(!pending.wait_for(Duration::from_millis(1)).expect("the same process"));
         respond.send(Ok(7));
@@ -169,7 +177,7 @@ mod tests {
     fn whoever_asks_to_be_called_is_called_before_and_after_the_fact() {
         let (sender, calls) = std::sync::mpsc::channel();
         for before in [true, false] {
-            let (pending, respond) = pair::<u32>(None);
+            let (pending, respond) = pair::<u32>(None, None);
             let sender = sender.clone();
             let call = move |result: Result<u32>| sender.send(result.expect("well")).expect("somebody listens");
             if before {
@@ -185,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_responder_that_is_dropped_is_an_error_and_no_hang() {
-        let (pending, respond) = pair::<u32>(None);
+        let (pending, respond) = pair::<u32>(None, None);
         drop(respond);
         assert_eq!(pending.wait().expect_err("nobody answers").kind(), ErrorKind::Closed);
     }

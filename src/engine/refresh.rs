@@ -148,7 +148,8 @@ impl Model {
     /// # Errors
     /// As [`Model::refresh`], for what shows before the folder is read.
     pub fn submit_refresh(&self, path: impl Into<PathBuf>, options: RefreshOptions) -> Result<Pending<String>> {
-        let (pending, respond) = pending::pair(self.engine.limits.cancel.clone());
+        let recorder = Arc::clone(&self.engine.inner.shared.recorder);
+        let (pending, respond) = pending::pair(self.engine.limits.cancel.clone(), Some(recorder));
         let (refresh, path) = (self.begin_refresh(options, pending.token())?, path.into());
         let work = move || respond.send(refresh.run(|refresh| refresh.load(&path)));
         let thread = crate::thread::spawn("foreturn-load", "to load weights", work)?;

@@ -6,13 +6,23 @@ use super::call::{Call, Prepare};
 use super::model::{Model, mixed};
 use super::pending::Pending;
 use super::statistics::Stage;
-use crate::chat::Message;
 use crate::chat::local::{Completion, Output, Task};
+use crate::chat::{Message, Usage};
 use crate::score::{
     ImplicitOptions, ImplicitReward, ResponseLogProb, Score, ScoreInput, ScoreOutput, ScoreTask, StepOptions,
     StepScores, input,
 };
 use crate::{Error, Result};
+
+/// A score, and what it cost.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Scored {
+    /// The score.
+    pub output: ScoreOutput,
+    /// Tokens that the model read, those that it took from its cache, and the seconds from when the model got the text.
+    pub usage: Usage,
+}
 
 impl Model {
     /// The logits of the model's head for each conversation. They run together; on the paged engine each score is what it
@@ -33,7 +43,7 @@ impl Model {
     /// It is not a local model, it has no such head, a conversation can't be rendered or is longer than its context (which
     /// is never cut), the queue is full, or the model failed. The message names the conversation.
     pub fn score(&self, chats: Vec<Vec<Message>>) -> Result<Vec<Score>> {
-        let labels = |output| if let ScoreOutput::Labels(score) = output { Ok(score) } else { mixed() };
+        let labels = |scored: Scored| if let ScoreOutput::Labels(score) = scored.output { Ok(score) } else { mixed() };
         self.score_chats(chats, ScoreTask::Labels)?.into_iter().map(labels).collect()
     }
 
@@ -42,7 +52,7 @@ impl Model {
     /// # Errors
     /// As [`Model::score`]; the model has no such marker.
     pub fn score_steps(&self, chats: Vec<Vec<Message>>, options: StepOptions) -> Result<Vec<StepScores>> {
-        let steps = |output| if let ScoreOutput::Steps(steps) = output { Ok(steps) } else { mixed() };
+        let steps = |scored: Scored| if let ScoreOutput::Steps(steps) = scored.output { Ok(steps) } else { mixed() };
         self.score_chats(chats, ScoreTask::Steps(options))?.into_iter().map(steps).collect()
     }
 
@@ -51,7 +61,7 @@ impl Model {
     /// # Errors
     /// As [`Model::score`].
     pub fn embed(&self, texts: Vec<String>) -> Result<Vec<Vec<f32>>> {
-        let vector = |output| if let ScoreOutput::Embedding(row) = output { Ok(row) } else { mixed() };
+        let vector = |scored: Scored| if let ScoreOutput::Embedding(row) = scored.output { Ok(row) } else { mixed() };
         let inputs = texts.into_iter().map(ScoreInput::Text).collect();
         self.submit_score(inputs, ScoreTask::Embedding)?.wait()?.into_iter().map(vector).collect()
     }
@@ -83,7 +93,7 @@ impl Model {
     ///
     /// # Errors
     /// It is not a local model, it can't be asked this, or the queue is full. What is wrong with a text shows in the result.
-    pub fn submit_score(&self, inputs: Vec<ScoreInput>, task: ScoreTask) -> Result<Pending<Vec<ScoreOutput>>> {
+    pub fn submit_score(&self, inputs: Vec<ScoreInput>, task: ScoreTask) -> Result<Pending<Vec<Scored>>> {
         let prepare = self.prepare_scores(inputs, &task)?;
         let name = Arc::clone(&self.name);
         let all = |results: Vec<Result<Completion>>| results.into_iter().map(read).collect();
@@ -96,11 +106,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::submit_score`].
-    pub fn submit_score_each(
-        &self,
-        inputs: Vec<ScoreInput>,
-        task: ScoreTask,
-    ) -> Result<Pending<Vec<Result<ScoreOutput>>>> {
+    pub fn submit_score_each(&self, inputs: Vec<ScoreInput>, task: ScoreTask) -> Result<Pending<Vec<Result<Scored>>>> {
         let prepare = self.prepare_scores(inputs, &task)?;
         let name = Arc::clone(&self.name);
         let each = |results: Vec<Result<Completion>>| Ok(results.into_iter().map(read).collect());
@@ -109,7 +115,7 @@ impl Model {
         })
     }
 
-    fn score_chats(&self, chats: Vec<Vec<Message>>, task: ScoreTask) -> Result<Vec<ScoreOutput>> {
+    fn score_chats(&self, chats: Vec<Vec<Message>>, task: ScoreTask) -> Result<Vec<Scored>> {
         self.submit_score(chats.into_iter().map(ScoreInput::Chat).collect(), task)?.wait()
     }
 
@@ -127,13 +133,14 @@ impl Model {
     }
 }
 
-fn read(result: Result<Completion>) -> Result<ScoreOutput> {
-    match result?.output {
-        Output::Score(score) => Ok(score),
+fn read(result: Result<Completion>) -> Result<Scored> {
+    let Completion { output, usage } = result?;
+    match output {
+        Output::Score(output) => Ok(Scored { output, usage }),
         _ => Err(Error::internal("a request for a score gave none")),
     }
 }
 
-fn responses(outputs: Vec<ScoreOutput>) -> impl Iterator<Item = Result<ResponseLogProb>> {
-    outputs.into_iter().map(|output| if let ScoreOutput::Response(scored) = output { Ok(scored) } else { mixed() })
+fn responses(outputs: Vec<Scored>) -> impl Iterator<Item = Result<ResponseLogProb>> {
+    outputs.into_iter().map(|scored| if let ScoreOutput::Response(found) = scored.output { Ok(found) } else { mixed() })
 }

@@ -104,6 +104,9 @@ fn a_large_ranking_ends_at_its_deadline() {
     let ranking = engine.within(limits).rank(request, RankOptions::default()).expect("what there is");
     assert!(!ranking.complete);
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    let statistics = engine.statistics().expect("statistics");
+    assert_eq!((statistics.cancelled, statistics.deadlines_missed), (1, 1), "each was cut short");
+    assert!(statistics.errors.is_empty(), "both gave what there was");
 }
 
 #[test]
@@ -121,6 +124,9 @@ fn texts_are_not_tokenised_for_a_call_that_is_over() {
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     let error = score(Limits { timeout: Some(Duration::ZERO), ..Limits::default() });
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
+    let statistics = engine.statistics().expect("statistics");
+    assert_eq!((statistics.cancelled, statistics.deadlines_missed), (1, 1));
+    assert_eq!(statistics.errors, [(ErrorKind::Cancelled, 1), (ErrorKind::DeadlineExceeded, 1)].into());
 }
 
 /// Nobody can be given a conversation without a template; that shows before anything is sampled.

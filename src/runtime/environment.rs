@@ -62,6 +62,11 @@ pub(crate) fn get(options: &RuntimeOptions) -> Result<Arc<Environment>> {
     Ok(environment)
 }
 
+/// Information about the library that this process has loaded, if it has.
+pub(crate) fn loaded() -> Option<RuntimeInfo> {
+    current().as_ref().map(|environment| environment.info())
+}
+
 impl Environment {
     fn check_same_library(&self, wanted: Option<&Path>) -> Result<()> {
         let Some(wanted) = wanted else { return Ok(()) };

@@ -4,6 +4,7 @@
 //! a library, `environment` loads it once per process, and `session` runs graphs over memory that `memory` reserves.
 //! All models share the environment's threads, which spin during a step and sleep between steps.
 
+mod build;
 pub(crate) mod environment;
 pub mod locate;
 pub mod log;
@@ -16,6 +17,7 @@ mod watchdog;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use build::{BuildInfo, Kernels};
 pub use environment::RuntimeInfo;
 pub use locate::{Found, Places, Source};
 pub use providers::{OnUnavailable, Provider, ProviderReport};

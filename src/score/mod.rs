@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::Message;
+use crate::message::{Message, Role};
 use crate::model::tokenizer::EncodedText;
 use crate::{Error, Result};
 
@@ -41,6 +41,24 @@ pub enum ScoreInput {
 }
 
 impl ScoreInput {
+    /// The conversation `history` once for each reply of the assistant to it.
+    ///
+    /// Each gives what it would give in a call of its own, to the last bit on the paged engine. The template renders each
+    /// conversation as a whole, because it may look at the last message. The tokens of what they have in common are made once
+    /// where the template puts control tokens between messages, and its rows are computed once.
+    ///
+    /// ```
+    /// use foreturn::message::{Message, Role};
+    /// use foreturn::score::ScoreInput;
+    ///
+    /// let inputs = ScoreInput::replies(&[Message::new(Role::User, "What is 2 + 3?")], ["5", "6"]);
+    /// assert_eq!(inputs.len(), 2);
+    /// ```
+    pub fn replies(history: &[Message], replies: impl IntoIterator<Item = impl Into<String>>) -> Vec<ScoreInput> {
+        let chat = |reply: String| [history, &[Message::new(Role::Assistant, reply)]].concat();
+        replies.into_iter().map(|reply| ScoreInput::Chat(chat(reply.into()))).collect()
+    }
+
     /// The scored part of a chat: the conversation, or the text to embed if it is a single message.
     pub(crate) fn of(mut messages: Vec<Message>, task: &ScoreTask) -> Self {
         match (messages.pop(), task) {
@@ -246,7 +264,6 @@ impl ImplicitOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Role;
 
     #[test]
     fn a_single_message_is_embedded_as_a_text() {
@@ -256,5 +273,13 @@ mod tests {
         assert_eq!(of(1, ScoreTask::Labels), ScoreInput::Chat(messages(1)));
         assert_eq!(of(2, ScoreTask::Embedding), ScoreInput::Chat(messages(2)));
         assert_eq!(of(0, ScoreTask::Embedding), ScoreInput::Chat(vec![]));
+    }
+
+    #[test]
+    fn replies_are_conversations_that_end_with_them() {
+        let history = [Message::new(Role::User, "Why?")];
+        let chat = |reply| vec![history[0].clone(), Message::new(Role::Assistant, reply)];
+        let expected = [ScoreInput::Chat(chat("So.")), ScoreInput::Chat(chat(""))];
+        assert_eq!(ScoreInput::replies(&history, ["So.", ""]), expected);
     }
 }

@@ -97,7 +97,8 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 pub(crate) fn outputs(engine: &Engine, model: &str, inputs: Vec<ScoreInput>, task: ScoreTask) -> Vec<ScoreOutput> {
     let pending =
         engine.model(model).expect("a model").submit_score(inputs, task).unwrap_or_else(|e| panic!("{model}: {e}"));
-    pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"))
+    let scored = pending.wait().unwrap_or_else(|e| panic!("{model}: {e}"));
+    scored.into_iter().map(|scored| scored.output).collect()
 }
 
 impl Case {

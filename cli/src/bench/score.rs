@@ -13,7 +13,7 @@ use std::time::Instant;
 use foreturn::engine::Model;
 use foreturn::model::{ModelFolder, ModelKind};
 use foreturn::runtime::thread_refused;
-use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
+use foreturn::score::{ScoreInput, ScoreTask};
 use foreturn::{Engine, Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
@@ -169,7 +169,7 @@ impl Load {
         let start = Instant::now();
         let outputs = self.model.submit_score(inputs, self.task.clone())?.wait()?;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Request { scores: outputs.iter().flat_map(ScoreOutput::numbers).collect(), seconds })
+        Ok(Request { scores: outputs.iter().flat_map(|scored| scored.output.numbers()).collect(), seconds })
     }
 }
 

@@ -25,6 +25,17 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static atomic_int ready_calls;
+
+static void on_ready(void *user_data) {
+  (void)user_data;
+  atomic_fetch_add(&ready_calls, 1);
+}
+
+static bool has(foreturn_str text, const char *part) {
+  return memmem(text.data, text.size, part, strlen(part)) != NULL;
+}
+
 /* ---- arguments and handles ---- */
 
 static void arguments(const char *folder) {
@@ -32,8 +43,21 @@ static void arguments(const char *folder) {
   OK(foreturn_abi_check(FORETURN_ABI_VERSION, &error));
   FAILS(FORETURN_ERROR_ABI, foreturn_abi_check(FORETURN_ABI_VERSION + 1, &error));
   CHECK(foreturn_version().size > 0);
+  foreturn_string *build = NULL;
+  foreturn_str view = {0};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_build_info(NULL, &error));
+  OK(foreturn_build_info(&build, &error));
+  OK(foreturn_string_read(build, &view, &error));
+  CHECK(has(view, "\"version\":\"") && has(view, "\"abi_version\":0") && has(view, "\"commit\":"));
+  CHECK(has(view, "\"load-dynamic\"") && has(view, "\"kernels\":{\"float32\":\"") && has(view, "\"runtime\":null"));
+  CHECK(foreturn_string_free(build) == FORETURN_OK);
 
   foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  OK(foreturn_build_info(&build, &error));
+  OK(foreturn_string_read(build, &view, &error));
+  CHECK(has(view, "\"runtime\":{\"library\":\"/") && has(view, "libonnxruntime.so"));
+  CHECK(foreturn_string_free(build) == FORETURN_OK);
+
   foreturn_rank_request request = poem(0, 1);
   foreturn_ranking *ranking = (foreturn_ranking *)(uintptr_t)42;
   FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(NULL, &request, NULL, &ranking, &error));
@@ -123,12 +147,36 @@ static void calls(const char *folder) {
   CHECK(view.size > strlen("How are you?"));
   CHECK(foreturn_string_free(text) == FORETURN_OK);
 
+  /* The tokens of a prompt: how many, some, all; and their text, which is the prompt's. */
+  size_t count = 0, again = 0;
+  uint32_t tokens[256] = {0}, few[3] = {0, 0, 77};
+  OK(foreturn_tokens(engine, str("m"), &prompt, NULL, 0, &count, &error));
+  CHECK(count > 3 && count < 256);
+  OK(foreturn_tokens(engine, str("m"), &prompt, few, 2, &again, &error));
+  OK(foreturn_tokens(engine, str("m"), &prompt, tokens, 256, &again, &error));
+  CHECK(again == count && memcmp(few, tokens, 2 * sizeof *few) == 0 && few[2] == 77 && tokens[count] == 0);
+  foreturn_string *whole = NULL;
+  foreturn_str rendered = {0};
+  const foreturn_prompt made = {.size = sizeof made, .tokens = tokens, .token_count = count};
+  OK(foreturn_prompt_text(engine, str("m"), &prompt, &whole, &error));
+  OK(foreturn_prompt_text(engine, str("m"), &made, &text, &error));
+  OK(foreturn_string_read(whole, &rendered, &error));
+  OK(foreturn_string_read(text, &view, &error));
+  CHECK(view.size == rendered.size && memcmp(view.data, rendered.data, view.size) == 0 && has(view, "How are you?"));
+  CHECK(foreturn_string_free(text) == FORETURN_OK && foreturn_string_free(whole) == FORETURN_OK);
+  const foreturn_prompt empty = {.size = sizeof empty};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_tokens(engine, str("m"), &prompt, NULL, 1, &count, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_tokens(engine, str("m"), &prompt, tokens, 256, NULL, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_tokens(engine, str("m"), &empty, tokens, 256, &count, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_tokens(engine, str("none"), &prompt, tokens, 256, &count, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_prompt_text(engine, str("m"), &prompt, NULL, &error));
+
   foreturn_pin *pin = NULL;
   size_t pinned = 0;
   foreturn_limits late = {.timeout_ms = 60000};
   OK(foreturn_warm(engine, str("m"), &prompt, &late, &pin, &error));
   OK(foreturn_pin_tokens(pin, &pinned, &error));
-  CHECK(pinned > 0);
+  CHECK(pinned == count);
 
   size_t streamed = 0;
   foreturn_generate_options how = {.size = sizeof how, .max_tokens = 12, .greedy = true, .ignore_eos = true,
@@ -162,11 +210,46 @@ static void calls(const char *folder) {
   foreturn_model_statistics model = {.size = sizeof model};
   OK(foreturn_engine_model_statistics(engine, str("m"), &model, &error));
   CHECK(model.steps > 0 && model.reused_tokens > 0 && model.cache_used_blocks > 0);
+  CHECK(model.cache_bytes > 0 && model.cache_bytes <= 1 << 30 && model.cache_bytes % model.cache_blocks == 0);
+  const uint64_t block = model.cache_bytes / model.cache_blocks;
+  CHECK(model.cache_used_bytes == model.cache_used_blocks * block);
+  CHECK(model.cache_peak_bytes == model.cache_peak_blocks * block);
+
+  /* How requests end is counted: one was cancelled, one has a deadline that nothing can meet, one is too long. */
+  CHECK(statistics.cancelled == 0 && statistics.deadlines_missed == 0 && statistics.errors == 0);
+  foreturn_cancel *cancel = NULL;
+  OK(foreturn_cancel_new(&cancel, &error));
+  OK(foreturn_cancel_cancel(cancel, &error));
+  const foreturn_limits over = {.cancel = cancel}, soon = {.timeout_ms = 1};
+  FAILS(FORETURN_ERROR_CANCELLED, foreturn_logprobs(engine, str("m"), &prompt, &over, &reply, &error));
+  CHECK(foreturn_cancel_free(cancel) == FORETURN_OK);
+  enum { LONG = 8000 };
+  uint32_t *many = malloc((LONG + 1000) * sizeof *many);
+  for (uint32_t i = 0; i < LONG + 1000; i++) many[i] = 5 + i % 50;
+  foreturn_prompt lengthy = {.size = sizeof lengthy, .tokens = many, .token_count = LONG};
+  FAILS(FORETURN_ERROR_DEADLINE_EXCEEDED, foreturn_logprobs(engine, str("m"), &lengthy, &soon, &reply, &error));
+  lengthy.token_count += 1000;
+  FAILS(FORETURN_ERROR_CONTEXT_LENGTH, foreturn_logprobs(engine, str("m"), &lengthy, NULL, &reply, &error));
+  free(many);
+  OK(foreturn_engine_statistics(engine, &statistics, &error));
+  CHECK(statistics.cancelled == 1 && statistics.deadlines_missed == 1 && statistics.errors == 3);
+  const foreturn_status ends[] = {FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED,
+                                  FORETURN_ERROR_CONTEXT_LENGTH, FORETURN_ERROR_IO};
+  for (size_t i = 0; i < 4; i++) {
+    uint64_t ended = 77;
+    OK(foreturn_engine_errors(engine, ends[i], &ended, &error));
+    CHECK(ended == (i < 3 ? 1 : 0));
+  }
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_engine_errors(engine, FORETURN_ERROR_IO, NULL, &error));
   OK(foreturn_engine_openmetrics(engine, &text, &error));
   OK(foreturn_string_read(text, &view, &error));
   CHECK(view.size > 6 && memcmp(view.data + view.size - 6, "# EOF\n", 6) == 0);
+  CHECK(has(view, "\nforeturn_errors_total{kind=\"context_length\"} 1\n"));
+  CHECK(has(view, "\nforeturn_latency_seconds_bucket{stage=\"generate\",le=\"+Inf\"} 1\n"));
   CHECK(foreturn_string_free(text) == FORETURN_OK);
   OK(foreturn_engine_statistics_json(engine, &text, &error));
+  OK(foreturn_string_read(text, &view, &error));
+  CHECK(has(view, "\"deadlines_missed\":1,\"errors\":{\"context_length\":1,\"cancelled\":1,"));
   CHECK(foreturn_string_free(text) == FORETURN_OK);
 
   foreturn_export_options export = {.size = sizeof export, .from = str("/nowhere"), .to = str("/nowhere/else")};
@@ -174,6 +257,267 @@ static void calls(const char *folder) {
   export.quantize = 9;
   FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_export(&export, NULL, &error));
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- one conversation, several candidates ---- */
+
+/* The scores of the candidates are those of calls of their own. */
+static void same_as_apart(foreturn_engine *engine, foreturn_str model, foreturn_score_task task) {
+  const foreturn_message history[] = {{str("user"), str("Name a colour that is not red, please, and say why.")},
+                                      {str("assistant"), str("Is it about paint, or about light?")},
+                                      {str("user"), str("Paint, of course. It is for a kitchen with small windows.")}};
+  const foreturn_str replies[] = {str("Blue."), str("I like purple, because it is rare."), str("Red?")};
+  const foreturn_score_options how = {.size = sizeof how, .task = task};
+  const foreturn_score_input inputs[] = {
+      {.size = sizeof *inputs, .messages = history, .message_count = 3, .candidates = replies, .candidate_count = 3},
+      {.size = sizeof *inputs, .messages = history, .message_count = 1, .candidates = replies + 2, .candidate_count = 1}};
+  foreturn_scores *together = NULL, *apart = NULL;
+  size_t count = 0;
+  OK(foreturn_score(engine, model, inputs, 2, &how, &together, &error));
+  OK(foreturn_scores_count(together, &count, &error));
+  CHECK(count == 4);
+  uint64_t reused = 0;
+  for (size_t i = 0; i < count; i++) {
+    const size_t said = i < 3 ? 3 : 1;
+    foreturn_message chat[4];
+    memcpy(chat, history, sizeof history);
+    chat[said] = (foreturn_message){str("assistant"), replies[i < 3 ? i : 2]};
+    const foreturn_score_input input = {.size = sizeof input, .messages = chat, .message_count = said + 1};
+    foreturn_score_info one = {.size = sizeof one}, other = {.size = sizeof other};
+    OK(foreturn_score(engine, model, &input, 1, &how, &apart, &error));
+    OK(foreturn_scores_read(together, i, &one, &error));
+    OK(foreturn_scores_read(apart, 0, &other, &error));
+    CHECK(one.value_count == 1 && other.value_count == 1);
+    CHECK(memcmp(one.values, other.values, sizeof *one.values) == 0 && one.tokens == other.tokens);
+    CHECK(one.seconds > 0 && one.reused_tokens < one.tokens && other.seconds > 0);
+    CHECK(other.reused_tokens >= 16); /* the first call left it in the cache */
+    reused += one.reused_tokens;
+    CHECK(foreturn_scores_free(apart) == FORETURN_OK);
+  }
+  CHECK(reused >= 32); /* the history of the second and of the third candidate */
+  CHECK(foreturn_scores_free(together) == FORETURN_OK);
+}
+
+static void candidates(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  same_as_apart(engine, str("r"), FORETURN_SCORE_LABELS);
+  same_as_apart(engine, str("m"), FORETURN_SCORE_RESPONSE);
+
+  /* What they exclude. */
+  const foreturn_message history[] = {{str("user"), str("Hello?")}};
+  const foreturn_str replies[] = {str("Hi."), {"\xff", 1}};
+  const uint32_t tokens[] = {5, 6};
+  const foreturn_score_input fine = {.size = sizeof fine, .messages = history, .message_count = 1,
+                                     .candidates = replies, .candidate_count = 1};
+  foreturn_score_input wrong[6];
+  for (size_t i = 0; i < 6; i++) wrong[i] = fine;
+  wrong[0].message_count = 0;
+  wrong[1].text = str("A text.");
+  wrong[2].tokens = tokens, wrong[2].token_count = 2;
+  wrong[3].response_tokens = tokens, wrong[3].response_token_count = 2;
+  wrong[4].candidates = NULL;
+  wrong[5].candidate_count = 2;
+  foreturn_scores *scores = NULL;
+  for (size_t i = 0; i < 6; i++)
+    FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_score(engine, str("r"), &wrong[i], 1, NULL, &scores, &error));
+  /* Queued, and in part. */
+  foreturn_pending *pending = NULL;
+  bool ready = false;
+  size_t count = 0;
+  foreturn_score_options how = {.size = sizeof how, .partial = true};
+  OK(foreturn_score_submit(engine, str("r"), &fine, 1, &how, &pending, &error));
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  OK(foreturn_pending_scores(pending, &scores, &error));
+  OK(foreturn_scores_count(scores, &count, &error));
+  CHECK(count == 1);
+  CHECK(foreturn_scores_free(scores) == FORETURN_OK && foreturn_pending_free(pending) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
+/* ---- new weights ---- */
+
+enum { PROBED = 24 };
+
+struct asker {
+  foreturn_engine *engine;
+  float first[PROBED], second[PROBED]; /* what the model says with its first and with its second weights */
+  atomic_bool over;
+  atomic_int saw_first, saw_second, asked;
+};
+
+/* The log-probabilities of a few tokens. */
+static void probe(foreturn_engine *engine, float *into) {
+  uint32_t tokens[PROBED + 1];
+  for (uint32_t i = 0; i <= PROBED; i++) tokens[i] = 5 + i;
+  foreturn_prompt prompt = {.size = sizeof prompt, .tokens = tokens, .token_count = PROBED + 1};
+  foreturn_generation *scored = NULL;
+  foreturn_generation_info info = {.size = sizeof info};
+  OK(foreturn_logprobs(engine, str("m"), &prompt, NULL, &scored, &error));
+  OK(foreturn_generation_read(scored, &info, &error));
+  CHECK(info.token_count == PROBED);
+  memcpy(into, info.logprobs, PROBED * sizeof *into);
+  CHECK(foreturn_generation_free(scored) == FORETURN_OK);
+}
+
+static void *keep_asking(void *data) {
+  struct asker *asker = data;
+  float got[PROBED];
+  while (!atomic_load(&asker->over)) {
+    probe(asker->engine, got);
+    bool first = memcmp(got, asker->first, sizeof got) == 0;
+    CHECK(first || memcmp(got, asker->second, sizeof got) == 0); /* never a mixture */
+    atomic_fetch_add(first ? &asker->saw_first : &asker->saw_second, 1);
+    atomic_fetch_add(&asker->asked, 1);
+  }
+  return NULL;
+}
+
+static void wait_for_answers(struct asker *asker) {
+  for (int before = atomic_load(&asker->asked); atomic_load(&asker->asked) < before + 3;) usleep(1000);
+}
+
+/* Compares a string that the caller owns, and frees it. */
+static bool is(foreturn_string *string, const char *expected) {
+  foreturn_str view = {0};
+  OK(foreturn_string_read(string, &view, &error));
+  bool same = view.size == strlen(expected) && memcmp(view.data, expected, view.size) == 0;
+  CHECK(foreturn_string_free(string) == FORETURN_OK);
+  return same;
+}
+
+/* Another thread asks all the time; it gets what one of the two sets of weights gives. */
+static void refresh_under_load(const char *first, const char *second) {
+  foreturn_engine *engine = NULL;
+  foreturn_model_options model = {.size = sizeof model, .name = str("m"), .path = str(second)};
+  foreturn_engine_options options = {.size = sizeof options, .models = &model, .model_count = 1};
+  struct asker asker = {0};
+  OK(foreturn_engine_new(&options, &engine, &error));
+  probe(engine, asker.second);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  model.path = str(first);
+  OK(foreturn_engine_new(&options, &engine, &error));
+  probe(engine, asker.first);
+  CHECK(memcmp(asker.first, asker.second, sizeof asker.first) != 0);
+
+  asker.engine = engine;
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, keep_asking, &asker) == 0);
+  foreturn_refresh_options how;
+  CHECK(foreturn_refresh_options_init(&how, sizeof how) == FORETURN_OK);
+  foreturn_string *version = NULL;
+  const foreturn_refresh_mode modes[] = {FORETURN_REFRESH_WAIT, FORETURN_REFRESH_RESTART};
+  for (size_t i = 0; i < 4; i++) {
+    wait_for_answers(&asker);
+    how.version = str(i % 2 ? "first" : "second");
+    how.mode = modes[i / 2];
+    OK(foreturn_refresh(engine, str("m"), str(i % 2 ? first : second), &how, &version, &error));
+    CHECK(is(version, i % 2 ? "first" : "second"));
+  }
+  wait_for_answers(&asker);
+  atomic_store(&asker.over, true);
+  CHECK(pthread_join(thread, NULL) == 0);
+  CHECK(asker.saw_first > 0 && asker.saw_second > 0);
+
+  /* Queued, and without a name of the host's. */
+  foreturn_pending *pending = NULL;
+  bool ready = false;
+  atomic_store(&ready_calls, 0);
+  how = (foreturn_refresh_options){.size = sizeof how, .on_ready = on_ready};
+  OK(foreturn_refresh_submit(engine, str("m"), str(second), &how, &pending, &error));
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  foreturn_pin *pin = NULL;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_pending_pin(pending, &pin, &error));
+  OK(foreturn_pending_version(pending, &version, &error));
+  foreturn_str name = {0};
+  OK(foreturn_string_read(version, &name, &error));
+  CHECK(name.size > 2 && memcmp(name.data + name.size - 2, "-5", 2) == 0);
+  foreturn_string *json = NULL;
+  foreturn_str view = {0};
+  OK(foreturn_engine_statistics_json(engine, &json, &error));
+  OK(foreturn_string_read(json, &view, &error));
+  CHECK(memmem(view.data, view.size, name.data, name.size) != NULL);
+  CHECK(foreturn_string_free(json) == FORETURN_OK && foreturn_string_free(version) == FORETURN_OK);
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_pending_version(pending, &version, &error));
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK);
+  while (atomic_load(&ready_calls) == 0) usleep(1000);
+  float got[PROBED];
+  probe(engine, got);
+  CHECK(memcmp(got, asker.second, sizeof got) == 0);
+  foreturn_model_statistics statistics = {.size = sizeof statistics};
+  OK(foreturn_engine_model_statistics(engine, str("m"), &statistics, &error));
+  CHECK(statistics.refreshes == 5);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+/* What can't be exchanged is refused, and the model goes on with the weights that it has. */
+static void refresh_refused(const char *folder, const char *first, const char *second) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  float before[PROBED], after[PROBED];
+  probe(engine, before);
+  foreturn_string *version = (foreturn_string *)(uintptr_t)42;
+  foreturn_pending *pending = NULL;
+  foreturn_refresh_options how = {.size = sizeof how};
+  const foreturn_str m = str("m"), next = str(second);
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(NULL, m, next, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, NULL, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, (foreturn_str){0}, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh_submit(engine, m, next, &how, NULL, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, str("none"), next, NULL, &version, &error));
+  how.mode = 3;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, &version, &error));
+  how = (foreturn_refresh_options){.size = 3};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, &version, &error));
+  how = (foreturn_refresh_options){.size = sizeof how};
+  how.version = (foreturn_str){NULL, 3};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_refresh(engine, m, next, &how, &version, &error));
+  how.version = (foreturn_str){0};
+  /* It plays several roles; and what is in the folder is another model, or none. */
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, m, next, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh_submit(engine, m, next, NULL, &pending, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, str("r"), next, &how, &version, &error));
+  how.shared = true;
+  FAILS(FORETURN_ERROR_INVALID_MODEL, foreturn_refresh(engine, m, str("/nowhere"), &how, &version, &error));
+  CHECK(version == (foreturn_string *)(uintptr_t)42 && pending == NULL);
+  probe(engine, after);
+  CHECK(memcmp(before, after, sizeof before) == 0);
+
+  /* What is asked of the old weights is ended; or the refresh waits for it, and ends with the engine. */
+  foreturn_rank_request request = poem(32, 64);
+  foreturn_pending *ranking = NULL;
+  foreturn_ranking *none = NULL;
+  bool ready = false;
+  OK(foreturn_rank_submit(engine, &request, NULL, &ranking, &error));
+  for (foreturn_statistics now = {.size = sizeof now}; now.active_rankings == 0; usleep(1000))
+    OK(foreturn_engine_statistics(engine, &now, &error));
+  how.mode = FORETURN_REFRESH_ABORT;
+  OK(foreturn_refresh(engine, m, next, &how, &version, &error));
+  CHECK(foreturn_string_free(version) == FORETURN_OK);
+  OK(foreturn_pending_wait(ranking, UINT64_MAX, &ready, &error));
+  FAILS(FORETURN_ERROR_CANCELLED, foreturn_pending_ranking(ranking, &none, &error));
+  CHECK(foreturn_pending_free(ranking) == FORETURN_OK);
+  probe(engine, after);
+  CHECK(memcmp(before, after, sizeof before) != 0);
+
+  OK(foreturn_rank_submit(engine, &request, NULL, &ranking, &error));
+  how.mode = FORETURN_REFRESH_WAIT;
+  OK(foreturn_refresh_submit(engine, m, str(first), &how, &pending, &error));
+  FAILS(FORETURN_ERROR_NOT_READY, foreturn_pending_version(pending, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh(engine, m, next, &how, &version, &error));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+  FAILS(FORETURN_ERROR_CLOSED, foreturn_pending_version(pending, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_HANDLE, foreturn_refresh(engine, m, next, NULL, &version, &error));
+  CHECK(foreturn_pending_free(pending) == FORETURN_OK && foreturn_pending_free(ranking) == FORETURN_OK);
+}
+
+static void refreshed(const char *folder) {
+  char first[4096], second[4096];
+  snprintf(first, sizeof first, "%s/smollm2", folder);
+  snprintf(second, sizeof second, "%s/smollm2-next", folder);
+  refresh_under_load(first, second);
+  refresh_refused(folder, first, second);
   CHECK(foreturn_handle_count() == 0);
 }
 
@@ -369,17 +713,11 @@ static void destroyed(const char *folder) {
   CHECK(foreturn_handle_count() == 0);
 }
 
-static atomic_int ready_calls;
-
-static void on_ready(void *user_data) {
-  (void)user_data;
-  atomic_fetch_add(&ready_calls, 1);
-}
-
 static void overloaded(const char *folder) {
   foreturn_engine *engine = engine_with(folder, "[runtime]\nmax_queued = 2\n" SETTINGS, NULL, NULL);
   foreturn_rank_request request = poem(32, 32);
   foreturn_rank_options options = {.size = sizeof options, .on_ready = on_ready};
+  atomic_store(&ready_calls, 0);
   enum { MANY = 40 };
   foreturn_pending *pending[MANY] = {0};
   /* Sixteen may be at work and two may wait. The others are refused when they are submitted. */
@@ -442,7 +780,9 @@ static void call_back(struct host *host) {
   foreturn_rank_request request = poem(0, 1);
   foreturn_ranking *ranking = NULL;
   foreturn_statistics statistics = {.size = sizeof statistics};
+  foreturn_string *version = NULL;
   FAILS(FORETURN_ERROR_REENTRANT, foreturn_rank(host->engine, &request, NULL, &ranking, &error));
+  FAILS(FORETURN_ERROR_REENTRANT, foreturn_refresh(host->engine, str("m"), str("x"), NULL, &version, &error));
   OK(foreturn_engine_statistics(host->engine, &statistics, &error));
   CHECK(foreturn_engine_free(host->engine) == FORETURN_ERROR_REENTRANT);
   atomic_fetch_add(&host->reentrant, 1);
@@ -717,6 +1057,7 @@ static const struct {
     {"surroundings", surroundings}, {"forked", forked}, {"environment", environment},
     {"loaded", loaded},       {"planted", planted},     {"idle", idle},
     {"logged", logged},       {"exits", exits},         {"stays", stays},
+    {"refreshed", refreshed}, {"candidates", candidates},
 };
 
 static void run(const char *name, const char *folder) {

@@ -1,5 +1,5 @@
-// Tests of include/foreturn.hpp. `wrapper MODEL_FOLDER`, a language model's; ORT_DYLIB_PATH says where ONNX
-// Runtime is. Prints what failed; the exit status is 0 if nothing did.
+// Tests of include/foreturn.hpp. `wrapper MODEL_FOLDER NEXT`, a language model's, and one with other weights of it;
+// ORT_DYLIB_PATH says where ONNX Runtime is. Prints what failed; the exit status is 0 if nothing did.
 
 #include "foreturn.hpp"
 
@@ -97,6 +97,7 @@ void texts_and_lists() {
     CHECK(copied.size() == 2 && copied[0].content == "nobody");
     CHECK(!foreturn::version().empty() && foreturn::abi_version() == FORETURN_ABI_VERSION);
     CHECK(foreturn::abi_check().ok());
+    CHECK(NEED(foreturn::build_info()).find("\"version\":\"" + std::string(foreturn::version())) == 1);
 }
 
 void handles_move() {
@@ -180,6 +181,12 @@ void replies(const std::string& folder) {
     const auto prompt = NEED(engine.render("m", asked));
     CHECK(prompt.find("Count from one to ten.") != prompt.npos);
     CHECK(NEED(engine.render("m", asked, false)).size() < prompt.size());
+    const auto sees = NEED(engine.tokens("m", {asked}));
+    CHECK(sees.size() == reply.prompt_tokens && NEED(engine.prompt_text("m", {{}, sees})) == prompt);
+    std::string lengthy(6000, 'x');
+    const auto more = NEED(engine.tokens("m", {{{"user", lengthy}}}));
+    CHECK(more.size() > 1024 && NEED(engine.prompt_text("m", {{}, more})).find(lengthy) != lengthy.npos);
+    CHECK(failed(engine.tokens("m", {}), FORETURN_ERROR_INVALID_ARGUMENT, "neither messages nor tokens"));
     const auto pin = NEED(engine.warm("m", {asked}));
     CHECK(NEED(pin.tokens()) == reply.prompt_tokens);
     const std::vector<std::uint32_t> tokens(reply.tokens.begin(), reply.tokens.end());
@@ -198,6 +205,16 @@ void replies(const std::string& folder) {
     CHECK(NEED(scores.read(0)).values.size() == 1 && std::isfinite(NEED(scores.read(1)).values[0]));
     CHECK(NEED(scores.json()).front() == '[');
     CHECK(failed(scores.read(2), FORETURN_ERROR_INVALID_ARGUMENT, "2"));
+    foreturn::ScoreInput both{asked};
+    both.candidates = {"One, two, three.", "Purple."};
+    const auto together = NEED(engine.score("m", {both}, how));
+    CHECK(NEED(together.count()) == 2);
+    for (std::size_t at : {0, 1}) {
+        CHECK(NEED(together.read(at)).values[0] == NEED(scores.read(at)).values[0]);
+        CHECK(NEED(together.read(at)).seconds > 0 && NEED(together.read(at)).reused_tokens > 0);
+    }
+    both.text = "A text.";
+    CHECK(failed(engine.score("m", {both}, how), FORETURN_ERROR_INVALID_ARGUMENT, "inputs[0]: candidates"));
     how.partial = true;  // an empty answer can't be scored, and the other one can
     const auto some = NEED(engine.score("m", {with("One."), foreturn::ScoreInput{asked}}, how));
     CHECK(NEED(some.read(0)).status == FORETURN_OK && NEED(some.read(0)).values.size() == 1);
@@ -212,6 +229,9 @@ void replies(const std::string& folder) {
     how.limits = {{}, &token, 3};
     CHECK(failed(engine.score("m", {with("One.")}, how), FORETURN_ERROR_CANCELLED));
 
+    const auto counts = NEED(engine.statistics());
+    CHECK(counts.cancelled == 1 && counts.deadlines_missed == 1 && counts.errors >= 2);
+    CHECK(NEED(engine.errors(FORETURN_ERROR_CANCELLED)) == 1 && NEED(engine.errors(FORETURN_ERROR_IO)) == 0);
     CHECK(NEED(engine.statistics()).score.count >= 1 && NEED(engine.model_statistics("m")).steps > 0);
     CHECK(NEED(engine.openmetrics()).find("# EOF") != std::string::npos);
     CHECK(NEED(engine.statistics_json()).front() == '{');
@@ -248,6 +268,33 @@ void queued_prompts(const std::string& folder) {
     const auto empty = NEED(engine.submit_logprobs("m", {{}, {5}}));
     CHECK(NEED(empty.wait()));
     CHECK(failed(empty.generation(), FORETURN_ERROR_INVALID_REQUEST, "at least two tokens"));
+}
+
+// `next` has the same model with other weights.
+void new_weights(const std::string& folder, const std::string& next) {
+    const auto engine = engine_with("", std::move(foreturn::EngineOptions().model("m", folder)), __LINE__);
+    const foreturn::Prompt prompt{{}, {5, 6, 7, 8, 9}};
+    const auto asked = [&] {
+        const auto scored = NEED(engine.logprobs("m", prompt));
+        const auto logprobs = NEED(scored.read()).logprobs;
+        return std::vector<float>(logprobs.begin(), logprobs.end());
+    };
+    const auto before = asked();
+    foreturn::RefreshOptions how;
+    how.version = "step 2";
+    how.mode = FORETURN_REFRESH_ABORT;
+    CHECK(NEED(engine.refresh("m", next, how)) == "step 2");
+    CHECK(asked() != before && NEED(engine.model_statistics("m")).refreshes == 1);
+    CHECK(NEED(engine.statistics_json()).find("\"step 2\"") != std::string::npos);
+    std::promise<void> ready;
+    how.version = "step 1";
+    how.on_ready = [&, counted = Counted()] { ready.set_value(); };
+    const auto pending = NEED(engine.submit_refresh("m", folder, how));
+    CHECK(NEED(pending.wait()) && failed(pending.pin(), FORETURN_ERROR_INVALID_ARGUMENT, "the name of new weights"));
+    CHECK(NEED(pending.version()) == "step 1" && asked() == before);
+    ready.get_future().wait();
+    CHECK(failed(engine.refresh("m", "/nowhere"), FORETURN_ERROR_INVALID_MODEL, "/nowhere"));
+    CHECK(failed(engine.submit_refresh("nobody", folder), FORETURN_ERROR_INVALID_REQUEST, "nobody"));
 }
 
 void metrics(const std::string& folder) {
@@ -399,10 +446,11 @@ int main(int count, char** arguments) {
     errors_say_why();
     what_is_given_to_no_engine_is_let_go_of();
     log_messages();
-    if (count != 2) return std::fprintf(stderr, "usage: wrapper MODEL_FOLDER, a language model's\n"), 1;
+    if (count != 3) return std::fprintf(stderr, "usage: wrapper MODEL_FOLDER FOLDER_WITH_OTHER_WEIGHTS\n"), 1;
     const std::string folder = arguments[1];
     replies(folder);
     queued_prompts(folder);
+    new_weights(folder, arguments[2]);
     metrics(folder);
     metrics_fail(folder);
     chat_models(folder);

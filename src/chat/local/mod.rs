@@ -138,7 +138,8 @@ impl LocalChat {
 
     pub(crate) fn status(&self) -> ModelStatus {
         let (provider, weights) = (self.model.provider().clone(), self.weights.to_string());
-        ModelStatus { provider, weights, refreshes: self.refreshes, stats: self.stats() }
+        let (refreshes, block_bytes) = (self.refreshes, self.folder().block_bytes());
+        ModelStatus { provider, weights, refreshes, block_bytes, stats: self.stats() }
     }
 
     /// The date that its prompts show, where its chat template prints one.

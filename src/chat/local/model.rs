@@ -28,6 +28,8 @@ pub struct ModelStatus {
     pub weights: String,
     /// How often its weights were exchanged.
     pub refreshes: u64,
+    /// Bytes of one block of its key-value cache; 0 if it has none.
+    pub block_bytes: usize,
     /// Counters since it was loaded.
     pub stats: DecoderStats,
 }

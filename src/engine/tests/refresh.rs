@@ -179,7 +179,7 @@ fn ask(engine: &Engine, which: usize) -> Result<(Seen, Option<String>)> {
         2 => {
             let response = |at: u32| ScoreInput::Response { prompt: prompt.clone(), response: vec![at, at + 1, 7] };
             let scores = model.submit_score((60..64).map(response).collect(), ScoreTask::Response)?.wait()?;
-            (Seen::Scores(scores.into_iter().map(|score| response_bits(&score)).collect()), None)
+            (Seen::Scores(scores.into_iter().map(|score| response_bits(&score.output)).collect()), None)
         }
         _ => {
             let request = r#"{"conversation": [{"role": "user", "content": "2 + 2?"}], "candidates": ["4", "5"],

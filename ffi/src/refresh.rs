@@ -1,0 +1,141 @@
+//! New weights for a model of an engine that goes on serving.
+
+use std::ffi::c_void;
+
+use foreturn::engine::{RefreshMode, RefreshOptions};
+
+use crate::argument::{self, foreturn_str, sized};
+use crate::engine::{Hosted, foreturn_engine, foreturn_limits, waiting};
+use crate::error::{foreturn_error, guard};
+use crate::failure::Failure;
+use crate::handle;
+use crate::pending::{Outcome, foreturn_pending, foreturn_ready_fn};
+use crate::status::*;
+use crate::string::{Text, foreturn_string};
+use crate::submit::queue;
+
+/// The treatment of requests under way that use the model: one of FORETURN_REFRESH_….
+pub type foreturn_refresh_mode = u32;
+/// They end with the old weights first.
+pub const FORETURN_REFRESH_WAIT: foreturn_refresh_mode = 0;
+/// They begin again, with the new weights. Callbacks hear of their rollouts again. Replies that are streamed end with
+/// FORETURN_ERROR_CANCELLED instead.
+pub const FORETURN_REFRESH_RESTART: foreturn_refresh_mode = 1;
+/// They end with FORETURN_ERROR_CANCELLED.
+pub const FORETURN_REFRESH_ABORT: foreturn_refresh_mode = 2;
+
+/// The settings of a refresh. NULL in its place, like all-zero, means: requests under way end first, and a model that
+/// plays several roles is refused.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_refresh_options {
+    /// sizeof(foreturn_refresh_options).
+    pub size: usize,
+    /// Deadline and cancellation. If the weights are not exchanged in time, the old ones stay. The priority has no effect.
+    pub limits: foreturn_limits,
+    /// The name of the new weights in rankings, traces and statistics, such as a training step. Empty: a fingerprint of the
+    /// files and the number of the refresh.
+    pub version: foreturn_str,
+    /// The treatment of requests under way that use the model.
+    pub mode: foreturn_refresh_mode,
+    /// Also change a model that plays several roles, in all of them. Otherwise it is refused, because new weights for the
+    /// policy would change its judge, too.
+    pub shared: bool,
+    /// Called when a request of foreturn_refresh_submit() is done; may be NULL.
+    pub on_ready: foreturn_ready_fn,
+    /// Passed to `on_ready`; may be NULL. It has to live until the request is done.
+    pub user_data: *mut c_void,
+}
+sized!(foreturn_refresh_options);
+
+/// Sets `*options` to the defaults. `size` is sizeof(foreturn_refresh_options).
+///
+/// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_refresh_options_init(
+    options: *mut foreturn_refresh_options,
+    size: usize,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe { argument::init(options, size) }
+}
+
+unsafe fn refresh_options(given: &foreturn_refresh_options) -> Result<RefreshOptions, Failure> {
+    let mode = match given.mode {
+        FORETURN_REFRESH_WAIT => RefreshMode::Wait,
+        FORETURN_REFRESH_RESTART => RefreshMode::Restart,
+        FORETURN_REFRESH_ABORT => RefreshMode::Abort,
+        other => return Err(Failure::argument(format!("options.mode is {other}: it is one of FORETURN_REFRESH_…"))),
+    };
+    // SAFETY: the string is the host's, valid for the call.
+    let version = unsafe { given.version.text("options.version")? };
+    Ok(RefreshOptions { version: (!version.is_empty()).then(|| version.to_owned()), mode, shared: given.shared })
+}
+
+/// The folder with the new weights.
+unsafe fn folder<'a>(path: foreturn_str) -> Result<&'a str, Failure> {
+    // SAFETY: the string is the host's, valid for the call.
+    match unsafe { path.text("path")? } {
+        "" => Err(Failure::argument("path is empty: give the folder of an export of the same model")),
+        path => Ok(path),
+    }
+}
+
+/// Exchanges the weights of the local model named `model` for those in the folder `path`, an export of the same model,
+/// and waits for it. The engine goes on serving: no ranking and no call sees both. Cached prefixes of the old weights are
+/// dropped, and pins are computed again. Both sets of weights are in memory for a moment. `options` may be NULL. `*out` is
+/// the name of the new weights. A failure changes nothing.
+///
+/// Ownership: the caller frees `*out` with foreturn_string_free().
+///
+/// Errors: FORETURN_ERROR_INVALID_REQUEST (there is no such local model, it plays several roles, the folder has another
+/// model, or another refresh of the model is under way), FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_MODEL,
+/// FORETURN_ERROR_IO, FORETURN_ERROR_RUNTIME, FORETURN_ERROR_CANCELLED, FORETURN_ERROR_DEADLINE_EXCEEDED,
+/// FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_refresh(
+    engine: *const foreturn_engine,
+    model: foreturn_str,
+    path: foreturn_str,
+    options: *const foreturn_refresh_options,
+    out: *mut *mut foreturn_string,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        waiting("foreturn_refresh", engine, out, error, |engine| {
+            let given = argument::read(options)?;
+            let model = engine.within(given.limits.limits()?).model(model.text("model")?)?;
+            Ok(Text(model.refresh(folder(path)?, refresh_options(&given)?)?))
+        })
+    }
+}
+
+/// Begins to exchange the weights of a local model and returns at once. `options` may be NULL. Its `on_ready` is called
+/// when they are exchanged. foreturn_pending_version() gives the name of the new weights.
+///
+/// Ownership: the caller frees `*out` with foreturn_pending_free().
+///
+/// Errors: those of foreturn_refresh() that are found before the folder is read; the others are reported when the result
+/// is taken. Any thread, callbacks included.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_refresh_submit(
+    engine: *const foreturn_engine,
+    model: foreturn_str,
+    path: foreturn_str,
+    options: *const foreturn_refresh_options,
+    out: *mut *mut foreturn_pending,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        guard(error, || {
+            let engine = handle::get::<Hosted>(engine)?;
+            let given = argument::read(options)?;
+            let (path, how) = (folder(path)?, refresh_options(&given)?);
+            let (limits, ready) = (given.limits.limits()?, (given.on_ready, given.user_data));
+            let outcome = |version| Ok(Outcome::Version(Text(version)));
+            queue(&engine, model, limits, ready, out, outcome, |model| model.submit_refresh(path, how))
+        })
+    }
+}
