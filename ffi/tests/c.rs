@@ -238,6 +238,39 @@ fn engines_begin_and_end_as_the_header_says() {
     }
 }
 
+/// `c/server.c`, built once.
+fn server() -> &'static Path {
+    static SERVER: OnceLock<PathBuf> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let to = Stage::get().path().join("server");
+        compile("gcc", &C, &source("server.c"), &to, &Stage::get().shared());
+        to
+    })
+}
+
+#[test]
+fn a_server_under_load_gets_what_the_header_says() {
+    for scenario in ["priority", "shed", "many", "interrupted"] {
+        silent(Command::new(server()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}
+
+#[test]
+fn submitting_takes_no_time_and_deadlines_hold() {
+    let program = server();
+    let _alone = BUSY.write().unwrap_or_else(PoisonError::into_inner);
+    for scenario in ["submitted", "punctual"] {
+        run(Command::new(program).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}
+
+#[test]
+fn a_host_that_loads_the_library_by_hand_may_close_it() {
+    let to = Stage::get().path().join("plugin");
+    compile("gcc", &C, &source("plugin.c"), &to, &["-ldl"]);
+    silent(Command::new(&to).arg(Stage::get().path().join("libforeturn.so")).arg(Stage::get().path().join("smollm2")));
+}
+
 #[test]
 fn cancelling_takes_a_step_and_waiting_takes_no_time() {
     let program = suite();
@@ -348,6 +381,63 @@ fn the_cpp_wrapper_does_what_the_header_does() {
     silent(Command::new(&to).arg(&model).arg(model.with_file_name("smollm2-next")));
 }
 
+/// Builds a C++ example, optimised as its user would.
+fn example(name: &str) -> PathBuf {
+    let to = Stage::get().path().join(name);
+    let source = root().join("examples/cpp").join(name).with_extension("cpp");
+    compile("g++", &[&CPP[..], &["-O2"]].concat(), &source, &to, &Stage::get().shared());
+    to
+}
+
+/// Runs an example, which has to succeed; gives what it wrote to stdout and to stderr.
+fn outputs(command: &mut Command) -> (String, String) {
+    let _busy = busy();
+    let output = command.env("ORT_DYLIB_PATH", runtime()).output().expect("the program starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
+    (stdout.into_owned(), stderr.into_owned())
+}
+
+#[test]
+fn the_quickstart_scores_and_falls_back() {
+    let program = example("quickstart");
+    let source = fs::read_to_string(root().join("examples/cpp/quickstart.cpp")).expect("its source");
+    assert!(source.lines().count() <= 60, "it is to be short");
+    let run =
+        |model, deadline: &str| outputs(Command::new(&program).arg(Stage::get().path().join(model)).arg(deadline));
+    let (answer, complaints) = run("smollm2", "60000");
+    assert!(["Wait a day.", "What does the first error message say?"].contains(&answer.trim_end()), "{answer}");
+    assert_eq!(complaints, "");
+    // A model with a score head has no log-probabilities, so scoring is refused.
+    let (answer, complaints) = run("llama-reward", "60000");
+    assert_eq!(answer, "Wait a day.\n");
+    assert!(complaints.starts_with("no scores: "), "{complaints}");
+}
+
+#[test]
+fn the_load_generator_measures_each_phase() {
+    let settings = "--alone 0.2 --capacity 0.2 --load 0.5 --overload 0.5 --overload-rate 20000 --max-queued 1 \
+                    --history 100 --tokens 8 --conversations 2 --deadline-ms 1000";
+    let mut load = Command::new(example("load"));
+    load.arg(Stage::get().path().join("smollm2")).args(settings.split_whitespace());
+    let (json, table) = outputs(&mut load);
+    let report: Value = serde_json::from_str(&json).expect("JSON");
+    let number = |phase: &str, name: &str| {
+        report[phase][name].as_f64().unwrap_or_else(|| panic!("{phase} has no {name}: {json}"))
+    };
+    assert!((60.0..150.0).contains(&number("all", "history_tokens")), "{json}");
+    assert!((4.0..14.0).contains(&number("all", "candidate_tokens")), "{json}");
+    assert!((0.0..1.0).contains(&number("alone", "outside_of_steps")), "{json}");
+    assert!(number("capacity", "in_time_per_second") > 0.0, "{json}");
+    for phase in ["load", "overload"] {
+        assert!(number(phase, "latency_ms_p50") > 0.0 && number(phase, "submit_us_p99") > 0.0, "{json}");
+        assert_eq!(number(phase, "failed"), 0.0, "{json}");
+    }
+    assert!(number("load", "in_time") > 0.0, "{json}");
+    assert!(number("overload", "refused") > 0.0 && number("overload", "refusal_us_p99") > 0.0, "{json}");
+    assert!(table.contains("outside_of_steps"), "{table}");
+}
+
 #[test]
 fn valgrind_finds_no_error_and_no_leak() {
     let Some(valgrind) = tool("valgrind") else { return };
@@ -388,4 +478,48 @@ fn address_sanitizer_finds_no_error_and_no_leak() {
         command.env("ASAN_OPTIONS", format!("detect_leaks={leaks}:detect_odr_violation=2"));
         silent(command.args([scenario.as_ref(), Stage::get().path().as_os_str()]));
     }
+}
+
+/// A program of `c/` under the thread sanitizer. `None` where this machine's compiler has none, which CI doesn't allow.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn under_thread_sanitizer(name: &str) -> Option<PathBuf> {
+    let flags = [&C[..], &["-fsanitize=thread"]].concat();
+    let trial = Stage::get().path().join("trial");
+    fs::write(trial.with_extension("c"), "int main(void) { return 0; }\n").expect("written");
+    let mut gcc = Command::new("gcc");
+    gcc.arg("-fsanitize=thread").arg(trial.with_extension("c")).arg("-o").arg(&trial);
+    let works = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+    if !works(&mut gcc) || !works(&mut Command::new(&trial)) {
+        assert!(std::env::var_os("CI").is_none(), "gcc has no thread sanitizer here: install libgcc's for its version");
+        eprintln!("skipped: gcc has no thread sanitizer here");
+        return None;
+    }
+    let to = Stage::get().path().join(format!("{name}-tsan"));
+    compile("gcc", &flags, &source(name).with_extension("c"), &to, &Stage::get().shared());
+    Some(to)
+}
+
+/// Runs a scenario. What the sanitizer's compiler did not see, the library and ONNX Runtime, is left out: Rust's locks are
+/// system calls and ONNX Runtime's are atomic numbers, so each use of memory in them would look like a race. `check.h` says
+/// what the header promises about their order, so nothing is left that has to be suppressed.
+fn sanitized(program: &Path, scenario: &str) -> Command {
+    let mut command = Command::new(program);
+    command.args([scenario.as_ref(), Stage::get().path().as_os_str()]);
+    command.env("TSAN_OPTIONS", "ignore_noninstrumented_modules=1").env("ORT_DYLIB_PATH", runtime());
+    command
+}
+
+#[test]
+fn thread_sanitizer_finds_no_race_in_what_callbacks_and_results_share() {
+    for (name, scenarios) in
+        [("suite", &SCENARIOS[..]), ("guest", &["ending", "late"]), ("server", &["priority", "shed"])]
+    {
+        let Some(program) = under_thread_sanitizer(name) else { return };
+        scenarios.iter().for_each(|scenario| silent(&mut sanitized(&program, scenario)));
+    }
+    // It does find one where there is one.
+    let Some(program) = under_thread_sanitizer("server") else { return };
+    let output = sanitized(&program, "racy").output().expect("the program starts");
+    let found = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && found.contains("data race") && found.contains("on_progress"), "{found}");
 }

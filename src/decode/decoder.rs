@@ -38,6 +38,9 @@ impl Default for DecodeOptions {
 pub struct DecoderStats {
     /// Runs of the model.
     pub steps: u64,
+    /// The time that these runs took, planned and read as they are.
+    #[serde(rename = "step_seconds", serialize_with = "seconds")]
+    pub step_time: Duration,
     /// Token rows computed, prompts and replies together.
     pub computed_tokens: u64,
     /// Tokens of the prompts that have ended.
@@ -60,6 +63,10 @@ pub struct DecoderStats {
 
 /// The graphs that weights in memory can be given to.
 const PAGED: &str = "that of a decoder which runs on the paged path, whose weights alone can be exchanged";
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
 
 /// A model that is ready to run, without sequences. A thread may load it for another.
 pub(crate) struct Loaded {
@@ -108,6 +115,7 @@ pub(crate) struct Decoder {
     loaded: Loaded,
     scheduler: Scheduler<AnyReader>,
     pace: Pace,
+    step_time: Duration,
     // Sums over the sequences that have ended.
     prompt_tokens: u64,
     reused_tokens: u64,
@@ -135,7 +143,7 @@ impl Decoder {
             variants: Variants { longest_short: folder.longest_short() },
         });
         let pace = Pace::new(options.step_budget);
-        Decoder { loaded, scheduler, pace, prompt_tokens: 0, reused_tokens: 0 }
+        Decoder { loaded, scheduler, pace, step_time: Duration::ZERO, prompt_tokens: 0, reused_tokens: 0 }
     }
 
     pub(crate) fn folder(&self) -> &Arc<ModelFolder> {
@@ -186,7 +194,9 @@ impl Decoder {
     pub(crate) fn step(&mut self, ended: &mut Vec<Ended<AnyReader>>) -> bool {
         let (start, before) = (Instant::now(), ended.len());
         let tokens = self.scheduler.step(&self.pace.budget(start), &mut *self.loaded.executor, ended);
-        self.pace.observe(tokens, start.elapsed());
+        let took = start.elapsed();
+        self.pace.observe(tokens, took);
+        self.step_time += took;
         self.count(&ended[before..]);
         !self.scheduler.is_idle()
     }
@@ -221,6 +231,7 @@ impl Decoder {
         let totals = self.scheduler.totals();
         DecoderStats {
             steps: totals.steps,
+            step_time: self.step_time,
             computed_tokens: totals.computed,
             prompt_tokens: self.prompt_tokens,
             reused_tokens: self.reused_tokens,

@@ -2,14 +2,15 @@
 //!
 //! Any thread submits; a full queue refuses at once. A thread of its own gives out places, the most urgent request first,
 //! prepares what got one (texts become tokens there), and passes it on to the owner of the models. It also ends the wait
-//! of requests whose time is over, so nobody waits for a step to learn that.
+//! of requests whose time is over, those under way included, so nobody waits for a step to learn that.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::command::Command;
-use super::job::{Job, Kind, Run, Watch};
+use super::job::{Job, Kind, Punctual, Run, Watch};
 use super::owner::closed;
 use super::queue::Queue;
 use super::statistics::{Recorder, Stage};
@@ -33,6 +34,8 @@ pub(super) struct Admission {
 struct State {
     rankings: Queue<Box<Run>>,
     calls: Queue<Box<Run>>,
+    /// Requests under way that are answered at their deadline, by that and their arrival.
+    due: BTreeMap<(Instant, u64), Weak<dyn Punctual>>,
     /// Places that are taken.
     active_rankings: usize,
     active_texts: usize,
@@ -55,6 +58,7 @@ impl Admission {
         let state = State {
             rankings: Queue::new(max_queued, "rankings"),
             calls: Queue::new(max_queued, "calls"),
+            due: BTreeMap::new(),
             active_rankings: 0,
             active_texts: 0,
             refused: 0,
@@ -110,6 +114,13 @@ impl Admission {
         self.changed.notify_one();
     }
 
+    /// Forgets the deadline of a request that is over.
+    pub(super) fn forget(&self, turn: Turn) {
+        if let Some(deadline) = turn.urgency.deadline {
+            self.lock().due.remove(&(deadline, turn.arrival));
+        }
+    }
+
     pub(super) fn counts(&self) -> Result<Counts> {
         let state = self.lock();
         if state.closed {
@@ -134,14 +145,16 @@ impl Admission {
     pub(super) fn run(&self, commands: &Sender<Command>, recorder: &Recorder) {
         let mut state = self.lock();
         while !state.closed {
-            let over = state.take_over(Instant::now());
+            let now = Instant::now();
+            let (due, over) = (state.take_due(now), state.take_over(now));
             let next = state.take_next();
-            if over.is_empty() && next.is_none() {
+            if due.is_empty() && over.is_empty() && next.is_none() {
                 state = self.wait(state);
                 continue;
             }
             // Results are handed out and texts tokenised without the lock.
             drop(state);
+            due.iter().for_each(|request| request.answer());
             for (run, why) in over {
                 recorder.interrupted(why);
                 run.job.expire(why, run.start);
@@ -157,10 +170,12 @@ impl Admission {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.is_empty() {
-            return self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let due = state.due.keys().next().map(|(deadline, _)| deadline.saturating_duration_since(Instant::now()));
+        let look = (!state.is_empty()).then_some(LOOK);
+        match due.into_iter().chain(look).min() {
+            Some(time) => self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
         }
-        self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn begin(&self, mut run: Box<Run>, commands: &Sender<Command>, recorder: &Recorder) {
@@ -174,6 +189,9 @@ impl Admission {
         if let Err(error) = run.job.prepare(&run.watch) {
             recorder.ended_by(&error);
             return refuse(run, error);
+        }
+        if let (Some(deadline), Some(punctual)) = (run.watch.deadline, run.job.punctual()) {
+            self.lock().due.insert((deadline, run.turn.arrival), Arc::downgrade(&punctual));
         }
         if let Err(returned) = commands.send(Command::Begin(run))
             && let Command::Begin(run) = returned.0
@@ -220,6 +238,13 @@ impl State {
         over
     }
 
+    /// Takes out the requests under way whose deadline has passed.
+    fn take_due(&mut self, now: Instant) -> Vec<Arc<dyn Punctual>> {
+        let later = self.due.split_off(&(now, u64::MAX));
+        std::mem::replace(&mut self.due, later).into_values().filter_map(|request| request.upgrade()).collect()
+    }
+
+    /// Whether nobody waits for a place.
     fn is_empty(&self) -> bool {
         self.rankings.is_empty() && self.calls.is_empty()
     }

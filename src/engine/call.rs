@@ -1,14 +1,14 @@
 //! A call to one local model as a job of the engine: tasks that begin together.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::job::{Job, Kind, Question, Request, Watch};
+use super::job::{Job, Kind, Punctual, Question, Request, Watch, interrupted};
 use super::models::Models;
 use super::pending::Responder;
 use super::refresh::changed;
 use super::statistics::Stage;
-use crate::chat::local::{Answer, Completion, Task};
+use crate::chat::local::{self, Completion, Task};
 use crate::rank::{AskId, StopReason};
 use crate::{Error, Result};
 
@@ -18,60 +18,33 @@ pub(super) type Prepare = Box<dyn FnOnce() -> Result<Task> + Send>;
 /// Makes the result of what came of each task.
 type Read<T> = Box<dyn FnOnce(Vec<Result<Completion>>) -> Result<T> + Send>;
 
-/// A call, and who waits for it.
+/// A call.
 pub(super) struct Call<T> {
     model: Arc<str>,
     stage: Stage,
-    /// How its tasks are called in errors, where it may have several.
-    many: Option<&'static str>,
     prepare: Vec<Prepare>,
+    /// How many tasks it has.
+    texts: usize,
     /// With their places. Those that were asked stay, to be asked again.
     tasks: Vec<(usize, Task)>,
     /// Whether a task can't be asked again.
     once: bool,
+    answer: Arc<Mutex<Answer<T>>>,
+}
+
+/// What has come of the tasks, and who waits for it.
+struct Answer<T> {
+    /// How its tasks are called in errors, where it may have several.
+    many: Option<&'static str>,
     results: Vec<Option<Result<Completion>>>,
     /// Whether the first failure ends it.
     all_or_nothing: bool,
     failure: Option<Error>,
-    read: Read<T>,
-    respond: Responder<T>,
+    /// `None` once the result is handed out.
+    caller: Option<(Read<T>, Responder<T>)>,
 }
 
-impl<T> Call<T> {
-    pub(super) fn new(
-        model: Arc<str>,
-        stage: Stage,
-        prepare: Vec<Prepare>,
-        read: impl FnOnce(Vec<Result<Completion>>) -> Result<T> + Send + 'static,
-        respond: Responder<T>,
-    ) -> Self {
-        let results = prepare.iter().map(|_| None).collect();
-        let (many, tasks, read) = (None, Vec::new(), Box::new(read));
-        Call {
-            model,
-            stage,
-            many,
-            prepare,
-            tasks,
-            once: false,
-            results,
-            all_or_nothing: true,
-            failure: None,
-            read,
-            respond,
-        }
-    }
-
-    /// Says how one of several tasks is called in errors.
-    pub(super) fn of_many(self, what: &'static str) -> Self {
-        Call { many: Some(what), ..self }
-    }
-
-    /// Goes on where a task failed, or is not done in time.
-    pub(super) fn with_failures(self) -> Self {
-        Call { all_or_nothing: false, ..self }
-    }
-
+impl<T> Answer<T> {
     /// Says in an error which task it is about.
     fn name(&self, at: usize, error: Error) -> Error {
         match self.many {
@@ -87,11 +60,78 @@ impl<T> Call<T> {
             result => self.results[at] = Some(result),
         }
     }
+
+    fn is_done(&self) -> bool {
+        self.caller.is_none() || self.failure.is_some() || self.results.iter().all(Option::is_some)
+    }
 }
 
-impl<T: Send> Job for Call<T> {
+/// Hands out the result, once. The caller's function is called without the lock.
+fn hand_out<T>(answer: &Mutex<Answer<T>>, missing: impl Fn() -> Error) {
+    let mut answer = lock(answer);
+    let Some((read, respond)) = answer.caller.take() else { return };
+    for at in 0..answer.results.len() {
+        if answer.results[at].is_none() {
+            answer.set(at, Err(missing()));
+        }
+    }
+    let (failure, results) = (answer.failure.take(), answer.results.iter_mut().filter_map(Option::take).collect());
+    drop(answer);
+    respond.send(match failure {
+        Some(error) => Err(error),
+        None => read(results),
+    });
+}
+
+fn lock<T>(answer: &Mutex<Answer<T>>) -> MutexGuard<'_, Answer<T>> {
+    answer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Send> Punctual for Mutex<Answer<T>> {
+    fn answer(&self) {
+        hand_out(self, || interrupted(StopReason::Deadline, "the model was at work"));
+    }
+}
+
+impl<T> Call<T> {
+    pub(super) fn new(
+        model: Arc<str>,
+        stage: Stage,
+        prepare: Vec<Prepare>,
+        read: impl FnOnce(Vec<Result<Completion>>) -> Result<T> + Send + 'static,
+        respond: Responder<T>,
+    ) -> Self {
+        let texts = prepare.len();
+        let answer = Answer {
+            many: None,
+            results: prepare.iter().map(|_| None).collect(),
+            all_or_nothing: true,
+            failure: None,
+            caller: Some((Box::new(read), respond)),
+        };
+        Call { model, stage, prepare, texts, tasks: Vec::new(), once: false, answer: Arc::new(Mutex::new(answer)) }
+    }
+
+    /// Says how one of several tasks is called in errors.
+    pub(super) fn of_many(self, what: &'static str) -> Self {
+        self.answer().many = Some(what);
+        self
+    }
+
+    /// Goes on where a task failed, or is not done in time.
+    pub(super) fn with_failures(self) -> Self {
+        self.answer().all_or_nothing = false;
+        self
+    }
+
+    fn answer(&self) -> MutexGuard<'_, Answer<T>> {
+        lock(&self.answer)
+    }
+}
+
+impl<T: Send + 'static> Job for Call<T> {
     fn kind(&self) -> Kind {
-        Kind::Call { texts: self.results.len() }
+        Kind::Call { texts: self.texts }
     }
 
     fn stage(&self) -> Stage {
@@ -102,9 +142,9 @@ impl<T: Send> Job for Call<T> {
         for (at, prepare) in std::mem::take(&mut self.prepare).into_iter().enumerate() {
             match watch.check("the texts were tokenised").and_then(|()| prepare()) {
                 Ok(task) => self.tasks.push((at, task)),
-                Err(error) => self.set(at, Err(error)),
+                Err(error) => self.answer().set(at, Err(error)),
             }
-            if let Some(failure) = self.failure.take() {
+            if let Some(failure) = self.answer().failure.take() {
                 return Err(failure);
             }
         }
@@ -119,8 +159,9 @@ impl<T: Send> Job for Call<T> {
         if self.once {
             return Err(changed(&self.model));
         }
+        let mut answer = self.answer();
         for (at, _) in &self.tasks {
-            self.results[*at] = None;
+            answer.results[*at] = None;
         }
         Ok(())
     }
@@ -136,35 +177,38 @@ impl<T: Send> Job for Call<T> {
         }
     }
 
-    fn on_answer(&mut self, id: AskId, answer: Result<Answer>, _: &mut Vec<Question>) {
+    fn on_answer(&mut self, id: AskId, answer: Result<local::Answer>, _: &mut Vec<Question>) {
         let result = answer.and_then(|answer| match answer {
-            Answer::Task(completion) => Ok(completion),
-            Answer::Chat(..) => Err(Error::internal("a task was answered as a chat")),
+            local::Answer::Task(completion) => Ok(completion),
+            local::Answer::Chat(..) => Err(Error::internal("a task was answered as a chat")),
         });
-        self.set(id.0 as usize, result);
+        self.answer().set(id.0 as usize, result);
     }
 
     /// Nothing is left to do: the tasks are answered as they stand.
     fn stop(&mut self, _: StopReason) {}
 
     fn fail(&mut self, error: Error) {
-        self.failure.get_or_insert(error);
+        self.answer().failure.get_or_insert(error);
     }
 
     fn is_done(&self) -> bool {
-        self.failure.is_some() || self.results.iter().all(Option::is_some)
+        self.answer().is_done()
     }
 
     fn finish(self: Box<Self>, _: &Models, _: Instant) {
-        let Call { results, failure, read, respond, .. } = *self;
-        let missing = || Err(Error::internal("a task without a result"));
-        respond.send(match failure {
-            Some(error) => Err(error),
-            None => read(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()),
-        });
+        hand_out(&self.answer, || Error::internal("a task without a result"));
     }
 
     fn refuse(self: Box<Self>, error: Error) {
-        self.respond.send(Err(error));
+        let caller = self.answer().caller.take();
+        if let Some((_, respond)) = caller {
+            respond.send(Err(error));
+        }
+    }
+
+    /// A reply has an end of its own at the deadline, and a prefix is let go by the model. Scores are there or are not.
+    fn punctual(&self) -> Option<Arc<dyn Punctual>> {
+        matches!(self.stage, Stage::Score | Stage::LogProbs).then(|| Arc::clone(&self.answer) as Arc<dyn Punctual>)
     }
 }

@@ -112,6 +112,17 @@ pub(super) trait Job: Send {
 
     /// Does without the values that metrics still work on.
     fn leave_metrics(&mut self) {}
+
+    /// What answers the caller at the deadline, also in the middle of a step. Without it, the answer comes after the step.
+    fn punctual(&self) -> Option<Arc<dyn Punctual>> {
+        None
+    }
+}
+
+/// The part of a job that knows its caller. Any thread may use it.
+pub(super) trait Punctual: Send + Sync {
+    /// Hands out what there is at the deadline, unless the job has handed out its result.
+    fn answer(&self);
 }
 
 /// When a request is over, whatever has come of it.

@@ -357,6 +357,7 @@ impl Owner {
         let texts = run.texts;
         let kind = if run.job.kind() == Kind::Ranking { Kind::Ranking } else { Kind::Call { texts } };
         self.shared.admission.leave(kind);
+        self.shared.admission.forget(run.turn);
         self.shared.recorder.record(run.job.stage(), run.start.elapsed());
     }
 

@@ -273,31 +273,34 @@ impl Statistics {
     }
 }
 
-type Family = (&'static str, &'static str, &'static str, fn(&ModelStatus) -> u64);
+type Family = (&'static str, &'static str, &'static str, fn(&ModelStatus) -> f64);
 
 /// What is told of each model.
 const MODEL_FAMILIES: &[Family] = &[
-    ("foreturn_model_steps", "counter", "Runs of the model.", |m| m.stats.steps),
-    ("foreturn_model_computed_tokens", "counter", "Token rows computed.", |m| m.stats.computed_tokens),
-    ("foreturn_model_prompt_tokens", "counter", "Tokens of prompts that have ended.", |m| m.stats.prompt_tokens),
-    ("foreturn_model_reused_tokens", "counter", "Of these, tokens taken from the cache.", |m| m.stats.reused_tokens),
-    ("foreturn_model_preemptions", "counter", "Sequences that started over for want of memory.", |m| {
-        m.stats.preemptions
+    ("foreturn_model_steps", "counter", "Runs of the model.", |m| m.stats.steps as f64),
+    ("foreturn_model_step_seconds", "counter", "The time that they took.", |m| m.stats.step_time.as_secs_f64()),
+    ("foreturn_model_computed_tokens", "counter", "Token rows computed.", |m| m.stats.computed_tokens as f64),
+    ("foreturn_model_prompt_tokens", "counter", "Tokens of prompts that have ended.", |m| m.stats.prompt_tokens as f64),
+    ("foreturn_model_reused_tokens", "counter", "Of these, tokens taken from the cache.", |m| {
+        m.stats.reused_tokens as f64
     }),
-    ("foreturn_model_sequences", "gauge", "Sequences in the batch.", |m| m.stats.sequences as u64),
-    ("foreturn_model_waiting_sequences", "gauge", "Sequences that wait for the batch.", |m| m.stats.waiting as u64),
-    ("foreturn_model_cache_blocks", "gauge", "Blocks of the key-value cache.", |m| m.stats.blocks as u64),
-    ("foreturn_model_cache_used_blocks", "gauge", "Of these, blocks with contents.", |m| m.stats.used_blocks as u64),
+    ("foreturn_model_preemptions", "counter", "Sequences that started over for want of memory.", |m| {
+        m.stats.preemptions as f64
+    }),
+    ("foreturn_model_sequences", "gauge", "Sequences in the batch.", |m| m.stats.sequences as f64),
+    ("foreturn_model_waiting_sequences", "gauge", "Sequences that wait for the batch.", |m| m.stats.waiting as f64),
+    ("foreturn_model_cache_blocks", "gauge", "Blocks of the key-value cache.", |m| m.stats.blocks as f64),
+    ("foreturn_model_cache_used_blocks", "gauge", "Of these, blocks with contents.", |m| m.stats.used_blocks as f64),
     ("foreturn_model_cache_bytes", "gauge", "Bytes of the key-value cache.", |m| bytes(m, m.stats.blocks)),
     ("foreturn_model_cache_used_bytes", "gauge", "Of these, bytes of blocks with contents.", |m| {
         bytes(m, m.stats.used_blocks)
     }),
-    ("foreturn_model_refreshes", "counter", "Exchanges of the weights.", |m| m.refreshes),
+    ("foreturn_model_refreshes", "counter", "Exchanges of the weights.", |m| m.refreshes as f64),
 ];
 
 /// The bytes that so many blocks of a model's cache take.
-fn bytes(model: &ModelStatus, blocks: usize) -> u64 {
-    model.block_bytes as u64 * blocks as u64
+fn bytes(model: &ModelStatus, blocks: usize) -> f64 {
+    (model.block_bytes as u64 * blocks as u64) as f64
 }
 
 #[derive(Default)]

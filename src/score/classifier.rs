@@ -132,10 +132,12 @@ impl Classifier {
         }
         self.stats.steps += 1;
         self.stats.computed_tokens += batch.iter().map(|(_, waiting)| waiting.len() as u64).sum::<u64>();
+        let start = Instant::now();
         let results = match self.run(&batch) {
             Ok(rows) => rows.into_iter().map(Ok).collect(),
             Err(error) => batch.iter().map(|_| Err(error.duplicate())).collect::<Vec<_>>(),
         };
+        self.stats.step_time += start.elapsed();
         for ((id, waiting), result) in batch.into_iter().zip(results) {
             let tokens = waiting.len();
             let cost = SequenceCost { prompt: tokens, computed: tokens, ..SequenceCost::default() };

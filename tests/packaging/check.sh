@@ -37,6 +37,24 @@ by_pkg_config() {
     -Wl,-rpath,"$prefix/lib" -o "$work/serve"
 }
 
+# The lines of docs/c-api.md that compile, as they stand there but for the prefix.
+as_documented() {
+  local lines
+  lines=$(grep -E '^(cc|c\+\+) .* -o ' "$root/docs/c-api.md")
+  [[ $(wc -l <<<"$lines") -ge 3 ]] || { echo "tests/packaging: docs/c-api.md has too few lines that compile" >&2; exit 1; }
+  cp "$root"/examples/c/*.c "$root"/examples/cpp/*.cpp "$work"
+  (cd "$work" && PKG_CONFIG_PATH=$prefix/lib/pkgconfig bash -euo pipefail -c "${lines//\/opt\/foreturn/$prefix}")
+  "$work/rank" "$root/examples/foreturn.toml" "$root/tests/packaging/request.json"
+  local answer
+  answer=$("$work/quickstart" "$models/smollm2-135m-instruct" 60000)
+  echo "in time: $answer"
+  [[ -n $answer ]]
+  # A step of this model takes longer than a millisecond.
+  answer=$("$work/quickstart" "$models/smollm2-135m-instruct" 1 2>"$work/late")
+  echo "late: $answer ($(<"$work/late"))"
+  [[ $answer == "Wait a day." ]] && grep -q "the deadline passed" "$work/late"
+}
+
 by_cmake() {
   cmake -S "$root/tests/packaging" -B "$work/build" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_TYPE=Release >"$work/cmake.log" ||
     { cat "$work/cmake.log" >&2; exit 1; }
@@ -64,4 +82,6 @@ if [[ -x $work/serve ]]; then
   echo "== serve"
   "$work/serve" "$models/smollm2-135m-instruct" --requests 8 --deadline-ms 60000
 fi
+echo "== as documented"
+with pkg-config as_documented
 with cmake by_cmake

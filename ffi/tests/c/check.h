@@ -8,9 +8,35 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The thread sanitizer sees what these programs do, and nothing that the library does. What the header promises is said
+ * here: what a thread did before a call is seen in callbacks, and what a callback did is seen after the call that waits for
+ * it. So callbacks that run at once or too late, and results that are handed out too early, are races. */
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+static char boundary;
+#define HAND_OVER() __tsan_release(&boundary)
+#define TAKE_OVER() __tsan_acquire(&boundary)
+#else
+#define HAND_OVER() ((void)0)
+#define TAKE_OVER() ((void)0)
+#endif
+
+static inline void leave_callback(const char *unused) {
+  (void)unused;
+  HAND_OVER();
+}
+
+/* The first line of every callback. */
+#define CALLED_BACK()                                                                        \
+  TAKE_OVER();                                                                               \
+  __attribute__((cleanup(leave_callback), unused)) const char called_back = 0
+
 #define CHECK(condition)                                                                     \
   do {                                                                                       \
-    if (!(condition)) {                                                                      \
+    HAND_OVER();                                                                             \
+    const int holds = (condition) ? 1 : 0;                                                   \
+    TAKE_OVER();                                                                             \
+    if (!holds) {                                                                            \
       fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                \
       exit(1);                                                                               \
     }                                                                                        \
@@ -20,7 +46,9 @@
 #define OK(call)                                                                             \
   do {                                                                                       \
     foreturn_error *error = NULL;                                                            \
+    HAND_OVER();                                                                             \
     foreturn_status status = (call);                                                         \
+    TAKE_OVER();                                                                             \
     if (status != FORETURN_OK) {                                                             \
       foreturn_str why = foreturn_error_message(error);                                      \
       fprintf(stderr, "%s:%d: %s gave %d: %.*s\n", __FILE__, __LINE__, #call, (int)status,   \
@@ -34,7 +62,9 @@
 #define FAILS(expected, call)                                                                \
   do {                                                                                       \
     foreturn_error *error = NULL;                                                            \
+    HAND_OVER();                                                                             \
     foreturn_status status = (call);                                                         \
+    TAKE_OVER();                                                                             \
     if (status != (expected)) {                                                              \
       foreturn_str why = foreturn_error_message(error);                                      \
       fprintf(stderr, "%s:%d: %s gave %d, not %d: %.*s\n", __FILE__, __LINE__, #call,        \

@@ -14,6 +14,7 @@ static atomic_int released, called, called_late;
 static atomic_bool ending;
 
 static void release(void *user_data) {
+  CALLED_BACK();
   (void)user_data;
   atomic_fetch_add(&released, 1);
 }
@@ -24,6 +25,7 @@ static void count(void) {
 }
 
 static int32_t score(void *user_data, const foreturn_metric_input *inputs, size_t n, double *values, foreturn_str *why) {
+  CALLED_BACK();
   (void)user_data, (void)inputs, (void)why;
   count();
   for (size_t i = 0; i < n; i++) values[i] = 1;
@@ -114,6 +116,7 @@ static void unloadable(const char *folder) {
 
 static int32_t reply(void *user_data, const foreturn_chat_request *requests, size_t n, foreturn_chat_replies *replies,
                      foreturn_str *why) {
+  CALLED_BACK();
   (void)user_data, (void)requests, (void)why;
   count();
   usleep(300000);
@@ -122,6 +125,7 @@ static int32_t reply(void *user_data, const foreturn_chat_request *requests, siz
 }
 
 static void on_progress(void *user_data, size_t finished, size_t total) {
+  CALLED_BACK();
   (void)user_data, (void)finished, (void)total;
   count();
 }

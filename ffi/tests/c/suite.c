@@ -28,6 +28,7 @@ static double now(void) {
 static atomic_int ready_calls;
 
 static void on_ready(void *user_data) {
+  CALLED_BACK();
   (void)user_data;
   atomic_fetch_add(&ready_calls, 1);
 }
@@ -132,6 +133,7 @@ static void arguments(const char *folder) {
 /* ---- every function that asks a model ---- */
 
 static void on_text(void *user_data, foreturn_str text) {
+  CALLED_BACK();
   *(size_t *)user_data += text.size;
 }
 
@@ -750,11 +752,13 @@ struct host {
 };
 
 static void release(void *user_data) {
+  CALLED_BACK();
   atomic_fetch_add(&((struct host *)user_data)->released, 1);
 }
 
 static int32_t count_messages(void *user_data, const foreturn_metric_input *inputs, size_t count, double *values,
                               foreturn_str *why) {
+  CALLED_BACK();
   struct host *host = user_data;
   atomic_fetch_add(&host->metric_calls, 1);
   if (host->slow) {
@@ -789,6 +793,7 @@ static void call_back(struct host *host) {
 }
 
 static void on_progress(void *user_data, size_t finished, size_t total) {
+  CALLED_BACK();
   struct host *host = user_data;
   CHECK(finished <= total && total == 4);
   atomic_fetch_add(&host->progress_calls, 1);
@@ -796,6 +801,7 @@ static void on_progress(void *user_data, size_t finished, size_t total) {
 }
 
 static void on_rollout(void *user_data, const foreturn_ended_rollout *rollout) {
+  CALLED_BACK();
   struct host *host = user_data;
   CHECK(rollout->candidate < 2 && rollout->sample < 2 && rollout->message_count == 2);
   atomic_fetch_add(&host->rollouts, 1);
@@ -803,6 +809,7 @@ static void on_rollout(void *user_data, const foreturn_ended_rollout *rollout) {
 
 static int32_t reply(void *user_data, const foreturn_chat_request *requests, size_t count,
                      foreturn_chat_replies *replies, foreturn_str *why) {
+  CALLED_BACK();
   struct host *host = user_data;
   (void)why;
   atomic_fetch_add(&host->model_calls, 1);
@@ -1036,6 +1043,7 @@ static void idle(const char *folder) {
 }
 
 static void on_log(void *user_data, foreturn_log_level level, foreturn_str message) {
+  CALLED_BACK();
   CHECK(level <= FORETURN_LOG_ERROR && message.size > 0);
   *(int *)user_data += 1;
 }
