@@ -43,17 +43,24 @@ class Metric:
     `on_metric_failure` of the configuration says.
     """
 
+    name: str = ""
+    weight: float = 1.0
+
     def __init__(
-        self, name: str, score: Callable[[Sequence[MetricInput]], Sequence[float]] | None = None, weight: float = 1.0
+        self,
+        name: str | None = None,
+        score: Callable[[Sequence[MetricInput]], Sequence[float]] | None = None,
+        weight: float | None = None,
     ) -> None:
         """
         Args:
-            name: the metric's name in rankings. Two metrics need two names.
+            name: the metric's name in rankings: two metrics need two names. If None, that of the class or the function.
             score: takes a batch of conversations and gives a finite number for each.
-            weight: the metric's factor in the reward; finite.
+            weight: the metric's factor in the reward; finite. If None, the class's, which is 1.
         """
-        self.name = name
-        self.weight = weight
+        named = self if score is None else score
+        self.name = name or self.name or str(getattr(named, "__name__", type(named).__name__))
+        self.weight = self.weight if weight is None else weight
         self._score = score
 
     def score(self, batch: Sequence[MetricInput]) -> Sequence[float]:
@@ -63,8 +70,9 @@ class Metric:
         return self._score(batch)
 
 
-MetricLike: TypeAlias = Metric | Callable[[Sequence[MetricInput]], Sequence[float]]
-"""A metric, or a function that scores a batch: it has the function's name and weight 1."""
+ScoreFunction: TypeAlias = Callable[[Sequence[MetricInput]], Sequence[float]]
+MetricLike: TypeAlias = Metric | ScoreFunction
+"""A metric, or a function that scores a batch, which has weight 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from ._errors import Closed, Error, Forked, InvalidArgument, Reentrant, error_of
 from ._native import Arguments, call, failure, ffi, handle_of, lib, owned_text, read
-from ._pending import Relay, became_ready, progressed, rollout_ended, text_came
+from ._pending import Relay, progressed, rollout_ended, text_came
 from ._pin import Pin
 from ._requests import (
     Conversation,
@@ -54,7 +54,7 @@ def rank(request: RankRequest | Mapping[str, Any], timeout: float | None, priori
             limits=limits(timeout, priority)[0],
             on_progress=progressed if relay.on_progress else ffi.NULL,
             on_rollout=rollout_ended if relay.on_rollout else ffi.NULL,
-            on_ready=became_ready,
+            on_ready=relay.ready_function,
             user_data=relay.handle,
         )
         given = rank_request(arguments, request)
@@ -108,7 +108,7 @@ def _scored(
         options = arguments.struct(
             "foreturn_score_options",
             limits=limits(timeout, priority)[0],
-            on_ready=became_ready,
+            on_ready=relay.ready_function,
             user_data=relay.handle,
             **settings,
         )
@@ -140,7 +140,7 @@ def generate(
             "foreturn_generate_options",
             limits=limits(timeout, priority)[0],
             on_text=text_came if relay.on_text else ffi.NULL,
-            on_ready=became_ready,
+            on_ready=relay.ready_function,
             user_data=relay.handle,
             **sampling,
         )
@@ -198,7 +198,7 @@ def _of_prompt(
     def submit(engine: Any, arguments: Arguments, relay: Relay) -> Any:
         name, within = arguments.text(model, "model"), limits(timeout, priority)
         given = prompt(arguments, messages, tokens, generation_prompt)
-        ready = (became_ready, relay.handle)
+        ready = (relay.ready_function, relay.handle)
         return handle_of(function, "foreturn_pending", engine, name, given, within, *ready)
 
     return submit

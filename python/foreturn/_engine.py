@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from . import _calls, _many, _runtime
 from ._calls import Call, OnError
-from ._callbacks import ChatModelLike, Host, MetricLike
+from ._callbacks import ChatModelLike, Host
 from ._errors import Closed, Error, Reentrant, RuntimeMissing
 from ._native import Arguments, failure, handle_of, lib, owned_text
-from ._options import Path, put_config, put_hosts, put_models
+from ._options import Metrics, Path, put_config, put_hosts, put_models
 from ._pending import Pending, Relay
 from ._pin import Pin
 from ._requests import Conversation, RankRequest, ScoreInput, messages as message_array
@@ -43,7 +43,7 @@ class Engine:
         *,
         base_folder: Path | None = None,
         models: Mapping[str, Path] | None = None,
-        metrics: Iterable[MetricLike] = (),
+        metrics: Metrics = (),
         chat_models: Mapping[str, ChatModelLike] | None = None,
         threads: int | None = None,
         runtime_library: Path | None = None,
@@ -54,7 +54,7 @@ class Engine:
             config: the path of a `foreturn.toml`, or a dict with its keys (docs/configuration.md lists them).
             base_folder: the folder from which relative paths in a dict start; the working directory if None.
             models: folders of exported models by name, in addition to the configuration's.
-            metrics: metrics in Python, in addition to the configuration's. A function has its own name and weight 1.
+            metrics: metrics in Python, in addition to the configuration's: a list, or a dict by name. See `Metric`.
             chat_models: chat models in Python by the names that roles use.
             threads: size of the pool that all models share, up to 4 per processor; the configuration's if None.
             runtime_library: the path of ONNX Runtime's library; overrides the configuration's. If there is neither, and
@@ -84,7 +84,10 @@ class Engine:
         # What the library points to lives as long as the engine's threads, also if the object is gone. At exit, the
         # finaliser closes an engine that is still open, while Python can still run callbacks.
         self._under_way: set[Relay] = set()
-        self._close = weakref.finalize(self, _close, self._handle, self._hosts, self._under_way)
+        self._close = self._closed_with_this()
+
+    def _closed_with_this(self) -> weakref.finalize[[Any, list[Host], set[Relay]], Engine]:
+        return weakref.finalize(self, _close, self._handle, self._hosts, self._under_way)
 
     def close(self) -> None:
         """Closes the engine. Requests that wait or run end with `Closed`, also on other threads.
@@ -96,13 +99,14 @@ class Engine:
             Reentrant: it was called by a metric or chat model of the engine, whose end it would wait for.
             Forked: this is a child of the process that made the engine.
         """
-        if self._close.alive:
-            status = lib.foreturn_engine_free(self._handle)
-            if status == lib.FORETURN_ERROR_REENTRANT:
-                raise Reentrant("an engine can't be closed by its own metric or chat model: it would wait for itself")
-            self._close.detach()
-            if status != lib.FORETURN_OK:
-                raise failure(status)
+        if self._close.detach() is None:
+            return
+        status = lib.foreturn_engine_free(self._handle)
+        if status == lib.FORETURN_ERROR_REENTRANT:
+            self._close = self._closed_with_this()
+            raise Reentrant("an engine can't be closed by its own metric or chat model: it would wait for itself")
+        if status != lib.FORETURN_OK:
+            raise failure(status)
 
     def __enter__(self) -> Engine:
         return self
@@ -353,11 +357,11 @@ class Engine:
         """
         arguments = Arguments()
         name, said = arguments.text(model, "model"), message_array(arguments, messages, "messages")
-        return owned_text(lib.foreturn_render, self._open(), name, *said, generation_prompt)
+        return self._text(lib.foreturn_render, name, *said, generation_prompt)
 
     def statistics(self) -> Statistics:
         """The engine's counters now. It waits for nothing."""
-        return Statistics.from_dict(json.loads(owned_text(lib.foreturn_engine_statistics_json, self._open())))
+        return Statistics.from_dict(json.loads(self._text(lib.foreturn_engine_statistics_json)))
 
     # What they have in common.
 
@@ -370,9 +374,15 @@ class Engine:
     def _submit(self, call: Call[T], relay: Relay) -> Pending[T]:
         try:
             return Pending(call.submit(self._open(), Arguments(), relay), relay, call.take, self._explain)
-        except BaseException:
+        except Error as error:
             relay.drop()
-            raise
+            raise self._explain(error) from error.__cause__
+
+    def _text(self, function: Any, *arguments: Any) -> str:
+        try:
+            return owned_text(function, self._open(), *arguments)
+        except Error as error:
+            raise self._explain(error) from None
 
     def _wait(self, call: Call[T], **callbacks: Any) -> T:
         return self._submit(call, Relay(self._under_way, **callbacks)).wait()
@@ -383,6 +393,9 @@ class Engine:
 
     def _explain(self, error: Error) -> Error:
         """Gives an error the Python exception behind it, if it is known."""
+        if error.kind == "invalid_handle" and not self._close.alive:
+            # Another thread closed the engine after this one had looked.
+            return Closed("the engine was closed")
         causes = (host.cause_of(error) for host in self._hosts)
         error.__cause__ = next((cause for cause in causes if cause is not None), None)
         return error

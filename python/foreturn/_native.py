@@ -64,7 +64,14 @@ def callback(kind: str, error: int | None = None) -> Callable[[Callable[..., Any
 def handle_of(function: Any, kind: str, *arguments: Any) -> Any:
     """Calls a function that gives out a handle of the type `kind`."""
     out = ffi.new(f"{kind} **")
-    call(function, *arguments, out)
+    try:
+        call(function, *arguments, out)
+    except BaseException:
+        # An interrupt that came during the call shows after it. Then the handle is there, and nobody gets it.
+        if kind == "foreturn_pending":
+            lib.foreturn_pending_cancel(out[0], ffi.NULL)
+        getattr(lib, f"{kind}_free")(out[0])
+        raise
     return out[0]
 
 

@@ -12,6 +12,8 @@ from ._errors import InvalidArgument
 from ._native import Arguments
 
 Path: TypeAlias = str | os.PathLike[str]
+Metrics: TypeAlias = Iterable[MetricLike] | Mapping[str, MetricLike]
+"""Metrics with names of their own, or by name."""
 
 
 def put_config(
@@ -31,13 +33,12 @@ def put_config(
 
 
 def put_hosts(
-    arguments: Arguments, options: Any, metrics: Iterable[MetricLike], chat_models: Mapping[str, ChatModelLike]
+    arguments: Arguments, options: Any, metrics: Metrics, chat_models: Mapping[str, ChatModelLike]
 ) -> list[Host]:
     hosts: list[Host] = []
     metric_structs: list[Any] = []
     model_structs: list[Any] = []
-    for given in metrics:
-        metric = given if isinstance(given, Metric) else Metric(getattr(given, "__name__", type(given).__name__), given)
+    for metric in _metrics(metrics):
         hosts.append(Host(metric.name, metric))
         metric_structs.append(metric_struct(arguments, hosts[-1], metric))
     for name, replies in chat_models.items():
@@ -48,6 +49,16 @@ def put_hosts(
     options.chat_models = arguments.array("foreturn_chat_model", model_structs)
     options.chat_model_count = len(model_structs)
     return hosts
+
+
+def _metrics(given: Metrics) -> list[Metric]:
+    if isinstance(given, Mapping):
+        return [_renamed(metric, name) for name, metric in given.items()]
+    return [metric if isinstance(metric, Metric) else Metric(score=metric) for metric in given]
+
+
+def _renamed(metric: MetricLike, name: str) -> Metric:
+    return Metric(name, metric.score, metric.weight) if isinstance(metric, Metric) else Metric(name, metric)
 
 
 def put_models(arguments: Arguments, options: Any, models: Mapping[str, Path]) -> None:

@@ -43,8 +43,16 @@ class Relay:
         self._events: deque[Callable[[], object]] = deque()
         self._under_way = under_way
         self._deliver_later: Callable[[], object] = lambda: None
-        # The library holds a bare pointer to the handle until the request is done.
-        under_way.add(self)
+        # Nothing is reported to somebody who only waits, so that the engine's thread needn't wait for Python's lock.
+        self.reports = any([on_progress, on_rollout, on_text, on_ready, loop])
+        if self.reports:
+            # The library holds a bare pointer to the handle until the request is done.
+            under_way.add(self)
+
+    @property
+    def ready_function(self) -> Any:
+        """The function that the library calls when the request is done."""
+        return became_ready if self.reports else ffi.NULL
 
     def put(self, event: Callable[[], object]) -> None:
         """Queues an event. Any thread."""
@@ -76,7 +84,10 @@ class Relay:
         self.wake(self._deliver_later)
 
     def drop(self) -> None:
-        """The request was refused, so nothing will be reported."""
+        """The library refused the request, so nothing will be reported.
+
+        After any other exception, such as an interrupt, the library may have taken it. Then `ready` will come.
+        """
         self._under_way.discard(self)
 
 

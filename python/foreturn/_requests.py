@@ -65,7 +65,11 @@ class RankRequest:
 
 def rank_request(arguments: Arguments, request: RankRequest | Mapping[str, Any]) -> Any:
     """The library's struct for a request."""
-    fields = dict(request.to_dict() if isinstance(request, RankRequest) else request)
+    if isinstance(request, RankRequest):
+        request = request.to_dict()
+    if not isinstance(request, Mapping):
+        raise InvalidRequest(f"the request is {request!r}: it is a RankRequest, or a dict with the fields of one")
+    fields = dict(request)
     conversation = fields.get("conversation")
     if isinstance(conversation, Sequence) and not isinstance(conversation, str):
         said = [item.to_dict() if isinstance(item, Message) else item for item in conversation]

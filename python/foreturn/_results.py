@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ._errors import ModelOutput
@@ -327,10 +327,14 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, json: dict[str, Any]) -> Statistics:
-        """Reads the library's JSON. Stages and counters that a later library adds are kept."""
-        names = [name for name in cls.__slots__ if name != "stages"]
+        """Reads the library's JSON."""
+        known = {name: json[name] for name in cls.__slots__}
         stages = {name: Latency(**latency) for name, latency in json["stages"].items()}
-        return cls(stages=stages, **{name: json[name] for name in names})
+        return cls(**known | {"stages": stages})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counters as JSON has them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
