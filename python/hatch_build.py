@@ -1,4 +1,4 @@
-"""Compiles the library and the command with cargo, and puts them into the wheel."""
+"""Compiles the library and the command with cargo, and puts them into the wheel, with the licences of what they contain."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ class CustomBuildHook(BuildHookInterface):
         compile_workspace(repository)
         made = repository / "target" / "python"
         made.mkdir(exist_ok=True)
+        files = {made / "_bindings.py": "foreturn/_bindings.py"}
         library = "libforeturn.dylib" if sys.platform == "darwin" else "libforeturn.so"
         for built, name in {library: library, "foreturn": "foreturn-command"}.items():
             strip(repository / "target" / "release" / built, made / name)
-            build_data["force_include"][str(made / name)] = f"foreturn/{name}"
+            files[made / name] = f"foreturn/{name}"
         bindings = FFI()
         bindings.cdef(Path(self.root, "foreturn", "_cdef.h").read_text(encoding="utf-8"))
         bindings.set_source("foreturn._bindings", None)
         bindings.emit_python_code(str(made / "_bindings.py"))
-        build_data["force_include"][str(made / "_bindings.py")] = "foreturn/_bindings.py"
+        licences = f"{self.metadata.name}-{self.metadata.version}.dist-info/licenses"
+        files |= {path: f"{licences}/{name}" for name, path in licence_files(repository, made).items()}
+        build_data["force_include"] |= {str(path): inside for path, inside in files.items()}
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"
         build_data["pure_python"] = False
@@ -45,6 +48,22 @@ def compile_workspace(repository: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CARGO_TARGET_DIR"}
     command = ["cargo", "build", "--release", "--workspace", "--locked"]
     subprocess.run(command, cwd=repository, env=environment, check=True)
+
+
+def licence_files(repository: Path, made: Path) -> dict[str, Path]:
+    """The project's own licences, and those of the crates and of Rust's library, which the binaries contain."""
+    sys.path.insert(0, str(repository / "tools"))
+    import notices
+
+    third_party = made / "THIRD-PARTY-NOTICES"
+    try:
+        # The command links every crate that the library links.
+        third_party.write_text(notices.notices("foreturn-cli"), encoding="utf-8")
+        files = {"rust-standard-library.html": notices.standard_library()}
+    except notices.NoticeError as error:
+        raise SystemExit(f"the wheel can't be made without its licences: {error}") from error
+    own = {name: repository / name for name in ("LICENSE-APACHE", "LICENSE-MIT")}
+    return files | own | {third_party.name: third_party}
 
 
 def strip(built: Path, to: Path) -> None:

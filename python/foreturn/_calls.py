@@ -52,8 +52,8 @@ def rank(request: RankRequest | Mapping[str, Any], timeout: float | None, priori
         options = arguments.struct(
             "foreturn_rank_options",
             limits=limits(timeout, priority)[0],
-            on_progress=progressed if relay.on_progress else ffi.NULL,
-            on_rollout=rollout_ended if relay.on_rollout else ffi.NULL,
+            on_progress=progressed if relay.on_progress is not None else ffi.NULL,
+            on_rollout=rollout_ended if relay.on_rollout is not None else ffi.NULL,
             on_ready=relay.ready_function,
             user_data=relay.handle,
         )
@@ -139,7 +139,7 @@ def generate(
         options = arguments.struct(
             "foreturn_generate_options",
             limits=limits(timeout, priority)[0],
-            on_text=text_came if relay.on_text else ffi.NULL,
+            on_text=text_came if relay.on_text is not None else ffi.NULL,
             on_ready=relay.ready_function,
             user_data=relay.handle,
             **sampling,

@@ -186,17 +186,27 @@ class Engine:
         """
         return _many.rank_many(self._submit, self._under_way, requests, on_error, timeout, priority)
 
+    @overload
+    async def rank_many_async(
+        self, requests: Iterable[RankRequestLike], on_error: Literal["raise"] = "raise", *, timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Ranking]: ...
+    @overload
+    async def rank_many_async(
+        self, requests: Iterable[RankRequestLike], on_error: Literal["none"], *, timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Ranking | None]: ...
     async def rank_many_async(
         self, requests: Iterable[RankRequestLike], on_error: OnError = "raise", *, timeout: float | None = None,
         priority: int = 0,
-    ) -> list[Ranking | None]:
-        """As `rank_many`, on an event loop. With `on_error="raise"`, no result is None."""
+    ) -> list[Ranking] | list[Ranking | None]:
+        """As `rank_many`, on an event loop."""
         return await _many.rank_many_async(self.rank_async, requests, on_error, timeout, priority)
 
     # Scores.
 
     @overload
-    def score(  # type: ignore[overload-overlap]  # A text is also a sequence of texts. The first signature that fits counts.
+    def score(  # type: ignore[overload-overlap]  # A text is a sequence of texts, too.
         self, model: str, inputs: ScoreInput, *, task: str = ..., on_error: OnError = ..., separator: str | None = ...,
         marker: str | None = ..., timeout: float | None = ..., priority: int = ...,
     ) -> Score: ...
@@ -233,6 +243,21 @@ class Engine:
         """
         return self._wait(_calls.score(model, inputs, task, on_error, separator, marker, timeout, priority))
 
+    @overload
+    async def score_async(  # type: ignore[overload-overlap]  # A text is a sequence of texts, too.
+        self, model: str, inputs: ScoreInput, *, task: str = ..., on_error: OnError = ..., separator: str | None = ...,
+        marker: str | None = ..., timeout: float | None = ..., priority: int = ...,
+    ) -> Score: ...
+    @overload
+    async def score_async(
+        self, model: str, inputs: Sequence[ScoreInput], *, task: str = ..., on_error: Literal["raise"] = ...,
+        separator: str | None = ..., marker: str | None = ..., timeout: float | None = ..., priority: int = ...,
+    ) -> list[Score]: ...
+    @overload
+    async def score_async(
+        self, model: str, inputs: Sequence[ScoreInput], *, task: str = ..., on_error: Literal["none"],
+        separator: str | None = ..., marker: str | None = ..., timeout: float | None = ..., priority: int = ...,
+    ) -> list[Score | None]: ...
     async def score_async(
         self, model: str, inputs: ScoreInput | Sequence[ScoreInput], *, task: str = "labels", on_error: OnError = "raise",
         separator: str | None = None, marker: str | None = None, timeout: float | None = None, priority: int = 0,
@@ -242,7 +267,7 @@ class Engine:
         return await self._wait_on_loop(call)
 
     @overload
-    def embed(  # type: ignore[overload-overlap]  # A text is also a sequence of texts. The first signature that fits counts.
+    def embed(  # type: ignore[overload-overlap]  # A text is a sequence of texts, too.
         self, model: str, inputs: ScoreInput, *, timeout: float | None = ..., priority: int = ...
     ) -> list[float]: ...
     @overload
@@ -255,6 +280,14 @@ class Engine:
         """The embedding of one text, or of each text of a list: as many numbers as the model's vectors have."""
         return self._wait(_calls.embed(model, inputs, timeout, priority))
 
+    @overload
+    async def embed_async(  # type: ignore[overload-overlap]  # A text is a sequence of texts, too.
+        self, model: str, inputs: ScoreInput, *, timeout: float | None = ..., priority: int = ...
+    ) -> list[float]: ...
+    @overload
+    async def embed_async(
+        self, model: str, inputs: Sequence[ScoreInput], *, timeout: float | None = ..., priority: int = ...
+    ) -> list[list[float]]: ...
     async def embed_async(
         self, model: str, inputs: ScoreInput | Sequence[ScoreInput], *, timeout: float | None = None, priority: int = 0
     ) -> Any:

@@ -77,7 +77,7 @@ async def rank_many_async(
     on_error: OnError,
     timeout: float | None,
     priority: int,
-) -> list[Ranking | None]:
+) -> list[Any]:
     """See `Engine.rank_many_async`."""
     check_on_error(on_error)
     places = asyncio.Semaphore(IN_FLIGHT)

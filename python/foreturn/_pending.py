@@ -44,7 +44,7 @@ class Relay:
         self._under_way = under_way
         self._deliver_later: Callable[[], object] = lambda: None
         # Nothing is reported to somebody who only waits, so that the engine's thread needn't wait for Python's lock.
-        self.reports = any([on_progress, on_rollout, on_text, on_ready, loop])
+        self.reports = any(asked is not None for asked in (on_progress, on_rollout, on_text, on_ready, loop))
         if self.reports:
             # The library holds a bare pointer to the handle until the request is done.
             under_way.add(self)
@@ -179,14 +179,14 @@ class Pending(Generic[T]):
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def deliver() -> None:
+            if done.done():
+                return  # Something was raised, or the task was cancelled: nobody listens any more.
             try:
                 self._relay.deliver()
-            except BaseException as error:
-                if not done.done():
-                    done.set_exception(error)
-            else:
-                if self._free.alive and not done.done() and self.is_done():
+                if self.is_done():
                     done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
 
         self._relay.deliver_on_loop(deliver)
         deliver()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import foreturn
-from conftest import REPOSITORY, REQUEST
+from conftest import REPOSITORY
 from foreturn import _runtime
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -40,6 +39,11 @@ def test_the_wheel_is_for_any_python_and_depends_on_no_framework() -> None:
     assert "Tag: py3-none-" in wheel and "-any" not in wheel
     needed = importlib.metadata.requires("foreturn") or []
     assert [name for name in needed if "extra ==" not in name] == ["cffi>=2.0"]
+
+
+def test_the_wheel_has_the_licences_of_what_it_contains() -> None:
+    files = {path.name for path in importlib.metadata.files("foreturn") or [] if "licenses" in path.parts}
+    assert files == {"LICENSE-APACHE", "LICENSE-MIT", "THIRD-PARTY-NOTICES", "rust-standard-library.html"}
 
 
 def test_every_public_name_is_documented() -> None:
@@ -107,4 +111,3 @@ def test_the_module_is_the_command(run: Run) -> None:
     assert subprocess.run([script, "--version"], capture_output=True, check=True).stdout.startswith(b"foreturn ")
     found = run("-m", "foreturn", "doctor", "--json", env=without_path()).stdout
     assert str(_runtime.installed()) in found
-    assert REQUEST["candidates"]

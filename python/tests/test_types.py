@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import assert_type
 
 import foreturn
@@ -27,3 +28,13 @@ def test_rankings(scripted: foreturn.Engine) -> None:
     assert_type([candidate.reward for candidate in ranking], list[float | None])
     assert_type(scripted.rank_many([REQUEST]), list[foreturn.Ranking])
     assert_type(scripted.rank_many([REQUEST], on_error="none"), list[foreturn.Ranking | None])
+
+
+def test_coroutines(tiny: foreturn.Engine, scripted: foreturn.Engine) -> None:
+    async def all_of_them() -> None:
+        assert_type(await tiny.score_async("reward", "a text"), foreturn.Score)
+        assert_type(await tiny.score_async("reward", ["a text"], on_error="none"), list[foreturn.Score | None])
+        assert_type(await tiny.embed_async("embedder", "a text"), list[float])
+        assert_type(await scripted.rank_many_async([REQUEST]), list[foreturn.Ranking])
+
+    asyncio.run(all_of_them())

@@ -205,13 +205,17 @@ def test_asyncio(tiny: foreturn.Engine) -> None:
 
 def test_cancelling_a_task_cancels_the_request() -> None:
     async def cancelled(ranker: foreturn.Engine) -> None:
-        task = asyncio.create_task(ranker.rank_async(LONG))
-        await asyncio.sleep(0.1)
+        heard: list[foreturn.EndedRollout] = []
+        task = asyncio.create_task(ranker.rank_async(REQUEST | {"samples": 500}, on_rollout=heard.append))
+        while not heard:
+            await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        count = len(heard)
         for _ in range(100):
             if ranker.statistics().active_rankings == 0:
+                assert len(heard) == count < 1000
                 return
             await asyncio.sleep(0.1)
         raise AssertionError("the ranking goes on")
