@@ -5,8 +5,9 @@ CARGO ?= cargo
 PYTHON ?= python3
 # Passed to every cargo command that resolves dependencies, e.g. CARGO_FLAGS=--locked.
 CARGO_FLAGS ?=
-# Passed to the tests' runner, e.g. TEST_ARGS='--nocapture'.
+# Passed to the tests' runner, e.g. TEST_ARGS='--nocapture', and to that of the Python package.
 TEST_ARGS ?=
+PYTEST_ARGS ?=
 CARGO_DENY ?= target/tools/cargo-deny
 
 FORETURN := target/release/foreturn
@@ -21,6 +22,7 @@ BUILDER_VENV := target/genai-builder-venv
 GENAI_VENV := target/genai-venv
 METRICS_VENV := target/metrics-venv
 PEERS_VENV := target/peers-venv
+PYTHON_VENV := target/python-venv
 PEERS_HF := target/peers/smollm2-135m-instruct-hf
 # Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
 PEERS_ARGS ?=
@@ -35,7 +37,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
-  test lint public-api deny fuzz bench bench-baseline instructions \
+  test test-python lint public-api deny fuzz bench bench-baseline instructions \
   instructions-baseline references metric-references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -50,8 +52,9 @@ build: ## Build the command, optimised: target/release/foreturn
 library: ## Build the C library as well: target/release/libforeturn.so and .a
 	$(CARGO) build --release --workspace $(CARGO_FLAGS)
 
-header: ## Regenerate include/foreturn.h from ffi/src
+header: ## Regenerate include/foreturn.h from ffi/src, and the Python package's declarations from that
 	FORETURN_WRITE_HEADER=1 $(CARGO) test --workspace $(CARGO_FLAGS) --test header
+	@$(PYTHON) tools/cdef.py
 
 install: library ## Install library, headers, pkg-config and CMake package, ONNX Runtime (PREFIX=target/install)
 	@$(PYTHON) tools/fetch.py runtime
@@ -105,6 +108,11 @@ test: model library ## Run all tests, including those on the real model
 	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
+
+test-python: model library $(PYTHON_VENV)/.installed ## Install the Python package beside ONNX Runtime, check its types, run its tests
+	$(PYTHON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./python
+	cd python && ../$(PYTHON_VENV)/bin/mypy
+	$(PYTHON_VENV)/bin/pytest -q python/tests $(PYTEST_ARGS)
 
 lint: deny ## Check formatting, clippy (all targets and bare library), docs, licences, Python
 	$(CARGO) fmt --all --check
@@ -199,6 +207,7 @@ $(BUILDER_VENV)/.installed: tests/reference/requirements-genai-builder.txt
 $(METRICS_VENV)/.installed: tests/reference/requirements-metrics.txt
 $(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
 $(PEERS_VENV)/.installed: benches/peers/requirements.txt
+$(PYTHON_VENV)/.installed: python/tests/requirements.txt
 target/%-venv/.installed:
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
