@@ -250,6 +250,16 @@ typedef struct {
   foreturn_str reason;
   bool counted;
 } foreturn_rollout;
+typedef uint32_t foreturn_refresh_mode;
+typedef struct {
+  size_t size;
+  foreturn_limits limits;
+  foreturn_str version;
+  foreturn_refresh_mode mode;
+  bool shared;
+  foreturn_ready_fn on_ready;
+  void *user_data;
+} foreturn_refresh_options;
 typedef struct {
   size_t size;
   const foreturn_message *messages;
@@ -259,6 +269,8 @@ typedef struct {
   size_t token_count;
   const uint32_t *response_tokens;
   size_t response_token_count;
+  const foreturn_str *candidates;
+  size_t candidate_count;
 } foreturn_score_input;
 typedef uint32_t foreturn_score_task;
 typedef struct {
@@ -279,6 +291,8 @@ typedef struct {
   size_t tokens;
   size_t response_tokens;
   foreturn_status status;
+  uint64_t reused_tokens;
+  double seconds;
 } foreturn_score_info;
 typedef struct {
   uint64_t count;
@@ -300,6 +314,9 @@ typedef struct {
   foreturn_latency generate;
   foreturn_latency logprobs;
   foreturn_latency warm;
+  uint64_t cancelled;
+  uint64_t deadlines_missed;
+  uint64_t errors;
 } foreturn_statistics;
 typedef struct {
   size_t size;
@@ -313,6 +330,10 @@ typedef struct {
   uint64_t cache_blocks;
   uint64_t cache_used_blocks;
   uint64_t cache_peak_blocks;
+  uint64_t refreshes;
+  uint64_t cache_bytes;
+  uint64_t cache_used_bytes;
+  uint64_t cache_peak_bytes;
 } foreturn_model_statistics;
 #define FORETURN_CHAT_GENERATE 0
 #define FORETURN_CHAT_CHOOSE 1
@@ -321,6 +342,9 @@ typedef struct {
 #define FORETURN_QUANTIZE_INT4 2
 #define FORETURN_LOG_WARNING 0
 #define FORETURN_LOG_ERROR 1
+#define FORETURN_REFRESH_WAIT 0
+#define FORETURN_REFRESH_RESTART 1
+#define FORETURN_REFRESH_ABORT 2
 #define FORETURN_SCORE_LABELS 0
 #define FORETURN_SCORE_STEPS 1
 #define FORETURN_SCORE_RESPONSE 2
@@ -418,6 +442,9 @@ foreturn_status foreturn_pending_generation(const foreturn_pending *pending,
 foreturn_status foreturn_pending_pin(const foreturn_pending *pending,
                                      foreturn_pin **out,
                                      foreturn_error **error);
+foreturn_status foreturn_pending_version(const foreturn_pending *pending,
+                                         foreturn_string **out,
+                                         foreturn_error **error);
 foreturn_status foreturn_pending_cancel(const foreturn_pending *pending,
                                         foreturn_error **error);
 foreturn_status foreturn_pending_free(foreturn_pending *pending);
@@ -460,6 +487,19 @@ foreturn_status foreturn_ranking_json(const foreturn_ranking *ranking,
                                       foreturn_str *out,
                                       foreturn_error **error);
 foreturn_status foreturn_ranking_free(foreturn_ranking *ranking);
+foreturn_status foreturn_refresh_options_init(foreturn_refresh_options *options, size_t size);
+foreturn_status foreturn_refresh(const foreturn_engine *engine,
+                                 foreturn_str model,
+                                 foreturn_str path,
+                                 const foreturn_refresh_options *options,
+                                 foreturn_string **out,
+                                 foreturn_error **error);
+foreturn_status foreturn_refresh_submit(const foreturn_engine *engine,
+                                        foreturn_str model,
+                                        foreturn_str path,
+                                        const foreturn_refresh_options *options,
+                                        foreturn_pending **out,
+                                        foreturn_error **error);
 foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t size);
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 foreturn_status foreturn_score(const foreturn_engine *engine,
@@ -488,6 +528,10 @@ foreturn_status foreturn_scores_free(foreturn_scores *scores);
 foreturn_status foreturn_engine_statistics(const foreturn_engine *engine,
                                            foreturn_statistics *out,
                                            foreturn_error **error);
+foreturn_status foreturn_engine_errors(const foreturn_engine *engine,
+                                       int32_t status,
+                                       uint64_t *out,
+                                       foreturn_error **error);
 foreturn_status foreturn_engine_model_statistics(const foreturn_engine *engine,
                                                  foreturn_str model,
                                                  foreturn_model_statistics *out,
@@ -524,8 +568,22 @@ foreturn_status foreturn_warm_submit(const foreturn_engine *engine,
                                      void *user_data,
                                      foreturn_pending **out,
                                      foreturn_error **error);
+foreturn_status foreturn_tokens(const foreturn_engine *engine,
+                                foreturn_str model,
+                                const foreturn_prompt *prompt,
+                                uint32_t *tokens,
+                                size_t capacity,
+                                size_t *count,
+                                foreturn_error **error);
+foreturn_status foreturn_prompt_text(const foreturn_engine *engine,
+                                     foreturn_str model,
+                                     const foreturn_prompt *prompt,
+                                     foreturn_string **out,
+                                     foreturn_error **error);
 foreturn_str foreturn_version(void);
 uint32_t foreturn_abi_version(void);
+foreturn_status foreturn_build_info(foreturn_string **out,
+                                    foreturn_error **error);
 foreturn_status foreturn_abi_check(uint32_t header,
                                    foreturn_error **error);
 size_t foreturn_handle_count(void);
