@@ -127,4 +127,8 @@ fn the_readme_shows_the_examples_that_are_run() {
     let (_, shown) = readme.split_once("```c\n").expect("C in README.md");
     let (shown, _) = shown.split_once("```").expect("its end");
     assert!(read("examples/c/rank.c").contains(shown), "README.md and examples/c/rank.c differ");
+    // `make test-python` runs what the guide shows.
+    let (_, shown) = readme.split_once("```python\n").expect("Python in README.md");
+    let (shown, _) = shown.split_once("```").expect("its end");
+    assert!(read("docs/python.md").contains(shown), "README.md and docs/python.md differ");
 }
