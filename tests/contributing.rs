@@ -101,13 +101,14 @@ fn apply(document: &Path, folder: &Path) {
 /// because one package alone would have them with other features.
 fn run_metric_cases(folder: &Path) -> Output {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
+    // The copy's programs would have the names of ours with the same profile, and take their place.
+    let debug = if std::env::var("CARGO_PROFILE_DEV_DEBUG").is_ok_and(|ours| ours == "0") { "1" } else { "0" };
     Command::new(env!("CARGO"))
         .args(["test", "--offline", "--workspace", "--test", "it"])
         .args(["rank::ranking::metrics_give_the_values_in_their_data_files", "--", "--exact"])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", target)
-        // The copy's programs would have the names of ours otherwise, and take their place.
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("CARGO_PROFILE_DEV_DEBUG", debug)
         .output()
         .expect("cargo runs")
 }

@@ -1,5 +1,7 @@
 //! Checks of what hosts pass: strings, arrays, sized structs, places for results.
 
+use std::fmt::Display;
+
 use crate::failure::{Failure, status_of};
 use crate::status::{FORETURN_ERROR_UNSUPPORTED, foreturn_status};
 
@@ -25,9 +27,9 @@ impl foreturn_str {
     ///
     /// # Safety
     /// `data` is NULL or valid for `size` bytes, for as long as the result is used.
-    pub(crate) unsafe fn text<'a>(self, name: &str) -> Result<&'a str, Failure> {
+    pub(crate) unsafe fn text<'a>(self, name: impl Display) -> Result<&'a str, Failure> {
         // SAFETY: passed on.
-        let bytes = unsafe { slice(self.data.cast::<u8>(), self.size, name)? };
+        let bytes = unsafe { slice(self.data.cast::<u8>(), self.size, &name)? };
         std::str::from_utf8(bytes)
             .map_err(|e| Failure::argument(format!("{name} is not UTF-8 from byte {} on", e.valid_up_to())))
     }
@@ -37,7 +39,7 @@ impl foreturn_str {
 ///
 /// # Safety
 /// `data` is NULL or valid for `count` items, for as long as the result is used.
-pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize, name: &str) -> Result<&'a [T], Failure> {
+pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize, name: impl Display) -> Result<&'a [T], Failure> {
     if count == 0 {
         return Ok(&[]);
     }
@@ -53,7 +55,7 @@ pub(crate) unsafe fn slice<'a, T>(data: *const T, count: usize, name: &str) -> R
 }
 
 /// Refuses lengths that don't fit in memory.
-fn check_length(count: usize, size: usize, name: &str) -> Result<(), Failure> {
+fn check_length(count: usize, size: usize, name: impl Display) -> Result<(), Failure> {
     match count.checked_mul(size).map(isize::try_from) {
         Some(Ok(_)) => Ok(()),
         _ => Err(Failure::argument(format!("{name} has a length of {count}, which doesn't fit in memory"))),

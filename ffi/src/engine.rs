@@ -1,5 +1,6 @@
 //! Engines.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use foreturn::chat::{Message, Role};
@@ -338,16 +339,16 @@ impl foreturn_limits {
 pub(crate) unsafe fn messages(
     data: *const foreturn_message,
     count: usize,
-    name: &str,
+    name: impl Display,
 ) -> Result<Vec<Message>, Failure> {
     // SAFETY: passed on.
     unsafe {
-        let given = slice(data, count, name)?;
+        let given = slice(data, count, &name)?;
         given
             .iter()
             .enumerate()
             .map(|(at, message)| {
-                let role = match message.role.text(&format!("{name}[{at}].role"))? {
+                let role = match message.role.text(format_args!("{name}[{at}].role"))? {
                     "system" => Role::System,
                     "user" => Role::User,
                     "assistant" => Role::Assistant,
@@ -357,7 +358,7 @@ pub(crate) unsafe fn messages(
                         )));
                     }
                 };
-                Ok(Message::new(role, message.content.text(&format!("{name}[{at}].content"))?))
+                Ok(Message::new(role, message.content.text(format_args!("{name}[{at}].content"))?))
             })
             .collect()
     }

@@ -135,7 +135,7 @@ pub(crate) unsafe fn generate_options(
     let stop = unsafe { slice(given.stop, given.stop_count, "stop")? };
     let stop = stop.iter().enumerate();
     // SAFETY: likewise.
-    let stop = stop.map(|(at, text)| unsafe { text.text(&format!("stop[{at}]")) }.map(str::to_owned));
+    let stop = stop.map(|(at, text)| unsafe { text.text(format_args!("stop[{at}]")) }.map(str::to_owned));
     // SAFETY: likewise.
     let schema = unsafe { given.schema_json.text("schema_json")? };
     let parsed = (!schema.is_empty()).then(|| schema.parse::<JsonSchema>());

@@ -141,7 +141,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
         }
         let texts = slice(given.candidates, given.candidate_count, "request.candidates")?.iter().enumerate();
         let texts: Vec<String> = texts
-            .map(|(at, text)| text.text(&format!("request.candidates[{at}]")).map(str::to_owned))
+            .map(|(at, text)| text.text(format_args!("request.candidates[{at}]")).map(str::to_owned))
             .collect::<Result<_, _>>()?;
         let candidates = match (texts.is_empty(), given.sample_candidates) {
             (_, 0) => Candidates::Given(texts),

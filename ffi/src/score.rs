@@ -215,9 +215,9 @@ unsafe fn replies(input: &foreturn_score_input, at: usize) -> Result<Vec<ScoreIn
     }
     // SAFETY: as for `inputs`.
     unsafe {
-        let history = messages(input.messages, input.message_count, &format!("inputs[{at}].messages"))?;
-        let texts = slice(input.candidates, input.candidate_count, &format!("inputs[{at}].candidates"))?.iter();
-        let texts = texts.enumerate().map(|(place, text)| text.text(&format!("inputs[{at}].candidates[{place}]")));
+        let history = messages(input.messages, input.message_count, format_args!("inputs[{at}].messages"))?;
+        let texts = slice(input.candidates, input.candidate_count, format_args!("inputs[{at}].candidates"))?.iter();
+        let texts = texts.enumerate().map(|(place, text)| text.text(format_args!("inputs[{at}].candidates[{place}]")));
         Ok(ScoreInput::replies(&history, texts.collect::<Result<Vec<_>, _>>()?))
     }
 }
@@ -225,13 +225,14 @@ unsafe fn replies(input: &foreturn_score_input, at: usize) -> Result<Vec<ScoreIn
 unsafe fn one_input(input: &foreturn_score_input, at: usize) -> Result<ScoreInput, Failure> {
     // SAFETY: as for `inputs`.
     unsafe {
-        let text = input.text.text(&format!("inputs[{at}].text"))?;
-        let tokens = slice(input.tokens, input.token_count, &format!("inputs[{at}].tokens"))?;
+        let text = input.text.text(format_args!("inputs[{at}].text"))?;
+        let tokens = slice(input.tokens, input.token_count, format_args!("inputs[{at}].tokens"))?;
         let response =
-            slice(input.response_tokens, input.response_token_count, &format!("inputs[{at}].response_tokens"))?;
+            slice(input.response_tokens, input.response_token_count, format_args!("inputs[{at}].response_tokens"))?;
         match (input.message_count > 0, !text.is_empty(), !tokens.is_empty(), !response.is_empty()) {
             (true, false, false, false) => {
-                messages(input.messages, input.message_count, &format!("inputs[{at}].messages")).map(ScoreInput::Chat)
+                messages(input.messages, input.message_count, format_args!("inputs[{at}].messages"))
+                    .map(ScoreInput::Chat)
             }
             (false, true, false, false) => Ok(ScoreInput::Text(text.to_owned())),
             (false, false, true, false) => {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::command::Command;
-use super::job::{Job, Kind, Punctual, Run, Watch};
+use super::job::{Job, Kind, Late, Punctual, Run, Watch};
 use super::owner::closed;
 use super::queue::Queue;
 use super::statistics::{Recorder, Stage};
@@ -35,7 +35,7 @@ struct State {
     rankings: Queue<Box<Run>>,
     calls: Queue<Box<Run>>,
     /// Requests under way that are answered at their deadline, by that and their arrival.
-    due: BTreeMap<(Instant, u64), Weak<dyn Punctual>>,
+    due: BTreeMap<(Instant, u64), (Weak<dyn Punctual>, Late)>,
     /// Places that are taken.
     active_rankings: usize,
     active_texts: usize,
@@ -154,9 +154,12 @@ impl Admission {
             }
             // Results are handed out and texts tokenised without the lock.
             drop(state);
-            due.iter().for_each(|request| request.answer());
+            for (request, late) in due {
+                late.count(recorder, StopReason::Deadline);
+                request.answer();
+            }
             for (run, why) in over {
-                recorder.interrupted(why);
+                run.late.count(recorder, why);
                 run.job.expire(why, run.start);
             }
             if let Some(run) = next {
@@ -191,7 +194,8 @@ impl Admission {
             return refuse(run, error);
         }
         if let (Some(deadline), Some(punctual)) = (run.watch.deadline, run.job.punctual()) {
-            self.lock().due.insert((deadline, run.turn.arrival), Arc::downgrade(&punctual));
+            let due = (Arc::downgrade(&punctual), run.late.clone());
+            self.lock().due.insert((deadline, run.turn.arrival), due);
         }
         if let Err(returned) = commands.send(Command::Begin(run))
             && let Command::Begin(run) = returned.0
@@ -239,9 +243,10 @@ impl State {
     }
 
     /// Takes out the requests under way whose deadline has passed.
-    fn take_due(&mut self, now: Instant) -> Vec<Arc<dyn Punctual>> {
+    fn take_due(&mut self, now: Instant) -> Vec<(Arc<dyn Punctual>, Late)> {
         let later = self.due.split_off(&(now, u64::MAX));
-        std::mem::replace(&mut self.due, later).into_values().filter_map(|request| request.upgrade()).collect()
+        let due = std::mem::replace(&mut self.due, later).into_values();
+        due.filter_map(|(request, late)| Some((request.upgrade()?, late))).collect()
     }
 
     /// Whether nobody waits for a place.

@@ -94,7 +94,7 @@ impl Owner {
             match run.watch.interruption(now) {
                 None => drop(self.held.insert(turn, run)),
                 Some(why) => {
-                    self.shared.recorder.interrupted(why);
+                    run.late.count(&self.shared.recorder, why);
                     self.leave(&run);
                     run.job.expire(why, run.start);
                 }

@@ -10,11 +10,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::CancelToken;
 use super::models::Models;
-use super::statistics::Stage;
+use super::statistics::{Recorder, Stage};
 use crate::chat::ChatRequest;
 use crate::chat::local::{Answer, Task};
 use crate::decode::urgency::Turn;
@@ -158,6 +159,19 @@ pub(super) fn interrupted(why: StopReason, doing: &str) -> Error {
     }
 }
 
+/// Whether it was counted that a request was not whole in time. Whoever hands out its result may see that first.
+#[derive(Clone, Default)]
+pub(super) struct Late(Arc<AtomicBool>);
+
+impl Late {
+    /// Counts the request, unless it was counted.
+    pub(super) fn count(&self, recorder: &Recorder, why: StopReason) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            recorder.interrupted(why);
+        }
+    }
+}
+
 /// A job with what the engine has to know of it.
 pub(super) struct Run {
     pub(super) job: Box<dyn Job>,
@@ -172,11 +186,23 @@ pub(super) struct Run {
     pub(super) stopped: Option<Instant>,
     /// How often it has started over: what was measured before is of no use.
     pub(super) begun: u32,
+    /// That it was not whole in time is counted once.
+    pub(super) late: Late,
 }
 
 impl Run {
     pub(super) fn new(job: Box<dyn Job>, turn: Turn, start: Instant, watch: Watch) -> Self {
         let texts = if let Kind::Call { texts } = job.kind() { texts } else { 0 };
-        Run { job, turn, start, watch, questions: VecDeque::new(), texts, stopped: None, begun: 0 }
+        Run {
+            job,
+            turn,
+            start,
+            watch,
+            questions: VecDeque::new(),
+            texts,
+            stopped: None,
+            begun: 0,
+            late: Late::default(),
+        }
     }
 }

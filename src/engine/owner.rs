@@ -201,7 +201,7 @@ impl Owner {
         let Some(run) = self.active.get_mut(&turn) else { return };
         let grace = if why == StopReason::Deadline { METRICS_GRACE } else { Duration::ZERO };
         if run.stopped.is_none() {
-            self.shared.recorder.interrupted(why);
+            run.late.count(&self.shared.recorder, why);
         }
         run.stopped = Some(Instant::now() + grace);
         run.job.stop(why);
@@ -345,7 +345,7 @@ impl Owner {
             // Whole, and late.
             let why = run.watch.interruption(Instant::now()).filter(|_| run.stopped.is_none());
             if let Some(why @ StopReason::Deadline) = why {
-                self.shared.recorder.interrupted(why);
+                run.late.count(&self.shared.recorder, why);
             }
             self.leave(&run);
             run.job.finish(&self.models, run.start);
