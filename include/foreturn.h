@@ -1175,6 +1175,36 @@ foreturn_status foreturn_rank_submit(const foreturn_engine *engine,
                                      foreturn_pending **out,
                                      foreturn_error **error);
 
+// Scores the futures of an earlier ranking again, with this engine's judges and metrics, and waits for the result. Nothing
+// is sampled: where two engines' rewards differ, their judges do. `ranking` is the earlier one's JSON, from
+// foreturn_ranking_json() or `foreturn rank --json`; `request` is the one that it was made of. Rollouts that didn't count
+// are left out. `options` may be NULL.
+//
+// Ownership: the caller frees `*out` with foreturn_ranking_free().
+//
+// Errors: those of foreturn_rank(); FORETURN_ERROR_INVALID_REQUEST also if `ranking` is not a ranking, was not made of
+// `request`, or has no rollout that counts. Any thread.
+foreturn_status foreturn_rescore(const foreturn_engine *engine,
+                                 const foreturn_rank_request *request,
+                                 foreturn_str ranking,
+                                 const foreturn_rank_options *options,
+                                 foreturn_ranking **out,
+                                 foreturn_error **error);
+
+// Queues what foreturn_rescore() does and returns at once. `options` may be NULL. Its `on_ready` is called when the ranking
+// is done.
+//
+// Ownership: the caller frees `*out` with foreturn_pending_free().
+//
+// Errors: those of foreturn_rescore() that are found before a model runs; the others are reported when the result is
+// taken. Any thread, also from callbacks.
+foreturn_status foreturn_rescore_submit(const foreturn_engine *engine,
+                                        const foreturn_rank_request *request,
+                                        foreturn_str ranking,
+                                        const foreturn_rank_options *options,
+                                        foreturn_pending **out,
+                                        foreturn_error **error);
+
 // Reads a ranking's totals into `*out`. The caller sets `out->size` first.
 //
 // Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_HANDLE. Any thread.

@@ -908,6 +908,21 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
             return ask<foreturn_pending*>(foreturn_rank_submit, &raw.request, &raw.options);
         });
     }
+    /// Scores the futures of an earlier ranking of `request` again, with this engine's judges and metrics, and waits for
+    /// the result. `earlier` is that ranking's JSON.
+    Result<Ranking> rescore(const RankRequest& request, std::string_view earlier, RankOptions options = {}) const {
+        detail::Watch<RankOptions> watch{std::move(options)};
+        const detail::RawRank raw(request, watch);
+        auto made = ask<Ranking>(foreturn_rescore, &raw.request, detail::lend(earlier), &raw.options);
+        return detail::unless_failed(std::move(made), watch.failure);
+    }
+    /// Queues what rescore() does. If that fails, on_ready is not called.
+    Result<Pending> submit_rescore(const RankRequest& request, std::string_view earlier,
+                                   RankOptions options = {}) const {
+        return detail::submit<detail::RawRank>(request, std::move(options), [&](const auto& raw) {
+            return ask<foreturn_pending*>(foreturn_rescore_submit, &raw.request, detail::lend(earlier), &raw.options);
+        });
+    }
 
     /// Scores inputs with a local model and waits for the result.
     Result<Scores> score(std::string_view model, const std::vector<ScoreInput>& inputs,

@@ -2,8 +2,9 @@
 
 use std::ffi::c_void;
 
+use foreturn::engine::Pending;
 use foreturn::rank::{Candidates, EndedRollout, Goal, Progress};
-use foreturn::{Engine, RankOptions, RankRequest};
+use foreturn::{Engine, RankOptions, RankRequest, Ranking};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, Inside, UserData};
@@ -14,7 +15,7 @@ use crate::handle;
 use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
 use crate::ranking::{Ranked, foreturn_ranking};
-use crate::status::foreturn_status;
+use crate::status::{FORETURN_ERROR_INVALID_REQUEST, foreturn_status};
 
 /// A request for a ranking. All of it is read before the function that takes it returns.
 #[repr(C)]
@@ -251,7 +252,21 @@ pub unsafe extern "C" fn foreturn_rank_submit(
     out: *mut *mut foreturn_pending,
     error: *mut *mut foreturn_error,
 ) -> foreturn_status {
+    let submit = |engine: &Engine, request, how| Ok(engine.submit_rank(request, how)?);
     // SAFETY: passed on.
+    unsafe { queue(engine, request, options, out, error, submit) }
+}
+
+/// Submits a ranking, and makes a handle of the request.
+unsafe fn queue(
+    engine: *const foreturn_engine,
+    request: *const foreturn_rank_request,
+    options: *const foreturn_rank_options,
+    out: *mut *mut foreturn_pending,
+    error: *mut *mut foreturn_error,
+    submit: impl FnOnce(&Engine, RankRequest, RankOptions) -> Result<Pending<Ranking>, Failure>,
+) -> foreturn_status {
+    // SAFETY: the handle, the structs and the place for the result are the host's, valid for the call.
     unsafe {
         guard(error, || {
             let engine = handle::get::<Hosted>(engine)?;
@@ -260,9 +275,73 @@ pub unsafe extern "C" fn foreturn_rank_submit(
             let (limits, ready) = (given.limits.limits()?, (given.on_ready, given.user_data));
             let (options, request) = (rank_options(&given, &engine.gate), read_request(request)?);
             let outcome = |ranking| Ok(Outcome::Ranking(Box::new(Ranked::new(ranking)?)));
-            let submit = |engine: &Engine| Ok(engine.submit_rank(request, options)?);
+            let submit = |engine: &Engine| submit(engine, request, options);
             out.write(handle::insert(Request::submit(&engine, limits, ready, submit, outcome)?));
             Ok(())
         })
     }
+}
+
+/// Scores the futures of an earlier ranking again, with this engine's judges and metrics, and waits for the result. Nothing
+/// is sampled: where two engines' rewards differ, their judges do. `ranking` is the earlier one's JSON, from
+/// foreturn_ranking_json() or `foreturn rank --json`; `request` is the one that it was made of. Rollouts that didn't count
+/// are left out. `options` may be NULL.
+///
+/// Ownership: the caller frees `*out` with foreturn_ranking_free().
+///
+/// Errors: those of foreturn_rank(); FORETURN_ERROR_INVALID_REQUEST also if `ranking` is not a ranking, was not made of
+/// `request`, or has no rollout that counts. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_rescore(
+    engine: *const foreturn_engine,
+    request: *const foreturn_rank_request,
+    ranking: foreturn_str,
+    options: *const foreturn_rank_options,
+    out: *mut *mut foreturn_ranking,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        waiting("foreturn_rescore", engine, out, error, |engine| {
+            let options = argument::read(options)?;
+            let limited = engine.within(options.limits.limits()?);
+            let (request, earlier) = (read_request(request)?, read_ranking(ranking)?);
+            Ranked::new(limited.rescore(request, &earlier, rank_options(&options, &engine.gate))?)
+        })
+    }
+}
+
+/// Queues what foreturn_rescore() does and returns at once. `options` may be NULL. Its `on_ready` is called when the ranking
+/// is done.
+///
+/// Ownership: the caller frees `*out` with foreturn_pending_free().
+///
+/// Errors: those of foreturn_rescore() that are found before a model runs; the others are reported when the result is
+/// taken. Any thread, also from callbacks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_rescore_submit(
+    engine: *const foreturn_engine,
+    request: *const foreturn_rank_request,
+    ranking: foreturn_str,
+    options: *const foreturn_rank_options,
+    out: *mut *mut foreturn_pending,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on.
+    unsafe {
+        let submit = |engine: &Engine, request, how| {
+            let earlier = read_ranking(ranking)?;
+            Ok(engine.submit_rescore(request, &earlier, how)?)
+        };
+        queue(engine, request, options, out, error, submit)
+    }
+}
+
+unsafe fn read_ranking(json: foreturn_str) -> Result<Ranking, Failure> {
+    // SAFETY: passed on.
+    let json = unsafe { json.text("ranking") }?;
+    serde_json::from_str(json).map_err(|e| {
+        let message = format!("ranking is not the JSON of a ranking, as foreturn_ranking_json() gives it: {e}");
+        Failure::new(FORETURN_ERROR_INVALID_REQUEST, message)
+    })
 }

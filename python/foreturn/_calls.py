@@ -63,6 +63,27 @@ def rank(request: RankRequest | Mapping[str, Any], timeout: float | None, priori
     return Call(submit, _take_ranking)
 
 
+def rescore(
+    request: RankRequest | Mapping[str, Any], ranking: Ranking | Mapping[str, Any], timeout: float | None, priority: int
+) -> Call[Ranking]:
+    """A ranking whose futures are an earlier one's."""
+    earlier = ranking.to_dict() if isinstance(ranking, Ranking) else dict(ranking)
+
+    def submit(engine: Any, arguments: Arguments, relay: Relay) -> Any:
+        options = arguments.struct(
+            "foreturn_rank_options",
+            limits=limits(timeout, priority)[0],
+            on_progress=progressed if relay.on_progress is not None else ffi.NULL,
+            on_ready=relay.ready_function,
+            user_data=relay.handle,
+        )
+        given = rank_request(arguments, request)
+        text = arguments.text(json.dumps(earlier), "the ranking")
+        return handle_of(lib.foreturn_rescore_submit, "foreturn_pending", engine, given, text, options)
+
+    return Call(submit, _take_ranking)
+
+
 def score(
     model: str,
     inputs: ScoreInput | Sequence[ScoreInput],

@@ -460,6 +460,18 @@ foreturn_status foreturn_rank_submit(const foreturn_engine *engine,
                                      const foreturn_rank_options *options,
                                      foreturn_pending **out,
                                      foreturn_error **error);
+foreturn_status foreturn_rescore(const foreturn_engine *engine,
+                                 const foreturn_rank_request *request,
+                                 foreturn_str ranking,
+                                 const foreturn_rank_options *options,
+                                 foreturn_ranking **out,
+                                 foreturn_error **error);
+foreturn_status foreturn_rescore_submit(const foreturn_engine *engine,
+                                        const foreturn_rank_request *request,
+                                        foreturn_str ranking,
+                                        const foreturn_rank_options *options,
+                                        foreturn_pending **out,
+                                        foreturn_error **error);
 foreturn_status foreturn_ranking_read(const foreturn_ranking *ranking,
                                       foreturn_ranking_info *out,
                                       foreturn_error **error);

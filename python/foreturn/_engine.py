@@ -203,6 +203,42 @@ class Engine:
         """As `rank_many`, on an event loop."""
         return await _many.rank_many_async(self.rank_async, requests, on_error, timeout, priority)
 
+    def rescore(
+        self,
+        request: RankRequestLike,
+        ranking: Ranking | Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Ranking:
+        """Scores the futures of an earlier ranking again, with this engine's judges and metrics. Nothing is sampled: where
+        two engines' rewards differ, their judges do.
+
+        Args:
+            request: the request that the ranking was made of.
+            ranking: what `rank` returned, here or elsewhere, or its dict. Rollouts that didn't count are left out.
+            timeout: the limit in seconds, as in `rank`.
+            priority: higher goes first.
+            on_progress: as in `rank`.
+
+        Raises:
+            InvalidRequest: the ranking was not made of the request, or none of its rollouts counts.
+        """
+        return self._wait(_calls.rescore(request, ranking, timeout, priority), on_progress=on_progress)
+
+    async def rescore_async(
+        self,
+        request: RankRequestLike,
+        ranking: Ranking | Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Ranking:
+        """As `rescore`, on an event loop."""
+        return await self._wait_on_loop(_calls.rescore(request, ranking, timeout, priority), on_progress=on_progress)
+
     # Scores.
 
     @overload

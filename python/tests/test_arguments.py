@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import pickle
 import tomllib
@@ -66,6 +67,24 @@ def test_objects_and_dicts_mean_the_same(scripted: foreturn.Engine) -> None:
     assert scripted.rank(request).rewards == scripted.rank(REQUEST).rewards == [11.0, 14.0]
     sampled = scripted.rank(foreturn.RankRequest(request.conversation, 3, window=0))
     assert sampled.rewards == [13.0] * 3
+
+
+def test_futures_are_judged_again(scripted: foreturn.Engine) -> None:
+    ranking = scripted.rank(REQUEST)
+    with foreturn.Engine(
+        CONFIG,
+        chat_models={"echo": echo},
+        metrics=[foreturn.Metric("length", length, weight=2.0)],
+    ) as other:
+        again = other.rescore(REQUEST, ranking)
+        assert again.rewards == [2 * reward for reward in ranking.rewards if reward is not None]
+        assert asyncio.run(other.rescore_async(REQUEST, ranking.to_dict())).rewards == again.rewards
+        before, after = ([r.messages for c in made for r in c.rollouts] for made in (ranking, again))
+        assert before == after
+        with pytest.raises(foreturn.InvalidRequest, match="ranking"):
+            other.rescore(REQUEST, {"ranking": []})
+        with pytest.raises(foreturn.InvalidRequest, match="candidate"):
+            other.rescore(REQUEST | {"candidates": ["Another."]}, ranking)
 
 
 @pytest.mark.parametrize(

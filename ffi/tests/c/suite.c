@@ -525,6 +525,36 @@ static void refreshed(const char *folder) {
 
 /* ---- ranking: `suite rank FOLDER CONFIG REQUEST` writes the JSON, for the command line's to be compared with ---- */
 
+/* The same judge gives the same futures the same rewards. */
+static void rescored(foreturn_engine *engine, const foreturn_rank_request *request, foreturn_ranking *ranking,
+                     foreturn_str json) {
+  foreturn_ranking *again = NULL;
+  foreturn_pending *pending = NULL;
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_rescore(engine, request, str("{}"), NULL, &again, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_rescore_submit(engine, request, str(""), NULL, &pending, &error));
+  for (int queued = 0; queued < 2; queued++) {
+    if (queued) {
+      bool ready = false;
+      OK(foreturn_rescore_submit(engine, request, json, NULL, &pending, &error));
+      OK(foreturn_pending_wait(pending, UINT64_MAX, &ready, &error));
+      OK(foreturn_pending_ranking(pending, &again, &error));
+      CHECK(ready && foreturn_pending_free(pending) == FORETURN_OK);
+    } else {
+      OK(foreturn_rescore(engine, request, json, NULL, &again, &error));
+    }
+    foreturn_ranking_info info = {.size = sizeof info};
+    OK(foreturn_ranking_read(again, &info, &error));
+    CHECK(info.candidate_count == 2 && info.complete);
+    for (size_t place = 0; place < info.candidate_count; place++) {
+      foreturn_candidate was = {.size = sizeof was}, is = {.size = sizeof is};
+      OK(foreturn_ranking_candidate(ranking, place, &was, &error));
+      OK(foreturn_ranking_candidate(again, place, &is, &error));
+      CHECK(is.candidate == was.candidate && is.reward == was.reward && is.std_error == was.std_error);
+    }
+    CHECK(foreturn_ranking_free(again) == FORETURN_OK);
+  }
+}
+
 static void print_ranking(const char *config, const char *request_json) {
   foreturn_engine_options options = {.size = sizeof options, .config_path = str(config)};
   foreturn_rank_request request = {.size = sizeof request, .json = str(request_json)};
@@ -564,6 +594,7 @@ static void print_ranking(const char *config, const char *request_json) {
     }
     CHECK(fabs(weighed - candidate.reward) < 1e-12);
   }
+  rescored(engine, &request, ranking, json);
   CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
   CHECK(foreturn_handle_count() == 0);

@@ -375,6 +375,14 @@ void chat_models(const std::string& folder) {
         config(folder, "[roles]\npolicy = \"m\"\nuser = \"host\"\n"), std::move(options), __LINE__);
     const auto ranking = NEED(engine.rank(a_request()));
     CHECK(asked > 0 && NEED(ranking.message(0, 0, 0)).content == "Go on.");
+    const int sampled = asked;
+    const auto again = NEED(engine.rescore(a_request(), NEED(ranking.json())));
+    const auto pending = NEED(engine.submit_rescore(a_request(), NEED(ranking.json())));
+    CHECK(NEED(pending.wait()));
+    CHECK(asked == sampled);  // nothing is said again
+    for (const auto& judged : {NEED(again.candidate(0)), NEED(NEED(pending.ranking()).candidate(0))})
+        CHECK(judged.reward == NEED(ranking.candidate(0)).reward);
+    CHECK(failed(engine.rescore(a_request(), "{}"), FORETURN_ERROR_INVALID_REQUEST, "ranking"));
     mode = throws;
     CHECK(failed(engine.rank(a_request()), FORETURN_ERROR_MODEL_OUTPUT, "lost for words"));
     mode = too_much;
