@@ -181,12 +181,28 @@ impl Seen {
         self.length
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Refuses a file that has changed.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`](crate::ErrorKind::InvalidModel), naming the change.
     pub(crate) fn check(&self) -> Result<()> {
-        let changed = match std::fs::metadata(&self.path) {
+        self.compare(std::fs::metadata(&self.path))
+    }
+
+    /// Refuses a file that was written to since it was opened. Another file may have its name by now, or none.
+    ///
+    /// # Errors
+    /// As [`Seen::check`].
+    pub(crate) fn check_open(&self, file: &File) -> Result<()> {
+        self.compare(file.metadata())
+    }
+
+    fn compare(&self, now: io::Result<Metadata>) -> Result<()> {
+        let changed = match now {
             Err(error) => format!("it no longer exists: {error}"),
             Ok(now) => match Seen::new(&self.path, &now) {
                 now if now == *self => return Ok(()),

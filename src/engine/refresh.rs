@@ -179,8 +179,8 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::refresh`]. The model is not an export of this library for the paged path. A tensor is missing, has another
-    /// shape, is not finite, belongs to an adapter, or has no place in the model. The folder that the model runs from (the
-    /// one that was refreshed from last) was written to: its graph and its rotary tables are still read.
+    /// shape, is not finite, belongs to an adapter, or has no place in the model. The files that the model was loaded from
+    /// were written to in place: its rotary tables are still read. The folder may be replaced, or be gone.
     pub fn refresh_with(&self, tensors: &[NamedTensor<'_>], options: RefreshOptions) -> Result<String> {
         let cancel = self.engine.limits.cancel.clone().unwrap_or_default();
         self.begin_refresh(options, cancel)?.run(|refresh| refresh.take(tensors))

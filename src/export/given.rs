@@ -14,7 +14,7 @@ use super::quantize::{self, Layout, Names};
 use crate::finite::Refused;
 use crate::model::ModelFolder;
 use crate::model::rewrite::graph::Attributes;
-use crate::model::source::{Files, Source};
+use crate::model::source::{Kept, Source};
 use crate::model::tensor::entry;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use crate::{Error, Result};
@@ -97,7 +97,7 @@ pub(crate) struct GivenWeights<'a> {
     /// The initialisers that are weights: the tensor, and its form.
     forms: HashMap<String, (String, Form)>,
     /// For what is no weight: tables of rotary embeddings.
-    files: Files<'a>,
+    files: Kept<'a>,
 }
 
 impl<'a> GivenWeights<'a> {
@@ -129,7 +129,7 @@ impl<'a> GivenWeights<'a> {
             forms.insert(name.to_owned(), (base, form));
         }
         refuse_left_over(&mut given, &used)?;
-        Ok(GivenWeights { given, forms, files: Files(&folder.file().data_folder) })
+        Ok(GivenWeights { given, forms, files: Kept(folder.file()) })
     }
 
     fn tensor(&self, name: &str) -> Option<(&Given<'a>, Form)> {

@@ -1,5 +1,7 @@
 //! Reading `model.onnx` and finding its weights.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
@@ -18,8 +20,9 @@ pub(crate) struct GraphFile {
     pub(crate) model: ModelProto,
     /// Real folder of the external data. The locations in `model` are names in it.
     pub(crate) data_folder: PathBuf,
-    /// The files with external data in it, as they were when the graph was read.
-    data: Vec<Seen>,
+    /// The files with external data in it, as they were when the graph was read. They stay open, so that what is read later
+    /// is theirs, whatever has their names then.
+    data: Vec<(Seen, File)>,
     /// Whether the graph has loops.
     pub(crate) loops: bool,
     /// Hash that identifies graph and weights.
@@ -69,7 +72,16 @@ impl GraphFile {
     /// Refuses weights that were changed since the graph was read, because they are mapped and have to be those that
     /// were checked.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        self.data.iter().try_for_each(Seen::check)
+        self.data.iter().try_for_each(|(seen, _)| seen.check())
+    }
+
+    /// Reads from the file with external data that was at `path` when the graph was read.
+    pub(crate) fn read_data(&self, path: &Path, bytes: &mut [u8], offset: u64) -> Result<()> {
+        let Some((seen, file)) = self.data.iter().find(|(seen, _)| seen.path() == path) else {
+            return Err(Error::internal(format!("{} holds no weights", path.display())));
+        };
+        file.read_exact_at(bytes, offset).map_err(|e| Error::io("read the weights of", path, e))?;
+        seen.check_open(file)
     }
 
     pub(crate) fn graph(&self) -> &GraphProto {
@@ -115,8 +127,7 @@ pub(crate) fn last_dim(value: &ValueInfoProto) -> Option<usize> {
 ///
 /// Only samples are read, because reading every weight would double the time to load a model. Two trainings of one
 /// architecture differ in practically every weight.
-fn fingerprint(graph: &[u8], paths: &[PathBuf]) -> Result<(String, Vec<Seen>)> {
-    use std::os::unix::fs::FileExt;
+fn fingerprint(graph: &[u8], paths: &[PathBuf]) -> Result<(String, Vec<(Seen, File)>)> {
     const SAMPLES: u64 = 64;
     let mut hash = Sha256::new();
     hash.update(graph);
@@ -124,13 +135,13 @@ fn fingerprint(graph: &[u8], paths: &[PathBuf]) -> Result<(String, Vec<Seen>)> {
     for path in paths {
         let (file, metadata) = files::open(path).map_err(|e| Error::io("open", path, e))?;
         let size = metadata.len();
-        seen.push(Seen::new(path, &metadata));
         hash.update(size.to_le_bytes());
         let mut sample = [0; 1024];
         for i in 0..SAMPLES {
             let read = file.read_at(&mut sample, size / SAMPLES * i).map_err(|e| Error::io("read", path, e))?;
             hash.update(&sample[..read]);
         }
+        seen.push((Seen::new(path, &metadata), file));
     }
     Ok((hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect(), seen))
 }

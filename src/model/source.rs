@@ -1,11 +1,13 @@
 //! The places that a model's weights are read from while it is loaded: the files beside its graph, or memory.
 
 use std::borrow::Cow;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message as _;
 
+use super::graph::GraphFile;
 use super::rewrite::PagedGraph;
 use super::tensor::{entry, is_external};
 use super::weights;
@@ -35,13 +37,29 @@ pub(crate) struct Files<'a>(pub(crate) &'a Path);
 
 impl Source for Files<'_> {
     fn read(&self, tensors: &[TensorProto]) -> Result<Vec<Cow<'_, [u8]>>> {
-        tensors.iter().map(|tensor| bytes(tensor, self.0).map(Cow::Owned)).collect()
+        let read = |path: &Path, bytes: &mut [u8], offset| {
+            let read = files::open(path).and_then(|(file, _)| file.read_exact_at(bytes, offset));
+            read.map_err(|e| Error::io("read the weights of", path, e))
+        };
+        tensors.iter().map(|tensor| bytes(tensor, self.0, &read).map(Cow::Owned)).collect()
     }
 }
 
+/// The files that a graph had when it was read. Others may have their names by now.
+pub(crate) struct Kept<'a>(pub(crate) &'a GraphFile);
+
+impl Source for Kept<'_> {
+    fn read(&self, tensors: &[TensorProto]) -> Result<Vec<Cow<'_, [u8]>>> {
+        let read = |path: &Path, bytes: &mut [u8], offset| self.0.read_data(path, bytes, offset);
+        tensors.iter().map(|tensor| bytes(tensor, &self.0.data_folder, &read).map(Cow::Owned)).collect()
+    }
+}
+
+/// Fills bytes from a place in a file.
+type Read<'a> = &'a dyn Fn(&Path, &mut [u8], u64) -> Result<()>;
+
 /// A tensor's bytes.
-fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt as _;
+fn bytes(tensor: &TensorProto, folder: &Path, read: Read<'_>) -> Result<Vec<u8>> {
     if let Some(raw) = &tensor.raw_data {
         weights::check(tensor, raw, Refused::NonFinite)?;
         return Ok(raw.to_vec());
@@ -51,8 +69,7 @@ fn bytes(tensor: &TensorProto, folder: &Path) -> Result<Vec<u8>> {
     let length = number("length").map_or_else(|| super::tensor::bytes(tensor), Ok);
     let length = length.map_err(|why| Error::invalid_model(format!("{}: {why}", path.display())))?;
     let mut bytes = vec![0; length as usize];
-    let read = files::open(&path).and_then(|(file, _)| file.read_exact_at(&mut bytes, number("offset").unwrap_or(0)));
-    read.map_err(|e| Error::io("read the weights of", &path, e))?;
+    read(&path, &mut bytes, number("offset").unwrap_or(0))?;
     weights::check(tensor, &bytes, Refused::NonFinite).map_err(|error| error.context(path.display()))?;
     Ok(bytes)
 }

@@ -60,13 +60,13 @@ impl PagedExecutor {
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
         let name = folder.path().display().to_string();
         let data = &folder.file().data_folder;
-        folder.file().check_unchanged()?;
         let (bytes, memory) = match given {
             Some(source) => {
                 let (bytes, memory) = in_memory(paged, source)?;
                 (Cow::Owned(bytes), Some(memory))
             }
             None => {
+                folder.file().check_unchanged()?;
                 paged.unread.check(data)?;
                 let widened = &paged.widened;
                 let memory = if widened.is_empty() { None } else { Some((widen::LOCATION, widened.read(data)?)) };
@@ -88,7 +88,9 @@ impl PagedExecutor {
             },
             options,
         )?;
-        folder.file().check_unchanged()?;
+        if given.is_none() {
+            folder.file().check_unchanged()?;
+        }
 
         let block = paged.cache.block_bytes(heads);
         let cache = block * blocks;
