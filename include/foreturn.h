@@ -503,6 +503,24 @@ typedef struct {
 // Receives each rollout that has ended. The rules of foreturn_progress_fn apply.
 typedef void (*foreturn_rollout_fn)(void *user_data, const foreturn_ended_rollout *rollout);
 
+// A candidate's reward while its futures are still being sampled. Unknown numbers are NaN.
+typedef struct {
+  // Index in the request, from 0.
+  size_t candidate;
+  // The mean over the rollouts that count so far, at least one.
+  double reward;
+  // Its standard error. Unknown with one rollout.
+  double std_error;
+  // The probability that the candidate is the best.
+  double probability_best;
+  // Number of rollouts that count so far.
+  size_t rollout_count;
+} foreturn_interim;
+
+// Receives the `count` candidates that have a reward by now, the best first, whenever another sample has ended for all
+// candidates. Valid until the callback returns. The rules of foreturn_progress_fn apply.
+typedef void (*foreturn_interim_fn)(void *user_data, const foreturn_interim *known, size_t count);
+
 // Limits and callbacks of a ranking. NULL in its place, like all-zero, means no limits and no callbacks.
 typedef struct {
   // sizeof(foreturn_rank_options).
@@ -519,6 +537,8 @@ typedef struct {
   foreturn_ready_fn on_ready;
   // Passed to the callbacks; may be NULL. It has to live until the request is done.
   void *user_data;
+  // Called with interim rewards; may be NULL.
+  foreturn_interim_fn on_interim;
 } foreturn_rank_options;
 
 // The totals of a ranking.

@@ -410,12 +410,17 @@ struct EndedRollout : foreturn_ended_rollout {
     std::string_view ended = detail::view(foreturn_ended_rollout::ended);
 };
 
+/// A candidate's reward while its futures are still being sampled. Unknown numbers are NaN.
+using Interim = foreturn_interim;
+
 /// Limits and callbacks of a ranking. The callbacks run on the engine's threads and must not wait for the
 /// engine.
 struct RankOptions {
     Limits limits = {};
     std::function<void(size_t finished, size_t total)> on_progress = {};
     std::function<void(const EndedRollout& rollout)> on_rollout = {};
+    /// Gets the candidates that have a reward by now, the best first.
+    std::function<void(const Interim* known, size_t count)> on_interim = {};
     /// For submit_rank(): the last callback of the request. No callback may be the last owner of an Engine.
     std::function<void()> on_ready = {};
 };
@@ -783,6 +788,7 @@ struct RawRank {
         options.limits = lend(watch.options.limits), options.user_data = &watch;
         watch.hook<&RankOptions::on_progress>(options.on_progress);
         watch.hook<&RankOptions::on_rollout>(options.on_rollout);
+        watch.hook<&RankOptions::on_interim>(options.on_interim);
     }
     std::vector<foreturn_message> messages;
     std::vector<foreturn_str> candidates;

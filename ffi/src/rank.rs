@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use foreturn::engine::Pending;
-use foreturn::rank::{Candidates, EndedRollout, Goal, Progress};
+use foreturn::rank::{Candidates, EndedRollout, Goal, Interim, Progress};
 use foreturn::{Engine, RankOptions, RankRequest, Ranking};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
@@ -82,6 +82,40 @@ pub type foreturn_progress_fn = Option<unsafe extern "C" fn(user_data: *mut c_vo
 pub type foreturn_rollout_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, rollout: *const foreturn_ended_rollout)>;
 
+/// A candidate's reward while its futures are still being sampled. Unknown numbers are NaN.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_interim {
+    /// Index in the request, from 0.
+    pub candidate: usize,
+    /// The mean over the rollouts that count so far, at least one.
+    pub reward: f64,
+    /// Its standard error. Unknown with one rollout.
+    pub std_error: f64,
+    /// The probability that the candidate is the best.
+    pub probability_best: f64,
+    /// Number of rollouts that count so far.
+    pub rollout_count: usize,
+}
+
+impl foreturn_interim {
+    fn of(known: &Interim) -> Self {
+        let or_nan = |number: Option<f64>| number.unwrap_or(f64::NAN);
+        foreturn_interim {
+            candidate: known.candidate,
+            reward: known.reward,
+            std_error: or_nan(known.std_error),
+            probability_best: or_nan(known.probability_best),
+            rollout_count: known.rollouts,
+        }
+    }
+}
+
+/// Receives the `count` candidates that have a reward by now, the best first, whenever another sample has ended for all
+/// candidates. Valid until the callback returns. The rules of foreturn_progress_fn apply.
+pub type foreturn_interim_fn =
+    Option<unsafe extern "C" fn(user_data: *mut c_void, known: *const foreturn_interim, count: usize)>;
+
 /// Limits and callbacks of a ranking. NULL in its place, like all-zero, means no limits and no callbacks.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +134,8 @@ pub struct foreturn_rank_options {
     pub on_ready: foreturn_ready_fn,
     /// Passed to the callbacks; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
+    /// Called with interim rewards; may be NULL.
+    pub on_interim: foreturn_interim_fn,
 }
 sized!(foreturn_rank_options);
 
@@ -171,7 +207,7 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
 }
 
 fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> RankOptions {
-    let (user_data, gate, shut) = (UserData(given.user_data), gate.clone(), gate.clone());
+    let (user_data, gate, shut, closed) = (UserData(given.user_data), gate.clone(), gate.clone(), gate.clone());
     let on_progress = given.on_progress.map(|call| -> Box<dyn FnMut(Progress) + Send> {
         Box::new(move |progress| {
             let user_data = user_data;
@@ -209,7 +245,19 @@ fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> RankOptions {
             unsafe { call(user_data.0, &raw const lent) }
         })
     });
-    RankOptions { on_progress, on_rollout }
+    let on_interim = given.on_interim.map(|call| -> Box<dyn FnMut(Vec<Interim>) + Send> {
+        Box::new(move |interim| {
+            let user_data = user_data;
+            if closed.is_shut() {
+                return;
+            }
+            let known: Vec<_> = interim.iter().map(foreturn_interim::of).collect();
+            let _inside = Inside::enter();
+            // SAFETY: the host's function, with the host's pointer; what is lent lives until it returns.
+            unsafe { call(user_data.0, known.as_ptr(), known.len()) }
+        })
+    });
+    RankOptions { on_progress, on_rollout, on_interim }
 }
 
 /// Ranks a request's candidates and waits for the result. `options` may be NULL.

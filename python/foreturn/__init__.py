@@ -43,6 +43,7 @@ from ._results import (
     EndedRollout,
     Export,
     Generation,
+    Interim,
     Latency,
     LogProbs,
     MetricSummary,
@@ -55,7 +56,7 @@ from ._results import (
 __all__ = [
     "Cancelled", "Candidate", "ChatModel", "ChatModelLike", "ChatReply", "ChatRequest", "Closed", "ContextLength",
     "Conversation", "DeadlineExceeded", "EndedRollout", "Engine", "Error", "Export", "FileError", "Forked", "Generation",
-    "Internal", "InvalidArgument", "InvalidConfig", "InvalidModel", "InvalidRequest", "Latency", "LogProbs",
+    "Interim", "Internal", "InvalidArgument", "InvalidConfig", "InvalidModel", "InvalidRequest", "Latency", "LogProbs",
     "MemoryBudget", "Message", "MessageLike", "Metric", "MetricInput", "MetricLike", "MetricSummary", "ModelOutput",
     "Overloaded", "Pin", "RankRequest", "Ranking", "Reentrant", "Reply", "Rollout", "RuntimeMissing", "Score", "ScoreInput",
     "Statistics", "Tokens", "Unsupported", "__version__", "export",

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from ._errors import Closed, Error, Forked, InvalidArgument, Reentrant, error_of
 from ._native import Arguments, call, failure, ffi, handle_of, lib, owned_text, read
-from ._pending import Relay, progressed, rollout_ended, text_came
+from ._pending import Relay, interim_came, progressed, rollout_ended, text_came
 from ._pin import Pin
 from ._requests import (
     Conversation,
@@ -54,6 +54,7 @@ def rank(request: RankRequest | Mapping[str, Any], timeout: float | None, priori
             limits=limits(timeout, priority)[0],
             on_progress=progressed if relay.on_progress is not None else ffi.NULL,
             on_rollout=rollout_ended if relay.on_rollout is not None else ffi.NULL,
+            on_interim=interim_came if relay.on_interim is not None else ffi.NULL,
             on_ready=relay.ready_function,
             user_data=relay.handle,
         )

@@ -204,12 +204,21 @@ typedef struct {
 } foreturn_ended_rollout;
 typedef void (*foreturn_rollout_fn)(void *user_data, const foreturn_ended_rollout *rollout);
 typedef struct {
+  size_t candidate;
+  double reward;
+  double std_error;
+  double probability_best;
+  size_t rollout_count;
+} foreturn_interim;
+typedef void (*foreturn_interim_fn)(void *user_data, const foreturn_interim *known, size_t count);
+typedef struct {
   size_t size;
   foreturn_limits limits;
   foreturn_progress_fn on_progress;
   foreturn_rollout_fn on_rollout;
   foreturn_ready_fn on_ready;
   void *user_data;
+  foreturn_interim_fn on_interim;
 } foreturn_rank_options;
 typedef struct {
   size_t size;

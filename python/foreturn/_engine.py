@@ -20,7 +20,7 @@ from ._options import Metrics, Path, put_config, put_hosts, put_models
 from ._pending import Pending, Relay
 from ._pin import Pin
 from ._requests import Conversation, RankRequest, ScoreInput, messages as message_array
-from ._results import EndedRollout, Generation, LogProbs, Ranking, Score, Statistics
+from ._results import EndedRollout, Generation, Interim, LogProbs, Ranking, Score, Statistics
 
 T = TypeVar("T")
 RankRequestLike: TypeAlias = RankRequest | Mapping[str, Any]
@@ -129,6 +129,7 @@ class Engine:
         priority: int = 0,
         on_progress: Callable[[int, int], object] | None = None,
         on_rollout: Callable[[EndedRollout], object] | None = None,
+        on_interim: Callable[[list[Interim]], object] | None = None,
     ) -> Ranking:
         """Ranks a request's candidates.
 
@@ -138,6 +139,8 @@ class Engine:
             priority: higher goes first.
             on_progress: called with the numbers of ended rollouts and of all. The thread that waits calls it.
             on_rollout: called likewise with each rollout that has ended. What it raises cancels the ranking.
+            on_interim: called likewise with the candidates that have a reward by now, the best first, whenever another
+                sample has ended for all of them.
 
         Raises:
             InvalidRequest: the request is wrong. The message names the field.
@@ -146,7 +149,7 @@ class Engine:
             ModelOutput: a failure that the configuration does not forgive. `__cause__` is the Python exception behind it.
         """
         call = _calls.rank(request, timeout, priority)
-        return self._wait(call, on_progress=on_progress, on_rollout=on_rollout)
+        return self._wait(call, on_progress=on_progress, on_rollout=on_rollout, on_interim=on_interim)
 
     async def rank_async(
         self,
@@ -156,10 +159,11 @@ class Engine:
         priority: int = 0,
         on_progress: Callable[[int, int], object] | None = None,
         on_rollout: Callable[[EndedRollout], object] | None = None,
+        on_interim: Callable[[list[Interim]], object] | None = None,
     ) -> Ranking:
         """As `rank`, on an event loop, which also calls the functions."""
         call = _calls.rank(request, timeout, priority)
-        return await self._wait_on_loop(call, on_progress=on_progress, on_rollout=on_rollout)
+        return await self._wait_on_loop(call, on_progress=on_progress, on_rollout=on_rollout, on_interim=on_interim)
 
     @overload
     def rank_many(

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ._errors import Error
 from ._native import call, callback, ffi, lib, read
-from ._results import EndedRollout
+from ._results import EndedRollout, Interim
 
 T = TypeVar("T")
 
@@ -32,19 +32,21 @@ class Relay:
         *,
         on_progress: Callable[[int, int], object] | None = None,
         on_rollout: Callable[[EndedRollout], object] | None = None,
+        on_interim: Callable[[list[Interim]], object] | None = None,
         on_text: Callable[[str], object] | None = None,
         on_ready: Callable[[], object] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.handle = ffi.new_handle(self)
         self.on_progress, self.on_rollout, self.on_text = on_progress, on_rollout, on_text
+        self.on_interim = on_interim
         self._on_ready = on_ready
         self._loop = loop
         self._events: deque[Callable[[], object]] = deque()
         self._under_way = under_way
         self._deliver_later: Callable[[], object] = lambda: None
         # Nothing is reported to somebody who only waits, so that the engine's thread needn't wait for Python's lock.
-        self.reports = any(asked is not None for asked in (on_progress, on_rollout, on_text, on_ready, loop))
+        self.reports = any(asked is not None for asked in (on_progress, on_rollout, on_interim, on_text, on_ready, loop))
         if self.reports:
             # The library holds a bare pointer to the handle until the request is done.
             under_way.add(self)
@@ -107,6 +109,15 @@ def rollout_ended(user_data: Any, rollout: Any) -> None:
     if relay.on_rollout is not None:
         on_rollout, text = relay.on_rollout, read(rollout.json)
         relay.put(lambda: on_rollout(EndedRollout.from_dict(json.loads(text))))
+
+
+@callback("foreturn_interim_fn")
+def interim_came(user_data: Any, known: Any, count: int) -> None:
+    """See `foreturn_rank_options.on_interim`."""
+    relay: Relay = ffi.from_handle(user_data)
+    if relay.on_interim is not None:
+        on_interim, told = relay.on_interim, [Interim.of(known[at]) for at in range(count)]
+        relay.put(lambda: on_interim(told))
 
 
 @callback("foreturn_text_fn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -205,6 +206,31 @@ class EndedRollout:
     def to_dict(self) -> dict[str, Any]:
         """The whole rollout as a trace has it: with tokens, metrics and their models' answers, and cost."""
         return self._json
+
+
+@dataclass(frozen=True, slots=True)
+class Interim:
+    """A candidate's reward while its futures are still being sampled, as `on_interim` gets it.
+
+    Attributes:
+        candidate: the index of the candidate in the request, from 0.
+        reward: the mean over the rollouts that count so far.
+        std_error: its standard error; None with one rollout.
+        probability_best: the probability that the candidate is the best; None where too little is known.
+        rollouts: how many rollouts count so far.
+    """
+
+    candidate: int
+    reward: float
+    std_error: float | None
+    probability_best: float | None
+    rollouts: int
+
+    @classmethod
+    def of(cls, known: Any) -> Interim:
+        """Reads the library's struct."""
+        std_error, best = (None if math.isnan(value) else value for value in (known.std_error, known.probability_best))
+        return cls(known.candidate, known.reward, std_error, best, known.rollout_count)
 
 
 @dataclass(frozen=True, slots=True)

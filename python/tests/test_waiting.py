@@ -107,7 +107,12 @@ def test_what_a_callback_raises_cancels_the_ranking() -> None:
 def test_progress_ends_with_everything(scripted: foreturn.Engine) -> None:
     steps: list[tuple[int, int]] = []
     ended: list[foreturn.EndedRollout] = []
-    ranking = scripted.rank(REQUEST, on_progress=lambda *step: steps.append(step), on_rollout=ended.append)
+    interim: list[list[foreturn.Interim]] = []
+    ranking = scripted.rank(
+        REQUEST, on_progress=lambda *step: steps.append(step), on_rollout=ended.append, on_interim=interim.append
+    )
+    assert [(known.candidate, known.reward, known.rollouts) for known in interim[-1]] == [(1, 14.0, 2), (0, 11.0, 2)]
+    assert interim[-1][0].std_error == 0.0
     assert steps[-1] == (4, 4) and len(ended) == 4
     assert {rollout.seed for rollout in ended} == {rollout.seed for candidate in ranking for rollout in candidate.rollouts}
 

@@ -65,7 +65,7 @@ use crate::config::{Config, ModelConfig, RuntimeConfig};
 use crate::message;
 use crate::model::ModelFolder;
 use crate::model::tokenizer::RenderOptions;
-use crate::rank::{Candidates, EndedRollout, ModelRole, Progress, RankJob, RankPlan, RankRequest, Ranking};
+use crate::rank::{Candidates, EndedRollout, Interim, ModelRole, Progress, RankJob, RankPlan, RankRequest, Ranking};
 use crate::reward::WeightedMetric;
 use crate::runtime::Places;
 use crate::score::input::Prompting;
@@ -170,6 +170,9 @@ pub struct RankOptions {
     pub on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
     /// Called with each rollout once it has ended and is scored, or won't be; as for `on_progress`.
     pub on_rollout: Option<Box<dyn FnMut(EndedRollout) + Send>>,
+    /// Called with the candidates that have a reward by now, the best first, whenever another sample has ended for all of
+    /// them; as for `on_progress`.
+    pub on_interim: Option<Box<dyn FnMut(Vec<Interim>) + Send>>,
 }
 
 impl std::fmt::Debug for RankOptions {
@@ -177,6 +180,7 @@ impl std::fmt::Debug for RankOptions {
         f.debug_struct("RankOptions")
             .field("on_progress", &self.on_progress.is_some())
             .field("on_rollout", &self.on_rollout.is_some())
+            .field("on_interim", &self.on_interim.is_some())
             .finish()
     }
 }

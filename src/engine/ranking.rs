@@ -27,6 +27,10 @@ pub(super) struct Rank {
     plan: Arc<RankPlan>,
     options: RankOptions,
     reported: usize,
+    /// Rollouts that were scored when interim rewards were last looked at.
+    scored: usize,
+    /// Those that counted.
+    counted: usize,
     respond: Responder<Ranking>,
 }
 
@@ -39,7 +43,7 @@ impl Rank {
         options: RankOptions,
         respond: Responder<Ranking>,
     ) -> Self {
-        Rank { job: job.with_most_out(MAX_OUT), make, plan, options, reported: 0, respond }
+        Rank { job: job.with_most_out(MAX_OUT), make, plan, options, reported: 0, scored: 0, counted: 0, respond }
     }
 
     /// Names the model of each request.
@@ -53,6 +57,22 @@ impl Rank {
                     self.job.fail(Error::invalid_config(message));
                 }
             }
+        }
+    }
+}
+
+impl Rank {
+    /// Gives out interim rewards if more rollouts count than last time.
+    fn report_interim(&mut self) {
+        let Some(on_interim) = &mut self.options.on_interim else { return };
+        let scored = self.job.scored();
+        if scored == std::mem::replace(&mut self.scored, scored) {
+            return;
+        }
+        let interim = self.job.interim();
+        let counted = interim.iter().map(|known| known.rollouts).sum();
+        if counted != std::mem::replace(&mut self.counted, counted) {
+            on_interim(interim);
         }
     }
 }
@@ -73,7 +93,7 @@ impl Job for Rank {
 
     fn start_over(&mut self) -> Result<()> {
         self.job = (self.make)()?.with_most_out(MAX_OUT);
-        self.reported = 0;
+        (self.reported, self.scored, self.counted) = (0, 0, 0);
         Ok(())
     }
 
@@ -128,6 +148,7 @@ impl Job for Rank {
             self.reported = progress.finished;
             on_progress(progress);
         }
+        self.report_interim();
     }
 
     fn finish(mut self: Box<Self>, models: &Models, start: Instant) {

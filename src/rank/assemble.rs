@@ -78,7 +78,7 @@ fn compare(candidates: &mut [RankedCandidate], rewards: &[Vec<Option<f64>>], job
 }
 
 /// Numbers whose mean is the reward, one for each sample; `None` where a rollout does not count.
-fn rewards(outcomes: &[Outcome], job: &RankJob) -> Vec<Option<f64>> {
+pub(super) fn rewards(outcomes: &[Outcome], job: &RankJob) -> Vec<Option<f64>> {
     let counts = |outcome: &&Outcome| outcome.loss.is_none();
     let values = |outcome: &Outcome| outcome.values.iter().flatten().map(|value| value.value).collect();
     let conversations: Vec<Vec<f64>> = outcomes.iter().filter(counts).map(values).collect();
@@ -127,7 +127,7 @@ fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>]) -> Result<()> {
 }
 
 /// Outcomes by candidate and sample, before pairing.
-fn outcomes(job: &RankJob) -> Vec<Vec<Outcome>> {
+pub(super) fn outcomes(job: &RankJob) -> Vec<Vec<Outcome>> {
     let metrics = &job.plan.metrics;
     let outcome = |future: &Future| Outcome {
         values: future.scores.iter().map(|score| score.as_ref()?.as_ref().ok().cloned()).collect(),

@@ -29,6 +29,7 @@ mod allocation;
 mod assemble;
 mod count;
 mod future;
+mod interim;
 mod job;
 mod measuring;
 mod plan;
@@ -44,6 +45,7 @@ internal! {
         AllocationSettings, Allocator, Budget, DEFAULT_CONFIDENCE, DEFAULT_FIRST, Decision, Spent, Why,
     }
 }
+pub use interim::Interim;
 pub use job::Progress;
 internal! { job::{Ask, AskId, RankJob, StopReason} }
 internal! { measuring::{MetricBatch, MetricValues} }

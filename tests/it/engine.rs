@@ -13,7 +13,7 @@ use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{CancelToken, Generation, Limits, LogProbs};
 use foreturn::model::inspect::Inspection;
 use foreturn::model::tokenizer::RenderOptions;
-use foreturn::rank::{Ended, Goal};
+use foreturn::rank::{Ended, Goal, Interim, RankedCandidate};
 use foreturn::reward::{Answered, Metric, MetricInput, MetricSettings, MetricValue, WeightedMetric, build_metric};
 use foreturn::rollout::{InstructedUser, Simulator};
 use foreturn::{ChatModel, Config, Engine, ErrorKind, RankOptions, RankRequest, Ranking, Result};
@@ -644,6 +644,29 @@ fn a_model_of_the_hosts_own_plays_beside_the_real_policy() {
     assert_eq!(models["policy"]["weights"], json!("step-17"));
     let error = engine.model("scripted").expect("a model").generate(vec![1], sampled(0, 1)).expect_err("remote");
     assert!(error.to_string().contains("`scripted` is not a local model"), "{error}");
+}
+
+/// Interim rewards come with each round that is complete, and the last are those of the ranking.
+#[test]
+fn rewards_come_while_futures_end() {
+    let Fresh { engine, .. } = &fresh(config(SETTINGS));
+    let told: Arc<Mutex<Vec<Vec<Interim>>>> = Arc::default();
+    let telling = Arc::clone(&told);
+    let on_interim = Box::new(move |known| telling.lock().expect("one thread").push(known));
+    let options = RankOptions { on_interim: Some(on_interim), ..RankOptions::default() };
+    let ranking =
+        engine.rank(request(&CANDIDATES[..3], json!({"window": 1, "samples": 4})), options).expect("a ranking");
+    let told = told.lock().expect("one thread");
+    let rounds: Vec<usize> = told.iter().map(|known| known[0].rollouts).collect();
+    assert!(rounds.is_sorted_by(|a, b| a < b) && rounds.last() == Some(&4), "{rounds:?}");
+    for known in &*told {
+        assert!(known.len() == 3 && known.iter().all(|of| of.rollouts == known[0].rollouts), "{known:?}");
+        assert!(known.is_sorted_by(|a, b| a.reward >= b.reward));
+    }
+    let numbers = |of: &RankedCandidate| (of.candidate, of.reward, of.std_error, of.probability_best);
+    let interim = |of: &Interim| (of.candidate, Some(of.reward), of.std_error, of.probability_best);
+    let last: Vec<_> = told.last().expect("told").iter().map(interim).collect();
+    assert_eq!(last, ranking.candidates.iter().map(numbers).collect::<Vec<_>>());
 }
 
 #[test]

@@ -779,6 +779,7 @@ struct host {
   foreturn_engine *engine;
   atomic_int metric_calls, model_calls, progress_calls, rollouts, released, reentrant;
   atomic_int slept;
+  size_t counted;
   bool fail, slow;
 };
 
@@ -838,6 +839,14 @@ static void on_rollout(void *user_data, const foreturn_ended_rollout *rollout) {
   atomic_fetch_add(&host->rollouts, 1);
 }
 
+static void on_interim(void *user_data, const foreturn_interim *known, size_t count) {
+  CALLED_BACK();
+  struct host *host = user_data;
+  CHECK(count == 2 && known[0].reward >= known[1].reward && known[0].rollout_count == known[1].rollout_count);
+  CHECK(isnan(known[0].std_error) == (known[0].rollout_count == 1));
+  host->counted = known[0].rollout_count;
+}
+
 static int32_t reply(void *user_data, const foreturn_chat_request *requests, size_t count,
                      foreturn_chat_replies *replies, foreturn_str *why) {
   CALLED_BACK();
@@ -865,10 +874,10 @@ static void callbacks(const char *folder) {
   host.engine = engine_with(folder, SETTINGS, &metric, &model);
   foreturn_rank_request request = poem(1, 2);
   foreturn_rank_options options = {.size = sizeof options, .on_progress = on_progress, .on_rollout = on_rollout,
-                                   .user_data = &host};
+                                   .user_data = &host, .on_interim = on_interim};
   foreturn_ranking *ranking = NULL;
   OK(foreturn_rank(host.engine, &request, &options, &ranking, &error));
-  CHECK(host.metric_calls > 0 && host.model_calls > 0 && host.progress_calls > 0 && host.rollouts == 4);
+  CHECK(host.metric_calls > 0 && host.model_calls > 0 && host.progress_calls > 0 && host.rollouts == 4 && host.counted == 2);
   foreturn_metric_summary summary = {.size = sizeof summary};
   OK(foreturn_ranking_metric(ranking, 0, 0, &summary, &error)); /* by name: length, token_amount */
   CHECK(summary.name.size == 6 && summary.mean == 4 && summary.weight == 0.5);

@@ -312,8 +312,15 @@ void metrics(const std::string& folder) {
         watch.on_rollout = [&](const foreturn::EndedRollout& ended) {
             rollouts += ended.candidate < 2 && !ended.ended.empty() && !ended.messages[0].content.empty();
         };
+        std::vector<foreturn::Interim> interim;
+        watch.on_interim = [&](const foreturn::Interim* known, std::size_t count) { interim.assign(known, known + count); };
         const auto request = a_request();
         const auto ranking = NEED(engine.rank(request, watch));
+        CHECK(interim.size() == 2 && interim[0].rollout_count == 2 && interim[1].rollout_count == 2);
+        for (std::size_t place = 0; place < 2; ++place) {
+            const auto candidate = NEED(ranking.candidate(place));
+            CHECK(interim[place].candidate == candidate.candidate && interim[place].reward == candidate.reward);
+        }
         CHECK(last == 4 && total == 4 && rollouts == 4);
         const auto info = NEED(ranking.read());
         CHECK(info.complete && info.candidate_count == 2);
