@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from . import _calls, _many, _runtime
-from ._calls import Call, OnError
+from ._calls import Call, OnError, OnRankError
 from ._callbacks import ChatModelLike, Host
 from ._errors import Closed, Error, Reentrant, RuntimeMissing
 from ._native import Arguments, failure, handle_of, lib, owned_text
@@ -171,16 +171,22 @@ class Engine:
         self, requests: Iterable[RankRequestLike], on_error: Literal["none"], *, timeout: float | None = None,
         priority: int = 0,
     ) -> list[Ranking | None]: ...
+    @overload
     def rank_many(
-        self, requests: Iterable[RankRequestLike], on_error: OnError = "raise", *, timeout: float | None = None,
+        self, requests: Iterable[RankRequestLike], on_error: Literal["return"], *, timeout: float | None = None,
         priority: int = 0,
-    ) -> list[Ranking] | list[Ranking | None]:
+    ) -> list[Ranking | Error]: ...
+    def rank_many(
+        self, requests: Iterable[RankRequestLike], on_error: OnRankError = "raise", *, timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Any]:
         """Ranks many requests, as many at once as the engine takes. The results are in the order of the requests.
 
         Args:
             requests: any number of requests. It waits for places, and is not refused where the queue is full.
             on_error: `"raise"`: the first failure cancels what is left, and is raised. `"none"`: a request that fails gives
-                None, and the reason goes to the logger `foreturn`. An engine that is closed is an error in any case.
+                None, and the reason goes to the logger `foreturn`. `"return"`: it gives its `Error` instead. An engine that
+                is closed is an error in any case.
             timeout: the limit of each request, from its submission.
             priority: higher goes first.
         """
@@ -196,10 +202,15 @@ class Engine:
         self, requests: Iterable[RankRequestLike], on_error: Literal["none"], *, timeout: float | None = None,
         priority: int = 0,
     ) -> list[Ranking | None]: ...
+    @overload
     async def rank_many_async(
-        self, requests: Iterable[RankRequestLike], on_error: OnError = "raise", *, timeout: float | None = None,
+        self, requests: Iterable[RankRequestLike], on_error: Literal["return"], *, timeout: float | None = None,
         priority: int = 0,
-    ) -> list[Ranking] | list[Ranking | None]:
+    ) -> list[Ranking | Error]: ...
+    async def rank_many_async(
+        self, requests: Iterable[RankRequestLike], on_error: OnRankError = "raise", *, timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Any]:
         """As `rank_many`, on an event loop."""
         return await _many.rank_many_async(self.rank_async, requests, on_error, timeout, priority)
 
