@@ -14,7 +14,6 @@ from typing import Any
 from ._engine import Engine
 from ._errors import FileError, InvalidArgument
 from ._rewards import install
-from ._weights import checked, weights_of
 
 _UNKNOWN = (
     "refresh: where the trainer's weights are is not known. Pass `callbacks=[reward.callback()]` to the trainer; to "
@@ -99,12 +98,12 @@ class Follower:
             else:
                 step = (state or self._state).global_step
                 if self._is_behind(engine, step):
-                    self._give(engine, weights_of(self._model), step)
+                    self._give(engine, self._model, step)
 
     def _is_behind(self, engine: Engine, step: int) -> bool:
         return self._engine is not engine or self.step != step
 
-    def _give(self, engine: Engine, weights: dict[str, Any], step: int) -> None:
+    def _give(self, engine: Engine, weights: Any, step: int) -> None:
         assert self._name is not None
         engine.refresh(self._name, weights, version=f"step {step}", shared=self._shared)
         self._engine, self.step = engine, step
@@ -121,7 +120,7 @@ class Follower:
                 weights = load_file(newest)
             except FileNotFoundError:
                 continue  # A newer one has just taken its place.
-            self._give(engine, checked(weights), _number(newest))
+            self._give(engine, weights, _number(newest))
             return
         raise FileError(f"the trainer's weights in {folder} change faster than they can be read")
 
