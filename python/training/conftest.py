@@ -38,7 +38,7 @@ def make_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     shape = {
         "vocab_size": 256 + len(SPECIAL), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": False,
         "eos_token_id": 257, "pad_token_id": 258, "bos_token_id": None, "dtype": torch.float32,
     }
     return LlamaForCausalLM(LlamaConfig(**shape | changes)).float()
