@@ -19,12 +19,14 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
+# Judges answer with one token, and these become one.
+MERGES = [("Y", "e"), ("Ye", "s"), ("N", "o")]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each byte, and for each control text."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(letters)}, merges=[]))
+    """A token for each byte, each control text, and the answers of judges."""
+    vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(first + second for first, second in MERGES)]
+    inner = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(vocabulary)}, merges=MERGES))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens(SPECIAL)
@@ -36,10 +38,11 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """A Llama with 2 layers and random weights."""
     torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
     shape = {
-        "vocab_size": 256 + len(SPECIAL), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": False,
-        "eos_token_id": 257, "pad_token_id": 258, "bos_token_id": None, "dtype": torch.float32,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "dtype": torch.float32,
     }
     return LlamaForCausalLM(LlamaConfig(**shape | changes)).float()
 

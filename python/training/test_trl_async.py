@@ -30,13 +30,16 @@ from foreturn.trl import AsyncMultiturnReward, MultiturnReward
 STEPS = 6
 
 
+EOS = make_tokenizer().eos_token_id
+
+
 class Letters(BaseHTTPRequestHandler):
     """Answers `/v1/completions` as vLLM does with `return_token_ids`."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         draw = random.Random(asked["seed"])
-        tokens = [*(draw.choice(range(64, 90)) for _ in range(asked["max_tokens"] - 1)), 257]
+        tokens = [*(draw.choice(range(64, 90)) for _ in range(asked["max_tokens"] - 1)), EOS]
         choice = {"token_ids": tokens, "logprobs": {"token_logprobs": [-3.0] * len(tokens)}}
         body = json.dumps({"choices": [choice]}).encode()
         self.send_response(200)

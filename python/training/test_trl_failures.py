@@ -178,7 +178,7 @@ def poisoned() -> Any:
     [
         (poisoned, "model.layers.1.mlp.up_proj.weight"),
         (lambda: Renamed(make_model().config), "layers.1."),
-        (lambda: make_model(vocab_size=300), "259|300|vocab"),
+        (lambda: make_model(vocab_size=300), "262|300|vocab"),
         (lambda: make_model(num_hidden_layers=1), "layers.1."),
     ],
 )
