@@ -485,6 +485,19 @@ struct RefreshOptions {
     std::function<void()> on_ready = {};
 };
 
+/// A tensor of refresh_tensors(). What it names has to live until the call returns.
+struct Tensor {
+    /// Name in the model's state dict.
+    std::string_view name = {};
+    /// One of FORETURN_DTYPE_....
+    foreturn_dtype dtype = FORETURN_DTYPE_FLOAT32;
+    /// The dimensions, the outermost first.
+    std::vector<size_t> shape = {};
+    /// The numbers, rows one after the other, and their length in bytes.
+    const void* data = nullptr;
+    size_t byte_count = 0;
+};
+
 // ---- Results: the structs of C, with texts and lists instead of pointers ----------------------------------
 
 struct Candidate : foreturn_candidate {
@@ -993,6 +1006,20 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         detail::Watch<RefreshOptions> watch{std::move(options)};
         const detail::RawRefresh raw(path, watch);
         return ask<std::string>(foreturn_refresh, model, path, &raw.options);
+    }
+    /// Exchanges a model's weights for those of a live model's state dict, and waits. `options.on_ready` is not called.
+    Result<std::string> refresh_tensors(std::string_view model, const std::vector<Tensor>& tensors,
+                                        RefreshOptions options = {}) const {
+        detail::Watch<RefreshOptions> watch{std::move(options)};
+        const detail::RawRefresh raw({}, watch);
+        std::vector<foreturn_tensor> lent(tensors.size(), detail::sized<foreturn_tensor>());
+        for (size_t at = 0; at < lent.size(); at++) {
+            const auto& from = tensors[at];
+            auto& to = lent[at];
+            to.name = detail::lend(from.name), to.dtype = from.dtype, to.rank = from.shape.size();
+            to.shape = from.shape.data(), to.data = from.data, to.byte_count = from.byte_count;
+        }
+        return ask<std::string>(foreturn_refresh_tensors, model, lent.data(), lent.size(), &raw.options);
     }
     /// Begins to exchange a model's weights. If that fails, on_ready is not called.
     Result<Pending> submit_refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
