@@ -341,6 +341,11 @@ typedef struct {
   foreturn_export_progress_fn on_progress;
   // Passed to `on_progress`; may be NULL.
   void *user_data;
+  // Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+  foreturn_str adapter;
+  // Give float32 .safetensors a second name in the folder instead of copying them. Changing the checkpoint in place then
+  // changes the export, too.
+  bool hard_link;
 } foreturn_export_options;
 
 // The input that a model continues or scores: a conversation or tokens, not both.
@@ -621,6 +626,10 @@ typedef struct {
   foreturn_ready_fn on_ready;
   // Passed to `on_ready`; may be NULL. It has to live until the request is done.
   void *user_data;
+  // Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+  foreturn_str adapter;
+  // Text of an adapter_config.json instead, where the adapter's tensors are among those of foreturn_refresh_tensors().
+  foreturn_str adapter_config;
 } foreturn_refresh_options;
 
 // The type of a tensor's numbers: one of FORETURN_DTYPE_….
@@ -1317,8 +1326,9 @@ foreturn_status foreturn_refresh_submit(const foreturn_engine *engine,
 // foreturn_refresh() does. The calling thread packs the weights, the engine's threads go on meanwhile. `on_ready` of
 // `options` is not called. `options` may be NULL.
 //
-// The tensors are all of the state dict, which is copied in the call: nothing of it is read afterwards. A head that is tied
-// to the embedding may be there or not.
+// The tensors are all of the state dict, which is read in the call and not afterwards. A head that is tied to the embedding
+// may be there or not. With an adapter in `options`, they are those of its base, which may hold the adapter's tensors; or there
+// are none, and the base is the folder that the model runs from.
 //
 // Ownership: the tensors stay the caller's. The caller frees `*out` with foreturn_string_free().
 //

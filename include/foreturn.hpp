@@ -481,6 +481,9 @@ struct RefreshOptions {
     foreturn_refresh_mode mode = FORETURN_REFRESH_WAIT;
     /// Also change a model that plays several roles, in all of them.
     bool shared = false;
+    /// Folder of a LoRA adapter that is merged into the weights, or the text of its adapter_config.json, where its tensors are
+    /// among those of refresh_tensors().
+    std::string_view adapter = {}, adapter_config = {};
     /// For submit_refresh(). See RankOptions::on_ready.
     std::function<void()> on_ready = {};
 };
@@ -861,6 +864,7 @@ struct RawRefresh {
         const auto& from = watch.options;
         options.limits = lend(from.limits), options.version = lend(from.version), options.mode = from.mode;
         options.shared = from.shared, options.user_data = &watch;
+        options.adapter = lend(from.adapter), options.adapter_config = lend(from.adapter_config);
     }
     std::string_view path;
     foreturn_refresh_options options = sized<foreturn_refresh_options>();
@@ -1059,6 +1063,10 @@ struct ExportOptions {
     bool overwrite = false;
     /// Called on the calling thread.
     std::function<void(uint64_t done, uint64_t total)> on_progress = {};
+    /// Folder of a LoRA adapter that is merged into the weights. Empty: none.
+    std::string_view adapter = {};
+    /// Give float32 .safetensors a second name instead of copying them.
+    bool hard_link = false;
 };
 
 /// Converts a checkpoint into a model folder. Returns a JSON object that describes it. (`export` is a keyword
@@ -1069,6 +1077,7 @@ inline Result<std::string> export_model(ExportOptions options) {
     auto how = detail::sized<foreturn_export_options>();
     how.from = detail::lend(from.from), how.to = detail::lend(from.to), how.block = from.block;
     how.quantize = from.quantize, how.overwrite = from.overwrite, how.user_data = &watch;
+    how.adapter = detail::lend(from.adapter), how.hard_link = from.hard_link;
     watch.hook<&ExportOptions::on_progress>(how.on_progress);
     return detail::unless_failed(detail::ask<std::string>(foreturn_export, &how), watch.failure);
 }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use foreturn::engine::{RefreshMode, RefreshOptions};
-use foreturn::export::{NamedTensor, TensorType};
+use foreturn::export::{Adapter, NamedTensor, TensorType};
 
 use crate::argument::{self, foreturn_str, sized};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, waiting};
@@ -46,6 +46,10 @@ pub struct foreturn_refresh_options {
     pub on_ready: foreturn_ready_fn,
     /// Passed to `on_ready`; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
+    /// Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+    pub adapter: foreturn_str,
+    /// Text of an adapter_config.json instead, where the adapter's tensors are among those of foreturn_refresh_tensors().
+    pub adapter_config: foreturn_str,
 }
 sized!(foreturn_refresh_options);
 
@@ -125,7 +129,21 @@ unsafe fn refresh_options(given: &foreturn_refresh_options) -> Result<RefreshOpt
     };
     // SAFETY: the string is the host's, valid for the call.
     let version = unsafe { given.version.text("options.version")? };
-    Ok(RefreshOptions { version: (!version.is_empty()).then(|| version.to_owned()), mode, shared: given.shared })
+    // SAFETY: likewise.
+    let (folder, config) =
+        unsafe { (given.adapter.text("options.adapter")?, given.adapter_config.text("options.adapter_config")?) };
+    let adapter = match (folder, config) {
+        ("", "") => None,
+        (folder, "") => Some(Adapter::Folder(folder.into())),
+        ("", config) => Some(Adapter::Config(config.to_owned())),
+        _ => return Err(Failure::argument("options has both adapter and adapter_config: set one of them")),
+    };
+    Ok(RefreshOptions {
+        version: (!version.is_empty()).then(|| version.to_owned()),
+        mode,
+        shared: given.shared,
+        adapter,
+    })
 }
 
 /// The folder with the new weights.
@@ -202,8 +220,9 @@ pub unsafe extern "C" fn foreturn_refresh_submit(
 /// foreturn_refresh() does. The calling thread packs the weights, the engine's threads go on meanwhile. `on_ready` of
 /// `options` is not called. `options` may be NULL.
 ///
-/// The tensors are all of the state dict, which is copied in the call: nothing of it is read afterwards. A head that is tied
-/// to the embedding may be there or not.
+/// The tensors are all of the state dict, which is read in the call and not afterwards. A head that is tied to the embedding
+/// may be there or not. With an adapter in `options`, they are those of its base, which may hold the adapter's tensors; or there
+/// are none, and the base is the folder that the model runs from.
 ///
 /// Ownership: the tensors stay the caller's. The caller frees `*out` with foreturn_string_free().
 ///

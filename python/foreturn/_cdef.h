@@ -128,6 +128,8 @@ typedef struct {
   bool overwrite;
   foreturn_export_progress_fn on_progress;
   void *user_data;
+  foreturn_str adapter;
+  bool hard_link;
 } foreturn_export_options;
 typedef struct {
   size_t size;
@@ -259,6 +261,8 @@ typedef struct {
   bool shared;
   foreturn_ready_fn on_ready;
   void *user_data;
+  foreturn_str adapter;
+  foreturn_str adapter_config;
 } foreturn_refresh_options;
 typedef uint32_t foreturn_dtype;
 typedef struct {

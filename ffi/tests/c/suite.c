@@ -614,6 +614,15 @@ static void refresh_from_memory(const char *first, const char *second) {
   FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh_tensors(engine, str("m"), NULL, 0, &how, &version, &error));
   FAILS(FORETURN_ERROR_INVALID_REQUEST,
         foreturn_refresh_tensors(engine, str("none"), state.tensors, state.count, &how, &version, &error));
+  how.adapter = str(second);
+  REFUSED(FORETURN_ERROR_INVALID_MODEL, "adapter_config.json");
+  how.adapter_config = str("{}");
+  REFUSED(FORETURN_ERROR_INVALID_ARGUMENT, "adapter_config");
+  how.adapter = (foreturn_str){0};
+  REFUSED(FORETURN_ERROR_UNSUPPORTED, "peft_type");
+  how.adapter_config = str("{\"peft_type\": \"LORA\", \"lora_alpha\": 8}");
+  REFUSED(FORETURN_ERROR_INVALID_REQUEST, "no weights of an adapter");
+  how.adapter_config = (foreturn_str){0};
   CHECK(version == NULL);
   probe(engine, got);
   CHECK(memcmp(got, before, sizeof got) == 0);
