@@ -25,7 +25,8 @@ MERGES = [("Y", "e"), ("Ye", "s"), ("N", "o")]
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A token for each byte, each control text, and the answers of judges."""
-    vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(first + second for first, second in MERGES)]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = [*letters, *SPECIAL, *(first + second for first, second in MERGES)]
     inner = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(vocabulary)}, merges=MERGES))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
