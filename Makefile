@@ -23,6 +23,8 @@ GENAI_VENV := target/genai-venv
 METRICS_VENV := target/metrics-venv
 PEERS_VENV := target/peers-venv
 PYTHON_VENV := target/python-venv
+TRAINING_VENV := target/training-venv
+TRAINING_UNPACKED := target/training-unpacked
 PEERS_HF := target/peers/smollm2-135m-instruct-hf
 # Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
 PEERS_ARGS ?=
@@ -37,7 +39,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
-  test test-python lint public-api deny fuzz bench bench-baseline instructions \
+  test test-python test-training lint public-api deny fuzz bench bench-baseline instructions \
   instructions-baseline references metric-references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -113,6 +115,11 @@ test-python: model library $(PYTHON_VENV)/.installed ## Install the Python packa
 	$(PYTHON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./python
 	cd python && ../$(PYTHON_VENV)/bin/mypy
 	$(PYTHON_VENV)/bin/pytest -q python/tests $(PYTEST_ARGS)
+
+# Frameworks that can't share an environment are unpacked beside it; see the file of their versions.
+test-training: library $(TRAINING_VENV)/.installed $(TRAINING_UNPACKED)/.unpacked ## Run the Python package in training: TRL, verl, OpenRLHF (installs torch, 6 GB)
+	$(TRAINING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./python
+	FORETURN_UNPACKED=$(CURDIR)/$(TRAINING_UNPACKED) $(TRAINING_VENV)/bin/pytest -q python/training $(PYTEST_ARGS)
 
 lint: deny ## Check formatting, clippy (all targets and bare library), docs, licences, Python
 	$(CARGO) fmt --all --check
@@ -208,9 +215,15 @@ $(METRICS_VENV)/.installed: tests/reference/requirements-metrics.txt
 $(GENAI_VENV)/.installed: tests/reference/requirements-genai.txt
 $(PEERS_VENV)/.installed: benches/peers/requirements.txt
 $(PYTHON_VENV)/.installed: python/tests/requirements.txt
+$(TRAINING_VENV)/.installed: python/training/requirements.txt
 target/%-venv/.installed:
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(TRAINING_UNPACKED)/.unpacked: python/training/requirements-unpacked.txt $(TRAINING_VENV)/.installed
+	rm -rf $(@D)
+	$(TRAINING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 	@touch $@
 
 clean-models: ## Remove exported models, e.g. after a change to the exporter

@@ -341,6 +341,11 @@ typedef struct {
   foreturn_export_progress_fn on_progress;
   // Passed to `on_progress`; may be NULL.
   void *user_data;
+  // Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+  foreturn_str adapter;
+  // Give float32 .safetensors a second name in the folder instead of copying them. Changing the checkpoint in place then
+  // changes the export, too.
+  bool hard_link;
 } foreturn_export_options;
 
 // The input that a model continues or scores: a conversation or tokens, not both.
@@ -641,7 +646,32 @@ typedef struct {
   foreturn_ready_fn on_ready;
   // Passed to `on_ready`; may be NULL. It has to live until the request is done.
   void *user_data;
+  // Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+  foreturn_str adapter;
+  // Text of an adapter_config.json instead, where the adapter's tensors are among those of foreturn_refresh_tensors().
+  foreturn_str adapter_config;
 } foreturn_refresh_options;
+
+// The type of a tensor's numbers: one of FORETURN_DTYPE_….
+typedef uint32_t foreturn_dtype;
+
+// A tensor in the host's memory, such as one of a trainer's state dict. It has to live until the call returns.
+typedef struct {
+  // sizeof(foreturn_tensor).
+  size_t size;
+  // Name in the model's state dict. What DistributedDataParallel, FSDP and torch.compile put before it may be there.
+  foreturn_str name;
+  // Type of its numbers.
+  foreturn_dtype dtype;
+  // Number of dimensions.
+  size_t rank;
+  // The dimensions, the outermost first; may be NULL if `rank` is 0.
+  const size_t *shape;
+  // The numbers, little-endian, rows one after the other without gaps. They need no alignment.
+  const void *data;
+  // Length of `data` in bytes. It has to fit shape and type.
+  size_t byte_count;
+} foreturn_tensor;
 
 // An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; or `tokens` of a
 // prompt with `response_tokens`. The other fields stay zero.
@@ -833,6 +863,15 @@ typedef struct {
 
 // They end with FORETURN_ERROR_CANCELLED.
 #define FORETURN_REFRESH_ABORT 2
+
+// float32.
+#define FORETURN_DTYPE_FLOAT32 0
+
+// bfloat16.
+#define FORETURN_DTYPE_BFLOAT16 1
+
+// float16.
+#define FORETURN_DTYPE_FLOAT16 2
 
 // The logits of a reward model's or classifier's head.
 #define FORETURN_SCORE_LABELS 0
@@ -1330,6 +1369,29 @@ foreturn_status foreturn_refresh_submit(const foreturn_engine *engine,
                                         const foreturn_refresh_options *options,
                                         foreturn_pending **out,
                                         foreturn_error **error);
+
+// Exchanges the weights of the local model named `model` for `tensors`, those of a live model's state dict, and waits for
+// it. No file is written. The bits are those of an export of the same tensors: float32 is used as it is, half precision is
+// widened, and a model that was exported in few bits is quantised by the same rules. Apart from that it does what
+// foreturn_refresh() does. The calling thread packs the weights, the engine's threads go on meanwhile. `on_ready` of
+// `options` is not called. `options` may be NULL.
+//
+// The tensors are all of the state dict, which is read in the call and not afterwards. A head that is tied to the embedding
+// may be there or not. With an adapter in `options`, they are those of its base, which may hold the adapter's tensors; or there
+// are none, and the base is the folder that the model runs from.
+//
+// Ownership: the tensors stay the caller's. The caller frees `*out` with foreturn_string_free().
+//
+// Errors: as foreturn_refresh(), and: FORETURN_ERROR_UNSUPPORTED (the model is not an export of this library for the paged
+// path, or a tensor belongs to an adapter), FORETURN_ERROR_INVALID_REQUEST (a tensor is missing, has another shape, or has no
+// place in the model), FORETURN_ERROR_INVALID_MODEL (one is not finite). The message names the tensor. Any thread.
+foreturn_status foreturn_refresh_tensors(const foreturn_engine *engine,
+                                         foreturn_str model,
+                                         const foreturn_tensor *tensors,
+                                         size_t count,
+                                         const foreturn_refresh_options *options,
+                                         foreturn_string **out,
+                                         foreturn_error **error);
 
 // Sets `*input` to the defaults: nothing set. `size` is sizeof(foreturn_score_input).
 //

@@ -486,8 +486,24 @@ struct RefreshOptions {
     foreturn_refresh_mode mode = FORETURN_REFRESH_WAIT;
     /// Also change a model that plays several roles, in all of them.
     bool shared = false;
+    /// Folder of a LoRA adapter that is merged into the weights, or the text of its adapter_config.json, where its tensors are
+    /// among those of refresh_tensors().
+    std::string_view adapter = {}, adapter_config = {};
     /// For submit_refresh(). See RankOptions::on_ready.
     std::function<void()> on_ready = {};
+};
+
+/// A tensor of refresh_tensors(). What it names has to live until the call returns.
+struct Tensor {
+    /// Name in the model's state dict.
+    std::string_view name = {};
+    /// One of FORETURN_DTYPE_....
+    foreturn_dtype dtype = FORETURN_DTYPE_FLOAT32;
+    /// The dimensions, the outermost first.
+    std::vector<size_t> shape = {};
+    /// The numbers, rows one after the other, and their length in bytes.
+    const void* data = nullptr;
+    size_t byte_count = 0;
 };
 
 // ---- Results: the structs of C, with texts and lists instead of pointers ----------------------------------
@@ -854,6 +870,7 @@ struct RawRefresh {
         const auto& from = watch.options;
         options.limits = lend(from.limits), options.version = lend(from.version), options.mode = from.mode;
         options.shared = from.shared, options.user_data = &watch;
+        options.adapter = lend(from.adapter), options.adapter_config = lend(from.adapter_config);
     }
     std::string_view path;
     foreturn_refresh_options options = sized<foreturn_refresh_options>();
@@ -1015,6 +1032,20 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         const detail::RawRefresh raw(path, watch);
         return ask<std::string>(foreturn_refresh, model, path, &raw.options);
     }
+    /// Exchanges a model's weights for those of a live model's state dict, and waits. `options.on_ready` is not called.
+    Result<std::string> refresh_tensors(std::string_view model, const std::vector<Tensor>& tensors,
+                                        RefreshOptions options = {}) const {
+        detail::Watch<RefreshOptions> watch{std::move(options)};
+        const detail::RawRefresh raw({}, watch);
+        std::vector<foreturn_tensor> lent(tensors.size(), detail::sized<foreturn_tensor>());
+        for (size_t at = 0; at < lent.size(); at++) {
+            const auto& from = tensors[at];
+            auto& to = lent[at];
+            to.name = detail::lend(from.name), to.dtype = from.dtype, to.rank = from.shape.size();
+            to.shape = from.shape.data(), to.data = from.data, to.byte_count = from.byte_count;
+        }
+        return ask<std::string>(foreturn_refresh_tensors, model, lent.data(), lent.size(), &raw.options);
+    }
     /// Begins to exchange a model's weights. If that fails, on_ready is not called.
     Result<Pending> submit_refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
         return detail::submit<detail::RawRefresh>(path, std::move(options), [&](const auto& raw) {
@@ -1053,6 +1084,10 @@ struct ExportOptions {
     bool overwrite = false;
     /// Called on the calling thread.
     std::function<void(uint64_t done, uint64_t total)> on_progress = {};
+    /// Folder of a LoRA adapter that is merged into the weights. Empty: none.
+    std::string_view adapter = {};
+    /// Give float32 .safetensors a second name instead of copying them.
+    bool hard_link = false;
 };
 
 /// Converts a checkpoint into a model folder. Returns a JSON object that describes it. (`export` is a keyword
@@ -1063,6 +1098,7 @@ inline Result<std::string> export_model(ExportOptions options) {
     auto how = detail::sized<foreturn_export_options>();
     how.from = detail::lend(from.from), how.to = detail::lend(from.to), how.block = from.block;
     how.quantize = from.quantize, how.overwrite = from.overwrite, how.user_data = &watch;
+    how.adapter = detail::lend(from.adapter), how.hard_link = from.hard_link;
     watch.hook<&ExportOptions::on_progress>(how.on_progress);
     return detail::unless_failed(detail::ask<std::string>(foreturn_export, &how), watch.failure);
 }

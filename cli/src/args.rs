@@ -64,6 +64,9 @@ pub(super) struct ExportArgs {
     /// Hard-link float32 weights instead of copying them. Overwriting the checkpoint then changes the export
     #[arg(long)]
     pub(super) hard_link: bool,
+    /// Folder of a LoRA adapter to merge into the weights, as PEFT saves it
+    #[arg(long, value_name = "DIR")]
+    pub(super) adapter: Option<PathBuf>,
 }
 
 /// See [`foreturn::export::Quantize`].

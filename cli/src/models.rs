@@ -111,7 +111,8 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
         QuantizeArg::Int4 => Quantize::Int4,
     };
     let (block, hard_link) = (args.block, args.hard_link);
-    let options = ExportOptions { quantize, block, hard_link, ..ExportOptions::new(&args.from, &args.to) };
+    let adapter = args.adapter.clone();
+    let options = ExportOptions { quantize, block, hard_link, adapter, ..ExportOptions::new(&args.from, &args.to) };
     let bar = output::progress(0, "writing weights {bar:30} {bytes}/{total_bytes}");
     let report = export::export(&options, &mut |progress| {
         bar.set_length(progress.total);

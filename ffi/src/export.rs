@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use foreturn::export::{self, ExportOptions, ExportProgress, Placement, Quantize};
 use serde_json::json;
 
-use crate::argument::{self, Out, foreturn_str, sized};
+use crate::argument::{self, Out, Sized_, foreturn_str};
 use crate::callback::{Inside, UserData};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
@@ -46,8 +46,19 @@ pub struct foreturn_export_options {
     pub on_progress: foreturn_export_progress_fn,
     /// Passed to `on_progress`; may be NULL.
     pub user_data: *mut c_void,
+    /// Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+    pub adapter: foreturn_str,
+    /// Give float32 .safetensors a second name in the folder instead of copying them. Changing the checkpoint in place then
+    /// changes the export, too.
+    pub hard_link: bool,
 }
-sized!(foreturn_export_options);
+
+// SAFETY: repr(C), `size` comes first, and all fields are numbers, flags and pointers.
+unsafe impl Sized_ for foreturn_export_options {
+    const NAME: &'static str = "foreturn_export_options";
+    // The first version ended before the adapter.
+    const FIRST: usize = std::mem::offset_of!(foreturn_export_options, adapter);
+}
 
 /// Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_export_options).
 ///
@@ -89,7 +100,8 @@ pub unsafe extern "C" fn foreturn_export(
                     return Err(Failure::argument(format!("quantize is {other}: it is one of FORETURN_QUANTIZE_…")));
                 }
             };
-            options.overwrite = given.overwrite;
+            (options.overwrite, options.hard_link) = (given.overwrite, given.hard_link);
+            options.adapter = Some(given.adapter.text("adapter")?).filter(|path| !path.is_empty()).map(Into::into);
             if given.block > 0 {
                 options.block = given.block as usize;
             }

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 
 use foreturn::engine::{RefreshMode, RefreshOptions};
+use foreturn::export::{Adapter, NamedTensor, TensorType};
 
 use crate::argument::{self, foreturn_str, sized};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, waiting};
@@ -45,6 +46,10 @@ pub struct foreturn_refresh_options {
     pub on_ready: foreturn_ready_fn,
     /// Passed to `on_ready`; may be NULL. It has to live until the request is done.
     pub user_data: *mut c_void,
+    /// Path of the folder of a LoRA adapter that is merged into the weights, as PEFT saves it. Empty: none.
+    pub adapter: foreturn_str,
+    /// Text of an adapter_config.json instead, where the adapter's tensors are among those of foreturn_refresh_tensors().
+    pub adapter_config: foreturn_str,
 }
 sized!(foreturn_refresh_options);
 
@@ -60,6 +65,61 @@ pub unsafe extern "C" fn foreturn_refresh_options_init(
     unsafe { argument::init(options, size) }
 }
 
+/// The type of a tensor's numbers: one of FORETURN_DTYPE_….
+pub type foreturn_dtype = u32;
+/// float32.
+pub const FORETURN_DTYPE_FLOAT32: foreturn_dtype = 0;
+/// bfloat16.
+pub const FORETURN_DTYPE_BFLOAT16: foreturn_dtype = 1;
+/// float16.
+pub const FORETURN_DTYPE_FLOAT16: foreturn_dtype = 2;
+
+/// A tensor in the host's memory, such as one of a trainer's state dict. It has to live until the call returns.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct foreturn_tensor {
+    /// sizeof(foreturn_tensor).
+    pub size: usize,
+    /// Name in the model's state dict. What DistributedDataParallel, FSDP and torch.compile put before it may be there.
+    pub name: foreturn_str,
+    /// Type of its numbers.
+    pub dtype: foreturn_dtype,
+    /// Number of dimensions.
+    pub rank: usize,
+    /// The dimensions, the outermost first; may be NULL if `rank` is 0.
+    pub shape: *const usize,
+    /// The numbers, little-endian, rows one after the other without gaps. They need no alignment.
+    pub data: *const c_void,
+    /// Length of `data` in bytes. It has to fit shape and type.
+    pub byte_count: usize,
+}
+sized!(foreturn_tensor);
+
+/// # Safety
+/// The tensor's pointers are valid for their lengths, for as long as the result is used.
+unsafe fn tensor<'a>(at: usize, given: &foreturn_tensor) -> Result<NamedTensor<'a>, Failure> {
+    // SAFETY: valid by contract.
+    let name = unsafe { given.name.text(&format!("tensors[{at}].name"))? };
+    let kind = match given.dtype {
+        FORETURN_DTYPE_FLOAT32 => TensorType::Float32,
+        FORETURN_DTYPE_BFLOAT16 => TensorType::Bfloat16,
+        FORETURN_DTYPE_FLOAT16 => TensorType::Float16,
+        other => {
+            let message = format!("the dtype of tensor `{name}` is {other}: it is one of FORETURN_DTYPE_…");
+            return Err(Failure::argument(message));
+        }
+    };
+    // SAFETY: likewise.
+    let (shape, data) = unsafe {
+        let data = given.data.cast::<u8>();
+        (
+            argument::slice(given.shape, given.rank, &format!("the shape of tensor `{name}`"))?,
+            argument::slice(data, given.byte_count, &format!("the data of tensor `{name}`"))?,
+        )
+    };
+    Ok(NamedTensor::new(name, kind, shape, data))
+}
+
 unsafe fn refresh_options(given: &foreturn_refresh_options) -> Result<RefreshOptions, Failure> {
     let mode = match given.mode {
         FORETURN_REFRESH_WAIT => RefreshMode::Wait,
@@ -69,7 +129,21 @@ unsafe fn refresh_options(given: &foreturn_refresh_options) -> Result<RefreshOpt
     };
     // SAFETY: the string is the host's, valid for the call.
     let version = unsafe { given.version.text("options.version")? };
-    Ok(RefreshOptions { version: (!version.is_empty()).then(|| version.to_owned()), mode, shared: given.shared })
+    // SAFETY: likewise.
+    let (folder, config) =
+        unsafe { (given.adapter.text("options.adapter")?, given.adapter_config.text("options.adapter_config")?) };
+    let adapter = match (folder, config) {
+        ("", "") => None,
+        (folder, "") => Some(Adapter::Folder(folder.into())),
+        ("", config) => Some(Adapter::Config(config.to_owned())),
+        _ => return Err(Failure::argument("options has both adapter and adapter_config: set one of them")),
+    };
+    Ok(RefreshOptions {
+        version: (!version.is_empty()).then(|| version.to_owned()),
+        mode,
+        shared: given.shared,
+        adapter,
+    })
 }
 
 /// The folder with the new weights.
@@ -136,6 +210,44 @@ pub unsafe extern "C" fn foreturn_refresh_submit(
             let (limits, ready) = (given.limits.limits()?, (given.on_ready, given.user_data));
             let outcome = |version| Ok(Outcome::Version(Text(version)));
             queue(&engine, model, limits, ready, out, outcome, |model| model.submit_refresh(path, how))
+        })
+    }
+}
+
+/// Exchanges the weights of the local model named `model` for `tensors`, those of a live model's state dict, and waits for
+/// it. No file is written. The bits are those of an export of the same tensors: float32 is used as it is, half precision is
+/// widened, and a model that was exported in few bits is quantised by the same rules. Apart from that it does what
+/// foreturn_refresh() does. The calling thread packs the weights, the engine's threads go on meanwhile. `on_ready` of
+/// `options` is not called. `options` may be NULL.
+///
+/// The tensors are all of the state dict, which is read in the call and not afterwards. A head that is tied to the embedding
+/// may be there or not. With an adapter in `options`, they are those of its base, which may hold the adapter's tensors; or there
+/// are none, and the base is the folder that the model runs from.
+///
+/// Ownership: the tensors stay the caller's. The caller frees `*out` with foreturn_string_free().
+///
+/// Errors: as foreturn_refresh(), and: FORETURN_ERROR_UNSUPPORTED (the model is not an export of this library for the paged
+/// path, or a tensor belongs to an adapter), FORETURN_ERROR_INVALID_REQUEST (a tensor is missing, has another shape, or has no
+/// place in the model), FORETURN_ERROR_INVALID_MODEL (one is not finite). The message names the tensor. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn foreturn_refresh_tensors(
+    engine: *const foreturn_engine,
+    model: foreturn_str,
+    tensors: *const foreturn_tensor,
+    count: usize,
+    options: *const foreturn_refresh_options,
+    out: *mut *mut foreturn_string,
+    error: *mut *mut foreturn_error,
+) -> foreturn_status {
+    // SAFETY: passed on. The host's tensors are valid for the call.
+    unsafe {
+        waiting("foreturn_refresh_tensors", engine, out, error, |engine| {
+            let given = argument::read(options)?;
+            let tensors = argument::read_all(tensors, count, "tensors")?;
+            let tensors = tensors.iter().enumerate().map(|(at, given)| tensor(at, given));
+            let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+            let model = engine.within(given.limits.limits()?).model(model.text("model")?)?;
+            Ok(Text(model.refresh_with(&tensors, refresh_options(&given)?)?))
         })
     }
 }

@@ -132,7 +132,8 @@ fn tiny(name: &str, folder: &Path) {
     export(&ExportOptions::new(&checkpoint, folder.join(name)), &mut |_| ()).expect("an export");
 }
 
-/// A copy of an export whose weights are a little smaller.
+/// A copy of an export whose weights are a little smaller. Its `tensors.txt` says where each tensor lies in its file, for
+/// hosts without JSON: name, place, bytes, and shape with its length before it.
 fn with_other_weights(from: &Path, to: &Path) {
     fs::create_dir(to).expect("a folder");
     for file in fs::read_dir(from).expect("a folder").map(|file| file.expect("a file")) {
@@ -142,15 +143,20 @@ fn with_other_weights(from: &Path, to: &Path) {
     let mut bytes = fs::read(&data).expect("weights");
     let (length, rest) = bytes.split_first_chunk_mut::<8>().expect("a header");
     let (header, rest) = rest.split_at_mut(u64::from_le_bytes(*length) as usize);
+    let start = 8 + header.len();
     let header: Value = serde_json::from_slice(header).expect("JSON");
-    let mut changed = 0;
-    for tensor in header.as_object().expect("tensors").values().filter(|tensor| tensor["dtype"] == "F32") {
+    let (mut changed, mut list) = (0, String::new());
+    for (name, tensor) in header.as_object().expect("tensors").iter().filter(|(_, tensor)| tensor["dtype"] == "F32") {
         let at = |end: usize| tensor["data_offsets"][end].as_u64().expect("an offset") as usize;
         for number in rest[at(0)..at(1)].as_chunks_mut::<4>().0 {
             *number = (0.9 * f32::from_le_bytes(*number)).to_le_bytes();
             changed += 1;
         }
+        let shape: Vec<String> = tensor["shape"].as_array().expect("a shape").iter().map(Value::to_string).collect();
+        let (place, bytes) = (start + at(0), at(1) - at(0));
+        list.push_str(&format!("{name} {place} {bytes} {} {}\n", shape.len(), shape.join(" ")));
     }
+    fs::write(to.join("tensors.txt"), list).expect("written");
     assert!(changed > 0, "{} has no floats", data.display());
     fs::write(&data, bytes).expect("written");
 }

@@ -27,6 +27,7 @@ from ._results import Generation, LogProbs, Ranking, Score
 
 T = TypeVar("T")
 OnError: TypeAlias = Literal["raise", "none"]
+OnRankError: TypeAlias = Literal["raise", "none", "return"]
 
 _log = logging.getLogger("foreturn")
 
@@ -96,7 +97,7 @@ def score(
     priority: int,
 ) -> Call[Any]:
     """A score, or a list of them."""
-    check_on_error(on_error)
+    check_on_error(on_error, ("raise", "none"))
     if task not in _TASKS:
         raise InvalidArgument(f"task is {task!r}: it is one of {', '.join(map(repr, _TASKS))}")
     partial = on_error == "none" and not is_one(inputs)
@@ -260,16 +261,19 @@ def number_in(name: str, number: int, least: int, most: int) -> int:
     return number
 
 
-def check_on_error(on_error: str) -> None:
-    if on_error not in ("raise", "none"):
-        raise InvalidArgument(f'on_error is {on_error!r}: it is "raise" or "none"')
+def check_on_error(on_error: str, known: Sequence[str]) -> None:
+    if on_error not in known:
+        raise InvalidArgument(f"on_error is {on_error!r}: it is {' or '.join(json.dumps(one) for one in known)}")
 
 
-def forgive(error: Error, at: int, on_error: OnError) -> None:
-    """Raises an error that belongs to the whole engine, or that nobody forgives."""
+def forgive(error: Error, at: int, on_error: OnRankError) -> Error | None:
+    """The result in the place of one that failed. Raises an error that belongs to the whole engine, or is not forgiven."""
     if on_error == "raise" or isinstance(error, (Closed, Forked, Reentrant)):
         raise error
+    if on_error == "return":
+        return error
     _log.warning("input %d failed (%s): %s", at, error.kind, error)
+    return None
 
 
 def _take_ranking(pending: Any) -> Ranking:

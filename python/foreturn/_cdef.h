@@ -128,6 +128,8 @@ typedef struct {
   bool overwrite;
   foreturn_export_progress_fn on_progress;
   void *user_data;
+  foreturn_str adapter;
+  bool hard_link;
 } foreturn_export_options;
 typedef struct {
   size_t size;
@@ -268,7 +270,19 @@ typedef struct {
   bool shared;
   foreturn_ready_fn on_ready;
   void *user_data;
+  foreturn_str adapter;
+  foreturn_str adapter_config;
 } foreturn_refresh_options;
+typedef uint32_t foreturn_dtype;
+typedef struct {
+  size_t size;
+  foreturn_str name;
+  foreturn_dtype dtype;
+  size_t rank;
+  const size_t *shape;
+  const void *data;
+  size_t byte_count;
+} foreturn_tensor;
 typedef struct {
   size_t size;
   const foreturn_message *messages;
@@ -354,6 +368,9 @@ typedef struct {
 #define FORETURN_REFRESH_WAIT 0
 #define FORETURN_REFRESH_RESTART 1
 #define FORETURN_REFRESH_ABORT 2
+#define FORETURN_DTYPE_FLOAT32 0
+#define FORETURN_DTYPE_BFLOAT16 1
+#define FORETURN_DTYPE_FLOAT16 2
 #define FORETURN_SCORE_LABELS 0
 #define FORETURN_SCORE_STEPS 1
 #define FORETURN_SCORE_RESPONSE 2
@@ -521,6 +538,13 @@ foreturn_status foreturn_refresh_submit(const foreturn_engine *engine,
                                         const foreturn_refresh_options *options,
                                         foreturn_pending **out,
                                         foreturn_error **error);
+foreturn_status foreturn_refresh_tensors(const foreturn_engine *engine,
+                                         foreturn_str model,
+                                         const foreturn_tensor *tensors,
+                                         size_t count,
+                                         const foreturn_refresh_options *options,
+                                         foreturn_string **out,
+                                         foreturn_error **error);
 foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t size);
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 foreturn_status foreturn_score(const foreturn_engine *engine,

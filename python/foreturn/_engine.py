@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
-from . import _calls, _many, _runtime
-from ._calls import Call, OnError
+from . import _calls, _many, _refresh, _runtime
+from ._calls import Call, OnError, OnRankError
 from ._callbacks import ChatModelLike, Host
 from ._errors import Closed, Error, Reentrant, RuntimeMissing
 from ._native import Arguments, failure, handle_of, lib, owned_text
 from ._options import Metrics, Path, put_config, put_hosts, put_models
 from ._pending import Pending, Relay
 from ._pin import Pin
+from ._refresh import Mode, Refresh
 from ._requests import Conversation, RankRequest, ScoreInput, messages as message_array
 from ._results import EndedRollout, Generation, Interim, LogProbs, Ranking, Score, Statistics
 
@@ -175,16 +176,22 @@ class Engine:
         self, requests: Iterable[RankRequestLike], on_error: Literal["none"], *, timeout: float | None = None,
         priority: int = 0,
     ) -> list[Ranking | None]: ...
+    @overload
     def rank_many(
-        self, requests: Iterable[RankRequestLike], on_error: OnError = "raise", *, timeout: float | None = None,
+        self, requests: Iterable[RankRequestLike], on_error: Literal["return"], *, timeout: float | None = None,
         priority: int = 0,
-    ) -> list[Ranking] | list[Ranking | None]:
+    ) -> list[Ranking | Error]: ...
+    def rank_many(
+        self, requests: Iterable[RankRequestLike], on_error: OnRankError = "raise", *, timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Any]:
         """Ranks many requests, as many at once as the engine takes. The results are in the order of the requests.
 
         Args:
             requests: any number of requests. It waits for places, and is not refused where the queue is full.
             on_error: `"raise"`: the first failure cancels what is left, and is raised. `"none"`: a request that fails gives
-                None, and the reason goes to the logger `foreturn`. An engine that is closed is an error in any case.
+                None, and the reason goes to the logger `foreturn`. `"return"`: it gives its `Error` instead. An engine that
+                is closed is an error in any case.
             timeout: the limit of each request, from its submission.
             priority: higher goes first.
         """
@@ -200,10 +207,15 @@ class Engine:
         self, requests: Iterable[RankRequestLike], on_error: Literal["none"], *, timeout: float | None = None,
         priority: int = 0,
     ) -> list[Ranking | None]: ...
+    @overload
     async def rank_many_async(
-        self, requests: Iterable[RankRequestLike], on_error: OnError = "raise", *, timeout: float | None = None,
+        self, requests: Iterable[RankRequestLike], on_error: Literal["return"], *, timeout: float | None = None,
         priority: int = 0,
-    ) -> list[Ranking] | list[Ranking | None]:
+    ) -> list[Ranking | Error]: ...
+    async def rank_many_async(
+        self, requests: Iterable[RankRequestLike], on_error: OnRankError = "raise", *, timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Any]:
         """As `rank_many`, on an event loop."""
         return await _many.rank_many_async(self.rank_async, requests, on_error, timeout, priority)
 
@@ -435,6 +447,64 @@ class Engine:
     def statistics(self) -> Statistics:
         """The engine's counters now. It waits for nothing."""
         return Statistics.from_dict(json.loads(self._text(lib.foreturn_engine_statistics_json)))
+
+    # New weights.
+
+    def refresh(
+        self, model: str, weights: Any = None, *, adapter: Any = None, version: str | None = None, mode: Mode = "wait",
+        shared: bool = False, timeout: float | None = None,
+    ) -> str:
+        """Exchanges a local model's weights while the engine goes on serving. No ranking and no call sees both.
+
+        Nothing has changed after an error. Both sets of weights are in memory for a moment.
+
+        Args:
+            model: the model's name.
+            weights: the new weights. A folder: an export of the same model. A mapping: all tensors of a state dict by name,
+                of PyTorch or NumPy, in float32, bfloat16 or float16; names may have what DDP, FSDP and `torch.compile` put
+                before them. A model in memory: its state dict; if it is a PEFT model, its LoRA adapter is merged. None: the
+                weights of the folder that the model runs from, for an `adapter`.
+            adapter: a LoRA adapter to merge in float32: a folder that PEFT saved; or its configuration (an object or a dict),
+                where its tensors are in the state dict.
+            version: what rankings, traces and statistics call the weights; a fingerprint and a number if None.
+            mode: what becomes of requests under way: `"wait"`: they end first. `"restart"`: they begin again. `"abort"`: they
+                end with `Cancelled`.
+            shared: allows a model that plays several roles to change in all of them. Otherwise it is refused.
+            timeout: if the weights are not exchanged in time, the old ones stay.
+
+        Tensors on the CPU are read where they are. Others, and those that are not contiguous, are copied one by one; all
+        copies live until the call returns.
+
+        Returns:
+            The name of the new weights.
+
+        Raises:
+            InvalidRequest: a tensor is missing, has another shape, or has no place in the model; or the model plays several
+                roles.
+            InvalidModel: a tensor is not finite.
+            InvalidArgument: what was given is not a tensor of a known type.
+            Unsupported: the adapter can't be merged here; or the model is not an export of foreturn on the paged path.
+        """
+        asked = Refresh(model, weights, adapter, version, mode, shared, timeout)
+        if asked.folder is not None:
+            return self._wait(asked.from_folder())
+        return _refresh.wait(lambda token: self._refresh(asked, token))
+
+    async def refresh_async(
+        self, model: str, weights: Any = None, *, adapter: Any = None, version: str | None = None, mode: Mode = "wait",
+        shared: bool = False, timeout: float | None = None,
+    ) -> str:
+        """As `refresh`, on an event loop. The tensors must not be written to until it is done."""
+        asked = Refresh(model, weights, adapter, version, mode, shared, timeout)
+        if asked.folder is not None:
+            return await self._wait_on_loop(asked.from_folder())
+        return await _refresh.wait_on_loop(lambda token: self._refresh(asked, token))
+
+    def _refresh(self, asked: Refresh, token: Any) -> str:
+        try:
+            return asked.from_memory(self._open(), token)
+        except Error as error:
+            raise self._explain(error) from error.__cause__
 
     # What they have in common.
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from . import _calls
-from ._calls import Call, OnError, check_on_error, forgive
+from ._calls import Call, OnRankError, check_on_error, forgive
 from ._errors import Error, Overloaded
 from ._pending import Pending, Relay
 from ._requests import RankRequest
@@ -26,15 +26,15 @@ def rank_many(
     submit: Callable[[Call[Ranking], Relay], Pending[Ranking]],
     under_way: set[Relay],
     requests: Iterable[RankRequest | Mapping[str, Any]],
-    on_error: OnError,
+    on_error: OnRankError,
     timeout: float | None,
     priority: int,
 ) -> list[Any]:
     """See `Engine.rank_many`."""
-    check_on_error(on_error)
+    check_on_error(on_error, ("raise", "none", "return"))
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
     flight: dict[int, Pending[Ranking]] = {}
-    results: list[Ranking | None] = []
+    results: list[Ranking | Error | None] = []
     limit = IN_FLIGHT
 
     def collect() -> None:
@@ -43,7 +43,7 @@ def rank_many(
         try:
             results[at] = flight.pop(at).take()
         except Error as error:
-            forgive(error, at, on_error)
+            results[at] = forgive(error, at, on_error)
 
     try:
         for at, request in enumerate(requests):
@@ -60,7 +60,7 @@ def rank_many(
                     if not flight:
                         time.sleep(RETRY_SECONDS)
                 except Error as error:
-                    forgive(error, at, on_error)
+                    results[at] = forgive(error, at, on_error)
                     break
         while flight:
             collect()
@@ -74,15 +74,15 @@ def rank_many(
 async def rank_many_async(
     rank: Callable[..., Awaitable[Ranking]],
     requests: Iterable[RankRequest | Mapping[str, Any]],
-    on_error: OnError,
+    on_error: OnRankError,
     timeout: float | None,
     priority: int,
 ) -> list[Any]:
     """See `Engine.rank_many_async`."""
-    check_on_error(on_error)
+    check_on_error(on_error, ("raise", "none", "return"))
     places = asyncio.Semaphore(IN_FLIGHT)
 
-    async def one(at: int, request: RankRequest | Mapping[str, Any]) -> Ranking | None:
+    async def one(at: int, request: RankRequest | Mapping[str, Any]) -> Ranking | Error | None:
         async with places:
             while True:
                 try:
@@ -90,8 +90,7 @@ async def rank_many_async(
                 except Overloaded:
                     await asyncio.sleep(RETRY_SECONDS)
                 except Error as error:
-                    forgive(error, at, on_error)
-                    return None
+                    return forgive(error, at, on_error)
 
     tasks = [asyncio.ensure_future(one(at, request)) for at, request in enumerate(requests)]
     try:

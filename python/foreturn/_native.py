@@ -92,7 +92,8 @@ class Arguments:
     def __init__(self) -> None:
         self._alive: list[Any] = []
 
-    def _keep(self, value: Any) -> Any:
+    def keep(self, value: Any) -> Any:
+        """Keeps something else that the library reads."""
         self._alive.append(value)
         return value
 
@@ -105,20 +106,20 @@ class Arguments:
         if not isinstance(text, str):
             raise error_of("invalid_argument", f"{what} is {text!r}: it has to be a text")
         try:
-            data = self._keep(ffi.from_buffer(text.encode()))
+            data = self.keep(ffi.from_buffer(text.encode()))
         except UnicodeEncodeError as error:
             message = f"{what} has a lone surrogate at character {error.start}, which is not text: remove it"
             raise error_of("invalid_argument", message) from error
-        return self._keep(ffi.new("foreturn_str *", {"data": data, "size": len(data)}))[0]
+        return self.keep(ffi.new("foreturn_str *", {"data": data, "size": len(data)}))[0]
 
     def texts(self, texts: Iterable[str], what: str) -> tuple[Any, int]:
         """An array of `foreturn_str`, and its length."""
         made = [self.text(text, f"{what}[{at}]") for at, text in enumerate(texts)]
-        return self._keep(ffi.new("foreturn_str[]", made)), len(made)
+        return self.keep(ffi.new("foreturn_str[]", made)), len(made)
 
     def struct(self, kind: str, **fields: Any) -> Any:
         """A struct that begins with its size."""
-        made = self._keep(ffi.new(f"{kind} *"))
+        made = self.keep(ffi.new(f"{kind} *"))
         made.size = ffi.sizeof(kind)
         for name, value in fields.items():
             setattr(made, name, value)
@@ -131,7 +132,7 @@ class Arguments:
             InvalidArgument: a number that is not of the type.
         """
         try:
-            return self._keep(ffi.new(f"{kind}[]", [item[0] if _is_pointer(item) else item for item in items]))
+            return self.keep(ffi.new(f"{kind}[]", [item[0] if _is_pointer(item) else item for item in items]))
         except (OverflowError, TypeError) as error:
             raise error_of("invalid_argument", f"a list of {kind} is wrong: {error}") from error
 

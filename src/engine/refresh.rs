@@ -25,7 +25,7 @@ use super::statistics::Stage;
 use super::{CancelToken, Local, Model, process};
 use crate::chat::local::{Answer, Weights};
 use crate::decode::DecodeOptions;
-use crate::export::{GivenWeights, NamedTensor};
+use crate::export::{Adapter, GivenWeights, NamedTensor, Refreshed};
 use crate::model::{ModelFolder, OpenOptions};
 use crate::rank::{AskId, StopReason};
 use crate::runtime::RuntimeOptions;
@@ -78,6 +78,9 @@ pub struct RefreshOptions {
     /// Whether a model that plays several roles may change in all of them. Without it, such a model is refused: new
     /// weights for the policy would move its judge, too.
     pub shared: bool,
+    /// A LoRA adapter that is merged into the weights, in float32: into those of the folder, or into the tensors that are
+    /// given. Without tensors, the base is the folder that the model runs from.
+    pub adapter: Option<Adapter>,
 }
 
 /// How a local model was loaded, and whether it is being loaded again.
@@ -161,7 +164,8 @@ impl Model {
 
     /// Exchanges the model's weights for `tensors`, those of a live model's state dict, as [`Model::refresh`] does for a
     /// folder. No file is written. The bits are those of an export of the same tensors: float32 is used as it is,
-    /// half precision is widened, and a model that was exported in few bits is quantised by the same rules.
+    /// half precision is widened, and a model that was exported in few bits is quantised by the same rules. With an adapter
+    /// in the options, `tensors` may be empty: the base is then the folder that the model runs from.
     ///
     /// The engine's threads go on; the calling thread packs the weights and waits.
     ///
@@ -252,14 +256,21 @@ impl Refresh {
         folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
         let version = self.version(&fresh);
-        Weights::load(fresh, None, &version, &recipe.decode, &recipe.runtime)
+        if self.options.adapter.is_none() {
+            return Weights::load(fresh, None, &version, &recipe.decode, &recipe.runtime);
+        }
+        let more = Refreshed::open(&fresh, self.options.adapter.as_ref(), true)?;
+        let given = GivenWeights::new(&fresh, &[], &more)?;
+        Weights::load(Arc::clone(&fresh), Some(&given), &version, &recipe.decode, &recipe.runtime)
     }
 
     /// Packs a live model's tensors.
     fn take(&self, tensors: &[NamedTensor<'_>]) -> Result<Weights> {
         let recipe = &self.local.recipe;
         let folder = Arc::clone(&recipe.current());
-        let given = GivenWeights::new(&folder, tensors)?;
+        let adapter = self.options.adapter.as_ref();
+        let more = Refreshed::open(&folder, adapter, tensors.is_empty() && adapter.is_some())?;
+        let given = GivenWeights::new(&folder, tensors, &more)?;
         self.watch.check("the weights were looked at")?;
         let version = self.version(&folder);
         Weights::load(Arc::clone(&folder), Some(&given), &version, &recipe.decode, &recipe.runtime)

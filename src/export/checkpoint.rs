@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use serde_json::{Map, Value};
 
+use super::adapter::Delta;
 use super::config::Config;
 use super::format::{self, Floats, Format};
 use crate::files::{self, Kind, Seen};
@@ -118,6 +120,8 @@ pub(super) struct Tensor {
     /// The name in the file, for messages.
     pub(super) origin: String,
     pub(super) rows: RowOrder,
+    /// The difference that an adapter makes, in standard order.
+    pub(super) delta: Option<Arc<Delta>>,
 }
 
 /// The order of a tensor's rows in the file.
@@ -153,7 +157,15 @@ impl Tensor {
 
     /// Returns whether the bytes in the file are the float32 weights themselves.
     pub(super) fn is_plain_float32(&self) -> bool {
-        std::ptr::eq(self.format, &format::F32) && self.rows == RowOrder::Standard
+        std::ptr::eq(self.format, &format::F32) && self.rows == RowOrder::Standard && self.delta.is_none()
+    }
+
+    /// Widens row `row` of the standard order into `values`, with what an adapter adds to it. `data` is the whole file.
+    pub(super) fn widen_row(&self, data: &[u8], row: usize, values: &mut [f32]) {
+        (self.format.widen)(self.row(data, row), values);
+        if let Some(delta) = &self.delta {
+            delta.add_to(row, values);
+        }
     }
 
     /// The stored bytes of row `row` of the standard order, where rows are whole blocks. `data` is the whole file.
@@ -189,13 +201,17 @@ impl Tensor {
     pub(super) fn write_float32(&self, data: &[u8], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
         let stored = &data[self.offset..self.offset + self.bytes];
         match self.rows {
-            RowOrder::Standard => {
+            RowOrder::Standard if self.delta.is_none() => {
                 // Pieces of about 256 KiB: large enough to be quick, small enough for the cache.
                 let piece = (1 << 16) / self.format.block_elements * self.format.block_bytes;
                 stored.chunks(piece).try_for_each(|piece| write_widened(self.format, piece, sink))
             }
-            RowOrder::InterleavedHeads { .. } => {
-                (0..self.shape[0]).try_for_each(|row| write_widened(self.format, self.row(data, row), sink))
+            _ => {
+                let mut values = vec![0.0; self.elements() / self.shape[0].max(1)];
+                (0..self.shape[0]).try_for_each(|row| {
+                    self.widen_row(data, row, &mut values);
+                    write_floats(&values, sink)
+                })
             }
         }
     }
@@ -204,6 +220,10 @@ impl Tensor {
 fn write_widened(format: &Format, blocks: &[u8], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
     let mut values = vec![0.0; blocks.len() / format.block_bytes * format.block_elements];
     (format.widen)(blocks, &mut values);
+    write_floats(&values, sink)
+}
+
+fn write_floats(values: &[f32], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     sink.write_all(&bytes)
 }
@@ -266,6 +286,7 @@ mod tests {
             bytes: 16,
             origin: "q".to_owned(),
             rows: RowOrder::InterleavedHeads { head_size: 4 },
+            delta: None,
         };
         assert!(!tensor.is_plain_float32());
         let mut written = Vec::new();

@@ -76,6 +76,11 @@ impl Config {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
+    /// All fields and their values.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.fields.iter()
+    }
+
     /// Returns whether the file has `field`, even as null.
     pub(super) fn names(&self, field: &str) -> bool {
         self.fields.contains_key(field)

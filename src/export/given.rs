@@ -5,9 +5,10 @@
 //! the same tensors.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::checkpoint::{RowOrder, Tensor};
+use super::adapter::{self, Adapter, Lora, Parts, Piece, twice};
+use super::checkpoint::{RowOrder, Tensor, WeightFile};
 use super::format::{self, Format};
 use super::names;
 use super::quantize::{self, Layout, Names};
@@ -16,6 +17,7 @@ use crate::model::ModelFolder;
 use crate::model::rewrite::graph::Attributes;
 use crate::model::source::{Kept, Source};
 use crate::model::tensor::entry;
+use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use crate::{Error, Result};
 
@@ -90,6 +92,25 @@ enum Part {
     ZeroPoints,
 }
 
+/// What new weights are made of, beside the tensors of a live model: an adapter, and its base where no tensors are given.
+pub(crate) struct Refreshed {
+    adapter: Option<Lora>,
+    /// The mapped files of the folder's own weights.
+    base: Option<BTreeMap<String, WeightFile>>,
+}
+
+impl Refreshed {
+    /// Opens what is needed of files. `from_folder` says that the weights of `folder` are the adapter's base.
+    ///
+    /// # Errors
+    /// A file can't be read; the adapter is not supported; the folder's weights are not float32.
+    pub(crate) fn open(folder: &ModelFolder, adapter: Option<&Adapter>, from_folder: bool) -> Result<Self> {
+        let adapter = adapter.map(Lora::read).transpose()?;
+        let base = from_folder.then(|| own_files(folder)).transpose()?;
+        Ok(Refreshed { adapter, base })
+    }
+}
+
 /// Tensors in the place of an export's files of weights.
 pub(crate) struct GivenWeights<'a> {
     /// By the names of the checkpoint.
@@ -101,15 +122,19 @@ pub(crate) struct GivenWeights<'a> {
 }
 
 impl<'a> GivenWeights<'a> {
-    /// Finds the weights of `folder`'s graph among `tensors`.
+    /// Finds the weights of `folder`'s graph among `tensors`, or in `more`.
     ///
     /// # Errors
     /// The folder is not an export of this library, or one of Gemma from GGUF; a tensor is missing, has another shape, is there
     /// twice, or has no place in the graph. The message names it.
-    pub(crate) fn new(folder: &'a ModelFolder, tensors: &[NamedTensor<'a>]) -> Result<Self> {
+    pub(crate) fn new(folder: &'a ModelFolder, tensors: &[NamedTensor<'a>], more: &'a Refreshed) -> Result<Self> {
         check_origin(folder)?;
         let graph = folder.file().graph();
-        let mut given = by_name(tensors)?;
+        let mut given = match (&more.adapter, &more.base) {
+            (None, _) => by_name(tensors)?,
+            (Some(lora), None) => merged(graph, Parts::sort(pieces(tensors)?.into_iter())?, lora)?,
+            (Some(lora), Some(files)) => merged(graph, Parts::sort(own_pieces(graph, files).into_iter())?, lora)?,
+        };
         let packed = packed_matrices(graph);
         let mut forms = HashMap::new();
         let mut used = HashSet::new();
@@ -203,9 +228,9 @@ fn check_origin(folder: &ModelFolder) -> Result<()> {
     }
 }
 
-/// Tensors by the names of a checkpoint.
-fn by_name<'a>(tensors: &[NamedTensor<'a>]) -> Result<HashMap<String, Given<'a>>> {
-    let mut given = HashMap::new();
+/// Tensors as they are named, whose sizes fit.
+fn pieces<'a>(tensors: &[NamedTensor<'a>]) -> Result<Vec<(String, Piece<'a>)>> {
+    let mut pieces = Vec::with_capacity(tensors.len());
     for NamedTensor { name, kind, shape, data } in tensors {
         let (format, origin) = (kind.format(), (*name).to_owned());
         let elements = shape.iter().try_fold(1_usize, |all, dim| all.checked_mul(*dim));
@@ -215,14 +240,83 @@ fn by_name<'a>(tensors: &[NamedTensor<'a>]) -> Result<HashMap<String, Given<'a>>
             return Err(Error::invalid_request(message));
         }
         let (shape, bytes) = (shape.to_vec(), data.len());
-        let tensor = Tensor { format, shape, file: 0, offset: 0, bytes, origin, rows: RowOrder::Standard };
-        let own = names::of_live_model(name)?;
-        if let Some(first) = given.insert(own, Given { tensor, data }) {
-            let message = format!("tensor `{name}` is there twice, once as `{}`", first.tensor.origin);
-            return Err(Error::invalid_request(message));
+        let tensor = Tensor { format, shape, file: 0, offset: 0, bytes, origin, rows: RowOrder::Standard, delta: None };
+        pieces.push(((*name).to_owned(), (tensor, *data)));
+    }
+    Ok(pieces)
+}
+
+/// Tensors by the names of a checkpoint.
+fn by_name<'a>(tensors: &[NamedTensor<'a>]) -> Result<HashMap<String, Given<'a>>> {
+    let mut given = HashMap::new();
+    for (name, (tensor, data)) in pieces(tensors)? {
+        if let Some(first) = given.insert(names::of_live_model(&name)?, Given { tensor, data }) {
+            return Err(twice(&name, &first.tensor));
         }
     }
     Ok(given)
+}
+
+/// The tensors of a model with those of an adapter merged into them. The adapter is in its own file, or among `parts`.
+fn merged<'a>(graph: &GraphProto, mut parts: Parts<'a>, lora: &'a Lora) -> Result<HashMap<String, Given<'a>>> {
+    if lora.has_weights() && !parts.lacks_adapter() {
+        let why = "the adapter's folder has weights, and so has the state dict (`lora_A`, `modules_to_save`): give the \
+                   state dict without them, or the adapter's configuration alone";
+        return Err(Error::invalid_request(why));
+    }
+    parts.add(lora.parts()?);
+    let mut given: HashMap<String, Given<'a>> = HashMap::new();
+    for (name, (tensor, data)) in std::mem::take(&mut parts.weights) {
+        // A tensor of a file begins somewhere in it.
+        let data = &data[tensor.offset..tensor.offset + tensor.bytes];
+        given.insert(name, Given { tensor: Tensor { offset: 0, ..tensor }, data });
+    }
+    let changed = lora.merge(&parts, |name, delta| match given.get_mut(name) {
+        Some(given) => adapter::give(&mut given.tensor, delta),
+        None => Err(adapter::homeless(name)),
+    })?;
+    adapter::refuse_tied(graph, &changed)?;
+    Ok(given)
+}
+
+/// The files of a folder's weights, mapped.
+fn own_files(folder: &ModelFolder) -> Result<BTreeMap<String, WeightFile>> {
+    let (file, mut files) = (folder.file(), BTreeMap::new());
+    // Another export may have the folder's name by now.
+    file.check_unchanged()?;
+    let packed = packed_matrices(file.graph());
+    for initialiser in file.graph().initializer.iter().filter(|tensor| is_weight(tensor)) {
+        if initialiser.data_type() != DataType::Float as i32 || packed.contains_key(initialiser.name()) {
+            return Err(Error::unsupported(format!(
+                "{} holds `{}` in few bits, to which an adapter can't be added: give the tensors of the base as well, or name \
+                 an export in float32",
+                folder.path().display(),
+                initialiser.name()
+            )));
+        }
+        let name = entry(initialiser, "location").unwrap_or_default();
+        if !files.contains_key(name) {
+            files.insert(name.to_owned(), WeightFile::open(&file.data_folder.join(name))?);
+        }
+    }
+    Ok(files)
+}
+
+/// The tensors of a folder's own weights.
+fn own_pieces<'a>(graph: &GraphProto, files: &'a BTreeMap<String, WeightFile>) -> Vec<(String, Piece<'a>)> {
+    let piece = |tensor: &TensorProto| {
+        let number = |key: &str| entry(tensor, key).and_then(|text| text.parse::<usize>().ok());
+        let file = files.get(entry(tensor, "location")?)?;
+        let shape: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
+        let bytes = shape.iter().product::<usize>() * size_of::<f32>();
+        let offset = number("offset").unwrap_or(0);
+        let data = file.data.get(offset..offset.checked_add(bytes)?)?;
+        let origin = tensor.name().to_owned();
+        let (format, rows) = (&format::F32, RowOrder::Standard);
+        let tensor = Tensor { format, shape, file: 0, offset: 0, bytes, origin: origin.clone(), rows, delta: None };
+        Some((origin, (tensor, data)))
+    };
+    graph.initializer.iter().filter(|tensor| is_weight(tensor)).filter_map(piece).collect()
 }
 
 /// Whether an initialiser is a weight of the checkpoint: it lies in a file of weights.
@@ -305,14 +399,12 @@ fn missing<'k>(folder: &ModelFolder, name: &str, given: impl Iterator<Item = &'k
 
 /// Refuses tensors that the graph has no place for.
 fn refuse_left_over(given: &mut HashMap<String, Given<'_>>, used: &HashSet<String>) -> Result<()> {
-    /// A head that shares the embedding's values has a name of its own in state dicts.
-    const HEAD: &str = "lm_head.weight";
-    const EMBEDDING: &str = "model.embed_tokens.weight";
     let mut left: Vec<&String> = given.keys().filter(|name| !used.contains(*name)).collect();
     left.sort();
     let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || name.starts_with(names::VALUE_HEAD);
     for name in left.into_iter().filter(|name| !harmless(name)) {
-        let tied = given.get(EMBEDDING).filter(|_| name == HEAD);
+        // A head that shares the embedding's values has a name of its own in state dicts.
+        let tied = given.get(names::EMBEDDING).filter(|_| name == names::HEAD);
         if tied.is_some_and(|embedding| same(embedding.data, given[name].data)) {
             continue;
         }

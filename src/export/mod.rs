@@ -9,12 +9,15 @@
 //! A checkpoint is not trusted. Sizes are checked against the bytes that are there. What this version does not know is
 //! refused by name, and not exported as something similar.
 //!
+//! `adapter` merges a LoRA adapter into a checkpoint's tensors, or into those of a live model.
+//!
 //! A reader yields a checkpoint: hyper-parameters, and tensors under their Hugging Face names. `class` finds what it
 //! is. For decoders, `arch` makes a description from which `graph` writes nodes, ending in a language model's head or
 //! in the scores of `head`. `encoder` writes BERT, DeBERTa and ModernBERT from common blocks. `foreturn.json` says what
 //! a model with a head gives. onnxruntime-genai runs the files of decoders too, which `make check-genai` tests. A
 //! folder gets its name last, so an interrupted export leaves nothing that looks finished.
 
+mod adapter;
 mod arch;
 mod checkpoint;
 mod class;
@@ -44,10 +47,11 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+pub use self::adapter::Adapter;
 use self::checkpoint::{Checkpoint, Content};
 use self::class::{Class, GRAPH};
 use self::folder::Staging;
-pub(crate) use self::given::GivenWeights;
+pub(crate) use self::given::{GivenWeights, Refreshed};
 pub use self::given::{NamedTensor, TensorType};
 pub use self::quantize::Quantize;
 use self::quantize::Scheme;
@@ -79,6 +83,9 @@ pub struct ExportOptions {
     /// then takes no space and shares its file with the checkpoint. Saving the checkpoint in place then changes the
     /// export too, or ends a process that runs it.
     pub hard_link: bool,
+    /// The folder of a LoRA adapter (`adapter_config.json`, `adapter_model.safetensors`) that is merged into the weights, in
+    /// float32. The checkpoint stays as it is.
+    pub adapter: Option<PathBuf>,
 }
 
 impl ExportOptions {
@@ -91,6 +98,7 @@ impl ExportOptions {
             block: Scheme::BLOCK,
             overwrite: false,
             hard_link: false,
+            adapter: None,
         }
     }
 }
@@ -161,10 +169,12 @@ const OPSET: i64 = 21;
 pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress)) -> Result<ExportReport> {
     check_block(options)?;
     refuse_exporting_onto_the_source(options)?;
-    let checkpoint = read(&options.from)?;
+    let mut checkpoint = read(&options.from)?;
+    let adapter = options.adapter.as_deref().map(|folder| adapter::apply(&mut checkpoint, folder)).transpose()?;
     let class = Class::of(&checkpoint)?;
     let scheme = Scheme::new(options.quantize, options.block, &checkpoint);
     let plan = class.plan(&checkpoint, scheme)?;
+    adapter::refuse_tied(&plan.graph.proto, &adapter.unwrap_or_default())?;
 
     let staging = Staging::create(&options.to, options.overwrite)?;
     let place = weights::Place { folder: staging.path(), hard_link: options.hard_link };

@@ -111,6 +111,25 @@ pub(super) fn put_right(
 /// # Errors
 /// It belongs to an adapter, whose parts are not the model's weights yet.
 pub(super) fn of_live_model(name: &str) -> Result<String> {
+    let own = without_wrappers(name);
+    match WRAPPERS.iter().find(|wrapper| wrapper.is_around(&own)) {
+        None => Ok(modern(&own).unwrap_or(own)),
+        Some(Wrapper { part, what, remedy, .. }) => Err(Error::unsupported(format!(
+            "the tensor `{name}` has `{part}.` in its name: these are the weights of {what}. To use them, give the adapter's \
+             configuration as well, or {remedy}"
+        ))),
+    }
+}
+
+/// A tensor's name in the model inside PEFT's, which may still have PEFT's words in it.
+pub(super) fn inside_peft(name: &str) -> String {
+    let own = without_wrappers(name);
+    let own = own.strip_prefix("base_model.model.").map_or_else(|| own.clone(), without_wrappers);
+    modern(&own).unwrap_or(own)
+}
+
+/// A name without the words of wrappers whose tensors are the model's own.
+fn without_wrappers(name: &str) -> String {
     let mut own = name.to_owned();
     while let Some(wrapper) = WRAPPERS.iter().find(|wrapper| wrapper.transparent && wrapper.is_around(&own)) {
         let parts = own.split('.');
@@ -119,12 +138,7 @@ pub(super) fn of_live_model(name: &str) -> Result<String> {
             false => parts.filter(|part| *part != wrapper.part).collect::<Vec<_>>().join("."),
         };
     }
-    match WRAPPERS.iter().find(|wrapper| wrapper.is_around(&own)) {
-        None => Ok(modern(&own).unwrap_or(own)),
-        Some(Wrapper { part, what, remedy, .. }) => Err(Error::unsupported(format!(
-            "the tensor `{name}` has `{part}.` in its name: these are the weights of {what}. To use them, {remedy}"
-        ))),
-    }
+    own
 }
 
 fn refuse_wrapped(folder: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
@@ -164,6 +178,10 @@ pub(super) fn behind_a_prefix<'a>(name: &str, mut names: impl Iterator<Item = &'
     ))
 }
 
+/// The embedding of a language model, and its head, whose values the embedding may share.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
+
 /// TRL's value head, beside that of the language model.
 pub(super) const VALUE_HEAD: &str = "v_head.";
 
@@ -197,17 +215,20 @@ pub(super) fn is_head(name: &str) -> bool {
 
 /// The file that shows that a folder holds an adapter.
 pub(super) const ADAPTER: &str = "adapter_config.json";
+/// The file with an adapter's weights.
+pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Refuses a folder with an adapter, because its model is not the trained one without the adapter.
 pub(super) fn refuse_adapter(folder: &Path) -> Result<()> {
-    let weights = ["adapter_model.safetensors", "adapter_model.bin"];
+    let weights = [ADAPTER_WEIGHTS, "adapter_model.bin"];
     let is_adapter = folder.join(ADAPTER).exists()
         && (weights.iter().any(|name| folder.join(name).exists()) || !folder.join("config.json").exists());
     if !is_adapter {
         return Ok(());
     }
     Err(Error::unsupported(format!(
-        "{} holds {ADAPTER}: it is an adapter of PEFT, not a whole model. Merge it into its base first: \
+        "{} holds {ADAPTER}: it is an adapter of PEFT, not a whole model. Name its base as the checkpoint, and this \
+         folder as the adapter (`--from BASE --adapter FOLDER`). Or merge it first: \
          `AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(merged)`, and copy the \
          tokenizer files",
         folder.display()

@@ -514,11 +514,134 @@ static void refresh_refused(const char *folder, const char *first, const char *s
   CHECK(foreturn_pending_free(pending) == FORETURN_OK && foreturn_pending_free(ranking) == FORETURN_OK);
 }
 
+enum { MOST_TENSORS = 64 };
+
+/* The tensors of a folder's checkpoint, as a trainer has them in memory. */
+struct state_dict {
+  foreturn_tensor tensors[MOST_TENSORS];
+  char names[MOST_TENSORS][128];
+  size_t shapes[MOST_TENSORS][2], count;
+  char *bytes;
+};
+
+static void read_state_dict(const char *folder, struct state_dict *state) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/model.safetensors", folder);
+  FILE *file = fopen(path, "rb");
+  CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
+  long length = ftell(file);
+  state->bytes = malloc((size_t)length);
+  rewind(file);
+  CHECK(fread(state->bytes, 1, (size_t)length, file) == (size_t)length && fclose(file) == 0);
+  snprintf(path, sizeof path, "%s/tensors.txt", folder);
+  file = fopen(path, "r");
+  CHECK(file != NULL);
+  for (state->count = 0;; state->count++) {
+    size_t i = state->count, place = 0, bytes = 0, rank = 0;
+    if (fscanf(file, "%127s %zu %zu %zu", state->names[i], &place, &bytes, &rank) != 4) break;
+    CHECK(i + 1 < MOST_TENSORS && rank <= 2);
+    for (size_t at = 0; at < rank; at++) CHECK(fscanf(file, "%zu", &state->shapes[i][at]) == 1);
+    state->tensors[i] = (foreturn_tensor){.size = sizeof(foreturn_tensor), .name = str(state->names[i]),
+                                          .dtype = FORETURN_DTYPE_FLOAT32, .rank = rank, .shape = state->shapes[i],
+                                          .data = state->bytes + place, .byte_count = bytes};
+  }
+  CHECK(fclose(file) == 0 && state->count > 10);
+}
+
+/* A message names what was wrong. */
+static bool says(const foreturn_error *error, const char *part) {
+  foreturn_str message = foreturn_error_message(error);
+  bool found = memmem(message.data, message.size, part, strlen(part)) != NULL;
+  if (!found) fprintf(stderr, "no %s in: %.*s\n", part, (int)message.size, message.data);
+  return found;
+}
+
+#define REFUSED(expected, part) \
+  do { \
+    foreturn_error *why = NULL; \
+    CHECK(foreturn_refresh_tensors(engine, str("m"), state.tensors, state.count, &how, &version, &why) == (expected)); \
+    CHECK(says(why, part)); \
+    CHECK(foreturn_error_free(why) == FORETURN_OK); \
+  } while (0)
+
+/* The tensors of a live model give the bits of an export of them; one that is wrong changes nothing. */
+static void refresh_from_memory(const char *first, const char *second) {
+  static struct state_dict state;
+  read_state_dict(second, &state);
+  foreturn_engine *engine = NULL;
+  foreturn_model_options model = {.size = sizeof model, .name = str("m"), .path = str(second)};
+  foreturn_engine_options options = {.size = sizeof options, .models = &model, .model_count = 1};
+  float expected[PROBED], before[PROBED], got[PROBED];
+  OK(foreturn_engine_new(&options, &engine, &error));
+  probe(engine, expected);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  model.path = str(first);
+  OK(foreturn_engine_new(&options, &engine, &error));
+  probe(engine, before);
+
+  foreturn_string *version = NULL;
+  foreturn_refresh_options how = {.size = sizeof how, .version = str("step 1")};
+  foreturn_tensor *wrong = &state.tensors[3];
+  const foreturn_tensor right = *wrong;
+  wrong->name = str("model.layers.0.self_attn.renamed");
+  REFUSED(FORETURN_ERROR_INVALID_REQUEST, state.names[3]);
+  *wrong = right;
+  const size_t other[2] = {state.shapes[3][0] + 1, state.shapes[3][1]};
+  wrong->shape = other;
+  REFUSED(FORETURN_ERROR_INVALID_REQUEST, state.names[3]);
+  const size_t turned[1] = {right.byte_count / sizeof(float)};
+  wrong->shape = turned, wrong->rank = 1;
+  REFUSED(FORETURN_ERROR_INVALID_REQUEST, state.names[3]);
+  *wrong = right, wrong->shape = NULL, wrong->rank = 2;
+  REFUSED(FORETURN_ERROR_INVALID_ARGUMENT, state.names[3]);
+  *wrong = right, wrong->data = NULL;
+  REFUSED(FORETURN_ERROR_INVALID_ARGUMENT, state.names[3]);
+  *wrong = right, wrong->dtype = 9;
+  REFUSED(FORETURN_ERROR_INVALID_ARGUMENT, state.names[3]);
+  *wrong = right, wrong->size = 1;
+  REFUSED(FORETURN_ERROR_INVALID_ARGUMENT, "sizeof(foreturn_tensor)");
+  *wrong = right;
+  float kept, nan = NAN;
+  char *number = state.bytes + ((const char *)right.data - state.bytes) + 4;
+  memcpy(&kept, number, sizeof kept), memcpy(number, &nan, sizeof nan);
+  REFUSED(FORETURN_ERROR_INVALID_MODEL, state.names[3]);
+  memcpy(number, &kept, sizeof kept);
+  state.count--;
+  REFUSED(FORETURN_ERROR_INVALID_REQUEST, state.names[state.count]);
+  state.count++;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT,
+        foreturn_refresh_tensors(engine, str("m"), NULL, 2, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_refresh_tensors(engine, str("m"), NULL, 0, &how, &version, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST,
+        foreturn_refresh_tensors(engine, str("none"), state.tensors, state.count, &how, &version, &error));
+  how.adapter = str(second);
+  REFUSED(FORETURN_ERROR_INVALID_MODEL, "adapter_config.json");
+  how.adapter_config = str("{}");
+  REFUSED(FORETURN_ERROR_INVALID_ARGUMENT, "adapter_config");
+  how.adapter = (foreturn_str){0};
+  REFUSED(FORETURN_ERROR_UNSUPPORTED, "peft_type");
+  how.adapter_config = str("{\"peft_type\": \"LORA\", \"lora_alpha\": 8}");
+  REFUSED(FORETURN_ERROR_INVALID_REQUEST, "no weights of an adapter");
+  how.adapter_config = (foreturn_str){0};
+  CHECK(version == NULL);
+  probe(engine, got);
+  CHECK(memcmp(got, before, sizeof got) == 0);
+
+  OK(foreturn_refresh_tensors(engine, str("m"), state.tensors, state.count, &how, &version, &error));
+  CHECK(is(version, "step 1"));
+  /* They were borrowed for the call only. */
+  free(state.bytes);
+  probe(engine, got);
+  CHECK(memcmp(got, expected, sizeof got) == 0);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
 static void refreshed(const char *folder) {
   char first[4096], second[4096];
   snprintf(first, sizeof first, "%s/smollm2", folder);
   snprintf(second, sizeof second, "%s/smollm2-next", folder);
   refresh_under_load(first, second);
+  refresh_from_memory(first, second);
   refresh_refused(folder, first, second);
   CHECK(foreturn_handle_count() == 0);
 }
@@ -819,6 +942,7 @@ static void call_back(struct host *host) {
   foreturn_string *version = NULL;
   FAILS(FORETURN_ERROR_REENTRANT, foreturn_rank(host->engine, &request, NULL, &ranking, &error));
   FAILS(FORETURN_ERROR_REENTRANT, foreturn_refresh(host->engine, str("m"), str("x"), NULL, &version, &error));
+  FAILS(FORETURN_ERROR_REENTRANT, foreturn_refresh_tensors(host->engine, str("m"), NULL, 0, NULL, &version, &error));
   OK(foreturn_engine_statistics(host->engine, &statistics, &error));
   CHECK(foreturn_engine_free(host->engine) == FORETURN_ERROR_REENTRANT);
   atomic_fetch_add(&host->reentrant, 1);

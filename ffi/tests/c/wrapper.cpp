@@ -7,7 +7,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <deque>
+#include <fstream>
 #include <future>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -294,6 +297,25 @@ void new_weights(const std::string& folder, const std::string& next) {
     CHECK(NEED(pending.version()) == "step 1" && asked() == before);
     ready.get_future().wait();
     CHECK(failed(engine.refresh("m", "/nowhere"), FORETURN_ERROR_INVALID_MODEL, "/nowhere"));
+    // The tensors of the next export, in memory.
+    std::ifstream file(next + "/model.safetensors", std::ios::binary), list(next + "/tensors.txt");
+    const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
+    std::deque<std::string> names;
+    std::vector<foreturn::Tensor> tensors;
+    for (std::string name; list >> name;) {
+        size_t place = 0, length = 0, rank = 0;
+        list >> place >> length >> rank;
+        std::vector<size_t> shape(rank);
+        for (auto& size : shape) list >> size;
+        names.push_back(name);
+        tensors.push_back({names.back(), FORETURN_DTYPE_FLOAT32, shape, bytes.data() + place, length});
+    }
+    how.on_ready = {};
+    how.version = "step 3";
+    CHECK(NEED(engine.refresh_tensors("m", tensors, how)) == "step 3" && asked() != before);
+    tensors.front().shape[0]++;
+    CHECK(failed(engine.refresh_tensors("m", tensors, how), FORETURN_ERROR_INVALID_REQUEST, names.front()));
+    CHECK(NEED(engine.refresh("m", folder)).size() > 0 && asked() == before);
     CHECK(failed(engine.submit_refresh("nobody", folder), FORETURN_ERROR_INVALID_REQUEST, "nobody"));
 }
 

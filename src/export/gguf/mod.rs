@@ -146,6 +146,7 @@ impl<'a> Source<'a> {
                 bytes: info.bytes,
                 origin: info.name.to_owned(),
                 rows,
+                delta: None,
             };
             tensors.insert(self.standard_name(info.name), tensor);
         }

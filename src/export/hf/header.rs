@@ -50,6 +50,7 @@ pub(in crate::export) fn read_header(label: &str, data: &[u8], file: usize) -> R
                 bytes: end - begin,
                 origin: name,
                 rows: RowOrder::Standard,
+                delta: None,
             },
         );
     }

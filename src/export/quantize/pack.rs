@@ -47,9 +47,8 @@ fn pack_rows(tensor: &Tensor, data: &[u8], layout: &Layout, rows: Range<usize>) 
     let mut row = Row::new(layout);
     let mut packed = Packed::default();
     for index in rows {
-        let stored = tensor.row(data, index);
-        (tensor.format.widen)(stored, &mut row.values[..layout.columns]);
-        match known_blocks(tensor, layout, stored) {
+        tensor.widen_row(data, index, &mut row.values[..layout.columns]);
+        match known_blocks(tensor, layout, tensor.row(data, index)) {
             Some(blocks) => row.take(&blocks),
             None => row.fit(),
         }
@@ -60,7 +59,7 @@ fn pack_rows(tensor: &Tensor, data: &[u8], layout: &Layout, rows: Range<usize>) 
 
 /// The blocks of a stored row, where `layout` holds them without loss.
 fn known_blocks(tensor: &Tensor, layout: &Layout, stored: &[u8]) -> Option<Vec<Block>> {
-    let (bits, read) = tensor.format.affine_blocks().filter(|_| layout.block == 32)?;
+    let (bits, read) = tensor.format.affine_blocks().filter(|_| layout.block == 32 && tensor.delta.is_none())?;
     let blocks = read(stored);
     let has_minima = blocks.first().is_some_and(|block| block.minimum.is_some());
     (bits <= layout.bits && has_minima == layout.minima).then_some(blocks)

@@ -79,6 +79,7 @@ fn restored(matrix: &Matrix, quantize: Quantize, block: usize, vocabulary: bool)
         bytes: matrix.data.len(),
         origin: "m".to_owned(),
         rows: RowOrder::Standard,
+        delta: None,
     };
     checkpoint.tensors.insert("m.weight".to_owned(), tensor);
 
