@@ -99,7 +99,7 @@ sized!(foreturn_tensor);
 /// The tensor's pointers are valid for their lengths, for as long as the result is used.
 unsafe fn tensor<'a>(at: usize, given: &foreturn_tensor) -> Result<NamedTensor<'a>, Failure> {
     // SAFETY: valid by contract.
-    let name = unsafe { given.name.text(&format!("tensors[{at}].name"))? };
+    let name = unsafe { given.name.text(format_args!("tensors[{at}].name"))? };
     let kind = match given.dtype {
         FORETURN_DTYPE_FLOAT32 => TensorType::Float32,
         FORETURN_DTYPE_BFLOAT16 => TensorType::Bfloat16,
@@ -113,8 +113,8 @@ unsafe fn tensor<'a>(at: usize, given: &foreturn_tensor) -> Result<NamedTensor<'
     let (shape, data) = unsafe {
         let data = given.data.cast::<u8>();
         (
-            argument::slice(given.shape, given.rank, &format!("the shape of tensor `{name}`"))?,
-            argument::slice(data, given.byte_count, &format!("the data of tensor `{name}`"))?,
+            argument::slice(given.shape, given.rank, format_args!("the shape of tensor `{name}`"))?,
+            argument::slice(data, given.byte_count, format_args!("the data of tensor `{name}`"))?,
         )
     };
     Ok(NamedTensor::new(name, kind, shape, data))

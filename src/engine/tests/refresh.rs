@@ -283,13 +283,13 @@ fn quantised_and_padded_models_are_exchanged_too() {
     }
 }
 
-/// Begins a reply that takes at least 10 ms a token, and waits until its first one is there.
+/// Begins a reply that takes at least 30 ms a token, and waits until its first one is there.
 fn under_way(engine: &Engine, length: usize) -> Pending<super::super::Generation> {
     let (sender, first) = channel();
     let on_text: OnText = Box::new(move |_: &str| {
         // Whoever waits has heard the first, and listens no more.
         sender.send(()).ok();
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(30));
     });
     let options = GenerateOptions { on_text: Some(on_text), ..options(length) };
     let pending = policy(engine).submit_generate((5..60).collect::<Vec<u32>>(), options).expect("queued");
@@ -339,11 +339,17 @@ fn a_ranking_that_starts_over_is_that_of_the_new_weights() {
     let wanted = futures(&versions.engine(1).rank(request.clone(), RankOptions::default()).expect("a ranking"));
     let engine = versions.engine(0);
     let (sender, first) = channel();
-    let on_rollout = move |rollout: EndedRollout| drop(sender.send(rollout));
+    let (exchanged, is_exchanged) = channel::<()>();
+    let on_rollout = move |rollout: EndedRollout| {
+        drop(sender.send(rollout));
+        // The ranking is slow until the weights are there, however long they take to load.
+        drop(is_exchanged.recv_timeout(Duration::from_millis(200)));
+    };
     let options = RankOptions { on_rollout: Some(Box::new(on_rollout)), ..RankOptions::default() };
     let pending = engine.submit_rank(request, options).expect("queued");
     let mut told = vec![first.recv().expect("one has ended")];
     policy(&engine).refresh(&versions.paths[1], with(RefreshMode::Restart, 1)).expect("exchanged");
+    drop(exchanged);
     let ranking = pending.wait().expect("a ranking");
     assert_eq!((futures(&ranking), weights(&ranking)), (wanted, Some("1".into())));
     assert!(ranking.complete);
