@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 import foreturn
-from conftest import checkpoint
+from conftest import CONFIG, REQUEST, checkpoint, length
 from foreturn import _refresh
 
 TOKENS = list(range(5, 30))
@@ -181,6 +181,21 @@ def test_a_mode_a_role_and_an_engine_that_are_wrong_are_refused(made: Models) ->
         engine.refresh("policy", made.state)
 
 
+def test_a_chat_model_that_the_engine_waits_for_can_not_refresh_it(made: Models) -> None:
+    engines: list[foreturn.Engine] = []
+
+    def reply(batch: Any) -> list[str]:
+        engines[0].refresh("policy", made.state)
+        return ["never"] * len(batch)
+
+    config = CONFIG | {"models": {"policy": {"path": str(made.folder / "model")}}}
+    with foreturn.Engine(config, chat_models={"echo": reply}, metrics=[length]) as engine:
+        engines.append(engine)
+        with pytest.raises(foreturn.ModelOutput) as failed:
+            engine.rank(REQUEST)
+        assert isinstance(failed.value.__cause__, foreturn.Reentrant)
+
+
 def test_no_call_mixes_weights(made: Models, engine: foreturn.Engine) -> None:
     first, second = said(engine), made.expected("under-load", made.other(0.9))
     seen: set[tuple[float, ...]] = set()
@@ -222,6 +237,37 @@ def test_an_interrupt_leaves_the_old_weights(made: Models, engine: foreturn.Engi
     assert said(engine) == before
     engine.refresh("policy", made.other())
     assert said(engine) != before
+
+
+def test_a_refresh_that_waits_for_requests_can_be_cancelled(made: Models, engine: foreturn.Engine) -> None:
+    before = said(engine)
+
+    async def program() -> None:
+        begun = asyncio.Event()
+        long = asyncio.create_task(engine.generate_async(
+            "policy", tokens=TOKENS, max_tokens=6000, ignore_eos=True, on_text=lambda text: begun.set()
+        ))
+        await begun.wait()
+        refresh = asyncio.create_task(engine.refresh_async("policy", made.other()))
+        await asyncio.sleep(0.1)
+        assert not refresh.done() and not long.done()
+        refresh.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await refresh
+        # With `abort`, the request ends instead.
+        while True:
+            try:
+                await engine.refresh_async("policy", made.state, version="same", mode="abort")
+                break
+            except foreturn.InvalidRequest as error:
+                # The cancelled one is still letting go.
+                assert "under way" in str(error)
+                await asyncio.sleep(0.01)
+        with pytest.raises(foreturn.Cancelled):
+            await long
+
+    asyncio.run(program())
+    assert said(engine) == before and engine.statistics().to_dict()["models"]["policy"]["weights"] == "same"
 
 
 # LoRA. The expected weights are computed here, in float64.
