@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ._engine import Engine
-from ._errors import FileError, InvalidArgument
+from ._errors import FileError, InvalidArgument, Unsupported
+from ._live import adapter_of, has_adapter, is_live, unwrapped, without_other_adapters
 from ._rewards import install
 
 _UNKNOWN = (
@@ -77,6 +78,10 @@ class Follower:
     def transfer(self, inner: Any) -> Any:
         """See `MultiturnReward.weight_transfer`."""
         self.check_named()
+        if inner is None:
+            raise InvalidArgument(
+                "this trainer sends vLLM its adapter alone, which the reward can't take: start vLLM without --enable-lora"
+            )
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="foreturn-weights-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -105,7 +110,8 @@ class Follower:
 
     def _give(self, engine: Engine, weights: Any, step: int) -> None:
         assert self._name is not None
-        engine.refresh(self._name, weights, version=f"step {step}", shared=self._shared)
+        weights, adapter = _whole(weights)
+        engine.refresh(self._name, weights, adapter=adapter, version=f"step {step}", shared=self._shared)
         self._engine, self.step = engine, step
 
     def _follow_folder(self, engine: Engine, folder: Path) -> None:
@@ -123,6 +129,26 @@ class Follower:
             self._give(engine, weights, _number(newest))
             return
         raise FileError(f"the trainer's weights in {folder} change faster than they can be read")
+
+
+def _whole(weights: Any) -> tuple[Any, Any]:
+    """Weights with no part in other processes, and the configuration of an adapter that is among them.
+
+    Where FSDP spreads them, every process gathers them at once. Each has an engine, so each needs all of them.
+    """
+    if not is_live(weights):
+        return weights, None
+    model = unwrapped(weights)
+    parameters = list(model.parameters())
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        raise Unsupported("refresh: the trainer's parameters are spread over processes by ZeRO-3: use ZeRO-2, or FSDP")
+    if not any(hasattr(parameter, "full_tensor") for parameter in parameters):
+        return model, None
+    state = {name: part.full_tensor() if hasattr(part, "full_tensor") else part for name, part in model.state_dict().items()}
+    if not has_adapter(model):
+        return state, None
+    active, config = adapter_of(model)
+    return without_other_adapters(model, state, active), config
 
 
 def _number(file: Path) -> int:

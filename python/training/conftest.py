@@ -43,7 +43,8 @@ def make_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     shape = {
         "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": False,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "dtype": torch.float32,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None,
+        "dtype": torch.float32,
     }
     return LlamaForCausalLM(LlamaConfig(**shape | changes)).float()
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import GOALS, OPTIONS, PROMPTS, config, load, make_tokenizer
+from conftest import GOALS, OPTIONS, PROMPTS, config, load, make_model, make_tokenizer
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -36,12 +40,15 @@ def reward_of(exported: Path, **arguments: Any) -> MultiturnReward:
     return MultiturnReward(config(exported), **{"goal": "goal", "refresh": "policy"} | OPTIONS | arguments)
 
 
-def grpo(reward: Any, exported: Path, folder: Path, kind: Any = GRPOTrainer, settings: Any = GRPOConfig, **changes: Any) -> Any:
+def grpo(
+    reward: Any, exported: Path, folder: Path, kind: Any = GRPOTrainer, settings: Any = GRPOConfig, peft_config: Any = None,
+    **changes: Any,
+) -> Any:
     arguments: dict[str, Any] = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
     args = settings(output_dir=str(folder), **SETTINGS | arguments | changes)
     return kind(
         model=load(exported), reward_funcs=reward, args=args, train_dataset=dataset(), processing_class=make_tokenizer(),
-        callbacks=[reward.callback()],
+        callbacks=[reward.callback()], peft_config=peft_config,
     )
 
 
@@ -49,12 +56,12 @@ def rloo(reward: Any, exported: Path, folder: Path, **changes: Any) -> Any:
     return grpo(reward, exported, folder, RLOOTrainer, RLOOConfig, **changes)
 
 
-def online_dpo(reward: Any, exported: Path, folder: Path, **changes: Any) -> Any:
+def online_dpo(reward: Any, exported: Path, folder: Path, peft_config: Any = None, **changes: Any) -> Any:
     arguments: dict[str, Any] = {"per_device_train_batch_size": 4, "max_new_tokens": 8, "remove_unused_columns": False}
     args = OnlineDPOConfig(output_dir=str(folder), **SETTINGS | arguments | changes)
     return OnlineDPOTrainer(
         model=load(exported), reward_funcs=reward, args=args, train_dataset=dataset(), processing_class=make_tokenizer(),
-        callbacks=[reward.callback()],
+        callbacks=[reward.callback()], peft_config=peft_config,
     )
 
 
@@ -97,6 +104,43 @@ def test_the_policy_in_the_engine_is_the_trainers_after_every_step(make: Any, ex
     assert len(watch.seen) == STEPS
     assert (watch.seen[0] - watch.seen[-1]).abs().max() > 1e-2
     reward.close()
+
+
+@pytest.mark.parametrize("make", [grpo, online_dpo])
+def test_an_adapter_in_training_is_merged_for_the_engine(make: Any, exported: Path, tmp_path: Path) -> None:
+    """And the base below it stays as it was."""
+    reward = reward_of(exported, empty=0.0)
+    adapter = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = make(reward, exported, tmp_path, peft_config=adapter)
+    watch = Watch(reward)
+    trainer.add_callback(watch)
+    trainer.train()
+    assert len(watch.seen) == STEPS
+    base = load(exported).state_dict()
+    for name, value in trainer.model.state_dict().items():
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        assert ".lora_" in name or torch.equal(base[plain], value)
+    reward.close()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_sharded_weights_are_gathered(adapted: bool, exported: Path, tmp_path: Path) -> None:
+    """FSDP2, with one process that has all shards: its tensors are of the same kind as with many."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model: Any = make_model(seed=5)
+        if adapted:
+            model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+        wanted = trainers_logprobs(model)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        assert all(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+        reward = reward_of(exported)
+        reward.callback().on_train_begin(None, SimpleNamespace(global_step=1), None, model=model)
+        reward.refresh()
+        assert (engines_logprobs(reward) - wanted).abs().max() < 1e-4
+        reward.close()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 class Spy:

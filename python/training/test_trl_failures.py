@@ -154,6 +154,12 @@ def test_arguments_that_make_no_sense_are_refused(exported: Path) -> None:
             call_it(MultiturnReward(config(exported), **OPTIONS))
 
 
+def test_a_trainer_that_sends_no_weights_is_refused(exported: Path) -> None:
+    """AsyncGRPOTrainer has no transfer where vLLM loads adapters from files."""
+    with pytest.raises(foreturn.InvalidArgument, match="--enable-lora"):
+        reward_of(exported).weight_transfer(None)
+
+
 def follow(reward: MultiturnReward, model: Any, step: int = 1) -> Any:
     """A call of the reward by a trainer whose model this is."""
     state = SimpleNamespace(global_step=step)

@@ -37,7 +37,8 @@ def test_two_processes_of_accelerate_give_the_rewards_of_one(exported: Path, tmp
         weights = [torch.load(tmp_path / f"weights-{step}-{rank}.pt") for rank in range(2)]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         reward.engine.refresh("policy", weights[0])
-        whole = {name: [value for seen in steps for value in seen[name]] for name in ("prompts", "completions", "goals", "rewards")}
+        names = ("prompts", "completions", "goals", "rewards")
+        whole = {name: [value for seen in steps for value in seen[name]] for name in names}
         assert whole["prompts"][0] == whole["prompts"][-1], "the group is not split"
         assert reward(whole["prompts"], whole["completions"], goal=whole["goals"]) == whole["rewards"]
         assert all(seen["distance"] < 1e-4 for seen in steps)
