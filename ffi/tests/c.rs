@@ -50,7 +50,7 @@ const SCENARIOS: [&str; 15] = [
 ];
 
 /// What valgrind looks at, a process each: all but the child that `forked` leaves, which frees nothing.
-/// AddressSanitizer looks at all scenarios without a clock.
+/// AddressSanitizer looks at all scenarios without a clock, except those of [`FORKING`].
 const UNDER_VALGRIND: [&str; 9] = [
     "arguments",
     "calls",
@@ -62,6 +62,10 @@ const UNDER_VALGRIND: [&str; 9] = [
     "environment",
     "signals,streams,surroundings,logged,threads",
 ];
+
+/// Scenarios whose children allocate. AddressSanitizer's allocator (GCC 12) does not release its locks at a fork, so a child
+/// hangs where another thread was allocating at that moment.
+const FORKING: [&str; 2] = ["forked", "exits"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
@@ -477,12 +481,10 @@ fn address_sanitizer_finds_no_error_and_no_leak() {
     let to = Stage::get().path().join("suite-asan");
     let flags = [&C[..], &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]].concat();
     compile("gcc", &flags, &source("suite.c"), &to, &Stage::get().shared());
-    for scenario in SCENARIOS {
+    for scenario in SCENARIOS.iter().filter(|scenario| !FORKING.contains(scenario)) {
         let mut command = Command::new(&to);
-        // A forked child has none of its parent's threads, so all that they hold looks lost in it.
-        let leaks = u8::from(scenario != "exits");
-        command.env("ASAN_OPTIONS", format!("detect_leaks={leaks}:detect_odr_violation=2"));
-        silent(command.args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+        command.env("ASAN_OPTIONS", "detect_leaks=1:detect_odr_violation=2");
+        silent(command.args([OsStr::new(scenario), Stage::get().path().as_os_str()]));
     }
 }
 

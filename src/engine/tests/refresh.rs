@@ -343,7 +343,7 @@ fn a_ranking_that_starts_over_is_that_of_the_new_weights() {
     let on_rollout = move |rollout: EndedRollout| {
         drop(sender.send(rollout));
         // The ranking is slow until the weights are there, however long they take to load.
-        drop(is_exchanged.recv_timeout(Duration::from_millis(200)));
+        is_exchanged.recv_timeout(Duration::from_millis(200)).ok();
     };
     let options = RankOptions { on_rollout: Some(Box::new(on_rollout)), ..RankOptions::default() };
     let pending = engine.submit_rank(request, options).expect("queued");
