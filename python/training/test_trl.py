@@ -230,6 +230,29 @@ def test_a_group_gets_the_same_rewards_whole_and_in_pieces(exported: Path) -> No
         assert MultiturnReward(fresh, goal="goal")(prompts[5:6], completions[5:6], goal=goals[5:6]) == [whole[5]]
 
 
+def test_a_thousand_completions_share_their_prefixes_and_fit_any_queue(exported: Path) -> None:
+    """A batch of 125 groups of 8, where only 4 rankings may wait. What a group shares is computed once."""
+    prompts = [[{"role": "user", "content": f"Question {at // 8}. {'What then? ' * 40}"}] for at in range(1000)]
+    completions = [f"Answer {at}." for at in range(1000)]
+    settings = config(exported, runtime={"threads": 1, "max_queued": 4})
+    logged: dict[str, float] = {}
+    reward = MultiturnReward(settings, samples=1, **OPTIONS)
+    given = reward(prompts, completions, log_metric=logged.__setitem__)
+    reward.close()
+    assert logged["multiturn/failed"] == 0.0 and all(value is not None for value in given)
+    alone: list[float] = []
+    for at in range(496, 504):
+        fresh = MultiturnReward(settings, samples=1, **OPTIONS)
+        assert fresh([prompts[at]], [completions[at]], log_metric=logged.__setitem__) == [given[at]]
+        alone.append(logged["multiturn/tokens"])
+        fresh.close()
+    # The prompt has about 500 tokens, an answer and its future about 100.
+    together = MultiturnReward(settings, samples=1, **OPTIONS)
+    together(prompts[496:504], completions[496:504], log_metric=logged.__setitem__)
+    assert logged["multiturn/tokens"] < 0.6 * sum(alone)
+    together.close()
+
+
 async def run_async(exported: Path, prompts: Any, completions: Any, goals: Any) -> list[float | None]:
     reward = AsyncMultiturnReward(config(exported), goal="goal", **OPTIONS)
     rewards = await reward(prompts, completions, goal=goals)
