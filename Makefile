@@ -117,7 +117,7 @@ test-python: model library $(PYTHON_VENV)/.installed ## Install the Python packa
 	$(PYTHON_VENV)/bin/pytest -q python/tests $(PYTEST_ARGS)
 
 # Frameworks that can't share an environment are unpacked beside it; see the file of their versions.
-test-training: library $(TRAINING_VENV)/.installed $(TRAINING_UNPACKED)/.unpacked ## Run the Python package in training: TRL, verl, OpenRLHF (installs torch, 6 GB)
+test-training: model library $(TRAINING_VENV)/.installed $(TRAINING_UNPACKED)/.unpacked ## Run the Python package in training: TRL, verl, OpenRLHF (installs torch, 6 GB)
 	$(TRAINING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./python
 	FORETURN_UNPACKED=$(CURDIR)/$(TRAINING_UNPACKED) $(TRAINING_VENV)/bin/pytest -q python/training $(PYTEST_ARGS)
 

@@ -28,6 +28,7 @@ def test_rankings(scripted: foreturn.Engine) -> None:
     assert_type([candidate.reward for candidate in ranking], list[float | None])
     assert_type(scripted.rank_many([REQUEST]), list[foreturn.Ranking])
     assert_type(scripted.rank_many([REQUEST], on_error="none"), list[foreturn.Ranking | None])
+    assert_type(scripted.rank_many([REQUEST], on_error="return"), list[foreturn.Ranking | foreturn.Error])
 
 
 def test_coroutines(tiny: foreturn.Engine, scripted: foreturn.Engine) -> None:

@@ -150,6 +150,11 @@ def test_failures_among_many(caplog: pytest.LogCaptureFixture) -> None:
             rankings = ranker.rank_many([good, bad, wrong, good], on_error="none")
         assert [ranking is None for ranking in rankings] == [False, True, True, False]
         assert "a bad word" in caplog.text and "window is 99" in caplog.text
+        on_loop = asyncio.run(ranker.rank_many_async([good, bad, wrong, good], on_error="return"))
+        for given in (ranker.rank_many([good, bad, wrong, good], on_error="return"), on_loop):
+            kinds = [foreturn.Ranking, foreturn.ModelOutput, foreturn.InvalidRequest, foreturn.Ranking]
+            assert [type(one) for one in given] == kinds
+            assert isinstance(given[1], foreturn.Error) and isinstance(given[1].__cause__, ValueError)
         with pytest.raises(foreturn.ModelOutput, match="a bad word") as caught:
             ranker.rank_many([good, bad, good])
         assert isinstance(caught.value.__cause__, ValueError)
@@ -157,8 +162,9 @@ def test_failures_among_many(caplog: pytest.LogCaptureFixture) -> None:
             asyncio.run(ranker.rank_many_async([good, wrong]))
         with pytest.raises(foreturn.InvalidArgument, match="on_error"):
             ranker.rank_many([], on_error="ignore")  # type: ignore[call-overload]
-    with pytest.raises(foreturn.Closed):
-        ranker.rank_many([good], on_error="none")
+    for on_error in ("none", "return"):
+        with pytest.raises(foreturn.Closed):
+            ranker.rank_many([good], on_error=on_error)
 
 
 def test_scores_that_fail_may_be_none(tiny: foreturn.Engine, caplog: pytest.LogCaptureFixture) -> None:

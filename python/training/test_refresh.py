@@ -121,11 +121,11 @@ def test_tensors_are_read_where_they_are(engine: foreturn.Engine) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("lm_head.weight", torch.zeros(259, 64, dtype=torch.float64), "holds float64"),
-        ("lm_head.weight", torch.zeros(259, 64, device="meta"), "no values in memory"),
-        ("lm_head.weight", torch.zeros(259, 64).to_sparse(), "no values in memory"),
-        ("lm_head.weight", torch.zeros(259, 64, dtype=torch.uint8), "holds uint8"),
-        ("lm_head.weight", torch.full((259, 64), torch.inf), "lm_head.weight"),
+        ("lm_head.weight", torch.zeros(262, 64, dtype=torch.float64), "holds float64"),
+        ("lm_head.weight", torch.zeros(262, 64, device="meta"), "no values in memory"),
+        ("lm_head.weight", torch.zeros(262, 64).to_sparse(), "no values in memory"),
+        ("lm_head.weight", torch.zeros(262, 64, dtype=torch.uint8), "holds uint8"),
+        ("lm_head.weight", torch.full((262, 64), torch.inf), "lm_head.weight"),
         ("model.norm.weight", torch.zeros(65), "model.norm.weight"),
         ("model.new.weight", torch.zeros(65), "model.new.weight"),
     ],

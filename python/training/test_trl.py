@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import GOALS, OPTIONS, PROMPTS, config, load, make_model, make_tokenizer
+from conftest import GOALS, OPTIONS, PROMPTS, checkpoint_of, config, load, make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import TrainerCallback
+from test_refresh import SMOLLM2, smollm2
+from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
@@ -36,6 +37,10 @@ def dataset(**columns: Any) -> Dataset:
     ])
 
 
+def tokenizer_of(exported: Path) -> Any:
+    return AutoTokenizer.from_pretrained(checkpoint_of(exported), padding_side="left")
+
+
 def reward_of(exported: Path, **arguments: Any) -> MultiturnReward:
     return MultiturnReward(config(exported), **{"goal": "goal", "refresh": "policy"} | OPTIONS | arguments)
 
@@ -47,7 +52,7 @@ def grpo(
     arguments: dict[str, Any] = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}
     args = settings(output_dir=str(folder), **SETTINGS | arguments | changes)
     return kind(
-        model=load(exported), reward_funcs=reward, args=args, train_dataset=dataset(), processing_class=make_tokenizer(),
+        model=load(exported), reward_funcs=reward, args=args, train_dataset=dataset(), processing_class=tokenizer_of(exported),
         callbacks=[reward.callback()], peft_config=peft_config,
     )
 
@@ -60,7 +65,7 @@ def online_dpo(reward: Any, exported: Path, folder: Path, peft_config: Any = Non
     arguments: dict[str, Any] = {"per_device_train_batch_size": 4, "max_new_tokens": 8, "remove_unused_columns": False}
     args = OnlineDPOConfig(output_dir=str(folder), **SETTINGS | arguments | changes)
     return OnlineDPOTrainer(
-        model=load(exported), reward_funcs=reward, args=args, train_dataset=dataset(), processing_class=make_tokenizer(),
+        model=load(exported), reward_funcs=reward, args=args, train_dataset=dataset(), processing_class=tokenizer_of(exported),
         callbacks=[reward.callback()], peft_config=peft_config,
     )
 
@@ -103,6 +108,37 @@ def test_the_policy_in_the_engine_is_the_trainers_after_every_step(make: Any, ex
     trainer.train()
     assert len(watch.seen) == STEPS
     assert (watch.seen[0] - watch.seen[-1]).abs().max() > 1e-2
+    reward.close()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of SmolLM2-135M, and its checkpoint beside it."""
+    folder = tmp_path_factory.mktemp("real") / "smollm2"
+    folder.symlink_to(SMOLLM2)
+    smollm2().save_pretrained(checkpoint_of(folder))
+    AutoTokenizer.from_pretrained(SMOLLM2).save_pretrained(checkpoint_of(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (grpo, {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 4}),
+        (rloo, {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 4}),
+        (online_dpo, {"per_device_train_batch_size": 1, "max_new_tokens": 4}),
+    ],
+)
+def test_a_real_model_trains_with_its_reward(
+    make: Any, changes: dict[str, Any], real: Path, tmp_path: Path
+) -> None:
+    """SmolLM2-135M, with steps that change it without destroying it."""
+    reward = reward_of(real, empty=0.0)
+    trainer = make(reward, real, tmp_path, learning_rate=1e-4, gradient_checkpointing=False, **changes)
+    watch = Watch(reward)
+    trainer.add_callback(watch)
+    trainer.train()
+    assert len(watch.seen) == STEPS
     reward.close()
 
 
@@ -228,6 +264,29 @@ def test_a_group_gets_the_same_rewards_whole_and_in_pieces(exported: Path) -> No
     reward.close()
     with reward_of(exported, refresh=None).engine as fresh:
         assert MultiturnReward(fresh, goal="goal")(prompts[5:6], completions[5:6], goal=goals[5:6]) == [whole[5]]
+
+
+def test_a_thousand_completions_share_their_prefixes_and_fit_any_queue(exported: Path) -> None:
+    """A batch of 125 groups of 8, where only 4 rankings may wait. What a group shares is computed once."""
+    prompts = [[{"role": "user", "content": f"Question {at // 8}. {'What then? ' * 40}"}] for at in range(1000)]
+    completions = [f"Answer {at}." for at in range(1000)]
+    settings = config(exported, runtime={"threads": 1, "max_queued": 4})
+    logged: dict[str, float] = {}
+    reward = MultiturnReward(settings, samples=1, **OPTIONS)
+    given = reward(prompts, completions, log_metric=logged.__setitem__)
+    reward.close()
+    assert logged["multiturn/failed"] == 0.0 and all(value is not None for value in given)
+    alone: list[float] = []
+    for at in range(496, 504):
+        fresh = MultiturnReward(settings, samples=1, **OPTIONS)
+        assert fresh([prompts[at]], [completions[at]], log_metric=logged.__setitem__) == [given[at]]
+        alone.append(logged["multiturn/tokens"])
+        fresh.close()
+    # The prompt has about 500 tokens, an answer and its future about 100.
+    together = MultiturnReward(settings, samples=1, **OPTIONS)
+    together(prompts[496:504], completions[496:504], log_metric=logged.__setitem__)
+    assert logged["multiturn/tokens"] < 0.6 * sum(alone)
+    together.close()
 
 
 async def run_async(exported: Path, prompts: Any, completions: Any, goals: Any) -> list[float | None]:
