@@ -25,6 +25,7 @@ PEERS_VENV := target/peers-venv
 PYTHON_VENV := target/python-venv
 TRAINING_VENV := target/training-venv
 TRAINING_UNPACKED := target/training-unpacked
+TRAINING_4 := target/training-transformers-4
 PEERS_HF := target/peers/smollm2-135m-instruct-hf
 # Passed to the comparison with other engines, e.g. PEERS_ARGS='--only job --repeat 3', --resume, --overwrite.
 PEERS_ARGS ?=
@@ -117,9 +118,11 @@ test-python: model library $(PYTHON_VENV)/.installed ## Install the Python packa
 	$(PYTHON_VENV)/bin/pytest -q python/tests $(PYTEST_ARGS)
 
 # Frameworks that can't share an environment are unpacked beside it; see the file of their versions.
-test-training: model library $(TRAINING_VENV)/.installed $(TRAINING_UNPACKED)/.unpacked ## Run the Python package in training: TRL, verl, OpenRLHF (installs torch, 6 GB)
+test-training: model library $(TRAINING_VENV)/.installed $(TRAINING_UNPACKED)/.unpacked $(TRAINING_4)/.unpacked ## Run the Python package in training: TRL, verl, OpenRLHF (installs torch, 6 GB)
 	$(TRAINING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./python
 	FORETURN_UNPACKED=$(CURDIR)/$(TRAINING_UNPACKED) $(TRAINING_VENV)/bin/pytest -q python/training $(PYTEST_ARGS)
+	FORETURN_TRANSFORMERS=4 PYTHONPATH=$(CURDIR)/$(TRAINING_4) $(TRAINING_VENV)/bin/pytest -q $(PYTEST_ARGS) \
+	  $(addprefix python/training/test_,refresh.py export.py adapter.py)
 
 lint: deny ## Check formatting, clippy (all targets and bare library), docs, licences, Python
 	$(CARGO) fmt --all --check
@@ -221,9 +224,11 @@ target/%-venv/.installed:
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-$(TRAINING_UNPACKED)/.unpacked: python/training/requirements-unpacked.txt $(TRAINING_VENV)/.installed
+$(TRAINING_4)/.unpacked: python/training/requirements-transformers-4.txt
+$(TRAINING_UNPACKED)/.unpacked: python/training/requirements-unpacked.txt
+$(TRAINING_4)/.unpacked $(TRAINING_UNPACKED)/.unpacked: $(TRAINING_VENV)/.installed
 	rm -rf $(@D)
-	$(TRAINING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
+	$(TRAINING_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $(filter %.txt,$^)
 	@touch $@
 
 clean-models: ## Remove exported models, e.g. after a change to the exporter

@@ -94,16 +94,20 @@ pub(crate) unsafe trait Sized_: Copy {
     const FIRST: usize;
 }
 
-/// Declares a sized struct.
+/// Declares a sized struct; and where its first version ended, if fields were added since: `sized!(NAME until FIELD)`.
 macro_rules! sized {
-    ($($name:ident),* $(,)?) => {
-        $(
-            // SAFETY: repr(C), `size` comes first, and all fields are numbers, flags and pointers.
-            unsafe impl $crate::argument::Sized_ for $name {
-                const NAME: &'static str = stringify!($name);
-                const FIRST: usize = size_of::<$name>();
-            }
-        )*
+    ($name:ident) => {
+        $crate::argument::sized!(@ $name, size_of::<$name>());
+    };
+    ($name:ident until $field:ident) => {
+        $crate::argument::sized!(@ $name, std::mem::offset_of!($name, $field));
+    };
+    (@ $name:ident, $first:expr) => {
+        // SAFETY: repr(C), `size` comes first, and all fields are numbers, flags and pointers.
+        unsafe impl $crate::argument::Sized_ for $name {
+            const NAME: &'static str = stringify!($name);
+            const FIRST: usize = $first;
+        }
     };
 }
 pub(crate) use sized;

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use foreturn::export::{self, ExportOptions, ExportProgress, Placement, Quantize};
 use serde_json::json;
 
-use crate::argument::{self, Out, Sized_, foreturn_str};
+use crate::argument::{self, Out, foreturn_str, sized};
 use crate::callback::{Inside, UserData};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
@@ -52,13 +52,7 @@ pub struct foreturn_export_options {
     /// changes the export, too.
     pub hard_link: bool,
 }
-
-// SAFETY: repr(C), `size` comes first, and all fields are numbers, flags and pointers.
-unsafe impl Sized_ for foreturn_export_options {
-    const NAME: &'static str = "foreturn_export_options";
-    // The first version ended before the adapter.
-    const FIRST: usize = std::mem::offset_of!(foreturn_export_options, adapter);
-}
+sized!(foreturn_export_options until adapter);
 
 /// Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_export_options).
 ///

@@ -137,7 +137,7 @@ pub struct foreturn_rank_options {
     /// Called with interim rewards; may be NULL.
     pub on_interim: foreturn_interim_fn,
 }
-sized!(foreturn_rank_options);
+sized!(foreturn_rank_options until on_interim);
 
 /// Sets `*request` to the defaults. `size` is sizeof(foreturn_rank_request).
 ///

@@ -58,7 +58,7 @@ pub struct foreturn_score_input {
     /// Number of candidates.
     pub candidate_count: usize,
 }
-sized!(foreturn_score_input);
+sized!(foreturn_score_input until candidates);
 
 /// The settings of a score. NULL in its place, like all-zero, means labels without limits.
 #[repr(C)]
@@ -188,7 +188,7 @@ pub struct foreturn_score_info {
     /// Seconds from when the model got the input until the score was there. Inputs run together, so these overlap.
     pub seconds: f64,
 }
-sized!(foreturn_score_info);
+sized!(foreturn_score_info until reused_tokens);
 
 unsafe fn inputs(given: *const foreturn_score_input, count: usize) -> Result<Vec<ScoreInput>, Failure> {
     // SAFETY: the structs and what they point to are the host's, valid for the call.

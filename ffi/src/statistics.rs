@@ -62,7 +62,7 @@ pub struct foreturn_statistics {
     /// when they were submitted are not among them.
     pub errors: u64,
 }
-sized!(foreturn_statistics);
+sized!(foreturn_statistics until cancelled);
 
 /// A snapshot of a local model's counters.
 #[repr(C)]
@@ -99,7 +99,7 @@ pub struct foreturn_model_statistics {
     /// Highest number of bytes in blocks with contents at once.
     pub cache_peak_bytes: u64,
 }
-sized!(foreturn_model_statistics);
+sized!(foreturn_model_statistics until refreshes);
 
 /// Reads an engine's counters into `*out`. The caller sets `out->size` first. It waits for nothing.
 ///

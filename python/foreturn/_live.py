@@ -34,10 +34,16 @@ def adapter_of(model: Any) -> tuple[str, dict[str, Any]]:
     Raises:
         Unsupported: it uses several, or one is merged into the base at the moment.
     """
-    active = getattr(model, "active_adapter", None)
-    active = active() if callable(active) else active
-    if not isinstance(active, str):
-        raise Unsupported(f"the model uses the adapters {active!r}: one can be merged. Call `model.set_adapter(name)`")
+    # `active_adapter` of a PEFT model may name another one than its layers use.
+    given = getattr(model, "active_adapters", None)
+    given = given() if callable(given) else given
+    names = [given] if isinstance(given, str) else list(given or ())
+    if len(names) != 1:
+        raise Unsupported(f"the model uses the adapters {names}: one can be merged. Call `model.set_adapter(name)`")
+    active = names[0]
+    disabled = next((name for name, module in model.named_modules() if getattr(module, "disable_adapters", False) is True), None)
+    if disabled is not None:
+        raise Unsupported(f"the adapter of {disabled} is disabled: call `model.enable_adapter_layers()`, or give the base model")
     merged = next((name for name, module in model.named_modules() if getattr(module, "merged_adapters", None)), None)
     if merged is not None:
         raise Unsupported(f"{merged} has its adapter merged into the base already: call `model.unmerge_adapter()` first")

@@ -35,11 +35,14 @@ def rank_many(
     done: queue.SimpleQueue[int] = queue.SimpleQueue()
     flight: dict[int, Pending[Ranking]] = {}
     results: list[Ranking | Error | None] = []
-    limit = IN_FLIGHT
+    limit = float(IN_FLIGHT)
 
     def collect() -> None:
         """Takes the result of the next request that is done. (Python looks at signals while it waits for a queue.)"""
+        nonlocal limit
         at = done.get()
+        # There may be more room than at the last refusal: one more for as many as have ended.
+        limit = min(IN_FLIGHT, limit + 1 / limit)
         try:
             results[at] = flight.pop(at).take()
         except Error as error:
@@ -50,13 +53,13 @@ def rank_many(
             results.append(None)
             call = _calls.rank(request, timeout, priority)
             while at not in flight:
-                while len(flight) >= limit:
+                while len(flight) >= int(limit):
                     collect()
                 try:
                     flight[at] = submit(call, Relay(under_way, on_ready=functools.partial(done.put, at)))
                 except Overloaded:
-                    # The queue is short, or others fill it. From now on there are no more than fitted.
-                    limit = max(1, len(flight))
+                    # The queue is short, or others fill it. For now there are no more than fitted.
+                    limit = float(max(1, len(flight)))
                     if not flight:
                         time.sleep(RETRY_SECONDS)
                 except Error as error:

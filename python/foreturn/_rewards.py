@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from ._callbacks import ChatModelLike
 from ._engine import Engine
-from ._errors import Error, InvalidArgument, InvalidConfig, InvalidRequest
+from ._errors import DeadlineExceeded, Error, InvalidArgument, InvalidConfig, InvalidRequest
 from ._requests import MessageLike
 from ._results import Ranking
 
@@ -50,12 +50,14 @@ class Outcome:
         reward: the multiturn-aware reward.
         std_error: its standard error; None at one sample.
         tokens: how many tokens were read or written for it, those taken from the cache not counted.
+        excluded: the share of its futures that do not count, in [0, 1].
         error: why there is no reward.
     """
 
     reward: float | None
     std_error: float | None = None
     tokens: int = 0
+    excluded: float = 0.0
     error: Error | None = None
 
 
@@ -185,7 +187,10 @@ def _outcome(result: Ranking | Error, at: int) -> Outcome:
         best = result.best
     except Error as error:
         return Outcome(None, tokens=tokens, error=error)
-    return Outcome(best.reward, best.std_error, tokens)
+    if not result.complete:
+        late = DeadlineExceeded("the deadline passed before all futures had ended: allow more time (`timeout`), or sample fewer")
+        return Outcome(None, tokens=tokens, error=late)
+    return Outcome(best.reward, best.std_error, tokens, best.excluded / max(1, len(best.rollouts)))
 
 
 def _table(config: Any) -> tuple[dict[str, Any], Path | None]:
@@ -259,8 +264,8 @@ def goal_of(value: Any, place: str) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy's as Python has it."""
-    return value.item() if hasattr(value, "item") else value
+    """A number or an array of numpy's as Python has it."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 _VARIABLES: dict[str, Callable[[str], Any]] = {"samples": int, "window": int, "seed": int, "empty": float, "timeout": float}

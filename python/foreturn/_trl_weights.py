@@ -22,6 +22,11 @@ _UNKNOWN = (
     "reward.weight_transfer(trainer.weight_transfer)` before it trains"
 )
 
+_OTHER = (
+    "refresh: this trainer is not the one whose weights the reward follows: pass it `callbacks=[reward.callback()]`, or make a "
+    "reward of its own"
+)
+
 
 class Follower:
     """Gives the trainer's weights to a model of the engine when the trainer has made a step.
@@ -68,10 +73,15 @@ class Follower:
         class WeightsCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             """Tells a reward where the trainer's model is."""
 
-            def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
                 follower._model, follower._state = model, state
 
-            on_train_begin = on_step_end = on_init_end
+            def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                self.on_step_end(args, state, control, **kwargs)
+                # Another trainer, another run or the best checkpoint: other weights at the same step.
+                follower._engine = None
+
+            on_train_begin = on_train_end = on_init_end
 
         return WeightsCallback()
 
@@ -100,6 +110,8 @@ class Follower:
                 self._follow_folder(engine, self._folder)
             elif self._model is None:
                 raise InvalidArgument(_UNKNOWN)
+            elif state is not None and state is not self._state:
+                raise InvalidArgument(_OTHER)
             else:
                 step = (state or self._state).global_step
                 if self._is_behind(engine, step):
@@ -141,10 +153,14 @@ def _whole(weights: Any) -> tuple[Any, Any]:
     model = unwrapped(weights)
     parameters = list(model.parameters())
     if any(hasattr(parameter, "ds_id") for parameter in parameters):
-        raise Unsupported("refresh: the trainer's parameters are spread over processes by ZeRO-3: use ZeRO-2, or FSDP")
+        raise Unsupported("refresh: the trainer's parameters are spread over processes by ZeRO-3: use ZeRO-2, or FSDP2")
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise Unsupported("refresh: the trainer's parameters are spread over processes by FSDP1: use FSDP2, or ZeRO-2")
     if not any(hasattr(parameter, "full_tensor") for parameter in parameters):
         return model, None
-    state = {name: part.full_tensor() if hasattr(part, "full_tensor") else part for name, part in model.state_dict().items()}
+    state = {
+        name: part.full_tensor().cpu() if hasattr(part, "full_tensor") else part for name, part in model.state_dict().items()
+    }
     if not has_adapter(model):
         return state, None
     active, config = adapter_of(model)
@@ -160,7 +176,8 @@ class WeightTransfer:
 
     def __init__(self, inner: Any, folder: Path) -> None:
         self._inner, self._folder = inner, folder
-        self._sent = 0
+        # Numbers go on where an earlier transfer of the same reward ended.
+        self._sent = 1 + max((_number(file) for file in folder.glob("*.safetensors")), default=-1)
 
     def init_weight_transfer(self) -> None:
         """Before training."""

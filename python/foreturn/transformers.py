@@ -93,7 +93,7 @@ class ExportCallback:
     def _export(self, args: Any, state: Any, given: dict[str, Any], checkpoint: Path | None) -> None:
         try:
             model, tokenizer = given.get("model"), given.get("processing_class") or given.get("tokenizer")
-            whole = checkpoint is not None and (checkpoint / "config.json").exists()
+            whole = _agreed(checkpoint is not None and (checkpoint / "config.json").exists())
             gathered = None if whole else _gathered(model)
             if not state.is_world_process_zero:
                 return
@@ -107,6 +107,17 @@ class ExportCallback:
                 raise
             message = "the export to %s at step %d failed, and training goes on: %s"
             _log.warning(message, self.to, state.global_step, error)
+
+
+def _agreed(whole: bool) -> bool:
+    """What the process with rank 0 sees: the others may not share its disk, or look while it still writes."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return whole
+    answer = [whole]
+    distributed.broadcast_object_list(answer, src=0)
+    return answer[0]
 
 
 def _gathered(model: Any) -> Any:

@@ -195,6 +195,7 @@ class MultiturnReward:
             log_metric(f"{self.__name__}/std_error", math.fsum(errors) / len(errors))
         log_metric(f"{self.__name__}/tokens", float(sum(outcome.tokens for outcome in outcomes)))
         log_metric(f"{self.__name__}/failed", failed / max(1, len(outcomes)))
+        log_metric(f"{self.__name__}/excluded", math.fsum(outcome.excluded for outcome in outcomes) / max(1, len(outcomes)))
         log_metric(f"{self.__name__}/version", float(self._follower.step))
 
 

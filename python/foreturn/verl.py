@@ -129,6 +129,11 @@ def _reward_manager() -> Any:
                 None, lambda: self.tokenizer.decode(tokens[:count], skip_special_tokens=True)
             )
             given = item.non_tensor_batch
+            if (turns := int(given.get("__num_turns__", 2))) > 2:
+                raise InvalidArgument(
+                    f"a sample has {turns} turns: foreturn.verl rewards single responses, because the texts of tools and users "
+                    "are among the tokens of this one"
+                )
             reference = (given.get("reward_model") or {}).get("ground_truth")
             scored = await _score(self._rewarder, given["raw_prompt"], text, given.get("extra_info") or {}, reference)
             return {"reward_score": scored["score"], "reward_extra_info": scored}

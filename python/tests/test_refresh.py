@@ -342,6 +342,11 @@ def test_an_adapter_is_merged_as_its_configuration_says(
         (None, folder), (made.folder / "model", str(folder)), (made.state, folder), (live, adapter_config(**changes)),
     ]:
         engine.refresh("policy", made.state)
+        if weights is None:
+            # The tensors of just now are nowhere any more, so nothing can be added to them.
+            with pytest.raises(foreturn.InvalidRequest, match="came from memory"):
+                engine.refresh("policy", adapter=adapter)
+            engine.refresh("policy", made.folder / "model")
         engine.refresh("policy", weights, adapter=adapter)
         assert said(engine) == exported
 

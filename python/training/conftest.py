@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -54,6 +55,12 @@ def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
     make_model(seed, **changes).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _version() -> None:
+    """The version of transformers is the one that was asked for."""
+    assert transformers.__version__.startswith(os.environ.get("FORETURN_TRANSFORMERS", "5") + ".")
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_the_weights_are_those_of_pefts_merge(tmp_path: Path, base: Path, case: 
             lambda: engine.refresh("policy", base_state, adapter=str(tmp_path / "adapter")),
         ]
         for refresh in refreshes:
-            engine.refresh("policy", base_state)
+            engine.refresh("policy", tmp_path / "before")
             assert said(engine) != expected
             refresh()
             assert said(engine) == expected

@@ -62,15 +62,16 @@ pub(super) fn pair<T>(cancel: Option<CancelToken>, recorder: Option<Arc<Recorder
 }
 
 impl<T> Responder<T> {
+    /// Hands over the result. One that is an error is counted first; a request that is dropped, such as one that was refused
+    /// when it was submitted, is not.
     pub(crate) fn send(self, result: Result<T>) {
-        self.put(result);
-    }
-
-    /// Only the first result counts.
-    fn put(&self, result: Result<T>) {
         if let (Err(error), Some(recorder)) = (&result, &self.recorder) {
             recorder.failed(error.kind());
         }
+        self.put(result);
+    }
+
+    fn put(&self, result: Result<T>) {
         let mut state = self.slot.lock();
         match std::mem::replace(&mut *state, State::Taken) {
             State::Waiting => {

@@ -69,11 +69,9 @@ impl Rank {
         if scored == std::mem::replace(&mut self.scored, scored) {
             return;
         }
-        let interim = self.job.interim();
-        let counted = interim.iter().map(|known| known.rollouts).sum();
-        if counted != std::mem::replace(&mut self.counted, counted) {
-            on_interim(interim);
-        }
+        let Some(interim) = self.job.interim(self.counted) else { return };
+        self.counted = interim.iter().map(|known| known.rollouts).sum();
+        on_interim(interim);
     }
 }
 

@@ -90,6 +90,8 @@ pub(super) struct Recipe {
     pub(super) runtime: RuntimeOptions,
     /// The folder whose graph runs now: the one that weights came from last.
     current: Mutex<Arc<ModelFolder>>,
+    /// Whether its weights are others than that folder's, because they were given in memory.
+    from_memory: AtomicBool,
     refreshing: AtomicBool,
     refreshes: AtomicU64,
 }
@@ -101,8 +103,8 @@ impl Recipe {
         decode: DecodeOptions,
         runtime: RuntimeOptions,
     ) -> Self {
-        let (current, refreshing) = (Mutex::new(folder), AtomicBool::new(false));
-        Recipe { open, decode, runtime, current, refreshing, refreshes: AtomicU64::new(0) }
+        let (current, from_memory, refreshing) = (Mutex::new(folder), AtomicBool::new(false), AtomicBool::new(false));
+        Recipe { open, decode, runtime, current, from_memory, refreshing, refreshes: AtomicU64::new(0) }
     }
 
     fn current(&self) -> MutexGuard<'_, Arc<ModelFolder>> {
@@ -151,10 +153,9 @@ impl Model {
     /// # Errors
     /// As [`Model::refresh`], for what shows before the folder is read.
     pub fn submit_refresh(&self, path: impl Into<PathBuf>, options: RefreshOptions) -> Result<Pending<String>> {
-        let recorder = Arc::clone(&self.engine.inner.shared.recorder);
-        let (pending, respond) = pending::pair(self.engine.limits.cancel.clone(), Some(recorder));
+        let (pending, respond) = pending::pair(self.engine.limits.cancel.clone(), None);
         let (refresh, path) = (self.begin_refresh(options, pending.token())?, path.into());
-        let work = move || respond.send(refresh.run(|refresh| refresh.load(&path)));
+        let work = move || respond.send(refresh.run(false, |refresh| refresh.load(&path)));
         let thread = crate::thread::spawn("foreturn-load", "to load weights", work)?;
         let mut threads = self.engine.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
@@ -187,7 +188,7 @@ impl Model {
     /// were written to in place: its rotary tables are still read. The folder may be replaced, or be gone.
     pub fn refresh_with(&self, tensors: &[NamedTensor<'_>], options: RefreshOptions) -> Result<String> {
         let cancel = self.engine.limits.cancel.clone().unwrap_or_default();
-        self.begin_refresh(options, cancel)?.run(|refresh| refresh.take(tensors))
+        self.begin_refresh(options, cancel)?.run(!tensors.is_empty(), |refresh| refresh.take(tensors))
     }
 
     /// Checks what shows before weights are looked at, and claims the model's refresh.
@@ -212,7 +213,8 @@ impl Model {
     /// Refuses a model that plays several roles.
     fn check_roles(&self) -> Result<()> {
         let Some(plan) = self.engine.inner.plan.as_ref().filter(|plan| !plan.metrics.is_empty()) else { return Ok(()) };
-        let roles = plan.needs(plan.window).into_iter().filter_map(|role| plan.roles.resolve(role));
+        // A request may ask for another window than the configuration.
+        let roles = plan.needs(plan.window.max(1)).into_iter().filter_map(|role| plan.roles.resolve(role));
         let roles = roles.filter(|(_, name)| **name == *self.name).map(|(role, _)| role.as_str());
         let metrics = plan.metric_models().contains(&self.name).then_some("a metric's model");
         let played: BTreeSet<&str> = roles.chain(metrics).collect();
@@ -244,8 +246,9 @@ impl Drop for Refresh {
 }
 
 impl Refresh {
-    fn run(self, load: impl FnOnce(&Self) -> Result<Weights>) -> Result<String> {
-        let result = load(&self).and_then(|fresh| self.exchange(fresh));
+    /// `from_memory` says that the weights are not those of the folder whose graph they are given to.
+    fn run(self, from_memory: bool, load: impl FnOnce(&Self) -> Result<Weights>) -> Result<String> {
+        let result = load(&self).and_then(|fresh| self.exchange(fresh, from_memory));
         result.map_err(|error| error.context(format!("refresh of model `{}`", self.name)))
     }
 
@@ -261,7 +264,9 @@ impl Refresh {
         }
         let more = Refreshed::open(&fresh, self.options.adapter.as_ref(), true)?;
         let given = GivenWeights::new(&fresh, &[], &more)?;
-        Weights::load(Arc::clone(&fresh), Some(&given), &version, &recipe.decode, &recipe.runtime)
+        let loaded = Weights::load(Arc::clone(&fresh), Some(&given), &version, &recipe.decode, &recipe.runtime)?;
+        more.check()?;
+        Ok(loaded)
     }
 
     /// Packs a live model's tensors.
@@ -269,11 +274,19 @@ impl Refresh {
         let recipe = &self.local.recipe;
         let folder = Arc::clone(&recipe.current());
         let adapter = self.options.adapter.as_ref();
-        let more = Refreshed::open(&folder, adapter, tensors.is_empty() && adapter.is_some())?;
+        let from_folder = tensors.is_empty() && adapter.is_some();
+        if from_folder && recipe.from_memory.load(Ordering::Relaxed) {
+            let why = "its weights came from memory last, so the folder that it was loaded from is not the adapter's base. Give \
+                       the base's tensors with the adapter, or its folder";
+            return Err(Error::invalid_request(why));
+        }
+        let more = Refreshed::open(&folder, adapter, from_folder)?;
         let given = GivenWeights::new(&folder, tensors, &more)?;
         self.watch.check("the weights were looked at")?;
         let version = self.version(&folder);
-        Weights::load(Arc::clone(&folder), Some(&given), &version, &recipe.decode, &recipe.runtime)
+        let loaded = Weights::load(Arc::clone(&folder), Some(&given), &version, &recipe.decode, &recipe.runtime)?;
+        more.check()?;
+        Ok(loaded)
     }
 
     fn version(&self, folder: &ModelFolder) -> String {
@@ -281,7 +294,7 @@ impl Refresh {
         self.options.version.clone().unwrap_or_else(|| format!("{}-{count}", folder.fingerprint()))
     }
 
-    fn exchange(&self, fresh: Weights) -> Result<String> {
+    fn exchange(&self, fresh: Weights, from_memory: bool) -> Result<String> {
         let (version, folder) = (fresh.version.to_string(), Arc::clone(fresh.folder()));
         let (done, wait) = sync_channel(1);
         let (mode, watch) = (self.options.mode, self.watch.clone());
@@ -292,6 +305,7 @@ impl Refresh {
         // Nobody else counts meanwhile, because a model is refreshed once at a time.
         self.local.recipe.refreshes.fetch_add(1, Ordering::Relaxed);
         *self.local.recipe.current() = folder;
+        self.local.recipe.from_memory.store(from_memory, Ordering::Relaxed);
         // Unmapping takes a while, and the model goes on meanwhile.
         drop(old);
         Ok(version)

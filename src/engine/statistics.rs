@@ -76,7 +76,7 @@ impl Latency {
     ];
 }
 
-/// An engine's counters at one moment.
+/// An engine's counters at one moment. Refreshes are not among the requests; each model counts its own.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Statistics {

@@ -78,17 +78,32 @@ pub(super) struct WeightFile {
 
 impl WeightFile {
     /// Maps the file at `path`, following links.
-    #[allow(unsafe_code, reason = "a mapped file")]
     pub(super) fn open(path: &Path) -> Result<Self> {
         let real = std::fs::canonicalize(path).map_err(|error| Error::io("find", path, error))?;
         let (file, metadata) = files::open_as(&real, Kind::GRAPH)?;
+        Self::map(path, file, Seen::new(&real, &metadata))
+    }
+
+    /// Maps a file that is open; `seen` is its state when it was opened. Another file may have its name by now.
+    pub(super) fn reopen(file: &File, seen: &Seen) -> Result<Self> {
+        seen.check_open(file)?;
+        let file = file.try_clone().map_err(|error| Error::io("map", seen.path(), error))?;
+        Self::map(seen.path(), file, seen.clone())
+    }
+
+    /// Refuses a file that was written to since it was opened.
+    pub(super) fn check(&self) -> Result<()> {
+        self.seen.check_open(&self.file)
+    }
+
+    #[allow(unsafe_code, reason = "a mapped file")]
+    fn map(path: &Path, file: File, seen: Seen) -> Result<Self> {
         // SAFETY: the mapping is read-only and private to this process. Another process that cuts the file off while
         // it is being exported can make reads fail with SIGBUS, as for every reader of mapped weights. One that changes
         // it is noticed when all is read.
         let data = unsafe { Mmap::map(&file) }.map_err(|error| Error::io("map", path, error))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let seen = Seen::new(&real, &metadata);
-        Ok(WeightFile { path: real, name, data, file, seen })
+        Ok(WeightFile { path: seen.path().to_owned(), name, data, file, seen })
     }
 }
 

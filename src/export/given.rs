@@ -109,6 +109,12 @@ impl Refreshed {
         let base = from_folder.then(|| own_files(folder)).transpose()?;
         Ok(Refreshed { adapter, base })
     }
+
+    /// Refuses what was made of files that were written to meanwhile.
+    pub(crate) fn check(&self) -> Result<()> {
+        let base = self.base.iter().flat_map(BTreeMap::values);
+        base.chain(self.adapter.iter().flat_map(Lora::files)).try_for_each(WeightFile::check)
+    }
 }
 
 /// Tensors in the place of an export's files of weights.
@@ -282,8 +288,6 @@ fn merged<'a>(graph: &GraphProto, mut parts: Parts<'a>, lora: &'a Lora) -> Resul
 /// The files of a folder's weights, mapped.
 fn own_files(folder: &ModelFolder) -> Result<BTreeMap<String, WeightFile>> {
     let (file, mut files) = (folder.file(), BTreeMap::new());
-    // Another export may have the folder's name by now.
-    file.check_unchanged()?;
     let packed = packed_matrices(file.graph());
     for initialiser in file.graph().initializer.iter().filter(|tensor| is_weight(tensor)) {
         if initialiser.data_type() != DataType::Float as i32 || packed.contains_key(initialiser.name()) {
@@ -296,7 +300,9 @@ fn own_files(folder: &ModelFolder) -> Result<BTreeMap<String, WeightFile>> {
         }
         let name = entry(initialiser, "location").unwrap_or_default();
         if !files.contains_key(name) {
-            files.insert(name.to_owned(), WeightFile::open(&file.data_folder.join(name))?);
+            // Another export may have the folder's name by now.
+            let (seen, opened) = file.data_file(&file.data_folder.join(name))?;
+            files.insert(name.to_owned(), WeightFile::reopen(opened, seen)?);
         }
     }
     Ok(files)

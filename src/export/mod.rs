@@ -240,14 +240,16 @@ fn read(from: &Path) -> Result<Checkpoint> {
 
 /// Refuses to overwrite the folder that is read, because that would destroy the checkpoint.
 fn refuse_exporting_onto_the_source(options: &ExportOptions) -> Result<()> {
-    let (Ok(from), Ok(to)) = (options.from.canonicalize(), options.to.canonicalize()) else { return Ok(()) };
-    if from.starts_with(&to) {
-        return Err(Error::invalid_request(format!(
-            "cannot export to {}: the checkpoint itself lies there; name another folder",
+    let Ok(to) = options.to.canonicalize() else { return Ok(()) };
+    let sources = [(Some(&options.from), "checkpoint"), (options.adapter.as_ref(), "adapter")];
+    let inside = |path: &PathBuf| path.canonicalize().is_ok_and(|from| from.starts_with(&to));
+    match sources.into_iter().find(|(path, _)| path.is_some_and(inside)) {
+        None => Ok(()),
+        Some((_, what)) => Err(Error::invalid_request(format!(
+            "cannot export to {}: the {what} itself lies there; name another folder",
             options.to.display()
-        )));
+        ))),
     }
-    Ok(())
 }
 
 fn model(graph: crate::onnx::GraphProto) -> ModelProto {

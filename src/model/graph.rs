@@ -75,11 +75,15 @@ impl GraphFile {
         self.data.iter().try_for_each(|(seen, _)| seen.check())
     }
 
+    /// The file with external data that was at `path` when the graph was read, and its state then.
+    pub(crate) fn data_file(&self, path: &Path) -> Result<&(Seen, File)> {
+        let found = self.data.iter().find(|(seen, _)| seen.path() == path);
+        found.ok_or_else(|| Error::internal(format!("{} holds no weights", path.display())))
+    }
+
     /// Reads from the file with external data that was at `path` when the graph was read.
     pub(crate) fn read_data(&self, path: &Path, bytes: &mut [u8], offset: u64) -> Result<()> {
-        let Some((seen, file)) = self.data.iter().find(|(seen, _)| seen.path() == path) else {
-            return Err(Error::internal(format!("{} holds no weights", path.display())));
-        };
+        let (seen, file) = self.data_file(path)?;
         file.read_exact_at(bytes, offset).map_err(|e| Error::io("read the weights of", path, e))?;
         seen.check_open(file)
     }

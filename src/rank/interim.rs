@@ -31,14 +31,20 @@ impl RankJob {
         self.candidates.iter().flat_map(|of| &of.futures).filter(|future| future.is_settled()).count()
     }
 
-    /// The candidates that have a reward by now, the best first.
-    pub fn interim(&self) -> Vec<Interim> {
+    /// The candidates that have a reward by now, in the order of a ranking. `None` while `counted` rollouts count, or none.
+    pub fn interim(&self, counted: usize) -> Option<Vec<Interim>> {
         let mut outcomes = outcomes(self);
         for (candidate, of) in self.candidates.iter().zip(&mut outcomes) {
             mark_unfinished(candidate, of);
         }
         let paired = self.scene.settings.common_random_numbers;
-        count::settle(&mut outcomes, paired);
+        if self.scene.window > 0 {
+            count::settle(&mut outcomes, paired);
+        }
+        let counts = outcomes.iter().flatten().filter(|outcome| outcome.loss.is_none()).count();
+        if counts == 0 || counts == counted {
+            return None;
+        }
         let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, self)).collect();
         let best = probability_best(&rewards, paired);
         let of = |(candidate, rewards): (usize, &Vec<Option<f64>>)| {
@@ -48,8 +54,12 @@ impl RankJob {
             Some(Interim { candidate, reward: mean, std_error, probability_best, rollouts: counted.len() })
         };
         let mut known: Vec<Interim> = rewards.iter().enumerate().filter_map(of).collect();
-        known.sort_by(|a, b| b.reward.total_cmp(&a.reward));
-        known
+        let given_up = |of: &Interim| {
+            let by_allocator = self.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(of.candidate));
+            by_allocator || self.candidates[of.candidate].given_up
+        };
+        known.sort_by(|a, b| given_up(a).cmp(&given_up(b)).then(b.reward.total_cmp(&a.reward)));
+        Some(known)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use ort::environment::{Environment as OrtEnvironment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
@@ -62,9 +62,15 @@ pub(crate) fn get(options: &RuntimeOptions) -> Result<Arc<Environment>> {
     Ok(environment)
 }
 
-/// Information about the library that this process has loaded, if it has.
+/// Information about the library that this process has loaded, if it has. While one is being loaded there is none: a log
+/// callback may ask then, on the thread that loads it.
 pub(crate) fn loaded() -> Option<RuntimeInfo> {
-    current().as_ref().map(|environment| environment.info())
+    let current = match CURRENT.try_lock() {
+        Ok(current) => current,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    current.as_ref().map(|environment| environment.info())
 }
 
 impl Environment {

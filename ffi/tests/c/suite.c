@@ -886,7 +886,7 @@ static void overloaded(const char *folder) {
   bool ready = false;
   foreturn_statistics statistics = {.size = sizeof statistics};
   OK(foreturn_engine_statistics(engine, &statistics, &error));
-  CHECK(statistics.refused == MANY - TAKEN && statistics.queued_rankings <= TAKEN);
+  CHECK(statistics.refused == MANY - TAKEN && statistics.queued_rankings <= TAKEN && statistics.errors == 0);
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
   for (size_t i = 0; i < TAKEN; i++) {
     OK(foreturn_pending_wait(pending[i], UINT64_MAX, &ready, &error));

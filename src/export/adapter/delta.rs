@@ -35,10 +35,11 @@ impl Delta {
         values.iter_mut().zip(&sums).for_each(|(value, sum)| *value += sum * self.scale);
     }
 
-    /// More than any of its numbers, without the sign.
+    /// More than any of its numbers, without the sign, and than any sum on the way. NaN where the factor is not finite.
     pub(in crate::export) fn bound(&self) -> f64 {
         let largest = |values: &[f32]| values.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs())));
-        self.rank as f64 * largest(&self.left) * largest(&self.right) * f64::from(self.scale.abs())
+        // The factor comes last, so a small one doesn't help.
+        self.rank as f64 * largest(&self.left) * largest(&self.right) * f64::from(self.scale.abs()).max(1.0)
     }
 }
 

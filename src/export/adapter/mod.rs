@@ -88,6 +88,11 @@ impl Lora {
         Parts::sort(pieces).map_err(|error| error.context(&self.label))
     }
 
+    /// The files that it was read from.
+    pub(super) fn files(&self) -> impl Iterator<Item = &WeightFile> {
+        self.weights.iter().map(|(file, _)| file)
+    }
+
     /// Whether it has a file of its own.
     pub(super) fn has_weights(&self) -> bool {
         self.weights.is_some()
@@ -148,6 +153,11 @@ pub(super) fn apply(checkpoint: &mut Checkpoint, folder: &Path) -> Result<Vec<St
     parts.add(lora.parts()?);
     let file = checkpoint.files.len();
     for (name, (tensor, _)) in &parts.weights {
+        if checkpoint.norms_include_one && name.ends_with("norm.weight") {
+            let why = "of the adapter was trained, but the base is a GGUF file, where the weights of norms are others: give \
+                       the base's checkpoint";
+            return Err(Error::unsupported(format!("`{name}` {why}")).context(&lora.label));
+        }
         let place = checkpoint.tensors.get_mut(name).ok_or_else(|| homeless(name).context(&lora.label))?;
         *place = Tensor { file, ..tensor.clone() };
     }

@@ -133,7 +133,7 @@ impl Pair<'_> {
         };
         debug_assert_eq!(delta.shape(), if self.is_embedding { [columns, rows] } else { [rows, columns] });
         // A sum with a finite number is then finite, and can be packed.
-        if delta.bound() >= 1e30 {
+        if delta.bound().is_nan() || delta.bound() >= 1e30 {
             return Err(Error::invalid_model(format!(
                 "the adapter's numbers for `{weight}` are too large to be merged"
             )));
