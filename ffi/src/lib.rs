@@ -7,8 +7,8 @@
 //! - `status`, `error`: numbers and objects of failure, and the guard around every function.
 //! - `handle`: numbers that hosts hold instead of pointers to our memory. `argument`: checks of what they pass.
 //! - `engine`, `rank` and `ranking`, `score`, `generate`, `tokens`, `refresh`, `pending`, `export`, `statistics`, `log`,
-//!   `version`: one file for each noun of the header. `metric` and `chat_model`: the host's own, called back. `callback`: rules for all
-//!   callbacks.
+//!   `version`: one file for each noun of the header. `metric` and `chat_model`: the host's own, called back. `callback`:
+//!   rules for all callbacks.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
 #![allow(clippy::missing_safety_doc, reason = "the header states the rules for all functions and for each")]

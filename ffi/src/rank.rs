@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::handle;
 use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
-use crate::ranking::{Ranked, foreturn_ranking};
+use crate::ranking::{Ranked, foreturn_ranking, or_nan};
 use crate::status::{FORETURN_ERROR_INVALID_REQUEST, foreturn_status};
 
 /// A request for a ranking. All of it is read before the function that takes it returns.
@@ -100,7 +100,6 @@ pub struct foreturn_interim {
 
 impl foreturn_interim {
     fn of(known: &Interim) -> Self {
-        let or_nan = |number: Option<f64>| number.unwrap_or(f64::NAN);
         foreturn_interim {
             candidate: known.candidate,
             reward: known.reward,

@@ -69,7 +69,7 @@ impl Ranked {
     }
 }
 
-fn or_nan(number: Option<f64>) -> f64 {
+pub(crate) fn or_nan(number: Option<f64>) -> f64 {
     number.unwrap_or(f64::NAN)
 }
 

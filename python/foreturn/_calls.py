@@ -50,19 +50,23 @@ def rank(request: RankRequest | Mapping[str, Any], timeout: float | None, priori
     """A ranking."""
 
     def submit(engine: Any, arguments: Arguments, relay: Relay) -> Any:
-        options = arguments.struct(
-            "foreturn_rank_options",
-            limits=limits(timeout, priority)[0],
-            on_progress=progressed if relay.on_progress is not None else ffi.NULL,
-            on_rollout=rollout_ended if relay.on_rollout is not None else ffi.NULL,
-            on_interim=interim_came if relay.on_interim is not None else ffi.NULL,
-            on_ready=relay.ready_function,
-            user_data=relay.handle,
-        )
+        options = _rank_options(arguments, relay, timeout, priority)
         given = rank_request(arguments, request)
         return handle_of(lib.foreturn_rank_submit, "foreturn_pending", engine, given, options)
 
     return Call(submit, _take_ranking)
+
+
+def _rank_options(arguments: Arguments, relay: Relay, timeout: float | None, priority: int) -> Any:
+    return arguments.struct(
+        "foreturn_rank_options",
+        limits=limits(timeout, priority)[0],
+        on_progress=progressed if relay.on_progress is not None else ffi.NULL,
+        on_rollout=rollout_ended if relay.on_rollout is not None else ffi.NULL,
+        on_interim=interim_came if relay.on_interim is not None else ffi.NULL,
+        on_ready=relay.ready_function,
+        user_data=relay.handle,
+    )
 
 
 def rescore(
@@ -72,13 +76,7 @@ def rescore(
     earlier = ranking.to_dict() if isinstance(ranking, Ranking) else dict(ranking)
 
     def submit(engine: Any, arguments: Arguments, relay: Relay) -> Any:
-        options = arguments.struct(
-            "foreturn_rank_options",
-            limits=limits(timeout, priority)[0],
-            on_progress=progressed if relay.on_progress is not None else ffi.NULL,
-            on_ready=relay.ready_function,
-            user_data=relay.handle,
-        )
+        options = _rank_options(arguments, relay, timeout, priority)
         given = rank_request(arguments, request)
         text = arguments.text(json.dumps(earlier), "the ranking")
         return handle_of(lib.foreturn_rescore_submit, "foreturn_pending", engine, given, text, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ._errors import InvalidArgument, Unsupported
 
@@ -21,6 +21,16 @@ def unwrapped(model: Any) -> Any:
     while inner := next((name for name in _WRAPPERS if hasattr(model, name)), None):
         model = getattr(model, inner)
     return model
+
+
+def spread_by(model: Any) -> Literal["ZeRO-3", "FSDP1", "FSDP2"] | None:
+    """What spreads the model's parameters over processes, if anything does."""
+    parameters = list(unwrapped(model).parameters())
+    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return "ZeRO-3"
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        return "FSDP1"
+    return "FSDP2" if any(hasattr(parameter, "full_tensor") for parameter in parameters) else None
 
 
 def has_adapter(model: Any) -> bool:

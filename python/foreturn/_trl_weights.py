@@ -13,7 +13,7 @@ from typing import Any
 
 from ._engine import Engine
 from ._errors import FileError, InvalidArgument, Unsupported
-from ._live import adapter_of, has_adapter, is_live, unwrapped, without_other_adapters
+from ._live import adapter_of, has_adapter, is_live, spread_by, unwrapped, without_other_adapters
 from ._rewards import install
 
 _UNKNOWN = (
@@ -150,13 +150,12 @@ def _whole(weights: Any) -> tuple[Any, Any]:
     """
     if not is_live(weights):
         return weights, None
-    model = unwrapped(weights)
-    parameters = list(model.parameters())
-    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+    model, spread = unwrapped(weights), spread_by(weights)
+    if spread == "ZeRO-3":
         raise Unsupported("refresh: the trainer's parameters are spread over processes by ZeRO-3: use ZeRO-2, or FSDP2")
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+    if spread == "FSDP1":
         raise Unsupported("refresh: the trainer's parameters are spread over processes by FSDP1: use FSDP2, or ZeRO-2")
-    if not any(hasattr(parameter, "full_tensor") for parameter in parameters):
+    if spread is None:
         return model, None
     state = {
         name: part.full_tensor().cpu() if hasattr(part, "full_tensor") else part for name, part in model.state_dict().items()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ._errors import InvalidArgument, Unsupported
 from ._export import export
-from ._live import unwrapped
+from ._live import spread_by
 from ._results import Export
 
 _log = logging.getLogger("foreturn")
@@ -122,13 +122,12 @@ def _agreed(whole: bool) -> bool:
 
 def _gathered(model: Any) -> Any:
     """The state dict of a model whose parameters are spread over processes, which all call this. None if they are not."""
-    parameters = list(unwrapped(model).parameters())
-    if any(hasattr(parameter, "ds_id") for parameter in parameters):
+    spread = spread_by(model)
+    if spread == "ZeRO-3":
         raise Unsupported(
             'the parameters are spread over processes by ZeRO-3: use on="save" with `stage3_gather_16bit_weights_on_model_save`'
         )
-    wraps = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    if not wraps and not any(hasattr(parameter, "full_tensor") for parameter in parameters):
+    if spread is None:
         return None
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

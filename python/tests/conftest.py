@@ -15,6 +15,7 @@ import pytest
 
 import foreturn
 
+
 def pytest_configure() -> None:
     """Interrupts arrive, also where the tests run in the background of a shell, which has them ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import foreturn
 
+
 def pytest_configure() -> None:
     """Interrupts arrive, also where the tests run in the background of a shell, which has them ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

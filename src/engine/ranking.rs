@@ -59,9 +59,7 @@ impl Rank {
             }
         }
     }
-}
 
-impl Rank {
     /// Gives out interim rewards if more rollouts count than last time.
     fn report_interim(&mut self) {
         let Some(on_interim) = &mut self.options.on_interim else { return };

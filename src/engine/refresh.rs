@@ -258,29 +258,30 @@ impl Refresh {
         let fresh = Arc::new(ModelFolder::open_with(path, recipe.open)?);
         folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
-        let version = self.version(&fresh);
-        if self.options.adapter.is_none() {
-            return Weights::load(fresh, None, &version, &recipe.decode, &recipe.runtime);
+        if self.options.adapter.is_some() {
+            return self.pack(fresh, &[]);
         }
-        let more = Refreshed::open(&fresh, self.options.adapter.as_ref(), true)?;
-        let given = GivenWeights::new(&fresh, &[], &more)?;
-        let loaded = Weights::load(Arc::clone(&fresh), Some(&given), &version, &recipe.decode, &recipe.runtime)?;
-        more.check()?;
-        Ok(loaded)
+        let version = self.version(&fresh);
+        Weights::load(fresh, None, &version, &recipe.decode, &recipe.runtime)
     }
 
     /// Packs a live model's tensors.
     fn take(&self, tensors: &[NamedTensor<'_>]) -> Result<Weights> {
         let recipe = &self.local.recipe;
         let folder = Arc::clone(&recipe.current());
-        let adapter = self.options.adapter.as_ref();
-        let from_folder = tensors.is_empty() && adapter.is_some();
-        if from_folder && recipe.from_memory.load(Ordering::Relaxed) {
+        if tensors.is_empty() && self.options.adapter.is_some() && recipe.from_memory.load(Ordering::Relaxed) {
             let why = "its weights came from memory last, so the folder that it was loaded from is not the adapter's base. Give \
                        the base's tensors with the adapter, or its folder";
             return Err(Error::invalid_request(why));
         }
-        let more = Refreshed::open(&folder, adapter, from_folder)?;
+        self.pack(folder, tensors)
+    }
+
+    /// Packs `tensors` for the graph of `folder`, with the adapter merged into them. Without tensors, the adapter's base are
+    /// the folder's own weights.
+    fn pack(&self, folder: Arc<ModelFolder>, tensors: &[NamedTensor<'_>]) -> Result<Weights> {
+        let (recipe, adapter) = (&self.local.recipe, self.options.adapter.as_ref());
+        let more = Refreshed::open(&folder, adapter, tensors.is_empty() && adapter.is_some())?;
         let given = GivenWeights::new(&folder, tensors, &more)?;
         self.watch.check("the weights were looked at")?;
         let version = self.version(&folder);

@@ -20,19 +20,13 @@ use crate::{Error, ErrorKind, Result};
 pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
     let mut outcomes = outcomes(job);
     let complete = job.stopped().is_none() && !count::is_interrupted(&outcomes);
-    // If nothing is sampled, there are no rounds: each candidate has its one evaluation.
-    if job.scene.window > 0 {
-        count::settle(&mut outcomes, job.scene.settings.common_random_numbers);
-    }
+    settle(&mut outcomes, job);
     if complete {
         refuse_if_nothing_counts(&outcomes)?;
     }
     let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, job)).collect();
     let of = |(at, candidate): (usize, &Candidate)| ranked(at, candidate, (&outcomes[at], &rewards[at]), job);
     let mut candidates: Vec<RankedCandidate> = job.candidates.iter().enumerate().map(of).collect();
-    for ranked in &mut candidates {
-        ranked.given_up |= job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(ranked.candidate));
-    }
     // The sort is stable, so equals stay in the order of the request. A candidate without a reward comes after those with one.
     // A candidate that was given up comes after those that were not, because less is known of it.
     let key = |candidate: &RankedCandidate| candidate.reward.unwrap_or(f64::NEG_INFINITY);
@@ -61,6 +55,20 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
         origin.mark(&mut ranking);
     }
     Ok(ranking)
+}
+
+/// Leaves out what has nothing to be compared with. If nothing is sampled, there are no rounds: each candidate has its one
+/// evaluation.
+pub(super) fn settle(outcomes: &mut [Vec<Outcome>], job: &RankJob) {
+    if job.scene.window > 0 {
+        count::settle(outcomes, job.scene.settings.common_random_numbers);
+    }
+}
+
+/// Whether a candidate gets no more rollouts, by this job's allocation or by that of the ranking whose futures it scores.
+pub(super) fn is_given_up(candidate: usize, job: &RankJob) -> bool {
+    let by_allocator = job.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(candidate));
+    by_allocator || job.candidates[candidate].given_up
 }
 
 /// Compares each candidate with the best, by the rollouts that count.
@@ -201,7 +209,7 @@ fn ranked(
         interval: estimate.and_then(|estimate| estimate.interval),
         difference: None,
         probability_best: None,
-        given_up: candidate.given_up,
+        given_up: is_given_up(at, job),
         metrics: summaries.collect(),
         rollouts: rollouts.map(|(sample, (future, outcome))| trace(sample, future, outcome, metrics)).collect(),
         excluded: outcomes.len() - counted.len(),

@@ -1,7 +1,7 @@
 //! What a ranking would say if it ended now.
 
-use super::assemble::{outcomes, rewards};
-use super::count::{self, Loss, Outcome};
+use super::assemble::{is_given_up, outcomes, rewards, settle};
+use super::count::{Loss, Outcome};
 use super::future::Candidate;
 use super::job::RankJob;
 use crate::reward::{Estimate, probability_best};
@@ -37,16 +37,13 @@ impl RankJob {
         for (candidate, of) in self.candidates.iter().zip(&mut outcomes) {
             mark_unfinished(candidate, of);
         }
-        let paired = self.scene.settings.common_random_numbers;
-        if self.scene.window > 0 {
-            count::settle(&mut outcomes, paired);
-        }
+        settle(&mut outcomes, self);
         let counts = outcomes.iter().flatten().filter(|outcome| outcome.loss.is_none()).count();
         if counts == 0 || counts == counted {
             return None;
         }
         let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, self)).collect();
-        let best = probability_best(&rewards, paired);
+        let best = probability_best(&rewards, self.scene.settings.common_random_numbers);
         let of = |(candidate, rewards): (usize, &Vec<Option<f64>>)| {
             let counted: Vec<f64> = rewards.iter().copied().flatten().collect();
             let Estimate { mean, std_error, .. } = Estimate::of(&counted)?;
@@ -54,10 +51,7 @@ impl RankJob {
             Some(Interim { candidate, reward: mean, std_error, probability_best, rollouts: counted.len() })
         };
         let mut known: Vec<Interim> = rewards.iter().enumerate().filter_map(of).collect();
-        let given_up = |of: &Interim| {
-            let by_allocator = self.allocator.as_ref().is_some_and(|allocator| allocator.is_given_up(of.candidate));
-            by_allocator || self.candidates[of.candidate].given_up
-        };
+        let given_up = |of: &Interim| is_given_up(of.candidate, self);
         known.sort_by(|a, b| given_up(a).cmp(&given_up(b)).then(b.reward.total_cmp(&a.reward)));
         Some(known)
     }
