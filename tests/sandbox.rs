@@ -57,14 +57,21 @@ fn is_child() -> bool {
 /// Runs a test in another process.
 fn elsewhere(test: &str, user: Option<u32>, ignore_children: bool) {
     let folder = tempfile::tempdir().expect("a folder");
-    // Where the build folder is may be out of another user's reach.
-    let copy = folder.path().join("tests");
+    // Where the build folder and the sources are may be out of another user's reach.
+    let (copy, fixtures) = (folder.path().join("tests"), folder.path().join("fixtures"));
     std::fs::copy(std::env::current_exe().expect("this program"), &copy).expect("a copy");
+    std::fs::create_dir(&fixtures).expect("a folder");
+    for file in
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sandbox")).expect("fixtures")
+    {
+        let file = file.expect("a file");
+        std::fs::copy(file.path(), fixtures.join(file.file_name())).expect("a copy");
+    }
     let mut open = Command::new("chmod");
     assert!(open.args(["-R", "a+rX"]).arg(folder.path()).status().expect("chmod").success());
     let mut command = Command::new(&copy);
     command.args(["--exact", test, "--nocapture"]).current_dir("/").env(CHILD, "1");
-    command.env("FIXTURES", Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/sandbox"));
+    command.env("FIXTURES", &fixtures);
     command.env("FORETURN_SECRET", "xyzzy");
     if let Some(user) = user {
         command.uid(user).gid(user);
