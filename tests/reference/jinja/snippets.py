@@ -112,7 +112,9 @@ show("foo | default('x')", "'' | default('x')", "'' | default('x', true)", "'' |
 show("{'b': 1, 'A': 2} | dictsort", "{'b': 1, 'A': 2} | dictsort(true)", "{'b': 1, 'A': 2} | dictsort(by='value')", "{'b': 1, 'a': 2} | dictsort(reverse=true)", "{'b': 2, 'a': 1} | dictsort(false, 'value', true)",
      "{'b': 1} | dictsort(by='x')", "[1] | dictsort", "{1: 2, 'a': 3} | dictsort", "{'a': 'B', 'b': 'a'} | dictsort(by='value')", "{'a': 'B', 'b': 'a'} | dictsort(case_sensitive=true, by='value')")
 show("'<a>' | escape", "'<a> & \"q\" \\'s\\'' | e", "1 | escape", "'<a>' | escape | escape", "none | e", "'<' | e ~ '<'", "'<' | e == '&lt;'", "('<' | e) + '<'", "'<' | forceescape", "('<' | e) | forceescape",
-     "'<' | e | upper", "('<' | e) is escaped", "'<' is escaped", "'<' | safe is escaped", "('<' | safe) | escape", "['<'] | e", "('<b>' | e) | length", "('<' | e).replace('&', '>')", "[('<' | e)]")
+     "'<' | e | upper", "('<' | e) is escaped", "'<' is escaped", "'<' | safe is escaped", "('<' | safe) | escape", "['<'] | e", "('<b>' | e) | length", "('<' | e).replace('&', '>')", "[('<' | e)]",
+     "'<' + ('<' | safe)", "('<' | safe) + ('<' | safe)", "(('<' | e) + '<') is escaped", "'a' + '<' + ('<' | safe) + '>'", "('<' | safe) + 1", "1 + ('<' | safe)", "('<' | safe) * 2", "2 * ('<' | safe) + '<'",
+     "('<' | safe) ~ '<' + '>'", "('a' | safe) * -1", "('<' | safe) + none", "('<' | safe) + tools | tojson", "'<' + (messages | tojson | safe)")
 show("1000 | filesizeformat", "1 | filesizeformat", "0 | filesizeformat", "999 | filesizeformat", "1500000 | filesizeformat", "1024 | filesizeformat(true)", "1e15 | filesizeformat", "'1000' | filesizeformat",
      "1023 | filesizeformat(binary=true)", "'x' | filesizeformat", "1e30 | filesizeformat", "-5 | filesizeformat", "1.5 | filesizeformat")
 show("[1, 2] | first", "[] | first", "'abc' | first", "'' | first", "{'a': 1} | first", "none | first", "[] | first is defined", "range(3) | first", "foo | first", "(1, 2) | first")

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Error, State};
 
+use super::filters::escaped;
 use super::values::{self, Generator, Number, View, integer, number, type_name};
 use super::{Function, error, limits, names, numbers, printf, repr};
 
@@ -54,9 +55,8 @@ fn unsupported(operator: &str, a: &Value, b: &Value) -> Error {
     error(format!("unsupported operand type(s) for {operator}: '{a}' and '{b}'"))
 }
 
-/// Markup escapes what it is joined with.
-fn refuse_markup(operator: &str, values: &[&Value]) -> Result<(), Error> {
-    if values.iter().any(|value| value.is_safe()) {
+fn refuse_markup(operator: &str, value: &Value) -> Result<(), Error> {
+    if value.is_safe() {
         return Err(error(format!("`{operator}` with text that is marked as safe or escaped is not supported")));
     }
     Ok(())
@@ -67,11 +67,20 @@ fn exact(value: Option<i128>) -> Result<Value, Error> {
     value.map(integer).ok_or_else(|| error("a number of more than 127 bits is not supported"))
 }
 
+/// `a + b` of texts. Text that is marked as safe escapes the text that it is joined with, on either side.
+fn join(state: &State<'_, '_>, (a, left): (&Value, &str), (b, right): (&Value, &str)) -> Result<Value, Error> {
+    let joined = match (a.is_safe(), b.is_safe()) {
+        (true, false) => left.to_owned() + &escaped(right),
+        (false, true) => escaped(left) + right,
+        _ => [left, right].concat(),
+    };
+    limits::text(state, Some(joined.len()))?;
+    Ok(if a.is_safe() || b.is_safe() { Value::from_safe_string(joined) } else { Value::from(joined) })
+}
+
 pub(super) fn add(state: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
     if let (Some(left), Some(right)) = (a.as_str(), b.as_str()) {
-        refuse_markup("+", &[a, b])?;
-        limits::text(state, left.len().checked_add(right.len()))?;
-        return Ok(Value::from([left, right].concat()));
+        return join(state, (a, left), (b, right));
     }
     match (number(a), number(b)) {
         (Some(Number::Int(a)), Some(Number::Int(b))) => return exact(a.checked_add(b)),
@@ -108,9 +117,9 @@ fn multiply(state: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Er
 fn repeat(state: &State<'_, '_>, value: &Value, count: i128, (a, b): (&Value, &Value)) -> Result<Value, Error> {
     let count = usize::try_from(count.max(0)).unwrap_or(usize::MAX);
     if let Some(text) = value.as_str() {
-        refuse_markup("*", &[value])?;
         limits::text(state, text.len().checked_mul(count))?;
-        return Ok(Value::from(text.repeat(if text.is_empty() { 0 } else { count })));
+        let text = text.repeat(if text.is_empty() { 0 } else { count });
+        return Ok(if value.is_safe() { Value::from_safe_string(text) } else { Value::from(text) });
     }
     let kind = type_name(value);
     if !matches!(kind, "list" | "tuple") {
@@ -145,7 +154,7 @@ fn floor(_: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
 
 pub(super) fn remainder(state: &mut State<'_, '_>, a: &Value, b: &Value) -> Result<Value, Error> {
     if let Some(template) = a.as_str() {
-        refuse_markup("%", &[a])?;
+        refuse_markup("%", a)?;
         return printf::format(state, template, b).map(Value::from);
     }
     match (number(a), number(b)) {

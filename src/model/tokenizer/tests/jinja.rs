@@ -73,7 +73,7 @@ fn snippets_render_as_in_jinja_or_are_refused_by_name() {
     assert!(wrong.is_empty(), "{} of {} snippets:\n{}", wrong.len(), snippets.len(), wrong.join("\n"));
 }
 
-/// `tests/reference/make_trl_template_fixtures.py`
+/// `tests/reference/make_published_template_fixtures.py`
 #[derive(Deserialize)]
 struct Published {
     date: String,
@@ -101,10 +101,21 @@ fn hash(text: &str) -> String {
 }
 
 #[test]
-fn published_templates_render_as_in_transformers() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/templates/trl");
-    let published: Published =
-        serde_json::from_str(include_str!("../../../../tests/fixtures/templates/trl.json")).unwrap();
+fn templates_that_trl_carries_render_as_in_transformers() {
+    assert_rendered_as_in_transformers("trl", include_str!("../../../../tests/fixtures/templates/trl.json"));
+}
+
+#[test]
+fn templates_that_llama_cpp_carries_render_as_in_transformers() {
+    assert_rendered_as_in_transformers(
+        "llama_cpp",
+        include_str!("../../../../tests/fixtures/templates/llama_cpp.json"),
+    );
+}
+
+fn assert_rendered_as_in_transformers(source: &str, fixture: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/downloads/templates").join(source);
+    let published: Published = serde_json::from_str(fixture).unwrap();
     // `make test` fetches them; without the network there is nothing to compare with.
     if !folder.exists() {
         return;

@@ -20,7 +20,7 @@ pub(super) const FILTERS: &[(&str, Function)] = &[
     ("xmlattr", xmlattr),
 ];
 
-fn escaped(text: &str) -> String {
+pub(in super::super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -12,6 +12,8 @@ use std::cmp::Ordering;
 use minijinja::value::Value;
 use minijinja::{Error, State};
 
+pub(super) use html::escaped;
+
 use super::{Function, access, error, limits, values};
 
 pub(super) const ALL: [&[(&str, Function)]; 6] =

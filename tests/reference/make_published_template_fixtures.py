@@ -1,11 +1,14 @@
-"""Makes tests/fixtures/templates/trl.json: what transformers makes of conversations with the chat templates that TRL carries.
+"""Makes tests/fixtures/templates/{trl,llama_cpp}.json: what transformers makes of conversations with published templates.
 
     pip install transformers==4.57.6 jinja2==3.1.6
-    pip download --no-deps trl==1.16.0 && unzip trl-*.whl 'trl/chat_templates/*'
-    python tests/reference/make_trl_template_fixtures.py trl/chat_templates
+    python3 tools/fetch.py templates
+    python tests/reference/make_published_template_fixtures.py target/downloads/templates/trl
+    python tests/reference/make_published_template_fixtures.py target/downloads/templates/llama_cpp
 
-TRL (Apache 2.0) has the published templates of many model families. They are fetched (`python3 tools/fetch.py
-templates`), not committed. For each template, this file has one line per rendering: SHA-256 of the text, or the error.
+TRL (Apache 2.0) and llama.cpp (MIT, in the sources of llama-cpp-python) carry the published templates of many model
+families. They are fetched, not committed. For each template, a fixture has one line per rendering: SHA-256 of the text,
+or the error. A newer package's templates have to be unpacked by hand once, because the fetch takes the names from the
+fixture.
 """
 
 import datetime
@@ -16,7 +19,7 @@ import sys
 
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-OUT = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "templates" / "trl.json"
+FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "templates"
 DATE = datetime.datetime(2024, 7, 26)
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -72,16 +75,17 @@ def cases():
                 yield {"messages": messages, "arguments": arguments, "add_generation_prompt": prompt}
 
 
-def main(folder, out):
+def main(folder):
     templates = {}
-    for path in sorted(pathlib.Path(folder).glob("*.jinja")):
+    for path in sorted(folder.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
         templates[path.name] = [
             render(source, case["messages"], case["arguments"], case["add_generation_prompt"]) for case in cases()
         ]
     fixture = {"date": DATE.date().isoformat(), "named": NAMED, "cases": list(cases()), "templates": templates}
+    out = FIXTURES / f"{folder.name}.json"
     out.write_text(json.dumps(fixture, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     print(len(templates), "templates,", sum(map(len, templates.values())), "renderings")
 
 
-main(sys.argv[1], pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else OUT)
+main(pathlib.Path(sys.argv[1]).resolve())
