@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use foreturn::config;
+use foreturn::config::{self, ByteSize};
+use foreturn_serve::Address;
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ pub(super) enum Command {
     Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
+    /// Serve the models of a configuration over HTTP, until SIGTERM
+    Serve(ServeArgs),
     /// Convert a trace of rankings into an HTML page
     Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the latency of scores
@@ -265,6 +268,28 @@ pub(super) struct RankArgs {
     /// Append each rollout to this file when it ends, as a line of JSON
     #[arg(long, value_name = "FILE")]
     pub(super) trace: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Configuration file (foreturn.toml)
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Address and port, or unix:PATH
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(super) listen: Address,
+    /// File with the keys that callers may show, one on each line; needed beyond this machine
+    #[arg(long, value_name = "FILE")]
+    pub(super) keys: Option<PathBuf>,
+    /// Largest body of a request
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub(super) max_body: ByteSize,
+    /// How long requests under way may take after SIGTERM
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
+    pub(super) grace: Duration,
+    /// Write no line for each request
+    #[arg(long)]
+    pub(super) quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod rank;
 mod report;
 mod reward_bench;
 mod score;
+mod serve;
 mod table;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => models::logprobs(&args),
         Command::Score(args) => score::score(&args),
         Command::Rank(args) => rank::rank(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),

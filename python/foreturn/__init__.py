@@ -52,6 +52,7 @@ from ._results import (
     Score,
     Statistics,
 )
+from ._server import Server
 
 __all__ = [
     "Cancelled", "Candidate", "ChatModel", "ChatModelLike", "ChatReply", "ChatRequest", "Closed", "ContextLength",
@@ -59,5 +60,5 @@ __all__ = [
     "Interim", "Internal", "InvalidArgument", "InvalidConfig", "InvalidModel", "InvalidRequest", "Latency", "LogProbs",
     "MemoryBudget", "Message", "MessageLike", "Metric", "MetricInput", "MetricLike", "MetricSummary", "ModelOutput",
     "Overloaded", "Pin", "RankRequest", "Ranking", "Reentrant", "Reply", "Rollout", "RuntimeMissing", "Score", "ScoreInput",
-    "Statistics", "Tokens", "Unsupported", "__version__", "export",
+    "Server", "Statistics", "Tokens", "Unsupported", "__version__", "export",
 ]

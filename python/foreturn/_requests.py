@@ -63,8 +63,8 @@ class RankRequest:
         return request | {name: value for name, value in optional.items() if value is not None}
 
 
-def rank_request(arguments: Arguments, request: RankRequest | Mapping[str, Any]) -> Any:
-    """The library's struct for a request."""
+def rank_json(request: RankRequest | Mapping[str, Any]) -> str:
+    """A request in JSON."""
     if isinstance(request, RankRequest):
         request = request.to_dict()
     if not isinstance(request, Mapping):
@@ -75,10 +75,14 @@ def rank_request(arguments: Arguments, request: RankRequest | Mapping[str, Any])
         said = [item.to_dict() if isinstance(item, Message) else item for item in conversation]
         fields["conversation"] = said
     try:
-        text = json.dumps(fields)
+        return json.dumps(fields)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"the request can't be written as JSON: {error}") from error
-    return arguments.struct("foreturn_rank_request", json=arguments.text(text, "the request"))
+
+
+def rank_request(arguments: Arguments, request: RankRequest | Mapping[str, Any]) -> Any:
+    """The library's struct for a request."""
+    return arguments.struct("foreturn_rank_request", json=arguments.text(rank_json(request), "the request"))
 
 
 @dataclass(frozen=True, slots=True)

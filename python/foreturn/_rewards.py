@@ -17,9 +17,11 @@ from ._engine import Engine
 from ._errors import DeadlineExceeded, Error, InvalidArgument, InvalidConfig, InvalidRequest
 from ._requests import MessageLike
 from ._results import Ranking
+from ._server import Server
 
-EngineLike: TypeAlias = Engine | str | os.PathLike[str] | Mapping[str, Any]
-"""An engine, the path of a `foreturn.toml`, or a dict with its keys."""
+EngineLike: TypeAlias = Engine | Server | str | os.PathLike[str] | Mapping[str, Any]
+"""An engine, the path of a `foreturn.toml`, a dict with its keys, or a server: its address (`http://…`, `unix:…`) or a `Server`,
+where it wants a key."""
 PolicyLike: TypeAlias = str | ChatModelLike
 """The name of a model, or a chat model: a function that replies to a batch."""
 
@@ -91,11 +93,14 @@ class Rewarder:
             priority: higher goes first.
             options: further arguments of `Engine`, such as `metrics`.
         """
-        if isinstance(engine, Engine) and (policy is not None or options):
+        if isinstance(engine, str) and engine.startswith(("http://", "https://", "unix:")):
+            engine = Server(engine)
+        made = engine if isinstance(engine, (Engine, Server)) else None
+        if made is not None and (policy is not None or options):
             given = ", ".join([*(["policy"] if policy is not None else []), *options])
             raise InvalidArgument(f"{given}: an engine that is made already can't be changed. Pass its configuration instead")
-        self._config: Any = None if isinstance(engine, Engine) else engine
-        self._engine = engine if isinstance(engine, Engine) else None
+        self._config: Any = None if made is not None else engine
+        self._engine: Engine | Server | None = made
         self._policy, self._options = policy, options
         self._plan = {name: value for name, value in {"window": window, "samples": samples}.items() if value is not None}
         self._seed, self._empty = seed, empty
@@ -103,6 +108,8 @@ class Rewarder:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self._engine, Server):
+            return self.__dict__ | {"_lock": None}
         if self._config is None:
             raise TypeError(
                 "this reward holds an open engine, which can't be pickled: pass the path of a foreturn.toml, or a dict, "
@@ -114,7 +121,11 @@ class Rewarder:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def open(self) -> Engine:
+    def given(self) -> Engine | Server | None:
+        """The engine that is there already."""
+        return self._engine
+
+    def open(self) -> Engine | Server:
         """The engine. The first call makes it."""
         with self._lock:
             if self._engine is None:

@@ -15,6 +15,7 @@ from ._engine import Engine
 from ._errors import FileError, InvalidArgument, Unsupported
 from ._live import adapter_of, has_adapter, is_live, spread_by, unwrapped, without_other_adapters
 from ._rewards import install
+from ._server import Server
 
 _UNKNOWN = (
     "refresh: where the trainer's weights are is not known. Pass `callbacks=[reward.callback()]` to the trainer; to "
@@ -97,13 +98,14 @@ class Follower:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return WeightTransfer(inner, self._folder)
 
-    def follow(self, engine: Engine, state: Any) -> None:
+    def follow(self, engine: Engine | Server, state: Any) -> None:
         """Refreshes the engine's model if the trainer's weights are newer. `state` is the trainer's; the last one if None.
 
         Raises:
             Error: the weights can't be used. The old ones stay.
         """
-        if self._name is None:
+        # A server follows nobody: the reward refuses that when it is made.
+        if self._name is None or isinstance(engine, Server):
             return
         with self._lock:
             if self._folder is not None:

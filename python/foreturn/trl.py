@@ -21,6 +21,7 @@ from . import _rewards
 from ._engine import Engine
 from ._errors import InvalidArgument, ModelOutput
 from ._rewards import EngineLike, Outcome, PolicyLike, Rewarder, Row
+from ._server import Server
 from ._trl_weights import Follower
 
 GoalLike: TypeAlias = str | Callable[[dict[str, Any]], Mapping[str, Any] | str | None]
@@ -62,7 +63,8 @@ class MultiturnReward:
     ) -> None:
         """
         Args:
-            engine: the path of a `foreturn.toml`, a dict with its keys, or an engine (which does not pickle).
+            engine: the path of a `foreturn.toml`, a dict with its keys, the address of a `foreturn serve`, a `Server`, or an
+                engine (which does not pickle).
             goal: the column of the dataset that holds the user's goal, or a function of a row. A goal is a dict with the
                 fields of a request's goal, or a text: the user's full request. Rows where it is None have no goal.
             samples: futures for each completion, 1 to 1024; the configuration's if None.
@@ -89,12 +91,17 @@ class MultiturnReward:
             priority=priority, **options,
         )
         self._goal, self._on_failure = goal, on_failure
+        if refresh is not None and isinstance(self._rewarder.given(), Server):
+            raise InvalidArgument(
+                "refresh: a server does not get the trainer's weights. Export them (`foreturn.transformers.ExportCallback`) "
+                "to a folder that the server sees, and call `Server.refresh`"
+            )
         self._follower = Follower(refresh, shared)
         self.__name__ = name
 
     @property
-    def engine(self) -> Engine:
-        """The engine of this process. The first use makes it."""
+    def engine(self) -> Engine | Server:
+        """The engine of this process, or the server. The first use makes it."""
         return self._rewarder.open()
 
     def close(self) -> None:

@@ -1,0 +1,380 @@
+"""`foreturn serve`: our routes, OpenAI's client, and what goes wrong. The models are tiny, the server is the wheel's command."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import foreturn
+from foreturn.trl import MultiturnReward
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello. What is it?"}]
+REQUEST: dict[str, Any] = {
+    "conversation": [{"role": "user", "content": "Write a poem."}],
+    "candidates": ["What should it be about?", "Roses are red."],
+    "goal": {"task": "writing a poem"},
+    "seed": 3,
+}
+
+
+class Server:
+    """The command, listening."""
+
+    def __init__(self, config: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "foreturn", "serve", "--config", str(config)]
+        listen = [] if "--listen" in arguments else ["--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen([*command, *listen, *arguments], stderr=subprocess.PIPE, text=True)
+        self.lines: list[str] = []
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(r"listens on (?:http://)?(\S+)", line):
+                self.address = found[1]
+                break
+        else:
+            raise AssertionError("".join(self.lines))
+        threading.Thread(target=lambda: self.lines.extend(self.process.stderr or ()), daemon=True).start()
+
+    def ask(self, path: str, body: Any = None, method: str = "", **headers: str) -> tuple[int, Any, http.client.HTTPResponse]:
+        """Status, document, and the whole answer."""
+        connection = http.client.HTTPConnection(self.address, timeout=60)
+        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method or ("GET" if body is None else "POST"), path, data, sent)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, json.loads(text) if answer.headers["content-type"] == "application/json" else text, answer
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        status, document, _ = self.ask(path, body, **headers)
+        assert status == 200, document
+        return document
+
+    def end(self, with_signal: int = signal.SIGTERM) -> int:
+        self.process.send_signal(with_signal)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def config(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sections = "".join(f'[models.{name}]\npath = "{path}"\n' for name, path in models.items())
+    file = tmp_path_factory.mktemp("server") / "foreturn.toml"
+    file.write_text(
+        sections + '[roles]\npolicy = "chat"\nuser = "chat"\n[rollout]\nwindow = 1\nsamples = 2\nmax_user_tokens = 12\n'
+        'max_policy_tokens = 16\n[[metrics]]\nkind = "token_amount"\nlambda = 5e-4\n'
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(config: Path) -> Iterator[Server]:
+    made = Server(config)
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://{server.address}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def engine(config: Path) -> Iterator[foreturn.Engine]:
+    with foreturn.Engine(config) as made:
+        yield made
+
+
+def without_time(document: Any) -> Any:
+    """Everything but seconds, and the counts of what the cache happened to hold."""
+    if isinstance(document, dict):
+        left_out = {"seconds", "reused_tokens"}
+        return {name: without_time(value) for name, value in document.items() if name not in left_out}
+    return [without_time(value) for value in document] if isinstance(document, list) else document
+
+
+def test_rankings_are_those_of_the_library(server: Server, engine: foreturn.Engine) -> None:
+    wanted = engine.rank(REQUEST)
+    assert without_time(server.post("/v1/rank", REQUEST)) == without_time(wanted.to_dict())
+    again = server.post("/v1/rescore", {"request": REQUEST, "ranking": wanted.to_dict()})
+    assert [each["reward"] for each in again["ranking"]] == [each.reward for each in wanted]
+
+
+def test_rollouts_come_as_they_end(server: Server, engine: foreturn.Engine) -> None:
+    text = server.post("/v1/rank", REQUEST, Accept="text/event-stream")
+    events = [event.split("\n") for event in text.split("\n\n") if event]
+    assert [event[0] for event in events] == ["event: rollout"] * 4 + ["event: ranking"]
+    ranking = json.loads(events[-1][1].removeprefix("data: "))
+    assert without_time(ranking) == without_time(engine.rank(REQUEST).to_dict())
+
+
+def test_scores_are_those_of_the_library(server: Server, engine: foreturn.Engine) -> None:
+    made = server.post("/v1/score", {"model": "reward", "messages": TALK})["scores"]
+    assert [each["values"] for each in made] == [list(engine.score("reward", TALK).scores)]
+    made = server.post("/v1/score", {"model": "reward", "messages": TALK[:1], "candidates": ["Yes.", "No."]})["scores"]
+    chats = [[*TALK[:1], {"role": "assistant", "content": reply}] for reply in ("Yes.", "No.")]
+    assert [each["values"] for each in made] == [list(each.scores) for each in engine.score("reward", chats)]
+    made = server.post("/v1/score", {"model": "chat", "messages": TALK, "task": "response"})["scores"]
+    assert made[0]["values"] == [engine.score("chat", TALK, task="response").logprob]
+    read = server.post("/v1/logprobs", {"model": "chat", "messages": TALK})
+    assert read["logprobs"] == pytest.approx(list(engine.logprobs("chat", TALK).logprobs), rel=1e-7)
+
+
+def test_prefixes_are_kept_and_released(server: Server) -> None:
+    pin = server.post("/v1/warm", {"model": "chat", "messages": TALK, "keep": 60})
+    assert pin["tokens"] > 0
+    status, document, _ = server.ask(f"/v1/warm/{pin['pin']}", method="DELETE")
+    assert (status, document) == (200, {"released": pin["tokens"]})
+    assert server.ask(f"/v1/warm/{pin['pin']}", method="DELETE")[0] == 404
+    assert server.ask("/v1/warm", {"model": "chat", "messages": TALK, "keep": 0})[0] == 400
+
+
+def test_weights_are_exchanged(config: Path, models: dict[str, Path]) -> None:
+    own = Server(config)
+    asked = {"model": "chat", "folder": str(models["chat"]), "version": "step-1", "shared": True}
+    assert own.post("/v1/refresh", asked) == {"model": "chat", "version": "step-1"}
+    assert "step-1" in json.dumps(own.post("/v1/rank", REQUEST))
+    assert own.ask("/v1/refresh", asked | {"folder": "/nowhere"})[0] in (400, 500)
+    own.end()
+
+
+def test_openai_talks(server: Server, client: openai.OpenAI, engine: foreturn.Engine) -> None:
+    wanted = engine.generate("chat", TALK[:1], max_tokens=12, seed=5, temperature=0.8)
+    asked: dict[str, Any] = {"model": "chat", "messages": TALK[:1], "max_tokens": 12, "seed": 5, "temperature": 0.8}
+    made = client.chat.completions.create(**asked, logprobs=True)
+    choice = made.choices[0]
+    assert choice.message.content == wanted.text
+    assert choice.logprobs and choice.logprobs.content
+    assert [each.logprob for each in choice.logprobs.content] == pytest.approx(list(wanted.logprobs), rel=1e-6)
+    assert made.usage and made.usage.completion_tokens == len(wanted.tokens)
+    assert choice.finish_reason == "length"
+
+    stream = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == wanted.text
+    assert chunks[-1].usage and chunks[-1].usage.completion_tokens == len(wanted.tokens)
+    assert sorted(model.id for model in client.models.list()) == ["chat", "embedder", "reward", "steps"]
+
+
+def test_openai_embeds(client: openai.OpenAI, engine: foreturn.Engine) -> None:
+    """Its client asks for base64 by itself."""
+    made = client.embeddings.create(model="embedder", input=["Hi", "A poem."])
+    for each, wanted in zip(made.data, engine.embed("embedder", ["Hi", "A poem."]), strict=True):
+        assert each.embedding == pytest.approx(list(wanted), rel=1e-6)
+    plain = client.embeddings.create(model="embedder", input="Hi", encoding_format="float")
+    assert plain.data[0].embedding == pytest.approx(made.data[0].embedding, rel=1e-6)
+
+
+def test_schemas_hold(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    made = client.chat.completions.create(
+        model="chat", messages=[{"role": "user", "content": "Hi"}], max_tokens=64, seed=1,
+        response_format={"type": "json_schema", "json_schema": {"name": "it", "schema": schema}},
+    )
+    assert isinstance(json.loads(made.choices[0].message.content or "")["ok"], bool)
+
+
+def test_openai_hears_what_is_wrong(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Hi"}]
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        client.chat.completions.create(model="nobody", messages=messages)
+    with pytest.raises(openai.BadRequestError, match="logit_bias"):
+        client.chat.completions.create(model="chat", messages=messages, logit_bias={"1": 5})
+    with pytest.raises(openai.BadRequestError, match="n = 2"):
+        client.chat.completions.create(model="chat", messages=messages, n=2)
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        client.chat.completions.create(model="chat", messages=messages, temperature=-1)
+    with pytest.raises(openai.BadRequestError, match="image_url"):
+        part: Any = {"type": "image_url", "image_url": {"url": "x"}}
+        client.chat.completions.create(model="chat", messages=[{"role": "user", "content": [part]}])
+
+
+def test_trainers_are_answered(server: Server, engine: foreturn.Engine) -> None:
+    label = json.dumps({"messages": REQUEST["conversation"], "goal": REQUEST["goal"]})
+    asked = {"query": ["<p>Roses.<|im_end|>\n", "<p>What?"], "prompts": ["<p>", "<p>"], "labels": [label, label]}
+    made = server.post("/openrlhf", asked)
+    assert len(made["rewards"]) == 2 and made["scores"] == made["rewards"]
+    assert set(made["extra_logs"]) == {"std_error", "tokens"}
+    alone = server.post("/slime", {"prompt": "<p>", "response": "Roses.", "label": label})
+    assert alone == made["rewards"][0], "a response's reward does not depend on its neighbours"
+    status, document, _ = server.ask("/openrlhf", asked | {"prompts": ["<q>", "<p>"]})
+    assert status == 400 and "does not begin with its prompt" in document["error"]["message"]
+
+
+def test_eight_processes_get_one_processs_rewards(server: Server, engine: foreturn.Engine) -> None:
+    requests = [REQUEST | {"seed": seed} for seed in range(16)]
+    with concurrent.futures.ProcessPoolExecutor(8) as pool:
+        made = list(pool.map(ask_alone, [server.address] * 16, requests))
+    for request, ranking in zip(requests, made, strict=True):
+        assert without_time(ranking) == without_time(engine.rank(request).to_dict())
+
+
+def ask_alone(address: str, request: dict[str, Any]) -> Any:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request("POST", "/v1/rank", json.dumps(request))
+    return json.loads(connection.getresponse().read())
+
+
+def test_who_hangs_up_frees_its_place(server: Server) -> None:
+    """In the middle of a ranking, of a stream, of a header, of a body."""
+    long = json.dumps(REQUEST | {"samples": 200, "window": 8}).encode()
+    head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(long)}\r\n"
+    for sent in (
+        head.encode() + b"\r\n" + long,
+        head.encode() + b"Accept: text/event-stream\r\n\r\n" + long,
+        head.encode() + b"\r\n" + long[:20],
+        head.encode(),
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ):
+        host, port = server.address.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(sent)
+            time.sleep(0.2)
+    deadline = time.monotonic() + 20
+    while counted(server, "cancelled_total") < 2:
+        assert time.monotonic() < deadline, "the rankings of those who hung up go on"
+        time.sleep(0.05)
+    assert server.post("/v1/rank", REQUEST)
+
+
+def counted(server: Server, name: str) -> float:
+    _, text, _ = server.ask("/metrics")
+    found = re.search(rf"^\w*{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_deadlines_and_mistakes_are_answered(server: Server) -> None:
+    status, document, _ = server.ask("/v1/rank", REQUEST | {"samples": 100, "window": 8}, x_timeout="0.000001")
+    assert status == 504 and document["error"]["type"] == "deadline_exceeded", document
+    assert server.ask("/v1/rank", REQUEST, x_timeout="soon")[0] == 400
+    assert server.ask("/v1/rank", REQUEST, x_priority="high")[0] == 400
+    for body in (b"", b"{", b"[]", b'{"conversation": 1}', b"\xff\xfe", json.dumps(REQUEST | {"colour": 1}).encode()):
+        status, document, _ = server.ask("/v1/rank", body)
+        assert status == 400 and document["error"]["message"], body
+    assert server.ask("/v2/rank", REQUEST)[0] == 404
+    assert server.ask("/v1/rank")[0] == 405
+    assert server.ask("/v1/rank", b" " * (17 << 20))[0] == 413
+    assert server.ask("/health")[0] == server.ask("/ready")[0] == 200
+
+
+def test_a_full_queue_refuses(models: dict[str, Path], tmp_path: Path, config: Path) -> None:
+    file = tmp_path / "foreturn.toml"
+    file.write_text(config.read_text() + "[runtime]\nmax_queued = 1\n")
+    own = Server(file)
+    long = REQUEST | {"samples": 100, "window": 8}
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        made = list(pool.map(lambda _: own.ask("/v1/rank", long, x_timeout="3"), range(32)))
+    refused = [answer for status, _, answer in made if status == 429]
+    assert refused and all(answer.headers["retry-after"] == "1" for answer in refused), [status for status, *_ in made]
+    own.end()
+
+
+def test_keys_are_asked_for(config: Path, tmp_path: Path, run: Any) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# of the trainer\na key of enough characters\n")
+    own = Server(config, "--keys", str(keys))
+    assert own.ask("/v1/rank", REQUEST)[0] == own.ask("/metrics")[0] == 401
+    assert own.ask("/v1/rank", REQUEST, Authorization="Bearer another key of 16 characters")[0] == 401
+    assert own.ask("/v1/rank", REQUEST, Authorization="Bearer a key of enough characters")[0] == 200
+    assert own.ask("/health")[0] == 200
+    own.end()
+    assert not any("enough" in line or "poem" in line for line in own.lines), "logs have neither keys nor contents"
+    assert any('"path":"/v1/rank"' in line and '"status":200' in line for line in own.lines)
+    ended = run("-m", "foreturn", "serve", "--config", str(config), "--listen", "0.0.0.0:0")
+    assert ended.returncode == 1 and "--keys" in ended.stderr
+
+
+def test_a_server_ends_in_order(config: Path, tmp_path: Path) -> None:
+    """What runs is finished; what comes then is refused; and the socket goes."""
+    path = tmp_path / "it.sock"
+    own = Server(config, "--listen", f"unix:{path}")
+    assert oct(os.stat(path).st_mode & 0o777) == "0o600"
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            body = json.dumps(REQUEST | {"samples": 20, "window": 4}).encode()
+            connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            connection.settimeout(60)
+            said = b""
+            while more := connection.recv(65536):
+                said += more
+            return said
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        under_way = pool.submit(ask)
+        time.sleep(0.3)
+        assert own.end() == 0
+        assert under_way.result().startswith(b"HTTP/1.1 200"), under_way.result()[:300]
+    assert not path.exists()
+
+
+def test_a_killed_servers_socket_is_taken_over(config: Path, tmp_path: Path) -> None:
+    path = tmp_path / "it.sock"
+    first = Server(config, "--listen", f"unix:{path}")
+    first.end(signal.SIGKILL)
+    assert path.exists()
+    second = Server(config, "--listen", f"unix:{path}")
+    assert second.end() == 0
+
+
+def test_idle_connections_harm_nobody(server: Server) -> None:
+    host, port = server.address.split(":")
+    idle = [socket.create_connection((host, int(port))) for _ in range(500)]
+    assert server.post("/v1/rank", REQUEST)
+    for connection in idle:
+        connection.close()
+
+
+def test_a_server_takes_the_place_of_an_engine(server: Server, engine: foreturn.Engine, config: Path) -> None:
+    """Rewards for trainers get the same numbers from it, also in processes that they were pickled to."""
+    remote = foreturn.Server(f"http://{server.address}")
+    assert without_time(remote.rank(REQUEST).to_dict()) == without_time(engine.rank(REQUEST).to_dict())
+    prompts, completions, goals = [TALK[:1]] * 4, ["Hi.", "What?", "Roses are red.", "No."], ["a poem"] * 4
+    wanted = MultiturnReward(engine, goal="goal")(prompts, completions, goal=goals)
+    reward = MultiturnReward(f"http://{server.address}", goal="goal")
+    assert reward(prompts, completions, goal=goals) == wanted
+    assert pickle.loads(pickle.dumps(reward))(prompts, completions, goal=goals) == wanted
+
+
+def test_a_servers_failures_are_the_librarys(server: Server, tmp_path: Path) -> None:
+    remote = foreturn.Server(f"http://{server.address}")
+    with pytest.raises(foreturn.InvalidRequest, match="colour"):
+        remote.rank(REQUEST | {"colour": "red"})
+    with pytest.raises(foreturn.DeadlineExceeded):
+        remote.rank(REQUEST | {"samples": 100, "window": 8}, timeout=1e-6)
+    assert isinstance(remote.rank_many([REQUEST, {"conversation": []}], "return")[1], foreturn.InvalidRequest)
+    with pytest.raises(foreturn.FileError, match="can't be reached"):
+        foreturn.Server(f"unix:{tmp_path}/nothing.sock").rank(REQUEST)
+    with pytest.raises(foreturn.InvalidArgument, match="not the address"):
+        foreturn.Server("localhost:8080")
+    with pytest.raises(foreturn.InvalidArgument, match="does not get the trainer's weights"):
+        MultiturnReward(f"http://{server.address}", refresh="chat")
+
+
+def test_a_server_waits_for_places(config: Path, tmp_path: Path) -> None:
+    """`rank_many` is not refused where the queue is full, as with an engine."""
+    file = tmp_path / "foreturn.toml"
+    file.write_text(config.read_text() + "[runtime]\nmax_queued = 1\n")
+    path = tmp_path / "it.sock"
+    own = Server(file, "--listen", f"unix:{path}")
+    made = foreturn.Server(f"unix:{path}").rank_many([REQUEST | {"seed": seed} for seed in range(24)])
+    assert [ranking.complete for ranking in made] == [True] * 24
+    own.end()

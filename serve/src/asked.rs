@@ -1,0 +1,71 @@
+//! What every request has: a body, limits, and somebody who waits for the answer.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName};
+use foreturn::engine::{CancelToken, Limits, Pending};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use crate::failure::{Answer, Failure};
+
+/// Seconds from the request's arrival, such as `0.15`.
+const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
+/// An integer; higher goes first.
+const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+
+/// Reads a body. Errors name the field.
+pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::refused(format!("the body is not what this route takes: {error}")))
+}
+
+/// A request's limits. Dropping it cancels the request, so a caller who hangs up frees its place.
+pub(crate) struct Caller {
+    cancel: CancelToken,
+    timeout: Option<Duration>,
+    priority: i32,
+}
+
+impl Caller {
+    pub(crate) fn new(headers: &HeaderMap) -> Answer<Self> {
+        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?").trim().to_owned());
+        let wrong =
+            |name: &HeaderName, text: &str, right: &str| Failure::refused(format!("{name} is {text:?}: it is {right}"));
+        let timeout = text(&TIMEOUT).map(|text| {
+            let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+            seconds
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                .ok_or_else(|| wrong(&TIMEOUT, &text, "a number of seconds above 0, such as 0.15"))
+        });
+        let priority =
+            text(&PRIORITY).map(|text| text.parse().map_err(|_| wrong(&PRIORITY, &text, "an integer of 32 bits")));
+        Ok(Caller {
+            cancel: CancelToken::new(),
+            timeout: timeout.transpose()?,
+            priority: priority.transpose()?.unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { timeout: self.timeout, cancel: Some(self.cancel.clone()), priority: self.priority }
+    }
+
+    /// Waits for a result without a thread.
+    pub(crate) async fn wait<T: Send + 'static>(&self, pending: foreturn::Result<Pending<T>>) -> Answer<T> {
+        let (give, take) = oneshot::channel();
+        pending?.on_ready(move |result| {
+            // Nobody waits any more if the caller hung up.
+            let _ = give.send(result);
+        });
+        let closed = || foreturn::Error::new(foreturn::ErrorKind::Closed, "the engine was closed");
+        Ok(take.await.unwrap_or_else(|_| Err(closed()))?)
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}

@@ -1,0 +1,210 @@
+//! Calls to one model: `/v1/score`, `/v1/logprobs`, `/v1/warm`, `/v1/refresh`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use foreturn::chat::Message;
+use foreturn::engine::{Prompt, RefreshOptions, Scored};
+use foreturn::score::{Label, ScoreInput, ScoreOutput, ScoreTask, StepOptions};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::asked::{self, Caller};
+use crate::failure::{Answer, Failure, done};
+
+/// One input or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Chats {
+    One(Vec<Message>),
+    Several(Vec<Vec<Message>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Score {
+    model: String,
+    /// A conversation, or several.
+    messages: Chats,
+    /// Replies to the one conversation. Each is scored as if it were its last message.
+    #[serde(default)]
+    candidates: Vec<String>,
+    #[serde(default)]
+    task: Task,
+    separator: Option<String>,
+    marker: Option<String>,
+    positive: Option<Value>,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Task {
+    /// The logits of the model's head.
+    #[default]
+    Labels,
+    /// A reward for each step.
+    Steps,
+    /// The log-probability of the last message.
+    Response,
+}
+
+/// Scores conversations, or candidate replies to one.
+pub(crate) async fn score(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
+    let mut asked: Score = asked::body(&body)?;
+    let task = task(&mut asked)?;
+    let inputs = match (asked.messages, asked.candidates) {
+        (Chats::One(messages), candidates) if candidates.is_empty() => vec![ScoreInput::Chat(messages)],
+        (Chats::One(history), candidates) => ScoreInput::replies(&history, candidates),
+        (Chats::Several(chats), candidates) if candidates.is_empty() => {
+            chats.into_iter().map(ScoreInput::Chat).collect()
+        }
+        _ => return Err(Failure::refused("candidates are replies to one conversation, but messages holds several")),
+    };
+    let caller = Caller::new(&headers)?;
+    let model = app.model(&asked.model)?.within(caller.limits());
+    let scored = caller.wait(model.submit_score(inputs, task)).await?;
+    Ok(done(&json!({"model": asked.model, "scores": scored.iter().map(written).collect::<Vec<_>>()})))
+}
+
+fn task(asked: &mut Score) -> Answer<ScoreTask> {
+    let given = asked.separator.is_some() || asked.marker.is_some() || asked.positive.is_some();
+    match asked.task {
+        Task::Steps => {
+            let positive = match asked.positive.take() {
+                None => None,
+                Some(Value::String(name)) => Some(Label::Name(name)),
+                Some(value) => {
+                    let index = value.as_u64().and_then(|index| usize::try_from(index).ok());
+                    Some(Label::Index(
+                        index.ok_or_else(|| Failure::refused("positive is a label's name or its place"))?,
+                    ))
+                }
+            };
+            let default = StepOptions::default();
+            Ok(ScoreTask::Steps(StepOptions {
+                separator: asked.separator.take().unwrap_or(default.separator),
+                marker: asked.marker.take().unwrap_or(default.marker),
+                positive,
+            }))
+        }
+        _ if given => Err(Failure::refused("separator, marker and positive belong to the task \"steps\"")),
+        Task::Labels => Ok(ScoreTask::Labels),
+        Task::Response => Ok(ScoreTask::Response),
+    }
+}
+
+fn written(scored: &Scored) -> Value {
+    let labels = match &scored.output {
+        ScoreOutput::Labels(score) => Some(&score.labels),
+        _ => None,
+    };
+    json!({"values": scored.output.numbers(), "labels": labels, "usage": scored.usage})
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Logprobs {
+    model: String,
+    messages: Option<Vec<Message>>,
+    tokens: Option<Vec<u32>>,
+}
+
+/// The log-probabilities of a conversation's tokens, or of these very tokens, in nats.
+pub(crate) async fn logprobs(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
+    let asked: Logprobs = asked::body(&body)?;
+    let prompt = match (asked.messages, asked.tokens) {
+        (Some(messages), None) => Prompt::as_is(messages),
+        (None, Some(tokens)) => Prompt::Tokens(tokens),
+        _ => return Err(Failure::refused("give either messages or tokens")),
+    };
+    let caller = Caller::new(&headers)?;
+    let model = app.model(&asked.model)?.within(caller.limits());
+    let read = caller.wait(model.submit_logprobs(prompt)).await?;
+    Ok(done(&json!({"model": asked.model, "tokens": read.tokens, "logprobs": read.logprobs, "usage": read.usage})))
+}
+
+/// The longest time that a prefix is kept, in seconds.
+const LONGEST: f64 = 86_400.0;
+/// Most prefixes that are kept at once.
+const MOST_PINS: usize = 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Warm {
+    model: String,
+    messages: Vec<Message>,
+    /// Seconds.
+    keep: f64,
+}
+
+/// Computes a prefix and keeps it in the cache for a stated time.
+pub(crate) async fn warm(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
+    let asked: Warm = asked::body(&body)?;
+    if !(asked.keep > 0.0 && asked.keep <= LONGEST) {
+        return Err(Failure::refused(format!(
+            "keep is {}: it is a number of seconds above 0, at most {LONGEST}",
+            asked.keep
+        )));
+    }
+    let full = || app.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len() >= MOST_PINS;
+    if full() {
+        let message = format!("{MOST_PINS} prefixes are kept already; release some (DELETE /v1/warm/PIN)");
+        return Err(foreturn::Error::new(foreturn::ErrorKind::Overloaded, message).into());
+    }
+    let caller = Caller::new(&headers)?;
+    let model = app.model(&asked.model)?.within(caller.limits());
+    let pin = caller.wait(model.submit_warm(asked.messages)).await?;
+    let tokens = pin.tokens();
+    let number = app.numbers.fetch_add(1, Ordering::Relaxed);
+    app.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(number, pin);
+    let pins = Arc::downgrade(&app.pins);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs_f64(asked.keep)).await;
+        if let Some(pins) = pins.upgrade() {
+            pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&number);
+        }
+    });
+    Ok(done(&json!({"pin": number, "tokens": tokens, "keep": asked.keep})))
+}
+
+/// Lets a prefix go before its time.
+pub(crate) async fn release(State(app): State<App>, Path(pin): Path<u64>) -> Answer {
+    let pin = app.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&pin).ok_or(pin);
+    match pin {
+        Ok(pin) => Ok(done(&json!({"released": pin.tokens()}))),
+        Err(pin) => Err(Failure::unknown(format!("there is no prefix {pin}: it was released, or its time is over"))),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refresh {
+    model: String,
+    /// The path of an export, on the server's machine.
+    folder: PathBuf,
+    version: Option<String>,
+    mode: Option<String>,
+    #[serde(default)]
+    shared: bool,
+}
+
+/// Exchanges a model's weights for those of another export. Only with a key or on the machine itself, as everything.
+pub(crate) async fn refresh(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
+    let asked: Refresh = asked::body(&body)?;
+    let caller = Caller::new(&headers)?;
+    let model = app.model(&asked.model)?.within(caller.limits());
+    let options = RefreshOptions {
+        version: asked.version,
+        mode: asked.mode.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+        shared: asked.shared,
+        ..RefreshOptions::default()
+    };
+    let version = caller.wait(model.submit_refresh(asked.folder, options)).await?;
+    Ok(done(&json!({"model": asked.model, "version": version})))
+}

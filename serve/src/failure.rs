@@ -1,0 +1,93 @@
+//! Errors as answers.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use foreturn::{Error, ErrorKind};
+use serde_json::json;
+
+/// An answer that says what went wrong.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+}
+
+pub(crate) type Answer<T = Response> = Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Failure { status, kind, message: message.into() }
+    }
+
+    /// A request that makes no sense.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Failure::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRequest.as_str(), message)
+    }
+
+    /// A name that nothing has.
+    pub(crate) fn unknown(message: impl Into<String>) -> Self {
+        Failure::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// The document that says it, also for streams that have begun. OpenAI's clients read `message`, `type` and `code`.
+    pub(crate) fn document(&self) -> serde_json::Value {
+        json!({"error": {"message": self.message, "type": self.kind, "code": self.status.as_u16()}})
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let status = match error.kind() {
+            ErrorKind::InvalidRequest | ErrorKind::ContextLength | ErrorKind::MemoryBudget | ErrorKind::Unsupported => {
+                StatusCode::BAD_REQUEST
+            }
+            ErrorKind::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            ErrorKind::Closed | ErrorKind::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Failure::new(status, error.kind().as_str(), causes(&error))
+    }
+}
+
+/// The message with those of its causes.
+fn causes(error: &Error) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = json_response(self.status, &self.document());
+        if self.status == StatusCode::TOO_MANY_REQUESTS || self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// An answer in JSON.
+pub(crate) fn json_response(status: StatusCode, document: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(document) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        // Documents are maps with texts as keys, so this is a defect.
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The answer to a request that succeeded.
+pub(crate) fn done(document: &impl serde::Serialize) -> Response {
+    json_response(StatusCode::OK, document)
+}

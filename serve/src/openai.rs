@@ -1,0 +1,343 @@
+//! What OpenAI's clients speak: `/v1/models`, `/v1/chat/completions`, `/v1/embeddings`.
+//!
+//! Fields that would change an answer and are not understood are refused by name. Those that are no more than a note
+//! (`user`, `metadata`, `store`, `service_tier`) are left alone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use base64::Engine as _;
+use foreturn::chat::{Finish, JsonSchema, Message, Role, Usage};
+use foreturn::decode::GenerateOptions;
+use foreturn::engine::{Generation, Model};
+use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::app::App;
+use crate::asked::{self, Caller};
+use crate::failure::{Answer, Failure, done};
+use crate::stream::{self, Events};
+
+/// The models of the engine.
+pub(crate) async fn models(State(app): State<App>) -> Response {
+    let model = |name: &String| json!({"id": name, "object": "model", "created": 0, "owned_by": "foreturn"});
+    done(&json!({"object": "list", "data": app.engine.models().iter().map(model).collect::<Vec<_>>()}))
+}
+
+/// A text, or the parts of one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+/// What else a part has depends on its type, and only texts are read.
+#[derive(Deserialize)]
+struct Part {
+    r#type: String,
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    role: Role,
+    content: Content,
+}
+
+impl Said {
+    fn message(self) -> Answer<Message> {
+        let text = match self.content {
+            Content::Text(text) => text,
+            Content::Parts(parts) => parts
+                .into_iter()
+                .map(|part| match (&*part.r#type, part.text) {
+                    ("text", Some(text)) => Ok(text),
+                    (kind, _) => {
+                        Err(Failure::refused(format!("a part of a message is of type {kind:?}: only texts are read")))
+                    }
+                })
+                .collect::<Answer<String>>()?,
+        };
+        Ok(Message::new(self.role, text))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stop {
+    One(String),
+    Several(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    model: String,
+    messages: Vec<Said>,
+    #[serde(alias = "max_completion_tokens")]
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    seed: Option<u64>,
+    stop: Option<Stop>,
+    #[serde(default)]
+    stream: bool,
+    stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    logprobs: bool,
+    response_format: Option<Format>,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Format {
+    Text,
+    JsonSchema { json_schema: Named },
+}
+
+#[derive(Deserialize)]
+struct Named {
+    schema: Value,
+}
+
+/// Refuses fields that would change the answer.
+fn check(rest: &Map<String, Value>) -> Answer<()> {
+    let harmless = |name: &str, value: &Value| match name {
+        "user" | "metadata" | "store" | "service_tier" => true,
+        "n" => *value == json!(1),
+        "top_logprobs" => *value == json!(0),
+        "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
+        _ => value.is_null(),
+    };
+    match rest.iter().find(|(name, value)| !harmless(name, value)) {
+        Some((name, value)) => Err(Failure::refused(format!("{name} = {value} is not supported here"))),
+        None => Ok(()),
+    }
+}
+
+impl Chat {
+    /// How to sample: what is asked for, before what the configuration says.
+    fn options(&self, app: &App) -> Answer<GenerateOptions> {
+        check(&self.rest)?;
+        let default = GenerateOptions::default();
+        let config = app.models.get(&self.model);
+        let mut sampling = config.map(|config| config.sampling()).unwrap_or_default();
+        sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+        sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
+        sampling.top_k = self.top_k.unwrap_or(sampling.top_k);
+        sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty = self.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        sampling.validate()?;
+        let schema = match &self.response_format {
+            None | Some(Format::Text) => None,
+            Some(Format::JsonSchema { json_schema }) => {
+                Some(Arc::new(JsonSchema { name: "reply".into(), schema: json_schema.schema.clone() }))
+            }
+        };
+        let max_tokens = self.max_tokens.or_else(|| config.and_then(|config| config.max_tokens));
+        Ok(GenerateOptions {
+            max_tokens: max_tokens.unwrap_or(default.max_tokens),
+            sampling,
+            // Who names no seed gets another reply each time.
+            seed: self
+                .seed
+                .unwrap_or_else(|| nanoseconds() ^ app.numbers.fetch_add(1, Ordering::Relaxed).rotate_left(32)),
+            stop: match &self.stop {
+                None => Vec::new(),
+                Some(Stop::One(text)) => vec![text.clone()],
+                Some(Stop::Several(texts)) => texts.clone(),
+            },
+            schema,
+            ..default
+        })
+    }
+}
+
+fn nanoseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()))
+}
+
+/// What every part of an answer begins with.
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Head {
+    fn with(&self, object: &str, choices: &Value, usage: &Value) -> Value {
+        json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices, "usage": usage,
+        })
+    }
+
+    fn chunk(&self, delta: &Value, finish: Option<&str>) -> Value {
+        let choices = json!([{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": null}]);
+        self.with("chat.completion.chunk", &choices, &Value::Null)
+    }
+}
+
+/// A reply.
+pub(crate) async fn chat(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
+    let asked: Chat = asked::body(&body)?;
+    let options = asked.options(&app)?;
+    let caller = Caller::new(&headers)?;
+    let model = app.model(&asked.model)?.within(caller.limits());
+    let number = app.numbers.fetch_add(1, Ordering::Relaxed);
+    let head = Head { id: format!("chatcmpl-{number}"), created: nanoseconds() / 1_000_000_000, model: asked.model };
+    let messages = asked.messages.into_iter().map(Said::message).collect::<Answer<Vec<_>>>()?;
+    if asked.stream {
+        if asked.logprobs {
+            return Err(Failure::refused("logprobs is not supported together with stream"));
+        }
+        let usage = asked.stream_options.is_some_and(|options| options.include_usage);
+        return streamed(&model, messages, options, caller, head, usage);
+    }
+    let made = caller.wait(model.submit_generate(messages, options)).await?;
+    let logprobs = if asked.logprobs { spelled(&model, &made)? } else { Value::Null };
+    let choices = json!([{
+        "index": 0, "message": {"role": "assistant", "content": made.text, "refusal": null},
+        "finish_reason": finish(made.finish)?, "logprobs": logprobs,
+    }]);
+    Ok(done(&head.with("chat.completion", &choices, &usage(&made.usage))))
+}
+
+fn streamed(
+    model: &Model,
+    messages: Vec<Message>,
+    options: GenerateOptions,
+    caller: Caller,
+    head: Head,
+    with_usage: bool,
+) -> Answer {
+    let (events, response) = stream::open(Arc::new(caller));
+    let head = Arc::new(head);
+    events.send("", &head.chunk(&json!({"role": "assistant", "content": ""}), None));
+    let (pieces, heads) = (events.clone(), Arc::clone(&head));
+    let options = GenerateOptions {
+        on_text: Some(Box::new(move |text: &str| pieces.send("", &heads.chunk(&json!({"content": text}), None)))),
+        ..options
+    };
+    model.submit_generate(messages, options)?.on_ready(move |result| finished(&events, &head, result, with_usage));
+    Ok(response)
+}
+
+fn finished(events: &Events, head: &Head, result: foreturn::Result<Generation>, with_usage: bool) {
+    let ended = result.map_err(Failure::from).and_then(|made| Ok((finish(made.finish)?, made)));
+    match ended {
+        Ok((reason, made)) => {
+            events.send("", &head.chunk(&json!({}), Some(reason)));
+            if with_usage {
+                events.send("", &head.with("chat.completion.chunk", &json!([]), &usage(&made.usage)));
+            }
+            events.text("", "[DONE]");
+        }
+        Err(failure) => events.send("", &failure.document()),
+    }
+}
+
+/// A reply that its deadline cut off is an error, because OpenAI's protocol has no word for it.
+fn finish(finish: Finish) -> Answer<&'static str> {
+    match finish {
+        Finish::Stop => Ok("stop"),
+        Finish::Length | Finish::Context => Ok("length"),
+        Finish::Deadline => {
+            let message = "the deadline passed before the reply had ended";
+            Err(foreturn::Error::new(foreturn::ErrorKind::DeadlineExceeded, message).into())
+        }
+        Finish::Cancelled => {
+            Err(foreturn::Error::new(foreturn::ErrorKind::Cancelled, "the reply was cancelled").into())
+        }
+    }
+}
+
+fn usage(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.generated_tokens,
+        "total_tokens": usage.prompt_tokens + usage.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.reused_tokens},
+    })
+}
+
+/// The tokens' texts beside their log-probabilities, which are the model's own, before temperature and truncation.
+fn spelled(model: &Model, made: &Generation) -> Answer<Value> {
+    let folder = model.folder()?;
+    let tokens = made.tokens.iter().zip(&made.logprobs).map(|(token, logprob)| {
+        let text = folder.tokenizer().decode(&[*token], false)?;
+        Ok(json!({"token": text, "logprob": logprob, "bytes": text.as_bytes(), "top_logprobs": []}))
+    });
+    Ok(json!({"content": tokens.collect::<foreturn::Result<Vec<_>>>()?, "refusal": null}))
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Several(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Embeddings {
+    model: String,
+    input: Texts,
+    #[serde(default)]
+    encoding_format: Encoding,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Deserialize, Default, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    #[default]
+    Float,
+    Base64,
+}
+
+/// The embeddings of texts.
+pub(crate) async fn embeddings(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
+    let asked: Embeddings = asked::body(&body)?;
+    check(&asked.rest)?;
+    let texts = match asked.input {
+        Texts::One(text) => vec![text],
+        Texts::Several(texts) => texts,
+    };
+    let caller = Caller::new(&headers)?;
+    let model = app.model(&asked.model)?.within(caller.limits());
+    let inputs = texts.into_iter().map(ScoreInput::Text).collect();
+    let scored = caller.wait(model.submit_score(inputs, ScoreTask::Embedding)).await?;
+    let tokens: u64 = scored.iter().map(|scored| scored.usage.prompt_tokens).sum();
+    let data = scored.iter().enumerate().map(|(index, scored)| {
+        let ScoreOutput::Embedding(vector) = &scored.output else { return Value::Null };
+        let embedding = match asked.encoding_format {
+            Encoding::Float => json!(vector),
+            Encoding::Base64 => {
+                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
+        };
+        json!({"object": "embedding", "index": index, "embedding": embedding})
+    });
+    let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
+    Ok(done(&json!({"object": "list", "data": data.collect::<Vec<_>>(), "model": asked.model, "usage": usage})))
+}

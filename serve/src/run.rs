@@ -1,0 +1,183 @@
+//! Listening, connections, and the end.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use foreturn::config::Config;
+use foreturn::runtime::Places;
+use foreturn::{Engine, Error, ErrorKind, Result};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::address::Address;
+use crate::app::App;
+use crate::keys::Keys;
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to listen. An address that other machines reach needs `keys`.
+    pub listen: Address,
+    /// A file with the keys that callers may show, one on each line.
+    pub keys: Option<PathBuf>,
+    /// The largest body, in bytes.
+    pub max_body: usize,
+    /// How long requests under way may take once the server is told to end.
+    pub grace: Duration,
+    /// Whether each request is a line on standard error.
+    pub logs: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            listen: Address::Tcp(([127, 0, 0, 1], 8080).into()),
+            keys: None,
+            max_body: 16 << 20,
+            grace: Duration::from_secs(30),
+            logs: true,
+        }
+    }
+}
+
+/// A connection whose headers take longer than this is closed.
+const HEADERS: Duration = Duration::from_secs(30);
+
+/// Serves `config`'s models until the process is told to end (SIGTERM or SIGINT), then for at most the grace.
+///
+/// # Errors
+/// The configuration, the keys' file or the address can't be used. Nothing is loaded before the cheap ones are checked.
+pub fn serve(config: Config, places: Places, options: Options) -> Result<()> {
+    let keys = options.keys.as_deref().map(Keys::read).transpose()?;
+    if keys.is_none() && !options.listen.is_private() {
+        let message = format!(
+            "{} is reached from other machines, and whoever reaches it can use the models: give a file of keys (--keys), \
+             or listen on 127.0.0.1",
+            options.listen
+        );
+        return Err(Error::new(ErrorKind::InvalidRequest, message));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // They hand requests over; the engine's own threads compute.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Io, format!("the server's threads cannot be started: {e}")))?;
+    runtime.block_on(async {
+        let listener = Listener::open(&options.listen).await?;
+        let models = config.models.iter().map(|(name, model)| (name.clone(), model.clone())).collect();
+        // It blocks, and nobody is served before the models are there.
+        let engine = tokio::task::block_in_place(|| Engine::builder(config).places(places).build())?;
+        let app = App::new(engine, models, keys, options.logs);
+        crate::say(&format!("foreturn listens on {}", listener.address()?));
+        run(listener, app, &options).await
+    })
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    async fn open(address: &Address) -> Result<Self> {
+        let failed =
+            |e: std::io::Error| Error::new(ErrorKind::Io, format!("cannot listen on {address}: {e}")).with_source(e);
+        match address {
+            Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp).map_err(failed),
+            Address::Unix(path) => {
+                // A socket that a server left behind when it was killed. One that answers belongs to a server that lives.
+                if std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+                {
+                    std::fs::remove_file(path).map_err(failed)?;
+                }
+                let listener = UnixListener::bind(path).map_err(failed)?;
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+                Ok(Listener::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    fn address(&self) -> Result<Address> {
+        match self {
+            Listener::Tcp(listener) => {
+                let address = listener.local_addr();
+                address
+                    .map(Address::Tcp)
+                    .map_err(|e| Error::new(ErrorKind::Io, format!("the address of a socket: {e}")))
+            }
+            Listener::Unix(_, path) => Ok(Address::Unix(path.clone())),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+async fn run(listener: Listener, app: App, options: &Options) -> Result<()> {
+    let (ending, engine) = (app.ending.clone(), app.engine.clone());
+    let router = app.router(options.max_body);
+    let graceful = GracefulShutdown::new();
+    let failed = |e: std::io::Error| Error::new(ErrorKind::Io, format!("signals cannot be heard: {e}"));
+    let (mut term, mut int) =
+        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &router, &graceful) => accepted,
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+        };
+        if let Err(error) = accepted {
+            // Mostly too many open files: connections that end will free some.
+            crate::say(&format!("a connection was not accepted: {error}"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    ending.store(true, Ordering::Release);
+    drop(listener);
+    crate::say(&format!("ending: requests under way have {} s", options.grace.as_secs_f64()));
+    if tokio::time::timeout(options.grace, graceful.shutdown()).await.is_err() {
+        crate::say("the time is over: requests under way were ended");
+    }
+    tokio::task::block_in_place(|| engine.close());
+    Ok(())
+}
+
+async fn accept(listener: &Listener, router: &Router, graceful: &GracefulShutdown) -> std::io::Result<()> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            // Answers are small and somebody waits for each.
+            stream.set_nodelay(true)?;
+            connect(stream, router, graceful);
+        }
+        Listener::Unix(listener, _) => connect(listener.accept().await?.0, router, graceful),
+    }
+    Ok(())
+}
+
+/// Serves a connection on a task of its own.
+fn connect(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: &Router, graceful: &GracefulShutdown) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        // A caller that hung up, or spoke no HTTP, is answered by a closed connection.
+        let _ = connection.await;
+    });
+}
