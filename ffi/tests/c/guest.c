@@ -5,9 +5,11 @@
 #define _GNU_SOURCE
 #include "check.h"
 
+#include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static atomic_int released, called, called_late;
@@ -85,6 +87,32 @@ static void checked(const char *folder) {
   CHECK(atomic_load(&released) == 1);
 }
 
+/* What is wrong with a configuration is said when the engine is made, by its name. */
+static void misconfigured(const char *folder) {
+  static const struct {
+    const char *toml, *part;
+  } wrong[] = {{"[[metrics]]\nkind = \"nonsense\"\n", "nonsense"},
+               {"[roles]\njudge = \"nobody\"\n", "nobody"},
+               {"[rollout]\nwindow = 9999\n", "window"},
+               {"[rollout]\nsamples = 0\n", "samples"},
+               {"[runtime]\nthreads = 0\n", "threads"},
+               {"[runtime]\nmax_queued = 0\n", "max_queued"},
+               {"[runtime]\nnonsense = 1\n", "nonsense"},
+               {"[[metrics]]\nkind = \"token_amount\"\nlambda = \"x\"\n", "token_amount"}};
+  char toml[1024];
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    snprintf(toml, sizeof toml, "%s%s", MODEL, wrong[i].toml);
+    foreturn_engine_options o = options(folder, toml);
+    refused(&o, FORETURN_ERROR_INVALID_CONFIG, wrong[i].part, 0);
+  }
+  foreturn_engine_options o = options(folder, MODEL "[runtime]\nkv_cache = \"1KiB\"\n");
+  refused(&o, FORETURN_ERROR_MEMORY_BUDGET, "kv_cache", 0);
+  o = options(folder, MODEL);
+  const foreturn_model_options again = {.size = sizeof again, .name = str("m"), .path = str("smollm2")};
+  o.models = &again, o.model_count = 1;
+  refused(&o, FORETURN_ERROR_INVALID_ARGUMENT, "two models named `m`", 0);
+}
+
 static void bounded(const char *folder) {
   foreturn_engine_options o = options(folder, MODEL);
   uint32_t many[] = {3000, 100000, UINT32_MAX};
@@ -102,6 +130,37 @@ static void unloaded(const char *folder) {
   o.use_loaded_runtime = false;
   foreturn_engine *engine = NULL;
   OK(foreturn_engine_new(&o, &engine, &error));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+/* One that the process has loaded for itself alone, without global symbols, is not taken for the host's. */
+static void loaded_locally(const char *folder) {
+  CHECK(dlopen(getenv("ORT_DYLIB_PATH"), RTLD_NOW | RTLD_LOCAL) != NULL);
+  foreturn_engine_options o = options(folder, MODEL);
+  o.use_loaded_runtime = true;
+  refused(&o, FORETURN_ERROR_RUNTIME, "none with global symbols", 0);
+}
+
+/* A process that forks before it uses the library may use it on both sides, and children may become other programs. */
+static void forked_first(const char *folder) {
+  int status = 0;
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    alarm(60); /* a hang ends by this signal */
+    CHECK(foreturn_engine_free(engine_with(folder, SETTINGS, NULL, NULL)) == FORETURN_OK);
+    exit(5);
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 5);
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    execl("/bin/true", "true", (char *)NULL);
+    _exit(9);
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  CHECK(system("exit 4") != -1);
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
 }
 
@@ -203,8 +262,10 @@ static void cleared(const char *folder) {
 static const struct {
   const char *name;
   void (*run)(const char *folder);
-} SCENARIOS[] = {{"checked", checked}, {"bounded", bounded},      {"unloaded", unloaded}, {"unloadable", unloadable},
-                 {"ending", ending_engine}, {"late", late}, {"cleared", cleared}};
+} SCENARIOS[] = {{"checked", checked},       {"misconfigured", misconfigured}, {"bounded", bounded},
+                 {"unloaded", unloaded},     {"loaded_locally", loaded_locally}, {"forked_first", forked_first},
+                 {"unloadable", unloadable}, {"ending", ending_engine},        {"late", late},
+                 {"cleared", cleared}};
 
 int main(int argc, char **argv) {
   for (size_t i = 0; argc == 3 && i < sizeof SCENARIOS / sizeof *SCENARIOS; i++)

@@ -1055,10 +1055,16 @@ static void use(const char *folder) {
 
 static void signals(const char *folder) {
   struct sigaction before[NSIG], after;
+  sigset_t mask, then;
+  stack_t stack, later;
   for (int s = 1; s < NSIG; s++) sigaction(s, NULL, &before[s]);
+  CHECK(pthread_sigmask(SIG_BLOCK, NULL, &mask) == 0 && sigaltstack(NULL, &stack) == 0);
   use(folder);
   for (int s = 1; s < NSIG; s++)
     if (sigaction(s, NULL, &after) == 0) CHECK(after.sa_handler == before[s].sa_handler);
+  CHECK(pthread_sigmask(SIG_BLOCK, NULL, &then) == 0 && sigaltstack(NULL, &later) == 0);
+  for (int s = 1; s < NSIG; s++) CHECK(sigismember(&then, s) == sigismember(&mask, s));
+  CHECK(later.ss_sp == stack.ss_sp && later.ss_flags == stack.ss_flags);
 }
 
 /* That nothing is written the driver sees for itself, in every scenario; this one has something go wrong as well. */
@@ -1088,6 +1094,25 @@ static void surroundings(const char *folder) {
   CHECK(environ[count] == NULL);
   free(variables);
   free(locale);
+}
+
+/* Numbers are read and written as in the C locale where the host's has a decimal comma. */
+static void commas(const char *folder) {
+  CHECK(setlocale(LC_ALL, getenv("COMMA_LOCALE")) != NULL && localeconv()->decimal_point[0] == ',');
+  foreturn_engine *engine = engine_with(folder, "[runtime]\nkv_cache = \"64.5MiB\"\n" SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(0, 1);
+  foreturn_ranking *ranking = NULL;
+  foreturn_string *text = NULL;
+  foreturn_str json = {0}, view = {0};
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  OK(foreturn_ranking_json(ranking, &json, &error));
+  CHECK(has(json, "0."));
+  OK(foreturn_engine_openmetrics(engine, &text, &error));
+  OK(foreturn_string_read(text, &view, &error));
+  for (size_t i = 1; i < view.size; i++) CHECK(view.data[i] != ',' || view.data[i - 1] == '"' || view.data[i + 1] == ' ');
+  CHECK(foreturn_string_free(text) == FORETURN_OK && foreturn_ranking_free(ranking) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(localeconv()->decimal_point[0] == ',');
 }
 
 static void forked(const char *folder) {
@@ -1229,7 +1254,7 @@ static const struct {
     {"surroundings", surroundings}, {"forked", forked}, {"environment", environment},
     {"loaded", loaded},       {"planted", planted},     {"idle", idle},
     {"logged", logged},       {"exits", exits},         {"stays", stays},
-    {"refreshed", refreshed}, {"candidates", candidates},
+    {"refreshed", refreshed}, {"candidates", candidates}, {"commas", commas},
 };
 
 static void run(const char *name, const char *folder) {
