@@ -314,6 +314,10 @@ typedef struct {
   bool use_loaded_runtime;
   // Ignore ORT_DYLIB_PATH.
   bool ignore_environment;
+  // The processors that the engine's threads and ONNX Runtime's stay on, such as "0-3,8"; overrides the configuration's.
+  // Empty: the configuration's or, if it has none, those of the calling thread. Each model then has a pool of its own,
+  // whose default size is the number of processors.
+  foreturn_str cores;
 } foreturn_engine_options;
 
 // The format in which an export stores weights: one of FORETURN_QUANTIZE_….

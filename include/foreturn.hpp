@@ -722,6 +722,8 @@ class EngineOptions {
     /// Path of ONNX Runtime's library; searched for if empty.
     std::string runtime_library = {};
     uint32_t threads = 0;
+    /// The processors that the engine's threads stay on, such as "0-3,8"; the configuration's if empty.
+    std::string cores = {};
     bool use_loaded_runtime = false, ignore_environment = false;
 
     /// Adds an exported model's folder.
@@ -918,7 +920,7 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         raw.config_path = lend(options.config_path), raw.config_toml = lend(options.config_toml);
         raw.base_folder = lend(options.base_folder), raw.runtime_library = lend(options.runtime_library);
         raw.threads = options.threads, raw.use_loaded_runtime = options.use_loaded_runtime;
-        raw.ignore_environment = options.ignore_environment;
+        raw.ignore_environment = options.ignore_environment, raw.cores = lend(options.cores);
         raw.models = options.models_.data(), raw.model_count = options.models_.size();
         raw.metrics = options.metrics_.data(), raw.metric_count = options.metrics_.size();
         raw.chat_models = options.chat_models_.data(), raw.chat_model_count = options.chat_models_.size();

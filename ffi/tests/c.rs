@@ -247,6 +247,7 @@ fn engines_begin_and_end_as_the_header_says() {
         "checked",
         "misconfigured",
         "bounded",
+        "cored",
         "unloaded",
         "loaded_locally",
         "forked_first",
@@ -309,6 +310,13 @@ fn a_server_under_load_gets_what_the_header_says() {
     for scenario in ["priority", "shed", "many", "churned", "pinned", "interrupted"] {
         silent(Command::new(server()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
     }
+}
+
+#[test]
+fn engines_of_one_model_have_one_copy_of_its_weights() {
+    let model = root().join("target/models/smollm2-135m-instruct");
+    assert!(model.exists(), "{} is missing: run `make test`, which exports it", model.display());
+    silent(Command::new(server()).arg("sharing").arg(model));
 }
 
 #[test]

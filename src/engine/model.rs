@@ -376,7 +376,7 @@ impl Model {
             kept.get_or_init(|| tokens.clone());
             task(tokens)
         };
-        Ok((Box::new(prepare), seen))
+        Ok((Prepare::once(prepare), seen))
     }
 
     /// Queues a call of one task.
@@ -388,7 +388,7 @@ impl Model {
     ) -> Result<Pending<T>> {
         let name = Arc::clone(&self.name);
         let only = |results: Vec<Result<Completion>>| results.into_iter().next().unwrap_or_else(mixed).and_then(read);
-        self.engine.submit(move |respond| Box::new(Call::new(name, stage, vec![prepare], only, respond)))
+        self.engine.submit(move |respond| Box::new(Call::new(name, stage, prepare, only, respond)))
     }
 }
 
