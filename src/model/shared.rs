@@ -9,12 +9,16 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use super::ModelFolder;
 use super::find;
 use super::layout::OpenOptions;
 use super::target::Target;
 use crate::Result;
+
+/// The system's times of files may be as coarse as this. Two writes within it may leave the same times.
+const TICK: Duration = Duration::from_millis(20);
 
 static OPEN: Mutex<Vec<(Key, Weak<ModelFolder>)>> = Mutex::new(Vec::new());
 
@@ -64,6 +68,17 @@ impl Key {
         }
         Some(Key { graph, options, target, files })
     }
+
+    /// Waits until whatever is written from now on shows in the files' times.
+    fn settle(&self) {
+        let newest = self.files.iter().map(|(_, file)| file.changed).max().unwrap_or_default();
+        let since = Duration::new(newest.0.max(0) as u64, newest.1.clamp(0, 999_999_999) as u32);
+        // A time that is yet to come says nothing.
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|now| now.checked_sub(since));
+        if let Some(rest) = age.and_then(|age| TICK.checked_sub(age)) {
+            std::thread::sleep(rest);
+        }
+    }
 }
 
 /// The files in a folder, in the order of their names.
@@ -90,6 +105,7 @@ impl ModelFolder {
         }
         let folder = Arc::new(Self::open_for(path, options, target)?);
         // Files that changed while they were read are nobody else's.
+        key.iter().for_each(Key::settle);
         match key.filter(|key| Key::of(path, options, target).as_ref() == Some(key)) {
             Some(key) => Ok(enter(key, folder)),
             None => Ok(folder),
