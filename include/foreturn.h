@@ -314,6 +314,10 @@ typedef struct {
   bool use_loaded_runtime;
   // Ignore ORT_DYLIB_PATH.
   bool ignore_environment;
+  // The processors that the engine's threads and ONNX Runtime's stay on, such as "0-3,8"; overrides the configuration's.
+  // Empty: the configuration's or, if it has none, those of the calling thread. Each model then has a pool of its own,
+  // whose default size is the number of processors.
+  foreturn_str cores;
 } foreturn_engine_options;
 
 // The format in which an export stores weights: one of FORETURN_QUANTIZE_….
@@ -477,6 +481,8 @@ typedef struct {
   uint32_t samples;
   // Seed of all random draws. Without `has_seed`, the configuration's.
   uint64_t seed;
+  // The conversation so far, in the place of `messages`: one that foreturn_warm() pinned for the policy of this engine.
+  const foreturn_pin *pin;
 } foreturn_rank_request;
 
 // Reports progress: `finished` of `total` rollouts have ended and are judged. Called from the engine's thread. It must
@@ -673,8 +679,8 @@ typedef struct {
   size_t byte_count;
 } foreturn_tensor;
 
-// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; or `tokens` of a
-// prompt with `response_tokens`. The other fields stay zero.
+// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; `tokens` of a
+// prompt with `response_tokens`; `pin` with `candidates`; or `pin` with `response_tokens`. The other fields stay zero.
 typedef struct {
   // sizeof(foreturn_score_input).
   size_t size;
@@ -692,12 +698,16 @@ typedef struct {
   const uint32_t *response_tokens;
   // Number of response tokens.
   size_t response_token_count;
-  // Replies of the assistant to the conversation in `messages`. Each of them is scored as if it were the last message of
+  // Replies of the assistant to the conversation in `messages` or in `pin`. Each of them is scored as if it were the last message of
   // an input of its own, and the input has as many scores, in the order of its candidates. What they have in common is
   // computed once.
   const foreturn_str *candidates;
   // Number of candidates.
   size_t candidate_count;
+  // A prefix that foreturn_warm() pinned for this model. `candidates` reply to its conversation, and `response_tokens` follow
+  // its tokens. The scores are those of the same input with the conversation or the tokens in the place of the pin. It may
+  // be freed while the request goes on.
+  const foreturn_pin *pin;
 } foreturn_score_input;
 
 // The kind of score: one of FORETURN_SCORE_….

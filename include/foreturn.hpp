@@ -386,6 +386,8 @@ struct Limits {
     int32_t priority = 0;
 };
 
+class Pin;
+
 /// A request for a ranking. Set `json`, in the format of the command line, or the other fields.
 struct RankRequest {
     std::string_view json = {};
@@ -401,6 +403,8 @@ struct RankRequest {
     std::optional<uint32_t> window = {};
     uint32_t samples = 0;
     std::optional<uint64_t> seed = {};
+    /// The conversation so far, in the place of `messages`: one that warm() pinned for the policy.
+    const Pin* pin = nullptr;
 };
 
 /// A rollout that has ended. Other fields as in C.
@@ -426,12 +430,14 @@ struct RankOptions {
 };
 
 /// An input to score: `messages` (the last one is scored), `messages` and `candidates` that reply to them (each is scored),
-/// `text`, `tokens`, or `tokens` and `response_tokens`.
+/// `text`, `tokens`, or `tokens` and `response_tokens`. A `pin` takes the place of `messages` before `candidates`, and of
+/// `tokens` before `response_tokens`.
 struct ScoreInput {
     std::vector<Message> messages = {};
     std::string_view text = {};
     std::vector<uint32_t> tokens = {}, response_tokens = {};
     std::vector<std::string_view> candidates = {};
+    const Pin* pin = nullptr;
 };
 
 /// The settings of a score.
@@ -716,6 +722,8 @@ class EngineOptions {
     /// Path of ONNX Runtime's library; searched for if empty.
     std::string runtime_library = {};
     uint32_t threads = 0;
+    /// The processors that the engine's threads stay on, such as "0-3,8"; the configuration's if empty.
+    std::string cores = {};
     bool use_loaded_runtime = false, ignore_environment = false;
 
     /// Adds an exported model's folder.
@@ -801,6 +809,7 @@ struct RawRank {
         request.sample_candidates = given.sample_candidates, request.samples = given.samples;
         request.has_window = given.window.has_value(), request.window = given.window.value_or(0);
         request.has_seed = given.seed.has_value(), request.seed = given.seed.value_or(0);
+        if (given.pin != nullptr) request.pin = given.pin->get();
         options.limits = lend(watch.options.limits), options.user_data = &watch;
         watch.hook<&RankOptions::on_progress>(options.on_progress);
         watch.hook<&RankOptions::on_rollout>(options.on_rollout);
@@ -824,6 +833,7 @@ struct RawScore {
             raw.response_token_count = input.response_tokens.size();
             const auto& replies = candidates.emplace_back(lend(input.candidates));
             raw.candidates = replies.data(), raw.candidate_count = replies.size();
+            if (input.pin != nullptr) raw.pin = input.pin->get();
         }
         const auto& from = watch.options;
         options.limits = lend(from.limits), options.task = from.task;
@@ -910,7 +920,7 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         raw.config_path = lend(options.config_path), raw.config_toml = lend(options.config_toml);
         raw.base_folder = lend(options.base_folder), raw.runtime_library = lend(options.runtime_library);
         raw.threads = options.threads, raw.use_loaded_runtime = options.use_loaded_runtime;
-        raw.ignore_environment = options.ignore_environment;
+        raw.ignore_environment = options.ignore_environment, raw.cores = lend(options.cores);
         raw.models = options.models_.data(), raw.model_count = options.models_.size();
         raw.metrics = options.metrics_.data(), raw.metric_count = options.metrics_.size();
         raw.chat_models = options.chat_models_.data(), raw.chat_model_count = options.chat_models_.size();

@@ -2,7 +2,7 @@
 //
 //   load MODEL_FOLDER [--NAME VALUE]...        Settings, below, has the names
 //
-// A request scores candidates, each time other ones, after a conversation that is warm. There are four phases:
+// A request scores candidates, each time other ones, that reply to a pinned conversation. There are four phases:
 //
 //   alone     One request after the other: which share of their time do the model's steps take?
 //   capacity  Each thread sends a request as soon as its last one is answered: how many a second is that?
@@ -10,7 +10,9 @@
 //             whether or not earlier ones are answered.
 //   overload  The same at a rate that fills the queue, so that the engine refuses requests.
 //
-// The numbers are printed as JSON, and to stderr as a table.
+// The numbers are printed as JSON, and to stderr as a table. `submit_us` is how long the call took that submits a request, and
+// `submit_running_us` for how much of it the thread ran. A thread that wakes another one may be interrupted by it where all
+// processors are busy: `wake_us` is how long it takes there to push a number under a lock and wake a thread that does nothing.
 
 #include "foreturn.hpp"
 
@@ -20,7 +22,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <condition_variable>
 #include <map>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -106,6 +110,7 @@ class Server {
             histories_ = {std::move(text)}, pins_.clear();
             return double(warm());
         });
+        pins_.clear();
         for (histories_.clear(); histories_.size() < std::size_t(settings["conversations"]);) {
             histories_.push_back(words(history, random_));
             history_tokens = warm();
@@ -128,12 +133,12 @@ class Server {
         return texts;
     }
 
-    /// Candidates as the next message of a conversation. They are borrowed.
+    /// Candidates as replies to a conversation. They are borrowed.
     std::vector<foreturn::ScoreInput> inputs(std::size_t conversation, const std::vector<std::string>& texts) const {
-        const auto& history = histories_[conversation % histories_.size()];
-        std::vector<foreturn::ScoreInput> all;
-        for (const auto& text : texts) all.push_back({{{"user", history}, {"assistant", text}}});
-        return all;
+        foreturn::ScoreInput input;
+        input.candidates.assign(texts.begin(), texts.end());
+        input.pin = &pins_[conversation % pins_.size()];
+        return {input};
     }
 
     /// Scores candidates without a deadline.
@@ -261,10 +266,44 @@ void alone(const Server& server, double seconds, Report& report) {
     report.quantiles("alone", "latency_ms", std::move(took));
 }
 
+/// A thread that sleeps until it is woken, and then again.
+class Sleeper {
+  public:
+    Sleeper() : thread_([this] {
+        std::unique_lock lock(mutex_);
+        for (; !over_; pushed_.clear()) woken_.wait(lock, [this] { return over_ || !pushed_.empty(); });
+    }) {}
+    ~Sleeper() {
+        {
+            const std::lock_guard lock(mutex_);
+            over_ = true;
+        }
+        woken_.notify_one();
+        thread_.join();
+    }
+    /// Wakes it, and returns the microseconds that this took.
+    double wake() {
+        const auto start = Clock::now();
+        {
+            const std::lock_guard lock(mutex_);
+            pushed_.push_back(1);
+        }
+        woken_.notify_one();
+        return 1e3 * Milliseconds(Clock::now() - start).count();
+    }
+
+  private:
+    std::mutex mutex_;
+    std::condition_variable woken_;
+    std::vector<int> pushed_;
+    bool over_ = false;
+    std::thread thread_;
+};
+
 /// A request of the open loop, and what became of it.
 struct Request {
     Clock::time_point arrival, submitted, returned;
-    double running = 0;  // microseconds, in the call that submits
+    double running = 0, wake = 0;  // microseconds: in the call that submits; to wake a thread
     std::atomic<Clock::rep> answered{0};
     foreturn::Result<foreturn::Pending> pending{foreturn::Error{}};
     double milliseconds() const { return Milliseconds(Clock::time_point(Clock::duration(answered)) - submitted).count(); }
@@ -275,6 +314,7 @@ void open_loop(const Server& server, const Settings& settings, std::vector<Reque
     std::atomic<std::size_t> next{0};
     on_threads(std::size_t(settings["threads"]), [&](std::size_t thread) {
         Random random(200 + thread);
+        Sleeper sleeper;
         for (auto at = next++; at < requests.size(); at = next++) {
             const auto texts = server.candidates(random);
             const auto inputs = server.inputs(at, texts);
@@ -284,11 +324,14 @@ void open_loop(const Server& server, const Settings& settings, std::vector<Reque
             options.partial = settings["partial"] != 0;
             options.on_ready = [&request] { request.answered = Clock::now().time_since_epoch().count(); };
             std::this_thread::sleep_until(request.arrival);
+            // Whichever is second finds some of what it needs in the processor's cache.
+            if (at % 2) request.wake = sleeper.wake();
             const auto before = running();
             request.submitted = Clock::now();
             request.pending = server.engine.submit_score("model", inputs, std::move(options));
             request.returned = Clock::now();
             request.running = running() - before;
+            if (at % 2 == 0) request.wake = sleeper.wake();
         }
     });
     for (auto& request : requests) {
@@ -323,9 +366,10 @@ void offer(const char* phase, const Server& server, const Settings& settings, do
     constexpr double grace = 10;  // milliseconds after the deadline that an answer still counts as punctual
     const auto deadline = settings["deadline-ms"];
     double in_time = 0, partial = 0, empty = 0, late = 0, failed = 0;
-    std::vector<double> latency, submit, submit_running, refusal;
+    std::vector<double> latency, submit, submit_running, wake, refusal;
     for (const auto& request : requests) {
         const auto micros = 1e3 * Milliseconds(request.returned - request.submitted).count();
+        wake.push_back(request.wake);
         if (!request.pending) {
             if (request.pending.error().status() != FORETURN_ERROR_OVERLOADED) ++failed;
             refusal.push_back(micros);
@@ -350,6 +394,7 @@ void offer(const char* phase, const Server& server, const Settings& settings, do
     report.quantiles(phase, "latency_ms", std::move(latency));
     report.quantiles(phase, "submit_us", std::move(submit));
     report.quantiles(phase, "submit_running_us", std::move(submit_running));
+    report.quantiles(phase, "wake_us", std::move(wake));
     report.quantiles(phase, "refusal_us", std::move(refusal));
 }
 

@@ -88,8 +88,12 @@ pub struct foreturn_engine_options {
     pub use_loaded_runtime: bool,
     /// Ignore ORT_DYLIB_PATH.
     pub ignore_environment: bool,
+    /// The processors that the engine's threads and ONNX Runtime's stay on, such as "0-3,8"; overrides the configuration's.
+    /// Empty: the configuration's or, if it has none, those of the calling thread. Each model then has a pool of its own,
+    /// whose default size is the number of processors.
+    pub cores: foreturn_str,
 }
-sized!(foreturn_engine_options);
+sized!(foreturn_engine_options until cores);
 
 /// Sets `*options` to the defaults: nothing set. `size` is sizeof(foreturn_engine_options).
 ///
@@ -192,6 +196,10 @@ unsafe fn config(options: &foreturn_engine_options) -> Result<Config, Failure> {
         }
         if options.threads > 0 {
             config.runtime.threads = Some(options.threads as usize);
+        }
+        let cores = options.cores.text("cores")?;
+        if !cores.is_empty() {
+            config.runtime.cores = Some(cores.parse()?);
         }
         Ok(config)
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use foreturn::engine::Pending;
+use foreturn::engine::{Pending, Pin};
 use foreturn::rank::{Candidates, EndedRollout, Goal, Interim, Progress};
 use foreturn::{Engine, RankOptions, RankRequest, Ranking};
 
@@ -11,6 +11,7 @@ use crate::callback::{Gate, Inside, UserData};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
+use crate::generate::foreturn_pin;
 use crate::handle;
 use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
@@ -47,8 +48,10 @@ pub struct foreturn_rank_request {
     pub samples: u32,
     /// Seed of all random draws. Without `has_seed`, the configuration's.
     pub seed: u64,
+    /// The conversation so far, in the place of `messages`: one that foreturn_warm() pinned for the policy of this engine.
+    pub pin: *const foreturn_pin,
 }
-sized!(foreturn_rank_request);
+sized!(foreturn_rank_request until pin);
 
 /// A rollout that has ended and has been scored, unless it or a metric failed. Valid until the callback returns.
 #[repr(C)]
@@ -162,13 +165,17 @@ pub unsafe extern "C" fn foreturn_rank_options_init(
     unsafe { argument::init(options, size) }
 }
 
-unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankRequest, Failure> {
+unsafe fn read_request(engine: &Engine, given: *const foreturn_rank_request) -> Result<RankRequest, Failure> {
     // SAFETY: the struct and what it points to are the host's, valid for the call.
     unsafe {
         let given = argument::read(given)?;
         let json = given.json.text("request.json")?;
         if !json.is_empty() {
-            if given.message_count > 0 || given.candidate_count > 0 || given.sample_candidates > 0 {
+            if given.message_count > 0
+                || given.candidate_count > 0
+                || given.sample_candidates > 0
+                || !given.pin.is_null()
+            {
                 return Err(Failure::argument(
                     "request.json is set together with other fields: give either the JSON or the fields",
                 ));
@@ -192,13 +199,20 @@ unsafe fn read_request(given: *const foreturn_rank_request) -> Result<RankReques
             false => serde_json::from_str(goal)
                 .map_err(|e| Failure::argument(format!("request.goal_json is not a goal: {e}")))?,
         };
+        let said = messages(given.messages, given.message_count, "request.messages")?;
+        let base = match (given.pin.is_null(), said.is_empty()) {
+            (true, _) => RankRequest { conversation: said, candidates, ..RankRequest::default() },
+            (false, true) => {
+                engine.request_of(&*handle::get::<Pin>(given.pin)?, candidates).map_err(|e| e.context("request.pin"))?
+            }
+            (false, false) => return Err(Failure::argument("request has messages and a pin: give one of them")),
+        };
         let request = RankRequest {
-            conversation: messages(given.messages, given.message_count, "request.messages")?,
-            candidates,
             goal,
             window: given.has_window.then_some(given.window as usize),
             samples: (given.samples > 0).then_some(given.samples as usize),
             seed: given.has_seed.then_some(given.seed),
+            ..base
         };
         request.validate()?;
         Ok(request)
@@ -280,7 +294,7 @@ pub unsafe extern "C" fn foreturn_rank(
         waiting("foreturn_rank", engine, out, error, |engine| {
             let options = argument::read(options)?;
             let limited = engine.within(options.limits.limits()?);
-            Ranked::new(limited.rank(read_request(request)?, rank_options(&options, &engine.gate))?)
+            Ranked::new(limited.rank(read_request(engine, request)?, rank_options(&options, &engine.gate))?)
         })
     }
 }
@@ -320,7 +334,7 @@ unsafe fn queue(
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
             let (limits, ready) = (given.limits.limits()?, (given.on_ready, given.user_data));
-            let (options, request) = (rank_options(&given, &engine.gate), read_request(request)?);
+            let (options, request) = (rank_options(&given, &engine.gate), read_request(&engine, request)?);
             let outcome = |ranking| Ok(Outcome::Ranking(Box::new(Ranked::new(ranking)?)));
             let submit = |engine: &Engine| submit(engine, request, options);
             out.write(handle::insert(Request::submit(&engine, limits, ready, submit, outcome)?));
@@ -352,7 +366,7 @@ pub unsafe extern "C" fn foreturn_rescore(
         waiting("foreturn_rescore", engine, out, error, |engine| {
             let options = argument::read(options)?;
             let limited = engine.within(options.limits.limits()?);
-            let (request, earlier) = (read_request(request)?, read_ranking(ranking)?);
+            let (request, earlier) = (read_request(engine, request)?, read_ranking(ranking)?);
             Ranked::new(limited.rescore(request, &earlier, rank_options(&options, &engine.gate))?)
         })
     }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use foreturn::Engine;
 use foreturn::chat::Usage;
-use foreturn::engine;
+use foreturn::engine::{self, Model, Pin};
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores, StepOptions};
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::engine::{Hosted, foreturn_engine, foreturn_limits, messages, waiting};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
+use crate::generate::foreturn_pin;
 use crate::handle::{self, handle};
 use crate::metric::foreturn_message;
 use crate::pending::{Outcome, Request, foreturn_pending, foreturn_ready_fn};
@@ -30,8 +31,8 @@ pub const FORETURN_SCORE_RESPONSE: foreturn_score_task = 2;
 /// The embedding of the text.
 pub const FORETURN_SCORE_EMBEDDING: foreturn_score_task = 3;
 
-/// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; or `tokens` of a
-/// prompt with `response_tokens`. The other fields stay zero.
+/// An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; `tokens` of a
+/// prompt with `response_tokens`; `pin` with `candidates`; or `pin` with `response_tokens`. The other fields stay zero.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct foreturn_score_input {
@@ -51,12 +52,16 @@ pub struct foreturn_score_input {
     pub response_tokens: *const u32,
     /// Number of response tokens.
     pub response_token_count: usize,
-    /// Replies of the assistant to the conversation in `messages`. Each of them is scored as if it were the last message of
+    /// Replies of the assistant to the conversation in `messages` or in `pin`. Each of them is scored as if it were the last message of
     /// an input of its own, and the input has as many scores, in the order of its candidates. What they have in common is
     /// computed once.
     pub candidates: *const foreturn_str,
     /// Number of candidates.
     pub candidate_count: usize,
+    /// A prefix that foreturn_warm() pinned for this model. `candidates` reply to its conversation, and `response_tokens` follow
+    /// its tokens. The scores are those of the same input with the conversation or the tokens in the place of the pin. It may
+    /// be freed while the request goes on.
+    pub pin: *const foreturn_pin,
 }
 sized!(foreturn_score_input until candidates);
 
@@ -190,15 +195,16 @@ pub struct foreturn_score_info {
 }
 sized!(foreturn_score_info until reused_tokens);
 
-unsafe fn inputs(given: *const foreturn_score_input, count: usize) -> Result<Vec<ScoreInput>, Failure> {
+unsafe fn inputs(model: &Model, given: *const foreturn_score_input, count: usize) -> Result<Vec<ScoreInput>, Failure> {
     // SAFETY: the structs and what they point to are the host's, valid for the call.
     unsafe {
         let given = argument::read_all(given, count, "inputs")?;
         let mut all = Vec::with_capacity(count);
         for (at, input) in given.iter().enumerate() {
-            match input.candidate_count {
-                0 => all.push(one_input(input, at)?),
-                _ => all.extend(replies(input, at)?),
+            match (input.pin.is_null(), input.candidate_count) {
+                (false, _) => all.extend(pinned(model, input, at)?),
+                (true, 0) => all.push(one_input(input, at)?),
+                (true, _) => all.extend(replies(input, at)?),
             }
         }
         Ok(all)
@@ -216,9 +222,37 @@ unsafe fn replies(input: &foreturn_score_input, at: usize) -> Result<Vec<ScoreIn
     // SAFETY: as for `inputs`.
     unsafe {
         let history = messages(input.messages, input.message_count, format_args!("inputs[{at}].messages"))?;
+        Ok(ScoreInput::replies(history, candidates(input, at)?))
+    }
+}
+
+unsafe fn candidates<'a>(input: &foreturn_score_input, at: usize) -> Result<Vec<&'a str>, Failure> {
+    // SAFETY: as for `inputs`.
+    unsafe {
         let texts = slice(input.candidates, input.candidate_count, format_args!("inputs[{at}].candidates"))?.iter();
-        let texts = texts.enumerate().map(|(place, text)| text.text(format_args!("inputs[{at}].candidates[{place}]")));
-        Ok(ScoreInput::replies(&history, texts.collect::<Result<Vec<_>, _>>()?))
+        texts.enumerate().map(|(place, text)| text.text(format_args!("inputs[{at}].candidates[{place}]"))).collect()
+    }
+}
+
+/// A pinned prefix with candidates, or with the tokens of a response.
+unsafe fn pinned(model: &Model, input: &foreturn_score_input, at: usize) -> Result<Vec<ScoreInput>, Failure> {
+    let pin = handle::get::<Pin>(input.pin)?;
+    let others = input.message_count > 0 || input.text.size > 0 || input.token_count > 0;
+    let named = |error: foreturn::Error| Failure::from(error.context(format!("inputs[{at}].pin")));
+    // SAFETY: as for `inputs`.
+    unsafe {
+        match (others, input.candidate_count > 0, input.response_token_count > 0) {
+            (false, true, false) => model.replies(&pin, candidates(input, at)?).map_err(named),
+            (false, false, true) => {
+                let what = format_args!("inputs[{at}].response_tokens");
+                let response = slice(input.response_tokens, input.response_token_count, what)?;
+                model.responses(&pin, [response.to_vec()]).map_err(named)
+            }
+            _ => Err(Failure::argument(format!(
+                "inputs[{at}]: what goes on from the pin is missing, or is not all that is set; set pin with candidates or \
+                 with response_tokens, and nothing else"
+            ))),
+        }
     }
 }
 
@@ -300,7 +334,7 @@ pub unsafe extern "C" fn foreturn_score(
             let given = argument::read(options)?;
             let (task, limits) = (score_task(&given)?, given.limits.limits()?);
             let model = engine.within(limits).model(model.text("model")?)?;
-            let inputs = self::inputs(inputs, count)?;
+            let inputs = self::inputs(&model, inputs, count)?;
             if given.partial {
                 return Ok(Scored::each(model.submit_score_each(inputs, task)?.wait()?));
             }
@@ -332,7 +366,8 @@ pub unsafe extern "C" fn foreturn_score_submit(
             let out = Out::new(out, "out")?;
             let given = argument::read(options)?;
             let (task, limits) = (score_task(&given)?, given.limits.limits()?);
-            let (name, inputs) = (model.text("model")?, self::inputs(inputs, count)?);
+            let name = model.text("model")?;
+            let inputs = self::inputs(&engine.model(name)?, inputs, count)?;
             let ready = (given.on_ready, given.user_data);
             let request = if given.partial {
                 let submit = |engine: &Engine| Ok(engine.model(name)?.submit_score_each(inputs, task)?);

@@ -243,9 +243,56 @@ fn a_host_in_c_sends_nothing_to_the_runtimes_maker() {
 fn engines_begin_and_end_as_the_header_says() {
     let to = Stage::get().path().join("guest");
     compile("gcc", &C, &source("guest.c"), &to, &Stage::get().shared());
-    for scenario in ["checked", "bounded", "unloaded", "unloadable", "ending", "late", "cleared"] {
+    let scenarios = [
+        "checked",
+        "misconfigured",
+        "bounded",
+        "cored",
+        "unloaded",
+        "loaded_locally",
+        "forked_first",
+        "unloadable",
+        "ending",
+        "late",
+        "cleared",
+    ];
+    for scenario in scenarios {
         silent(Command::new(&to).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
     }
+}
+
+/// What each scenario of `c/misuse.c` gets wrong is its own.
+const MISUSE: [&str; 4] = ["metrics", "models", "requests", "results"];
+
+#[test]
+fn a_host_that_breaks_the_rules_is_told_so_and_goes_on() {
+    let to = Stage::get().path().join("misuse");
+    compile("gcc", &C, &source("misuse.c"), &to, &Stage::get().shared());
+    for scenario in MISUSE {
+        silent(Command::new(&to).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
+    }
+}
+
+/// A locale with a decimal comma. `None` where the system has no sources of locales, which CI doesn't allow.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn comma_locale() -> Option<&'static str> {
+    let to = Stage::get().path().join("de_DE.UTF-8");
+    let mut localedef = Command::new("localedef");
+    let made = localedef.args(["-i", "de_DE", "-f", "UTF-8"]).arg(&to).output();
+    if made.is_ok_and(|output| output.status.success()) {
+        return Some("de_DE.UTF-8");
+    }
+    assert!(std::env::var_os("CI").is_none(), "there are no sources of locales: install the package locales");
+    eprintln!("skipped: there are no sources of locales");
+    None
+}
+
+#[test]
+fn a_host_whose_numbers_have_commas_is_understood() {
+    let Some(name) = comma_locale() else { return };
+    let mut host = Command::new(suite());
+    host.arg("commas").arg(Stage::get().path());
+    silent(host.env("LOCPATH", Stage::get().path()).env("COMMA_LOCALE", name));
 }
 
 /// `c/server.c`, built once.
@@ -260,9 +307,16 @@ fn server() -> &'static Path {
 
 #[test]
 fn a_server_under_load_gets_what_the_header_says() {
-    for scenario in ["priority", "shed", "many", "interrupted"] {
+    for scenario in ["priority", "shed", "many", "churned", "pinned", "interrupted"] {
         silent(Command::new(server()).args([scenario.as_ref(), Stage::get().path().as_os_str()]));
     }
+}
+
+#[test]
+fn engines_of_one_model_have_one_copy_of_its_weights() {
+    let model = root().join("target/models/smollm2-135m-instruct");
+    assert!(model.exists(), "{} is missing: run `make test`, which exports it", model.display());
+    silent(Command::new(server()).arg("sharing").arg(model));
 }
 
 #[test]
@@ -278,7 +332,11 @@ fn submitting_takes_no_time_and_deadlines_hold() {
 fn a_host_that_loads_the_library_by_hand_may_close_it() {
     let to = Stage::get().path().join("plugin");
     compile("gcc", &C, &source("plugin.c"), &to, &["-ldl"]);
-    silent(Command::new(&to).arg(Stage::get().path().join("libforeturn.so")).arg(Stage::get().path().join("smollm2")));
+    for more in [&[][..], &["deep"]] {
+        let mut host = Command::new(&to);
+        host.arg(Stage::get().path().join("libforeturn.so")).arg(Stage::get().path().join("smollm2"));
+        silent(host.args(more));
+    }
 }
 
 #[test]
@@ -391,6 +449,13 @@ fn the_cpp_wrapper_does_what_the_header_does() {
     silent(Command::new(&to).arg(&model).arg(model.with_file_name("smollm2-next")));
 }
 
+#[test]
+fn exceptions_come_out_of_results_and_never_through_the_library() {
+    let to = Stage::get().path().join("exceptions");
+    compile("g++", &CPP, &source("exceptions.cpp"), &to, &Stage::get().shared());
+    silent(Command::new(&to).arg(Stage::get().path().join("smollm2")));
+}
+
 /// Builds a C++ example, optimised as its user would.
 fn example(name: &str) -> PathBuf {
     let to = Stage::get().path().join(name);
@@ -481,8 +546,11 @@ fn address_sanitizer_finds_no_error_and_no_leak() {
     let to = Stage::get().path().join("suite-asan");
     let flags = [&C[..], &["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]].concat();
     compile("gcc", &flags, &source("suite.c"), &to, &Stage::get().shared());
-    for scenario in SCENARIOS.iter().filter(|scenario| !FORKING.contains(scenario)) {
-        let mut command = Command::new(&to);
+    let misuse = Stage::get().path().join("misuse-asan");
+    compile("gcc", &flags, &source("misuse.c"), &misuse, &Stage::get().shared());
+    let scenarios = SCENARIOS.iter().filter(|scenario| !FORKING.contains(scenario)).map(|scenario| (&to, scenario));
+    for (program, scenario) in scenarios.chain(MISUSE.iter().map(|scenario| (&misuse, scenario))) {
+        let mut command = Command::new(program);
         command.env("ASAN_OPTIONS", "detect_leaks=1:detect_odr_violation=2");
         silent(command.args([OsStr::new(scenario), Stage::get().path().as_os_str()]));
     }
@@ -519,9 +587,12 @@ fn sanitized(program: &Path, scenario: &str) -> Command {
 
 #[test]
 fn thread_sanitizer_finds_no_race_in_what_callbacks_and_results_share() {
-    for (name, scenarios) in
-        [("suite", &SCENARIOS[..]), ("guest", &["ending", "late"]), ("server", &["priority", "shed"])]
-    {
+    for (name, scenarios) in [
+        ("suite", &SCENARIOS[..]),
+        ("guest", &["ending", "late"]),
+        ("server", &["priority", "shed"]),
+        ("misuse", &MISUSE),
+    ] {
         let Some(program) = under_thread_sanitizer(name) else { return };
         scenarios.iter().for_each(|scenario| silent(&mut sanitized(&program, scenario)));
     }

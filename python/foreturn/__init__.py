@@ -36,7 +36,7 @@ from ._errors import (
 )
 from ._export import export
 from ._native import version as __version__
-from ._pin import Pin
+from ._pin import Pin, PinnedReply
 from ._requests import Conversation, Message, MessageLike, RankRequest, ScoreInput, Tokens
 from ._results import (
     Candidate,
@@ -59,6 +59,6 @@ __all__ = [
     "Conversation", "DeadlineExceeded", "EndedRollout", "Engine", "Error", "Export", "FileError", "Forked", "Generation",
     "Interim", "Internal", "InvalidArgument", "InvalidConfig", "InvalidModel", "InvalidRequest", "Latency", "LogProbs",
     "MemoryBudget", "Message", "MessageLike", "Metric", "MetricInput", "MetricLike", "MetricSummary", "ModelOutput",
-    "Overloaded", "Pin", "RankRequest", "Ranking", "Reentrant", "Reply", "Rollout", "RuntimeMissing", "Score", "ScoreInput",
-    "Server", "Statistics", "Tokens", "Unsupported", "__version__", "export",
+    "Overloaded", "Pin", "PinnedReply", "RankRequest", "Ranking", "Reentrant", "Reply", "Rollout", "RuntimeMissing", "Score",
+    "ScoreInput", "Server", "Statistics", "Tokens", "Unsupported", "__version__", "export",
 ]

@@ -191,6 +191,7 @@ typedef struct {
   uint32_t window;
   uint32_t samples;
   uint64_t seed;
+  const foreturn_pin *pin;
 } foreturn_rank_request;
 typedef void (*foreturn_progress_fn)(void *user_data, size_t finished, size_t total);
 typedef struct {
@@ -294,6 +295,7 @@ typedef struct {
   size_t response_token_count;
   const foreturn_str *candidates;
   size_t candidate_count;
+  const foreturn_pin *pin;
 } foreturn_score_input;
 typedef uint32_t foreturn_score_task;
 typedef struct {

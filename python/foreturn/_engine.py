@@ -280,7 +280,8 @@ class Engine:
 
         Args:
             model: the model's name.
-            inputs: one conversation (its last message is scored), text or `Tokens`; or a list of them.
+            inputs: one conversation (its last message is scored), text or `Tokens`; or a list of them. `pin.replies(texts)`
+                are replies to a conversation that `warm` pinned.
             task: `"labels"`: the logits of a reward model's or classifier's head. `"steps"`: a process reward for each step
                 of the last message. `"response"`: a language model's log-probability of the last message, in nats.
             on_error: `"raise"`: one failure fails the call. `"none"`: an input that fails, or is not ready in time, gives

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from ._errors import InvalidArgument, InvalidRequest
 from ._native import Arguments, ffi
+from ._pin import PinnedReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,13 @@ class Tokens:
     response: Sequence[int] | None = None
 
 
-ScoreInput: TypeAlias = Conversation | str | Tokens
-"""What a model scores: a conversation, a text, or tokens."""
+ScoreInput: TypeAlias = Conversation | str | Tokens | PinnedReply
+"""What a model scores: a conversation, a text, tokens, or a reply to a pinned conversation."""
 
 
 def is_one(inputs: ScoreInput | Sequence[ScoreInput]) -> TypeGuard[ScoreInput]:
     """Whether this is one input, and not a list of them. An empty list is a list of none."""
-    if isinstance(inputs, (str, Tokens)):
+    if isinstance(inputs, (str, Tokens, PinnedReply)):
         return True
     return len(inputs) > 0 and isinstance(inputs[0], (Message, Mapping))
 
@@ -155,6 +156,11 @@ def _score_input(arguments: Arguments, item: ScoreInput, at: int) -> Any:
         if item.response is not None:
             made.response_tokens = arguments.array("uint32_t", item.response)
             made.response_token_count = len(item.response)
+    elif isinstance(item, PinnedReply):
+        if item.pin.is_released:
+            raise InvalidArgument(f"inputs[{at}] replies to a pin that was released: score it before, or give the conversation")
+        made.pin = item.pin._handle
+        made.candidates, made.candidate_count = arguments.texts([item.text], f"inputs[{at}].candidates")
     else:
         made.messages, made.message_count = messages(arguments, item, f"inputs[{at}]")
     return made

@@ -147,6 +147,21 @@ def test_embed_and_warm(tiny: foreturn.Engine) -> None:
     pin.release()
 
 
+def test_replies_to_a_pinned_conversation(tiny: foreturn.Engine) -> None:
+    texts = ["Blue.", "Purple, because it is rare."]
+    whole = [[*TALK[:1], {"role": "assistant", "content": text}] for text in texts]
+    with tiny.warm("reward", TALK[:1]) as pin:
+        scores = tiny.score("reward", pin.replies(texts))
+        assert [score.scores for score in scores] == [score.scores for score in tiny.score("reward", whole)]
+        assert tiny.score("reward", pin.replies(texts)[0]).scores == scores[0].scores
+        with pytest.raises(foreturn.InvalidRequest, match="belongs to model `reward`"):
+            tiny.score("chat", pin.replies(texts), task="response")
+    with pytest.raises(foreturn.InvalidArgument, match="released"):
+        tiny.score("reward", pin.replies(texts))
+    with tiny.warm("chat", tokens=[5, 6, 7]) as pin, pytest.raises(foreturn.InvalidRequest, match="holds tokens"):
+        tiny.score("chat", pin.replies(texts), task="response")
+
+
 def test_export_equals_the_command(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
     source = models["reward"].with_name("reward-checkpoint")
     steps: list[tuple[int, int]] = []

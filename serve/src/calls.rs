@@ -60,7 +60,7 @@ pub(crate) async fn score(State(app): State<App>, headers: HeaderMap, body: Byte
     let task = task(&mut asked)?;
     let inputs = match (asked.messages, asked.candidates) {
         (Chats::One(messages), candidates) if candidates.is_empty() => vec![ScoreInput::Chat(messages)],
-        (Chats::One(history), candidates) => ScoreInput::replies(&history, candidates),
+        (Chats::One(history), candidates) => ScoreInput::replies(history, candidates),
         (Chats::Several(chats), candidates) if candidates.is_empty() => {
             chats.into_iter().map(ScoreInput::Chat).collect()
         }

@@ -9,7 +9,7 @@ use crate::byte_size::ByteSize;
 use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
 use crate::reward::{ExtractConfig, MetricSettings};
 use crate::rollout::{InstructedUser, JsonUser, OnRoleConfusion, RoleStyle, Simulator, Style, TrainedUser};
-use crate::runtime::{OnUnavailable, Provider, RuntimeOptions};
+use crate::runtime::{Cores, OnUnavailable, Provider, RuntimeOptions};
 use crate::{Error, Result};
 
 /// `[runtime]`: ONNX Runtime and memory.
@@ -20,6 +20,8 @@ pub struct RuntimeConfig {
     pub library: Option<PathBuf>,
     /// Threads that all models share; one for each core if absent. At least 1.
     pub threads: Option<usize>,
+    /// The processors that the engine's threads stay on; those of the thread that makes the engine if absent.
+    pub cores: Option<Cores>,
     /// Execution providers, the preferred one first. At least one.
     pub providers: Vec<Provider>,
     /// The consequence of a preferred provider that is not available.
@@ -44,6 +46,7 @@ impl Default for RuntimeConfig {
         RuntimeConfig {
             library: None,
             threads: None,
+            cores: None,
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::default(),
             kv_cache: None,
@@ -60,7 +63,8 @@ impl RuntimeConfig {
         if self.threads == Some(0) {
             return Err(Error::invalid_config("threads = 0: at least 1 is needed; leave it out to use all cores"));
         }
-        RuntimeOptions { threads: self.threads.unwrap_or(0), ..RuntimeOptions::default() }.check_threads()?;
+        let (threads, cores) = (self.threads.unwrap_or(0), self.cores.clone());
+        RuntimeOptions { threads, cores, ..RuntimeOptions::default() }.check_threads()?;
         if self.providers.is_empty() {
             return Err(Error::invalid_config(
                 "providers is empty: name at least one of \"cpu\", \"cuda\", \"tensorrt\"",

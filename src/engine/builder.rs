@@ -17,6 +17,7 @@ use crate::chat::remote::RemoteChat;
 use crate::config::{Config, ModelConfig, ModelSource, RemoteConfig, RuntimeConfig};
 use crate::decode::DecodeOptions;
 use crate::model::ModelFolder;
+use crate::model::target::Target;
 use crate::rank::{ModelRole, RankPlan};
 use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
@@ -78,9 +79,8 @@ impl EngineBuilder {
                     continue;
                 }
             };
-            let folder = ModelFolder::open_with(&local.path, local.open_options())
+            let folder = ModelFolder::open_shared(&local.path, local.open_options(), Target::cpu())
                 .map_err(|e| e.context(format!("model `{name}`")))?;
-            let folder = Arc::new(folder);
             let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: local.bos };
             let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime.clone());
@@ -105,9 +105,17 @@ impl EngineBuilder {
             recorder: Arc::new(Recorder::default()),
             models: Mutex::default(),
         });
-        let (commands, owner) = Owner::start(factories, Arc::clone(&shared))?;
-        let (to_owner, admitting) = (commands.clone(), Arc::clone(&shared));
-        let admit = move || admitting.admission.run(&to_owner, &admitting.recorder);
+        // Made here, because what a confined thread starts is confined as well, and the environment is the process's.
+        if runtime.cores.is_some() && !locals.is_empty() {
+            crate::runtime::load(&runtime)?;
+        }
+        let (commands, owner) = Owner::start(factories, Arc::clone(&shared), runtime.cores.clone())?;
+        let (to_owner, admitting, cores) = (commands.clone(), Arc::clone(&shared), runtime.cores.clone());
+        let admit = move || {
+            // The owner was confined to the same.
+            drop(cores.map(|cores| cores.confine()));
+            admitting.admission.run(&to_owner, &admitting.recorder);
+        };
         let threads = match crate::thread::spawn("foreturn-admit", "for the engine", admit) {
             Ok(admission) => vec![admission, owner],
             Err(error) => {
@@ -192,6 +200,7 @@ fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
         library: config.library.clone(),
         places,
         threads: config.threads.unwrap_or(0),
+        cores: config.cores.clone(),
         providers: config.providers.clone(),
         on_unavailable: config.on_unavailable,
         step_limit: Duration::from_secs(config.step_limit_s),

@@ -12,8 +12,31 @@ use crate::chat::local::{self, Completion, Task};
 use crate::rank::{AskId, StopReason};
 use crate::{Error, Result};
 
-/// Makes one task. It runs on the admission's thread.
-pub(super) type Prepare = Box<dyn FnOnce() -> Result<Task> + Send>;
+/// How tasks are made, and of how many texts.
+pub(super) struct Prepare {
+    texts: usize,
+    /// Makes the task of the next text. It is called once for each, on the admission's thread.
+    make: Box<dyn FnMut() -> Result<Task> + Send>,
+}
+
+impl Prepare {
+    /// One task.
+    pub(super) fn once(make: impl FnOnce() -> Result<Task> + Send + 'static) -> Self {
+        let mut make = Some(make);
+        let again = || Error::internal("a text was prepared twice");
+        Prepare { texts: 1, make: Box::new(move || make.take().ok_or_else(again)?()) }
+    }
+
+    /// A task for each of `texts`.
+    pub(super) fn each<T: Send + 'static>(
+        texts: Vec<T>,
+        mut make: impl FnMut(T) -> Result<Task> + Send + 'static,
+    ) -> Self {
+        let (count, mut rest) = (texts.len(), texts.into_iter());
+        let missing = || Error::internal("more texts were prepared than there are");
+        Prepare { texts: count, make: Box::new(move || make(rest.next().ok_or_else(missing)?)) }
+    }
+}
 
 /// Makes the result of what came of each task.
 type Read<T> = Box<dyn FnOnce(Vec<Result<Completion>>) -> Result<T> + Send>;
@@ -22,7 +45,8 @@ type Read<T> = Box<dyn FnOnce(Vec<Result<Completion>>) -> Result<T> + Send>;
 pub(super) struct Call<T> {
     model: Arc<str>,
     stage: Stage,
-    prepare: Vec<Prepare>,
+    /// `None` once they are made.
+    prepare: Option<Prepare>,
     /// How many tasks it has.
     texts: usize,
     /// With their places. Those that were asked stay, to be asked again.
@@ -97,19 +121,27 @@ impl<T> Call<T> {
     pub(super) fn new(
         model: Arc<str>,
         stage: Stage,
-        prepare: Vec<Prepare>,
+        prepare: Prepare,
         read: impl FnOnce(Vec<Result<Completion>>) -> Result<T> + Send + 'static,
         respond: Responder<T>,
     ) -> Self {
-        let texts = prepare.len();
+        let texts = prepare.texts;
         let answer = Answer {
             many: None,
-            results: prepare.iter().map(|_| None).collect(),
+            results: std::iter::repeat_with(|| None).take(texts).collect(),
             all_or_nothing: true,
             failure: None,
             caller: Some((Box::new(read), respond)),
         };
-        Call { model, stage, prepare, texts, tasks: Vec::new(), once: false, answer: Arc::new(Mutex::new(answer)) }
+        Call {
+            model,
+            stage,
+            prepare: Some(prepare),
+            texts,
+            tasks: Vec::new(),
+            once: false,
+            answer: Arc::new(Mutex::new(answer)),
+        }
     }
 
     /// Says how one of several tasks is called in errors.
@@ -139,8 +171,9 @@ impl<T: Send + 'static> Job for Call<T> {
     }
 
     fn prepare(&mut self, watch: &Watch) -> Result<()> {
-        for (at, prepare) in std::mem::take(&mut self.prepare).into_iter().enumerate() {
-            match watch.check("the texts were tokenised").and_then(|()| prepare()) {
+        let Some(Prepare { texts, mut make }) = self.prepare.take() else { return Ok(()) };
+        for at in 0..texts {
+            match watch.check("the texts were tokenised").and_then(|()| make()) {
                 Ok(task) => self.tasks.push((at, task)),
                 Err(error) => self.answer().set(at, Err(error)),
             }

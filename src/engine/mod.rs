@@ -261,6 +261,18 @@ impl Engine {
         self.submit_job(options, move |plan| RankJob::new(request.clone(), plan))
     }
 
+    /// A request to rank `candidates` as replies to the conversation in `pin`, which the policy of this engine keeps.
+    ///
+    /// # Errors
+    /// The pin belongs to another engine or to a model that is not the policy, or it holds tokens.
+    pub fn request_of(&self, pin: &Pin, candidates: Candidates) -> Result<RankRequest> {
+        match self.plan()?.roles.resolve(ModelRole::Policy) {
+            Some((_, policy)) => pin.check(self, policy)?,
+            None => pin.check_engine(self)?,
+        }
+        Ok(RankRequest { conversation: pin.history()?.to_vec(), candidates, ..RankRequest::default() })
+    }
+
     /// Scores the rollouts of `ranking`, which was made of `request`, again: with this engine's judges and metrics, and
     /// without sampling anything. Rollouts that didn't count are left out. What differs between two engines' scores of
     /// the same futures is then the judges' doing, not chance's.

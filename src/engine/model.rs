@@ -2,18 +2,19 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::call::{Call, Prepare};
 use super::command::Command;
 use super::pending::Pending;
 use super::statistics::Stage;
-use super::{Engine, Limits, Local, ModelStatus};
+use super::{Engine, Limits, Local, ModelStatus, Shared};
 use crate::chat::local::{Completion, Output, Task};
 use crate::chat::{Finish, Message, Usage};
 use crate::decode::GenerateOptions;
 use crate::message;
 use crate::model::ModelFolder;
+use crate::score::ScoreInput;
 use crate::{Error, Result};
 
 /// A model by its name. Cheap to share: clone it.
@@ -116,15 +117,60 @@ pub struct LogProbs {
 pub struct Pin {
     /// Not the engine itself: a pin doesn't keep it.
     commands: Sender<Command>,
+    engine: Weak<Shared>,
     model: usize,
+    name: Arc<str>,
     key: u64,
-    tokens: usize,
+    /// The conversation, where one was pinned.
+    history: Option<Arc<[Message]>>,
+    tokens: Vec<u32>,
 }
 
 impl Pin {
     /// How many tokens the prefix has.
     pub fn tokens(&self) -> usize {
-        self.tokens
+        self.tokens.len()
+    }
+
+    /// The conversation that is pinned; `None` for tokens.
+    pub fn conversation(&self) -> Option<&[Message]> {
+        self.history.as_deref()
+    }
+
+    /// # Errors
+    /// The prefix belongs to another engine.
+    pub(super) fn check_engine(&self, engine: &Engine) -> Result<()> {
+        if std::ptr::eq(self.engine.as_ptr(), Arc::as_ptr(&engine.inner.shared)) {
+            return Ok(());
+        }
+        Err(Error::invalid_request(format!(
+            "the pin belongs to another engine, whose model `{}` keeps the prefix. Warm it in this one, too",
+            self.name
+        )))
+    }
+
+    /// # Errors
+    /// The prefix belongs to another engine, or to another model of this one.
+    pub(super) fn check(&self, engine: &Engine, model: &str) -> Result<()> {
+        self.check_engine(engine)?;
+        if *self.name == *model {
+            return Ok(());
+        }
+        Err(Error::invalid_request(format!(
+            "the pin belongs to model `{}`, and model `{model}` is asked, which doesn't keep the prefix. Warm it there, too",
+            self.name
+        )))
+    }
+
+    /// # Errors
+    /// It holds tokens.
+    pub(super) fn history(&self) -> Result<&Arc<[Message]>> {
+        self.history.as_ref().ok_or_else(|| {
+            Error::invalid_request(
+                "the pin holds tokens and no conversation, so a text can't reply to it. Pin the messages, or give the \
+                 tokens of the responses",
+            )
+        })
     }
 }
 
@@ -217,15 +263,55 @@ impl Model {
     /// As [`Model::submit_generate`].
     pub fn submit_warm(&self, prompt: impl Into<Prompt>) -> Result<Pending<Pin>> {
         let key = self.engine.inner.pins.fetch_add(1, Ordering::Relaxed);
-        let (prepare, prompt) = self.prepare(prompt.into(), move |tokens| Ok(Task::Warm(key, tokens)))?;
+        let prompt = prompt.into();
+        let history = match &prompt {
+            Prompt::Messages { messages, .. } => Some(messages.as_slice().into()),
+            Prompt::Tokens(_) => None,
+        };
+        let (prepare, prompt) = self.prepare(prompt, move |tokens| Ok(Task::Warm(key, tokens)))?;
         // Made first, so that a failure lets go of what was pinned by then.
-        let commands = self.engine.inner.commands.clone();
-        let pin = Pin { commands, model: self.index, key, tokens: 0 };
+        let (commands, engine) = (self.engine.inner.commands.clone(), Arc::downgrade(&self.engine.inner.shared));
+        let (model, name) = (self.index, Arc::clone(&self.name));
+        let pin = Pin { commands, engine, model, name, key, history, tokens: Vec::new() };
         self.call(Stage::Warm, prepare, move |_| {
             let mut pin = pin;
-            pin.tokens = taken(&prompt).len();
+            pin.tokens = taken(&prompt);
             Ok(pin)
         })
+    }
+
+    /// Each of `replies` as the assistant's reply to the conversation in `pin`, to be scored by this model, which keeps that
+    /// conversation. Nobody has to pass it again, and its tokens are not made again.
+    ///
+    /// ```no_run
+    /// use foreturn::Engine;
+    /// use foreturn::chat::{Message, Role};
+    /// use foreturn::score::ScoreTask;
+    ///
+    /// # fn main() -> foreturn::Result<()> {
+    /// # let engine = Engine::new(foreturn::Config::default())?;
+    /// let judge = engine.model("reward-model")?;
+    /// let pin = judge.warm(vec![Message::new(Role::User, "What is 2 + 3?")])?;
+    /// let scores = judge.submit_score(judge.replies(&pin, ["5", "6"])?, ScoreTask::Labels)?.wait()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The pin belongs to another engine or another model, or it holds tokens.
+    pub fn replies(&self, pin: &Pin, replies: impl IntoIterator<Item = impl Into<String>>) -> Result<Vec<ScoreInput>> {
+        pin.check(&self.engine, &self.name)?;
+        Ok(ScoreInput::replies(Arc::clone(pin.history()?), replies))
+    }
+
+    /// Each of `responses` as the tokens that follow those in `pin`. As [`Model::replies`], for hosts that have tokens: nothing
+    /// is rendered or tokenised.
+    ///
+    /// # Errors
+    /// The pin belongs to another engine or another model.
+    pub fn responses(&self, pin: &Pin, responses: impl IntoIterator<Item = Vec<u32>>) -> Result<Vec<ScoreInput>> {
+        pin.check(&self.engine, &self.name)?;
+        let input = |response| ScoreInput::Response { prompt: pin.tokens.clone(), response };
+        Ok(responses.into_iter().map(input).collect())
     }
 
     /// The text that the model sees of `prompt`.
@@ -290,7 +376,7 @@ impl Model {
             kept.get_or_init(|| tokens.clone());
             task(tokens)
         };
-        Ok((Box::new(prepare), seen))
+        Ok((Prepare::once(prepare), seen))
     }
 
     /// Queues a call of one task.
@@ -302,7 +388,7 @@ impl Model {
     ) -> Result<Pending<T>> {
         let name = Arc::clone(&self.name);
         let only = |results: Vec<Result<Completion>>| results.into_iter().next().unwrap_or_else(mixed).and_then(read);
-        self.engine.submit(move |respond| Box::new(Call::new(name, stage, vec![prepare], only, respond)))
+        self.engine.submit(move |respond| Box::new(Call::new(name, stage, prepare, only, respond)))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::chat::local::Answer;
 use crate::chat::{Finish, Ticket};
 use crate::decode::urgency::Turn;
 use crate::rank::{AskId, MetricValues, StopReason};
+use crate::runtime::Cores;
 use crate::{Error, ErrorKind, Result};
 
 /// How long requests are handed to models, which write and tokenise prompts for them, before the clock, cancellations and
@@ -65,12 +66,14 @@ impl Owner {
     pub(super) fn start(
         factories: Vec<(String, Factory)>,
         shared: Arc<Shared>,
+        cores: Option<Cores>,
     ) -> Result<(Sender<Command>, JoinHandle<()>)> {
         let (commands, receiver) = channel();
         let (loaded, wait) = sync_channel(1);
         let run = move || {
-            let models = factories.into_iter().map(|(name, make)| Ok((name, make()?))).collect::<Result<Vec<_>>>();
-            match models {
+            let confined = cores.map_or(Ok(()), |cores| cores.confine());
+            let make = || factories.into_iter().map(|(name, make)| Ok((name, make()?))).collect::<Result<Vec<_>>>();
+            match confined.and_then(|()| make()) {
                 Ok(models) => {
                     let owner = Owner::new(Models(models), receiver, shared);
                     owner.publish();

@@ -26,6 +26,7 @@ use super::{CancelToken, Local, Model, process};
 use crate::chat::local::{Answer, Weights};
 use crate::decode::DecodeOptions;
 use crate::export::{Adapter, GivenWeights, NamedTensor, Refreshed};
+use crate::model::target::Target;
 use crate::model::{ModelFolder, OpenOptions};
 use crate::rank::{AskId, StopReason};
 use crate::runtime::RuntimeOptions;
@@ -255,7 +256,7 @@ impl Refresh {
     /// Loads the weights of a folder.
     fn load(&self, path: &Path) -> Result<Weights> {
         let Local { folder, recipe, .. } = &*self.local;
-        let fresh = Arc::new(ModelFolder::open_with(path, recipe.open)?);
+        let fresh = ModelFolder::open_shared(path, recipe.open, Target::cpu())?;
         folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
         if self.options.adapter.is_some() {

@@ -94,7 +94,7 @@ impl Model {
     /// # Errors
     /// It is not a local model, it can't be asked this, or the queue is full. What is wrong with a text shows in the result.
     pub fn submit_score(&self, inputs: Vec<ScoreInput>, task: ScoreTask) -> Result<Pending<Vec<Scored>>> {
-        let prepare = self.prepare_scores(inputs, &task)?;
+        let prepare = self.prepare_scores(inputs, task)?;
         let name = Arc::clone(&self.name);
         let all = |results: Vec<Result<Completion>>| results.into_iter().map(read).collect();
         self.engine
@@ -107,7 +107,7 @@ impl Model {
     /// # Errors
     /// As [`Model::submit_score`].
     pub fn submit_score_each(&self, inputs: Vec<ScoreInput>, task: ScoreTask) -> Result<Pending<Vec<Result<Scored>>>> {
-        let prepare = self.prepare_scores(inputs, &task)?;
+        let prepare = self.prepare_scores(inputs, task)?;
         let name = Arc::clone(&self.name);
         let each = |results: Vec<Result<Completion>>| Ok(results.into_iter().map(read).collect());
         self.engine.submit(move |respond| {
@@ -119,17 +119,12 @@ impl Model {
         self.submit_score(chats.into_iter().map(ScoreInput::Chat).collect(), task)?.wait()
     }
 
-    fn prepare_scores(&self, inputs: Vec<ScoreInput>, task: &ScoreTask) -> Result<Vec<Prepare>> {
-        let local = self.local()?;
-        input::check(&local.folder, task)?;
-        let prepare = |given: ScoreInput| -> Prepare {
-            let (local, task) = (Arc::clone(local), task.clone());
-            Box::new(move || {
-                let encoded = input::encode(&local.folder, &local.prompting, given, &task)?;
-                Ok(Task::Score(encoded, task))
-            })
-        };
-        Ok(inputs.into_iter().map(prepare).collect())
+    fn prepare_scores(&self, inputs: Vec<ScoreInput>, task: ScoreTask) -> Result<Prepare> {
+        let local = Arc::clone(self.local()?);
+        input::check(&local.folder, &task)?;
+        Ok(Prepare::each(inputs, move |given| {
+            Ok(Task::Score(input::encode(&local.folder, &local.prompting, given, &task)?, task.clone()))
+        }))
     }
 }
 

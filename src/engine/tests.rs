@@ -2,6 +2,7 @@
 //! requests, models that can't be asked.
 
 mod refresh;
+mod shared;
 
 use std::time::{Duration, Instant};
 

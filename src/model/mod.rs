@@ -22,6 +22,7 @@ pub mod inspect;
 pub(crate) mod layout;
 pub(crate) mod rewrite;
 mod same;
+pub(crate) mod shared;
 pub(crate) mod source;
 pub(crate) mod target;
 pub(crate) mod tensor;
@@ -38,11 +39,14 @@ use self::config::FolderConfig;
 use self::find::Place;
 use self::graph::GraphFile;
 use self::layout::{Layout, PreparedGraph};
+use self::rewrite::cpu::widen::Widened;
+use self::shared::Slot;
 use self::target::Target;
 use self::tokenizer::Tokenizer;
 use self::weights::Unread;
 use crate::kernels::attention::layout::Heads;
-use crate::runtime::session::InMemory;
+use crate::kernels::matmul::Packed;
+use crate::runtime::session::{InMemory, Values};
 use crate::{Error, ErrorKind, Result};
 
 /// A model folder that was read and checked. Its graph is ready for the path that runs it, but nothing is loaded into
@@ -53,6 +57,9 @@ pub struct ModelFolder {
     file: GraphFile,
     layout: Layout,
     tokenizer: Arc<Tokenizer>,
+    /// The weights of its files, which all who load them share.
+    packed: Slot<Packed>,
+    widened: Slot<Values>,
 }
 
 impl ModelFolder {
@@ -85,7 +92,8 @@ impl ModelFolder {
             (graph, tokenizer.and_then(crate::thread::join))
         });
         let ((file, layout), tokenizer) = (graph?, tokenizer?);
-        Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })
+        let (packed, widened) = (Slot::default(), Slot::default());
+        Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer), packed, widened })
     }
 
     /// The engine's path that runs it.
@@ -237,9 +245,20 @@ impl ModelFolder {
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
         let weights = match widened.weights.is_empty() {
             true => None,
-            false => Some((rewrite::cpu::widen::LOCATION, widened.weights.read(&self.file.data_folder)?)),
+            false => Some(self.widened(&widened.weights)?),
         };
         Ok((widened.bytes.as_slice().into(), weights))
+    }
+
+    /// The products' weights of its files, packed by `pack` unless somebody has them.
+    pub(crate) fn packed(&self, pack: impl FnOnce() -> Result<Packed>) -> Result<Arc<Packed>> {
+        self.packed.get(pack)
+    }
+
+    /// The other weights of its files in float32, unless somebody has them.
+    pub(crate) fn widened(&self, widened: &Widened) -> Result<InMemory> {
+        let values = self.widened.get(|| widened.read(&self.file.data_folder).map(Values))?;
+        Ok((rewrite::cpu::widen::LOCATION, values))
     }
 
     /// The error for a folder of the wrong kind.

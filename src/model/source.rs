@@ -15,7 +15,7 @@ use crate::finite::Refused;
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{ModelProto, TensorProto};
-use crate::runtime::session::InMemory;
+use crate::runtime::session::{InMemory, Values};
 use crate::{Error, Result, files};
 
 /// The name under which ONNX Runtime gets values that are in memory, as if they were a file.
@@ -97,5 +97,5 @@ pub(crate) fn in_memory(paged: &PagedGraph, source: &dyn Source) -> Result<(Vec<
             memory[start..start + value.len()].copy_from_slice(&value);
         }
     }
-    Ok((model.encode_to_vec(), (LOCATION, memory)))
+    Ok((model.encode_to_vec(), (LOCATION, Arc::new(Values(memory)))))
 }

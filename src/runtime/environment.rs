@@ -176,7 +176,8 @@ fn finish(
     library: Found,
     options: &RuntimeOptions,
 ) -> Result<Environment> {
-    let threads = options.effective_threads();
+    // Sessions with cores have pools of their own, and this one would have threads elsewhere.
+    let threads = if options.cores.is_some() { 1 } else { options.effective_threads() };
     let silence = Silence::begin();
     // Spinning is allowed here, and a session setting stops it at the end of each run. So threads are awake during a
     // step and asleep between steps.

@@ -5,6 +5,7 @@
 //! All models share the environment's threads, which spin during a step and sleep between steps.
 
 mod build;
+mod cores;
 pub(crate) mod environment;
 pub mod locate;
 pub mod log;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use build::{BuildInfo, Kernels};
+pub use cores::Cores;
 pub use environment::RuntimeInfo;
 pub use locate::{Found, Places, Source};
 pub use providers::{OnUnavailable, Provider, ProviderReport};
@@ -43,6 +45,9 @@ pub struct RuntimeOptions {
     /// Threads of the pool that all models share; 0 is one per core. See [`RuntimeOptions::check_threads`] for the
     /// maximum.
     pub threads: usize,
+    /// The processors that the engine's threads and those of its sessions stay on; `None` leaves them where the thread that
+    /// makes the engine may run. Sessions then have pools of their own, of [`RuntimeOptions::threads`] threads each.
+    pub cores: Option<Cores>,
     /// Execution providers in order of preference.
     pub providers: Vec<Provider>,
     /// The action if a provider isn't available.
@@ -59,6 +64,7 @@ impl Default for RuntimeOptions {
             library: None,
             places: Places::default(),
             threads: 0,
+            cores: None,
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::Error,
             step_limit: Duration::from_secs(600),
@@ -71,24 +77,31 @@ impl RuntimeOptions {
     /// Refuses thread counts that this machine can't run.
     ///
     /// # Errors
-    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig): more than 4 for each processor that this process may use.
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig): more than 4 for each processor that this process may use, or for
+    /// each of the [`RuntimeOptions::cores`]; or these are not the process's to use.
     pub fn check_threads(&self) -> Result<()> {
-        let processors = processors();
+        self.cores.as_ref().map_or(Ok(()), Cores::check)?;
+        let processors = self.processors();
         let most = THREADS_PER_PROCESSOR * processors;
         if self.threads <= most {
             return Ok(());
         }
         Err(crate::Error::invalid_config(format!(
             "threads = {}: at most {most} are allowed here, {THREADS_PER_PROCESSOR} for each of the {processors} processors \
-             that this process may use; lower it, or leave it out to have one for each",
-            self.threads
+             that {} may use; lower it, or leave it out to have one for each",
+            self.threads,
+            if self.cores.is_some() { "the engine" } else { "this process" }
         )))
+    }
+
+    fn processors(&self) -> usize {
+        self.cores.as_ref().map_or_else(processors, Cores::count)
     }
 
     /// The number of threads that [`RuntimeOptions::threads`] means, at least 1.
     pub fn effective_threads(&self) -> usize {
         match self.threads {
-            0 => processors(),
+            0 => self.processors(),
             n => n,
         }
     }

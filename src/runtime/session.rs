@@ -35,7 +35,10 @@ pub(crate) struct Graph<'a> {
 }
 
 /// External data in memory instead of a file, after the location that the graph has for it.
-pub(crate) type InMemory = (&'static str, Arc<[u8]>);
+pub(crate) type InMemory = (&'static str, Arc<Values>);
+
+/// The values of tensors, which several sessions may share.
+pub(crate) struct Values(pub(crate) Arc<[u8]>);
 
 /// Held while a session is made.
 static LOADING: Mutex<()> = Mutex::new(());
@@ -47,6 +50,8 @@ pub(crate) struct Session {
     session: OrtSession,
     host: MemoryInfo<'static>,
     _environment: Arc<Environment>,
+    /// Kept as long as the session, for others to share.
+    _values: Option<Arc<Values>>,
     provider: ProviderReport,
     options: Arc<RunOptions>,
     limit: Duration,
@@ -80,10 +85,14 @@ fn configure(
         None => builder,
     };
     let threads = options.effective_threads();
-    if threads == environment.threads {
+    if threads == environment.threads && options.cores.is_none() {
         return Ok(builder);
     }
-    Ok(builder.with_independent_thread_pool()?.with_intra_threads(threads)?)
+    let builder = builder.with_independent_thread_pool()?.with_intra_threads(threads)?;
+    match options.cores.as_ref().filter(|_| threads > 1) {
+        Some(cores) => Ok(builder.with_config_entry("session.intra_op_thread_affinities", cores.affinities(threads))?),
+        None => Ok(builder),
+    }
 }
 
 impl Session {
@@ -124,8 +133,8 @@ impl Session {
             configure(&environment, folder, operators, graph.loops, options).map_err(|e| failed(e.to_string()))?;
         let builder = match &graph.memory {
             None => builder,
-            Some((location, bytes)) => builder
-                .with_external_initializer_file_in_memory(location, Arc::clone(bytes))
+            Some((location, values)) => builder
+                .with_external_initializer_file_in_memory(location, Arc::clone(&values.0))
                 .map_err(|e| failed(e.to_string()))?,
         };
         let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
@@ -139,6 +148,7 @@ impl Session {
             session,
             host,
             _environment: environment,
+            _values: graph.memory.as_ref().map(|(_, values)| Arc::clone(values)),
             provider,
             options: Arc::new(run_options),
             limit: options.step_limit,

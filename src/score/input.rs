@@ -109,13 +109,17 @@ pub(super) fn positive(head: &Head, options: &StepOptions) -> Result<usize> {
 fn check_bytes(folder: &ModelFolder, input: &ScoreInput) -> Result<()> {
     match input {
         ScoreInput::Tokens(_) | ScoreInput::Response { .. } => Ok(()),
+        ScoreInput::Reply { history, reply } => {
+            folder.check_bytes("the conversation", message::bytes(history) + reply.len())
+        }
         ScoreInput::Text(text) => folder.check_bytes("the text", text.len()),
         ScoreInput::Pair(first, second) => folder.check_bytes("the texts", first.len() + second.len()),
         ScoreInput::Chat(messages) => folder.check_bytes("the conversation", message::bytes(messages)),
     }
 }
 
-fn text(folder: &ModelFolder, Prompting { render, bos }: &Prompting, input: ScoreInput) -> Result<EncodedText> {
+fn text(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput) -> Result<EncodedText> {
+    let Prompting { render, bos } = prompting;
     let tokenizer = folder.tokenizer();
     match input {
         ScoreInput::Tokens(text) => Ok(text),
@@ -132,6 +136,7 @@ fn text(folder: &ModelFolder, Prompting { render, bos }: &Prompting, input: Scor
             }
             tokenizer.encode_conversation(&messages, render, *bos)
         }
+        reply @ ScoreInput::Reply { .. } => text(folder, prompting, reply.whole()),
     }
 }
 
@@ -161,12 +166,8 @@ fn as_texts(messages: &[Message]) -> Result<(String, Option<&str>)> {
     Ok((text, response))
 }
 
-fn steps(
-    folder: &ModelFolder,
-    Prompting { render, bos }: &Prompting,
-    input: ScoreInput,
-    options: &StepOptions,
-) -> Result<Encoded> {
+fn steps(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput, options: &StepOptions) -> Result<Encoded> {
+    let Prompting { render, bos } = prompting;
     let tokenizer = folder.tokenizer();
     let EncodedSteps { tokens, marks } = match input {
         ScoreInput::Chat(messages) => {
@@ -180,6 +181,9 @@ fn steps(
             }
             EncodedSteps { tokens, marks }
         }
+        reply @ ScoreInput::Reply { .. } => {
+            return steps(folder, prompting, reply.whole(), options);
+        }
         ScoreInput::Text(_) | ScoreInput::Pair(..) | ScoreInput::Response { .. } => {
             return Err(Error::invalid_request("steps are those of a conversation's last message, not of a text"));
         }
@@ -191,6 +195,7 @@ fn steps(
 fn response(folder: &ModelFolder, prompting: &Prompting, input: ScoreInput) -> Result<Encoded> {
     match input {
         ScoreInput::Chat(messages) => last_message(folder, prompting, &messages),
+        ScoreInput::Reply { .. } => response(folder, prompting, input.whole()),
         ScoreInput::Response { prompt, response } if prompt.is_empty() || response.is_empty() => {
             Err(Error::invalid_request(format!(
                 "a response's probability needs at least a token before it and one of its own, but there are {} and {}",

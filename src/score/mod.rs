@@ -8,6 +8,8 @@
 //! it once, and a score is the same to the last bit, alone or among others. Graphs without a cache (encoders) run in
 //! padded batches (`classifier`), where scores differ by rounding.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::message::{Message, Role};
@@ -24,6 +26,13 @@ pub enum ScoreInput {
     /// A whole conversation. The model's chat template renders it, without the header of a further reply. An encoder
     /// without a template reads two texts, the assistant's last message and the text before it.
     Chat(Vec<Message>),
+    /// A reply of the assistant to a conversation that other inputs share. It counts as the conversation with that message.
+    Reply {
+        /// The conversation before it.
+        history: Arc<[Message]>,
+        /// The message.
+        reply: String,
+    },
     /// A text, with the tokens around it that the model's tokenizer adds.
     Text(String),
     /// Two texts that belong together, likewise.
@@ -51,12 +60,26 @@ impl ScoreInput {
     /// use foreturn::message::{Message, Role};
     /// use foreturn::score::ScoreInput;
     ///
-    /// let inputs = ScoreInput::replies(&[Message::new(Role::User, "What is 2 + 3?")], ["5", "6"]);
+    /// let inputs = ScoreInput::replies([Message::new(Role::User, "What is 2 + 3?")], ["5", "6"]);
     /// assert_eq!(inputs.len(), 2);
     /// ```
-    pub fn replies(history: &[Message], replies: impl IntoIterator<Item = impl Into<String>>) -> Vec<ScoreInput> {
-        let chat = |reply: String| [history, &[Message::new(Role::Assistant, reply)]].concat();
-        replies.into_iter().map(|reply| ScoreInput::Chat(chat(reply.into()))).collect()
+    pub fn replies(
+        history: impl Into<Arc<[Message]>>,
+        replies: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Vec<ScoreInput> {
+        let history = history.into();
+        let input = |reply: String| ScoreInput::Reply { history: Arc::clone(&history), reply };
+        replies.into_iter().map(|reply| input(reply.into())).collect()
+    }
+
+    /// The same input, and a reply as the conversation that it ends.
+    fn whole(self) -> Self {
+        match self {
+            ScoreInput::Reply { history, reply } => {
+                ScoreInput::Chat(history.iter().cloned().chain([Message::new(Role::Assistant, reply)]).collect())
+            }
+            whole => whole,
+        }
     }
 
     /// The scored part of a chat: the conversation, or the text to embed if it is a single message.
@@ -279,7 +302,9 @@ mod tests {
     fn replies_are_conversations_that_end_with_them() {
         let history = [Message::new(Role::User, "Why?")];
         let chat = |reply| vec![history[0].clone(), Message::new(Role::Assistant, reply)];
-        let expected = [ScoreInput::Chat(chat("So.")), ScoreInput::Chat(chat(""))];
-        assert_eq!(ScoreInput::replies(&history, ["So.", ""]), expected);
+        let replies = ScoreInput::replies(history.clone(), ["So.", ""]);
+        assert!(matches!(&replies[1], ScoreInput::Reply { reply, .. } if reply.is_empty()));
+        let whole: Vec<ScoreInput> = replies.into_iter().map(ScoreInput::whole).collect();
+        assert_eq!(whole, [ScoreInput::Chat(chat("So.")), ScoreInput::Chat(chat(""))]);
     }
 }

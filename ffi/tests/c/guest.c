@@ -5,9 +5,13 @@
 #define _GNU_SOURCE
 #include "check.h"
 
+#include <dirent.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static atomic_int released, called, called_late;
@@ -85,6 +89,32 @@ static void checked(const char *folder) {
   CHECK(atomic_load(&released) == 1);
 }
 
+/* What is wrong with a configuration is said when the engine is made, by its name. */
+static void misconfigured(const char *folder) {
+  static const struct {
+    const char *toml, *part;
+  } wrong[] = {{"[[metrics]]\nkind = \"nonsense\"\n", "nonsense"},
+               {"[roles]\njudge = \"nobody\"\n", "nobody"},
+               {"[rollout]\nwindow = 9999\n", "window"},
+               {"[rollout]\nsamples = 0\n", "samples"},
+               {"[runtime]\nthreads = 0\n", "threads"},
+               {"[runtime]\nmax_queued = 0\n", "max_queued"},
+               {"[runtime]\nnonsense = 1\n", "nonsense"},
+               {"[[metrics]]\nkind = \"token_amount\"\nlambda = \"x\"\n", "token_amount"}};
+  char toml[1024];
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    snprintf(toml, sizeof toml, "%s%s", MODEL, wrong[i].toml);
+    foreturn_engine_options o = options(folder, toml);
+    refused(&o, FORETURN_ERROR_INVALID_CONFIG, wrong[i].part, 0);
+  }
+  foreturn_engine_options o = options(folder, MODEL "[runtime]\nkv_cache = \"1KiB\"\n");
+  refused(&o, FORETURN_ERROR_MEMORY_BUDGET, "kv_cache", 0);
+  o = options(folder, MODEL);
+  const foreturn_model_options again = {.size = sizeof again, .name = str("m"), .path = str("smollm2")};
+  o.models = &again, o.model_count = 1;
+  refused(&o, FORETURN_ERROR_INVALID_ARGUMENT, "two models named `m`", 0);
+}
+
 static void bounded(const char *folder) {
   foreturn_engine_options o = options(folder, MODEL);
   uint32_t many[] = {3000, 100000, UINT32_MAX};
@@ -92,6 +122,101 @@ static void bounded(const char *folder) {
     o.threads = many[i];
     refused(&o, FORETURN_ERROR_INVALID_CONFIG, "at most", 0);
   }
+}
+
+enum { MOST_TASKS = 256 };
+
+/* The threads of this process. */
+static size_t tasks(long *ids) {
+  DIR *folder = opendir("/proc/self/task");
+  size_t count = 0;
+  CHECK(folder != NULL);
+  for (struct dirent *entry; (entry = readdir(folder)) != NULL;)
+    if (entry->d_name[0] != '.') {
+      CHECK(count < MOST_TASKS);
+      ids[count++] = atol(entry->d_name);
+    }
+  closedir(folder);
+  return count;
+}
+
+/* How many threads are not among the `before`, each of which has to stay on `cores`; "" for any. */
+static size_t stay_on(const char *cores, const long *before, size_t known) {
+  long now[MOST_TASKS];
+  size_t count = tasks(now), others = 0;
+  for (size_t i = 0; i < count; i++) {
+    bool is_known = false;
+    for (size_t at = 0; at < known; at++) is_known |= before[at] == now[i];
+    if (is_known) continue;
+    char path[64], line[256], found[200] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%ld/status", now[i]);
+    FILE *file = fopen(path, "r");
+    if (file == NULL) continue; /* it has ended */
+    while (fgets(line, sizeof line, file) != NULL) sscanf(line, "Cpus_allowed_list: %199s", found);
+    CHECK(fclose(file) == 0);
+    if (cores[0] != 0 && strcmp(found, cores) != 0) fprintf(stderr, "thread %ld is on %s, not %s\n", now[i], found, cores);
+    CHECK(cores[0] == 0 || strcmp(found, cores) == 0);
+    others++;
+  }
+  return others;
+}
+
+static void use_all(foreturn_engine *engine) {
+  foreturn_rank_request request = poem(1, 1);
+  foreturn_ranking *ranking = NULL;
+  foreturn_string *version = NULL;
+  const foreturn_refresh_options how = {.size = sizeof how, .shared = true, .version = str("again")};
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+  OK(foreturn_refresh(engine, str("m"), str(getenv("NEXT")), &how, &version, &error));
+  CHECK(foreturn_string_free(version) == FORETURN_OK);
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  CHECK(foreturn_ranking_free(ranking) == FORETURN_OK);
+}
+
+/* An engine's threads and those of its sessions stay on the cores that it is given, also those that come later. */
+static void cored(const char *folder) {
+  cpu_set_t allowed, after;
+  CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0);
+  int last = -1;
+  for (int core = 0; core < CPU_SETSIZE; core++)
+    if (CPU_ISSET(core, &allowed)) last = core;
+  char cores[16], toml[1024], next[4096];
+  snprintf(cores, sizeof cores, "%d", last);
+  snprintf(next, sizeof next, "%s/smollm2-next", folder);
+  CHECK(setenv("NEXT", next, 1) == 0);
+  long none[MOST_TASKS], one[MOST_TASKS];
+  size_t before = tasks(none);
+  foreturn_engine_options o = options(folder, MODEL SETTINGS "[runtime]\nthreads = 3\n");
+  o.cores = str(cores);
+  foreturn_engine *engine = NULL, *free_one = NULL, *listed = NULL;
+  OK(foreturn_engine_new(&o, &engine, &error));
+  use_all(engine);
+  CHECK(stay_on(cores, none, before) >= 2 + 2); /* two of ours, and two of ONNX Runtime's beside them */
+  CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&allowed, &after));
+
+  /* The next engine has its own, or none. */
+  before = tasks(one);
+  o = options(folder, MODEL SETTINGS);
+  OK(foreturn_engine_new(&o, &free_one, &error));
+  use_all(free_one);
+  CHECK(stay_on("", one, before) >= 2);
+  CHECK(foreturn_engine_free(free_one) == FORETURN_OK);
+  before = tasks(one);
+  snprintf(toml, sizeof toml, "%s%s[runtime]\ncores = [%d]\n", MODEL, SETTINGS, last);
+  o = options(folder, toml);
+  OK(foreturn_engine_new(&o, &listed, &error));
+  use_all(listed);
+  CHECK(stay_on(cores, one, before) >= 2);
+  CHECK(foreturn_engine_free(listed) == FORETURN_OK && foreturn_engine_free(engine) == FORETURN_OK);
+
+  const char *wrong[] = {"1000", "0-2000", "a", "3-1"}, *parts[] = {"may not run on 1000, only on ", "0-2000", "`a`", "`3-1`"};
+  for (size_t i = 0; i < 4; i++) {
+    o = options(folder, MODEL), o.cores = str(wrong[i]);
+    refused(&o, FORETURN_ERROR_INVALID_CONFIG, parts[i], 0);
+  }
+  o = options(folder, MODEL), o.cores = str(cores), o.threads = 5;
+  refused(&o, FORETURN_ERROR_INVALID_CONFIG, "at most 4", 0);
 }
 
 /* There is no ONNX Runtime in this process, and no other is wanted. */
@@ -102,6 +227,37 @@ static void unloaded(const char *folder) {
   o.use_loaded_runtime = false;
   foreturn_engine *engine = NULL;
   OK(foreturn_engine_new(&o, &engine, &error));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+/* One that the process has loaded for itself alone, without global symbols, is not taken for the host's. */
+static void loaded_locally(const char *folder) {
+  CHECK(dlopen(getenv("ORT_DYLIB_PATH"), RTLD_NOW | RTLD_LOCAL) != NULL);
+  foreturn_engine_options o = options(folder, MODEL);
+  o.use_loaded_runtime = true;
+  refused(&o, FORETURN_ERROR_RUNTIME, "none with global symbols", 0);
+}
+
+/* A process that forks before it uses the library may use it on both sides, and children may become other programs. */
+static void forked_first(const char *folder) {
+  int status = 0;
+  pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    alarm(60); /* a hang ends by this signal */
+    CHECK(foreturn_engine_free(engine_with(folder, SETTINGS, NULL, NULL)) == FORETURN_OK);
+    exit(5);
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 5);
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    execl("/bin/true", "true", (char *)NULL);
+    _exit(9);
+  }
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  CHECK(system("exit 4") != -1);
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
 }
 
@@ -203,8 +359,10 @@ static void cleared(const char *folder) {
 static const struct {
   const char *name;
   void (*run)(const char *folder);
-} SCENARIOS[] = {{"checked", checked}, {"bounded", bounded},      {"unloaded", unloaded}, {"unloadable", unloadable},
-                 {"ending", ending_engine}, {"late", late}, {"cleared", cleared}};
+} SCENARIOS[] = {{"checked", checked},       {"misconfigured", misconfigured}, {"bounded", bounded},
+                 {"cored", cored},           {"unloaded", unloaded},     {"loaded_locally", loaded_locally}, {"forked_first", forked_first},
+                 {"unloadable", unloadable}, {"ending", ending_engine},        {"late", late},
+                 {"cleared", cleared}};
 
 int main(int argc, char **argv) {
   for (size_t i = 0; argc == 3 && i < sizeof SCENARIOS / sizeof *SCENARIOS; i++)

@@ -1,6 +1,7 @@
 /*
- * The library as a plug-in of a host that loads it by hand: `plugin LIBRARY MODEL_FOLDER`. dlclose() succeeds always; after the
- * first engine the library stays, because its threads and ONNX Runtime do.
+ * The library as a plug-in of a host that loads it by hand: `plugin LIBRARY MODEL_FOLDER`, or `plugin LIBRARY MODEL_FOLDER deep`
+ * for one whose own symbols go before the host's. dlclose() succeeds always; after the first engine the library stays, because
+ * its threads and ONNX Runtime do.
  */
 #define _GNU_SOURCE
 #include <foreturn.h>
@@ -19,9 +20,10 @@
   } while (0)
 
 static void *library;
+static int flags = RTLD_NOW | RTLD_LOCAL;
 
 static void load(const char *path) {
-  library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  library = dlopen(path, flags);
   if (library == NULL) fprintf(stderr, "%s\n", dlerror());
   CHECK(library != NULL);
 }
@@ -67,7 +69,8 @@ static void end(foreturn_engine *engine) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) return 2;
+  if (argc == 4 && strcmp(argv[3], "deep") == 0) flags |= RTLD_DEEPBIND;
+  else if (argc != 3) return 2;
   /* Without an engine it comes and goes. */
   for (int i = 0; i < 50; i++) {
     load(argv[1]);

@@ -208,6 +208,92 @@ static void many(const char *folder) {
   CHECK(resident() - before < 16 << 20);
 }
 
+/* ---- engines of one model have one copy of its weights: FOLDER has the real one ---- */
+
+/* What the process alone has, and its part of what it maps, in bytes. A page that it maps twice counts once. */
+static long proportional(void) {
+  char line[256];
+  long kilobytes = -1;
+  FILE *file = fopen("/proc/self/smaps_rollup", "r");
+  CHECK(file != NULL);
+  while (fgets(line, sizeof line, file) != NULL) sscanf(line, "Pss: %ld kB", &kilobytes);
+  CHECK(fclose(file) == 0 && kilobytes > 0);
+  return kilobytes * 1024;
+}
+
+static void sharing(const char *folder) {
+  foreturn_engine_options options;
+  CHECK(foreturn_engine_options_init(&options, sizeof options) == FORETURN_OK);
+  foreturn_model_options model = {.size = sizeof model, .name = str("m"), .path = str(folder)};
+  options.models = &model, options.model_count = 1;
+  foreturn_engine *engines[2] = {NULL, NULL};
+  long more[2] = {0, 0};
+  for (size_t i = 0; i < 2; i++) {
+    long before = proportional();
+    OK(foreturn_engine_new(&options, &engines[i], &error));
+    score_one(engines[i]);
+    more[i] = proportional() - before;
+  }
+  /* What it takes beside weights: a cache, a graph in ONNX Runtime, threads. */
+  if (more[0] < 100 << 20 || more[1] > more[0] / 8) fprintf(stderr, "%ld and %ld bytes more\n", more[0], more[1]);
+  CHECK(more[0] > 100 << 20 && more[1] < more[0] / 8);
+  CHECK(foreturn_engine_free(engines[0]) == FORETURN_OK);
+  score_one(engines[1]);
+  CHECK(foreturn_engine_free(engines[1]) == FORETURN_OK);
+}
+
+/* ---- many conversations: the memory of an engine has a bound ---- */
+
+static void churned(const char *folder) {
+  enum { BUDGET = 4 << 20, WARM_UP = 64, CONVERSATIONS = 512 };
+  foreturn_engine *engine = engine_with(folder, "[runtime]\nkv_cache = \"4MiB\"\n" SETTINGS, NULL, NULL);
+  static struct chat chat;
+  const foreturn_score_options how = scoring(0, 0);
+  long before = 0;
+  for (size_t i = 0; i < CONVERSATIONS; i++) {
+    foreturn_scores *scores = NULL;
+    fill(&chat, 100, i);
+    OK(foreturn_score(engine, str("m"), &chat.input, 1, &how, &scores, &error));
+    CHECK(foreturn_scores_free(scores) == FORETURN_OK);
+    if (i == WARM_UP) before = resident();
+  }
+  foreturn_model_statistics statistics = {.size = sizeof statistics};
+  OK(foreturn_engine_model_statistics(engine, str("m"), &statistics, &error));
+  CHECK(statistics.cache_bytes <= BUDGET && statistics.cache_used_bytes <= BUDGET);
+  /* They did not fit all at once: most of them had to go. */
+  CHECK(statistics.computed_tokens > 4 * statistics.cache_bytes / statistics.cache_blocks);
+  CHECK(resident() - before < BUDGET + (8 << 20));
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+}
+
+/* ---- pins that fill the cache: the next one is refused, and what is asked goes on ---- */
+
+static void pinned(const char *folder) {
+  enum { MOST = 256 };
+  foreturn_engine *engine = engine_with(folder, "[runtime]\nkv_cache = \"2MiB\"\n" SETTINGS, NULL, NULL);
+  static struct chat chat;
+  foreturn_pin *pins[MOST] = {0};
+  size_t count = 0;
+  foreturn_status status = FORETURN_OK;
+  for (; count < MOST; count++) {
+    fill(&chat, 100, count);
+    const foreturn_prompt prefix = {.size = sizeof prefix, .messages = chat.messages, .message_count = 1};
+    foreturn_limits soon = {.timeout_ms = 60000};
+    status = foreturn_warm(engine, str("m"), &prefix, &soon, &pins[count], NULL);
+    if (status != FORETURN_OK) break;
+  }
+  CHECK(count > 1 && status == FORETURN_ERROR_MEMORY_BUDGET && pins[count] == NULL);
+  score_one(engine);
+  /* One that goes makes room for another. */
+  CHECK(foreturn_pin_free(pins[0]) == FORETURN_OK);
+  const foreturn_prompt prefix = {.size = sizeof prefix, .messages = chat.messages, .message_count = 1};
+  OK(foreturn_warm(engine, str("m"), &prefix, NULL, &pins[0], &error));
+  for (size_t i = 0; i < count; i++) CHECK(foreturn_pin_free(pins[i]) == FORETURN_OK);
+  score_one(engine);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
 /* ---- a host that takes signals all the time ---- */
 
 static void on_signal(int number) {
@@ -263,7 +349,7 @@ static const struct {
   const char *name;
   void (*run)(const char *folder);
 } SCENARIOS[] = {{"priority", priority}, {"shed", shed}, {"submitted", submitted}, {"punctual", punctual},
-                 {"many", many}, {"interrupted", interrupted}, {"racy", racy}};
+                 {"many", many}, {"sharing", sharing}, {"churned", churned}, {"pinned", pinned}, {"interrupted", interrupted}, {"racy", racy}};
 
 int main(int argc, char **argv) {
   for (size_t i = 0; argc == 3 && i < sizeof SCENARIOS / sizeof *SCENARIOS; i++)

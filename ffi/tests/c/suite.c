@@ -301,8 +301,134 @@ static void same_as_apart(foreturn_engine *engine, foreturn_str model, foreturn_
   CHECK(foreturn_scores_free(together) == FORETURN_OK);
 }
 
+/* The scores of `input` and of `other`, of which there are `count`, are the same. */
+static void same_scores(foreturn_engine *engine, foreturn_str model, const foreturn_score_options *how,
+                        const foreturn_score_input *input, const foreturn_score_input *other, size_t count) {
+  foreturn_scores *scores[2] = {NULL, NULL};
+  size_t counted[2] = {0, 0};
+  for (size_t i = 0; i < 2; i++) {
+    OK(foreturn_score(engine, model, i == 0 ? input : other, 1, how, &scores[i], &error));
+    OK(foreturn_scores_count(scores[i], &counted[i], &error));
+    CHECK(counted[i] == count);
+  }
+  for (size_t i = 0; i < count; i++) {
+    foreturn_score_info one = {.size = sizeof one}, same = {.size = sizeof same};
+    OK(foreturn_scores_read(scores[0], i, &one, &error));
+    OK(foreturn_scores_read(scores[1], i, &same, &error));
+    CHECK(one.value_count == 1 && same.value_count == 1 && one.tokens == same.tokens);
+    CHECK(memcmp(one.values, same.values, sizeof *one.values) == 0 && one.reused_tokens > 16);
+  }
+  for (size_t i = 0; i < 2; i++) CHECK(foreturn_scores_free(scores[i]) == FORETURN_OK);
+}
+
+static const foreturn_message LONG_HISTORY[] = {
+    {{"user", 4}, {"Name a colour that is not red, please, and say why it is one that you like.", 74}},
+    {{"assistant", 9}, {"Is it about paint, or about light?", 34}},
+    {{"user", 4}, {"Paint, of course. It is for a kitchen with small windows.", 57}}};
+
+/* A pin stands for the conversation or the tokens in it. */
+static void replies_to_pins(foreturn_engine *engine, foreturn_str model, foreturn_score_task task) {
+  const foreturn_str replies[] = {str("Blue."), str(" I like purple, <|im_end|> because it is rare.\n"), str("")};
+  const foreturn_score_options how = {.size = sizeof how, .task = task};
+  foreturn_score_input given = {.size = sizeof given, .messages = LONG_HISTORY, .message_count = 3,
+                                .candidates = replies, .candidate_count = 3};
+  foreturn_prompt prefix = {.size = sizeof prefix, .messages = LONG_HISTORY, .message_count = 3};
+  foreturn_pin *pin = NULL;
+  for (int as_is = 0; as_is < 2; as_is++) {
+    prefix.without_generation_prompt = as_is == 1;
+    OK(foreturn_warm(engine, model, &prefix, NULL, &pin, &error));
+    const foreturn_score_input by_pin = {.size = sizeof by_pin, .pin = pin, .candidates = replies, .candidate_count = 3};
+    same_scores(engine, model, &how, &by_pin, &given, 3);
+    CHECK(foreturn_pin_free(pin) == FORETURN_OK);
+    foreturn_scores *scores = NULL;
+    FAILS(FORETURN_ERROR_INVALID_HANDLE, foreturn_score(engine, model, &by_pin, 1, &how, &scores, &error));
+  }
+  uint32_t tokens[40];
+  for (uint32_t i = 0; i < 40; i++) tokens[i] = 5 + i;
+  prefix = (foreturn_prompt){.size = sizeof prefix, .tokens = tokens, .token_count = 32};
+  OK(foreturn_warm(engine, model, &prefix, NULL, &pin, &error));
+  given = (foreturn_score_input){.size = sizeof given, .tokens = tokens, .token_count = 32,
+                                 .response_tokens = tokens + 32, .response_token_count = 8};
+  const foreturn_score_input by_pin = {.size = sizeof by_pin, .pin = pin, .response_tokens = tokens + 32,
+                                       .response_token_count = 8};
+  same_scores(engine, model, &how, &by_pin, &given, 1);
+  CHECK(foreturn_pin_free(pin) == FORETURN_OK);
+}
+
+/* A pin is good for the model and the engine that keep the prefix, and for nothing beside what goes on from it. */
+static void wrong_pins(const char *folder, foreturn_engine *engine) {
+  foreturn_engine *other = engine_with(folder, SETTINGS, NULL, NULL);
+  const uint32_t tokens[] = {5, 6};
+  const foreturn_str text = str("Blue.");
+  const foreturn_prompt prefix = {.size = sizeof prefix, .messages = LONG_HISTORY, .message_count = 3};
+  const foreturn_prompt numbers = {.size = sizeof numbers, .tokens = tokens, .token_count = 2};
+  const foreturn_score_options how = {.size = sizeof how, .task = FORETURN_SCORE_RESPONSE};
+  foreturn_pin *pins[4] = {NULL};
+  OK(foreturn_warm(engine, str("m"), &prefix, NULL, &pins[0], &error));
+  OK(foreturn_warm(engine, str("r"), &prefix, NULL, &pins[1], &error));
+  OK(foreturn_warm(other, str("m"), &prefix, NULL, &pins[2], &error));
+  OK(foreturn_warm(engine, str("m"), &numbers, NULL, &pins[3], &error));
+  const struct {
+    foreturn_pin *pin;
+    const char *part;
+  } wrong[] = {{pins[1], "belongs to model `r`"}, {pins[2], "belongs to another engine"}, {pins[3], "holds tokens"}};
+  foreturn_scores *scores = NULL;
+  foreturn_ranking *ranking = NULL;
+  foreturn_rank_request request = poem(0, 1);
+  request.messages = NULL, request.message_count = 0;
+  for (size_t i = 0; i < 3; i++) {
+    foreturn_error *error = NULL;
+    const foreturn_score_input input = {.size = sizeof input, .pin = wrong[i].pin, .candidates = &text, .candidate_count = 1};
+    CHECK(foreturn_score(engine, str("m"), &input, 1, &how, &scores, &error) == FORETURN_ERROR_INVALID_REQUEST);
+    CHECK(has(foreturn_error_message(error), wrong[i].part) && has(foreturn_error_message(error), "inputs[0].pin"));
+    CHECK(foreturn_error_free(error) == FORETURN_OK);
+    request.pin = wrong[i].pin, error = NULL;
+    CHECK(foreturn_rank(engine, &request, NULL, &ranking, &error) == FORETURN_ERROR_INVALID_REQUEST);
+    CHECK(has(foreturn_error_message(error), wrong[i].part) && has(foreturn_error_message(error), "request.pin"));
+    CHECK(foreturn_error_free(error) == FORETURN_OK);
+  }
+  foreturn_score_input input = {.size = sizeof input, .pin = pins[0]};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_score(engine, str("m"), &input, 1, &how, &scores, &error));
+  input.candidates = &text, input.candidate_count = 1, input.messages = LONG_HISTORY, input.message_count = 3;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_score(engine, str("m"), &input, 1, &how, &scores, &error));
+  input.messages = NULL, input.message_count = 0, input.response_tokens = tokens, input.response_token_count = 2;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_score(engine, str("m"), &input, 1, &how, &scores, &error));
+  request = poem(0, 1), request.pin = pins[0];
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
+  foreturn_rank_request json = {.size = sizeof json, .json = str("{}"), .pin = pins[0]};
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &json, NULL, &ranking, &error));
+  for (size_t i = 0; i < 4; i++) CHECK(foreturn_pin_free(pins[i]) == FORETURN_OK);
+  request = poem(0, 1), request.messages = NULL, request.message_count = 0, request.pin = pins[0];
+  FAILS(FORETURN_ERROR_INVALID_HANDLE, foreturn_rank(engine, &request, NULL, &ranking, &error));
+  CHECK(foreturn_engine_free(other) == FORETURN_OK);
+}
+
+/* A ranking of candidates that reply to a pin is the ranking of those that reply to its conversation. */
+static void ranked_by_pin(foreturn_engine *engine) {
+  foreturn_rank_request request = poem(1, 2);
+  const foreturn_prompt prefix = {.size = sizeof prefix, .messages = request.messages, .message_count = 1};
+  foreturn_pin *pin = NULL;
+  foreturn_ranking *rankings[2] = {NULL, NULL};
+  OK(foreturn_warm(engine, str("m"), &prefix, NULL, &pin, &error));
+  OK(foreturn_rank(engine, &request, NULL, &rankings[0], &error));
+  request.messages = NULL, request.message_count = 0, request.pin = pin;
+  OK(foreturn_rank(engine, &request, NULL, &rankings[1], &error));
+  for (size_t place = 0; place < 2; place++) {
+    foreturn_candidate one = {.size = sizeof one}, same = {.size = sizeof same};
+    OK(foreturn_ranking_candidate(rankings[0], place, &one, &error));
+    OK(foreturn_ranking_candidate(rankings[1], place, &same, &error));
+    CHECK(one.candidate == same.candidate && one.reward == same.reward && one.rollout_count == 2);
+  }
+  for (size_t i = 0; i < 2; i++) CHECK(foreturn_ranking_free(rankings[i]) == FORETURN_OK);
+  CHECK(foreturn_pin_free(pin) == FORETURN_OK);
+}
+
 static void candidates(const char *folder) {
   foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  replies_to_pins(engine, str("r"), FORETURN_SCORE_LABELS);
+  replies_to_pins(engine, str("m"), FORETURN_SCORE_RESPONSE);
+  ranked_by_pin(engine);
+  wrong_pins(folder, engine);
   same_as_apart(engine, str("r"), FORETURN_SCORE_LABELS);
   same_as_apart(engine, str("m"), FORETURN_SCORE_RESPONSE);
 
@@ -1055,10 +1181,16 @@ static void use(const char *folder) {
 
 static void signals(const char *folder) {
   struct sigaction before[NSIG], after;
+  sigset_t mask, then;
+  stack_t stack, later;
   for (int s = 1; s < NSIG; s++) sigaction(s, NULL, &before[s]);
+  CHECK(pthread_sigmask(SIG_BLOCK, NULL, &mask) == 0 && sigaltstack(NULL, &stack) == 0);
   use(folder);
   for (int s = 1; s < NSIG; s++)
     if (sigaction(s, NULL, &after) == 0) CHECK(after.sa_handler == before[s].sa_handler);
+  CHECK(pthread_sigmask(SIG_BLOCK, NULL, &then) == 0 && sigaltstack(NULL, &later) == 0);
+  for (int s = 1; s < NSIG; s++) CHECK(sigismember(&then, s) == sigismember(&mask, s));
+  CHECK(later.ss_sp == stack.ss_sp && later.ss_flags == stack.ss_flags);
 }
 
 /* That nothing is written the driver sees for itself, in every scenario; this one has something go wrong as well. */
@@ -1088,6 +1220,25 @@ static void surroundings(const char *folder) {
   CHECK(environ[count] == NULL);
   free(variables);
   free(locale);
+}
+
+/* Numbers are read and written as in the C locale where the host's has a decimal comma. */
+static void commas(const char *folder) {
+  CHECK(setlocale(LC_ALL, getenv("COMMA_LOCALE")) != NULL && localeconv()->decimal_point[0] == ',');
+  foreturn_engine *engine = engine_with(folder, "[runtime]\nkv_cache = \"64.5MiB\"\n" SETTINGS, NULL, NULL);
+  foreturn_rank_request request = poem(0, 1);
+  foreturn_ranking *ranking = NULL;
+  foreturn_string *text = NULL;
+  foreturn_str json = {0}, view = {0};
+  OK(foreturn_rank(engine, &request, NULL, &ranking, &error));
+  OK(foreturn_ranking_json(ranking, &json, &error));
+  CHECK(has(json, "0."));
+  OK(foreturn_engine_openmetrics(engine, &text, &error));
+  OK(foreturn_string_read(text, &view, &error));
+  for (size_t i = 1; i < view.size; i++) CHECK(view.data[i] != ',' || view.data[i - 1] == '"' || view.data[i + 1] == ' ');
+  CHECK(foreturn_string_free(text) == FORETURN_OK && foreturn_ranking_free(ranking) == FORETURN_OK);
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(localeconv()->decimal_point[0] == ',');
 }
 
 static void forked(const char *folder) {
@@ -1229,7 +1380,7 @@ static const struct {
     {"surroundings", surroundings}, {"forked", forked}, {"environment", environment},
     {"loaded", loaded},       {"planted", planted},     {"idle", idle},
     {"logged", logged},       {"exits", exits},         {"stays", stays},
-    {"refreshed", refreshed}, {"candidates", candidates},
+    {"refreshed", refreshed}, {"candidates", candidates}, {"commas", commas},
 };
 
 static void run(const char *name, const char *folder) {

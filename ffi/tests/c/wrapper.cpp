@@ -216,6 +216,12 @@ void replies(const std::string& folder) {
         CHECK(NEED(together.read(at)).values[0] == NEED(scores.read(at)).values[0]);
         CHECK(NEED(together.read(at)).seconds > 0 && NEED(together.read(at)).reused_tokens > 0);
     }
+    foreturn::ScoreInput by_pin;
+    by_pin.candidates = both.candidates, by_pin.pin = &pin;
+    const auto pinned = NEED(engine.score("m", {by_pin}, how));
+    for (std::size_t at : {0, 1}) CHECK(NEED(pinned.read(at)).values[0] == NEED(scores.read(at)).values[0]);
+    by_pin.messages = asked;
+    CHECK(failed(engine.score("m", {by_pin}, how), FORETURN_ERROR_INVALID_ARGUMENT, "inputs[0]: "));
     both.text = "A text.";
     CHECK(failed(engine.score("m", {both}, how), FORETURN_ERROR_INVALID_ARGUMENT, "inputs[0]: candidates"));
     how.partial = true;  // an empty answer can't be scored, and the other one can

@@ -22,7 +22,7 @@ use crate::model::tokenizer::RenderOptions;
 use crate::runtime::RuntimeOptions;
 use crate::score::ScoreInput;
 use crate::score::input::{self, Prompting};
-use crate::{Error, Result};
+use crate::{Error, Result, thread};
 
 /// A model in this process, with its tokenizer and chat template.
 pub(crate) struct LocalChat {
@@ -72,7 +72,16 @@ impl Weights {
         decode: &DecodeOptions,
         runtime: &RuntimeOptions,
     ) -> Result<Self> {
-        Ok(Weights { loaded: Loaded::load(folder, given, decode, runtime)?, version: version.into() })
+        let load = || Loaded::load(folder, given, decode, runtime);
+        let loaded = match &runtime.cores {
+            None => load()?,
+            // Threads that begin meanwhile stay on them, and the thread that asks is not the engine's to confine.
+            Some(cores) => std::thread::scope(|scope| {
+                let load = || cores.confine().and_then(|()| load());
+                thread::join(thread::spawn_scoped(scope, "foreturn-load", "to load weights", load)?)
+            })?,
+        };
+        Ok(Weights { loaded, version: version.into() })
     }
 }
 

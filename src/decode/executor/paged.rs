@@ -1,6 +1,7 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ndarray::{ArrayView2, s};
@@ -10,10 +11,9 @@ use crate::decode::rope::Variant;
 use crate::kernels;
 use crate::kernels::PackError;
 use crate::kernels::attention::layout::Heads;
-use crate::kernels::matmul::Matrices;
 use crate::kernels::matmul::pack::Part;
+use crate::kernels::matmul::{Matrices, Packed};
 use crate::model::ModelFolder;
-use crate::model::rewrite::cpu::widen;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names};
 use crate::model::source::{Files, Source, in_memory};
@@ -69,7 +69,7 @@ impl PagedExecutor {
                 folder.file().check_unchanged()?;
                 paged.unread.check(data)?;
                 let widened = &paged.widened;
-                let memory = if widened.is_empty() { None } else { Some((widen::LOCATION, widened.read(data)?)) };
+                let memory = if widened.is_empty() { None } else { Some(folder.widened(widened)?) };
                 (Cow::Borrowed(&*paged.bytes), memory)
             }
         };
@@ -79,7 +79,11 @@ impl PagedExecutor {
         let files = Files(data);
         let source = given.unwrap_or(&files);
         let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(source, then);
-        let matrices = Matrices::pack(&shapes, options.effective_threads(), read)?;
+        let threads = options.effective_threads();
+        let pack = || Packed::pack(&shapes, threads, read);
+        // What was given is nobody else's.
+        let packed = if given.is_some() { Arc::new(pack()?) } else { folder.packed(pack)? };
+        let matrices = Matrices::new(packed, threads);
         let mut session = Session::open(
             &graph,
             || {

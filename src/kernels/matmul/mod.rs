@@ -63,17 +63,22 @@ pub fn is_worthwhile() -> bool {
     dot::best_isa() != Isa::Scalar
 }
 
-/// The packed matrices of a model.
-pub struct Matrices {
+/// The packed matrices of a model. Sessions may share them.
+pub struct Packed {
     arena: Arena,
     /// Each matrix with where it lies.
     shapes: Vec<(Shape, Range<usize>)>,
+}
+
+/// The matrices of a session, with what its products need.
+pub struct Matrices {
+    packed: Arc<Packed>,
     /// Rounded inputs of the product under way: products of one session come one after the other.
     scratch: Mutex<Rounded>,
     threads: usize,
 }
 
-impl Matrices {
+impl Packed {
     /// Packs the matrices of these shapes on `threads` threads, asking `parts` for the weights of each in turn.
     ///
     /// # Errors
@@ -118,7 +123,20 @@ impl Matrices {
             };
             others.into_iter().map(join).chain([mine]).collect::<Result<(), E>>()
         })?;
-        Ok(Matrices { arena, shapes, scratch: Mutex::default(), threads })
+        Ok(Packed { arena, shapes })
+    }
+
+    /// The matrix of this number: its shape and its bytes.
+    fn matrix(&self, index: usize) -> Option<(Shape, &[u8])> {
+        let (shape, range) = self.shapes.get(index)?;
+        Some((*shape, &self.arena.bytes()[range.clone()]))
+    }
+}
+
+impl Matrices {
+    /// For a session that runs on `threads` threads.
+    pub fn new(packed: Arc<Packed>, threads: usize) -> Self {
+        Matrices { packed, scratch: Mutex::default(), threads }
     }
 }
 
@@ -144,7 +162,7 @@ impl Operator for PackedMatMul {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
         operator::guard(OPERATOR, || {
             let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
-            match index.filter(|&index| index < self.0.shapes.len()) {
+            match index.filter(|&index| self.0.packed.matrix(index).is_some()) {
                 Some(index) => {
                     let (matrices, epsilon) = (Arc::clone(&self.0), context.get::<f32>(EPSILON).unwrap_or(0.0));
                     Ok(PackedMatMulKernel { matrices, index, epsilon, isa: dot::best_isa() })
@@ -189,7 +207,9 @@ impl Kernel for PackedMatMulKernel {
 impl PackedMatMulKernel {
     fn product(&self, context: &ComputeContext) -> ort::Result<()> {
         let refuse = |why: String| Err(ort::Error::new(format!("{OPERATOR}: {why}")));
-        let (shape, range) = &self.matrices.shapes[self.index];
+        let Some((shape, matrix)) = self.matrices.packed.matrix(self.index) else {
+            return refuse(format!("there is no matrix {}", self.index));
+        };
         let Some(input) = context.input(input::ROWS)? else { return refuse("the input is missing".into()) };
         let (norm, residual) = (context.input(input::NORM)?, context.input(input::RESIDUAL)?);
         let (dims, inputs) = input.try_extract_tensor::<f32>()?;
@@ -211,13 +231,12 @@ impl PackedMatMulKernel {
             return refuse("what is to be added does not fit the product".into());
         }
         let operands = Operands { norm, residual, ..Operands::plain(inputs) };
-        let matrix = &self.matrices.arena.bytes()[range.clone()];
         let tiles = (inputs.len() / shape.inputs).div_ceil(kernel::BYTE_ROWS);
         if shape.kind != Kind::Floats && tiles >= self.matrices.threads * PIECES {
-            return self.by_rows(*shape, matrix, operands, output, tiles, context);
+            return self.by_rows(shape, matrix, operands, output, tiles, context);
         }
         let mut rounded = self.matrices.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let call = Call::new(*shape, self.isa, matrix, operands, &mut rounded, output);
+        let call = Call::new(shape, self.isa, matrix, operands, &mut rounded, output);
         self.quantise(&call, context)?;
         self.multiply(&call, context)
     }
