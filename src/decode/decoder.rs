@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::executor::Executor;
+use super::executor::device::DeviceExecutor;
 use super::executor::padded::PaddedExecutor;
 use super::executor::paged::{PagedExecutor, blocks_within};
 use super::reader::AnyReader;
@@ -13,6 +14,7 @@ use super::urgency::Urgency;
 use crate::model::ModelFolder;
 use crate::model::layout::PreparedGraph;
 use crate::model::source::Source;
+use crate::model::target::Cache;
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
@@ -64,6 +66,9 @@ pub struct DecoderStats {
 /// The graphs that weights in memory can be given to.
 const PAGED: &str = "that of a decoder which runs on the paged path, whose weights alone can be exchanged";
 
+/// The same, of devices.
+const ON_CPU: &str = "one that runs on the CPU: weights of a device can be exchanged by a folder only";
+
 fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
@@ -93,6 +98,14 @@ impl Loaded {
     ) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
         let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
+            PreparedGraph::Paged(paged) if matches!(paged.cache, Cache::Device(_)) => {
+                if given.is_some() {
+                    return Err(folder.not_a(ON_CPU));
+                }
+                let executor = DeviceExecutor::load(&folder, paged, blocks, runtime)?;
+                let provider = executor.provider().clone();
+                (Box::new(executor), provider)
+            }
             PreparedGraph::Paged(paged) => {
                 let executor = PagedExecutor::load(&folder, paged, given, blocks, runtime)?;
                 let provider = executor.provider().clone();

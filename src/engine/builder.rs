@@ -78,12 +78,13 @@ impl EngineBuilder {
                     continue;
                 }
             };
-            let folder = ModelFolder::open_with(&local.path, local.open_options())
+            let runtime = local.runtime_options(&runtime);
+            let folder = ModelFolder::open_on(&local.path, local.open_options(), &runtime)
                 .map_err(|e| e.context(format!("model `{name}`")))?;
             let folder = Arc::new(folder);
             let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: local.bos };
-            let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime.clone());
+            let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime);
             let known = Arc::new(Local { folder, prompting, recipe });
             locals.insert(name.clone(), Arc::clone(&known));
             factories.push((name.clone(), local_factory(name, known, local.version.clone())));
@@ -194,6 +195,7 @@ fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
         threads: config.threads.unwrap_or(0),
         providers: config.providers.clone(),
         on_unavailable: config.on_unavailable,
+        provider_options: config.provider_options.clone(),
         step_limit: Duration::from_secs(config.step_limit_s),
         profile: config.profile.clone(),
     }

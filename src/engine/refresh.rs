@@ -255,7 +255,7 @@ impl Refresh {
     /// Loads the weights of a folder.
     fn load(&self, path: &Path) -> Result<Weights> {
         let Local { folder, recipe, .. } = &*self.local;
-        let fresh = Arc::new(ModelFolder::open_with(path, recipe.open)?);
+        let fresh = Arc::new(folder.open_alike(path, recipe.open)?);
         folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
         if self.options.adapter.is_some() {

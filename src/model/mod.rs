@@ -43,6 +43,7 @@ use self::tokenizer::Tokenizer;
 use self::weights::Unread;
 use crate::kernels::attention::layout::Heads;
 use crate::runtime::session::InMemory;
+use crate::runtime::{Provider, ProviderReport, RuntimeOptions, providers};
 use crate::{Error, ErrorKind, Result};
 
 /// A model folder that was read and checked. Its graph is ready for the path that runs it, but nothing is loaded into
@@ -53,6 +54,7 @@ pub struct ModelFolder {
     file: GraphFile,
     layout: Layout,
     tokenizer: Arc<Tokenizer>,
+    provider: ProviderReport,
 }
 
 impl ModelFolder {
@@ -73,6 +75,29 @@ impl ModelFolder {
         Self::open_for(path.as_ref(), options, Target::cpu())
     }
 
+    /// Like [`ModelFolder::open_with`], for the first provider of `runtime` that can run it.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`], or no provider can be had; see [`OnUnavailable`](crate::runtime::OnUnavailable).
+    pub fn open_on(path: impl AsRef<Path>, options: OpenOptions, runtime: &RuntimeOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let (mut folder, report) = providers::choose(runtime, |provider| {
+            match Self::open_for(path, options, Target::of(provider)) {
+                // Another provider may do what this one lacks.
+                Err(e) if e.kind() == ErrorKind::Unsupported && provider != Provider::Cpu => Ok(Err(e)),
+                opened => opened.map(Ok),
+            }
+        })?;
+        folder.provider = report;
+        Ok(folder)
+    }
+
+    /// Opens another folder for the provider that runs this one.
+    pub(crate) fn open_alike(&self, path: &Path, options: OpenOptions) -> Result<Self> {
+        let folder = Self::open_for(path, options, Target::of(self.provider.used))?;
+        Ok(ModelFolder { provider: self.provider.clone(), ..folder })
+    }
+
     /// Like [`ModelFolder::open_with`], for running on `target`.
     pub(crate) fn open_for(path: &Path, options: OpenOptions, target: Target) -> Result<Self> {
         let Place { folder, graph, config } = find::find(path)?;
@@ -85,7 +110,8 @@ impl ModelFolder {
             (graph, tokenizer.and_then(crate::thread::join))
         });
         let ((file, layout), tokenizer) = (graph?, tokenizer?);
-        Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer) })
+        let provider = ProviderReport::only(target.provider);
+        Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer), provider })
     }
 
     /// The engine's path that runs it.
@@ -110,6 +136,11 @@ impl ModelFolder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The provider that it is made for.
+    pub(crate) fn provider(&self) -> &ProviderReport {
+        &self.provider
     }
 
     /// Its tokenizer and chat template.
@@ -178,7 +209,7 @@ impl ModelFolder {
             PreparedGraph::Paged(paged) => {
                 let shape = paged.shape;
                 let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
-                shape.layers * 2 * paged.cache.block_bytes(heads)
+                shape.layers * 2 * paged.cache.block_bytes(heads, paged.target.block_size)
             }
             PreparedGraph::Padded(padded) => padded.block_bytes(),
             PreparedGraph::Classifier(_) => 0,
@@ -237,7 +268,7 @@ impl ModelFolder {
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
         let weights = match widened.weights.is_empty() {
             true => None,
-            false => Some((rewrite::cpu::widen::LOCATION, widened.weights.read(&self.file.data_folder)?)),
+            false => Some((rewrite::precision::LOCATION, widened.weights.read(&self.file.data_folder)?)),
         };
         Ok((widened.bytes.as_slice().into(), weights))
     }

@@ -5,6 +5,7 @@
 //! All models share the environment's threads, which spin during a step and sleep between steps.
 
 mod build;
+pub(crate) mod device;
 pub(crate) mod environment;
 pub mod locate;
 pub mod log;
@@ -20,7 +21,7 @@ use std::time::Duration;
 pub use build::{BuildInfo, Kernels};
 pub use environment::RuntimeInfo;
 pub use locate::{Found, Places, Source};
-pub use providers::{OnUnavailable, Provider, ProviderReport};
+pub use providers::{OnUnavailable, OptionValue, Provider, ProviderOptions, ProviderReport, ProviderState};
 pub use telemetry::Telemetry;
 
 use crate::Result;
@@ -47,6 +48,8 @@ pub struct RuntimeOptions {
     pub providers: Vec<Provider>,
     /// The action if a provider isn't available.
     pub on_unavailable: OnUnavailable,
+    /// Options of the providers.
+    pub provider_options: ProviderOptions,
     /// Maximum time of one run of a graph, after which it is ended. This is for graphs that never finish.
     pub step_limit: Duration,
     /// Path of ONNX Runtime's profile, which each session writes when it ends. A date and `.json` are appended to it.
@@ -61,6 +64,7 @@ impl Default for RuntimeOptions {
             threads: 0,
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::Error,
+            provider_options: ProviderOptions::default(),
             step_limit: Duration::from_secs(600),
             profile: None,
         }

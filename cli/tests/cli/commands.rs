@@ -144,7 +144,18 @@ fn fixture(path: &str) -> Value {
 #[test]
 fn doctor_says_what_runs_the_models() {
     let report = foreturn(&["doctor", "--json"]).json();
-    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry", "sandbox"]);
+    assert_eq!(
+        fields(&report),
+        ["library", "source", "version", "providers", "threads", "telemetry", "devices", "sandbox"]
+    );
+    let devices = report["devices"].as_array().expect("a list");
+    let names: Vec<_> = devices.iter().map(|device| device["provider"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["cpu", "cuda", "tensorrt", "webgpu"]);
+    for device in devices {
+        // A reason where there is none, and none where there is.
+        assert_eq!(device["available"].as_bool(), Some(device["reason"].is_null()), "{device}");
+    }
+    assert_eq!(devices[0]["available"], true);
     if cfg!(target_os = "linux") {
         let limit = report["sandbox"]["memory_limit"].as_str().expect("a way");
         let reason = report["sandbox"]["reason"].as_str().is_some_and(|reason| !reason.is_empty());
