@@ -40,19 +40,17 @@ impl std::fmt::Display for OptionValue {
 #[serde(default, deny_unknown_fields)]
 pub struct ProviderOptions {
     /// Options of CUDA.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cuda: BTreeMap<String, OptionValue>,
     /// Options of TensorRT.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tensorrt: BTreeMap<String, OptionValue>,
     /// Options of the WebGPU plug-in.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub webgpu: BTreeMap<String, OptionValue>,
 }
 
 impl ProviderOptions {
-    /// True if nothing is set.
-    pub fn is_empty(&self) -> bool {
-        *self == ProviderOptions::default()
-    }
-
     /// These options, and those of `base` that are not set here.
     #[must_use]
     pub fn over(&self, base: &ProviderOptions) -> ProviderOptions {
