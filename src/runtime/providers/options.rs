@@ -2,7 +2,7 @@
 //!
 //! They are checked before ONNX Runtime sees them, because its own message for a wrong name names neither the file nor
 //! the right name. The tables hold the names, values and defaults of the parsers of ONNX Runtime 1.31 (CUDA, TensorRT)
-//! and of the WebGPU plug-in 0.4. `tests/gpu/options.py` asks the real parsers.
+//! and of the WebGPU plug-in 0.4. A test holds them to what `tests/gpu/options.py` recorded of the real parsers.
 
 use std::collections::BTreeMap;
 
@@ -176,7 +176,7 @@ pub(super) struct Known {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
     /// ONNX Runtime's default, as it prints it; `None` if it is not printed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the tests hold it to what ONNX Runtime prints"))]
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test holds it to what ONNX Runtime prints"))]
     pub(super) default: Option<&'static str>,
     /// The value that is passed if none is given.
     ours: Option<&'static str>,
@@ -382,6 +382,32 @@ mod tests {
             [("input_ids:1x16,mask:8x16", true), ("input_ids:0x16", false), ("1x16", false), ("", false)]
         {
             assert_eq!(Kind::Shapes.read(&OptionValue::Text(text.into())).is_ok(), fits, "{text}");
+        }
+    }
+
+    /// `tests/gpu/options.py` recorded what the parsers of ONNX Runtime's GPU build say.
+    #[test]
+    fn the_tables_are_those_of_the_real_parsers() {
+        let recorded: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/fixtures/provider_options.json")).expect("JSON");
+        for provider in [Provider::Cuda, Provider::TensorRt] {
+            let found = &recorded[provider.as_str()];
+            let mut defaults = BTreeMap::new();
+            for (name, default) in found["defaults"].as_object().expect("an object") {
+                defaults.insert(name.as_str(), default.as_str());
+            }
+            let unprinted = found["unprinted"].as_array().expect("a list");
+            defaults.extend(unprinted.iter().map(|name| (name.as_str().expect("a name"), None)));
+            let ours: BTreeMap<_, _> = table(provider).iter().map(|known| (known.name, known.default)).collect();
+            assert_eq!(ours, defaults, "{provider:?}");
+            for name in found["unknown"].as_array().expect("a list") {
+                assert!(!ours.contains_key(name.as_str().expect("a name")), "{name}");
+            }
+            let flag = table(provider).iter().find(|known| known.name == found["flag"]).expect("a flag");
+            for (value, taken) in found["flag_values"].as_object().expect("an object") {
+                let read = flag.kind.read(&OptionValue::Text(value.clone()));
+                assert_eq!(Some(read.is_ok()), taken.as_bool(), "{provider:?}: {} = {value:?}", flag.name);
+            }
         }
     }
 
