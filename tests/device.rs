@@ -2,6 +2,7 @@
 //! what it can't compute is refused by name.
 //!
 //! The tests of `decode::decoder` look closer: forks, copies, preemption, and a cache that begins with NaN.
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so, and the others say what came")]
 
 mod common;
 
@@ -10,10 +11,11 @@ use std::sync::Once;
 
 use common::models::{Reference, copy, exported, fixtures, numbers, outputs, reference};
 use common::{MODEL, config_with, runtime_path, scratch};
-use foreturn::config::{Config, Provider};
+use foreturn::config::{Config, LocalConfig, Provider};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::{RankOptions, RefreshOptions};
-use foreturn::export::{ExportOptions, export};
+use foreturn::export::{ExportOptions, NamedTensor, TensorType, export};
+use foreturn::model::{ModelFolder, OpenOptions};
 use foreturn::rank::RankRequest;
 use foreturn::runtime::{OnUnavailable, RuntimeOptions, providers};
 use foreturn::{Engine, ErrorKind};
@@ -226,8 +228,47 @@ fn a_ranking_runs_on_the_device() {
     assert!(!ranking.bitwise, "a device does not promise equal bits");
     let stats = engine.statistics().expect("statistics").models[MODEL].clone();
     assert_eq!(stats.provider.used, provider);
-    eprintln!("{:?}", stats.stats);
     assert!(stats.stats.reused_tokens > stats.stats.computed_tokens / 4, "prefixes are shared: {:?}", stats.stats);
+}
+
+/// Each model has providers of its own, in one engine.
+#[test]
+fn models_of_one_engine_run_on_different_devices() {
+    let Some(provider) = provider() else { return };
+    let folder = scratch();
+    let model = exported(folder.path(), "llama");
+    let mut config = config(&model, provider);
+    let elsewhere = LocalConfig { providers: Some(vec![Provider::Cpu]), ..LocalConfig::new(&model) };
+    config.models.insert("elsewhere".into(), elsewhere.into());
+    let engine = Engine::new(config).expect("an engine");
+    let used = |name: &str| engine.statistics().expect("statistics").models[name].provider.used;
+    assert_eq!((used(MODEL), used("elsewhere")), (provider, Provider::Cpu));
+    let tokens: Vec<u32> = (5..95).collect();
+    let [device, cpu] = [MODEL, "elsewhere"]
+        .map(|name| engine.model(name).expect("a model").logprobs(tokens.clone()).expect("log-probabilities").logprobs);
+    let worst = device.iter().zip(&cpu).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(f64::from(worst) < TOLERANCE && device != cpu, "float16 beside float32: {worst}");
+}
+
+#[test]
+fn a_folder_says_how_it_runs_on_the_device() {
+    let Some(provider) = provider() else { return };
+    let folder = scratch();
+    let model = exported(folder.path(), "llama");
+    let runtime = RuntimeOptions {
+        library: Some(runtime_path()),
+        providers: vec![Provider::TensorRt, provider],
+        on_unavailable: OnUnavailable::Fallback,
+        ..RuntimeOptions::default()
+    };
+    let found = ModelFolder::open_on(&model, OpenOptions::default(), &runtime).expect("the model opens").inspect();
+    assert_eq!((found.path, found.kv_type.as_deref(), found.bitwise), ("paged", Some("float16"), false));
+    assert_eq!(found.provider.used, provider);
+    assert_eq!(found.provider.unavailable[0].0, Provider::TensorRt);
+    assert!(found.bitwise_exceptions[0].contains("`webgpu`"), "{:?}", found.bitwise_exceptions);
+    // Two layers, keys and values, two heads of 16 numbers of two bytes.
+    let cpu = ModelFolder::open(&model).expect("the model opens").inspect();
+    assert_eq!(2 * found.kv_bytes_per_token, cpu.kv_bytes_per_token, "half of float32");
 }
 
 /// The weights of another folder take the place of the old ones on the same device.
@@ -247,4 +288,10 @@ fn weights_of_a_folder_are_exchanged_on_the_device() {
     assert!(worst < TOLERANCE, "{worst}");
     let status = engine.statistics().expect("statistics").models[MODEL].clone();
     assert_eq!((status.provider.used, status.refreshes), (provider, 1));
+
+    let values = [0.0f32; 4];
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let tensor = NamedTensor::new("model.norm.weight", TensorType::Float32, &[4], &bytes);
+    let error = model.refresh_with(&[tensor], RefreshOptions::default()).expect_err("refused");
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("runs on `webgpu`"), "{error}");
 }

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Mesa keeps compiled shaders here.
+SHADERS = REPOSITORY / "target/shader-cache"
 # Where loaders of Vulkan look for descriptions of drivers.
 PLACES = ("/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/usr/share/vulkan/icd.d")
 REMEDY = (
@@ -45,7 +47,7 @@ def environment(vulkan: str, scratch: str) -> dict[str, str]:
         "VK_DRIVER_FILES": vulkan,
         "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1",
         # Compiling shaders takes most of the time of a first run.
-        "MESA_SHADER_CACHE_DIR": os.environ.get("MESA_SHADER_CACHE_DIR") or str(REPOSITORY / "target/shader-cache"),
+        "MESA_SHADER_CACHE_DIR": os.environ.get("MESA_SHADER_CACHE_DIR") or str(SHADERS),
         "ORT_DYLIB_PATH": os.environ.get("ORT_DYLIB_PATH")
         or str(REPOSITORY / "target/onnxruntime/lib/libonnxruntime.so"),
         "XDG_RUNTIME_DIR": os.environ.get("XDG_RUNTIME_DIR") or scratch,
@@ -64,6 +66,7 @@ def main() -> int:
         print(f"skipped: there is no Vulkan driver here; {REMEDY}", file=sys.stderr)
         return 1 if os.environ.get("CI") else 0
     print(f"the device is that of {vulkan}", file=sys.stderr)
+    SHADERS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for kind, *rest in TESTS:
             *target, names = rest

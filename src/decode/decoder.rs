@@ -66,9 +66,6 @@ pub struct DecoderStats {
 /// The graphs that weights in memory can be given to.
 const PAGED: &str = "that of a decoder which runs on the paged path, whose weights alone can be exchanged";
 
-/// The same, of devices.
-const ON_CPU: &str = "one that runs on the CPU: weights of a device can be exchanged by a folder only";
-
 fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
@@ -100,7 +97,7 @@ impl Loaded {
         let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
             PreparedGraph::Paged(paged) if matches!(paged.cache, Cache::Device(_)) => {
                 if given.is_some() {
-                    return Err(folder.not_a(ON_CPU));
+                    return Err(Error::internal("weights in memory were given to a device"));
                 }
                 let executor = DeviceExecutor::load(&folder, paged, blocks, runtime)?;
                 let provider = executor.provider().clone();

@@ -18,17 +18,17 @@ use crate::model::rewrite::{PagedGraph, names, precision};
 use crate::onnx::nodes::{Dim, node, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto};
-use crate::runtime::device::{DeviceMemory, DeviceTensor};
+use crate::runtime::device::DeviceTensors;
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, Result};
 
 /// A model on a device, with its key-value cache.
 pub(crate) struct DeviceExecutor {
-    /// One for each layer's keys and values.
+    /// One tensor for each layer's keys, and one for its values.
     // Declared before the sessions, whose memory this is, so that it is freed first.
     #[cfg_attr(not(test), expect(dead_code, reason = "the sessions use it"))]
-    caches: Vec<DeviceTensor>,
+    caches: DeviceTensors,
     session: Session,
     copier: Copier,
     width: usize,
@@ -74,15 +74,13 @@ impl DeviceExecutor {
         let cache_names: Vec<String> =
             (0..shape.layers).flat_map(|layer| [names::key_cache(layer), names::value_cache(layer)]).collect();
         let mut copier = Copier::load(&cache_names, (paged.cache.data_type(), dims), folder, options)?;
-        let memory = DeviceMemory::of(&session, options)?;
-        let mut caches = Vec::with_capacity(cache_names.len());
+        let mut caches = DeviceTensors::of(&session, options)?;
         for name in &cache_names {
-            let cache = DeviceTensor::new(&memory, paged.cache.element(), &dims)?;
+            let cache = caches.add(paged.cache.element(), &dims)?;
             for session in [&mut session, &mut copier.session] {
-                session.bind(name, &cache.value()?)?;
-                session.bind_output(&names::updated(name), cache.value()?)?;
+                session.bind(name, &caches.value(cache)?)?;
+                session.bind_output(&names::updated(name), caches.value(cache)?)?;
             }
-            caches.push(cache);
         }
         let (slots, metadata) = paged.target.device().ok().flatten().map_or((false, false), |d| (d.slots, d.metadata));
         let config = &folder.config().model.decoder;
@@ -182,9 +180,7 @@ impl Executor for DeviceExecutor {
 
     #[cfg(test)]
     fn poison(&mut self) {
-        for cache in &self.caches {
-            cache.fill(&self.session, 0xff).expect("the cache is overwritten");
-        }
+        self.caches.fill(&self.session, 0xff).expect("the cache is overwritten");
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn takes_vectors(graph: &GraphProto, tokens: &str) -> bool {
         let looks_up = matches!(node.op_type(), "Gather" | "GatherBlockQuantized");
         let last = attributes.get("axis").is_none_or(|axis| axis.i() == -1) || looks_up;
         let attends = super::attention::Inputs::of(node).is_some();
-        if !attends && !(ANY_RANK.contains(&node.op_type()) && last) {
+        if !(attends || (ANY_RANK.contains(&node.op_type()) && last)) {
             return false;
         }
         of_tokens.extend(node.output.iter().filter(|output| !output.is_empty()).map(String::as_str));

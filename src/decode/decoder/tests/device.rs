@@ -4,21 +4,25 @@
 use super::*;
 use crate::export::Quantize;
 use crate::model::OpenOptions;
-use crate::runtime::{Provider, RuntimeOptions};
+use crate::runtime::{Provider, RuntimeOptions, providers};
 
 /// Tokens of a block of the device.
 const BLOCK: usize = 64;
 /// Largest difference of a log-probability in float16 from one in float32. 0.07 came on lavapipe.
 const TOLERANCE: f32 = 0.15;
 
-/// The provider that `make test-gpu` names.
-
+/// The provider that `make test-gpu` names, if it has a device, which CI may not do without.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn named() -> Option<Provider> {
-    let named = std::env::var("FORETURN_TEST_PROVIDER").ok();
-    if named.is_none() {
+    let Ok(name) = std::env::var("FORETURN_TEST_PROVIDER") else {
         eprintln!("skipped: no device is named; run `make test-gpu`");
-    }
-    named.map(|name| name.parse().expect("a provider"))
+        return None;
+    };
+    let provider = name.parse().expect("a provider");
+    let Err(reason) = providers::probe(provider, &runtime(2)).expect("ONNX Runtime") else { return Some(provider) };
+    assert!(std::env::var_os("CI").is_none(), "`{name}` is not there: {reason}");
+    eprintln!("skipped: `{name}` is not there: {reason}");
+    None
 }
 
 /// A checkpoint on the CPU and on the device, with so many blocks there. The device's cache begins with NaN.
