@@ -19,6 +19,7 @@ use foreturn::model::{ModelFolder, OpenOptions};
 use foreturn::rank::RankRequest;
 use foreturn::runtime::{OnUnavailable, RuntimeOptions, providers};
 use foreturn::{Engine, ErrorKind};
+use safetensors::SafeTensors;
 
 /// Largest difference of a log-probability in float16 from transformers' in float32. Of the tiny models, two blow up
 /// roundings: 0.30 came for phi3-partial, 0.20 for phi3-longrope, and at most 0.10 for all others.
@@ -271,9 +272,9 @@ fn a_folder_says_how_it_runs_on_the_device() {
     assert_eq!(2 * found.kv_bytes_per_token, cpu.kv_bytes_per_token, "half of float32");
 }
 
-/// The weights of another folder take the place of the old ones on the same device.
+/// Weights of another folder, and weights in memory, take the place of the old ones on the same device.
 #[test]
-fn weights_of_a_folder_are_exchanged_on_the_device() {
+fn weights_are_exchanged_on_the_device() {
     let Some(provider) = provider() else { return };
     let folder = scratch();
     let [old, new] = ["old", "new"].map(|name| exported(&folder.path().join(name), "llama"));
@@ -289,9 +290,23 @@ fn weights_of_a_folder_are_exchanged_on_the_device() {
     let status = engine.statistics().expect("statistics").models[MODEL].clone();
     assert_eq!((status.provider.used, status.refreshes), (provider, 1));
 
-    let values = [0.0f32; 4];
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let tensor = NamedTensor::new("model.norm.weight", TensorType::Float32, &[4], &bytes);
-    let error = model.refresh_with(&[tensor], RefreshOptions::default()).expect_err("refused");
-    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("runs on `webgpu`"), "{error}");
+    // The same weights out of memory, and then a last norm of zeros, after which every token is as likely.
+    let file = std::fs::read(fixtures("llama/checkpoint/model.safetensors")).expect("weights");
+    let weights = SafeTensors::deserialize(&file).expect("safetensors");
+    let zeros = vec![0; weights.tensor("model.norm.weight").expect("a norm").data().len()];
+    let given = |last: Option<&'static [u8]>| -> Vec<f32> {
+        let tensors = weights.iter().map(|(name, view)| (name, view.shape().to_vec(), view.data()));
+        let tensors: Vec<_> = tensors.collect();
+        let named = tensors.iter().map(|(name, shape, data)| {
+            let data = last.filter(|_| *name == "model.norm.weight").unwrap_or(data);
+            NamedTensor::new(name, TensorType::Float32, shape, data)
+        });
+        model.refresh_with(&named.collect::<Vec<_>>(), RefreshOptions::default()).expect("exchanged");
+        model.logprobs((5..70).collect::<Vec<u32>>()).expect("log-probabilities").logprobs
+    };
+    let same = given(None);
+    let (worst, _) = differences(&engine, &reference, "llama, from memory");
+    assert!(worst < TOLERANCE && same.iter().any(|logprob| *logprob != same[0]), "{worst}");
+    let flat = given(Some(zeros.leak()));
+    assert!(flat.iter().all(|logprob| (logprob - flat[0]).abs() < 1e-3 && *logprob < -3.0), "{flat:?}");
 }

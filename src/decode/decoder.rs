@@ -96,10 +96,7 @@ impl Loaded {
         let blocks = blocks_within(&folder, options.kv_cache)?;
         let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
             PreparedGraph::Paged(paged) if matches!(paged.cache, Cache::Device(_)) => {
-                if given.is_some() {
-                    return Err(Error::internal("weights in memory were given to a device"));
-                }
-                let executor = DeviceExecutor::load(&folder, paged, blocks, runtime)?;
+                let executor = DeviceExecutor::load(&folder, paged, given, blocks, runtime)?;
                 let provider = executor.provider().clone();
                 (Box::new(executor), provider)
             }

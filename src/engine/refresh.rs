@@ -28,7 +28,7 @@ use crate::decode::DecodeOptions;
 use crate::export::{Adapter, GivenWeights, NamedTensor, Refreshed};
 use crate::model::{ModelFolder, OpenOptions};
 use crate::rank::{AskId, StopReason};
-use crate::runtime::{Provider, RuntimeOptions};
+use crate::runtime::RuntimeOptions;
 use crate::{Error, ErrorKind, Result};
 
 /// What becomes of the requests under way that use a model whose weights are exchanged.
@@ -280,14 +280,7 @@ impl Refresh {
     /// Packs `tensors` for the graph of `folder`, with the adapter merged into them. Without tensors, the adapter's base are
     /// the folder's own weights.
     fn pack(&self, folder: Arc<ModelFolder>, tensors: &[NamedTensor<'_>]) -> Result<Weights> {
-        let (recipe, adapter, provider) = (&self.local.recipe, self.options.adapter.as_ref(), folder.provider().used);
-        if provider != Provider::Cpu {
-            return Err(Error::unsupported(format!(
-                "weights in memory and adapters are for models on the CPU, and this one runs on `{}`: export the new weights, \
-                 and refresh it from that folder",
-                provider.as_str()
-            )));
-        }
+        let (recipe, adapter) = (&self.local.recipe, self.options.adapter.as_ref());
         let more = Refreshed::open(&folder, adapter, tensors.is_empty() && adapter.is_some())?;
         let given = GivenWeights::new(&folder, tensors, &more)?;
         self.watch.check("the weights were looked at")?;

@@ -15,6 +15,7 @@ use crate::kernels::attention::layout::Heads;
 use crate::model::ModelFolder;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names, precision};
+use crate::model::source::{Source, in_memory};
 use crate::onnx::nodes::{Dim, node, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto};
@@ -49,24 +50,36 @@ struct Takes {
 }
 
 impl DeviceExecutor {
-    /// Loads the model, of which `paged` is the graph, with a cache of `blocks` blocks.
+    /// Loads the model, of which `paged` is the graph, with a cache of `blocks` blocks. Its weights come from `given`, or
+    /// from the folder's files.
     pub(crate) fn load(
         folder: &ModelFolder,
         paged: &PagedGraph,
+        given: Option<&dyn Source>,
         blocks: usize,
         options: &RuntimeOptions,
     ) -> Result<Self> {
         let name = folder.path().display().to_string();
         let data = &folder.file().data_folder;
-        folder.file().check_unchanged()?;
-        paged.unread.check(data)?;
-        let read = || Ok::<_, Error>((precision::LOCATION, paged.converted.read(data)?));
-        let memory = if paged.converted.is_empty() { None } else { Some(read()?) };
-        let report = folder.provider();
-        let graph =
-            Graph { bytes: &paged.bytes, folder: data, memory, loops: folder.file().loops, name: &name, report };
+        let (bytes, memory) = match given {
+            Some(source) => {
+                let (bytes, memory) = in_memory(paged, folder.file().graph(), source)?;
+                (Cow::Owned(bytes), Some(memory))
+            }
+            None => {
+                folder.file().check_unchanged()?;
+                paged.unread.check(data)?;
+                let read = || Ok::<_, Error>((precision::LOCATION, paged.converted.read(data)?));
+                let memory = if paged.converted.is_empty() { None } else { Some(read()?) };
+                (Cow::Borrowed(&*paged.bytes), memory)
+            }
+        };
+        let (loops, report) = (folder.file().loops, folder.provider());
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name, report };
         let mut session = Session::open_plain(&graph, options)?;
-        folder.file().check_unchanged()?;
+        if given.is_none() {
+            folder.file().check_unchanged()?;
+        }
 
         let shape = paged.shape;
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };

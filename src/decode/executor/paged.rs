@@ -65,7 +65,7 @@ impl PagedExecutor {
         let data = &folder.file().data_folder;
         let (bytes, memory) = match given {
             Some(source) => {
-                let (bytes, memory) = in_memory(paged, source)?;
+                let (bytes, memory) = in_memory(paged, folder.file().graph(), source)?;
                 (Cow::Owned(bytes), Some(memory))
             }
             None => {

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use super::attention::Layer;
+use super::attention::{self, Inputs, Layer};
 use super::graph::{self, Attributes, Values};
 use super::precision::Precision;
 use super::{AttentionShape, names};
@@ -54,7 +54,7 @@ pub(super) fn takes_vectors(graph: &GraphProto, tokens: &str) -> bool {
         // A lookup's axis is one of its table, not of the tokens.
         let looks_up = matches!(node.op_type(), "Gather" | "GatherBlockQuantized");
         let last = attributes.get("axis").is_none_or(|axis| axis.i() == -1) || looks_up;
-        let attends = super::attention::Inputs::of(node).is_some();
+        let attends = attention::Inputs::of(node).is_some();
         if !(attends || (ANY_RANK.contains(&node.op_type()) && last)) {
             return false;
         }
@@ -65,8 +65,7 @@ pub(super) fn takes_vectors(graph: &GraphProto, tokens: &str) -> bool {
 
 /// The precision of the graph's caches.
 pub(super) fn native_precision(graph: &GraphProto) -> Precision {
-    let caches: Vec<String> =
-        graph.node.iter().filter_map(|node| Some(super::attention::Inputs::of(node)?.cache)).collect();
+    let caches: Vec<String> = graph.node.iter().filter_map(|node| Some(attention::Inputs::of(node)?.cache)).collect();
     let first = graph.input.iter().find(|input| caches.iter().any(|name| name == input.name()));
     first.and_then(graph::element_type).and_then(|kind| Precision::of(kind.into())).unwrap_or(Precision::Float32)
 }
@@ -90,7 +89,7 @@ pub(super) fn check(node: &NodeProto, device: DeviceAttention, context: usize) -
 
 /// The window, or -1 if no sequence is longer than it.
 fn window(node: &NodeProto, context: usize) -> i64 {
-    match super::attention::window(node) {
+    match attention::window(node) {
         window if usize::try_from(window).is_ok_and(|window| window < context) => window,
         _ => -1,
     }
@@ -138,63 +137,27 @@ impl Layer<'_> {
         joined: bool,
         (values, context, block_size): (&Values<'_>, usize, usize),
     ) {
-        let AttentionShape { query_heads, kv_heads, head_size, .. } = self.shape;
-        let attributes = Attributes(self.node);
-        let interleaved = attributes.int("rotary_interleaved");
-        let mut rotates = attributes.int("do_rotary") != 0;
-        if joined {
-            self.split();
-            self.inputs.query = self.rotate("query", values, query_heads, interleaved);
-            self.inputs.key = self.rotate("key", values, kv_heads, interleaved);
-            rotates = false;
-        } else if rotates && device.whole_tables {
-            self.cover_blocks(values, block_size);
-        }
-        let widths = match self.inputs.key.is_empty() {
-            true => [query_heads + 2 * kv_heads, 0, 0],
-            false => [query_heads, kv_heads, kv_heads],
-        };
-        let parts = [
-            ("query", self.inputs.query.clone()),
-            ("key", self.inputs.key.clone()),
-            ("value", self.inputs.value.clone()),
-        ];
-        let mut rows = parts.into_iter().zip(widths).map(|((what, name), heads)| match self.flat || name.is_empty() {
-            true => name,
-            false => self.reshape(&format!("{what}_rows"), &name, &[-1, (heads * head_size) as i64]),
-        });
-        let [query, key, value] = std::array::from_fn(|_| rows.next().unwrap_or_default());
-        drop(rows);
+        let rotates = self.place_rotary(device, joined, values, block_size);
+        let [query, key, value] = self.rows();
         let (key_cache, value_cache) = (names::key_cache(layer), names::value_cache(layer));
         let table = |name: &String| if rotates { name.clone() } else { String::new() };
         let (cos, sin) = (table(&self.inputs.cos), table(&self.inputs.sin));
         let slots = if device.slots { names::SLOTS } else { "" };
         let metadata = if device.metadata { names::METADATA } else { "" };
+        let batch = [names::CUMULATIVE, names::PAST, names::BLOCK_TABLE];
+        // Between the slots and the metadata: a sink, norms, and scales of a quantised cache.
         let inputs = [
-            query.as_str(),
-            &key,
-            &value,
-            &key_cache,
-            &value_cache,
-            names::CUMULATIVE,
-            names::PAST,
-            names::BLOCK_TABLE,
-            &cos,
-            &sin,
-            slots,
-            "",
-            "",
-            "",
-            "",
-            "",
-            metadata,
+            &[query.as_str(), &key, &value, &key_cache, &value_cache],
+            &batch[..],
+            &[&cos, &sin, slots, "", "", "", "", "", metadata],
         ];
+        let attributes = Attributes(self.node);
         let mut own = vec![
-            int("num_heads", query_heads as i64),
-            int("kv_num_heads", kv_heads as i64),
+            int("num_heads", self.shape.query_heads as i64),
+            int("kv_num_heads", self.shape.kv_heads as i64),
             int("local_window_size", window(self.node, context)),
             int("do_rotary", i64::from(rotates)),
-            int("rotary_interleaved", interleaved),
+            int("rotary_interleaved", attributes.int("rotary_interleaved")),
         ];
         own.extend(["scale", "softcap"].iter().filter_map(|name| {
             let value = attributes.float(name);
@@ -203,23 +166,52 @@ impl Layer<'_> {
         let output = self.node.output.first().map_or("", String::as_str).to_owned();
         let mixed = if self.flat { output.clone() } else { self.own("rows") };
         let outputs = [mixed.as_str(), &names::updated(&key_cache), &names::updated(&value_cache)];
-        self.nodes.push(node(MICROSOFT, "PagedAttention", self.node.name(), &inputs, &outputs, own));
+        self.nodes.push(node(MICROSOFT, "PagedAttention", self.node.name(), &inputs.concat(), &outputs, own));
         if !self.flat {
-            let shape = self.own("batch");
-            self.constants.push(int64_tensor(&shape, &[3], &[1, -1, (query_heads * head_size) as i64]));
-            let name = self.own("to_batch");
+            let width = (self.shape.query_heads * self.shape.head_size) as i64;
+            let (name, shape) = (self.own("to_batch"), self.own("batch"));
+            self.constants.push(int64_tensor(&shape, &[3], &[1, -1, width]));
             self.nodes.push(node("", "Reshape", &name, &[&mixed, &shape], &[&output], vec![]));
         }
     }
 
+    /// Says whether the device's node rotates queries and keys. If it should and can't, they are rotated before it.
+    fn place_rotary(&mut self, device: DeviceAttention, joined: bool, values: &Values<'_>, block_size: usize) -> bool {
+        let rotates = Attributes(self.node).int("do_rotary") != 0;
+        if joined {
+            self.split();
+            self.inputs.query = self.rotate("query", self.inputs.query.clone(), self.shape.query_heads, values);
+            self.inputs.key = self.rotate("key", self.inputs.key.clone(), self.shape.kv_heads, values);
+        } else if rotates && device.whole_tables {
+            self.cover_blocks(values, block_size);
+        }
+        rotates && !joined
+    }
+
+    /// Queries, keys and values with a row for each token, or all of them in the first.
+    fn rows(&mut self) -> [String; 3] {
+        let AttentionShape { query_heads, kv_heads, head_size, .. } = self.shape;
+        let Inputs { query, key, value, .. } = &self.inputs;
+        let packed = if key.is_empty() { 2 * kv_heads } else { 0 };
+        let parts = [
+            ("query_rows", query.clone(), query_heads + packed),
+            ("key_rows", key.clone(), kv_heads),
+            ("value_rows", value.clone(), kv_heads),
+        ];
+        parts.map(|(what, name, heads)| match self.flat || name.is_empty() {
+            true => name,
+            false => self.reshape(what, &name, &[-1, (heads * head_size) as i64]),
+        })
+    }
+
     /// Rotates the heads of `input` by tables whose rows are given for each token.
-    fn rotate(&mut self, what: &str, values: &Values<'_>, heads: usize, interleaved: i64) -> String {
-        let input = if what == "query" { &self.inputs.query } else { &self.inputs.key }.clone();
+    fn rotate(&mut self, what: &str, input: String, heads: usize, values: &Values<'_>) -> String {
         let width = (heads * self.shape.head_size) as i64;
         // The operator takes batches only.
         let batch = if self.flat { self.reshape(&format!("{what}_batch"), &input, &[1, -1, width]) } else { input };
         let rotated = self.own(&format!("{what}_rotated"));
         let inputs = [batch.as_str(), names::ROTARY_POSITIONS, &self.inputs.cos, &self.inputs.sin];
+        let interleaved = Attributes(self.node).int("rotary_interleaved");
         let attributes = vec![int("num_heads", heads as i64), int("interleaved", interleaved)];
         let rotary = self.rotary_dimensions(values).map(|size| int("rotary_embedding_dim", size));
         let attributes = attributes.into_iter().chain(rotary).collect();
@@ -232,7 +224,7 @@ impl Layer<'_> {
 
     /// The dimensions of a head that are rotated, if not all of them are.
     fn rotary_dimensions(&self, values: &Values<'_>) -> Option<i64> {
-        let columns = super::attention::table(&self.inputs.cos, values)?.dims.get(1)?;
+        let columns = attention::table(&self.inputs.cos, values)?.dims.get(1)?;
         (2 * columns < self.shape.head_size as i64).then_some(2 * columns)
     }
 
@@ -246,7 +238,7 @@ impl Layer<'_> {
     /// Makes the rotary tables reach to the end of a block. The rows beyond are read and not used.
     fn cover_blocks(&mut self, values: &Values<'_>, block_size: usize) {
         for (what, name) in [("cos", self.inputs.cos.clone()), ("sin", self.inputs.sin.clone())] {
-            let rows = super::attention::table_rows(&name, values).unwrap_or(0);
+            let rows = attention::table_rows(&name, values).unwrap_or(0);
             let covered = rows.next_multiple_of(block_size);
             if rows == 0 || covered == rows {
                 continue;

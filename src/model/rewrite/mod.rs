@@ -113,9 +113,8 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
 
     let device = target.device().map_err(refuse)?;
-    let tokens = &config.decoder.inputs.input_ids;
-    let flat = is_flat(&graph, config).map_err(refuse)?;
-    let flat = flat || (device.is_some() && device::takes_vectors(&graph, tokens));
+    let flat = is_flat(&graph, config).map_err(refuse)?
+        || (device.is_some() && device::takes_vectors(&graph, &config.decoder.inputs.input_ids));
     let native = device::native_precision(&graph);
     let mut converted = Converted::default();
     if device.is_none() {
@@ -148,18 +147,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
     }
     let positions = used.contains(&config.decoder.inputs.position_ids);
     graph.input = inputs(&graph, config, shape, (flat, cache), &used).map_err(refuse)?;
-    graph.output.retain(|output| output.name() == *logits);
-    for output in &mut graph.output {
-        // The exporter's shape fixes the number of output rows, but now it depends on the step.
-        let kind = match device {
-            None => tensor_proto::DataType::Float,
-            Some(_) => graph::element_type(output).unwrap_or(tensor_proto::DataType::Float),
-        };
-        output.r#type = untyped_shape(kind, flat);
-    }
-    if device.is_some() {
-        graph.output.extend(device::outputs(shape, cache));
-    }
+    set_outputs(&mut graph, logits, shape, (flat, cache));
     graph.value_info.clear();
     let left: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
     let unread = Unread::of(file.graph(), &|name| left.contains(name)).map_err(|e| e.context(file.path.display()))?;
@@ -181,6 +169,22 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
         products,
         unread,
     })
+}
+
+/// Keeps the logits of the outputs, and adds the caches of a device.
+fn set_outputs(graph: &mut GraphProto, logits: &str, shape: AttentionShape, (flat, cache): (bool, Cache)) {
+    graph.output.retain(|output| output.name() == logits);
+    for output in &mut graph.output {
+        let kind = match cache {
+            Cache::Host(_) => tensor_proto::DataType::Float,
+            Cache::Device(_) => graph::element_type(output).unwrap_or(tensor_proto::DataType::Float),
+        };
+        // The exporter's shape fixes the number of output rows, but now it depends on the step.
+        output.r#type = untyped_shape(kind, flat);
+    }
+    if let Cache::Device(_) = cache {
+        graph.output.extend(device::outputs(shape, cache));
+    }
 }
 
 /// Whether the graph takes its tokens as a vector.

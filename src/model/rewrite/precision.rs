@@ -6,6 +6,7 @@
 //! model is loaded. ONNX Runtime then takes either all data from memory or none, so the other tensors of the data
 //! files are read too, unchanged.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -156,6 +157,15 @@ pub(crate) fn convert(graph: &mut GraphProto, to: Precision) -> Result<Converted
     convert_types(graph, to);
     graph.node.iter_mut().try_for_each(|node| convert_node(node, to))?;
     Ok(converted)
+}
+
+/// The `values` of a tensor that is described by `from`, as `to` describes it.
+pub(crate) fn bytes<'a>(values: Cow<'a, [u8]>, from: &TensorProto, to: &TensorProto) -> Result<Cow<'a, [u8]>, String> {
+    let change = Precision::of(to.data_type()).and_then(|to| Change::of(from.data_type(), to));
+    let Some(change) = change else { return Ok(values) };
+    let mut converted = vec![0; values.len() / change.from.bytes() * change.to.bytes()];
+    change.apply(&values, &mut converted).map_err(|number| change.too_large(to.name(), number))?;
+    Ok(converted.into())
 }
 
 fn convert_types(graph: &mut GraphProto, to: Precision) {

@@ -53,7 +53,7 @@ pub struct ProviderOptions {
 impl ProviderOptions {
     /// These options, and those of `base` that are not set here.
     #[must_use]
-    pub fn over(&self, base: &ProviderOptions) -> ProviderOptions {
+    pub(crate) fn over(&self, base: &ProviderOptions) -> ProviderOptions {
         let merge = |own: &BTreeMap<String, OptionValue>, base: &BTreeMap<String, OptionValue>| {
             base.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
         };
