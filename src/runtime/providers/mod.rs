@@ -1,8 +1,8 @@
 //! Execution providers. They are chosen in order and never replaced silently.
 //!
-//! [`probe`] says whether a provider can be had here, before a model is read, because a model's graph is rewritten for
-//! the provider that runs it. [`register`] adds it to a session. [`options`] checks the options of each, [`nvidia`] and
-//! [`plugin`] load their libraries, and [`failure`] says what is missing.
+//! `probe` says whether a provider can be had here, before a model is read, because a model's graph is rewritten for the
+//! provider that runs it. `register` adds it to a session. `options` checks the options of each, `nvidia` and `plugin`
+//! load their libraries, and `failure` says what is missing.
 
 mod failure;
 mod nvidia;
