@@ -40,7 +40,7 @@ unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help fetch build library header install dist abi-update check-package model quantized score-model compare demo \
-  test test-python test-training lint public-api deny fuzz bench bench-baseline instructions \
+  test test-gpu bench-gpu test-python test-training lint public-api deny fuzz bench bench-baseline instructions \
   instructions-baseline references metric-references fixtures check-genai clean-models
 
 help: ## Show this list
@@ -111,6 +111,15 @@ test: model library ## Run all tests, including those on the real model
 	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	$(CARGO) run --release $(CARGO_FLAGS) --example rank
+
+test-gpu: fetch ## Run the tests on a device: WebGPU over a Vulkan driver, in software too; says so where there is none
+	@$(PYTHON) tools/fetch.py webgpu
+	@$(PYTHON) tools/test_gpu.py --cargo "$(CARGO)" --cargo-flags="$(CARGO_FLAGS)"
+
+bench-gpu: ## Ask a GPU what a step costs (tests/gpu/README.md says what PYTHON needs); says so where there is none
+	@rm -f target/gpu-probe.jsonl
+	@mkdir -p target
+	$(PYTHON) tests/gpu/probe.py --out target/gpu-probe.jsonl || test $$? -eq 77
 
 test-python: model library $(PYTHON_VENV)/.installed ## Install the Python package beside ONNX Runtime, check its types, run its tests
 	$(PYTHON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check ./python

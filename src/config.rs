@@ -43,7 +43,7 @@ pub use remote::RemoteConfig;
 pub use sections::{AllocationConfig, MetricConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
 pub use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
-pub use crate::runtime::{OnUnavailable, Provider};
+pub use crate::runtime::{OnUnavailable, OptionValue, Provider, ProviderOptions};
 
 /// Everything that a `foreturn.toml` says.
 ///

@@ -47,12 +47,14 @@ pub(crate) fn suggestion(message: &str) -> String {
     let split = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "));
     let Some((unknown, list)) = split else { return String::new() };
     let known = list.lines().next().unwrap_or_default().split('`').skip(1).step_by(2);
+    nearest(unknown, known).map_or(String::new(), |known| format!("\nDid you mean `{known}`?"))
+}
+
+/// The known name that was probably meant by an unknown one, if one is near.
+pub(crate) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let nearest = known.map(|known| (distance(unknown, known), known)).min();
     // Beyond a third of its letters, a word is another word.
-    match nearest.filter(|(distance, known)| distance * 3 <= known.chars().count()) {
-        Some((_, known)) => format!("\nDid you mean `{known}`?"),
-        None => String::new(),
-    }
+    nearest.filter(|(distance, known)| distance * 3 <= known.chars().count()).map(|(_, known)| known)
 }
 
 /// The number of characters that have to be inserted, deleted or replaced to turn one text into the other.

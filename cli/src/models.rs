@@ -9,10 +9,10 @@ use foreturn::config::{Config, LocalConfig, RuntimeConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::Prompt;
 use foreturn::export::{self, ExportOptions, Quantize};
-use foreturn::model::ModelFolder;
 use foreturn::model::head::HeadKind;
 use foreturn::model::tokenizer::RenderOptions;
-use foreturn::runtime::{self, Places, RuntimeOptions, Telemetry};
+use foreturn::model::{ModelFolder, OpenOptions};
+use foreturn::runtime::{self, OnUnavailable, Places, ProviderState, RuntimeOptions, Telemetry};
 use foreturn::{Engine, Result};
 use serde_json::json;
 
@@ -57,26 +57,34 @@ pub(super) fn report_providers(engine: &Engine) -> Result<()> {
     for (name, status) in engine.statistics()?.models {
         let provider = status.provider;
         for (wanted, reason) in &provider.unavailable {
-            output::warning(&format!("model `{name}` runs on {:?} instead of {wanted:?}: {reason}", provider.used));
+            let (used, wanted) = (provider.used.as_str(), wanted.as_str());
+            output::warning(&format!("model `{name}` runs on {used} instead of {wanted}: {reason}"));
         }
     }
     Ok(())
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<()> {
-    let info = runtime::load(&RuntimeOptions { places: places(), ..RuntimeOptions::default() })?;
+    let options = RuntimeOptions { places: places(), ..RuntimeOptions::default() };
+    let info = runtime::load(&options)?;
+    let devices = runtime::providers::states(&options)?;
     if let Some(warning) = info.telemetry.warning() {
         output::warning(&warning);
     }
     let sandbox = sandbox();
     if args.json {
         let mut report = serde_json::to_value(&info).unwrap_or_default();
+        report["devices"] = serde_json::to_value(&devices).unwrap_or_default();
         report["sandbox"] = sandbox.map_or(serde_json::Value::Null, |(report, _)| report);
         return output::json(&report);
     }
     output::line(format!("ONNX Runtime  {}", info.version))?;
     output::line(format!("library       {} ({:?})", info.library.display(), info.source))?;
     output::line(format!("providers     {}", info.providers.join(", ")))?;
+    for ProviderState { provider, reason, .. } in &devices {
+        let state = reason.as_ref().map_or("can be used".into(), |reason| format!("can't be used: {reason}"));
+        output::line(format!("  {:<12}{state}", provider.as_str()))?;
+    }
     output::line(format!("threads       {}", info.threads))?;
     output::line(format!("telemetry     {}", describe(info.telemetry)))?;
     sandbox.map_or(Ok(()), |(_, text)| output::line(format!("sandbox       {text}")))
@@ -140,7 +148,10 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<()> {
-    let inspection = ModelFolder::open(&args.model)?.inspect();
+    let on_unavailable = if args.provider.len() > 1 { OnUnavailable::Fallback } else { OnUnavailable::Error };
+    let providers = args.provider.clone();
+    let runtime = RuntimeOptions { places: places(), providers, on_unavailable, ..RuntimeOptions::default() };
+    let inspection = ModelFolder::open_on(&args.model, OpenOptions::default(), &runtime)?.inspect();
     if args.json {
         return output::json(&inspection);
     }

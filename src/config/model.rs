@@ -12,12 +12,13 @@ use serde_json::{Map, Value as Json};
 use super::json::TemplateArguments;
 use super::keys::keys;
 use super::remote::RemoteConfig;
-use super::sections::at_least_one;
+use super::sections::{at_least_one, check_providers};
 #[cfg(feature = "remote")]
 use crate::chat::remote::Extensions;
 use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
 use crate::model::{Batching, CacheType, OpenOptions};
+use crate::runtime::{OnUnavailable, Provider, ProviderOptions, RuntimeOptions};
 use crate::{Error, Result};
 
 /// `[models.NAME]`: where a model is, and how it samples.
@@ -79,6 +80,12 @@ pub struct LocalConfig {
     /// The element type of the cache: "auto" (the default), "float32", "bfloat16", or "int8". "auto" is int8 if the
     /// weights are quantised and the processor multiplies bytes, otherwise float32.
     pub cache_type: CacheType,
+    /// Execution providers, the preferred one first; those of `[runtime]` if absent. At least one.
+    pub providers: Option<Vec<Provider>>,
+    /// The consequence of a preferred provider that is not available; that of `[runtime]` if absent.
+    pub on_unavailable: Option<OnUnavailable>,
+    /// Options of the providers, by ONNX Runtime's names. They go before those of `[runtime]`.
+    pub provider_options: ProviderOptions,
     /// The name of the model's chat template; `default` if absent.
     pub template: Option<String>,
     /// Further arguments of the chat template, such as `enable_thinking = false`. In a file, a date becomes its text;
@@ -97,7 +104,7 @@ pub struct LocalConfig {
 }
 
 keys!(LocalConfig []
-    path, batching, cache_type, template, template_arguments as TemplateArguments, date as DateText, compat, bos,
+    path, batching, cache_type, providers, on_unavailable, provider_options, template, template_arguments as TemplateArguments, date as DateText, compat, bos,
     version,
 );
 
@@ -198,7 +205,7 @@ impl ModelConfig {
 
     pub(super) fn validate(&self) -> Result<()> {
         match &self.source {
-            ModelSource::Local(local) => drop(local.render_options()?),
+            ModelSource::Local(local) => local.validate()?,
             ModelSource::Remote(remote) => remote.validate()?,
         }
         if let Some((key, value, range)) = self.sampling().out_of_range() {
@@ -215,12 +222,32 @@ impl LocalConfig {
             path: path.into(),
             batching: Batching::default(),
             cache_type: CacheType::default(),
+            providers: None,
+            on_unavailable: None,
+            provider_options: ProviderOptions::default(),
             template: None,
             template_arguments: Map::new(),
             date: None,
             compat: Compat::default(),
             bos: Bos::default(),
             version: None,
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.render_options()?;
+        self.providers.as_deref().map_or(Ok(()), check_providers)?;
+        self.provider_options.check().map_err(Error::invalid_config)
+    }
+
+    /// The engine's options, with those that are set for this model.
+    pub(crate) fn runtime_options(&self, engine: &RuntimeOptions) -> RuntimeOptions {
+        let engine = engine.clone();
+        RuntimeOptions {
+            providers: self.providers.clone().unwrap_or(engine.providers),
+            on_unavailable: self.on_unavailable.unwrap_or(engine.on_unavailable),
+            provider_options: self.provider_options.over(&engine.provider_options),
+            ..engine
         }
     }
 

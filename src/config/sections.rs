@@ -9,7 +9,7 @@ use crate::byte_size::ByteSize;
 use crate::rank::{AllocationSettings, FailurePolicy, Strategy};
 use crate::reward::{ExtractConfig, MetricSettings};
 use crate::rollout::{InstructedUser, JsonUser, OnRoleConfusion, RoleStyle, Simulator, Style, TrainedUser};
-use crate::runtime::{Cores, OnUnavailable, Provider, RuntimeOptions};
+use crate::runtime::{Cores, OnUnavailable, Provider, ProviderOptions, RuntimeOptions};
 use crate::{Error, Result};
 
 /// `[runtime]`: ONNX Runtime and memory.
@@ -26,6 +26,8 @@ pub struct RuntimeConfig {
     pub providers: Vec<Provider>,
     /// The consequence of a preferred provider that is not available.
     pub on_unavailable: OnUnavailable,
+    /// Options of the providers, by ONNX Runtime's names.
+    pub provider_options: ProviderOptions,
     /// The budget of each model's key-value cache; chosen by the engine if absent.
     pub kv_cache: Option<ByteSize>,
     /// The time that one step may take, in milliseconds. It sizes the chunks of prompts, and bounds how long a
@@ -49,6 +51,7 @@ impl Default for RuntimeConfig {
             cores: None,
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::default(),
+            provider_options: ProviderOptions::default(),
             kv_cache: None,
             step_budget_ms: 250,
             step_limit_s: 600,
@@ -65,11 +68,8 @@ impl RuntimeConfig {
         }
         let (threads, cores) = (self.threads.unwrap_or(0), self.cores.clone());
         RuntimeOptions { threads, cores, ..RuntimeOptions::default() }.check_threads()?;
-        if self.providers.is_empty() {
-            return Err(Error::invalid_config(
-                "providers is empty: name at least one of \"cpu\", \"cuda\", \"tensorrt\"",
-            ));
-        }
+        check_providers(&self.providers)?;
+        self.provider_options.check().map_err(Error::invalid_config)?;
         if self.step_budget_ms == 0 {
             return Err(Error::invalid_config("step_budget_ms = 0: a step needs at least 1 ms; the default is 250"));
         }
@@ -86,6 +86,21 @@ impl RuntimeConfig {
             return Err(Error::invalid_config("kv_cache = 0: give a size such as \"512MiB\", or leave it out"));
         }
         Ok(())
+    }
+}
+
+/// Refuses an empty list, and a provider that stands in it twice.
+pub(super) fn check_providers(providers: &[Provider]) -> Result<()> {
+    if providers.is_empty() {
+        return Err(Error::invalid_config(
+            "providers is empty: name at least one of \"cpu\", \"cuda\", \"tensorrt\", \"webgpu\"",
+        ));
+    }
+    match providers.iter().enumerate().find(|(at, provider)| providers[..*at].contains(provider)) {
+        None => Ok(()),
+        Some((_, twice)) => {
+            Err(Error::invalid_config(format!("providers: \"{}\" is there twice; name it once", twice.as_str())))
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ErrorKind;
 use crate::rank::ModelRole;
+use crate::runtime::RuntimeOptions;
 
 const MODELS: &str = "\n[models.one]\npath = \"m\"\ntemperature = 0.5\nmax_tokens = 64\n[models.two]\npath = \"/n\"\n";
 
@@ -125,6 +126,17 @@ fn nonsense_is_refused_by_key() {
         ("[runtime]\nthreads = 0", "[runtime]: threads = 0"),
         ("[runtime]\nproviders = []", "[runtime]: providers is empty"),
         ("[runtime]\nproviders = [\"gpu\"]", "unknown variant `gpu`"),
+        ("[runtime]\nproviders = [\"cpu\", \"cpu\"]", "[runtime]: providers: \"cpu\" is there twice"),
+        ("[runtime.provider_options.cpu]\na = 1", "unknown field `cpu`"),
+        (
+            "[runtime.provider_options.cuda]\nuse_tf23 = true",
+            "[runtime]: provider_options.cuda: unknown option `use_tf23`; did you mean `use_tf32`?",
+        ),
+        (
+            "[models.m]\npath = \"m\"\nprovider_options = { webgpu = { validationMode = \"all\" } }",
+            "[models.m]: provider_options.webgpu: validationMode = \"all\": use one of \"disabled\", ",
+        ),
+        ("[models.m]\npath = \"m\"\nproviders = []", "[models.m]: providers is empty"),
         ("[runtime]\nkv_cache = \"many\"", "\"many\" is not a size"),
         ("[runtime]\nkv_cache = -1", "is not a size"),
         ("[runtime]\nstep_limit_s = 0", "[runtime]: step_limit_s = 0"),
@@ -167,6 +179,29 @@ fn nonsense_is_refused_by_key() {
         let message = parse(text).unwrap_err().to_string();
         assert!(message.contains(part), "{text}: {message}");
     }
+}
+
+#[test]
+fn a_models_providers_go_before_the_engines() {
+    let config = parse(
+        "[runtime]\nproviders = [\"cuda\", \"cpu\"]\nprovider_options = { cuda = { device_id = 1, use_tf32 = true } }\n\
+         [models.one]\npath = \"m\"\n\
+         [models.two]\npath = \"m\"\nproviders = [\"webgpu\"]\non_unavailable = \"fallback\"\n\
+         provider_options = { cuda = { device_id = 2 } }",
+    )
+    .unwrap();
+    let engine = RuntimeOptions {
+        providers: config.runtime.providers.clone(),
+        provider_options: config.runtime.provider_options.clone(),
+        ..RuntimeOptions::default()
+    };
+    let of = |name: &str| config.models[name].as_local().unwrap().runtime_options(&engine);
+    let (one, two) = (of("one"), of("two"));
+    assert_eq!((one.providers, one.on_unavailable), (vec![Provider::Cuda, Provider::Cpu], OnUnavailable::Error));
+    assert_eq!((two.providers, two.on_unavailable), (vec![Provider::WebGpu], OnUnavailable::Fallback));
+    assert_eq!(one.provider_options, engine.provider_options);
+    assert_eq!(two.provider_options.cuda["device_id"], OptionValue::Number(2));
+    assert_eq!(two.provider_options.cuda["use_tf32"], OptionValue::Flag(true));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::executor::Executor;
+use super::executor::device::DeviceExecutor;
 use super::executor::padded::PaddedExecutor;
 use super::executor::paged::{PagedExecutor, blocks_within};
 use super::reader::AnyReader;
@@ -13,6 +14,7 @@ use super::urgency::Urgency;
 use crate::model::ModelFolder;
 use crate::model::layout::PreparedGraph;
 use crate::model::source::Source;
+use crate::model::target::Cache;
 use crate::runtime::{ProviderReport, RuntimeOptions};
 use crate::{Error, ErrorKind, Result};
 
@@ -93,6 +95,11 @@ impl Loaded {
     ) -> Result<Self> {
         let blocks = blocks_within(&folder, options.kv_cache)?;
         let (executor, provider): (Box<dyn Executor>, _) = match folder.runner() {
+            PreparedGraph::Paged(paged) if matches!(paged.cache, Cache::Device(_)) => {
+                let executor = DeviceExecutor::load(&folder, paged, given, blocks, runtime)?;
+                let provider = executor.provider().clone();
+                (Box::new(executor), provider)
+            }
             PreparedGraph::Paged(paged) => {
                 let executor = PagedExecutor::load(&folder, paged, given, blocks, runtime)?;
                 let provider = executor.provider().clone();

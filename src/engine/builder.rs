@@ -17,7 +17,6 @@ use crate::chat::remote::RemoteChat;
 use crate::config::{Config, ModelConfig, ModelSource, RemoteConfig, RuntimeConfig};
 use crate::decode::DecodeOptions;
 use crate::model::ModelFolder;
-use crate::model::target::Target;
 use crate::rank::{ModelRole, RankPlan};
 use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
@@ -79,11 +78,12 @@ impl EngineBuilder {
                     continue;
                 }
             };
-            let folder = ModelFolder::open_shared(&local.path, local.open_options(), Target::cpu())
+            let runtime = local.runtime_options(&runtime);
+            let folder = ModelFolder::open_on(&local.path, local.open_options(), &runtime)
                 .map_err(|e| e.context(format!("model `{name}`")))?;
             let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
             let prompting = Prompting { render, bos: local.bos };
-            let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime.clone());
+            let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime);
             let known = Arc::new(Local { folder, prompting, recipe });
             locals.insert(name.clone(), Arc::clone(&known));
             factories.push((name.clone(), local_factory(name, known, local.version.clone())));
@@ -203,6 +203,7 @@ fn runtime_options(config: &RuntimeConfig, places: Places) -> RuntimeOptions {
         cores: config.cores.clone(),
         providers: config.providers.clone(),
         on_unavailable: config.on_unavailable,
+        provider_options: config.provider_options.clone(),
         step_limit: Duration::from_secs(config.step_limit_s),
         profile: config.profile.clone(),
     }

@@ -26,7 +26,6 @@ use super::{CancelToken, Local, Model, process};
 use crate::chat::local::{Answer, Weights};
 use crate::decode::DecodeOptions;
 use crate::export::{Adapter, GivenWeights, NamedTensor, Refreshed};
-use crate::model::target::Target;
 use crate::model::{ModelFolder, OpenOptions};
 use crate::rank::{AskId, StopReason};
 use crate::runtime::RuntimeOptions;
@@ -256,7 +255,7 @@ impl Refresh {
     /// Loads the weights of a folder.
     fn load(&self, path: &Path) -> Result<Weights> {
         let Local { folder, recipe, .. } = &*self.local;
-        let fresh = ModelFolder::open_shared(path, recipe.open, Target::cpu())?;
+        let fresh = folder.open_alike(path, recipe.open)?;
         folder.check_same(&fresh)?;
         self.watch.check("the weights were loaded")?;
         if self.options.adapter.is_some() {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::layout::PreparedGraph;
+use super::target::Cache;
 use super::{Head, ModelFolder, tensor};
 use crate::kernels::attention::layout::Stored;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, tensor_proto};
+use crate::runtime::ProviderReport;
 
 /// The result of `foreturn inspect`.
 #[derive(Debug, Clone, Serialize)]
@@ -52,6 +54,8 @@ pub struct Inspection {
     pub bitwise: bool,
     /// The reasons why not, by node kind; empty if `bitwise` is true.
     pub bitwise_exceptions: Vec<String>,
+    /// The provider that would run it, and why not those that were preferred.
+    pub provider: ProviderReport,
 }
 
 pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
@@ -61,9 +65,8 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         PreparedGraph::Paged(paged) => {
             let shape = paged.shape;
             let kind = match paged.cache {
-                Stored::Float32 => DataType::Float,
-                Stored::Bfloat16 => DataType::Bfloat16,
-                Stored::Int8 => DataType::Int8,
+                Cache::Host(Stored::Int8) => DataType::Int8,
+                cache => cache.data_type(),
             };
             let attention = (shape.layers, Some(shape.query_heads), shape.kv_heads, shape.head_size, kind);
             ("paged", Some(attention), paged.bitwise_exceptions.clone())
@@ -98,7 +101,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         kv_bytes_per_token: folder.block_bytes() / folder.block_size(),
         weights: weights(folder.file().graph()),
         widened_bytes: match &layout.runner {
-            PreparedGraph::Paged(paged) => paged.widened.bytes(),
+            PreparedGraph::Paged(paged) => paged.converted.bytes(),
             PreparedGraph::Padded(_) | PreparedGraph::Classifier(_) => {
                 layout.widened.as_ref().map_or(0, |widened| widened.weights.bytes())
             }
@@ -106,6 +109,7 @@ pub(super) fn inspect(folder: &ModelFolder) -> Inspection {
         fingerprint: folder.fingerprint().to_owned(),
         bitwise: exceptions.is_empty(),
         bitwise_exceptions: exceptions,
+        provider: folder.provider().clone(),
     }
 }
 

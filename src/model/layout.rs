@@ -38,11 +38,12 @@ use prost::Message as _;
 use super::config::FolderConfig;
 use super::graph::{self, GraphFile};
 use super::head::{Head, HeadKind, Pooling};
-use super::rewrite::cpu::widen::{self, Widened};
+use super::rewrite::precision::{self, Converted, Precision};
 use super::rewrite::{self, PagedGraph};
 use super::target::Target;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, nodes::MICROSOFT};
+use crate::runtime::Provider;
 use crate::{Error, ErrorKind, Result};
 
 /// The way in which a decoder's sequences share a run of the model.
@@ -120,7 +121,7 @@ pub(crate) struct Layout {
 /// A serialised graph and the weights that it needs in addition to its files.
 pub(crate) struct WidenedGraph {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) weights: Widened,
+    pub(crate) weights: Converted,
 }
 
 /// A decoder graph that runs as it is.
@@ -194,10 +195,18 @@ pub(crate) struct ClassifierGraph {
 /// each other.
 pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: Target) -> Result<Layout> {
     let mut layout = find(file, config, options, target)?;
-    let as_it_is = options.batching == Batching::Padded || matches!(layout.runner, PreparedGraph::Paged(_));
+    if let (PreparedGraph::Padded(_), false) = (&layout.runner, target.provider == Provider::Cpu) {
+        let (name, why) = (target.provider.as_str(), &layout.why);
+        return Err(Error::unsupported(format!(
+            "{}: `{name}` runs decoders on the paged path only, and this one is padded: {why}",
+            file.path.display()
+        )));
+    }
+    let as_it_is =
+        options.batching == Batching::Padded || matches!(layout.runner, PreparedGraph::Paged(_)) || !target.widens;
     if !as_it_is && is_half(file.graph()) {
         let mut model = file.model.clone();
-        let weights = widen::widen(model.graph.get_or_insert_default())
+        let weights = precision::convert(model.graph.get_or_insert_default(), Precision::Float32)
             .map_err(|why| Error::unsupported(format!("{}: {why}", file.path.display())))?;
         layout.widened = Some(WidenedGraph { bytes: model.encode_to_vec(), weights });
         if let PreparedGraph::Padded(padded) = &mut layout.runner {
@@ -249,7 +258,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: T
             Ok(paged) => {
                 (PreparedGraph::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into())
             }
-            Err(e) if e.kind() == ErrorKind::Unsupported => {
+            Err(e) if e.kind() == ErrorKind::Unsupported && target.provider == Provider::Cpu => {
                 (PreparedGraph::Padded(padded), format!("not rewritten: {e}"))
             }
             Err(e) => return Err(e),

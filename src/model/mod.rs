@@ -39,7 +39,7 @@ use self::config::FolderConfig;
 use self::find::Place;
 use self::graph::GraphFile;
 use self::layout::{Layout, PreparedGraph};
-use self::rewrite::cpu::widen::Widened;
+use self::rewrite::precision::{self, Converted};
 use self::shared::Slot;
 use self::target::Target;
 use self::tokenizer::Tokenizer;
@@ -47,6 +47,7 @@ use self::weights::Unread;
 use crate::kernels::attention::layout::Heads;
 use crate::kernels::matmul::Packed;
 use crate::runtime::session::{InMemory, Values};
+use crate::runtime::{Provider, ProviderReport, RuntimeOptions, providers};
 use crate::{Error, ErrorKind, Result};
 
 /// A model folder that was read and checked. Its graph is ready for the path that runs it, but nothing is loaded into
@@ -57,9 +58,10 @@ pub struct ModelFolder {
     file: GraphFile,
     layout: Layout,
     tokenizer: Arc<Tokenizer>,
+    provider: ProviderReport,
     /// The weights of its files, which all who load them share.
     packed: Slot<Packed>,
-    widened: Slot<Values>,
+    converted: Slot<Values>,
 }
 
 impl ModelFolder {
@@ -80,6 +82,38 @@ impl ModelFolder {
         Self::open_for(path.as_ref(), options, Target::cpu())
     }
 
+    /// Like [`ModelFolder::open_with`], for the first provider of `runtime` that can run it. It is shared with those in this
+    /// process who opened the same.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`], or no provider can be had; see [`OnUnavailable`](crate::runtime::OnUnavailable).
+    pub fn open_on(path: impl AsRef<Path>, options: OpenOptions, runtime: &RuntimeOptions) -> Result<Arc<Self>> {
+        let path = path.as_ref();
+        let (folder, report) = providers::choose(runtime, |provider| {
+            match Self::open_shared(path, options, Target::of(provider)) {
+                // Another provider may do what this one lacks.
+                Err(e) if e.kind() == ErrorKind::Unsupported && provider != Provider::Cpu => Ok(Err(e)),
+                opened => opened.map(Ok),
+            }
+        })?;
+        if *folder.provider() == report {
+            return Ok(folder);
+        }
+        // Why the providers before it were not used is a matter of this one alone.
+        let folder = Self::open_for(path, options, Target::of(report.used))?;
+        Ok(Arc::new(ModelFolder { provider: report, ..folder }))
+    }
+
+    /// Opens another folder for the provider that runs this one.
+    pub(crate) fn open_alike(&self, path: &Path, options: OpenOptions) -> Result<Arc<Self>> {
+        let target = Target::of(self.provider.used);
+        if self.provider == ProviderReport::only(target.provider) {
+            return Self::open_shared(path, options, target);
+        }
+        let folder = Self::open_for(path, options, target)?;
+        Ok(Arc::new(ModelFolder { provider: self.provider.clone(), ..folder }))
+    }
+
     /// Like [`ModelFolder::open_with`], for running on `target`.
     pub(crate) fn open_for(path: &Path, options: OpenOptions, target: Target) -> Result<Self> {
         let Place { folder, graph, config } = find::find(path)?;
@@ -92,8 +126,17 @@ impl ModelFolder {
             (graph, tokenizer.and_then(crate::thread::join))
         });
         let ((file, layout), tokenizer) = (graph?, tokenizer?);
-        let (packed, widened) = (Slot::default(), Slot::default());
-        Ok(ModelFolder { path: folder, config, file, layout, tokenizer: Arc::new(tokenizer), packed, widened })
+        let (provider, packed, converted) = (ProviderReport::only(target.provider), Slot::default(), Slot::default());
+        Ok(ModelFolder {
+            path: folder,
+            config,
+            file,
+            layout,
+            tokenizer: Arc::new(tokenizer),
+            provider,
+            packed,
+            converted,
+        })
     }
 
     /// The engine's path that runs it.
@@ -118,6 +161,11 @@ impl ModelFolder {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The provider that it is made for.
+    pub(crate) fn provider(&self) -> &ProviderReport {
+        &self.provider
     }
 
     /// Its tokenizer and chat template.
@@ -186,7 +234,7 @@ impl ModelFolder {
             PreparedGraph::Paged(paged) => {
                 let shape = paged.shape;
                 let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
-                shape.layers * 2 * paged.cache.block_bytes(heads)
+                shape.layers * 2 * paged.cache.block_bytes(heads, paged.target.block_size)
             }
             PreparedGraph::Padded(padded) => padded.block_bytes(),
             PreparedGraph::Classifier(_) => 0,
@@ -245,7 +293,7 @@ impl ModelFolder {
         let Some(widened) = &self.layout.widened else { return Ok((self.file.encode().into(), None)) };
         let weights = match widened.weights.is_empty() {
             true => None,
-            false => Some(self.widened(&widened.weights)?),
+            false => Some(self.converted(&widened.weights)?),
         };
         Ok((widened.bytes.as_slice().into(), weights))
     }
@@ -255,10 +303,10 @@ impl ModelFolder {
         self.packed.get(pack)
     }
 
-    /// The other weights of its files in float32, unless somebody has them.
-    pub(crate) fn widened(&self, widened: &Widened) -> Result<InMemory> {
-        let values = self.widened.get(|| widened.read(&self.file.data_folder).map(Values))?;
-        Ok((rewrite::cpu::widen::LOCATION, values))
+    /// The other weights of its files in the precision of the graph, unless somebody has them.
+    pub(crate) fn converted(&self, converted: &Converted) -> Result<InMemory> {
+        let values = self.converted.get(|| converted.read(&self.file.data_folder).map(Values))?;
+        Ok((precision::LOCATION, values))
     }
 
     /// The error for a folder of the wrong kind.

@@ -1,6 +1,7 @@
 //! The places that a model's weights are read from while it is loaded: the files beside its graph, or memory.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +9,14 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use super::graph::GraphFile;
-use super::rewrite::PagedGraph;
+use super::rewrite::{PagedGraph, precision};
+use super::target::Cache;
 use super::tensor::{entry, is_external};
 use super::weights;
 use crate::finite::Refused;
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
-use crate::onnx::{ModelProto, TensorProto};
+use crate::onnx::{GraphProto, ModelProto, TensorProto};
 use crate::runtime::session::{InMemory, Values};
 use crate::{Error, Result, files};
 
@@ -74,15 +76,23 @@ fn bytes(tensor: &TensorProto, folder: &Path, read: Read<'_>) -> Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// `paged`'s graph with all of its weights in memory: ONNX Runtime takes either all of them from there or none.
-pub(crate) fn in_memory(paged: &PagedGraph, source: &dyn Source) -> Result<(Vec<u8>, InMemory)> {
+/// `paged`'s graph with all of its weights in memory: ONNX Runtime takes either all of them from there or none. They are
+/// those of `original`, the graph that it was made of.
+pub(crate) fn in_memory(paged: &PagedGraph, original: &GraphProto, source: &dyn Source) -> Result<(Vec<u8>, InMemory)> {
     let unreadable = |e| Error::internal(format!("a rewritten graph can't be read: {e}"));
     let mut model = ModelProto::decode(&*paged.bytes).map_err(unreadable)?;
+    let originals: HashMap<&str, &TensorProto> = match paged.cache {
+        Cache::Host(_) => HashMap::new(),
+        // Its weights have another type, and the source knows those of the original.
+        Cache::Device(_) => original.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect(),
+    };
     let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
     let (mut values, mut end) = (Vec::new(), 0);
     for tensor in tensors.filter(|tensor| is_external(tensor)) {
-        let value = source.read(std::slice::from_ref(tensor))?;
+        let known = originals.get(tensor.name()).map_or(&*tensor, |original| original);
+        let value = source.read(std::slice::from_ref(known))?;
         let Some(value) = value.into_iter().next() else { return Err(Error::internal("a weight without values")) };
+        let value = precision::bytes(value, known, tensor).map_err(Error::unsupported)?;
         let dims: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
         let kind = DataType::try_from(tensor.data_type()).unwrap_or_default();
         *tensor = external_tensor(tensor.name(), kind, &dims, LOCATION, end as u64, value.len() as u64);

@@ -378,4 +378,5 @@ fn graphs_without_a_past_or_without_an_end_are_refused() {
 }
 
 mod damage;
+mod devices;
 mod foreign;

@@ -6,6 +6,7 @@
 
 mod build;
 mod cores;
+pub(crate) mod device;
 pub(crate) mod environment;
 pub mod locate;
 pub mod log;
@@ -22,7 +23,7 @@ pub use build::{BuildInfo, Kernels};
 pub use cores::Cores;
 pub use environment::RuntimeInfo;
 pub use locate::{Found, Places, Source};
-pub use providers::{OnUnavailable, Provider, ProviderReport};
+pub use providers::{OnUnavailable, OptionValue, Provider, ProviderOptions, ProviderReport, ProviderState};
 pub use telemetry::Telemetry;
 
 use crate::Result;
@@ -52,6 +53,8 @@ pub struct RuntimeOptions {
     pub providers: Vec<Provider>,
     /// The action if a provider isn't available.
     pub on_unavailable: OnUnavailable,
+    /// Options of the providers.
+    pub provider_options: ProviderOptions,
     /// Maximum time of one run of a graph, after which it is ended. This is for graphs that never finish.
     pub step_limit: Duration,
     /// Path of ONNX Runtime's profile, which each session writes when it ends. A date and `.json` are appended to it.
@@ -67,6 +70,7 @@ impl Default for RuntimeOptions {
             cores: None,
             providers: vec![Provider::Cpu],
             on_unavailable: OnUnavailable::Error,
+            provider_options: ProviderOptions::default(),
             step_limit: Duration::from_secs(600),
             profile: None,
         }

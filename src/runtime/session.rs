@@ -1,5 +1,6 @@
 //! One graph in ONNX Runtime, with everything bound in place.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use ort::value::{
 
 use super::environment::{self, Environment};
 use super::memory::Element;
-use super::providers::{self, ProviderReport};
+use super::providers::{self, Provider, ProviderReport, placement};
 use super::{RuntimeOptions, ort_error, watchdog};
 use crate::kernels::operator;
 use crate::{Error, ErrorKind, Result};
@@ -32,6 +33,8 @@ pub(crate) struct Graph<'a> {
     pub(crate) loops: bool,
     /// Its name in messages.
     pub(crate) name: &'a str,
+    /// The provider that is to run it, and why not those preferred to it.
+    pub(crate) report: &'a ProviderReport,
 }
 
 /// External data in memory instead of a file, after the location that the graph has for it.
@@ -49,7 +52,7 @@ pub(crate) struct Session {
     binding: IoBinding,
     session: OrtSession,
     host: MemoryInfo<'static>,
-    _environment: Arc<Environment>,
+    environment: Arc<Environment>,
     /// Kept as long as the session, for others to share.
     _values: Option<Arc<Values>>,
     provider: ProviderReport,
@@ -137,19 +140,29 @@ impl Session {
                 .with_external_initializer_file_in_memory(location, Arc::clone(&values.0))
                 .map_err(|e| failed(e.to_string()))?,
         };
-        let (mut builder, provider) = providers::register(builder, &options.providers, options.on_unavailable)?;
+        let provider = graph.report.used;
+        let mut builder = providers::register(builder, provider, &environment, options)?;
+        if provider != Provider::Cpu {
+            builder = builder
+                .with_config_entry("session.record_ep_graph_assignment_info", "1")
+                .map_err(|e| failed(e.to_string()))?;
+        }
         let session = builder.commit_from_memory(graph.bytes).map_err(|e| failed(e.to_string()))?;
         let binding = session.create_binding().map_err(|e| failed(e.to_string()))?;
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
             .map_err(|e| failed(e.to_string()))?;
+        let nodes = match provider {
+            Provider::Cpu => BTreeMap::new(),
+            _ => placement::nodes(&session).map_err(|e| failed(e.to_string()))?,
+        };
         let run_options = RunOptions::new().map_err(|e| failed(e.to_string()))?;
         Ok(Session {
             binding,
             session,
             host,
-            _environment: environment,
+            environment,
             _values: graph.memory.as_ref().map(|(_, values)| Arc::clone(values)),
-            provider,
+            provider: ProviderReport { nodes, ..graph.report.clone() },
             options: Arc::new(run_options),
             limit: options.step_limit,
             end_by: None,
@@ -162,9 +175,24 @@ impl Session {
         &self.provider
     }
 
+    /// The environment that it lives in.
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The session itself.
+    pub(super) fn ort(&self) -> &OrtSession {
+        &self.session
+    }
+
     /// Binds `value` to the input `name` for all runs to come.
     pub(crate) fn bind(&mut self, name: &str, value: &Value<DynTensorValueType>) -> Result<()> {
         self.binding.bind_input(name, value).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
+    }
+
+    /// Binds `value` to the output `name` for all runs to come.
+    pub(crate) fn bind_output(&mut self, name: &str, value: Value<DynTensorValueType>) -> Result<()> {
+        self.binding.bind_output(name, value).map_err(|e| ort_error(&format!("cannot bind output `{name}`"), e))
     }
 
     /// Sets an input for the next run.
@@ -185,6 +213,11 @@ impl Session {
     /// Runs the graph and passes the float32 values of `output` to `read`.
     pub(crate) fn run<R>(&mut self, output: &str, read: impl FnOnce(ArrayViewD<'_, f32>) -> R) -> Result<R> {
         self.run_all(&[output], |given| Ok(read(given.floats(output)?.view())))
+    }
+
+    /// Runs a graph whose outputs are all bound.
+    pub(crate) fn run_in_place(&mut self) -> Result<()> {
+        self.run_all(&[], |_| Ok(()))
     }
 
     /// Runs the graph and passes these outputs to `read`.

@@ -68,7 +68,8 @@ impl Loaded {
         let name = folder.path().display().to_string();
         let file = folder.file();
         let (bytes, memory) = folder.plain_graph()?;
-        let graph = Graph { bytes: &bytes, folder: &file.data_folder, memory, loops: file.loops, name: &name };
+        let (data, loops) = (&file.data_folder, file.loops);
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name, report: folder.provider() };
         let session = Session::open_plain(&graph, options)?;
         file.check_unchanged()?;
         let equal_lengths = folder.config().head.is_none();

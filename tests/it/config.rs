@@ -103,6 +103,9 @@ fn value_of(key: &str) -> &'static str {
     match key {
         "batching" => "\"padded\"",
         "cache_type" => "\"float32\"",
+        "providers" => "[\"webgpu\", \"cpu\"]",
+        "on_unavailable" => "\"fallback\"",
+        "provider_options" => "{ cuda = { device_id = 1 } }",
         "compat" => "\"transformers\"",
         "bos" => "\"double\"",
         "date" => "2024-07-26",

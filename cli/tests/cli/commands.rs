@@ -144,7 +144,18 @@ fn fixture(path: &str) -> Value {
 #[test]
 fn doctor_says_what_runs_the_models() {
     let report = foreturn(&["doctor", "--json"]).json();
-    assert_eq!(fields(&report), ["library", "source", "version", "providers", "threads", "telemetry", "sandbox"]);
+    assert_eq!(
+        fields(&report),
+        ["library", "source", "version", "providers", "threads", "telemetry", "devices", "sandbox"]
+    );
+    let devices = report["devices"].as_array().expect("a list");
+    let names: Vec<_> = devices.iter().map(|device| device["provider"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["cpu", "cuda", "tensorrt", "webgpu"]);
+    for device in devices {
+        // A reason where there is none, and none where there is.
+        assert_eq!(device["available"].as_bool(), Some(device["reason"].is_null()), "{device}");
+    }
+    assert_eq!(devices[0]["available"], true);
     if cfg!(target_os = "linux") {
         let limit = report["sandbox"]["memory_limit"].as_str().expect("a way");
         let reason = report["sandbox"]["reason"].as_str().is_some_and(|reason| !reason.is_empty());
@@ -795,6 +806,26 @@ fn a_provider_that_is_not_there_is_an_error_unless_falling_back_is_allowed() {
         assert!(message.contains(part), "{part} is not in {message}");
     }
     let run = rank(&model_path(), &with_providers("fallback"), &["--json"]);
-    assert!(run.stderr.contains("warning: model `small` runs on"), "{}", run.stderr);
+    assert!(run.stderr.contains("warning: model `small` runs on cpu instead of cuda: "), "{}", run.stderr);
     assert_eq!(run.json()["complete"], true);
+}
+
+/// The pinned ONNX Runtime has no provider of NVIDIA's; the remedy names the package that has.
+#[test]
+fn inspect_says_which_provider_would_run_a_model_and_why_not() {
+    let path = model();
+    let of = |providers: &[&str]| foreturn(&[&["inspect", &path, "--json"][..], providers].concat());
+    assert_eq!(of(&[]).json()["provider"], json!({"used": "cpu", "unavailable": []}));
+    let fallback = of(&["--provider", "cuda", "--provider", "tensorrt", "--provider", "cpu"]).json();
+    assert_eq!(fallback["provider"]["used"], "cpu");
+    let unavailable = fallback["provider"]["unavailable"].as_array().expect("a list");
+    assert_eq!(unavailable.iter().map(|pair| &pair[0]).collect::<Vec<_>>(), ["cuda", "tensorrt"]);
+    for pair in unavailable {
+        assert!(pair[1].as_str().is_some_and(|why| why.contains("onnxruntime-gpu")), "{pair}");
+    }
+    let message = of(&["--provider", "cuda"]).failure(1);
+    for part in ["`cuda` is not available", "is not enabled in this build", "Python package onnxruntime-gpu"] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    assert!(of(&["--provider", "gpu"]).failure(2).contains("use \"cpu\", \"cuda\", \"tensorrt\" or \"webgpu\""));
 }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "constraints")]
 mod constrained;
+mod device;
 mod finite;
 mod kinds;
 

@@ -1,6 +1,7 @@
-//! One step's inputs, and the executors that run it: [`paged`] over the rewritten graph, [`padded`] over the file as it
-//! is.
+//! One step's inputs, and the executors that run it: [`paged`] over the rewritten graph, [`device`] over that of a device,
+//! [`padded`] over the file as it is.
 
+pub(crate) mod device;
 pub(crate) mod padded;
 pub(crate) mod paged;
 

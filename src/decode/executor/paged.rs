@@ -17,6 +17,7 @@ use crate::model::ModelFolder;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names};
 use crate::model::source::{Files, Source, in_memory};
+use crate::model::target::Cache;
 use crate::runtime::memory::Buffer;
 use crate::runtime::session::{Graph, Session};
 use crate::runtime::{ProviderReport, RuntimeOptions, ort_error};
@@ -55,6 +56,9 @@ impl PagedExecutor {
         blocks: usize,
         options: &RuntimeOptions,
     ) -> Result<Self> {
+        let Cache::Host(stored) = paged.cache else {
+            return Err(Error::internal("a graph for a device was loaded on the CPU"));
+        };
         let config = &folder.config().model;
         let shape = paged.shape;
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
@@ -62,18 +66,25 @@ impl PagedExecutor {
         let data = &folder.file().data_folder;
         let (bytes, memory) = match given {
             Some(source) => {
-                let (bytes, memory) = in_memory(paged, source)?;
+                let (bytes, memory) = in_memory(paged, folder.file().graph(), source)?;
                 (Cow::Owned(bytes), Some(memory))
             }
             None => {
                 folder.file().check_unchanged()?;
                 paged.unread.check(data)?;
-                let widened = &paged.widened;
-                let memory = if widened.is_empty() { None } else { Some(folder.widened(widened)?) };
+                let converted = &paged.converted;
+                let memory = if converted.is_empty() { None } else { Some(folder.converted(converted)?) };
                 (Cow::Borrowed(&*paged.bytes), memory)
             }
         };
-        let graph = Graph { bytes: &bytes, folder: data, memory, loops: folder.file().loops, name: &name };
+        let graph = Graph {
+            bytes: &bytes,
+            folder: data,
+            memory,
+            loops: folder.file().loops,
+            name: &name,
+            report: folder.provider(),
+        };
         let products = &paged.products;
         let shapes: Vec<_> = products.iter().map(|product| product.shape).collect();
         let files = Files(data);
@@ -86,21 +97,18 @@ impl PagedExecutor {
         let matrices = Matrices::new(packed, threads);
         let mut session = Session::open(
             &graph,
-            || {
-                kernels::operators(paged.cache, matrices)
-                    .map_err(|e| ort_error("cannot register foreturn's operators", e))
-            },
+            || kernels::operators(stored, matrices).map_err(|e| ort_error("cannot register foreturn's operators", e)),
             options,
         )?;
         if given.is_none() {
             folder.file().check_unchanged()?;
         }
 
-        let block = paged.cache.block_bytes(heads);
+        let block = stored.block_bytes(heads);
         let cache = block * blocks;
         let pool = Buffer::reserve(cache * 2 * shape.layers)?;
-        let dims = [blocks, paged.target.block_size, heads.kv, paged.cache.row(heads)].map(|n| n as i64);
-        let element = paged.cache.element();
+        let dims = [blocks, paged.target.block_size, heads.kv, stored.row(heads)].map(|n| n as i64);
+        let element = stored.element();
         for layer in 0..shape.layers {
             session.bind(&names::key_cache(layer), &pool.tensor(element, cache * 2 * layer, &dims)?)?;
             session.bind(&names::value_cache(layer), &pool.tensor(element, cache * (2 * layer + 1), &dims)?)?;

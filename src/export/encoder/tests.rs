@@ -1,5 +1,6 @@
 //! Encoders exported from the tiny checkpoints of tests/fixtures/models, and what of them is refused.
 
+use crate::runtime::{Provider, ProviderReport};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,7 +64,14 @@ impl Model {
         use prost::Message;
         let bytes = fs::read(folder.join("model.onnx")).unwrap();
         let proto = crate::onnx::ModelProto::decode(bytes.as_slice()).unwrap().graph.unwrap();
-        let graph = Graph { bytes: &bytes, folder, memory: None, loops: false, name: "test" };
+        let graph = Graph {
+            bytes: &bytes,
+            folder,
+            memory: None,
+            loops: false,
+            name: "test",
+            report: &ProviderReport::only(Provider::Cpu),
+        };
         Model {
             session: Session::open_plain(&graph, &runtime(2)).unwrap(),
             head: Head::read(folder).unwrap().unwrap(),

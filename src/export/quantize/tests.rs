@@ -1,5 +1,6 @@
 //! Packed matrices, multiplied and looked up by ONNX Runtime itself.
 
+use crate::runtime::{Provider, ProviderReport};
 use half::f16;
 use prost::Message;
 
@@ -102,7 +103,14 @@ fn restored(matrix: &Matrix, quantize: Quantize, block: usize, vocabulary: bool)
         proto.output.push(value_info(name, DataType::Float, &[rows, columns]));
     }
     let bytes = model(proto).encode_to_vec();
-    let graph = Graph { bytes: &bytes, folder: folder.path(), memory: None, loops: false, name: "m" };
+    let graph = Graph {
+        bytes: &bytes,
+        folder: folder.path(),
+        memory: None,
+        loops: false,
+        name: "m",
+        report: &ProviderReport::only(Provider::Cpu),
+    };
     let mut session = Session::open_plain(&graph, &runtime(1)).unwrap();
 
     let n = matrix.columns;

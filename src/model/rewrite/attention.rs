@@ -5,21 +5,21 @@
 //! engine lacks are refused by name.
 
 use super::graph::{Attributes, Values, element_type, last_dimension};
-use super::rope;
-use super::{AttentionShape, names};
+use super::{AttentionShape, device, names, rope};
 use crate::kernels::attention::layout::MAX_HEAD;
 use crate::kernels::attention::{DOMAIN, MAX_HEADS, OPERATOR};
 use crate::model::config::ModelConfig;
+use crate::model::target::{DeviceAttention, Target};
 use crate::onnx::nodes::{float, int, int64_tensor, node};
 use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto};
 
 /// The inputs of an attention node that matter here. A missing one is empty.
 pub(super) struct Inputs {
-    query: String,
-    key: String,
-    value: String,
+    pub(super) query: String,
+    pub(super) key: String,
+    pub(super) value: String,
     /// The past key. Its type is the cache's.
-    cache: String,
+    pub(super) cache: String,
     pub(super) cos: String,
     pub(super) sin: String,
     query_norm: String,
@@ -56,8 +56,14 @@ impl Inputs {
     }
 }
 
-/// Replaces every attention node. `flat` says that tokens are a vector.
-pub(super) fn replace(graph: &mut GraphProto, config: &ModelConfig, flat: bool) -> Result<AttentionShape, String> {
+/// Replaces every attention node for `target`, whose own attention is used if it is a `device`. `flat` says that tokens
+/// are a vector.
+pub(super) fn replace(
+    graph: &mut GraphProto,
+    config: &ModelConfig,
+    flat: bool,
+    (target, device): (Target, Option<DeviceAttention>),
+) -> Result<AttentionShape, String> {
     let mut shape: Option<AttentionShape> = None;
     let mut nodes = Vec::with_capacity(graph.node.len());
     let mut constants = Vec::new();
@@ -70,7 +76,10 @@ pub(super) fn replace(graph: &mut GraphProto, config: &ModelConfig, flat: bool) 
         };
         let refuse = |why: String| format!("attention node `{}`: {why}", node.name());
         check_features(node, &inputs).map_err(refuse)?;
-        let here = layer_shape(node, &inputs, graph, config, &values).map_err(refuse)?;
+        if let Some(device) = device {
+            device::check(node, device, config.context_length).map_err(refuse)?;
+        }
+        let here = layer_shape(node, &inputs, graph, config, &values, device.is_some()).map_err(refuse)?;
         let before = shape.get_or_insert(here);
         before.positions = before.positions.into_iter().chain(here.positions).min();
         if (AttentionShape { positions: before.positions, ..here }) != *before {
@@ -78,7 +87,14 @@ pub(super) fn replace(graph: &mut GraphProto, config: &ModelConfig, flat: bool) 
         }
         let mut layer = Layer { node, inputs, shape: here, flat, nodes: &mut nodes, constants: &mut constants };
         layer.normalise();
-        layer.attend(layers, rope::is_joined(values.producer(&layer.inputs.cos)));
+        let joined = rope::is_joined(values.producer(&layer.inputs.cos));
+        match device {
+            None => layer.attend(layers, joined),
+            Some(device) => {
+                let block_size = target.for_heads(here.head_size).block_size;
+                layer.attend_on(device, layers, joined, (&values, config.context_length, block_size));
+            }
+        }
         layers += 1;
     }
     let separate = separate_tables(graph, &values);
@@ -97,7 +113,7 @@ pub(super) fn replace(graph: &mut GraphProto, config: &ModelConfig, flat: bool) 
 }
 
 /// Number of tokens that a token sees, including itself; -1 for all before it.
-fn window(node: &NodeProto) -> i64 {
+pub(super) fn window(node: &NodeProto) -> i64 {
     Attributes(node).get("local_window_size").map_or(-1, |window| window.i())
 }
 
@@ -157,12 +173,14 @@ fn layer_shape(
     graph: &GraphProto,
     config: &ModelConfig,
     values: &Values<'_>,
+    on_device: bool,
 ) -> Result<AttentionShape, String> {
     let attributes = Attributes(node);
     let cache: Option<&ValueInfoProto> = graph.input.iter().find(|input| input.name() == inputs.cache);
     let Some(cache) = cache else { return Err("its past key is not an input of the graph".into()) };
     match element_type(cache) {
         Some(tensor_proto::DataType::Float) => {}
+        Some(tensor_proto::DataType::Float16 | tensor_proto::DataType::Bfloat16) if on_device => {}
         other => {
             let name = cache.name();
             return Err(format!("its cache `{name}` has element type {other:?}; this version runs float32 caches"));
@@ -202,14 +220,19 @@ fn layer_shape(
 }
 
 /// Number of positions in a rotary table. For joined tables, it is the number of rows of the second one.
-fn table_rows(name: &str, values: &Values<'_>) -> Option<usize> {
+pub(super) fn table_rows(name: &str, values: &Values<'_>) -> Option<usize> {
+    let rows = table(name, values)?.dims.first()?;
+    usize::try_from(*rows).ok().filter(|&rows| rows > 0)
+}
+
+/// A rotary table, or the second of joined ones.
+pub(super) fn table<'a>(name: &'a str, values: &Values<'a>) -> Option<&'a TensorProto> {
     let producer = values.producer(name);
     let name = match producer.filter(|_| rope::is_joined(producer)) {
         Some(joined) => joined.input.last()?,
         None => name,
     };
-    let rows = values.constant(name)?.dims.first()?;
-    usize::try_from(*rows).ok().filter(|&rows| rows > 0)
+    values.constant(name)
 }
 
 /// Number of rows in the tables of rotary embeddings that are separate nodes.
@@ -221,18 +244,18 @@ fn separate_tables(graph: &GraphProto, values: &Values<'_>) -> Option<usize> {
 }
 
 /// One attention node on its way into the paged graph.
-struct Layer<'a> {
-    node: &'a NodeProto,
-    inputs: Inputs,
-    shape: AttentionShape,
-    flat: bool,
-    nodes: &'a mut Vec<NodeProto>,
-    constants: &'a mut Vec<TensorProto>,
+pub(super) struct Layer<'a> {
+    pub(super) node: &'a NodeProto,
+    pub(super) inputs: Inputs,
+    pub(super) shape: AttentionShape,
+    pub(super) flat: bool,
+    pub(super) nodes: &'a mut Vec<NodeProto>,
+    pub(super) constants: &'a mut Vec<TensorProto>,
 }
 
 impl Layer<'_> {
     /// An additional value of this node, beside its outputs.
-    fn own(&self, what: &str) -> String {
+    pub(super) fn own(&self, what: &str) -> String {
         format!("foreturn.{}.{what}", self.node.output.first().map_or("", String::as_str))
     }
 
@@ -241,24 +264,31 @@ impl Layer<'_> {
         if self.inputs.query_norm.is_empty() && self.inputs.key_norm.is_empty() {
             return;
         }
-        let AttentionShape { query_heads, kv_heads, head_size, .. } = self.shape;
-        if self.inputs.key.is_empty() {
-            let parts = ["query", "key", "value"].map(|part| self.own(part));
-            let sizes = self.own("sizes");
-            let width = |heads: usize| (heads * head_size) as i64;
-            let widths = [width(query_heads), width(kv_heads), width(kv_heads)];
-            self.constants.push(int64_tensor(&sizes, &[3], &widths));
-            let outputs = [parts[0].as_str(), &parts[1], &parts[2]];
-            let inputs = [self.inputs.query.as_str(), &sizes];
-            let name = self.own("split");
-            self.nodes.push(node("", "Split", &name, &inputs, &outputs, vec![int("axis", -1)]));
-            let [query, key, value] = parts;
-            (self.inputs.query, self.inputs.key, self.inputs.value) = (query, key, value);
-        }
+        let AttentionShape { query_heads, kv_heads, .. } = self.shape;
+        self.split();
         let (query, key) = (self.inputs.query.clone(), self.inputs.key.clone());
         let (query_norm, key_norm) = (self.inputs.query_norm.clone(), self.inputs.key_norm.clone());
         self.inputs.query = self.norm("q_norm", query, &query_norm, query_heads);
         self.inputs.key = self.norm("k_norm", key, &key_norm, kv_heads);
+    }
+
+    /// Splits queries, keys and values that are packed into one tensor.
+    pub(super) fn split(&mut self) {
+        if !self.inputs.key.is_empty() {
+            return;
+        }
+        let AttentionShape { query_heads, kv_heads, head_size, .. } = self.shape;
+        let parts = ["query", "key", "value"].map(|part| self.own(part));
+        let sizes = self.own("sizes");
+        let width = |heads: usize| (heads * head_size) as i64;
+        let widths = [width(query_heads), width(kv_heads), width(kv_heads)];
+        self.constants.push(int64_tensor(&sizes, &[3], &widths));
+        let outputs = [parts[0].as_str(), &parts[1], &parts[2]];
+        let inputs = [self.inputs.query.as_str(), &sizes];
+        let name = self.own("split");
+        self.nodes.push(node("", "Split", &name, &inputs, &outputs, vec![int("axis", -1)]));
+        let [query, key, value] = parts;
+        (self.inputs.query, self.inputs.key, self.inputs.value) = (query, key, value);
     }
 
     /// RMS norm of each head of `input` by `weight`, or `input` if there is no weight.

@@ -5,7 +5,8 @@
 //! rows whose logits are needed ([`rows`]). Everything else stays as the exporter wrote it: tokens are packed along the
 //! sequence axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. The rewrites for
 //! the [`Target`] come last. On the CPU, float16 becomes float32, because ONNX Runtime has no float16 products there,
-//! and products with weights become the engine's own, with the norms and sums next to them ([`cpu`]).
+//! and products with weights become the engine's own, with the norms and sums next to them ([`cpu`]). On a device,
+//! attention is ONNX Runtime's own ([`device`]), and float32 becomes half precision ([`precision`]).
 //!
 //! Windows, soft caps and tables may differ from layer to layer. Norms of query and key inside the node become separate
 //! nodes. Features that the operator lacks (attention sinks, biases, smooth softmax, a quantised cache) are refused by
@@ -13,7 +14,9 @@
 
 mod attention;
 pub(crate) mod cpu;
+mod device;
 pub(crate) mod graph;
+pub(crate) mod precision;
 pub(crate) mod rope;
 mod rows;
 mod rowwise;
@@ -24,19 +27,17 @@ use prost::Message as _;
 
 use self::cpu::norms;
 use self::cpu::products::{self, Product};
-use self::cpu::widen::{self, Widened};
+use self::precision::{Converted, Precision};
 use self::rope::LongRope;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
 use super::layout::CacheType;
-use super::target::Target;
+use super::target::{Cache, Target};
 use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
-use crate::kernels::attention::layout::Stored;
 use crate::kernels::matmul::pack::Kind;
 use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
-use crate::runtime::memory;
 use crate::{Error, Result};
 
 /// Names of the rewritten graph's inputs, in addition to the token ids and one key and one value cache per layer.
@@ -47,6 +48,10 @@ pub(crate) mod names {
     pub(crate) const SLOTS: &str = "foreturn.slot_mapping";
     pub(crate) const ROPE_OFFSET: &str = "foreturn.rope_offset";
     pub(crate) const LOGIT_ROWS: &str = "foreturn.logit_rows";
+    /// Rows of the rotary tables, one for each token.
+    pub(crate) const ROTARY_POSITIONS: &str = "foreturn.rotary_positions";
+    /// Bounds of a step, on the CPU: the most new tokens, the most tokens, the fewest tokens of the longest sequence.
+    pub(crate) const METADATA: &str = "foreturn.attention_metadata";
 
     pub(crate) fn key_cache(layer: usize) -> String {
         format!("foreturn.key_cache.{layer}")
@@ -54,6 +59,11 @@ pub(crate) mod names {
 
     pub(crate) fn value_cache(layer: usize) -> String {
         format!("foreturn.value_cache.{layer}")
+    }
+
+    /// A device's cache as the output of its attention.
+    pub(crate) fn updated(cache: &str) -> String {
+        format!("{cache}.updated")
     }
 }
 
@@ -80,12 +90,12 @@ pub(crate) struct PagedGraph {
     pub(crate) long_rope: Option<LongRope>,
     /// The reasons that break the promise of equal bits in any batch.
     pub(crate) bitwise_exceptions: Vec<String>,
-    /// Weights that have to be widened to float32 when the graph is loaded.
-    pub(crate) widened: Widened,
+    /// Weights that have to be converted when the graph is loaded.
+    pub(crate) converted: Converted,
     /// The device that it was made for.
     pub(crate) target: Target,
-    /// The element of its key-value cache.
-    pub(crate) cache: Stored,
+    /// The contents of its key-value cache.
+    pub(crate) cache: Cache,
     /// The matrices of the graph's packed products.
     pub(crate) products: Vec<Product>,
     /// The other weights, which ONNX Runtime reads.
@@ -102,31 +112,49 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
     let logits = &config.decoder.outputs.logits;
     let refuse = |why: String| Error::unsupported(format!("{}: {why}", file.path.display()));
 
-    let flat = is_flat(&graph, config).map_err(refuse)?;
-    let widened = if target.widens { widen::widen(&mut graph).map_err(refuse)? } else { Widened::default() };
+    let device = target.device().map_err(refuse)?;
+    let flat = is_flat(&graph, config).map_err(refuse)?
+        || (device.is_some() && device::takes_vectors(&graph, &config.decoder.inputs.input_ids));
+    let native = device::native_precision(&graph);
+    let mut converted = Converted::default();
+    if device.is_none() {
+        converted = precision::convert(&mut graph, Precision::Float32).map_err(refuse)?;
+    }
     rows::keep_all_rows(&mut graph);
     let long_rope = rope::join_tables(&mut graph).map_err(refuse)?;
-    let shape = attention::replace(&mut graph, config, flat).map_err(refuse)?;
+    let shape = attention::replace(&mut graph, config, flat, (target, device)).map_err(refuse)?;
+    let target = target.for_heads(shape.head_size);
+    if device.is_some_and(|device| !device.transposed_products) {
+        device::plain_products(&mut graph);
+    }
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
     let products = if target.takes_products { products::replace(&mut graph) } else { Vec::new() };
     let quantised = products.iter().any(|product| product.shape.kind != Kind::Floats);
-    let cache = target.cache(cache, quantised).map_err(refuse)?;
+    let cache = match device {
+        None => Cache::Host(target.cache(cache, quantised).map_err(refuse)?),
+        Some(device) => Cache::Device(device.precision(cache, native).map_err(refuse)?),
+    };
     let used = rows::remove_unused(&mut graph, logits);
     rows::gather_early(&mut graph);
     norms::take_over(&mut graph, &products);
-    let bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
+    let mut bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
+    if let Cache::Device(precision) = cache {
+        let name = target.provider.as_str();
+        bitwise_exceptions.push(format!("the provider `{name}`: a row may be rounded by those beside it"));
+        if precision != native {
+            converted = precision::convert(&mut graph, precision).map_err(refuse)?;
+        }
+    }
     let positions = used.contains(&config.decoder.inputs.position_ids);
     graph.input = inputs(&graph, config, shape, (flat, cache), &used).map_err(refuse)?;
-    graph.output.retain(|output| output.name() == *logits);
-    for output in &mut graph.output {
-        // The exporter's shape fixes the number of output rows, but now it depends on the step.
-        output.r#type = untyped_shape(flat);
-    }
+    set_outputs(&mut graph, logits, shape, (flat, cache));
     graph.value_info.clear();
     let left: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
     let unread = Unread::of(file.graph(), &|name| left.contains(name)).map_err(|e| e.context(file.path.display()))?;
 
-    model.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) });
+    if device.is_none() {
+        model.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) });
+    }
     model.graph = Some(graph);
     Ok(PagedGraph {
         bytes: model.encode_to_vec(),
@@ -135,12 +163,28 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
         flat,
         long_rope,
         bitwise_exceptions,
-        widened,
+        converted,
         target,
         cache,
         products,
         unread,
     })
+}
+
+/// Keeps the logits of the outputs, and adds the caches of a device.
+fn set_outputs(graph: &mut GraphProto, logits: &str, shape: AttentionShape, (flat, cache): (bool, Cache)) {
+    graph.output.retain(|output| output.name() == logits);
+    for output in &mut graph.output {
+        let kind = match cache {
+            Cache::Host(_) => tensor_proto::DataType::Float,
+            Cache::Device(_) => graph::element_type(output).unwrap_or(tensor_proto::DataType::Float),
+        };
+        // The exporter's shape fixes the number of output rows, but now it depends on the step.
+        output.r#type = untyped_shape(kind, flat);
+    }
+    if let Cache::Device(_) = cache {
+        graph.output.extend(device::outputs(shape, cache));
+    }
 }
 
 /// Whether the graph takes its tokens as a vector.
@@ -160,17 +204,17 @@ fn is_flat(graph: &GraphProto, config: &ModelConfig) -> Result<bool, String> {
     }
 }
 
-/// The type of float logits. Only the number of dimensions is known.
-fn untyped_shape(flat: bool) -> Option<TypeProto> {
+/// The type of logits. Only the number of dimensions is known.
+fn untyped_shape(kind: tensor_proto::DataType, flat: bool) -> Option<TypeProto> {
     let dims = ["batch", "rows", "vocabulary"].map(Dim::Symbol);
-    value_info("", tensor_proto::DataType::Float, &dims[usize::from(flat)..]).r#type
+    value_info("", kind, &dims[usize::from(flat)..]).r#type
 }
 
 fn inputs(
     graph: &GraphProto,
     config: &ModelConfig,
     shape: AttentionShape,
-    (flat, stored): (bool, Stored),
+    (flat, stored): (bool, Cache),
     used: &HashSet<String>,
 ) -> Result<Vec<ValueInfoProto>, String> {
     use tensor_proto::DataType::{Int32, Int64};
@@ -186,9 +230,11 @@ fn inputs(
         value_info(names::SLOTS, Int32, &[Dim::Symbol("tokens")]),
         value_info(names::ROPE_OFFSET, Int32, &per_sequence),
         value_info(names::LOGIT_ROWS, Int64, &[Dim::Symbol("rows")]),
+        value_info(names::ROTARY_POSITIONS, Int64, &row),
+        value_info(names::METADATA, Int32, &[Dim::Size(3)]),
     ];
     let cache = ["blocks", "block_size", "kv_heads", "head_size"].map(Dim::Symbol);
-    let element = memory::data_type(stored.element());
+    let element = stored.data_type();
     for layer in 0..shape.layers {
         inputs.push(value_info(&names::key_cache(layer), element, &cache));
         inputs.push(value_info(&names::value_cache(layer), element, &cache));

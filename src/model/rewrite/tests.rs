@@ -5,6 +5,9 @@ use crate::model::CacheType;
 use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int, int64_tensor, node, subgraph};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
+use crate::runtime::Provider;
+
+mod on_devices;
 
 /// One layer of 4 query and 2 key-value heads of 8 dimensions: tokens, attention, logits.
 struct Sketch {
@@ -57,6 +60,10 @@ impl Sketch {
     }
 
     fn rewrite(self) -> Result<(PagedGraph, GraphProto)> {
+        self.rewrite_for(Target::cpu())
+    }
+
+    fn rewrite_for(self, target: Target) -> Result<(PagedGraph, GraphProto)> {
         let batch = [Dim::Symbol("batch"), Dim::Symbol("sequence")];
         let cache = [Dim::Symbol("batch"), Dim::Size(2), Dim::Symbol("past"), self.head_size];
         let mut input = vec![
@@ -84,14 +91,17 @@ impl Sketch {
         let config =
             serde_json::json!({"type": "t", "vocab_size": 9, "context_length": 64, "decoder": {"head_size": 8}});
         let file = GraphFile::read(&path)?;
-        let paged =
-            rewrite(&file, &serde_json::from_value(config).expect("a configuration"), CacheType::Auto, Target::cpu())?;
+        let paged = rewrite(&file, &serde_json::from_value(config).expect("a configuration"), CacheType::Auto, target)?;
         let graph = ModelProto::decode(paged.bytes.as_slice()).expect("an ONNX model").graph.expect("a graph");
         Ok((paged, graph))
     }
 
     fn refusal(self) -> String {
-        let Err(error) = self.rewrite() else { panic!("not refused") };
+        self.refusal_on(Provider::Cpu)
+    }
+
+    fn refusal_on(self, provider: Provider) -> String {
+        let Err(error) = self.rewrite_for(Target::of(provider)) else { panic!("not refused") };
         assert_eq!(error.kind(), crate::ErrorKind::Unsupported, "{error}");
         error.to_string()
     }

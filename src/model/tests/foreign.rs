@@ -1,5 +1,6 @@
 //! Folders made by others: places of external data, and unexpected contents of files.
 
+use crate::runtime::{Provider, ProviderReport};
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -23,7 +24,14 @@ fn load(folder: &Path) {
     let opened = ModelFolder::open(folder).expect("the model opens");
     let file = opened.file();
     let bytes = file.encode();
-    let graph = Graph { bytes: &bytes, folder: &file.data_folder, memory: None, loops: false, name: "m" };
+    let graph = Graph {
+        bytes: &bytes,
+        folder: &file.data_folder,
+        memory: None,
+        loops: false,
+        name: "m",
+        report: &ProviderReport::only(Provider::Cpu),
+    };
     Session::open_plain(&graph, &runtime(1)).expect("ONNX Runtime loads it");
 }
 

@@ -78,7 +78,7 @@ impl PaddedExecutor {
         let name = folder.path().display().to_string();
         let (bytes, memory) = folder.plain_graph()?;
         let (data, loops) = (&folder.file().data_folder, folder.file().loops);
-        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name };
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name, report: folder.provider() };
         let session = Session::open_plain(&graph, options)?;
         folder.file().check_unchanged()?;
         let names = &folder.config().model.decoder;

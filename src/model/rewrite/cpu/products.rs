@@ -11,12 +11,12 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::widen;
 use crate::Result;
 use crate::kernels::attention::{self, DOMAIN};
 use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
 use crate::model::rewrite::graph::{Attributes, Values, integers};
+use crate::model::rewrite::precision;
 use crate::model::source::Source;
 use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::{int, node};
@@ -303,10 +303,10 @@ fn summed(input: &str, inner: usize, values: &Values<'_>) -> Option<(String, usi
     fits.then(|| (plain.clone(), inputs))
 }
 
-/// The tensor, if its bytes can be used as they are: in the graph or a file, and not widened while it is loaded.
+/// The tensor, if its bytes can be used as they are: in the graph or a file, and not converted while it is loaded.
 fn stored(tensor: &TensorProto) -> Option<TensorProto> {
-    let widened = || tensor::entry(tensor, "location") == Some(widen::LOCATION);
-    let there = if is_external(tensor) { !widened() } else { tensor.raw_data.is_some() };
+    let converted = || tensor::entry(tensor, "location") == Some(precision::LOCATION);
+    let there = if is_external(tensor) { !converted() } else { tensor.raw_data.is_some() };
     there.then(|| tensor.clone())
 }
 

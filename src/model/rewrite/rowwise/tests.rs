@@ -1,5 +1,6 @@
 //! Products and operators of ONNX Runtime, one row against many; and graphs that must not be packed.
 
+use crate::runtime::{Provider, ProviderReport};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -39,7 +40,14 @@ fn assert_same_bits(what: &str, graph: GraphProto, width: usize, threads: usize,
         ..ModelProto::default()
     };
     let bytes = prost::Message::encode_to_vec(&model);
-    let graph = Graph { bytes: &bytes, folder: std::path::Path::new("."), memory: None, loops: false, name: what };
+    let graph = Graph {
+        bytes: &bytes,
+        folder: std::path::Path::new("."),
+        memory: None,
+        loops: false,
+        name: what,
+        report: &ProviderReport::only(Provider::Cpu),
+    };
     let mut session = Session::open_plain(&graph, &runtime(threads)).expect("the probe loads");
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let x = floats(&mut rng, MOST * width);

@@ -1,0 +1,277 @@
+//! Steps on a device: the rewritten graph, its caches in the device's memory and bound in place.
+//!
+//! Small inputs are made on the host for each step, and only the wanted rows of logits come back. Blocks are copied by
+//! a graph of their own, because the device's pointers can't be added to.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use ndarray::{ArrayView2, s};
+use prost::Message as _;
+
+use super::{Executor, Step, wrong_width};
+use crate::Result;
+use crate::decode::rope::Variant;
+use crate::kernels::attention::layout::Heads;
+use crate::model::ModelFolder;
+use crate::model::rewrite::rope::LongRope;
+use crate::model::rewrite::{PagedGraph, names};
+use crate::model::source::{Source, in_memory};
+use crate::onnx::nodes::{Dim, node, value_info};
+use crate::onnx::tensor_proto::DataType;
+use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto};
+use crate::runtime::device::DeviceTensors;
+use crate::runtime::session::{Graph, Session};
+use crate::runtime::{ProviderReport, RuntimeOptions};
+
+/// A model on a device, with its key-value cache.
+pub(crate) struct DeviceExecutor {
+    /// One tensor for each layer's keys, and one for its values.
+    // Declared before the sessions, whose memory this is, so that it is freed first.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the sessions use it"))]
+    caches: DeviceTensors,
+    session: Session,
+    copier: Copier,
+    width: usize,
+    name: String,
+    width_from: &'static str,
+    token_input: String,
+    position_input: Option<String>,
+    flat: bool,
+    long_rope: Option<LongRope>,
+    takes: Takes,
+    logits: String,
+}
+
+/// The inputs that only some devices take.
+struct Takes {
+    slots: bool,
+    metadata: bool,
+}
+
+impl DeviceExecutor {
+    /// Loads the model, of which `paged` is the graph, with a cache of `blocks` blocks. Its weights come from `given`, or
+    /// from the folder's files.
+    pub(crate) fn load(
+        folder: &ModelFolder,
+        paged: &PagedGraph,
+        given: Option<&dyn Source>,
+        blocks: usize,
+        options: &RuntimeOptions,
+    ) -> Result<Self> {
+        let name = folder.path().display().to_string();
+        let data = &folder.file().data_folder;
+        let (bytes, memory) = match given {
+            Some(source) => {
+                let (bytes, memory) = in_memory(paged, folder.file().graph(), source)?;
+                (Cow::Owned(bytes), Some(memory))
+            }
+            None => {
+                folder.file().check_unchanged()?;
+                paged.unread.check(data)?;
+                let converted = &paged.converted;
+                let memory = if converted.is_empty() { None } else { Some(folder.converted(converted)?) };
+                (Cow::Borrowed(&*paged.bytes), memory)
+            }
+        };
+        let (loops, report) = (folder.file().loops, folder.provider());
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name, report };
+        let mut session = Session::open_plain(&graph, options)?;
+        if given.is_none() {
+            folder.file().check_unchanged()?;
+        }
+
+        let shape = paged.shape;
+        let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
+        let dims = [blocks, paged.target.block_size, heads.kv, paged.cache.row(heads)];
+        let cache_names: Vec<String> =
+            (0..shape.layers).flat_map(|layer| [names::key_cache(layer), names::value_cache(layer)]).collect();
+        let mut copier = Copier::load(&cache_names, (paged.cache.data_type(), dims), folder, options)?;
+        let mut caches = DeviceTensors::of(&session, options)?;
+        for name in &cache_names {
+            let cache = caches.add(paged.cache.element(), &dims)?;
+            for session in [&mut session, &mut copier.session] {
+                session.bind(name, &caches.value(cache)?)?;
+                session.bind_output(&names::updated(name), caches.value(cache)?)?;
+            }
+        }
+        let (slots, metadata) = paged.target.device().ok().flatten().map_or((false, false), |d| (d.slots, d.metadata));
+        let config = &folder.config().model.decoder;
+        Ok(DeviceExecutor {
+            caches,
+            session,
+            copier,
+            width: folder.row_width(),
+            name,
+            width_from: folder.config().width_source(),
+            token_input: config.inputs.input_ids.clone(),
+            position_input: paged.takes_positions.then(|| config.inputs.position_ids.clone()),
+            flat: paged.flat,
+            long_rope: paged.long_rope,
+            takes: Takes { slots, metadata },
+            logits: config.outputs.logits.clone(),
+        })
+    }
+
+    pub(crate) fn provider(&self) -> &ProviderReport {
+        self.session.provider()
+    }
+
+    /// Sets the inputs of a step.
+    fn set(&mut self, step: &Step) -> Result<()> {
+        let (tokens, sequences) = (step.tokens.len(), step.sequences());
+        let session = &mut self.session;
+        let row = &[1, tokens][usize::from(self.flat)..];
+        session.set(&self.token_input, row, step.tokens.clone())?;
+        if let Some(name) = &self.position_input {
+            session.set(name, row, step.positions.clone())?;
+        }
+        if let Some(rope) = self.long_rope {
+            session.set(names::ROTARY_POSITIONS, &[1, tokens], rotary_rows(step, rope))?;
+        }
+        session.set(names::CUMULATIVE, &[sequences + 1], step.cumulative.clone())?;
+        session.set(names::PAST, &[sequences], step.past.clone())?;
+        session.set(names::BLOCK_TABLE, &[sequences, step.block_table.len() / sequences], step.block_table.clone())?;
+        if self.takes.slots {
+            session.set(names::SLOTS, &[tokens], step.slots.clone())?;
+        }
+        if self.takes.metadata {
+            session.set(names::METADATA, &[3], bounds(step))?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of the joined rotary tables, for each token.
+fn rotary_rows(step: &Step, rope: LongRope) -> Vec<i64> {
+    let mut rows = step.positions.clone();
+    for (bounds, &variant) in step.cumulative.windows(2).zip(&step.variants) {
+        if variant == Variant::Long {
+            rows[bounds[0] as usize..bounds[1] as usize].iter_mut().for_each(|row| *row += rope.small_rows as i64);
+        }
+    }
+    rows
+}
+
+/// The most new tokens of a sequence, the most tokens of one, and a lower bound of the latter.
+fn bounds(step: &Step) -> Vec<i32> {
+    let new = step.cumulative.windows(2).map(|bounds| bounds[1] - bounds[0]);
+    let longest = new.clone().zip(&step.past).map(|(new, past)| new + past).max().unwrap_or(0);
+    vec![new.max().unwrap_or(0), longest, longest]
+}
+
+impl Executor for DeviceExecutor {
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.copier.add(from, to);
+    }
+
+    fn end_by(&mut self, end: Option<Instant>) {
+        self.session.end_by(end);
+    }
+
+    fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
+        self.copier.run()?;
+        self.set(step)?;
+        let rows = step.logit_rows.len();
+        // An empty Gather is not worth relying on: one row more is computed and not read.
+        let wanted = if rows == 0 { Cow::Owned(vec![0]) } else { Cow::Borrowed(&step.logit_rows) };
+        let computed = wanted.len();
+        self.session.set(names::LOGIT_ROWS, &[computed], wanted.into_owned())?;
+        let expected = self.width;
+        let checked = self.session.run(&self.logits, |logits| {
+            let width = logits.shape().last().copied().unwrap_or(0);
+            match logits.into_shape_with_order((computed, expected)) {
+                Ok(logits) => {
+                    read(logits.slice_move(s![..rows, ..]));
+                    Ok(())
+                }
+                Err(_) => Err(width),
+            }
+        })?;
+        checked.map_err(|width| wrong_width(&self.name, self.width_from, expected, width))
+    }
+
+    #[cfg(test)]
+    fn poison(&mut self) {
+        self.caches.fill(&self.session, 0xff).expect("the cache is overwritten");
+    }
+}
+
+/// Copies blocks in every cache.
+struct Copier {
+    session: Session,
+    /// Copies that are due before the next step. Those of a group don't depend on each other, and a group waits for
+    /// those before it.
+    due: Vec<Vec<(i64, i64)>>,
+}
+
+const FROM: &str = "from";
+const TO: &str = "to";
+
+impl Copier {
+    fn load(
+        caches: &[String],
+        (element, dims): (DataType, [usize; 4]),
+        folder: &ModelFolder,
+        options: &RuntimeOptions,
+    ) -> Result<Self> {
+        let bytes = copies(caches, element, dims).encode_to_vec();
+        let (name, report) = (format!("{}, copies of blocks", folder.path().display()), folder.provider());
+        let data = &folder.file().data_folder;
+        let graph = Graph { bytes: &bytes, folder: data, memory: None, loops: false, name: &name, report };
+        let session = Session::open_plain(&graph, options)?;
+        Ok(Copier { session, due: Vec::new() })
+    }
+
+    fn add(&mut self, from: u32, to: u32) {
+        add(&mut self.due, (i64::from(from), i64::from(to)));
+    }
+
+    /// Makes the copies that are due.
+    fn run(&mut self) -> Result<()> {
+        for group in std::mem::take(&mut self.due) {
+            self.session.set(FROM, &[group.len()], group.iter().map(|copy| copy.0).collect::<Vec<_>>())?;
+            self.session.set(TO, &[group.len(), 1], group.iter().map(|copy| copy.1).collect::<Vec<_>>())?;
+            self.session.run_in_place()?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds a copy to the last group, or to one of its own if it depends on that group.
+fn add(groups: &mut Vec<Vec<(i64, i64)>>, copy: (i64, i64)) {
+    match groups.last_mut().filter(|group| !group.iter().any(|&other| touches(other, copy))) {
+        Some(group) => group.push(copy),
+        None => groups.push(vec![copy]),
+    }
+}
+
+/// Whether the second of two copies has to wait for the first.
+fn touches(first: (i64, i64), second: (i64, i64)) -> bool {
+    first.1 == second.0 || first.1 == second.1 || first.0 == second.1
+}
+
+/// A graph that copies blocks, named by two inputs, in each of `caches`.
+fn copies(caches: &[String], element: DataType, dims: [usize; 4]) -> ModelProto {
+    let shape = dims.map(Dim::Size);
+    let mut graph = GraphProto {
+        name: Some("copies".into()),
+        input: vec![
+            value_info(FROM, DataType::Int64, &[Dim::Symbol("copies")]),
+            value_info(TO, DataType::Int64, &[Dim::Symbol("copies"), Dim::Size(1)]),
+        ],
+        ..GraphProto::default()
+    };
+    for cache in caches {
+        let (copied, updated) = (format!("{cache}.copied"), names::updated(cache));
+        graph.node.push(node("", "Gather", &copied, &[cache, FROM], &[&copied], vec![]));
+        graph.node.push(node("", "ScatterND", &updated, &[cache, TO, &copied], &[&updated], vec![]));
+        graph.input.push(value_info(cache, element, &shape));
+        graph.output.push(value_info(&updated, element, &shape));
+    }
+    let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(18) };
+    ModelProto { ir_version: Some(9), graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() }
+}
+
+#[cfg(test)]
+mod tests;
