@@ -6,6 +6,12 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use foreturn::config;
 
+mod runs;
+
+pub(super) use runs::{
+    BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs,
+};
+
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
 #[command(name = "foreturn", version, propagate_version = true)]
@@ -32,6 +38,11 @@ pub(super) enum Command {
     Score(ScoreArgs),
     /// Rank candidate responses by the conversations they lead to
     Rank(RankArgs),
+    /// Build data sets of preferences from tasks
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Hold conversations between policies and a simulated user, and compare the policies
+    Evaluate(EvaluateArgs),
     /// Convert a trace of rankings into an HTML page
     Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the latency of scores

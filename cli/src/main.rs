@@ -8,11 +8,14 @@
 mod args;
 mod bench;
 mod compare;
+mod dataset;
+mod evaluate;
 mod models;
 mod output;
 mod rank;
 mod report;
 mod reward_bench;
+mod run;
 mod score;
 mod table;
 
@@ -43,6 +46,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Logprobs(args) => models::logprobs(&args),
         Command::Score(args) => score::score(&args),
         Command::Rank(args) => rank::rank(&args),
+        Command::Dataset(command) => dataset::dataset(&command),
+        Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),

@@ -24,6 +24,8 @@ const FLOORS: &[&[&str]] = &[
     &["trace"],
     &["config", "report"],
     &["engine"],
+    &["tasks"],
+    &["dataset", "evaluate"],
 ];
 
 /// What stands outside of the order: the crate's root, and doors that only benches and tests open.
