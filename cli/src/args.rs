@@ -8,9 +8,7 @@ use foreturn::config;
 
 mod runs;
 
-pub(super) use runs::{
-    BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs,
-};
+pub(super) use runs::{BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs};
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]

@@ -8,8 +8,8 @@ use foreturn::tasks::{self, Tasks};
 use foreturn::{Error, ErrorKind, Result};
 
 use super::args::{BuildArgs, DatasetCommand, DatasetExportArgs, MergeArgs};
-use super::run::{self, Shown};
 use super::output;
+use super::run::{self, Shown};
 
 pub(super) fn dataset(command: &DatasetCommand) -> Result<()> {
     match command {
@@ -59,7 +59,8 @@ fn export(args: &DatasetExportArgs) -> Result<()> {
     if args.json {
         return output::json(&exported);
     }
-    let left_out = if exported.left_out > 0 { format!(", {} turns without a pair", exported.left_out) } else { String::new() };
+    let left_out =
+        if exported.left_out > 0 { format!(", {} turns without a pair", exported.left_out) } else { String::new() };
     output::line(format!(
         "{}: {} rows from {} conversations{left_out}",
         args.to.display(),

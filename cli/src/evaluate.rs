@@ -7,9 +7,9 @@ use foreturn::{Error, ErrorKind, Result, files};
 
 use super::args::EvaluateArgs;
 use super::dataset::refuse_file;
+use super::output;
 use super::run::{self, Shown};
 use super::table;
-use super::output;
 
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     // Cheap mistakes come first: the models load only for tasks and a configuration that make sense.
@@ -67,7 +67,10 @@ fn policies(args: &EvaluateArgs, config: &Config) -> Result<Vec<Policy>> {
         let only = || config.models.keys().next().filter(|_| config.models.len() == 1).cloned();
         let model = config.roles.policy.clone().or_else(only);
         policies.push(Policy::new(model.ok_or_else(|| {
-            wrong(format!("no policy is named: give --policy, or roles.policy in the configuration, out of {}", known()))
+            wrong(format!(
+                "no policy is named: give --policy, or roles.policy in the configuration, out of {}",
+                known()
+            ))
         })?));
     }
     for (name, file) in &args.system {
@@ -93,7 +96,8 @@ fn print(evaluation: &Evaluation) -> Result<()> {
     }
     for compared in &evaluation.differences {
         let difference = &compared.difference;
-        let interval = difference.interval.map_or_else(String::new, |[low, high]| format!(", 95% [{low:.3}, {high:.3}]"));
+        let interval =
+            difference.interval.map_or_else(String::new, |[low, high]| format!(", 95% [{low:.3}, {high:.3}]"));
         output::line(format!(
             "{} minus {}: {} {:+.3}{interval}, {} tasks",
             compared.policy, compared.minus, compared.column, difference.mean, compared.tasks

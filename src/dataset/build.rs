@@ -41,13 +41,7 @@ pub struct BuildOptions {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        BuildOptions {
-            candidates: 4,
-            turns: 4,
-            seed: None,
-            configuration: String::new(),
-            run: RunOptions::default(),
-        }
+        BuildOptions { candidates: 4, turns: 4, seed: None, configuration: String::new(), run: RunOptions::default() }
     }
 }
 
@@ -192,7 +186,9 @@ impl Build<'_> {
         let (ended, last_words) = loop {
             let turn_seed = seed_below(seed, &[turns.len() as u64]);
             let ranking = match self.rank(&said, turn_seed) {
-                Err(error) if error.kind() == ErrorKind::ContextLength && last.is_some() => break (Ending::Context, None),
+                Err(error) if error.kind() == ErrorKind::ContextLength && last.is_some() => {
+                    break (Ending::Context, None);
+                }
                 ranking => ranking.map_err(|e| e.context(format!("turn {}", turns.len() + 1)))?,
             };
             let turn = turn(said.clone(), &ranking, turn_seed, self.plan.rollout.common_random_numbers)?;

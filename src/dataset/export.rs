@@ -160,13 +160,7 @@ fn sft(conversation: &Conversation, turn: &Turn) -> Value {
     json!({"messages": messages, "id": conversation.id})
 }
 
-fn pair(
-    conversation: &Conversation,
-    at: usize,
-    turn: &Turn,
-    format: Format,
-    options: &ExportOptions,
-) -> Option<Value> {
+fn pair(conversation: &Conversation, at: usize, turn: &Turn, format: Format, options: &ExportOptions) -> Option<Value> {
     let (chosen, rejected) = (&turn.responses[turn.chosen], &turn.responses[turn.rejected?]);
     options.takes(turn, chosen, rejected).then(|| {
         let mut row = json!({

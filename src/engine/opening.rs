@@ -144,7 +144,9 @@ fn opened(plan: &RankPlan, reply: ChatReply) -> Result<Message> {
         UserTurn::Says(words) => Ok(Message::new(Role::User, words)),
         UserTurn::Leaves(_) => Err(Error::new(
             ErrorKind::ModelOutput,
-            format!("the simulated user left before saying anything (reply {text:?}): use a better model for roles.user"),
+            format!(
+                "the simulated user left before saying anything (reply {text:?}): use a better model for roles.user"
+            ),
         )),
     }
 }

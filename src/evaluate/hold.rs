@@ -11,9 +11,7 @@ use super::summary::{Evaluation, PolicyCost};
 use super::table;
 use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
-use crate::rank::{
-    Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts,
-};
+use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
     self, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Tasks, Tokens, Unit,
     check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
@@ -67,13 +65,7 @@ pub struct EvaluateOptions {
 
 impl Default for EvaluateOptions {
     fn default() -> Self {
-        EvaluateOptions {
-            turns: 5,
-            samples: 1,
-            seed: 0,
-            configuration: String::new(),
-            run: RunOptions::default(),
-        }
+        EvaluateOptions { turns: 5, samples: 1, seed: 0, configuration: String::new(), run: RunOptions::default() }
     }
 }
 
@@ -330,7 +322,8 @@ fn write(
     let mut set_aside: Vec<SetAside> = tasks.set_aside.iter().cloned().chain(failed).collect();
     set_aside.sort_by_key(|aside| aside.line);
     let read = |row: &Value| {
-        serde_json::from_value(row.clone()).map_err(|e| Error::internal(format!("a conversation cannot be read back: {e}")))
+        serde_json::from_value(row.clone())
+            .map_err(|e| Error::internal(format!("a conversation cannot be read back: {e}")))
     };
     let parsed: Vec<EvaluatedConversation> = conversations.iter().map(read).collect::<Result<_>>()?;
     let evaluation = Evaluation::of(policies, &parsed, set_aside.len());

@@ -130,16 +130,10 @@ impl Evaluation {
     }
 }
 
-fn by_column<'a>(
-    conversations: impl Iterator<Item = &'a EvaluatedConversation>,
-) -> BTreeMap<&'a str, ByTask<'a>> {
+fn by_column<'a>(conversations: impl Iterator<Item = &'a EvaluatedConversation>) -> BTreeMap<&'a str, ByTask<'a>> {
     let mut values: BTreeMap<&str, BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
     for conversation in conversations {
-        let own = [
-            (REWARD, conversation.reward),
-            (TOKENS, conversation.tokens_k),
-            (TURNS, conversation.turns as f64),
-        ];
+        let own = [(REWARD, conversation.reward), (TOKENS, conversation.tokens_k), (TURNS, conversation.turns as f64)];
         // A metric may be called like a column of ours; then it is the metric that is shown.
         let metrics = conversation.metrics.iter().map(|(name, value)| (name.as_str(), *value));
         let own = own.into_iter().filter(|(name, _)| !conversation.metrics.contains_key(*name));
@@ -227,7 +221,14 @@ mod tests {
 
     #[test]
     fn samples_of_a_task_are_averaged_before_tasks_are() {
-        let values = [("a", 1, 0, 1.0), ("a", 1, 1, 0.0), ("a", 2, 0, 1.0), ("b", 1, 0, 1.0), ("b", 2, 0, 0.0), ("b", 3, 0, 1.0)];
+        let values = [
+            ("a", 1, 0, 1.0),
+            ("a", 1, 1, 0.0),
+            ("a", 2, 0, 1.0),
+            ("b", 1, 0, 1.0),
+            ("b", 2, 0, 0.0),
+            ("b", 3, 0, 1.0),
+        ];
         let held = values.map(|(policy, id, sample, accuracy)| conversation(policy, id, sample, accuracy));
         let evaluation = Evaluation::of(&policies(), &held, 4);
         let a = &evaluation.policies[0].columns["accuracy"];

@@ -21,7 +21,8 @@ pub(super) fn csv(evaluation: &Evaluation) -> Vec<String> {
 
 fn line(names: [&str; 3], (mean, error, interval, tasks): (f64, Option<f64>, Option<[f64; 2]>, usize)) -> String {
     let [low, high] = interval.map_or([None, None], |bounds| bounds.map(Some));
-    let numbers = [Some(mean), error, low, high].map(|number| number.map_or_else(String::new, |number| number.to_string()));
+    let numbers =
+        [Some(mean), error, low, high].map(|number| number.map_or_else(String::new, |number| number.to_string()));
     let cells = names.map(quoted).into_iter().chain(numbers).chain([tasks.to_string()]);
     cells.collect::<Vec<String>>().join(",")
 }

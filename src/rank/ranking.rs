@@ -258,9 +258,7 @@ impl std::ops::AddAssign for RoleCosts {
         self.policy += other.policy;
         self.user += other.user;
         self.judge += other.judge;
-        for (sum, usage) in
-            [(&mut self.extractor, other.extractor), (&mut self.reward_model, other.reward_model)]
-        {
+        for (sum, usage) in [(&mut self.extractor, other.extractor), (&mut self.reward_model, other.reward_model)] {
             if let Some(usage) = usage {
                 *sum.get_or_insert_default() += usage;
             }

@@ -144,7 +144,10 @@ impl Journal {
         BufReader::new(file).read_until(b'\n', &mut first).map_err(|e| Error::io("read", path, e))?;
         match json::parse::<Known>(&first) {
             Ok(Known::Settings { settings, .. }) => Ok(settings),
-            _ => Err(Error::invalid_request(format!("{} is not a journal: its first line has no settings", path.display()))),
+            _ => Err(Error::invalid_request(format!(
+                "{} is not a journal: its first line has no settings",
+                path.display()
+            ))),
         }
     }
 

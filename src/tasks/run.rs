@@ -431,9 +431,7 @@ impl State {
         self.counted += 1;
         self.tokens += held.spent.total();
         self.spent.add(&held.spent);
-        let own_fault = |error: &Error| {
-            matches!(error.kind(), ErrorKind::InvalidRequest | ErrorKind::ContextLength)
-        };
+        let own_fault = |error: &Error| matches!(error.kind(), ErrorKind::InvalidRequest | ErrorKind::ContextLength);
         match &held.result {
             Ok(_) => (self.finished, self.in_a_row) = (self.finished + 1, 0),
             // A task that asks for the impossible says nothing about the others.

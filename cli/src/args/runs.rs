@@ -157,7 +157,8 @@ fn shard(text: &str) -> Result<Shard, Error> {
 
 /// Reads NAME=PROMPT/REPLY. A model's name may hold a `=`, a price does not.
 fn price(text: &str) -> Result<(String, Price), String> {
-    let (name, price) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("give it as MODEL=PROMPT/REPLY")?;
+    let (name, price) =
+        text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("give it as MODEL=PROMPT/REPLY")?;
     Ok((name.to_owned(), price.parse().map_err(|e: Error| e.to_string())?))
 }
 
