@@ -34,7 +34,9 @@ fn answer(asked: &Asked) -> Answer {
             let yes = 0.1 + 0.8 * (number % 1000) as f64 / 1000.0;
             Answer::chooses(&[("Yes", yes), ("No", 1.0 - yes)])
         }
-        Some("user") if number % 5 == 0 && !asked.text().contains("Nothing has been said yet") => Answer::says("That is all. [[TERMINATE CHAT]]"),
+        Some("user") if number % 5 == 0 && !asked.text().contains("Nothing has been said yet") => {
+            Answer::says("That is all. [[TERMINATE CHAT]]")
+        }
         Some("user") => Answer::says(&format!("And what about part {}?", number % 977)),
         _ => Answer::says(&format!("{}Part {number} first.", "Well, ".repeat(number as usize % 12))),
     };
