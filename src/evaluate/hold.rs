@@ -234,6 +234,7 @@ fn hold_all(
         let (mut costs, start) = (RoleCosts::default(), Instant::now());
         let seed = seed_below(task_seed(options.seed, &unit.task.id), &[unit.of.sample as u64]);
         let result = hold(&engine, plan, unit, options.turns, seed, &mut costs);
+        let result = result.map_err(|e| e.context(format!("policy `{}`", unit.of.policy.name)));
         Held { result, spent: Spent::new(&costs, start.elapsed().as_secs_f64(), plan) }
     })
 }

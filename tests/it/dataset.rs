@@ -1,9 +1,15 @@
 //! Data sets beside collabllm 0.0.8's `MultiturnDataset`, which read `fixtures/dataset/built.jsonl`
 //! (`reference/make_dataset_fixtures.py`).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use foreturn::dataset::{ExportOptions, Format, export};
+use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
+use foreturn::dataset::{BuildOptions, ExportOptions, Format, build, export};
+use foreturn::engine::CancelToken;
+use foreturn::tasks::{Progress, RunOptions, Stopped, Tasks};
+use foreturn::{ChatModel, Config, Engine, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -106,4 +112,81 @@ fn sure_pairs_are_those_with_a_probability() {
     assert!(!sure.is_empty() && sure.len() < all.len());
     assert!(sure.iter().all(|row| row["probability"].as_f64() >= Some(0.9)));
     assert!(all.iter().any(|row| row["probability"].is_null()), "an unknown probability is not a sure one");
+}
+
+/// Says something that depends on what it is asked, and nothing else.
+struct Hashed {
+    name: &'static str,
+    finished: Vec<(Ticket, Result<ChatReply>)>,
+    next: u64,
+}
+
+impl ChatModel for Hashed {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn submit(&mut self, request: ChatRequest) -> Result<Ticket> {
+        self.next += 1;
+        let mut hasher = DefaultHasher::new();
+        request.messages.iter().for_each(|message| message.content.hash(&mut hasher));
+        (request.seed, self.name).hash(&mut hasher);
+        let text = format!("{}{}", "word ".repeat(hasher.finish() as usize % 9), hasher.finish());
+        let output = ChatOutput::Text { text, tokens: None, finish: Finish::Stop, retokenized_differs: Vec::new() };
+        self.finished.push((Ticket(self.next), Ok(ChatReply { output, usage: Usage::new(10, 2), note: None })));
+        Ok(Ticket(self.next))
+    }
+
+    fn poll(&mut self, finished: &mut Vec<(Ticket, Result<ChatReply>)>) -> bool {
+        finished.append(&mut self.finished);
+        false
+    }
+
+    fn cancel(&mut self, ticket: Ticket) {
+        self.finished.retain(|(other, _)| *other != ticket);
+    }
+}
+
+fn engine() -> Engine {
+    let config = "[rollout]\nwindow = 1\nsamples = 2\n[roles]\npolicy = \"policy\"\nuser = \"user\"\n\
+                  [[metrics]]\nkind = \"token_amount\"\nunit = \"words\"\n";
+    let mut builder = Engine::builder(Config::from_toml(config, "/").expect("a configuration"));
+    for name in ["policy", "user"] {
+        let make = move || Ok(Box::new(Hashed { name, finished: Vec::new(), next: 0 }) as Box<dyn ChatModel>);
+        builder = builder.chat_model(name, Box::new(make));
+    }
+    builder.build().expect("an engine")
+}
+
+#[test]
+fn a_build_that_was_cancelled_goes_on() {
+    let tasks = || {
+        let lines: Vec<String> = (0..12).map(|id| json!({"id": id, "prompt": "p"}).to_string()).collect();
+        Tasks::parse(lines.join("\n").as_bytes(), "tasks")
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let rows = |name: &str| std::fs::read_to_string(folder.path().join(name).join("dataset.jsonl")).expect("rows");
+    let engine = engine();
+    let run = |cancel: CancelToken| RunOptions { concurrency: 2, cancel, ..RunOptions::default() };
+    let options = |cancel| BuildOptions { turns: 2, run: run(cancel), ..BuildOptions::default() };
+    let cancel = CancelToken::new();
+    let seen = Mutex::new(Vec::new());
+    let told = |progress: &Progress| {
+        seen.lock().expect("no panic").push((progress.finished, progress.total, progress.left.is_some()));
+        if progress.finished == 3 {
+            cancel.cancel();
+        }
+    };
+    let summary =
+        build(&engine, tasks(), &folder.path().join("cut"), &options(cancel.clone()), &told).expect("a summary");
+    assert_eq!(summary.stopped, Stopped::Cancelled);
+    assert!((3..=4).contains(&summary.finished) && summary.finished + summary.left == 12, "{summary:?}");
+    assert_eq!(seen.lock().expect("no panic")[..2], [(1, 12, true), (2, 12, true)]);
+    assert_eq!(rows("cut").lines().count(), summary.finished);
+
+    for name in ["cut", "whole"] {
+        let summary = build(&engine, tasks(), &folder.path().join(name), &options(CancelToken::new()), &|_| ());
+        assert_eq!(summary.expect("a summary").stopped, Stopped::Complete);
+    }
+    assert_eq!(rows("cut"), rows("whole"));
 }

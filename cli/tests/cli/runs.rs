@@ -22,7 +22,9 @@ fn number(asked: &Asked) -> u64 {
 
 fn answer(asked: &Asked) -> Answer {
     let number = number(asked);
-    if asked.text().contains("FAR TOO LONG") {
+    let messages = asked.body["messages"].as_array().expect("messages").len();
+    let grows = asked.body["model"] == "policy" && asked.text().contains("GROWS") && messages >= 3;
+    if asked.text().contains("FAR TOO LONG") || grows {
         let error = json!({"error": {"message": "the prompt is too long", "code": "context_length_exceeded"}});
         return Answer::json(400, &error);
     }
@@ -264,10 +266,13 @@ fn bad_tasks_are_named_by_line_and_the_rest_goes_on() {
         4,
         r#"{"id": "long", "conversation": [{"role": "user", "content": "FAR TOO LONG"}], "reference": "r"}"#.into(),
     );
+    let grows = r#"{"id": "grows", "conversation": [{"role": "user", "content": "GROWS"}], "reference": "r"}"#;
+    lines.push(grows.into());
     let bench = Bench::new(&lines);
     let printed = bench.output(&format!("{BUILD} --to built"));
-    assert!(printed.contains("4 conversations, 4 set aside, 0 left"), "{printed}");
-    assert_eq!(bench.rows("built/dataset.jsonl").len(), 4);
+    assert!(printed.contains("5 conversations, 4 set aside, 0 left"), "{printed}");
+    let rows = bench.rows("built/dataset.jsonl");
+    assert_eq!((rows.len(), &rows[4]["ended"], rows[4]["turns"].as_array().unwrap().len()), (5, &json!("context"), 1));
     let failed = bench.rows("built/failed.jsonl");
     let expected = [
         (2, json!(null), "it is not a task"),
@@ -289,7 +294,7 @@ fn bad_tasks_are_named_by_line_and_the_rest_goes_on() {
     let rows = bench.rows("built/dataset.jsonl");
     assert_eq!(
         rows.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["t0", "long", "t1", "t2", "t3"]
+        ["t0", "long", "t1", "t2", "t3", "grows"]
     );
     assert!(whole.lines().all(|line| bench.text("built/dataset.jsonl").contains(line)));
     assert!(bench.server.asked().len() - before < before, "only the mended task was held");
@@ -420,6 +425,25 @@ fn evaluations_are_the_same_whatever_kills_or_divides_them() {
             .failure("evaluate --config foreturn.toml --tasks tasks.jsonl --to x --policy none")
             .contains("there is no such model")
     );
+}
+
+#[test]
+fn tasks_that_ask_for_the_impossible_do_not_end_the_run() {
+    let mut lines: Vec<String> = (0..15)
+        .map(|n| {
+            json!({"id": n, "conversation": [{"role": "user", "content": "FAR TOO LONG"}], "reference": "r"})
+                .to_string()
+        })
+        .collect();
+    lines.extend(tasks().into_iter().take(2));
+    let bench = Bench::new(&lines);
+    assert!(
+        bench.output(&format!("{BUILD} --to built --concurrency 2")).contains("2 conversations, 15 set aside, 0 left")
+    );
+    let printed = bench.output("evaluate --config foreturn.toml --tasks tasks.jsonl --to run --turns 2");
+    assert!(printed.contains("2 conversations, 15 set aside, 0 left"), "{printed}");
+    let failed = bench.rows("run/failed.jsonl");
+    assert!(failed[0]["reason"].as_str().unwrap().starts_with("policy `policy`: "), "{}", failed[0]);
 }
 
 /// The examples are tasks.
