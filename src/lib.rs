@@ -54,6 +54,7 @@ pub(crate) mod finite;
 pub mod internals;
 #[doc(hidden)]
 pub mod json;
+pub mod likeness;
 pub mod message;
 pub(crate) mod mistaken;
 pub mod model;

@@ -8,7 +8,10 @@ use foreturn::config;
 
 mod runs;
 
-pub(super) use runs::{BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs};
+pub(super) use runs::{
+    BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs, SimulatorCommand,
+    SimulatorCompareArgs,
+};
 
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
@@ -41,6 +44,9 @@ pub(super) enum Command {
     Dataset(DatasetCommand),
     /// Hold conversations between policies and a simulated user, and compare the policies
     Evaluate(EvaluateArgs),
+    /// Find out how real simulated users are
+    #[command(subcommand)]
+    Simulator(SimulatorCommand),
     /// Convert a trace of rankings into an HTML page
     Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the latency of scores

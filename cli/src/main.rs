@@ -17,6 +17,7 @@ mod report;
 mod reward_bench;
 mod run;
 mod score;
+mod simulator;
 mod table;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Rank(args) => rank::rank(&args),
         Command::Dataset(command) => dataset::dataset(&command),
         Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Simulator(command) => simulator::simulator(&command),
         Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),

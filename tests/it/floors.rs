@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["reward"],
     &["rank"],
     &["trace"],
-    &["config", "report"],
+    &["config", "likeness", "report"],
     &["engine"],
     &["tasks"],
     &["dataset", "evaluate"],

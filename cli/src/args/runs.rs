@@ -16,6 +16,25 @@ pub(crate) enum DatasetCommand {
     Export(DatasetExportArgs),
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimulatorCommand {
+    /// Measure how much simulated users write like real ones
+    Compare(SimulatorCompareArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulatorCompareArgs {
+    /// Simulated conversations: a trace of rankings, conversations.jsonl of an evaluation, or JSON Lines with "messages"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) simulated: PathBuf,
+    /// Real conversations, as JSON Lines with "messages" or "conversation"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) real: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
     /// Configuration file (foreturn.toml)

@@ -458,3 +458,31 @@ fn example_tasks_are_tasks() {
     }
     assert!(files > 0 && Path::new(&folder).is_dir());
 }
+
+#[test]
+fn simulated_users_are_compared_with_real_ones() {
+    let bench = Bench::new(&tasks());
+    bench.output("evaluate --config foreturn.toml --tasks tasks.jsonl --to run --turns 3");
+    let compare = |real: &str| -> Value {
+        let text = bench.output(&format!("simulator compare --simulated run/conversations.jsonl --real {real} --json"));
+        serde_json::from_str(&text).expect("a comparison")
+    };
+    let same = compare("run/conversations.jsonl");
+    assert_eq!(
+        (&same["simulated"], &same["distance"], &same["separability"]["auc"]),
+        (&json!(20), &json!(0.0), &json!(0.5))
+    );
+    let real: Vec<String> = (0..15)
+        .map(|n| json!({"messages": [{"role": "user", "content": format!("u dont get it. {n}")}]}).to_string())
+        .collect();
+    std::fs::write(bench.path("real.jsonl"), real.join("\n")).unwrap();
+    let other = compare("real.jsonl");
+    assert!(other["separability"]["auc"].as_f64() > Some(0.9) && other["distance"].as_f64() > Some(0.3), "{other}");
+    let printed = bench.output("simulator compare --simulated run/conversations.jsonl --real real.jsonl");
+    assert!(printed.contains("slips") && printed.contains("20 simulated and 15 real conversations"), "{printed}");
+    assert!(
+        bench
+            .failure("simulator compare --simulated tasks.jsonl --real real.jsonl")
+            .contains("no line has a message of the user")
+    );
+}
