@@ -47,7 +47,7 @@ pub(super) enum Command {
     /// Find out how real simulated users are
     #[command(subcommand)]
     Simulator(SimulatorCommand),
-    /// Convert a trace of rankings into an HTML page
+    /// Convert a trace of rankings, or an evaluation, into an HTML page
     Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the latency of scores
     Bench(BenchArgs),
@@ -284,8 +284,8 @@ pub(super) struct RankArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Trace with one JSON document per line; - reads standard input
-    #[arg(value_name = "ROLLOUTS.JSONL")]
+    /// Trace with one JSON document per line, or the folder of an evaluation; - reads standard input
+    #[arg(value_name = "ROLLOUTS.JSONL|FOLDER")]
     pub(super) trace: PathBuf,
     /// Page to write; an existing file is replaced
     #[arg(short, long, value_name = "FILE")]

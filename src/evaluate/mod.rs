@@ -8,13 +8,15 @@
 //! has the models, the metrics and the seeds of rankings. The seeds do not depend on the policy: users meet all policies in
 //! the same mood.
 //!
-//! - `hold`: the conversations; `summary`: their numbers; `table`: these as CSV.
+//! - `hold`: the conversations; `summary`: their numbers; `table`: these as CSV; `page`: all of it as HTML.
 //!
 //! docs/evaluation.md describes files and columns.
 
 mod hold;
+mod page;
 mod summary;
 mod table;
 
 pub use hold::{EvaluateOptions, EvaluatedConversation, Policy, evaluate};
+pub use page::page;
 pub use summary::{Column, Compared, Evaluation, PolicyCost, PolicyResult, RoleCost};
