@@ -49,7 +49,7 @@ fn policies(args: &EvaluateArgs, config: &Config) -> Result<Vec<Policy>> {
     let known = || config.models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
     let mut policies: Vec<Policy> = Vec::new();
     for given in &args.policy {
-        let mut policy = match given.split_once('=') {
+        let policy = match given.split_once('=') {
             Some((name, model)) if !config.models.contains_key(given) => {
                 let mut policy = Policy::new(model);
                 policy.name = name.to_owned();
@@ -60,7 +60,6 @@ fn policies(args: &EvaluateArgs, config: &Config) -> Result<Vec<Policy>> {
         if !config.models.contains_key(&policy.model) {
             return Err(wrong(format!("--policy {given}: there is no such model; the configuration has {}", known())));
         }
-        policy.system = None;
         policies.push(policy);
     }
     if policies.is_empty() {
@@ -74,12 +73,19 @@ fn policies(args: &EvaluateArgs, config: &Config) -> Result<Vec<Policy>> {
         })?));
     }
     for (name, file) in &args.system {
-        let Some(policy) = policies.iter_mut().find(|policy| policy.name == *name) else {
-            return Err(wrong(format!("--system {name}: there is no policy of this name")));
-        };
-        policy.system = Some(files::read_text(file, files::Kind::INPUT)?.trim_end().to_owned());
+        let text = files::read_text(file, files::Kind::INPUT)?;
+        named(&mut policies, "--system", name)?.system = Some(text.trim_end().to_owned());
+    }
+    for (name, by) in &args.best_of {
+        named(&mut policies, "--best-of", name)?.best_of = Some(*by);
     }
     Ok(policies)
+}
+
+fn named<'a>(policies: &'a mut [Policy], option: &str, name: &str) -> Result<&'a mut Policy> {
+    policies.iter_mut().find(|policy| policy.name == name).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidRequest, format!("{option} {name}: there is no policy of this name"))
+    })
 }
 
 fn print(evaluation: &Evaluation) -> Result<()> {

@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 use super::conversation::{Conversation, Ending, ScoredResponse, Turn, UnscoredResponse};
 use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
-use crate::rank::{Candidates, Ended, ModelRole, RankPlan, RankRequest, RankedCandidate, Ranking, RoleCosts};
+use crate::rank::{Candidates, Ended, RankPlan, RankRequest, RankedCandidate, Ranking};
 use crate::reward::probability_best;
 use crate::tasks::{
-    Held, Journal, OnProgress, PROGRAM, Places, RunOptions, SetAside, Spent, Stopped, Summary, Task, Tasks, Unit,
+    Held, Journal, OnProgress, PROGRAM, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Task, Tasks, Unit,
     check_prices, json_line, rows, run, seed_below, summarise, take_over, task_seed, write_atomically,
 };
-use crate::{Error, ErrorKind, RankOptions, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The version of the rows.
 const SCHEMA: u32 = 1;
@@ -120,10 +120,11 @@ pub fn build(
     let units: Vec<Unit<'_, ()>> = units(&tasks).enumerate().filter(|(at, _)| mine(at)).map(|(_, unit)| unit).collect();
     take_over(&units, &options.run.merge, &journal, &options.settings(seed))?;
     let mut summary = run(&units, &journal, &options.run, on_progress, |unit| {
-        let mut build = Build { engine: &engine, options, task: unit.task, plan, costs: RoleCosts::default() };
+        let talk = Talk::new(&engine, &unit.task.goal);
+        let mut build = Build { talk, options, task: unit.task, plan };
         let start = Instant::now();
         let result = build.conversation(task_seed(seed, &unit.task.id));
-        Held { result, spent: Spent::new(&build.costs, start.elapsed().as_secs_f64(), plan) }
+        Held { result, spent: Spent::new(&build.talk.costs, start.elapsed().as_secs_f64(), plan) }
     })?;
     summary.set_aside += tasks.set_aside.len();
     write(&places, &units, &journal, tasks.set_aside.clone())?;
@@ -166,26 +167,26 @@ fn write(places: &Places, units: &[Unit<'_, ()>], journal: &Journal, mut set_asi
 
 /// A conversation that is being built.
 struct Build<'a> {
-    engine: &'a Engine,
+    talk: Talk<'a>,
     options: &'a BuildOptions,
     task: &'a Task,
     plan: &'a RankPlan,
-    costs: RoleCosts,
 }
 
 impl Build<'_> {
     /// The conversation, as a row.
     fn conversation(&mut self, seed: u64) -> Result<Value> {
-        let mut said = self.task.conversation.clone();
-        if said.is_empty() {
-            let (first, usage) = self.engine.opening(&self.task.goal, seed_below(seed, &[OPENING]))?;
-            self.costs.add(ModelRole::User, usage);
-            said.push(first);
-        }
+        let mut said = self.talk.begin(&self.task.conversation, seed_below(seed, &[OPENING]))?;
         let (mut turns, mut last): (Vec<Turn>, Option<Ranking>) = (Vec::new(), None);
         let (ended, last_words) = loop {
             let turn_seed = seed_below(seed, &[turns.len() as u64]);
-            let ranking = match self.rank(&said, turn_seed) {
+            let request = RankRequest {
+                conversation: said.clone(),
+                candidates: Candidates::Sample(self.options.candidates),
+                seed: Some(turn_seed),
+                ..RankRequest::default()
+            };
+            let ranking = match self.talk.rank(request) {
                 Err(error) if error.kind() == ErrorKind::ContextLength && last.is_some() => {
                     break (Ending::Context, None);
                 }
@@ -198,43 +199,14 @@ impl Build<'_> {
             if turns.len() == self.options.turns {
                 break (Ending::Turns, None);
             }
-            match self.reply(&said, seed_below(turn_seed, &[REPLY]))? {
+            match self.talk.reply(&said, seed_below(turn_seed, &[REPLY]))? {
                 (Some(message), None) => said.push(message),
-                (message, ended) => break (ended.unwrap_or(Ending::StopSignal), message),
+                (message, Some(Ended::Context)) => break (Ending::Context, message),
+                (message, _) => break (Ending::StopSignal, message),
             }
         };
         let Some(last) = last else { return Err(Error::internal("a conversation without a turn")) };
         self.row(seed, turns, (ended, last_words), last)
-    }
-
-    fn rank(&mut self, said: &[Message], seed: u64) -> Result<Ranking> {
-        let request = RankRequest {
-            conversation: said.to_vec(),
-            candidates: Candidates::Sample(self.options.candidates),
-            goal: self.task.goal.clone(),
-            seed: Some(seed),
-            ..RankRequest::default()
-        };
-        let ranking = self.engine.rank(request, RankOptions::default())?;
-        self.costs += ranking.cost.roles;
-        if !ranking.complete {
-            return Err(Error::new(ErrorKind::Cancelled, "the run was cancelled while candidates were ranked"));
-        }
-        Ok(ranking)
-    }
-
-    /// The simulated user's next message, and why the conversation ends with it.
-    fn reply(&mut self, said: &[Message], seed: u64) -> Result<(Option<Message>, Option<Ending>)> {
-        let reply = match self.engine.user_reply(&self.task.goal, said, seed) {
-            Err(error) if error.kind() == ErrorKind::ContextLength => return Ok((None, Some(Ending::Context))),
-            reply => reply?,
-        };
-        self.costs.add(ModelRole::User, reply.usage);
-        let ended = reply.ended.map(|ended| match ended {
-            Ended::Context => Ending::Context,
-            _ => Ending::StopSignal,
-        });
-        Ok((reply.message, ended))
     }
 
     fn row(
@@ -258,7 +230,7 @@ impl Build<'_> {
             models: last.models,
             reward_models: last.reward_models,
             bitwise: last.bitwise,
-            tokens: Spent::new(&self.costs, 0.0, self.plan).roles,
+            tokens: Spent::new(&self.talk.costs, 0.0, self.plan).roles,
             program: PROGRAM.into(),
         };
         serde_json::to_value(conversation).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::best;
 use super::summary::{Evaluation, PolicyCost};
 use super::table;
 use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
 use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
-    self, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Tasks, Tokens, Unit,
+    self, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
     check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
 };
-use crate::{Error, ErrorKind, RankOptions, Result};
+use crate::{Error, Result};
 
 /// A policy to evaluate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,13 +29,43 @@ pub struct Policy {
     pub model: String,
     /// A system message that it gets before every conversation.
     pub system: Option<String>,
+    /// If set, the policy answers with the best of several candidates at each turn.
+    pub best_of: Option<BestOf>,
+}
+
+/// How a policy chooses among candidates: by the reward of the configuration, over futures of its own depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BestOf {
+    /// Candidates at each turn; at least 2.
+    pub candidates: usize,
+    /// Turns sampled ahead; 0 chooses by the response as it stands.
+    pub window: usize,
+    /// Futures for each candidate; at least 1.
+    pub samples: usize,
+}
+
+/// Parses `CANDIDATES/WINDOW/SAMPLES`, such as `4/2/3`.
+impl FromStr for BestOf {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers: Option<Vec<usize>> = text.split('/').map(|number| number.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[candidates, window, samples]) => Ok(BestOf { candidates, window, samples }),
+            _ => Err(Error::invalid_request(format!(
+                "`{text}` does not say how to choose: give the numbers of candidates, of turns sampled ahead and of futures, \
+                 as in 4/2/3"
+            ))),
+        }
+    }
 }
 
 impl Policy {
     /// The model called `model`, without instructions.
     pub fn new(model: impl Into<String>) -> Self {
         let model = model.into();
-        Policy { name: model.clone(), model, system: None }
+        Policy { name: model.clone(), model, system: None, best_of: None }
     }
 
     /// The conversation as the policy sees it.
@@ -182,6 +214,12 @@ fn validate(policies: &[Policy], options: &EvaluateOptions) -> Result<()> {
             twice.name
         )));
     }
+    if let Some(policy) = policies.iter().find(|policy| policy.best_of.is_some_and(|best| best.candidates < 2)) {
+        return Err(Error::invalid_request(format!(
+            "policy `{}` is to choose the best of fewer than 2 candidates",
+            policy.name
+        )));
+    }
     if !(1..=MAX_WINDOW + 1).contains(&options.turns) {
         return Err(Error::invalid_request(format!(
             "turns is {}: a conversation has between 1 and {}",
@@ -212,7 +250,7 @@ fn units<'a>(policy: &'a Policy, tasks: &'a Tasks, options: &EvaluateOptions) ->
     let samples = options.samples;
     let units = tasks.flat_map(|(_, task)| {
         (0..samples).map(move |sample| Unit {
-            key: json!([policy.name, policy.model, policy.system, sample, task.id]).to_string(),
+            key: json!([policy.name, policy.model, policy.system, policy.best_of, sample, task.id]).to_string(),
             task,
             of: Place { policy, sample },
         })
@@ -231,45 +269,31 @@ fn hold_all(
     check_prices(&options.run.prices, plan)?;
     let engine = engine.within(Limits { cancel: Some(options.run.cancel.clone()), ..Limits::default() });
     run(units, journal, &options.run, on_progress, |unit| {
-        let (mut costs, start) = (RoleCosts::default(), Instant::now());
+        let (mut talk, start) = (Talk::new(&engine, &unit.task.goal), Instant::now());
         let seed = seed_below(task_seed(options.seed, &unit.task.id), &[unit.of.sample as u64]);
-        let result = hold(&engine, plan, unit, options.turns, seed, &mut costs);
+        let result = hold(&mut talk, plan, unit, options.turns, seed);
         let result = result.map_err(|e| e.context(format!("policy `{}`", unit.of.policy.name)));
-        Held { result, spent: Spent::new(&costs, start.elapsed().as_secs_f64(), plan) }
+        Held { result, spent: Spent::new(&talk.costs, start.elapsed().as_secs_f64(), plan) }
     })
 }
 
-/// Holds a conversation, as the one future of one sampled response.
-fn hold(
-    engine: &Engine,
-    plan: &RankPlan,
-    unit: &Unit<'_, Place<'_>>,
-    turns: usize,
-    seed: u64,
-    costs: &mut RoleCosts,
-) -> Result<Value> {
-    let (task, policy) = (unit.task, unit.of.policy);
-    let mut said = task.conversation.clone();
-    if said.is_empty() {
-        // All policies are to answer the same message.
-        let (first, usage) = engine.opening(&task.goal, seed_below(seed, &[OPENING]))?;
-        costs.add(ModelRole::User, usage);
-        said.push(first);
-    }
+/// Holds a conversation.
+fn hold(talk: &mut Talk<'_>, plan: &RankPlan, unit: &Unit<'_, Place<'_>>, turns: usize, seed: u64) -> Result<Value> {
+    // All policies are to answer the same message.
+    let said = talk.begin(&unit.task.conversation, seed_below(seed, &[OPENING]))?;
     let request = RankRequest {
-        conversation: policy.begin(said.clone()),
-        candidates: Candidates::Sample(1),
-        goal: task.goal.clone(),
+        conversation: unit.of.policy.begin(said.clone()),
         window: Some(turns - 1),
         samples: Some(1),
         seed: Some(seed),
+        ..RankRequest::default()
     };
-    let ranking = engine.rank(request, RankOptions::default())?;
-    *costs += ranking.cost.roles;
-    if !ranking.complete {
-        return Err(Error::new(ErrorKind::Cancelled, "the run was cancelled while a conversation was held"));
-    }
-    let conversation = read(ranking, said, unit, seed, (costs, plan))?;
+    let ranking = match unit.of.policy.best_of {
+        // The conversation is the one future of one sampled response.
+        None => talk.rank(RankRequest { candidates: Candidates::Sample(1), ..request })?,
+        Some(best_of) => best::hold(talk, request, best_of, turns)?,
+    };
+    let conversation = read(ranking, said, unit, seed, (&talk.costs, plan))?;
     serde_json::to_value(conversation).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
 }
 

@@ -8,15 +8,16 @@
 //! has the models, the metrics and the seeds of rankings. The seeds do not depend on the policy: users meet all policies in
 //! the same mood.
 //!
-//! - `hold`: the conversations; `summary`: their numbers; `table`: these as CSV; `page`: all of it as HTML.
+//! - `hold`: the conversations; `best`: those with the best of several candidates; `summary`: their numbers; `table`: these as CSV; `page`: all of it as HTML.
 //!
 //! docs/evaluation.md describes files and columns.
 
+mod best;
 mod hold;
 mod page;
 mod summary;
 mod table;
 
-pub use hold::{EvaluateOptions, EvaluatedConversation, Policy, evaluate};
+pub use hold::{BestOf, EvaluateOptions, EvaluatedConversation, Policy, evaluate};
 pub use page::page;
 pub use summary::{Column, Compared, Evaluation, PolicyCost, PolicyResult, RoleCost};

@@ -8,6 +8,7 @@
 //! - `journal`: finished conversations, appended to a file that a kill cannot spoil.
 //! - `run`: workers, limits and progress. What a conversation is for is its caller's matter.
 //! - `spend`: tokens and their prices.
+//! - `talk`: the steps of a conversation with the best of several candidates.
 //!
 //! Nothing that a conversation holds depends on the order in which conversations end. Its seeds come from the seed of the run
 //! and the task's id, and rows are put into the order of the tasks at the end. So the number of workers, the shards and the
@@ -17,6 +18,7 @@ mod file;
 mod journal;
 mod run;
 mod spend;
+mod talk;
 
 pub use file::{SetAside, Task, Tasks};
 pub(crate) use journal::{Journal, Places, json_line, write_atomically};
@@ -24,6 +26,7 @@ pub(crate) use run::{Held, Unit, is_due, rows, run, summarise, take_over};
 pub use run::{OnProgress, Progress, RunOptions, Shard, Stopped, Summary};
 pub(crate) use spend::check_prices;
 pub use spend::{Estimate, Price, Spent, Tokens};
+pub(crate) use talk::Talk;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use foreturn::Error;
+use foreturn::evaluate::BestOf;
 use foreturn::tasks::{Price, Shard};
 
 #[derive(Debug, Subcommand)]
@@ -157,6 +158,10 @@ pub(crate) struct EvaluateArgs {
     /// File with a system message for the policy NAME; may be given several times
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     pub(crate) system: Vec<(String, PathBuf)>,
+    /// Let the policy NAME answer with the best of CANDIDATES, by the reward over SAMPLES futures of WINDOW turns, as in
+    /// careful=4/2/3; may be given several times
+    #[arg(long, value_name = "NAME=CANDIDATES/WINDOW/SAMPLES", value_parser = best_of)]
+    pub(crate) best_of: Vec<(String, BestOf)>,
     /// Maximum number of turns of the policy in a conversation
     #[arg(long, value_name = "T", default_value_t = 5)]
     pub(crate) turns: usize,
@@ -179,6 +184,11 @@ fn price(text: &str) -> Result<(String, Price), String> {
     let (name, price) =
         text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("give it as MODEL=PROMPT/REPLY")?;
     Ok((name.to_owned(), price.parse().map_err(|e: Error| e.to_string())?))
+}
+
+fn best_of(text: &str) -> Result<(String, BestOf), String> {
+    let (name, by) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("give it as NAME=4/2/3")?;
+    Ok((name.to_owned(), by.parse().map_err(|e: Error| e.to_string())?))
 }
 
 fn named_file(text: &str) -> Result<(String, PathBuf), String> {

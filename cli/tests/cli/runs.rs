@@ -446,6 +446,48 @@ fn tasks_that_ask_for_the_impossible_do_not_end_the_run() {
     assert!(failed[0]["reason"].as_str().unwrap().starts_with("policy `policy`: "), "{}", failed[0]);
 }
 
+#[test]
+fn windows_are_compared_by_what_they_choose() {
+    let bench = Bench::new(&tasks()[..12]);
+    // The judge is a coin: it is shown, and does not choose.
+    let config = bench.text("foreturn.toml").replace("judging = \"soft\"", "judging = \"soft\"\nweight = 0.0");
+    std::fs::write(bench.path("foreturn.toml"), config).unwrap();
+    let evaluate = "evaluate --config foreturn.toml --tasks tasks.jsonl --turns 3 --policy policy --policy w0=policy \
+                    --policy w1=policy --policy one=policy --best-of w0=4/0/1 --best-of w1=4/1/2";
+    let printed = bench.output(&format!("{evaluate} --to run --json"));
+    let evaluation: Value = serde_json::from_str(&printed).expect("an evaluation");
+    let column =
+        |policy: usize, name: &str| evaluation["policies"][policy]["columns"][name]["mean"].as_f64().expect("a mean");
+    // At w = 0 the response with the best words of four wins, whatever the judge would say of it.
+    assert!(column(1, "reward") > column(0, "reward") + 0.05, "{printed}");
+    assert_eq!(column(3, "reward"), column(0, "reward"), "another name of the same policy");
+    let rows = bench.rows("run/conversations.jsonl");
+    for row in rows.iter().filter(|row| row["policy"] == "w1") {
+        let messages = row["messages"].as_array().unwrap();
+        let assistant = messages.iter().filter(|message| message["role"] == "assistant").count();
+        assert_eq!(json!(assistant), row["turns"]);
+        assert!(messages.windows(2).all(|pair| pair[0]["role"] != pair[1]["role"]) && messages[0]["role"] == "user");
+        let full = row["ended"] == "window";
+        assert!(full == (assistant == 3 && messages.len() == 6) || row["ended"] == "stop_signal", "{row}");
+        assert_eq!(row["metrics"].as_object().unwrap().len(), 3);
+    }
+    assert!(rows.iter().any(|row| row["policy"] == "w1" && row["ended"] == "stop_signal"));
+    // A deeper window costs more, and the cost says by how much.
+    let cost: Value = serde_json::from_str(&bench.text("run/cost.json")).unwrap();
+    let policy = |at: usize| cost[at]["roles"]["policy"]["in_k"].as_f64().unwrap();
+    assert!(policy(0) < policy(1) && policy(1) < policy(2), "{cost}");
+    for (wrong, part) in [
+        ("--best-of w0=1/0/1", "fewer than 2"),
+        ("--best-of none=2/0/1", "no policy"),
+        ("--best-of w0=4", "as in 4/2/3"),
+    ] {
+        let output = bench
+            .run(&format!("evaluate --config foreturn.toml --tasks tasks.jsonl --policy w0=policy --to x {wrong}"));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(part), "{wrong}: {message}");
+    }
+}
+
 /// The examples are tasks.
 #[test]
 fn example_tasks_are_tasks() {
