@@ -45,9 +45,9 @@ fn of_message(text: &str, before: &[&Message]) -> Numbers {
     let begun = before.iter().any(|message| message.role == Role::Assistant);
     [
         words.len() as f64,
-        share(&sentences, |sentence| is_fragment(sentence)),
+        share(&sentences, is_fragment),
         100.0 * count(&words, SLIPS) as f64 / words.len().max(1) as f64,
-        share(&sentences, |sentence| is_untidy(sentence)),
+        share(&sentences, is_untidy),
         // A first message has no direction yet.
         flag(begun && has_phrase(&words, TURNS)),
         flag(count(&words, LIFE) > 0 && count(&words, OWN) > 0),

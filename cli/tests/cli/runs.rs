@@ -36,7 +36,7 @@ fn answer(asked: &Asked) -> Answer {
             let yes = 0.1 + 0.8 * (number % 1000) as f64 / 1000.0;
             Answer::chooses(&[("Yes", yes), ("No", 1.0 - yes)])
         }
-        Some("user") if number % 5 == 0 && !asked.text().contains("Nothing has been said yet") => {
+        Some("user") if number.is_multiple_of(5) && !asked.text().contains("Nothing has been said yet") => {
             Answer::says("That is all. [[TERMINATE CHAT]]")
         }
         Some("user") => Answer::says(&format!("And what about part {}?", number % 977)),
