@@ -39,9 +39,11 @@ macro_rules! internal {
 mod byte_size;
 pub mod chat;
 pub mod config;
+pub mod dataset;
 pub mod decode;
 pub mod engine;
 mod error;
+pub mod evaluate;
 pub mod export;
 #[doc(hidden)]
 pub mod files;
@@ -52,6 +54,7 @@ pub(crate) mod finite;
 pub mod internals;
 #[doc(hidden)]
 pub mod json;
+pub mod likeness;
 pub mod message;
 pub(crate) mod mistaken;
 pub mod model;
@@ -74,6 +77,7 @@ pub mod sandbox;
 pub(crate) mod sandbox;
 pub mod score;
 pub(crate) mod stats;
+pub mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread;

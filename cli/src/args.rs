@@ -7,6 +7,13 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use foreturn::config::{self, ByteSize, Provider};
 use foreturn_serve::Address;
 
+mod runs;
+
+pub(super) use runs::{
+    BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs, SimulatorCommand,
+    SimulatorCompareArgs,
+};
+
 /// Multiturn-aware rewards: scores a response by where it leads the conversation.
 #[derive(Debug, Parser)]
 #[command(name = "foreturn", version, propagate_version = true)]
@@ -35,7 +42,15 @@ pub(super) enum Command {
     Rank(RankArgs),
     /// Serve the models of a configuration over HTTP, until SIGTERM
     Serve(ServeArgs),
-    /// Convert a trace of rankings into an HTML page
+    /// Build data sets of preferences from tasks
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Hold conversations between policies and a simulated user, and compare the policies
+    Evaluate(EvaluateArgs),
+    /// Find out how real simulated users are
+    #[command(subcommand)]
+    Simulator(SimulatorCommand),
+    /// Convert a trace of rankings, or an evaluation, into an HTML page
     Report(ReportArgs),
     /// Measure prefill and decoding, a whole ranking job, or the latency of scores
     Bench(BenchArgs),
@@ -297,8 +312,8 @@ pub(super) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Trace with one JSON document per line; - reads standard input
-    #[arg(value_name = "ROLLOUTS.JSONL")]
+    /// Trace with one JSON document per line, or the folder of an evaluation; - reads standard input
+    #[arg(value_name = "ROLLOUTS.JSONL|FOLDER")]
     pub(super) trace: PathBuf,
     /// Page to write; an existing file is replaced
     #[arg(short, long, value_name = "FILE")]

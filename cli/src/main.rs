@@ -8,13 +8,17 @@
 mod args;
 mod bench;
 mod compare;
+mod dataset;
+mod evaluate;
 mod models;
 mod output;
 mod rank;
 mod report;
 mod reward_bench;
+mod run;
 mod score;
 mod serve;
+mod simulator;
 mod table;
 
 use std::process::ExitCode;
@@ -45,6 +49,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Score(args) => score::score(&args),
         Command::Rank(args) => rank::rank(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Dataset(command) => dataset::dataset(&command),
+        Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Simulator(command) => simulator::simulator(&command),
         Command::Report(args) => report::report(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Compare(args) => compare::compare(&args),

@@ -65,6 +65,12 @@ pub(super) fn warning(text: &str) {
     eprintln!("foreturn: warning: {text}");
 }
 
+/// Says on standard error how far a command is, where standard error is not a terminal and shows no bar.
+#[allow(clippy::print_stderr, reason = "this is where progress is shown")]
+pub(super) fn status(text: &str) {
+    eprintln!("{text}");
+}
+
 /// A progress bar on standard error. It is invisible if standard error is not a terminal.
 pub(super) fn progress(total: u64, template: &str) -> ProgressBar {
     let target = match std::io::stderr().is_terminal() {

@@ -12,6 +12,9 @@ use super::output;
 const LARGE_BYTES: u64 = 100 << 20;
 
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
+    if args.trace.is_dir() {
+        return evaluation(args);
+    }
     let mut report = if args.trace == Path::new("-") {
         Report::from_lines(std::io::stdin().lock(), "standard input")?
     } else {
@@ -31,6 +34,18 @@ pub(super) fn report(args: &ReportArgs) -> Result<()> {
     }
     let (rankings, futures) = (count(report.rankings(), "ranking"), count(report.rollouts(), "future"));
     output::line(format!("{}: {rankings}, {futures}", args.output.display()))
+}
+
+/// The page of an evaluation's folder.
+fn evaluation(args: &ReportArgs) -> Result<()> {
+    if !args.ranking.is_empty() {
+        let message =
+            format!("{} is an evaluation, which has no rankings to choose: leave --ranking out", args.trace.display());
+        return Err(Error::new(ErrorKind::InvalidRequest, message));
+    }
+    let page = foreturn::evaluate::page(&args.trace)?;
+    std::fs::write(&args.output, page).map_err(|e| Error::io("write", &args.output, e))?;
+    output::line(format!("{}: an evaluation", args.output.display()))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -22,7 +22,7 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
     let complete = job.stopped().is_none() && !count::is_interrupted(&outcomes);
     settle(&mut outcomes, job);
     if complete {
-        refuse_if_nothing_counts(&outcomes)?;
+        refuse_if_nothing_counts(&outcomes, &job.candidates)?;
     }
     let rewards: Vec<Vec<Option<f64>>> = outcomes.iter().map(|of| rewards(of, job)).collect();
     let of = |(at, candidate): (usize, &Candidate)| ranked(at, candidate, (&outcomes[at], &rewards[at]), job);
@@ -120,7 +120,7 @@ fn allocation(job: &RankJob) -> AllocationSummary {
 }
 
 /// Refuses a ranking in which everything failed, because a ranking of nulls would hide what is wrong.
-fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>]) -> Result<()> {
+fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>], candidates: &[Candidate]) -> Result<()> {
     let mut losses = outcomes.iter().flatten().filter_map(|outcome| outcome.loss.as_ref());
     let total = outcomes.iter().map(Vec::len).sum::<usize>();
     if losses.clone().count() < total {
@@ -128,10 +128,12 @@ fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>]) -> Result<()> {
     }
     let failed = losses.find(|loss| matches!(loss, Loss::Failed(_)));
     let reason = failed.map_or("no rollout was asked for", Loss::reason);
-    Err(Error::new(
-        ErrorKind::ModelOutput,
-        format!("none of the {total} rollouts counts; the first failed because {reason}"),
-    ))
+    // Then the request is at fault, and not a model.
+    let too_long = |candidate: &Candidate| {
+        candidate.failure.as_ref().is_some_and(|error| error.kind() == ErrorKind::ContextLength)
+    };
+    let kind = if candidates.iter().all(too_long) { ErrorKind::ContextLength } else { ErrorKind::ModelOutput };
+    Err(Error::new(kind, format!("none of the {total} rollouts counts; the first failed because {reason}")))
 }
 
 /// Outcomes by candidate and sample, before pairing.

@@ -481,7 +481,8 @@ impl RankJob {
     ///
     /// # Errors
     /// The failure that ended the job, if the plan says that failures end it. [`ErrorKind::ModelOutput`] if rollouts failed and
-    /// none is left to count. [`ErrorKind::Internal`] if the job is not done.
+    /// none is left to count; [`ErrorKind::ContextLength`] if that is because the conversation is too long for the policy.
+    /// [`ErrorKind::Internal`] if the job is not done.
     pub fn finish(mut self, models: ModelsInfo, seconds: f64) -> Result<Ranking> {
         if !self.is_done() {
             return Err(Error::internal("this ranking still waits for replies or scores"));

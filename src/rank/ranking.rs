@@ -253,6 +253,19 @@ impl RoleCosts {
     }
 }
 
+impl std::ops::AddAssign for RoleCosts {
+    fn add_assign(&mut self, other: Self) {
+        self.policy += other.policy;
+        self.user += other.user;
+        self.judge += other.judge;
+        for (sum, usage) in [(&mut self.extractor, other.extractor), (&mut self.reward_model, other.reward_model)] {
+            if let Some(usage) = usage {
+                *sum.get_or_insert_default() += usage;
+            }
+        }
+    }
+}
+
 /// The cost of a ranking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -22,8 +22,10 @@ const FLOORS: &[&[&str]] = &[
     &["reward"],
     &["rank"],
     &["trace"],
-    &["config", "report"],
+    &["config", "likeness", "report"],
     &["engine"],
+    &["tasks"],
+    &["dataset", "evaluate"],
 ];
 
 /// What stands outside of the order: the crate's root, and doors that only benches and tests open.

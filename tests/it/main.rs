@@ -8,7 +8,9 @@
 mod common;
 
 mod config;
+mod dataset;
 mod engine;
+mod evaluate;
 mod export {
     mod quantize;
 }

@@ -10,5 +10,6 @@ mod commands;
 mod compare;
 mod remote;
 mod report;
+mod runs;
 mod score;
 mod threads;

@@ -1,0 +1,530 @@
+//! `foreturn dataset` and `foreturn evaluate` on scripted models behind an endpoint: kills, shards, limits, bad tasks and
+//! formats. What a model says depends on its prompt and its seed alone.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::openai_server::{Answer, Asked, Server};
+use crate::common::{runtime_path, scratch};
+
+/// A number that depends on what is asked.
+fn number(asked: &Asked) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (asked.text(), asked.body["seed"].as_u64(), asked.body["model"].as_str()).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn answer(asked: &Asked) -> Answer {
+    let number = number(asked);
+    let messages = asked.body["messages"].as_array().expect("messages").len();
+    let grows = asked.body["model"] == "policy" && asked.text().contains("GROWS") && messages >= 3;
+    if asked.text().contains("FAR TOO LONG") || grows {
+        let error = json!({"error": {"message": "the prompt is too long", "code": "context_length_exceeded"}});
+        return Answer::json(400, &error);
+    }
+    if asked.text().contains("NOBODY ANSWERS") {
+        return Answer::error(400, "no such deployment", None);
+    }
+    let reply = match asked.body["model"].as_str() {
+        Some("judge") => {
+            let yes = 0.1 + 0.8 * (number % 1000) as f64 / 1000.0;
+            Answer::chooses(&[("Yes", yes), ("No", 1.0 - yes)])
+        }
+        Some("user") if number.is_multiple_of(5) && !asked.text().contains("Nothing has been said yet") => {
+            Answer::says("That is all. [[TERMINATE CHAT]]")
+        }
+        Some("user") => Answer::says(&format!("And what about part {}?", number % 977)),
+        _ => Answer::says(&format!("{}Part {number} first.", "Well, ".repeat(number as usize % 12))),
+    };
+    reply.after(Duration::from_millis(1 + number % 3))
+}
+
+/// A folder with a configuration of models at the server, and tasks.
+struct Bench {
+    folder: TempDir,
+    server: Server,
+}
+
+impl Bench {
+    fn new(tasks: &[String]) -> Self {
+        let bench = Bench { folder: scratch(), server: Server::start(answer) };
+        let model = |name: &str| {
+            let url = bench.server.base_url();
+            format!("[models.{name}]\nbase_url = \"{url}\"\nmodel = \"{name}\"\n")
+        };
+        let config = format!(
+            "seed = 7\n[rollout]\nwindow = 1\nsamples = 2\n[roles]\npolicy = \"policy\"\nuser = \"user\"\njudge = \"judge\"\n\
+             [[metrics]]\nkind = \"token_amount\"\nunit = \"words\"\n[[metrics]]\nkind = \"helpfulness\"\njudging = \"soft\"\n\
+             [[metrics]]\nkind = \"bleu\"\n{}",
+            ["policy", "other", "user", "judge"].map(model).concat()
+        );
+        std::fs::write(bench.path("foreturn.toml"), config).expect("a configuration");
+        std::fs::write(bench.path("tasks.jsonl"), tasks.join("\n")).expect("tasks");
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    fn rows(&self, name: &str) -> Vec<Value> {
+        self.text(name).lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
+    }
+
+    /// The command in the folder.
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_foreturn"));
+        command.args(arguments.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
+        command.env("ORT_DYLIB_PATH", runtime_path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().expect("it runs")
+    }
+
+    /// Standard output of a command that must succeed.
+    fn output(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The message of a command that must fail.
+    fn failure(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        let message = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(
+            !output.status.success() && message.contains("foreturn: ") && !message.contains("panicked"),
+            "{message}"
+        );
+        message
+    }
+
+    /// Starts the command ten times and kills it at random moments; then lets it end. Returns how many of the kills came in
+    /// the middle of the work.
+    fn killed(&self, arguments: &str, journal: &str, whole: usize, undisturbed: Duration) -> usize {
+        let lines = || std::fs::read_to_string(self.path(journal)).map_or(0, |text| text.lines().count());
+        let mut moments = 0x9e37_79b9_u64;
+        let mut midway = 0;
+        for _ in 0..10 {
+            let mut child = self.command(arguments).spawn().expect("it runs");
+            moments = moments.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let share = (moments >> 33) as f64 / f64::from(1_u32 << 31);
+            std::thread::sleep(undisturbed.mul_f64(0.05 + 0.25 * share));
+            child.kill().expect("a signal");
+            child.wait().expect("it ends");
+            midway += usize::from((2..whole).contains(&lines()));
+        }
+        self.output(arguments);
+        midway
+    }
+}
+
+fn tasks() -> Vec<String> {
+    (0..20)
+        .map(|n| {
+            json!({"id": format!("t{n}"), "prompt": format!("Explain thing {n}."), "reference": "Part 1 first."})
+                .to_string()
+        })
+        .collect()
+}
+
+const BUILD: &str = "dataset build --config foreturn.toml --tasks tasks.jsonl --candidates 3 --turns 3";
+
+/// Every key of a journal has one line.
+fn assert_each_once(journal: &str, count: usize) {
+    let lines: Vec<Value> = journal.lines().skip(1).map(|line| serde_json::from_str(line).expect("a line")).collect();
+    let keys: BTreeSet<&str> = lines.iter().map(|line| line["key"].as_str().expect("a key")).collect();
+    assert_eq!((lines.len(), keys.len()), (count, count), "every conversation is held once");
+}
+
+#[test]
+fn builds_are_the_same_whatever_kills_divides_or_speeds_them_up() {
+    let bench = Bench::new(&tasks());
+    let start = Instant::now();
+    let printed = bench.output(&format!("{BUILD} --to whole --concurrency 4 --json"));
+    let undisturbed = start.elapsed();
+    let summary: Value = serde_json::from_str(&printed).expect("a summary");
+    assert_eq!((&summary["finished"], &summary["stopped"]), (&json!(20), &json!("complete")));
+    let whole = bench.text("whole/dataset.jsonl");
+    let rows = bench.rows("whole/dataset.jsonl");
+    assert_eq!(
+        rows.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>().join(" "),
+        (0..20).map(|n| format!("t{n}")).collect::<Vec<_>>().join(" ")
+    );
+    let endings: BTreeSet<&str> = rows.iter().map(|row| row["ended"].as_str().unwrap()).collect();
+    assert_eq!(endings, BTreeSet::from(["stop_signal", "turns"]));
+    for row in &rows {
+        assert!(
+            row["seed"].is_u64()
+                && row["program"].as_str().unwrap().starts_with("foreturn ")
+                && row["models"]["user"]["name"] == "user"
+        );
+        for (at, turn) in row["turns"].as_array().unwrap().iter().enumerate() {
+            assert_eq!(turn["prompt"].as_array().unwrap().len(), 2 * at + 1, "the conversation goes on from the best");
+            let scores: Vec<f64> =
+                turn["responses"].as_array().unwrap().iter().map(|r| r["score"].as_f64().unwrap()).collect();
+            let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            assert_eq!(scores[turn["chosen"].as_u64().unwrap() as usize], best);
+            assert!(turn["responses"][0]["std_error"].is_number() && turn["probability"].is_number());
+            if let Some(next) = row["turns"].get(at + 1) {
+                assert_eq!(
+                    next["prompt"][2 * at + 1]["content"],
+                    turn["responses"][turn["chosen"].as_u64().unwrap() as usize]["completion"]
+                );
+            }
+        }
+    }
+
+    let midway = bench.killed(&format!("{BUILD} --to killed --concurrency 4"), "killed/journal.jsonl", 21, undisturbed);
+    assert!(midway >= 3, "only {midway} of ten kills came in the middle of the work");
+    assert_eq!(bench.text("killed/dataset.jsonl"), whole);
+    assert_each_once(&bench.text("killed/journal.jsonl"), 20);
+
+    bench.output(&format!("{BUILD} --to second --concurrency 7 --shard 2/2"));
+    bench.output(&format!("{BUILD} --to first --concurrency 1 --shard 1/2"));
+    assert_eq!(bench.rows("first/dataset.jsonl").len(), 10);
+    bench.output("dataset merge --tasks tasks.jsonl --to merged second first");
+    assert_eq!(bench.text("merged/dataset.jsonl"), whole);
+    // What is merged is a build: there is nothing left to do.
+    let asked = bench.server.asked().len();
+    bench.output(&format!("{BUILD} --to merged"));
+    assert_eq!((bench.text("merged/dataset.jsonl"), bench.server.asked().len()), (whole, asked));
+
+    let message = bench.failure(&format!("{BUILD} --to merged --seed 8"));
+    assert!(message.contains("begun with other settings: seed was 7 and is 8"), "{message}");
+}
+
+#[test]
+fn limits_and_estimates_hold_some_and_the_rest_later() {
+    let bench = Bench::new(&tasks());
+    let json = |arguments: &str| -> Value { serde_json::from_str(&bench.output(arguments)).expect("a summary") };
+    let price = "--price policy=1/10 --price user=1/10";
+    let probed = json(&format!("{BUILD} --to built {price} --estimate 4 --json"));
+    assert_eq!((&probed["finished"], &probed["left"], &probed["stopped"]), (&json!(4), &json!(16), &json!("probe")));
+    // The server counts 40 tokens of prompt and 7 of reply for each request.
+    let requests = bench.server.asked().len() as f64;
+    let total: f64 =
+        probed["spent"]["roles"].as_object().unwrap().values().map(|role| role["prompt"].as_f64().unwrap()).sum();
+    assert_eq!(total, 40.0 * requests);
+    assert!((probed["estimate"]["tokens"].as_f64().unwrap() - 4.0 * 47.0 * requests).abs() < 1e-6);
+    let judged = bench.server.asked().iter().filter(|asked| asked.is_choice()).count() as f64;
+    assert!((probed["cost"].as_f64().unwrap() - (requests - judged) * 110.0 / 1e6).abs() < 1e-12);
+
+    let limit = (6.0 * 47.0 * requests / 4.0) as u64;
+    let limited = json(&format!("{BUILD} --to built --max-tokens {limit} --json"));
+    assert_eq!(limited["stopped"], "budget");
+    let finished = limited["finished"].as_u64().unwrap();
+    assert!((5..=7).contains(&finished), "{finished} conversations for the tokens of 6");
+    let text = bench.output(&format!("{BUILD} --to built {price} --max-cost 1000"));
+    assert!(text.contains("20 conversations, 0 set aside, 0 left") && text.contains("cost "), "{text}");
+    bench.output(&format!("{BUILD} --to whole"));
+    assert_eq!(bench.text("built/dataset.jsonl"), bench.text("whole/dataset.jsonl"));
+
+    for (wrong, part) in [
+        ("--price nobody=1/2", "there is no such model"),
+        ("--price policy=1", "is not a price"),
+        ("--max-cost 3", "--price"),
+        ("--shard 3/2", "is not a shard"),
+        ("--concurrency 0", "concurrency is 0"),
+        ("--candidates 1", "candidates is 1"),
+        ("--turns 0", "turns is 0"),
+    ] {
+        let base = if wrong.contains("candidates") || wrong.contains("turns") {
+            "dataset build --config foreturn.toml --tasks tasks.jsonl"
+        } else {
+            BUILD
+        };
+        let output = bench.run(&format!("{base} --to x {wrong}"));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(part), "{wrong}: {message}");
+    }
+    for to in ["built.jsonl", "built.parquet"] {
+        assert!(bench.failure(&format!("{BUILD} --to {to}")).contains("give a folder"));
+    }
+}
+
+#[test]
+fn bad_tasks_are_named_by_line_and_the_rest_goes_on() {
+    let mut lines = tasks();
+    lines.truncate(4);
+    lines.insert(1, r#"{"id": "broken", "prompt""#.into());
+    lines.insert(2, r#"{"id": "t0", "prompt": "again", "reference": "r"}"#.into());
+    lines.insert(3, r#"{"id": "bare", "prompt": "No reference."}"#.into());
+    lines.insert(
+        4,
+        r#"{"id": "long", "conversation": [{"role": "user", "content": "FAR TOO LONG"}], "reference": "r"}"#.into(),
+    );
+    let grows = r#"{"id": "grows", "conversation": [{"role": "user", "content": "GROWS"}], "reference": "r"}"#;
+    lines.push(grows.into());
+    let bench = Bench::new(&lines);
+    let printed = bench.output(&format!("{BUILD} --to built"));
+    assert!(printed.contains("5 conversations, 4 set aside, 0 left"), "{printed}");
+    let rows = bench.rows("built/dataset.jsonl");
+    assert_eq!((rows.len(), &rows[4]["ended"], rows[4]["turns"].as_array().unwrap().len()), (5, &json!("context"), 1));
+    let failed = bench.rows("built/failed.jsonl");
+    let expected = [
+        (2, json!(null), "it is not a task"),
+        (3, json!("t0"), "its id is that of line 1"),
+        (4, json!("bare"), "goal.reference"),
+        (5, json!("long"), "too long"),
+    ];
+    assert_eq!(failed.len(), expected.len());
+    for (aside, (line, id, reason)) in failed.iter().zip(expected) {
+        assert_eq!((&aside["line"], &aside["id"]), (&json!(line), &id));
+        assert!(aside["reason"].as_str().unwrap().contains(reason), "{aside} lacks {reason}");
+    }
+    // A task that was mended is held, and what is finished is not held again.
+    let whole = bench.text("built/dataset.jsonl");
+    lines[4] = r#"{"id": "long", "conversation": [{"role": "user", "content": "Short."}], "reference": "r"}"#.into();
+    std::fs::write(bench.path("tasks.jsonl"), lines.join("\n")).unwrap();
+    let before = bench.server.asked().len();
+    bench.output(&format!("{BUILD} --to built"));
+    let rows = bench.rows("built/dataset.jsonl");
+    assert_eq!(
+        rows.iter().map(|row| row["id"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["t0", "long", "t1", "t2", "t3", "grows"]
+    );
+    assert!(whole.lines().all(|line| bench.text("built/dataset.jsonl").contains(line)));
+    assert!(bench.server.asked().len() - before < before, "only the mended task was held");
+}
+
+#[test]
+fn models_that_fail_again_and_again_end_the_run() {
+    let lines: Vec<String> =
+        (0..30).map(|n| json!({"id": n, "prompt": "NOBODY ANSWERS", "reference": "r"}).to_string()).collect();
+    let bench = Bench::new(&lines);
+    let message = bench.failure(&format!("{BUILD} --to built --concurrency 2"));
+    assert!(
+        message.contains("10 conversations in a row failed") && message.contains("no such deployment"),
+        "{message}"
+    );
+    let asked = bench.server.asked().len();
+    assert!((10..=12).contains(&asked), "{asked}");
+}
+
+#[test]
+fn exports_have_the_fields_that_trainers_read() {
+    let bench = Bench::new(&tasks()[..6]);
+    bench.output(&format!("{BUILD} --to built"));
+    let turns: usize = bench.rows("built/dataset.jsonl").iter().map(|row| row["turns"].as_array().unwrap().len()).sum();
+    let export = |format: &str| {
+        bench.output(&format!("dataset export --from built --to out.jsonl {format}"));
+        bench.rows("out.jsonl")
+    };
+    let sft = export("--sft");
+    assert!(
+        sft.len() == 6
+            && sft.iter().all(|row| row["messages"].as_array().unwrap().last().unwrap()["role"] == "assistant")
+    );
+    let dpo = export("--dpo");
+    assert_eq!(dpo.len(), turns);
+    for row in &dpo {
+        assert!(row["prompt"].as_array().unwrap().last().unwrap()["role"] == "user");
+        assert!(row["chosen"][0]["role"] == "assistant" && row["chosen"] != row["rejected"]);
+        assert!(row["score_chosen"].as_f64() >= row["score_rejected"].as_f64());
+    }
+    let reward = export("--reward --minimum-gap 0.3");
+    assert!(!reward.is_empty() && reward.len() < turns && reward.iter().all(|row| row["margin"].as_f64() >= Some(0.3)));
+    let sure = export("--dpo --minimum-probability 0.9");
+    assert!(sure.len() < turns && sure.iter().all(|row| row["probability"].as_f64() >= Some(0.9)));
+    assert_eq!(export("--collabllm-flat").len(), 3 * turns);
+    assert_eq!(export("--collabllm-nested").len(), 6);
+    for (wrong, part) in [
+        ("--sft --dpo", "cannot be used with"),
+        ("--sft --minimum-gap 1", "--minimum-gap"),
+        ("--dpo --minimum-probability 0.2", "not between 0.5 and 1"),
+        ("", "required"),
+    ] {
+        let output = bench.run(&format!("dataset export --from built --to out.jsonl {wrong}"));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(part), "{wrong}: {message}");
+    }
+    assert!(bench.failure("dataset export --from built --to out.parquet --sft").contains("Parquet is not written"));
+    let message = bench.failure("dataset export --from tasks.jsonl --to out.jsonl --sft");
+    assert!(message.contains("tasks.jsonl, line 1: it is not a conversation of a data set"), "{message}");
+    assert!(
+        bench.failure("dataset export --from built --to built/dataset.jsonl --sft").contains("is the data set itself")
+    );
+}
+
+#[test]
+fn evaluations_are_the_same_whatever_kills_or_divides_them() {
+    let bench = Bench::new(&tasks());
+    std::fs::write(bench.path("system.txt"), "Ask before you answer.\n").unwrap();
+    let evaluate = "evaluate --config foreturn.toml --tasks tasks.jsonl --turns 3 --policy policy --policy asks=other \
+                    --system asks=system.txt";
+    let files = |folder: &str| {
+        ["evaluation.json", "evaluation.csv", "conversations.jsonl", "failed.jsonl"]
+            .map(|file| bench.text(&format!("{folder}/{file}")))
+    };
+    let start = Instant::now();
+    let printed = bench.output(&format!("{evaluate} --to whole --concurrency 2"));
+    let undisturbed = start.elapsed();
+    assert!(
+        printed.contains("asks minus policy: helpfulness ") && printed.contains("40 conversations, 0 set aside"),
+        "{printed}"
+    );
+    let whole = files("whole");
+    let evaluation: Value = serde_json::from_str(&whole[0]).unwrap();
+    let columns: Vec<&String> = evaluation["policies"][1]["columns"].as_object().unwrap().keys().collect();
+    assert_eq!(columns, ["bleu", "helpfulness", "reward", "token_amount", "tokens_k", "turns"]);
+    assert_eq!(evaluation["policies"][0]["columns"]["reward"]["tasks"], 20);
+    let rows = bench.rows("whole/conversations.jsonl");
+    let (first, second) = rows.split_at(20);
+    for (one, other) in first.iter().zip(second) {
+        assert_eq!(
+            (&one["id"], &one["messages"][0]),
+            (&other["id"], &other["messages"][0]),
+            "policies meet the same users"
+        );
+        assert!(one["policy"] == "policy" && other["policy"] == "asks" && other["messages"][0]["role"] == "user");
+    }
+    assert!(
+        bench
+            .server
+            .asked()
+            .iter()
+            .any(|asked| asked.body["model"] == "other" && asked.text().starts_with("Ask before you answer."))
+    );
+    let cost: Value = serde_json::from_str(&bench.text("whole/cost.json")).unwrap();
+    assert!(cost[0]["roles"]["policy"]["in_k"].as_f64() > Some(0.0) && cost[1]["seconds"].as_f64() > Some(0.0));
+
+    let midway =
+        bench.killed(&format!("{evaluate} --to killed --concurrency 2"), "killed/journal.jsonl", 41, undisturbed);
+    assert!(midway >= 3, "only {midway} of ten kills came in the middle of the work");
+    assert_eq!(files("killed"), whole);
+    assert_each_once(&bench.text("killed/journal.jsonl"), 40);
+
+    for shard in 1..=2 {
+        bench.output(&format!("{evaluate} --to shard{shard} --shard {shard}/2"));
+    }
+    let asked = bench.server.asked().len();
+    bench.output(&format!("{evaluate} --to merged --merge shard2 --merge shard1"));
+    assert_eq!((files("merged"), bench.server.asked().len()), (whole, asked));
+    // Another policy joins, and the others are not held again.
+    let three: Value =
+        serde_json::from_str(&bench.output(&format!("{evaluate} --policy third=other --to merged --json"))).unwrap();
+    assert_eq!(
+        (three["policies"].as_array().unwrap().len(), three["policies"][0] == evaluation["policies"][0]),
+        (3, true)
+    );
+    assert!(
+        bench
+            .failure("evaluate --config foreturn.toml --tasks tasks.jsonl --to x --policy none")
+            .contains("there is no such model")
+    );
+}
+
+#[test]
+fn tasks_that_ask_for_the_impossible_do_not_end_the_run() {
+    let mut lines: Vec<String> = (0..15)
+        .map(|n| {
+            json!({"id": n, "conversation": [{"role": "user", "content": "FAR TOO LONG"}], "reference": "r"})
+                .to_string()
+        })
+        .collect();
+    lines.extend(tasks().into_iter().take(2));
+    let bench = Bench::new(&lines);
+    assert!(
+        bench.output(&format!("{BUILD} --to built --concurrency 2")).contains("2 conversations, 15 set aside, 0 left")
+    );
+    let printed = bench.output("evaluate --config foreturn.toml --tasks tasks.jsonl --to run --turns 2");
+    assert!(printed.contains("2 conversations, 15 set aside, 0 left"), "{printed}");
+    let failed = bench.rows("run/failed.jsonl");
+    assert!(failed[0]["reason"].as_str().unwrap().starts_with("policy `policy`: "), "{}", failed[0]);
+}
+
+#[test]
+fn windows_are_compared_by_what_they_choose() {
+    let bench = Bench::new(&tasks()[..12]);
+    // The judge is a coin: it is shown, and does not choose.
+    let config = bench.text("foreturn.toml").replace("judging = \"soft\"", "judging = \"soft\"\nweight = 0.0");
+    std::fs::write(bench.path("foreturn.toml"), config).unwrap();
+    let evaluate = "evaluate --config foreturn.toml --tasks tasks.jsonl --turns 3 --policy policy --policy w0=policy \
+                    --policy w1=policy --policy one=policy --best-of w0=4/0/1 --best-of w1=4/1/2";
+    let printed = bench.output(&format!("{evaluate} --to run --json"));
+    let evaluation: Value = serde_json::from_str(&printed).expect("an evaluation");
+    let column =
+        |policy: usize, name: &str| evaluation["policies"][policy]["columns"][name]["mean"].as_f64().expect("a mean");
+    // At w = 0 the response with the best words of four wins, whatever the judge would say of it.
+    assert!(column(1, "reward") > column(0, "reward") + 0.05, "{printed}");
+    assert_eq!(column(3, "reward"), column(0, "reward"), "another name of the same policy");
+    let rows = bench.rows("run/conversations.jsonl");
+    for row in rows.iter().filter(|row| row["policy"] == "w1") {
+        let messages = row["messages"].as_array().unwrap();
+        let assistant = messages.iter().filter(|message| message["role"] == "assistant").count();
+        assert_eq!(json!(assistant), row["turns"]);
+        assert!(messages.windows(2).all(|pair| pair[0]["role"] != pair[1]["role"]) && messages[0]["role"] == "user");
+        let full = row["ended"] == "window";
+        assert!(full == (assistant == 3 && messages.len() == 6) || row["ended"] == "stop_signal", "{row}");
+        assert_eq!(row["metrics"].as_object().unwrap().len(), 3);
+    }
+    assert!(rows.iter().any(|row| row["policy"] == "w1" && row["ended"] == "stop_signal"));
+    // A deeper window costs more, and the cost says by how much.
+    let cost: Value = serde_json::from_str(&bench.text("run/cost.json")).unwrap();
+    let policy = |at: usize| cost[at]["roles"]["policy"]["in_k"].as_f64().unwrap();
+    assert!(policy(0) < policy(1) && policy(1) < policy(2), "{cost}");
+    for (wrong, part) in [
+        ("--best-of w0=1/0/1", "fewer than 2"),
+        ("--best-of none=2/0/1", "no policy"),
+        ("--best-of w0=4", "as in 4/2/3"),
+    ] {
+        let output = bench
+            .run(&format!("evaluate --config foreturn.toml --tasks tasks.jsonl --policy w0=policy --to x {wrong}"));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(part), "{wrong}: {message}");
+    }
+}
+
+/// The examples are tasks.
+#[test]
+fn example_tasks_are_tasks() {
+    let folder = crate::common::root().join("examples/tasks");
+    let mut files = 0;
+    for entry in std::fs::read_dir(&folder).expect("examples") {
+        let tasks = foreturn::tasks::Tasks::read(entry.expect("an entry").path()).expect("tasks");
+        assert!(tasks.set_aside.is_empty() && tasks.list.len() >= 20, "{}: {:?}", tasks.origin, tasks.set_aside);
+        files += 1;
+    }
+    assert!(files > 0 && Path::new(&folder).is_dir());
+}
+
+#[test]
+fn simulated_users_are_compared_with_real_ones() {
+    let bench = Bench::new(&tasks());
+    bench.output("evaluate --config foreturn.toml --tasks tasks.jsonl --to run --turns 3");
+    let compare = |real: &str| -> Value {
+        let text = bench.output(&format!("simulator compare --simulated run/conversations.jsonl --real {real} --json"));
+        serde_json::from_str(&text).expect("a comparison")
+    };
+    let same = compare("run/conversations.jsonl");
+    assert_eq!(
+        (&same["simulated"], &same["distance"], &same["separability"]["auc"]),
+        (&json!(20), &json!(0.0), &json!(0.5))
+    );
+    let real: Vec<String> = (0..15)
+        .map(|n| json!({"messages": [{"role": "user", "content": format!("u dont get it. {n}")}]}).to_string())
+        .collect();
+    std::fs::write(bench.path("real.jsonl"), real.join("\n")).unwrap();
+    let other = compare("real.jsonl");
+    assert!(other["separability"]["auc"].as_f64() > Some(0.9) && other["distance"].as_f64() > Some(0.3), "{other}");
+    let printed = bench.output("simulator compare --simulated run/conversations.jsonl --real real.jsonl");
+    assert!(printed.contains("slips") && printed.contains("20 simulated and 15 real conversations"), "{printed}");
+    assert!(
+        bench
+            .failure("simulator compare --simulated tasks.jsonl --real real.jsonl")
+            .contains("no line has a message of the user")
+    );
+}

@@ -1,0 +1,368 @@
+//! From tasks to conversations with each policy.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::best;
+use super::summary::{Evaluation, PolicyCost};
+use super::table;
+use crate::chat::{Message, Role};
+use crate::engine::{Engine, Limits};
+use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
+use crate::tasks::{
+    self, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
+    check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
+};
+use crate::{Error, Result};
+
+/// A policy to evaluate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name in the results.
+    pub name: String,
+    /// The name of its model in the configuration.
+    pub model: String,
+    /// A system message that it gets before every conversation.
+    pub system: Option<String>,
+    /// If set, the policy answers with the best of several candidates at each turn.
+    pub best_of: Option<BestOf>,
+}
+
+/// How a policy chooses among candidates: by the reward of the configuration, over futures of its own depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BestOf {
+    /// Candidates at each turn; at least 2.
+    pub candidates: usize,
+    /// Turns sampled ahead; 0 chooses by the response as it stands.
+    pub window: usize,
+    /// Futures for each candidate; at least 1.
+    pub samples: usize,
+}
+
+/// Parses `CANDIDATES/WINDOW/SAMPLES`, such as `4/2/3`.
+impl FromStr for BestOf {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbers: Option<Vec<usize>> = text.split('/').map(|number| number.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[candidates, window, samples]) => Ok(BestOf { candidates, window, samples }),
+            _ => Err(Error::invalid_request(format!(
+                "`{text}` does not say how to choose: give the numbers of candidates, of turns sampled ahead and of futures, \
+                 as in 4/2/3"
+            ))),
+        }
+    }
+}
+
+impl Policy {
+    /// The model called `model`, without instructions.
+    pub fn new(model: impl Into<String>) -> Self {
+        let model = model.into();
+        Policy { name: model.clone(), model, system: None, best_of: None }
+    }
+
+    /// The conversation as the policy sees it.
+    fn begin(&self, mut said: Vec<Message>) -> Vec<Message> {
+        let Some(system) = &self.system else { return said };
+        match said.first_mut().filter(|first| first.role == Role::System) {
+            // Chat templates take one system message.
+            Some(first) => first.content = format!("{system}\n\n{}", first.content),
+            None => said.insert(0, Message::new(Role::System, system)),
+        }
+        said
+    }
+}
+
+/// How policies are evaluated.
+#[derive(Debug, Clone)]
+pub struct EvaluateOptions {
+    /// Most turns of the policy in a conversation; 1 to 33.
+    pub turns: usize,
+    /// Conversations about each task with each policy; at least 1.
+    pub samples: usize,
+    /// Decides all random draws, with the tasks' ids.
+    pub seed: u64,
+    /// A description of the configuration that has to stay the same when an evaluation goes on: a hash, or a version.
+    pub configuration: String,
+    /// How the run goes about the conversations.
+    pub run: RunOptions,
+}
+
+impl Default for EvaluateOptions {
+    fn default() -> Self {
+        EvaluateOptions { turns: 5, samples: 1, seed: 0, configuration: String::new(), run: RunOptions::default() }
+    }
+}
+
+/// A conversation with a policy, and what it is worth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct EvaluatedConversation {
+    /// The name of the policy.
+    pub policy: String,
+    /// The id of the task.
+    pub id: String,
+    /// Its number among the conversations about the task, from 0.
+    pub sample: usize,
+    /// The conversation, without the policy's system message.
+    pub messages: Vec<Message>,
+    /// The reason why it ended.
+    pub ended: Ended,
+    /// Turns of the policy.
+    pub turns: usize,
+    /// Each metric by name.
+    pub metrics: BTreeMap<String, f64>,
+    /// The weighted sum of the metrics.
+    pub reward: f64,
+    /// Thousands of tokens that the user reads and writes, by the policy's tokenizer (by words if its model is elsewhere).
+    pub tokens_k: f64,
+    /// The seed that its seeds come from.
+    pub seed: u64,
+    /// The models that played the roles.
+    pub models: BTreeMap<ModelRole, ModelInfo>,
+    /// True if the same task with the same seed gives this conversation again, to the last bit.
+    pub bitwise: bool,
+    /// Its tokens by role.
+    pub tokens: BTreeMap<ModelRole, Tokens>,
+}
+
+/// Holds conversations about `tasks` between each of `policies` and the simulated user, or goes on with what is in
+/// `folder`, and compares the policies. `engine` makes an engine in which the policy plays its role; it is called once for
+/// each policy that has conversations left. `on_progress` hears of one policy after the other.
+///
+/// The folder then has `evaluation.json` (the result), `evaluation.csv`, `cost.json` (with the times, which are not the
+/// same twice), `conversations.jsonl` with an [`EvaluatedConversation`] per line, `failed.jsonl`, and `journal.jsonl`, from
+/// which a killed evaluation goes on.
+///
+/// ```no_run
+/// use foreturn::evaluate::{EvaluateOptions, Policy, evaluate};
+/// use foreturn::tasks::Tasks;
+/// use foreturn::{Config, Engine};
+///
+/// let tasks = Tasks::read("examples/tasks/writing.jsonl")?;
+/// let policies = [Policy::new("small"), Policy::new("large")];
+/// let engine = |policy: &Policy| {
+///     let mut config = Config::from_file("foreturn.toml")?;
+///     config.roles.policy = Some(policy.model.clone());
+///     Engine::new(config)
+/// };
+/// let (evaluation, _) = evaluate(&policies, tasks, "run".as_ref(), &EvaluateOptions::default(), engine, &|_| ())?;
+/// for policy in &evaluation.policies {
+///     println!("{}: {:?}", policy.name, policy.columns["reward"].mean);
+/// }
+/// # Ok::<(), foreturn::Error>(())
+/// ```
+///
+/// # Errors
+/// The options or the configuration are wrong, the folder cannot be written, belongs to other settings or is in use, or the
+/// models fail again and again. What is finished by then stays.
+pub fn evaluate(
+    policies: &[Policy],
+    tasks: Tasks,
+    folder: &Path,
+    options: &EvaluateOptions,
+    mut engine: impl FnMut(&Policy) -> Result<Engine>,
+    on_progress: OnProgress<'_>,
+) -> Result<(Evaluation, Summary)> {
+    validate(policies, options)?;
+    let places = Places::make(folder)?;
+    let settings = settings(options);
+    let journal = Journal::open(&places.journal(), &settings)?;
+    let all: Vec<Unit<'_, Place<'_>>> = policies.iter().flat_map(|policy| units(policy, &tasks, options)).collect();
+    tasks::take_over(&all, &options.run.merge, &journal, &settings)?;
+    let mut stopped = Stopped::Complete;
+    for policy in policies {
+        let units = units(policy, &tasks, options);
+        if !is_due(&units, &journal, &options.run) {
+            continue;
+        }
+        let engine = engine(policy).map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
+        let run = hold_all(&units, &journal, &engine, options, on_progress);
+        stopped = run.map_err(|e| e.context(format!("policy `{}`", policy.name)))?.stopped;
+        if matches!(stopped, Stopped::Budget | Stopped::Cancelled) {
+            break;
+        }
+    }
+    let mut summary = tasks::summarise(&all, &journal, &options.run, stopped);
+    summary.set_aside += tasks.set_aside.len();
+    let evaluation = write(&places, policies, &all, &journal, &tasks)?;
+    Ok((evaluation, summary))
+}
+
+/// What a unit of an evaluation is besides its task.
+struct Place<'a> {
+    policy: &'a Policy,
+    sample: usize,
+}
+
+fn validate(policies: &[Policy], options: &EvaluateOptions) -> Result<()> {
+    if policies.is_empty() {
+        return Err(Error::invalid_request("there is no policy to evaluate"));
+    }
+    if let Some((at, twice)) =
+        policies.iter().enumerate().find(|(at, policy)| policies[..*at].iter().any(|other| other.name == policy.name))
+    {
+        return Err(Error::invalid_request(format!(
+            "policies[{at}] is called `{}` like another one: give each a name of its own",
+            twice.name
+        )));
+    }
+    if let Some(policy) = policies.iter().find(|policy| policy.best_of.is_some_and(|best| best.candidates < 2)) {
+        return Err(Error::invalid_request(format!(
+            "policy `{}` is to choose the best of fewer than 2 candidates",
+            policy.name
+        )));
+    }
+    if !(1..=MAX_WINDOW + 1).contains(&options.turns) {
+        return Err(Error::invalid_request(format!(
+            "turns is {}: a conversation has between 1 and {}",
+            options.turns,
+            MAX_WINDOW + 1
+        )));
+    }
+    if !(1..=1024).contains(&options.samples) {
+        return Err(Error::invalid_request(format!(
+            "samples is {}: between 1 and 1024 conversations are held about a task",
+            options.samples
+        )));
+    }
+    options.run.validate()
+}
+
+/// What has to stay the same when an evaluation goes on. Policies and samples may come and go.
+fn settings(options: &EvaluateOptions) -> Map<String, Value> {
+    let settings = json!({
+        "for": "evaluation", "configuration": options.configuration, "seed": options.seed, "turns": options.turns,
+    });
+    settings.as_object().cloned().unwrap_or_default()
+}
+
+fn units<'a>(policy: &'a Policy, tasks: &'a Tasks, options: &EvaluateOptions) -> Vec<Unit<'a, Place<'a>>> {
+    let shard = options.run.shard;
+    let tasks = tasks.list.iter().enumerate().filter(|(at, _)| shard.is_none_or(|shard| shard.has(*at)));
+    let samples = options.samples;
+    let units = tasks.flat_map(|(_, task)| {
+        (0..samples).map(move |sample| Unit {
+            key: json!([policy.name, policy.model, policy.system, policy.best_of, sample, task.id]).to_string(),
+            task,
+            of: Place { policy, sample },
+        })
+    });
+    units.collect()
+}
+
+fn hold_all(
+    units: &[Unit<'_, Place<'_>>],
+    journal: &Journal,
+    engine: &Engine,
+    options: &EvaluateOptions,
+    on_progress: OnProgress<'_>,
+) -> Result<Summary> {
+    let plan = engine.plan()?;
+    check_prices(&options.run.prices, plan)?;
+    let engine = engine.within(Limits { cancel: Some(options.run.cancel.clone()), ..Limits::default() });
+    run(units, journal, &options.run, on_progress, |unit| {
+        let (mut talk, start) = (Talk::new(&engine, &unit.task.goal), Instant::now());
+        let seed = seed_below(task_seed(options.seed, &unit.task.id), &[unit.of.sample as u64]);
+        let result = hold(&mut talk, plan, unit, options.turns, seed);
+        let result = result.map_err(|e| e.context(format!("policy `{}`", unit.of.policy.name)));
+        Held { result, spent: Spent::new(&talk.costs, start.elapsed().as_secs_f64(), plan) }
+    })
+}
+
+/// Holds a conversation.
+fn hold(talk: &mut Talk<'_>, plan: &RankPlan, unit: &Unit<'_, Place<'_>>, turns: usize, seed: u64) -> Result<Value> {
+    // All policies are to answer the same message.
+    let said = talk.begin(&unit.task.conversation, seed_below(seed, &[OPENING]))?;
+    let request = RankRequest {
+        conversation: unit.of.policy.begin(said.clone()),
+        window: Some(turns - 1),
+        samples: Some(1),
+        seed: Some(seed),
+        ..RankRequest::default()
+    };
+    let ranking = match unit.of.policy.best_of {
+        // The conversation is the one future of one sampled response.
+        None => talk.rank(RankRequest { candidates: Candidates::Sample(1), ..request })?,
+        Some(best_of) => best::hold(talk, request, best_of, turns)?,
+    };
+    let conversation = read(ranking, said, unit, seed, (&talk.costs, plan))?;
+    serde_json::to_value(conversation).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
+}
+
+/// Separates the seed of the first message from those of the ranking.
+const OPENING: u64 = u64::MAX;
+
+/// The conversation that a ranking held.
+fn read(
+    mut ranking: Ranking,
+    mut said: Vec<Message>,
+    unit: &Unit<'_, Place<'_>>,
+    seed: u64,
+    (costs, plan): (&RoleCosts, &RankPlan),
+) -> Result<EvaluatedConversation> {
+    let nothing = || Error::internal("a ranking of one candidate without its future");
+    let mut candidate = ranking.candidates.pop().ok_or_else(nothing)?;
+    let future = candidate.rollouts.pop().ok_or_else(nothing)?;
+    let (Some(response), Some(reward)) = (candidate.response, future.reward) else { return Err(nothing()) };
+    said.push(Message::new(Role::Assistant, response));
+    let turns = 1 + future.messages.iter().filter(|message| message.role == Role::Assistant).count();
+    said.extend(future.messages.into_iter().map(|message| Message::new(message.role, message.content)));
+    let heard = said.iter().filter(|message| message.role != Role::System);
+    let tokens: usize = heard.map(|message| (plan.count_tokens)(message.visible())).sum();
+    Ok(EvaluatedConversation {
+        policy: unit.of.policy.name.clone(),
+        id: unit.task.id.clone(),
+        sample: unit.of.sample,
+        messages: said,
+        ended: future.ended,
+        turns,
+        metrics: future.metrics.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        reward,
+        tokens_k: tokens as f64 / 1000.0,
+        seed,
+        models: ranking.models,
+        bitwise: ranking.bitwise,
+        tokens: Spent::new(costs, 0.0, plan).roles,
+    })
+}
+
+/// Writes what there is by now.
+fn write(
+    places: &Places,
+    policies: &[Policy],
+    units: &[Unit<'_, Place<'_>>],
+    journal: &Journal,
+    tasks: &Tasks,
+) -> Result<Evaluation> {
+    let (conversations, failed) = rows(units, journal);
+    let conversations = conversations.collect::<Result<Vec<Value>>>()?;
+    let mut set_aside: Vec<SetAside> = tasks.set_aside.iter().cloned().chain(failed).collect();
+    set_aside.sort_by_key(|aside| aside.line);
+    let read = |row: &Value| {
+        serde_json::from_value(row.clone())
+            .map_err(|e| Error::internal(format!("a conversation cannot be read back: {e}")))
+    };
+    let parsed: Vec<EvaluatedConversation> = conversations.iter().map(read).collect::<Result<_>>()?;
+    let evaluation = Evaluation::of(policies, &parsed, set_aside.len());
+    let costs = policies.iter().map(|policy| {
+        let own = units.iter().filter(|unit| unit.of.policy.name == policy.name);
+        let entries = own.filter_map(|unit| journal.entry(&unit.key, &unit.task.fingerprint()));
+        let spent: Vec<Spent> = entries.filter(|entry| entry.failed.is_none()).map(|entry| entry.spent).collect();
+        PolicyCost::of(&policy.name, &spent)
+    });
+    let costs: Vec<PolicyCost> = costs.collect();
+    write_atomically(&places.file("conversations.jsonl"), conversations.iter().map(json_line))?;
+    write_atomically(&places.file("failed.jsonl"), set_aside.iter().map(json_line))?;
+    write_atomically(&places.file("cost.json"), [json_line(&costs)])?;
+    write_atomically(&places.file("evaluation.csv"), table::csv(&evaluation).into_iter().map(Ok))?;
+    write_atomically(&places.file("evaluation.json"), [json_line(&evaluation)])?;
+    Ok(evaluation)
+}

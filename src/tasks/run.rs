@@ -1,0 +1,491 @@
+//! Workers that hold the conversations of a run, within limits, and write them down.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::file::{SetAside, Task};
+use super::journal::{Journal, Places};
+use super::spend::{Estimate, Price, Spent, cost};
+use crate::engine::CancelToken;
+use crate::{Error, ErrorKind, Result, thread};
+
+/// Conversations in a row that may fail before the run stops, because then something other than the tasks is wrong.
+const MAX_FAILURES: usize = 10;
+
+/// A part of the tasks, for one of several machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shard {
+    /// Which one, from 1.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Shard {
+    /// True if it has the task at this place among the tasks.
+    pub(crate) fn has(self, at: usize) -> bool {
+        at % self.of == self.number - 1
+    }
+}
+
+/// Parses `i/n`, such as `1/4`.
+impl FromStr for Shard {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+        match parts {
+            Some((number, of)) if 1 <= number && number <= of => Ok(Shard { number, of }),
+            _ => Err(Error::invalid_request(format!(
+                "`{text}` is not a shard: give its number from 1 and how many there are, as in 1/4"
+            ))),
+        }
+    }
+}
+
+/// How a run goes about its conversations. None of it changes what they hold.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Conversations at the same time; at least 1.
+    pub concurrency: usize,
+    /// The part of the tasks to take; all if absent.
+    pub shard: Option<Shard>,
+    /// No conversation begins that would probably take the run beyond this many tokens, of all roles and with those of
+    /// earlier runs in the same folder.
+    pub max_tokens: Option<u64>,
+    /// As `max_tokens`, for the cost. It needs prices.
+    pub max_cost: Option<f64>,
+    /// Prices by the names of models.
+    pub prices: BTreeMap<String, Price>,
+    /// The number of conversations to hold, spread over the tasks, so that the rest can be estimated; all if absent.
+    pub probe: Option<usize>,
+    /// Folders of other runs with the same settings, such as shards. Their conversations are taken over first.
+    pub merge: Vec<PathBuf>,
+    /// Holds conversations again that failed.
+    pub retry_failed: bool,
+    /// Ends the run from outside. Conversations under way are given up, and held by the next run.
+    pub cancel: CancelToken,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        RunOptions {
+            concurrency: 8,
+            shard: None,
+            max_tokens: None,
+            max_cost: None,
+            prices: BTreeMap::new(),
+            probe: None,
+            merge: Vec::new(),
+            retry_failed: false,
+            cancel: CancelToken::new(),
+        }
+    }
+}
+
+impl RunOptions {
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !(1..=1024).contains(&self.concurrency) {
+            return Err(Error::invalid_request(format!(
+                "concurrency is {}: between 1 and 1024 conversations are held at the same time",
+                self.concurrency
+            )));
+        }
+        if self.max_cost.is_some() && self.prices.is_empty() {
+            return Err(Error::invalid_request("a limit on the cost needs prices: give those of the models that cost"));
+        }
+        if let Some(cost) = self.max_cost.filter(|cost| !cost.is_finite() || *cost < 0.0) {
+            return Err(Error::invalid_request(format!("the limit {cost} on the cost is not a number of at least 0")));
+        }
+        if self.probe == Some(0) {
+            return Err(Error::invalid_request("an estimate needs at least 1 conversation"));
+        }
+        Ok(())
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Conversations of this shard.
+    pub total: usize,
+    /// Those that are finished, in this run or an earlier one.
+    pub finished: usize,
+    /// Those that failed.
+    pub failed: usize,
+    /// Tokens of this run, of all roles.
+    pub tokens: u64,
+    /// Time since the run began.
+    pub elapsed: Duration,
+    /// The time that the rest will take, judged by this run.
+    pub left: Option<Duration>,
+}
+
+/// Called on a thread of the run whenever a conversation has ended.
+pub type OnProgress<'a> = &'a (dyn Fn(&Progress) + Sync);
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Stopped {
+    /// There is nothing more to do: all conversations are finished or failed, or shards were merged.
+    Complete,
+    /// A limit on tokens or cost.
+    Budget,
+    /// The conversations of the estimate are held.
+    Probe,
+    /// The caller.
+    Cancelled,
+}
+
+/// What has come of a run and those before it in the same folder.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Conversations of this shard that are finished.
+    pub finished: usize,
+    /// Those that failed, and lines that are not tasks.
+    pub set_aside: usize,
+    /// Those that are not held yet.
+    pub left: usize,
+    /// Why the run ended.
+    pub stopped: Stopped,
+    /// The cost of all conversations so far.
+    pub spent: Spent,
+    /// That cost in money, where prices are known.
+    pub cost: Option<f64>,
+    /// What the rest will cost.
+    pub estimate: Option<Estimate>,
+}
+
+/// A conversation to hold.
+pub(crate) struct Unit<'a, U> {
+    /// Its name in the journal.
+    pub(crate) key: String,
+    pub(crate) task: &'a Task,
+    /// What else its caller knows of it.
+    pub(crate) of: U,
+}
+
+/// A conversation that was held, or why not, with what it cost.
+pub(crate) struct Held {
+    pub(crate) result: Result<Value>,
+    pub(crate) spent: Spent,
+}
+
+/// Where the workers meet.
+struct Shared<'a, U> {
+    units: &'a [Unit<'a, U>],
+    journal: &'a Journal,
+    options: &'a RunOptions,
+    on_progress: OnProgress<'a>,
+    start: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    /// Places of units that nobody has begun.
+    due: std::vec::IntoIter<usize>,
+    under_way: usize,
+    finished: usize,
+    failed: usize,
+    /// Of this run.
+    ended: usize,
+    tokens: u64,
+    /// Of all runs in the folder.
+    spent: Spent,
+    /// Conversations of which `spent` is the sum.
+    counted: usize,
+    in_a_row: usize,
+    stopped: Option<Stopped>,
+    error: Option<Error>,
+}
+
+/// Holds the conversations that the journal does not have yet.
+///
+/// # Errors
+/// The journal cannot be written, the engine was closed, or too many conversations failed in a row.
+pub(crate) fn run<U: Sync>(
+    units: &[Unit<'_, U>],
+    journal: &Journal,
+    options: &RunOptions,
+    on_progress: OnProgress<'_>,
+    hold: impl Fn(&Unit<'_, U>) -> Held + Sync,
+) -> Result<Summary> {
+    let known: Vec<Option<bool>> = units.iter().map(|unit| known(unit, journal)).collect();
+    let mut due: Vec<usize> = (0..units.len()).filter(|&at| is_open(known[at], options)).collect();
+    let all = due.len();
+    if let Some(probe) = options.probe {
+        due = spread(&due, probe);
+    }
+    let state = State {
+        under_way: 0,
+        finished: known.iter().filter(|known| **known == Some(true)).count(),
+        failed: known.iter().filter(|known| **known == Some(false) && !options.retry_failed).count(),
+        ended: 0,
+        tokens: 0,
+        spent: journal.spent(),
+        counted: journal.keys().len(),
+        in_a_row: 0,
+        stopped: (due.len() < all).then_some(Stopped::Probe),
+        error: None,
+        due: due.into_iter(),
+    };
+    let workers = options.concurrency.min(state.due.len());
+    let shared = Shared {
+        units,
+        journal,
+        options,
+        on_progress,
+        start: Instant::now(),
+        state: Mutex::new(state),
+        changed: Condvar::new(),
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        for _ in 0..workers {
+            let worker = || shared.work(&hold);
+            if let Err(error) = thread::spawn_scoped(scope, "foreturn-hold", "for a conversation", worker) {
+                shared.end(Stopped::Cancelled, Some(error));
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    shared.summary()
+}
+
+/// True if there is something to do.
+pub(crate) fn is_due<U>(units: &[Unit<'_, U>], journal: &Journal, options: &RunOptions) -> bool {
+    units.iter().any(|unit| is_open(known(unit, journal), options))
+}
+
+fn is_open(known: Option<bool>, options: &RunOptions) -> bool {
+    known.is_none() || (options.retry_failed && known == Some(false))
+}
+
+/// True if the journal has the conversation, false if it failed.
+fn known<U>(unit: &Unit<'_, U>, journal: &Journal) -> Option<bool> {
+    journal.entry(&unit.key, &unit.task.fingerprint()).map(|entry| entry.failed.is_none())
+}
+
+/// So many places, spread evenly.
+fn spread(due: &[usize], count: usize) -> Vec<usize> {
+    let count = count.min(due.len());
+    (0..count).map(|nth| due[nth * due.len() / count]).collect()
+}
+
+impl<U: Sync> Shared<'_, U> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, why: Stopped, error: Option<Error>) {
+        let mut state = self.state();
+        state.stopped = Some(why);
+        state.due = Vec::new().into_iter();
+        if let Some(error) = error {
+            state.error.get_or_insert(error);
+            // What is under way would come to nothing.
+            self.options.cancel.cancel();
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn work(&self, hold: &(impl Fn(&Unit<'_, U>) -> Held + Sync)) {
+        while let Some(at) = self.next() {
+            let unit = &self.units[at];
+            let held = hold(unit);
+            let written = self.write(unit, &held);
+            let mut state = self.state();
+            state.under_way -= 1;
+            if matches!(written, Ok(true)) {
+                state.count(&held);
+                (self.on_progress)(&self.progress(&state));
+            }
+            let failure = held.result.as_ref().err().filter(|_| state.in_a_row >= MAX_FAILURES);
+            let failure = failure.map(|error| error.duplicate().context(format!(
+                "{MAX_FAILURES} conversations in a row failed, so the run stops; what is finished stays. The last one, about \
+                 task `{}`",
+                unit.task.id
+            )));
+            drop(state);
+            self.changed.notify_all();
+            match (written, failure) {
+                (Err(error), _) | (Ok(_), Some(error)) => self.end(Stopped::Cancelled, Some(error)),
+                (Ok(false), None) => self.end(Stopped::Cancelled, None),
+                (Ok(true), None) => {}
+            }
+        }
+    }
+
+    /// Writes a conversation down. False if it was cancelled, and there is nothing to write.
+    fn write(&self, unit: &Unit<'_, U>, held: &Held) -> Result<bool> {
+        let task = unit.task.fingerprint();
+        match &held.result {
+            Ok(entry) => self.journal.done(&unit.key, &task, &held.spent, entry)?,
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Closed => return Err(error.duplicate()),
+            Err(error) => self.journal.failed(&unit.key, &task, &held.spent, &error.to_string())?,
+        }
+        Ok(true)
+    }
+
+    /// The next conversation to begin. `None` at the end of the run.
+    fn next(&self) -> Option<usize> {
+        let mut state = self.state();
+        loop {
+            if self.options.cancel.is_cancelled() {
+                state.due = Vec::new().into_iter();
+                state.stopped = Some(Stopped::Cancelled);
+            }
+            if state.due.len() == 0 {
+                return None;
+            }
+            if self.affords(&state) {
+                state.under_way += 1;
+                return state.due.next();
+            }
+            if state.under_way == 0 {
+                state.due = Vec::new().into_iter();
+                state.stopped = Some(Stopped::Budget);
+                continue;
+            }
+            // Conversations that end may turn out cheaper than those before.
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// True if one more conversation probably stays within the limits: those under way are taken to cost as much as those
+    /// before them did on average.
+    fn affords(&self, state: &State) -> bool {
+        let within = |spent: f64, limit: f64| match state.counted {
+            // Nothing is known before the first one has ended.
+            0 => state.under_way == 0 && limit > 0.0,
+            counted => spent + (state.under_way + 1) as f64 * spent / counted as f64 <= limit,
+        };
+        let tokens = self.options.max_tokens.is_none_or(|most| within(state.spent.total() as f64, most as f64));
+        let money = self.options.max_cost.zip(cost(&self.options.prices, &state.spent));
+        tokens && money.is_none_or(|(most, cost)| within(cost, most))
+    }
+
+    fn progress(&self, state: &State) -> Progress {
+        let elapsed = self.start.elapsed();
+        let left = (state.due.len() + state.under_way) as u32;
+        Progress {
+            total: self.units.len(),
+            finished: state.finished,
+            failed: state.failed,
+            tokens: state.tokens,
+            elapsed,
+            left: (state.ended > 0).then(|| elapsed.mul_f64(f64::from(left) / state.ended as f64)),
+        }
+    }
+
+    fn summary(self) -> Result<Summary> {
+        let Shared { units, journal, options, state, .. } = self;
+        let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match state.error {
+            Some(error) => Err(error),
+            None => Ok(summarise(units, journal, options, state.stopped.unwrap_or(Stopped::Complete))),
+        }
+    }
+}
+
+/// What the journal has of these conversations.
+pub(crate) fn summarise<U>(
+    units: &[Unit<'_, U>],
+    journal: &Journal,
+    options: &RunOptions,
+    stopped: Stopped,
+) -> Summary {
+    let entries = units.iter().filter_map(|unit| journal.entry(&unit.key, &unit.task.fingerprint()));
+    let (failed, finished): (Vec<_>, Vec<_>) = entries.partition(|entry| entry.failed.is_some());
+    let left = units.len() - failed.len() - finished.len();
+    let spent = journal.spent();
+    let costs: Vec<Spent> = finished.into_iter().map(|entry| entry.spent).collect();
+    Summary {
+        finished: costs.len(),
+        set_aside: failed.len(),
+        left,
+        stopped: if left > 0 { stopped } else { Stopped::Complete },
+        cost: cost(&options.prices, &spent),
+        spent,
+        estimate: Estimate::of(&costs, left, options.concurrency, &options.prices),
+    }
+}
+
+impl State {
+    fn count(&mut self, held: &Held) {
+        self.ended += 1;
+        self.counted += 1;
+        self.tokens += held.spent.total();
+        self.spent.add(&held.spent);
+        let own_fault = |error: &Error| matches!(error.kind(), ErrorKind::InvalidRequest | ErrorKind::ContextLength);
+        match &held.result {
+            Ok(_) => (self.finished, self.in_a_row) = (self.finished + 1, 0),
+            // A task that asks for the impossible says nothing about the others.
+            Err(error) => {
+                self.failed += 1;
+                self.in_a_row += usize::from(!own_fault(error));
+            }
+        }
+    }
+}
+
+/// The finished conversations in the order of `units`, and the failures among them.
+pub(crate) fn rows<'a, U>(
+    units: &'a [Unit<'a, U>],
+    journal: &'a Journal,
+) -> (impl Iterator<Item = Result<Value>> + 'a, Vec<SetAside>) {
+    let failed = units.iter().filter_map(|unit| {
+        let entry = journal.entry(&unit.key, &unit.task.fingerprint())?;
+        Some(SetAside { line: unit.task.line, id: Some(unit.task.id.clone()), reason: entry.failed? })
+    });
+    let failed = failed.collect();
+    let rows = units.iter().filter_map(|unit| journal.read(&unit.key, &unit.task.fingerprint()).transpose());
+    (rows, failed)
+}
+
+/// Takes over the conversations of other runs with the same settings, which are in the folders `shards`.
+pub(crate) fn take_over<U>(
+    units: &[Unit<'_, U>],
+    shards: &[PathBuf],
+    to: &Journal,
+    settings: &Map<String, Value>,
+) -> Result<()> {
+    for shard in shards {
+        let from = Journal::open_existing(&Places::of(shard).journal(), settings)?;
+        units.iter().try_for_each(|unit| take(unit, &from, to)).map_err(|e| e.context(shard.display()))?;
+    }
+    Ok(())
+}
+
+/// Takes over what a shard has of a conversation.
+fn take<U>(unit: &Unit<'_, U>, from: &Journal, to: &Journal) -> Result<()> {
+    let task = unit.task.fingerprint();
+    let Some(entry) = from.entry(&unit.key, &task) else { return Ok(()) };
+    let known = to.entry(&unit.key, &task);
+    if let Some(reason) = &entry.failed {
+        return if known.is_some() { Ok(()) } else { to.failed(&unit.key, &task, &entry.spent, reason) };
+    }
+    let Some(row) = from.read(&unit.key, &task)? else { return Ok(()) };
+    match to.read(&unit.key, &task)? {
+        Some(other) if other == row => Ok(()),
+        Some(_) => Err(Error::invalid_request(format!(
+            "its conversation about task `{}` is another one than that of an earlier shard",
+            unit.task.id
+        ))),
+        None => to.done(&unit.key, &task, &entry.spent, &row),
+    }
+}
