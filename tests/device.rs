@@ -258,7 +258,7 @@ fn a_cache_that_is_too_large_is_refused_at_once() {
     let folder = scratch();
     let mut config = config(&exported(folder.path(), "llama"), provider);
     config.runtime.kv_cache = Some("900GiB".parse().expect("a size"));
-    let error = Engine::new(config).err().expect("no device has as much").to_string();
+    let error = Engine::new(config).expect_err("no device has as much").to_string();
     assert!(error.contains("runtime.kv_cache"), "{error}");
 }
 
