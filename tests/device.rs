@@ -251,6 +251,17 @@ fn models_of_one_engine_run_on_different_devices() {
     assert!(f64::from(worst) < TOLERANCE && device != cpu, "float16 beside float32: {worst}");
 }
 
+/// Some devices give out more memory than their kernels can read. That shows when the model is loaded.
+#[test]
+fn a_cache_that_is_too_large_is_refused_at_once() {
+    let Some(provider) = provider() else { return };
+    let folder = scratch();
+    let mut config = config(&exported(folder.path(), "llama"), provider);
+    config.runtime.kv_cache = Some("900GiB".parse().expect("a size"));
+    let error = Engine::new(config).expect_err("no device has as much").to_string();
+    assert!(error.contains("runtime.kv_cache"), "{error}");
+}
+
 #[test]
 fn a_folder_says_how_it_runs_on_the_device() {
     let Some(provider) = provider() else { return };

@@ -97,7 +97,7 @@ impl DeviceExecutor {
         }
         let (slots, metadata) = paged.target.device().ok().flatten().map_or((false, false), |d| (d.slots, d.metadata));
         let config = &folder.config().model.decoder;
-        Ok(DeviceExecutor {
+        let mut executor = DeviceExecutor {
             caches,
             session,
             copier,
@@ -110,6 +110,24 @@ impl DeviceExecutor {
             long_rope: paged.long_rope,
             takes: Takes { slots, metadata },
             logits: config.outputs.logits.clone(),
+        };
+        executor.warm_up(blocks)?;
+        Ok(executor)
+    }
+
+    /// Runs one token and one copy. So what the device can't run shows now, and its kernels are compiled.
+    fn warm_up(&mut self, blocks: usize) -> Result<()> {
+        if blocks > 1 {
+            self.copy_block(0, 1);
+        }
+        let mut step = Step::default();
+        step.push(Variant::Short, &[0], 0, std::iter::once(Some(0)), |slot| slot as i32, 1);
+        step.finish();
+        self.run(&step, &mut |_| ()).map_err(|e| {
+            e.context(format!(
+                "{}: the first step on the device failed; if its buffers are too large, lower runtime.kv_cache",
+                self.name
+            ))
         })
     }
 

@@ -80,6 +80,7 @@ pub(super) fn replace(
             device::check(node, device, config.context_length).map_err(refuse)?;
         }
         let here = layer_shape(node, &inputs, graph, config, &values, device.is_some()).map_err(refuse)?;
+        device.map_or(Ok(()), |device| device::check_heads(here.head_size, device)).map_err(refuse)?;
         let before = shape.get_or_insert(here);
         before.positions = before.positions.into_iter().chain(here.positions).min();
         if (AttentionShape { positions: before.positions, ..here }) != *before {

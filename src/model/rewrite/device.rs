@@ -87,6 +87,17 @@ pub(super) fn check(node: &NodeProto, device: DeviceAttention, context: usize) -
     Ok(())
 }
 
+/// Refuses heads that the device's attention does not take.
+pub(super) fn check_heads(size: usize, device: DeviceAttention) -> Result<(), String> {
+    match size.is_multiple_of(8) {
+        true => Ok(()),
+        false => Err(format!(
+            "its heads have {size} numbers, and ONNX Runtime's provider `{}` takes multiples of 8; use \"cpu\"",
+            device.provider.as_str()
+        )),
+    }
+}
+
 /// The window, or -1 if no sequence is longer than it.
 fn window(node: &NodeProto, context: usize) -> i64 {
     match attention::window(node) {

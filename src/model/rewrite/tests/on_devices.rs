@@ -67,6 +67,11 @@ fn what_a_provider_gets_wrong_is_refused_by_name() {
     assert_eq!(graph::Attributes(paged_node(&graph)).int("local_window_size"), -1);
     assert!(Sketch::new(vec![]).refusal_on(Provider::TensorRt).contains("TensorRT has no paged attention"));
     assert!(on_web(int("smooth_softmax", 1)).contains("smooth_softmax"), "as on the CPU");
+    let odd = Sketch { head_size: Dim::Size(12), ..Sketch::new(vec![]) }.refusal_on(Provider::Cuda);
+    assert!(
+        odd.contains("its heads have 12 numbers, and ONNX Runtime's provider `cuda` takes multiples of 8"),
+        "{odd}"
+    );
 }
 
 #[test]
