@@ -116,6 +116,7 @@ typedef struct {
   uint32_t threads;
   bool use_loaded_runtime;
   bool ignore_environment;
+  foreturn_str cores;
 } foreturn_engine_options;
 typedef uint32_t foreturn_quantize;
 typedef void (*foreturn_export_progress_fn)(void *user_data, uint64_t done, uint64_t total);
