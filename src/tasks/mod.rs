@@ -47,7 +47,7 @@ pub(crate) fn seed_below(parent: u64, path: &[u64]) -> u64 {
     derive(parent, path) >> 11
 }
 
-/// A hash of what conversations depend on in a configuration. Where models and libraries lie does not matter, because rows
+/// A hash of what conversations depend on in a configuration. Where models and libraries are does not matter, because rows
 /// name the weights.
 ///
 /// ```
@@ -68,6 +68,7 @@ pub fn fingerprint(config: &Config) -> String {
         let models = sections.get_mut("models").and_then(Value::as_object_mut);
         for model in models.into_iter().flat_map(|models| models.values_mut()).filter_map(Value::as_object_mut) {
             model.remove("path");
+            model.remove("base_url");
         }
     }
     hash(value.to_string().as_bytes())

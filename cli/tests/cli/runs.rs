@@ -222,6 +222,13 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
     let judged = bench.server.asked().iter().filter(|asked| asked.is_choice()).count() as f64;
     assert!((probed["cost"].as_f64().unwrap() - (requests - judged) * 110.0 / 1e6).abs() < 1e-12);
 
+    let again = json(&format!("{BUILD} --to built --estimate 4 --json"));
+    assert_eq!(
+        (&again["finished"], bench.server.asked().len() as f64),
+        (&json!(4), requests),
+        "what is there is enough"
+    );
+
     let limit = (6.0 * 47.0 * requests / 4.0) as u64;
     let limited = json(&format!("{BUILD} --to built --max-tokens {limit} --json"));
     assert_eq!(limited["stopped"], "budget");
@@ -238,6 +245,7 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
         ("--max-cost 3", "--price"),
         ("--shard 3/2", "is not a shard"),
         ("--concurrency 0", "concurrency is 0"),
+        ("--concurrency 257", "concurrency is 257"),
         ("--candidates 1", "candidates is 1"),
         ("--turns 0", "turns is 0"),
     ] {
