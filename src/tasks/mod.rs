@@ -4,7 +4,7 @@
 //! tasks.jsonl ──file──▶ tasks, and lines that are none ──run──▶ conversations ⇄ journal ──▶ rows in the order of the tasks
 //! ```
 //!
-//! - `file`: [`Tasks`], what a file of tasks says.
+//! - `file`: [`Tasks`], what a file of tasks says; `abg_coqa`: a published file of another form.
 //! - `journal`: finished conversations, appended to a file that a kill cannot spoil.
 //! - `run`: workers, limits and progress. What a conversation is for is its caller's matter.
 //! - `spend`: tokens and their prices.
@@ -14,6 +14,7 @@
 //! and the task's id, and rows are put into the order of the tasks at the end. So the number of workers, the shards and the
 //! interruptions of a run do not change its rows.
 
+mod abg_coqa;
 mod file;
 mod journal;
 mod run;
