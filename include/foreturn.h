@@ -679,6 +679,48 @@ typedef struct {
   size_t byte_count;
 } foreturn_tensor;
 
+// Reports progress: `finished` and `failed` of `total` conversations have ended. Called from threads of the library, one
+// call at a time. It must return quickly and must not call functions that wait.
+typedef void (*foreturn_run_progress_fn)(void *user_data, size_t finished, size_t failed, size_t total);
+
+// The settings of a data set or an evaluation. A number that is 0 stands for its default.
+typedef struct {
+  // sizeof(foreturn_run_options).
+  size_t size;
+  // Path of the tasks: JSON Lines of {"id", "prompt", "reference", "metadata"}.
+  foreturn_str tasks_path;
+  // Path of the folder to write to. It is made if it is missing. What is there goes on.
+  foreturn_str folder;
+  // A hash or version of the configuration; may be empty. A folder that was begun with another one is refused.
+  foreturn_str configuration;
+  // For data sets: number of candidates at each turn; 4 by default.
+  size_t candidates;
+  // Maximum number of turns of the assistant in a conversation; 4 by default in data sets, 5 in evaluations.
+  size_t turns;
+  // For evaluations: number of conversations about each task with each policy; 1 by default.
+  size_t samples;
+  // Number of conversations at the same time; 8 by default.
+  size_t concurrency;
+  // Begin no conversation that would probably take the run beyond this many tokens; no limit by default.
+  uint64_t max_tokens;
+  // Number of the part of the tasks to take, from 1, if `shard_count` is set.
+  size_t shard;
+  // Number of parts; all tasks are taken by default.
+  size_t shard_count;
+  // Seed of all random draws. Without `has_seed`, the configuration's in data sets, and 0 in evaluations.
+  uint64_t seed;
+  // Whether `seed` is set.
+  bool has_seed;
+  // Hold conversations again that failed.
+  bool retry_failed;
+  // A token that ends the run; may be NULL. The call then succeeds with what is finished.
+  const foreturn_cancel *cancel;
+  // Called with the progress; may be NULL.
+  foreturn_run_progress_fn on_progress;
+  // Passed to `on_progress`; may be NULL.
+  void *user_data;
+} foreturn_run_options;
+
 // An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; `tokens` of a
 // prompt with `response_tokens`; `pin` with `candidates`; or `pin` with `response_tokens`. The other fields stay zero.
 typedef struct {
@@ -1402,6 +1444,40 @@ foreturn_status foreturn_refresh_tensors(const foreturn_engine *engine,
                                          const foreturn_refresh_options *options,
                                          foreturn_string **out,
                                          foreturn_error **error);
+
+// Sets `*options` to the defaults. `size` is sizeof(foreturn_run_options).
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT. Any thread.
+foreturn_status foreturn_run_options_init(foreturn_run_options *options, size_t size);
+
+// Builds conversations turn by turn about tasks, or goes on with what is in the folder, and waits until they are
+// finished. The folder then has dataset.jsonl, failed.jsonl with the tasks that were set aside, and journal.jsonl, from which
+// a killed build goes on. `*out` is a summary as JSON, with `finished`, `set_aside`, `left`, `stopped` and `spent`.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_INVALID_CONFIG,
+// FORETURN_ERROR_IO, FORETURN_ERROR_CLOSED, FORETURN_ERROR_REENTRANT; those of foreturn_rank() if ten conversations in a
+// row failed with them. What is finished by then stays. Any thread.
+foreturn_status foreturn_dataset_build(const foreturn_engine *engine,
+                                       const foreturn_run_options *options,
+                                       foreturn_string **out,
+                                       foreturn_error **error);
+
+// Holds conversations about tasks between policies and the simulated user, or goes on with what is in the folder, and
+// compares the policies. `engines[i]` has the policy that is called `names[i]` in the results; an engine may be given
+// several times. The folder then has evaluation.json, evaluation.csv, cost.json, conversations.jsonl, failed.jsonl and
+// journal.jsonl. `*out` is the content of evaluation.json.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: those of foreturn_dataset_build(). Any thread.
+foreturn_status foreturn_evaluate(const foreturn_engine *const *engines,
+                                  const foreturn_str *names,
+                                  size_t count,
+                                  const foreturn_run_options *options,
+                                  foreturn_string **out,
+                                  foreturn_error **error);
 
 // Sets `*input` to the defaults: nothing set. `size` is sizeof(foreturn_score_input).
 //

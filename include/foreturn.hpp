@@ -512,6 +512,26 @@ struct Tensor {
     size_t byte_count = 0;
 };
 
+/// The settings of Engine::dataset_build() and evaluate(). 0 stands for the default, as in C.
+struct RunOptions {
+    /// Paths of the tasks and of the folder to write to.
+    std::string_view tasks_path = {}, folder = {};
+    /// A hash or version of the configuration. A folder that was begun with another one is refused.
+    std::string_view configuration = {};
+    /// Candidates at each turn (data sets), turns, conversations about each task (evaluations), and conversations at the
+    /// same time.
+    size_t candidates = 0, turns = 0, samples = 0, concurrency = 0;
+    uint64_t max_tokens = 0;
+    /// The part of the tasks to take, from 1, and the number of parts.
+    size_t shard = 0, shard_count = 0;
+    std::optional<uint64_t> seed = {};
+    bool retry_failed = false;
+    /// Ends the run, which then succeeds with what is finished.
+    const CancelToken* cancel = nullptr;
+    /// Called with the numbers of finished, failed and all conversations.
+    std::function<void(size_t, size_t, size_t)> on_progress = {};
+};
+
 // ---- Results: the structs of C, with texts and lists instead of pointers ----------------------------------
 
 struct Candidate : foreturn_candidate {
@@ -886,6 +906,21 @@ struct RawRefresh {
     foreturn_refresh_options options = sized<foreturn_refresh_options>();
 };
 
+struct RawRun {
+    explicit RawRun(Watch<RunOptions>& watch) {
+        const auto& from = watch.options;
+        options.tasks_path = lend(from.tasks_path), options.folder = lend(from.folder);
+        options.configuration = lend(from.configuration), options.candidates = from.candidates;
+        options.turns = from.turns, options.samples = from.samples, options.concurrency = from.concurrency;
+        options.max_tokens = from.max_tokens, options.shard = from.shard, options.shard_count = from.shard_count;
+        options.seed = from.seed.value_or(0), options.has_seed = from.seed.has_value();
+        options.retry_failed = from.retry_failed, options.cancel = from.cancel ? from.cancel->get() : nullptr;
+        options.user_data = &watch;
+        watch.hook<&RunOptions::on_progress>(options.on_progress);
+    }
+    foreturn_run_options options = sized<foreturn_run_options>();
+};
+
 // Queues a request with f(raw), which returns its C handle. From then on its callbacks come from other
 // threads.
 template <class Raw, class Request, class Options, class F>
@@ -1035,6 +1070,13 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         return submit_prompt(foreturn_warm_submit, model, prefix, std::move(options));
     }
 
+    /// Builds conversations turn by turn about tasks, or goes on with what is in the folder. Returns a summary as JSON.
+    Result<std::string> dataset_build(RunOptions options) const {
+        detail::Watch<RunOptions> watch{std::move(options)};
+        const detail::RawRun raw(watch);
+        return detail::unless_failed(ask<std::string>(foreturn_dataset_build, &raw.options), watch.failure);
+    }
+
     /// Exchanges a model's weights for those in the folder `path`, an export of the same model, while the engine goes on
     /// serving. Returns the name of the new weights.
     Result<std::string> refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
@@ -1099,6 +1141,22 @@ struct ExportOptions {
     /// Give float32 .safetensors a second name instead of copying them.
     bool hard_link = false;
 };
+
+/// Holds conversations about tasks between policies and the simulated user, and compares the policies: pairs of a name and
+/// the engine that has the policy. Returns the content of evaluation.json.
+inline Result<std::string> evaluate(const std::vector<std::pair<std::string_view, const Engine*>>& policies,
+                                    RunOptions options) {
+    detail::Watch<RunOptions> watch{std::move(options)};
+    const detail::RawRun raw(watch);
+    std::vector<const foreturn_engine*> engines;
+    std::vector<foreturn_str> names;
+    for (const auto& policy : policies) {
+        names.push_back(detail::lend(policy.first));
+        engines.push_back(policy.second->get());
+    }
+    auto result = detail::ask<std::string>(foreturn_evaluate, engines.data(), names.data(), names.size(), &raw.options);
+    return detail::unless_failed(std::move(result), watch.failure);
+}
 
 /// Converts a checkpoint into a model folder. Returns a JSON object that describes it. (`export` is a keyword
 /// of C++.)

@@ -29,6 +29,7 @@ mod pending;
 mod rank;
 mod ranking;
 mod refresh;
+mod runs;
 mod score;
 mod statistics;
 mod status;

@@ -31,7 +31,7 @@ fn busy() -> RwLockReadGuard<'static, ()> {
 }
 
 /// Every other scenario of `c/suite.c` that needs nothing but the models.
-const SCENARIOS: [&str; 15] = [
+const SCENARIOS: [&str; 16] = [
     "arguments",
     "calls",
     "candidates",
@@ -47,6 +47,7 @@ const SCENARIOS: [&str; 15] = [
     "exits",
     "environment",
     "logged",
+    "runs",
 ];
 
 /// What valgrind looks at, a process each: all but the child that `forked` leaves, which frees nothing.

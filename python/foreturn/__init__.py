@@ -13,7 +13,7 @@ docs/python.md of the project is the guide.
 """
 
 from ._callbacks import ChatModel, ChatModelLike, ChatReply, ChatRequest, Metric, MetricInput, MetricLike, Reply
-from ._engine import Engine
+from ._engine import Engine, evaluate
 from ._errors import (
     Cancelled,
     Closed,
@@ -60,5 +60,5 @@ __all__ = [
     "Interim", "Internal", "InvalidArgument", "InvalidConfig", "InvalidModel", "InvalidRequest", "Latency", "LogProbs",
     "MemoryBudget", "Message", "MessageLike", "Metric", "MetricInput", "MetricLike", "MetricSummary", "ModelOutput",
     "Overloaded", "Pin", "PinnedReply", "RankRequest", "Ranking", "Reentrant", "Reply", "Rollout", "RuntimeMissing", "Score",
-    "ScoreInput", "Server", "Statistics", "Tokens", "Unsupported", "__version__", "export",
+    "ScoreInput", "Server", "Statistics", "Tokens", "Unsupported", "__version__", "evaluate", "export",
 ]

@@ -303,3 +303,15 @@ def export_progress(user_data: Any, done: int, total: int) -> None:
         calls[0](done, total)
     except BaseException as error:
         calls.append(error)
+
+
+@callback("foreturn_run_progress_fn")
+def run_progress(user_data: Any, finished: int, failed: int, total: int) -> None:
+    """Calls the list's function, until it raises. The exception is appended to the list for whoever waits for the run."""
+    calls: list[Any] = ffi.from_handle(user_data)
+    if len(calls) > 1:
+        return
+    try:
+        calls[0](finished, failed, total)
+    except BaseException as error:
+        calls.append(error)

@@ -285,6 +285,26 @@ typedef struct {
   const void *data;
   size_t byte_count;
 } foreturn_tensor;
+typedef void (*foreturn_run_progress_fn)(void *user_data, size_t finished, size_t failed, size_t total);
+typedef struct {
+  size_t size;
+  foreturn_str tasks_path;
+  foreturn_str folder;
+  foreturn_str configuration;
+  size_t candidates;
+  size_t turns;
+  size_t samples;
+  size_t concurrency;
+  uint64_t max_tokens;
+  size_t shard;
+  size_t shard_count;
+  uint64_t seed;
+  bool has_seed;
+  bool retry_failed;
+  const foreturn_cancel *cancel;
+  foreturn_run_progress_fn on_progress;
+  void *user_data;
+} foreturn_run_options;
 typedef struct {
   size_t size;
   const foreturn_message *messages;
@@ -548,6 +568,17 @@ foreturn_status foreturn_refresh_tensors(const foreturn_engine *engine,
                                          const foreturn_refresh_options *options,
                                          foreturn_string **out,
                                          foreturn_error **error);
+foreturn_status foreturn_run_options_init(foreturn_run_options *options, size_t size);
+foreturn_status foreturn_dataset_build(const foreturn_engine *engine,
+                                       const foreturn_run_options *options,
+                                       foreturn_string **out,
+                                       foreturn_error **error);
+foreturn_status foreturn_evaluate(const foreturn_engine *const *engines,
+                                  const foreturn_str *names,
+                                  size_t count,
+                                  const foreturn_run_options *options,
+                                  foreturn_string **out,
+                                  foreturn_error **error);
 foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t size);
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 foreturn_status foreturn_score(const foreturn_engine *engine,

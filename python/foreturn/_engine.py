@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
-from . import _calls, _many, _refresh, _runtime
+from . import _calls, _many, _refresh, _runs, _runtime
 from ._calls import Call, OnError, OnRankError
 from ._callbacks import ChatModelLike, Host
 from ._errors import Closed, Error, Reentrant, RuntimeMissing
@@ -21,6 +21,7 @@ from ._pending import Pending, Relay
 from ._pin import Pin
 from ._refresh import Mode, Refresh
 from ._requests import Conversation, RankRequest, ScoreInput, messages as message_array
+from ._runs import Run
 from ._results import EndedRollout, Generation, Interim, LogProbs, Ranking, Score, Statistics
 
 T = TypeVar("T")
@@ -449,6 +450,45 @@ class Engine:
         """The engine's counters now. It waits for nothing."""
         return Statistics.from_dict(json.loads(self._text(lib.foreturn_engine_statistics_json)))
 
+    # Whole conversations.
+
+    def dataset_build(
+        self, tasks: _runs.Path, folder: _runs.Path, *, candidates: int | None = None, turns: int | None = None,
+        concurrency: int | None = None, seed: int | None = None, max_tokens: int | None = None,
+        shard: tuple[int, int] | None = None, configuration: str = "", retry_failed: bool = False,
+        on_progress: _runs.OnRunProgress | None = None,
+    ) -> dict[str, Any]:
+        """Builds conversations turn by turn about tasks, or goes on with what is in the folder, and waits.
+
+        The folder then has `dataset.jsonl`, `failed.jsonl` and `journal.jsonl`; docs/datasets.md of the project describes
+        them. An exception in the waiting thread ends the build, and the next one goes on.
+
+        Args:
+            tasks: JSON Lines of `{"id", "prompt", "reference", "metadata"}`.
+            folder: the folder to write to.
+            candidates: candidates at each turn; 4 if None.
+            turns: most turns of the assistant in a conversation; 4 if None.
+            concurrency: conversations at the same time; 8 if None.
+            seed: decides all random draws; the configuration's if None.
+            max_tokens: no conversation begins that would probably take the build beyond so many tokens.
+            shard: the number of the part of the tasks to take, from 1, and how many there are.
+            configuration: a hash or version of the configuration. A folder that was begun with another one is refused.
+            retry_failed: holds conversations again that failed.
+            on_progress: called with the numbers of finished, failed and all conversations. What it raises is raised when
+                the build has ended.
+
+        Returns:
+            A summary, with `finished`, `set_aside`, `left`, `stopped` and `spent`.
+        """
+        run = Run(
+            tasks, folder, configuration, seed, shard, on_progress,
+            candidates=candidates, turns=turns, concurrency=concurrency, max_tokens=max_tokens,
+        )
+        try:
+            return run.build(self._open(), retry_failed)
+        except Error as error:
+            raise self._explain(error) from error.__cause__
+
     # New weights.
 
     def refresh(
@@ -550,3 +590,37 @@ def _close(handle: Any, hosts: list[Host], under_way: set[Relay]) -> None:
     if lib.foreturn_engine_free(handle) == lib.FORETURN_ERROR_REENTRANT:
         # The object was dropped inside a callback, perhaps of this engine, which would wait for itself.
         threading.Thread(target=_close, args=(handle, hosts, under_way)).start()
+
+
+def evaluate(
+    policies: Mapping[str, Engine], tasks: _runs.Path, folder: _runs.Path, *, turns: int | None = None,
+    samples: int | None = None, concurrency: int | None = None, seed: int | None = None, max_tokens: int | None = None,
+    shard: tuple[int, int] | None = None, configuration: str = "", retry_failed: bool = False,
+    on_progress: _runs.OnRunProgress | None = None,
+) -> dict[str, Any]:
+    """Holds conversations about tasks between policies and the simulated user, and compares the policies. It waits.
+
+    The folder then has the files that docs/evaluation.md of the project describes. What is there goes on.
+
+    Args:
+        policies: by name, engines whose policy is evaluated. An engine may stand for several names.
+        tasks: JSON Lines of `{"id", "prompt", "reference", "metadata"}`.
+        folder: the folder to write to.
+        turns: most turns of the policy in a conversation; 5 if None.
+        samples: conversations about each task with each policy; 1 if None.
+        concurrency: conversations at the same time; 8 if None.
+        seed: decides all random draws; 0 if None.
+        max_tokens: no conversation begins that would probably take the run beyond so many tokens.
+        shard: the number of the part of the tasks to take, from 1, and how many there are.
+        configuration: a hash or version of the configuration. A folder that was begun with another one is refused.
+        retry_failed: holds conversations again that failed.
+        on_progress: as in `Engine.dataset_build`.
+
+    Returns:
+        The content of `evaluation.json`: columns by policy, and differences between policies.
+    """
+    run = Run(
+        tasks, folder, configuration, seed, shard, on_progress,
+        turns=turns, samples=samples, concurrency=concurrency, max_tokens=max_tokens,
+    )
+    return run.evaluate([engine._open() for engine in policies.values()], list(policies), retry_failed)

@@ -119,14 +119,27 @@ pub(super) fn read(path: &Path) -> Result<impl Iterator<Item = Result<Conversati
     let lines = BufReader::new(file).split(b'\n').enumerate();
     Ok(lines.map(move |(at, line)| {
         let line = line.map_err(|e| Error::io("read", &path, e))?;
-        json::parse(&line).map_err(|e| {
+        let parsed = json::parse(&line).map_err(|e| e.to_string()).and_then(whole);
+        parsed.map_err(|why| {
             Error::invalid_request(format!(
-                "{}, line {}: it is not a conversation of a data set: {e}. Give the folder of `foreturn dataset build`",
+                "{}, line {}: it is not a conversation of a data set: {why}. Give the folder of `foreturn dataset build`",
                 path.display(),
                 at + 1
             ))
         })
     }))
+}
+
+/// Refuses a row whose parts do not fit together, because somebody may have edited it.
+fn whole(conversation: Conversation) -> Result<Conversation, String> {
+    for (at, turn) in conversation.turns.iter().enumerate() {
+        let responses = turn.responses.len();
+        if let Some(place) = [Some(turn.chosen), turn.rejected].into_iter().flatten().find(|place| *place >= responses)
+        {
+            return Err(format!("turns[{at}] names response {place} as chosen or rejected, and has {responses}"));
+        }
+    }
+    Ok(conversation)
 }
 
 /// The rows of a conversation, which is the `number`th.

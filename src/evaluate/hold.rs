@@ -121,6 +121,12 @@ pub struct EvaluatedConversation {
     pub metrics: BTreeMap<String, f64>,
     /// The weighted sum of the metrics.
     pub reward: f64,
+    /// Whether the first response asks for clarification, if the configuration has the metric `clarification`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<bool>,
+    /// Whether it should, if the task says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ambiguous: Option<bool>,
     /// Thousands of tokens that the user reads and writes, by the policy's tokenizer (by words if its model is elsewhere).
     pub tokens_k: f64,
     /// The seed that its seeds come from.
@@ -317,7 +323,13 @@ fn read(
     said.extend(future.messages.into_iter().map(|message| Message::new(message.role, message.content)));
     let heard = said.iter().filter(|message| message.role != Role::System);
     let tokens: usize = heard.map(|message| (plan.count_tokens)(message.visible())).sum();
+    // The metric is the probability that the response asks if, and only if, it should.
+    let right = plan.metrics.iter().find(|weighted| weighted.metric.kind() == "clarification");
+    let right = right.and_then(|weighted| future.metrics.get(&weighted.name).copied().flatten());
+    let ambiguous = unit.task.goal.ambiguous;
     Ok(EvaluatedConversation {
+        asked: right.zip(ambiguous).map(|(right, ambiguous)| (right >= 0.5) == ambiguous),
+        ambiguous,
         policy: unit.of.policy.name.clone(),
         id: unit.task.id.clone(),
         sample: unit.of.sample,

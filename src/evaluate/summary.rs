@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hold::{EvaluatedConversation, Policy};
 use crate::rank::ModelRole;
+use crate::reward::ClarificationReport;
 use crate::stats::{Difference, Estimate};
 use crate::tasks::{PROGRAM, Spent};
 
@@ -118,7 +119,11 @@ impl Evaluation {
             name: policy.name.clone(),
             model: policy.model.clone(),
             conversations: conversations.iter().filter(|c| c.policy == policy.name).count(),
-            columns: columns.iter().filter_map(|(name, tasks)| Some(((*name).to_owned(), column(tasks)?))).collect(),
+            columns: columns
+                .iter()
+                .filter_map(|(name, tasks)| Some(((*name).to_owned(), column(tasks)?)))
+                .chain(clarified(conversations.iter().filter(|c| c.policy == policy.name)))
+                .collect(),
         });
         let mut differences = Vec::new();
         for (at, policy) in policies.iter().enumerate() {
@@ -149,6 +154,15 @@ fn by_column<'a>(conversations: impl Iterator<Item = &'a EvaluatedConversation>)
 fn column(tasks: &ByTask<'_>) -> Option<Column> {
     let Estimate { mean, std_error, interval, n } = Estimate::of(&tasks.values().copied().collect::<Vec<f64>>())?;
     Some(Column { mean, std_error, interval, tasks: n })
+}
+
+/// The averages of the test on Abg-CoQA, if it was one. They are no means over tasks, so they have no errors.
+fn clarified<'a>(conversations: impl Iterator<Item = &'a EvaluatedConversation>) -> Vec<(String, Column)> {
+    let decisions: Vec<(bool, bool)> = conversations.filter_map(|held| Some((held.asked?, held.ambiguous?))).collect();
+    let report: ClarificationReport = decisions.iter().copied().collect();
+    let column = |mean| Column { mean, std_error: None, interval: None, tasks: decisions.len() };
+    let named = [("macro_accuracy", report.macro_accuracy()), ("macro_f1", report.macro_f1())];
+    named.into_iter().filter_map(|(name, mean)| Some((name.to_owned(), column(mean?)))).collect()
 }
 
 fn compare<'a>(
@@ -206,6 +220,8 @@ mod tests {
             ended: Ended::Window,
             turns: 2,
             metrics: [("accuracy".into(), accuracy)].into(),
+            asked: None,
+            ambiguous: None,
             reward: accuracy - 0.1,
             tokens_k: 0.5,
             seed: 1,
@@ -243,6 +259,23 @@ mod tests {
         assert_eq!((of("turns").difference.mean, of("tokens_k").difference.mean), (0.0, 0.0));
         let text = serde_json::to_string(&evaluation).unwrap();
         assert_eq!(serde_json::from_str::<Evaluation>(&text).unwrap(), evaluation);
+    }
+
+    #[test]
+    fn decisions_to_ask_are_averaged_by_class() {
+        // (asked, ambiguous): one of two ambiguous ones and all of three clear ones are right.
+        let decisions = [(true, true), (false, true), (false, false), (false, false), (false, false)];
+        let held = decisions.iter().enumerate().map(|(id, (asked, ambiguous))| EvaluatedConversation {
+            asked: Some(*asked),
+            ambiguous: Some(*ambiguous),
+            ..conversation("a", id, 0, 1.0)
+        });
+        let evaluation = Evaluation::of(&policies()[..1], &held.collect::<Vec<_>>(), 0);
+        let columns = &evaluation.policies[0].columns;
+        assert_eq!((columns["macro_accuracy"].mean, columns["macro_accuracy"].tasks), (0.75, 5));
+        // F1 of asking 2/3, of answering 6/7.
+        assert!((columns["macro_f1"].mean - (2.0 / 3.0 + 6.0 / 7.0) / 2.0).abs() < 1e-12);
+        assert_eq!(Evaluation::of(&policies(), &[conversation("a", 1, 0, 1.0)], 0).policies[0].columns.len(), 4);
     }
 
     /// A number in [0, 1), and one from the standard normal distribution.

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::abg_coqa::Stories;
 use crate::chat::{Message, Role};
 use crate::rank::{Candidates, Goal, RankRequest};
 use crate::{Error, Result, files, json};
@@ -111,30 +112,42 @@ impl Tasks {
         Ok(tasks)
     }
 
-    /// Reads tasks from text. `origin` names it in messages.
+    /// Reads tasks from text: JSON Lines, or the JSON document of Abg-CoQA. `origin` names it in messages.
     pub fn parse(bytes: &[u8], origin: impl Into<String>) -> Self {
         let mut tasks = Tasks { origin: origin.into(), ..Tasks::default() };
         let mut lines: BTreeMap<String, usize> = BTreeMap::new();
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        if let Ok(stories) = json::parse::<Stories>(bytes) {
+            stories.tasks().for_each(|read| tasks.add(read, &mut lines));
+            return tasks;
+        }
         for (at, bytes) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let line = at + 1;
-            if bytes.trim_ascii().is_empty() {
-                continue;
-            }
-            let (id, read) = read(bytes.trim_ascii(), line);
-            let read = read.and_then(|task| match lines.get(&task.id) {
-                Some(first) => Err(format!("its id is that of line {first}: give each task an id of its own")),
-                None => Ok(task),
-            });
-            match read {
-                Ok(task) => {
-                    lines.insert(task.id.clone(), line);
-                    tasks.list.push(task);
-                }
-                Err(reason) => tasks.set_aside.push(SetAside { line, id, reason }),
+            if !bytes.trim_ascii().is_empty() {
+                let (id, read) = read(bytes.trim_ascii(), line);
+                tasks.add(read.map_err(|reason| SetAside { line, id, reason }), &mut lines);
             }
         }
         tasks
+    }
+
+    /// Adds a task, unless its id is that of an earlier line.
+    fn add(&mut self, read: Result<Task, SetAside>, lines: &mut BTreeMap<String, usize>) {
+        let task = match read {
+            Ok(task) => task,
+            Err(aside) => return self.set_aside.push(aside),
+        };
+        match lines.get(&task.id) {
+            Some(first) => self.set_aside.push(SetAside {
+                line: task.line,
+                reason: format!("its id is that of line {first}: give each task an id of its own"),
+                id: Some(task.id),
+            }),
+            None => {
+                lines.insert(task.id.clone(), task.line);
+                self.list.push(task);
+            }
+        }
     }
 
     /// Sets aside the tasks that `check` refuses.
@@ -234,6 +247,30 @@ mod tests {
         assert_ne!(first.fingerprint(), second.fingerprint());
         let moved = Task { line: 9, ..first.clone() };
         assert_eq!(moved.fingerprint(), first.fingerprint(), "a task may move in its file");
+    }
+
+    #[test]
+    fn stories_of_abg_coqa_are_read_as_collabllm_reads_them() {
+        let fixture = |name: &str| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dataset");
+            std::fs::read(folder.join(name)).unwrap()
+        };
+        let tasks = Tasks::parse(&fixture("abg_coqa.json"), "t");
+        // What collabllm's own class made of the same file (tests/reference/make_dataset_fixtures.py).
+        let read: Vec<Value> = serde_json::from_slice(&fixture("abg_coqa_read.json")).unwrap();
+        assert_eq!((tasks.list.len(), tasks.set_aside.len()), (read.len(), 0));
+        for (task, read) in tasks.list.iter().zip(&read) {
+            let label = if task.goal.ambiguous == Some(true) { "ambiguous" } else { "non_ambiguous" };
+            assert_eq!(
+                (&task.conversation[0].content, label),
+                (&read["prompt"].as_str().unwrap().to_owned(), read["completion"].as_str().unwrap())
+            );
+            assert!(task.id.starts_with(read["id"].as_str().unwrap()));
+        }
+        let odd = br#"{"data": [{"id": "x", "story": "s", "target_turn": {"question": "q"}, "ambiguity": "maybe"}, {"id": "y"}]}"#;
+        let tasks = Tasks::parse(odd, "t");
+        assert!(tasks.list.is_empty() && tasks.set_aside[0].reason.contains("\"maybe\""));
+        assert_eq!((tasks.set_aside[1].line, tasks.set_aside[1].id.as_deref()), (2, Some("y")));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -114,16 +115,7 @@ impl Journal {
         if !file.metadata().map_err(failed("open"))?.is_file() {
             return Err(Error::invalid_request(format!("{} is not an ordinary file", path.display())));
         }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::invalid_request(format!(
-                    "{} is in use by another process: give each process a folder of its own (--shard), and merge them",
-                    path.display()
-                )));
-            }
-            Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
-        }
+        lock(&file, path)?;
         let mut state = State { file, end: 0, entries: BTreeMap::new() };
         let begun = state.load(path)?;
         let journal = Journal { path: path.to_owned(), state: Mutex::new(state) };
@@ -265,6 +257,29 @@ impl State {
             self.end += length as u64 + 1;
         }
         Ok(settings)
+    }
+}
+
+/// How long a process that was killed may take to let go of its files.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Keeps other processes out. The system lets go of the lock when this process ends, however it ends.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::invalid_request(format!(
+                    "{} is in use by another process: give each process a folder of its own (--shard), and merge them",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
+        }
     }
 }
 

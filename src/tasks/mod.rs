@@ -4,7 +4,7 @@
 //! tasks.jsonl ──file──▶ tasks, and lines that are none ──run──▶ conversations ⇄ journal ──▶ rows in the order of the tasks
 //! ```
 //!
-//! - `file`: [`Tasks`], what a file of tasks says.
+//! - `file`: [`Tasks`], what a file of tasks says; `abg_coqa`: a published file of another form.
 //! - `journal`: finished conversations, appended to a file that a kill cannot spoil.
 //! - `run`: workers, limits and progress. What a conversation is for is its caller's matter.
 //! - `spend`: tokens and their prices.
@@ -14,6 +14,7 @@
 //! and the task's id, and rows are put into the order of the tasks at the end. So the number of workers, the shards and the
 //! interruptions of a run do not change its rows.
 
+mod abg_coqa;
 mod file;
 mod journal;
 mod run;
@@ -47,7 +48,7 @@ pub(crate) fn seed_below(parent: u64, path: &[u64]) -> u64 {
     derive(parent, path) >> 11
 }
 
-/// A hash of what conversations depend on in a configuration. Where models and libraries lie does not matter, because rows
+/// A hash of what conversations depend on in a configuration. Where models and libraries are does not matter, because rows
 /// name the weights.
 ///
 /// ```
@@ -68,6 +69,7 @@ pub fn fingerprint(config: &Config) -> String {
         let models = sections.get_mut("models").and_then(Value::as_object_mut);
         for model in models.into_iter().flat_map(|models| models.values_mut()).filter_map(Value::as_object_mut) {
             model.remove("path");
+            model.remove("base_url");
         }
     }
     hash(value.to_string().as_bytes())

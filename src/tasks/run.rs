@@ -18,6 +18,9 @@ use crate::{Error, ErrorKind, Result, thread};
 /// Conversations in a row that may fail before the run stops, because then something other than the tasks is wrong.
 const MAX_FAILURES: usize = 10;
 
+/// Most conversations at the same time. Each waits for one request of its own, and so many may wait by default.
+const MAX_CONCURRENCY: usize = 256;
+
 /// A part of the tasks, for one of several machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -53,7 +56,7 @@ impl FromStr for Shard {
 /// How a run goes about its conversations. None of it changes what they hold.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// Conversations at the same time; at least 1.
+    /// Conversations at the same time; 1 to 256.
     pub concurrency: usize,
     /// The part of the tasks to take; all if absent.
     pub shard: Option<Shard>,
@@ -64,7 +67,7 @@ pub struct RunOptions {
     pub max_cost: Option<f64>,
     /// Prices by the names of models.
     pub prices: BTreeMap<String, Price>,
-    /// The number of conversations to hold, spread over the tasks, so that the rest can be estimated; all if absent.
+    /// The number of conversations to have, spread over the tasks, so that the rest can be estimated; all if absent.
     pub probe: Option<usize>,
     /// Folders of other runs with the same settings, such as shards. Their conversations are taken over first.
     pub merge: Vec<PathBuf>,
@@ -92,9 +95,9 @@ impl Default for RunOptions {
 
 impl RunOptions {
     pub(crate) fn validate(&self) -> Result<()> {
-        if !(1..=1024).contains(&self.concurrency) {
+        if !(1..=MAX_CONCURRENCY).contains(&self.concurrency) {
             return Err(Error::invalid_request(format!(
-                "concurrency is {}: between 1 and 1024 conversations are held at the same time",
+                "concurrency is {}: between 1 and {MAX_CONCURRENCY} conversations are held at the same time",
                 self.concurrency
             )));
         }
@@ -226,7 +229,8 @@ pub(crate) fn run<U: Sync>(
     let mut due: Vec<usize> = (0..units.len()).filter(|&at| is_open(known[at], options)).collect();
     let all = due.len();
     if let Some(probe) = options.probe {
-        due = spread(&due, probe);
+        // What is finished tells as much.
+        due = spread(&due, probe.saturating_sub(known.iter().filter(|known| **known == Some(true)).count()));
     }
     let state = State {
         under_way: 0,

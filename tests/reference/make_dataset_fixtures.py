@@ -3,7 +3,7 @@
 
     pip install -r tests/reference/requirements-collabllm.txt datasets
     pip install --no-deps collabllm==0.0.8
-    tests/reference/make_dataset_fixtures.py [--foreturn target/debug/foreturn]
+    tests/reference/make_dataset_fixtures.py [--foreturn target/debug/foreturn] [--collabllm DIR]
 
 Writes tests/fixtures/dataset: `built.jsonl`, conversations in the form of the command, made up here so that they hold ties,
 equal texts, a system message, turns of their own length and unknown probabilities; and `collabllm.json`, what collabllm's
@@ -16,6 +16,7 @@ both forms must give collabllm equal data.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -106,10 +107,30 @@ def check(command: str, recorded: Json) -> None:
             print(f"{form}: {len(loaded)} rows, {sorted(loaded[0])}")
 
 
+def abg_coqa(checkout: Path) -> list[Json]:
+    """What the class of collabllm's examples reads from our stories in Abg-CoQA's format. The file stands for all splits."""
+    spec = importlib.util.spec_from_file_location("abg_coqa", checkout / "examples/single_turn_ds/abg_coqa.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root, "abg-coqa")
+        folder.mkdir()
+        for split in ("train", "val", "test"):
+            text = (OUT / "abg_coqa.json").read_text() if split == "test" else '{"data": []}'
+            (folder / f"coqa_abg_{split}.json").write_text(text)
+        data = module.AbgCoQA(root=root).data
+    return [{field: row[field] for field in ("id", "prompt", "completion")} for row in data]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--foreturn", help="the command, to check what it exports")
+    parser.add_argument("--collabllm", type=Path, help="a checkout of github.com/Wuyxin/collabllm at 2611521, to record what "
+                        "its examples read of tests/fixtures/dataset/abg_coqa.json")
     options = parser.parse_args()
+    if options.collabllm:
+        read_stories = json.dumps(abg_coqa(options.collabllm), indent=1, ensure_ascii=False)
+        (OUT / "abg_coqa_read.json").write_text(read_stories + "\n")
     built = [conversation(number, *of) for number, of in enumerate(CONVERSATIONS)]
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "built.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in built))

@@ -116,17 +116,19 @@ impl Bench {
     fn killed(&self, arguments: &str, journal: &str, whole: usize, undisturbed: Duration) -> usize {
         let lines = || std::fs::read_to_string(self.path(journal)).map_or(0, |text| text.lines().count());
         let mut moments = 0x9e37_79b9_u64;
-        let mut midway = 0;
+        let (mut midway, mut killed) = (0, Vec::new());
         for _ in 0..10 {
             let mut child = self.command(arguments).spawn().expect("it runs");
             moments = moments.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let share = (moments >> 33) as f64 / f64::from(1_u32 << 31);
             std::thread::sleep(undisturbed.mul_f64(0.05 + 0.25 * share));
             child.kill().expect("a signal");
-            child.wait().expect("it ends");
             midway += usize::from((2..whole).contains(&lines()));
+            // The next one starts at once, as under a supervisor, while this one may still hold its files.
+            killed.push(child);
         }
         self.output(arguments);
+        assert!(killed.iter_mut().all(|child| child.wait().is_ok()));
         midway
     }
 }
@@ -222,6 +224,13 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
     let judged = bench.server.asked().iter().filter(|asked| asked.is_choice()).count() as f64;
     assert!((probed["cost"].as_f64().unwrap() - (requests - judged) * 110.0 / 1e6).abs() < 1e-12);
 
+    let again = json(&format!("{BUILD} --to built --estimate 4 --json"));
+    assert_eq!(
+        (&again["finished"], bench.server.asked().len() as f64),
+        (&json!(4), requests),
+        "what is there is enough"
+    );
+
     let limit = (6.0 * 47.0 * requests / 4.0) as u64;
     let limited = json(&format!("{BUILD} --to built --max-tokens {limit} --json"));
     assert_eq!(limited["stopped"], "budget");
@@ -238,6 +247,7 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
         ("--max-cost 3", "--price"),
         ("--shard 3/2", "is not a shard"),
         ("--concurrency 0", "concurrency is 0"),
+        ("--concurrency 257", "concurrency is 257"),
         ("--candidates 1", "candidates is 1"),
         ("--turns 0", "turns is 0"),
     ] {

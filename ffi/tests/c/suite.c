@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1168,6 +1169,83 @@ static void callbacks(const char *folder) {
   CHECK(foreturn_handle_count() == 0);
 }
 
+/* ---- whole conversations ---- */
+
+static atomic_int told;
+
+static void on_run(void *user_data, size_t finished, size_t failed, size_t total) {
+  CALLED_BACK();
+  CHECK(user_data == &told && finished + failed <= total && failed == 0);
+  atomic_fetch_add(&told, 1);
+}
+
+static bool result_has(foreturn_string *text, const char *part) {
+  foreturn_str read = {0};
+  OK(foreturn_string_read(text, &read, &error));
+  return has(read, part);
+}
+
+static void runs(const char *folder) {
+  foreturn_engine *engine = engine_with(folder, SETTINGS, NULL, NULL);
+  char place[512], tasks[544], built[544], evaluated[544];
+  snprintf(place, sizeof place, "%s/runs-%d", folder, (int)getpid());
+  CHECK(mkdir(place, 0700) == 0);
+  snprintf(tasks, sizeof tasks, "%s/tasks.jsonl", place);
+  snprintf(built, sizeof built, "%s/built", place);
+  snprintf(evaluated, sizeof evaluated, "%s/evaluated", place);
+  FILE *file = fopen(tasks, "w");
+  CHECK(file != NULL);
+  for (int i = 0; i < 3; i++)
+    fprintf(file, "{\"id\": %d, \"conversation\": [{\"role\": \"user\", \"content\": \"A poem, number %d.\"}]}\n", i, i);
+  fprintf(file, "{\"id\": 9}\n");
+  CHECK(fclose(file) == 0);
+
+  foreturn_run_options options;
+  OK(foreturn_run_options_init(&options, sizeof options));
+  foreturn_string *result = NULL;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_dataset_build(engine, &options, &result, &error));
+  options.tasks_path = str("/nowhere/tasks.jsonl");
+  options.folder = str(built);
+  FAILS(FORETURN_ERROR_IO, foreturn_dataset_build(engine, &options, &result, &error));
+  options.tasks_path = str(tasks);
+  options.candidates = 2;
+  options.turns = 1;
+  options.has_seed = true;
+  options.seed = 7;
+  options.on_progress = on_run;
+  options.user_data = &told;
+
+  /* A run that is cancelled from the start holds nothing, and the next one goes on. */
+  foreturn_cancel *cancel = NULL;
+  OK(foreturn_cancel_new(&cancel, &error));
+  OK(foreturn_cancel_cancel(cancel, &error));
+  options.cancel = cancel;
+  OK(foreturn_dataset_build(engine, &options, &result, &error));
+  CHECK(result_has(result, "\"stopped\":\"cancelled\"") && result_has(result, "\"left\":3") && told == 0);
+  CHECK(foreturn_string_free(result) == FORETURN_OK);
+  CHECK(foreturn_cancel_free(cancel) == FORETURN_OK);
+  options.cancel = NULL;
+  OK(foreturn_dataset_build(engine, &options, &result, &error));
+  CHECK(result_has(result, "\"finished\":3,\"set_aside\":1,\"left\":0,\"stopped\":\"complete\"") && told == 3);
+  CHECK(foreturn_string_free(result) == FORETURN_OK);
+  options.seed = 8;
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_dataset_build(engine, &options, &result, &error));
+
+  const foreturn_engine *engines[] = {engine, engine};
+  const foreturn_str names[] = {str("a"), str("b")};
+  options.folder = str(evaluated);
+  OK(foreturn_evaluate(engines, names, 2, &options, &result, &error));
+  CHECK(result_has(result, "\"policy\":\"b\",\"minus\":\"a\"") && result_has(result, "\"conversations\":3") && told == 9);
+  CHECK(foreturn_string_free(result) == FORETURN_OK);
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_evaluate(engines, names, 0, &options, &result, &error));
+  options.shard = 3;
+  options.shard_count = 2;
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_evaluate(engines, names, 2, &options, &result, &error));
+
+  CHECK(foreturn_engine_free(engine) == FORETURN_OK);
+  CHECK(foreturn_handle_count() == 0);
+}
+
 /* ---- manners of a guest ---- */
 
 static void use(const char *folder) {
@@ -1381,6 +1459,7 @@ static const struct {
     {"loaded", loaded},       {"planted", planted},     {"idle", idle},
     {"logged", logged},       {"exits", exits},         {"stays", stays},
     {"refreshed", refreshed}, {"candidates", candidates}, {"commas", commas},
+    {"runs", runs},
 };
 
 static void run(const char *name, const char *folder) {

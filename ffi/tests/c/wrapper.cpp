@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <deque>
 #include <fstream>
 #include <future>
@@ -325,6 +326,31 @@ void new_weights(const std::string& folder, const std::string& next) {
     CHECK(failed(engine.submit_refresh("nobody", folder), FORETURN_ERROR_INVALID_REQUEST, "nobody"));
 }
 
+void runs(const std::string& folder) {
+    const auto engine = engine_with(config(folder, "[[metrics]]\nkind = \"token_amount\"\n"), {}, __LINE__);
+    char place[] = "/tmp/foreturn-wrapper-XXXXXX";
+    CHECK(mkdtemp(place) != nullptr);
+    const std::string tasks = std::string(place) + "/tasks.jsonl", built = std::string(place) + "/built",
+                      evaluated = std::string(place) + "/evaluated";
+    std::ofstream(tasks) << R"({"id": 1, "conversation": [{"role": "user", "content": "A poem."}]})";
+    foreturn::RunOptions options;
+    options.tasks_path = tasks, options.folder = built, options.candidates = 2, options.turns = 1, options.seed = 7;
+    std::size_t last = 0, total = 0;
+    options.on_progress = [&](std::size_t finished, std::size_t, std::size_t of) { last = finished, total = of; };
+    CHECK(NEED(engine.dataset_build(options)).find("\"stopped\":\"complete\"") != std::string::npos);
+    CHECK(last == 1 && total == 1);
+    options.folder = evaluated;
+    CHECK(NEED(foreturn::evaluate({{"a", &engine}, {"b", &engine}}, options)).find("\"minus\":\"a\"") != std::string::npos);
+    options.tasks_path = "/nowhere";
+    CHECK(failed(engine.dataset_build(options), FORETURN_ERROR_IO, "/nowhere"));
+    for (const auto* file : {"/built/dataset.jsonl", "/built/failed.jsonl", "/built/journal.jsonl", "/built",
+                             "/evaluated/evaluation.json", "/evaluated/evaluation.csv", "/evaluated/cost.json",
+                             "/evaluated/conversations.jsonl", "/evaluated/failed.jsonl", "/evaluated/journal.jsonl",
+                             "/evaluated", "/tasks.jsonl", ""}) {
+        CHECK(std::remove((place + std::string(file)).c_str()) == 0);
+    }
+}
+
 void metrics(const std::string& folder) {
     foreturn::EngineOptions options;
     options.metric("length", 1.0, length)
@@ -494,6 +520,7 @@ int main(int count, char** arguments) {
     replies(folder);
     queued_prompts(folder);
     new_weights(folder, arguments[2]);
+    runs(folder);
     metrics(folder);
     metrics_fail(folder);
     chat_models(folder);

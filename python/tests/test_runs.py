@@ -1,0 +1,66 @@
+"""Data sets and evaluations, on models that are Python functions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import foreturn
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    path = tmp_path / "tasks.jsonl"
+    lines = [{"id": at, "conversation": [{"role": "user", "content": f"Poem {at}."}]} for at in range(3)]
+    path.write_text("\n".join(json.dumps(line) for line in [*lines, {"id": 9}]), encoding="utf-8")
+    return path
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_data_set_is_built_and_goes_on(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int, int]] = []
+    folder = tmp_path / "built"
+    summary = scripted.dataset_build(
+        tasks, folder, candidates=2, turns=2, seed=7, on_progress=lambda *numbers: told.append(numbers)
+    )
+    assert (summary["finished"], summary["set_aside"], summary["stopped"]) == (3, 1, "complete")
+    assert sorted(told) == [(1, 0, 3), (2, 0, 3), (3, 0, 3)]
+    built = rows(folder / "dataset.jsonl")
+    assert [row["id"] for row in built] == ["0", "1", "2"] and all(len(row["turns"]) == 2 for row in built)
+    told.clear()
+    scripted.dataset_build(tasks, folder, candidates=2, turns=2, seed=7, on_progress=lambda *numbers: told.append(numbers))
+    assert told == [], "nothing was left"
+    with pytest.raises(foreturn.InvalidRequest, match="seed was 7 and is 8"):
+        scripted.dataset_build(tasks, folder, candidates=2, turns=2, seed=8)
+    half = scripted.dataset_build(tasks, tmp_path / "half", candidates=2, turns=1, shard=(1, 2))
+    assert half["finished"] == 2
+
+
+def test_policies_are_compared(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
+    evaluation = foreturn.evaluate({"a": scripted, "b": scripted}, tasks, tmp_path / "run", turns=2, samples=2)
+    assert [policy["name"] for policy in evaluation["policies"]] == ["a", "b"]
+    assert {compared["mean"] for compared in evaluation["differences"]} == {0}
+    assert len(rows(tmp_path / "run" / "conversations.jsonl")) == 12
+
+
+def test_what_is_wrong_is_said(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(foreturn.FileError, match="nowhere"):
+        scripted.dataset_build("/nowhere", tmp_path / "x")
+    with pytest.raises(foreturn.InvalidArgument, match="candidates is 0"):
+        scripted.dataset_build(tasks, tmp_path / "x", candidates=0)
+    with pytest.raises(foreturn.InvalidRequest, match="3/2"):
+        scripted.dataset_build(tasks, tmp_path / "x", shard=(3, 2))
+    with pytest.raises(foreturn.InvalidRequest, match="no policy"):
+        foreturn.evaluate({}, tasks, tmp_path / "x")
+
+    def stop(*_: int) -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        scripted.dataset_build(tasks, tmp_path / "x", turns=1, on_progress=stop)
