@@ -20,7 +20,7 @@ class Multiturn(ORM):  # type: ignore[misc]
     def __init__(self, args: Any = None, **kwargs: Any) -> None:
         super().__init__(args, **kwargs)
         # ms-swift leaves completions without a reward out, as long as another reward scores them.
-        self._reward = MultiturnReward(os.environ["FORETURN_CONFIG"], goal="goal")
+        self._reward = MultiturnReward(os.environ["FORETURN_CONFIG"], goal="goal", on_failure="none")
 
     def __call__(self, completions: list[str], messages: list[Any], **columns: Any) -> list[float | None]:
         prompts = [turns[:-1] for turns in messages]

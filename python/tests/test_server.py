@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import openai
 import pytest
@@ -36,10 +36,13 @@ REQUEST: dict[str, Any] = {
 class Server:
     """The command, listening."""
 
+    started: ClassVar[list[Server]] = []
+
     def __init__(self, config: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "foreturn", "serve", "--config", str(config)]
         listen = [] if "--listen" in arguments else ["--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen([*command, *listen, *arguments], stderr=subprocess.PIPE, text=True)
+        self.started.append(self)
         self.lines: list[str] = []
         assert self.process.stderr
         for line in self.process.stderr:
@@ -69,7 +72,8 @@ class Server:
 
     def end(self, with_signal: int = signal.SIGTERM) -> int:
         self.process.send_signal(with_signal)
-        return self.process.wait(30)
+        return self.process.wait(60)
+
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +90,19 @@ def config(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def server(config: Path) -> Iterator[Server]:
     made = Server(config)
+    Server.started.remove(made)
     yield made
     made.end()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Servers of a test that failed would run on."""
+    yield
+    while Server.started:
+        left = Server.started.pop()
+        left.process.kill()
+        left.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +165,8 @@ def test_weights_are_exchanged(config: Path, models: dict[str, Path]) -> None:
     asked = {"model": "chat", "folder": str(models["chat"]), "version": "step-1", "shared": True}
     assert own.post("/v1/refresh", asked) == {"model": "chat", "version": "step-1"}
     assert "step-1" in json.dumps(own.post("/v1/rank", REQUEST))
-    assert own.ask("/v1/refresh", asked | {"folder": "/nowhere"})[0] in (400, 500)
-    own.end()
+    status, document, _ = own.ask("/v1/refresh", asked | {"folder": "/nowhere"})
+    assert (status, document["error"]["type"]) == (500, "io"), document
 
 
 def test_openai_talks(server: Server, client: openai.OpenAI, engine: foreturn.Engine) -> None:
@@ -196,6 +211,9 @@ def test_openai_hears_what_is_wrong(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="nobody", messages=messages)
     with pytest.raises(openai.BadRequestError, match="logit_bias"):
         client.chat.completions.create(model="chat", messages=messages, logit_bias={"1": 5})
+    nulls: Any = {"n": None, "presence_penalty": None, "logprobs": None, "stream": None, "tools": None}
+    said: Any = [*messages, {"role": "assistant", "content": "Hello.", "refusal": None, "tool_calls": None}, *messages]
+    assert client.chat.completions.create(model="chat", messages=said, max_tokens=2, extra_body=nulls).choices
     with pytest.raises(openai.BadRequestError, match="n = 2"):
         client.chat.completions.create(model="chat", messages=messages, n=2)
     with pytest.raises(openai.BadRequestError, match="temperature"):
@@ -246,18 +264,25 @@ def test_who_hangs_up_frees_its_place(server: Server) -> None:
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(sent)
-            time.sleep(0.2)
-    deadline = time.monotonic() + 20
-    while counted(server, "cancelled_total") < 2:
-        assert time.monotonic() < deadline, "the rankings of those who hung up go on"
-        time.sleep(0.05)
+            if sent.endswith(long):
+                eventually(lambda: counted(server, "foreturn_active") > 0)
+    eventually(lambda: counted(server, "foreturn_cancelled_total") >= 2)
+    eventually(lambda: counted(server, "foreturn_active") == 0)
     assert server.post("/v1/rank", REQUEST)
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def counted(server: Server, name: str) -> float:
     _, text, _ = server.ask("/metrics")
-    found = re.search(rf"^\w*{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    assert found, text
+    return float(found[1])
 
 
 def test_deadlines_and_mistakes_are_answered(server: Server) -> None:
@@ -301,29 +326,44 @@ def test_keys_are_asked_for(config: Path, tmp_path: Path, run: Any) -> None:
     assert ended.returncode == 1 and "--keys" in ended.stderr
 
 
-def test_a_server_ends_in_order(config: Path, tmp_path: Path) -> None:
-    """What runs is finished; what comes then is refused; and the socket goes."""
+def test_a_server_ends_in_order(config: Path) -> None:
+    """What runs is finished, what comes then is refused, and the grace has an end."""
+    own = Server(config)
+    other = http.client.HTTPConnection(own.address, timeout=60)
+    other.request("GET", "/ready")
+    assert other.getresponse().read()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        under_way = pool.submit(own.ask, "/v1/rank", REQUEST | {"samples": 100, "window": 8})
+        eventually(lambda: counted(own, "foreturn_active") > 0)
+        own.process.send_signal(signal.SIGTERM)
+        eventually(lambda: any("ending" in line for line in own.lines))
+        assert not under_way.done(), "the ranking was too short to show anything"
+        assert own.process.poll() is None
+        status, ranking, _ = under_way.result()
+        assert status == 200 and ranking["complete"]
+    assert own.process.wait(60) == 0
+
+    hasty = Server(config, "--grace", "1s")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        under_way = pool.submit(hasty.ask, "/v1/rank", REQUEST | {"samples": 1000, "window": 8})
+        eventually(lambda: counted(hasty, "foreturn_active") > 0)
+        assert hasty.end() == 0
+        assert under_way.result()[0] in (200, 503), "an answer was written: what is finished, or that it ended"
+
+
+def test_a_socket_is_this_users_and_nothing_else_is_removed(config: Path, tmp_path: Path, run: Any) -> None:
     path = tmp_path / "it.sock"
     own = Server(config, "--listen", f"unix:{path}")
     assert oct(os.stat(path).st_mode & 0o777) == "0o600"
-
-    def ask() -> bytes:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(str(path))
-            body = json.dumps(REQUEST | {"samples": 20, "window": 4}).encode()
-            connection.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            connection.settimeout(60)
-            said = b""
-            while more := connection.recv(65536):
-                said += more
-            return said
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        under_way = pool.submit(ask)
-        time.sleep(0.3)
-        assert own.end() == 0
-        assert under_way.result().startswith(b"HTTP/1.1 200"), under_way.result()[:300]
-    assert not path.exists()
+    assert foreturn.Server(f"unix:{path}").rank(REQUEST).complete
+    ended = run("-m", "foreturn", "serve", "--config", str(config), "--listen", f"unix:{path}")
+    assert ended.returncode == 1 and "in use" in ended.stderr or "exists" in ended.stderr, ended.stderr
+    assert own.end() == 0 and not path.exists()
+    kept = tmp_path / "kept.toml"
+    kept.write_text("precious")
+    ended = run("-m", "foreturn", "serve", "--config", str(config), "--listen", f"unix:{kept}")
+    assert ended.returncode == 1 and kept.read_text() == "precious"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["kept.toml"]
 
 
 def test_a_killed_servers_socket_is_taken_over(config: Path, tmp_path: Path) -> None:
@@ -363,8 +403,9 @@ def test_a_servers_failures_are_the_librarys(server: Server, tmp_path: Path) -> 
     assert isinstance(remote.rank_many([REQUEST, {"conversation": []}], "return")[1], foreturn.InvalidRequest)
     with pytest.raises(foreturn.FileError, match="can't be reached"):
         foreturn.Server(f"unix:{tmp_path}/nothing.sock").rank(REQUEST)
-    with pytest.raises(foreturn.InvalidArgument, match="not the address"):
-        foreturn.Server("localhost:8080")
+    for wrong in ("localhost:8080", "http:localhost:8080", "http://host/prefix", "http://[bad", "unix:", "ftp://host"):
+        with pytest.raises(foreturn.InvalidArgument, match="not the address"):
+            foreturn.Server(wrong)
     with pytest.raises(foreturn.InvalidArgument, match="does not get the trainer's weights"):
         MultiturnReward(f"http://{server.address}", refresh="chat")
 
@@ -375,6 +416,50 @@ def test_a_server_waits_for_places(config: Path, tmp_path: Path) -> None:
     file.write_text(config.read_text() + "[runtime]\nmax_queued = 1\n")
     path = tmp_path / "it.sock"
     own = Server(file, "--listen", f"unix:{path}")
-    made = foreturn.Server(f"unix:{path}").rank_many([REQUEST | {"seed": seed} for seed in range(24)])
-    assert [ranking.complete for ranking in made] == [True] * 24
-    own.end()
+    long = [REQUEST | {"seed": seed, "samples": 20, "window": 4} for seed in range(40)]
+    made = foreturn.Server(f"unix:{path}").rank_many(long)
+    assert [ranking.complete for ranking in made] == [True] * 40
+    connection = foreturn._server._connection(("unix", str(path)))
+    connection.request("GET", "/metrics")
+    refused = re.search(rb"^foreturn_refused_total (\S+)$", connection.getresponse().read(), re.MULTILINE)
+    assert refused and float(refused[1]) > 0, "the queue was never full"
+
+
+def test_trainers_wait_for_places(config: Path, tmp_path: Path) -> None:
+    """OpenRLHF would go on without the rewards that it is refused."""
+    file = tmp_path / "foreturn.toml"
+    file.write_text(config.read_text() + "[runtime]\nmax_queued = 1\n")
+    own = Server(file)
+    label = json.dumps({"messages": REQUEST["conversation"]})
+    rows = 80
+    made = own.post("/openrlhf", {"query": ["<p>Roses."] * rows, "prompts": ["<p>"] * rows, "labels": [label] * rows})
+    assert len(made["rewards"]) == rows
+    assert counted(own, "foreturn_refused_total") > 0
+
+
+def test_a_forked_child_has_a_connection_of_its_own(server: Server) -> None:
+    remote = foreturn.Server(f"http://{server.address}")
+    wanted = without_time(remote.rank(REQUEST).to_dict())
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            mine = remote.rank(REQUEST | {"seed": 3})
+            os._exit(0 if without_time(mine.to_dict()) == wanted else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+
+
+def test_a_batch_ends_with_its_first_failure(server: Server) -> None:
+    """What is under way is cancelled at the server, and a server that is gone belongs to all of it."""
+    remote = foreturn.Server(f"http://{server.address}")
+    long = REQUEST | {"samples": 1000, "window": 8}
+    with pytest.raises(foreturn.InvalidRequest):
+        remote.rank_many([long, {"conversation": []}, long])
+    eventually(lambda: counted(server, "foreturn_active") == 0)
+    with pytest.raises(foreturn.FileError, match="can't be reached"):
+        foreturn.Server("http://127.0.0.1:9").rank_many([REQUEST, REQUEST], "return")
+
+
+def test_pages_of_a_browser_are_refused(server: Server) -> None:
+    assert server.ask("/v1/rank", REQUEST, Origin="https://somewhere.example")[0] == 403

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,7 +16,9 @@ use foreturn::Engine;
 use foreturn::config::ModelConfig;
 use foreturn::engine::{Model, Pin};
 use foreturn::runtime::BuildInfo;
+use http_body_util::LengthLimitError;
 use serde_json::json;
+use tokio::task::AbortHandle;
 
 use crate::failure::{Answer, Failure, done};
 use crate::keys::Keys;
@@ -29,16 +31,37 @@ pub(crate) struct App {
     /// The configuration of each model: its limits and its sampling.
     pub(crate) models: Arc<HashMap<String, ModelConfig>>,
     /// Prefixes that are kept in the cache for a while, by the number of `/v1/warm`.
-    pub(crate) pins: Arc<Mutex<HashMap<u64, Pin>>>,
+    pub(crate) pins: Arc<Mutex<HashMap<u64, Kept>>>,
     pub(crate) numbers: Arc<AtomicU64>,
     /// Set once the server ends: new requests are refused.
     pub(crate) ending: Arc<AtomicBool>,
     keys: Option<Keys>,
     logs: bool,
+    max_body: usize,
+}
+
+/// The time for a body to arrive.
+const BODIES: Duration = Duration::from_secs(60);
+
+/// A prefix that is kept, and the task that ends its time.
+pub(crate) struct Kept {
+    pub(crate) pin: Pin,
+    pub(crate) end: AbortHandle,
 }
 
 impl App {
-    pub(crate) fn new(engine: Engine, models: HashMap<String, ModelConfig>, keys: Option<Keys>, logs: bool) -> Self {
+    pub(crate) fn pins(&self) -> MutexGuard<'_, HashMap<u64, Kept>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bodies have at most `max_body` bytes.
+    pub(crate) fn new(
+        engine: Engine,
+        models: HashMap<String, ModelConfig>,
+        keys: Option<Keys>,
+        logs: bool,
+        max_body: usize,
+    ) -> Self {
         App {
             engine,
             models: Arc::new(models),
@@ -47,6 +70,7 @@ impl App {
             ending: Arc::default(),
             keys,
             logs,
+            max_body,
         }
     }
 
@@ -55,8 +79,8 @@ impl App {
         self.engine.model(name).map_err(|error| Failure::unknown(error.to_string()))
     }
 
-    /// The routes. Bodies have at most `max_body` bytes.
-    pub(crate) fn router(self, max_body: usize) -> Router {
+    /// The routes.
+    pub(crate) fn router(self) -> Router {
         let answers = Router::new()
             .route("/v1/rank", post(rankings::rank))
             .route("/v1/rescore", post(rankings::rescore))
@@ -73,10 +97,11 @@ impl App {
             .route("/metrics", get(metrics))
             .fallback(nowhere)
             .method_not_allowed_fallback(not_so)
-            .layer(DefaultBodyLimit::max(max_body))
+            .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(self.clone(), admit));
         // Who watches over the process needs no key.
-        let watched = Router::new().route("/health", get(health)).route("/ready", get(ready));
+        let watched =
+            Router::new().route("/health", get(health).fallback(not_so)).route("/ready", get(ready).fallback(not_so));
         watched.merge(answers).layer(middleware::from_fn_with_state(self.clone(), log)).with_state(self)
     }
 }
@@ -121,31 +146,75 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
     if app.ending.load(Ordering::Acquire) {
         return ending().into_response();
     }
-    let response = next.run(request).await;
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let message = "the body is larger than this server takes (--max-body)";
-        return Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", message).into_response();
+    // Without keys, only this machine reaches the server, but so does any page that a browser on it shows.
+    if app.keys.is_none() && request.headers().contains_key(header::ORIGIN) {
+        let message = "pages in a browser are not answered by a server without keys (--keys)";
+        return Failure::new(StatusCode::FORBIDDEN, "unauthorized", message).into_response();
     }
+    match whole(request, app.max_body).await {
+        Ok(request) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+/// The request with all of its body.
+async fn whole(request: Request, max_body: usize) -> Answer<Request> {
+    let (parts, body) = request.into_parts();
+    let stated = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let too_large = || {
+        let message = format!("the body is larger than the {max_body} bytes that this server takes (--max-body)");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", message)
+    };
+    if stated.is_some_and(|length| length > max_body as u64) {
+        return Err(too_large());
+    }
+    let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not arrive in time");
+    let read = tokio::time::timeout(BODIES, axum::body::to_bytes(body, max_body)).await.map_err(late)?;
+    let bytes = read.map_err(|error| {
+        let limited = std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>());
+        if limited { too_large() } else { Failure::refused(format!("the body broke off: {error}")) }
+    })?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// A line for each request: no contents, no keys. It is written when the answer begins, or when the caller hangs up.
+async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
+    let number = app.numbers.fetch_add(1, Ordering::Relaxed);
+    let mut line = Line {
+        number,
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        start: Instant::now(),
+        status: HUNG_UP,
+        is_wanted: app.logs,
+    };
+    let mut response = next.run(request).await;
+    line.status = response.status().as_u16();
+    response.headers_mut().insert("x-request-id", HeaderValue::from(number));
     response
 }
 
-/// A line for each request: no contents, no keys. It is written when the answer begins.
-async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
-    if !app.logs {
-        return next.run(request).await;
+/// What the log calls a caller who did not wait.
+const HUNG_UP: u16 = 499;
+
+/// A line of the log, which is written when it is dropped.
+struct Line {
+    number: u64,
+    method: Method,
+    path: String,
+    start: Instant,
+    status: u16,
+    is_wanted: bool,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.is_wanted {
+            let line = json!({
+                "request": self.number, "method": self.method.as_str(), "path": self.path, "status": self.status,
+                "ms": (self.start.elapsed().as_secs_f64() * 1e5).round() / 100.0,
+            });
+            crate::say(&line.to_string());
+        }
     }
-    let number = app.numbers.fetch_add(1, Ordering::Relaxed);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let start = Instant::now();
-    let mut response: Response<Body> = next.run(request).await;
-    let status = response.status().as_u16();
-    let line = json!({
-        "request": number, "method": method.as_str(), "path": path, "status": status,
-        "ms": (start.elapsed().as_secs_f64() * 1e5).round() / 100.0,
-    });
-    crate::say(&line.to_string());
-    if let Ok(value) = HeaderValue::from_str(&number.to_string()) {
-        response.headers_mut().insert("x-request-id", value);
-    }
-    response
 }

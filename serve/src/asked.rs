@@ -1,6 +1,6 @@
 //! What every request has: a body, limits, and somebody who waits for the answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName};
@@ -26,6 +26,7 @@ pub(crate) struct Caller {
     cancel: CancelToken,
     timeout: Option<Duration>,
     priority: i32,
+    since: Instant,
 }
 
 impl Caller {
@@ -43,9 +44,15 @@ impl Caller {
             text(&PRIORITY).map(|text| text.parse().map_err(|_| wrong(&PRIORITY, &text, "an integer of 32 bits")));
         Ok(Caller {
             cancel: CancelToken::new(),
+            since: Instant::now(),
             timeout: timeout.transpose()?,
             priority: priority.transpose()?.unwrap_or_default(),
         })
+    }
+
+    /// True if its time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.timeout.is_some_and(|timeout| self.since.elapsed() >= timeout)
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -55,12 +62,13 @@ impl Caller {
     /// Waits for a result without a thread.
     pub(crate) async fn wait<T: Send + 'static>(&self, pending: foreturn::Result<Pending<T>>) -> Answer<T> {
         let (give, take) = oneshot::channel();
+        // A full queue is met here, and answered by 429: nothing was done yet.
         pending?.on_ready(move |result| {
             // Nobody waits any more if the caller hung up.
             let _ = give.send(result);
         });
         let closed = || foreturn::Error::new(foreturn::ErrorKind::Closed, "the engine was closed");
-        Ok(take.await.unwrap_or_else(|_| Err(closed()))?)
+        take.await.unwrap_or_else(|_| Err(closed())).map_err(Failure::of_result)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Calls to one model: `/v1/score`, `/v1/logprobs`, `/v1/warm`, `/v1/refresh`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -14,7 +14,7 @@ use foreturn::score::{Label, ScoreInput, ScoreOutput, ScoreTask, StepOptions};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::app::{App, Kept};
 use crate::asked::{self, Caller};
 use crate::failure::{Answer, Failure, done};
 
@@ -152,33 +152,42 @@ pub(crate) async fn warm(State(app): State<App>, headers: HeaderMap, body: Bytes
             asked.keep
         )));
     }
-    let full = || app.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len() >= MOST_PINS;
-    if full() {
+    let full = || {
         let message = format!("{MOST_PINS} prefixes are kept already; release some (DELETE /v1/warm/PIN)");
-        return Err(foreturn::Error::new(foreturn::ErrorKind::Overloaded, message).into());
+        Failure::from(foreturn::Error::new(foreturn::ErrorKind::Overloaded, message))
+    };
+    if app.pins().len() >= MOST_PINS {
+        return Err(full());
     }
     let caller = Caller::new(&headers)?;
     let model = app.model(&asked.model)?.within(caller.limits());
     let pin = caller.wait(model.submit_warm(asked.messages)).await?;
     let tokens = pin.tokens();
     let number = app.numbers.fetch_add(1, Ordering::Relaxed);
-    app.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(number, pin);
     let pins = Arc::downgrade(&app.pins);
-    tokio::spawn(async move {
+    let mut kept = app.pins();
+    if kept.len() >= MOST_PINS {
+        return Err(full());
+    }
+    let end = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs_f64(asked.keep)).await;
         if let Some(pins) = pins.upgrade() {
-            pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&number);
+            pins.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         }
     });
+    kept.insert(number, Kept { pin, end: end.abort_handle() });
+    drop(kept);
     Ok(done(&json!({"pin": number, "tokens": tokens, "keep": asked.keep})))
 }
 
 /// Lets a prefix go before its time.
-pub(crate) async fn release(State(app): State<App>, Path(pin): Path<u64>) -> Answer {
-    let pin = app.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&pin).ok_or(pin);
-    match pin {
-        Ok(pin) => Ok(done(&json!({"released": pin.tokens()}))),
-        Err(pin) => Err(Failure::unknown(format!("there is no prefix {pin}: it was released, or its time is over"))),
+pub(crate) async fn release(State(app): State<App>, Path(pin): Path<String>) -> Answer {
+    match pin.parse().ok().and_then(|number: u64| app.pins().remove(&number)) {
+        Some(kept) => {
+            kept.end.abort();
+            Ok(done(&json!({"released": kept.pin.tokens()})))
+        }
+        None => Err(Failure::unknown(format!("there is no prefix {pin:?}: it was released, or its time is over"))),
     }
 }
 

@@ -30,6 +30,19 @@ impl Failure {
         Failure::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// The failure of a request that had a place. An endpoint that is overloaded is no reason to ask for all of it again.
+    pub(crate) fn of_result(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Overloaded => Failure { status: StatusCode::BAD_GATEWAY, ..error.into() },
+            _ => error.into(),
+        }
+    }
+
+    /// True if there was no place for the request.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+
     /// The document that says it, also for streams that have begun. OpenAI's clients read `message`, `type` and `code`.
     pub(crate) fn document(&self) -> serde_json::Value {
         json!({"error": {"message": self.message, "type": self.kind, "code": self.status.as_u16()}})

@@ -21,6 +21,11 @@ impl Keys {
             let message = format!("{} has no key: write one on each line", path.display());
             return Err(Error::new(ErrorKind::InvalidConfig, message));
         }
+        if let Some(at) = keys.iter().position(|key| !key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')) {
+            let message =
+                format!("{}: key {} has characters that no header can carry; use ASCII", path.display(), at + 1);
+            return Err(Error::new(ErrorKind::InvalidConfig, message));
+        }
         if let Some(at) = keys.iter().position(|key| key.len() < 16) {
             let message =
                 format!("{}: key {} is shorter than 16 characters, so it can be guessed", path.display(), at + 1);

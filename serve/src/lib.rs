@@ -11,18 +11,14 @@ mod asked;
 mod calls;
 mod failure;
 mod keys;
+mod log;
 mod openai;
 mod rankings;
 mod run;
 mod stream;
 mod trainers;
 
+pub(crate) use log::say;
+
 pub use address::Address;
 pub use run::{Options, serve};
-
-/// A line on standard error, whole. Who closed it loses the line, not the server.
-#[allow(clippy::print_stderr)]
-pub(crate) fn say(line: &str) {
-    use std::io::Write as _;
-    let _ = std::io::stderr().lock().write_all(format!("{line}\n").as_bytes());
-}

@@ -46,14 +46,19 @@ struct Part {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Said {
     role: Role,
     content: Content,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 impl Said {
     fn message(self) -> Answer<Message> {
+        // Clients send back the fields of an answer, which are null in ours.
+        if let Some((name, value)) = self.rest.iter().find(|(_, value)| !value.is_null()) {
+            return Err(Failure::refused(format!("{name} = {value} in a message is not supported here")));
+        }
         let text = match self.content {
             Content::Text(text) => text,
             Content::Parts(parts) => parts
@@ -90,11 +95,9 @@ struct Chat {
     repetition_penalty: Option<f32>,
     seed: Option<u64>,
     stop: Option<Stop>,
-    #[serde(default)]
-    stream: bool,
+    stream: Option<bool>,
     stream_options: Option<StreamOptions>,
-    #[serde(default)]
-    logprobs: bool,
+    logprobs: Option<bool>,
     response_format: Option<Format>,
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -103,8 +106,7 @@ struct Chat {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
+    include_usage: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -122,11 +124,12 @@ struct Named {
 /// Refuses fields that would change the answer.
 fn check(rest: &Map<String, Value>) -> Answer<()> {
     let harmless = |name: &str, value: &Value| match name {
+        _ if value.is_null() => true,
         "user" | "metadata" | "store" | "service_tier" => true,
         "n" => *value == json!(1),
         "top_logprobs" => *value == json!(0),
         "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
-        _ => value.is_null(),
+        _ => false,
     };
     match rest.iter().find(|(name, value)| !harmless(name, value)) {
         Some((name, value)) => Err(Failure::refused(format!("{name} = {value} is not supported here"))),
@@ -206,15 +209,16 @@ pub(crate) async fn chat(State(app): State<App>, headers: HeaderMap, body: Bytes
     let number = app.numbers.fetch_add(1, Ordering::Relaxed);
     let head = Head { id: format!("chatcmpl-{number}"), created: nanoseconds() / 1_000_000_000, model: asked.model };
     let messages = asked.messages.into_iter().map(Said::message).collect::<Answer<Vec<_>>>()?;
-    if asked.stream {
-        if asked.logprobs {
+    let with_logprobs = asked.logprobs == Some(true);
+    if asked.stream == Some(true) {
+        if with_logprobs {
             return Err(Failure::refused("logprobs is not supported together with stream"));
         }
-        let usage = asked.stream_options.is_some_and(|options| options.include_usage);
+        let usage = asked.stream_options.is_some_and(|options| options.include_usage == Some(true));
         return streamed(&model, messages, options, caller, head, usage);
     }
     let made = caller.wait(model.submit_generate(messages, options)).await?;
-    let logprobs = if asked.logprobs { spelled(&model, &made)? } else { Value::Null };
+    let logprobs = if with_logprobs { spelled(&model, &made)? } else { Value::Null };
     let choices = json!([{
         "index": 0, "message": {"role": "assistant", "content": made.text, "refusal": null},
         "finish_reason": finish(made.finish)?, "logprobs": logprobs,
@@ -243,7 +247,7 @@ fn streamed(
 }
 
 fn finished(events: &Events, head: &Head, result: foreturn::Result<Generation>, with_usage: bool) {
-    let ended = result.map_err(Failure::from).and_then(|made| Ok((finish(made.finish)?, made)));
+    let ended = result.map_err(Failure::of_result).and_then(|made| Ok((finish(made.finish)?, made)));
     match ended {
         Ok((reason, made)) => {
             events.send("", &head.chunk(&json!({}), Some(reason)));
@@ -254,6 +258,7 @@ fn finished(events: &Events, head: &Head, result: foreturn::Result<Generation>, 
         }
         Err(failure) => events.send("", &failure.document()),
     }
+    events.end();
 }
 
 /// A reply that its deadline cut off is an error, because OpenAI's protocol has no word for it.
@@ -300,16 +305,14 @@ enum Texts {
 struct Embeddings {
     model: String,
     input: Texts,
-    #[serde(default)]
-    encoding_format: Encoding,
+    encoding_format: Option<Encoding>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
 
-#[derive(Deserialize, Default, PartialEq)]
+#[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
 enum Encoding {
-    #[default]
     Float,
     Base64,
 }
@@ -330,8 +333,8 @@ pub(crate) async fn embeddings(State(app): State<App>, headers: HeaderMap, body:
     let data = scored.iter().enumerate().map(|(index, scored)| {
         let ScoreOutput::Embedding(vector) = &scored.output else { return Value::Null };
         let embedding = match asked.encoding_format {
-            Encoding::Float => json!(vector),
-            Encoding::Base64 => {
+            None | Some(Encoding::Float) => json!(vector),
+            Some(Encoding::Base64) => {
                 let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
                 json!(base64::engine::general_purpose::STANDARD.encode(bytes))
             }

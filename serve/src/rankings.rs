@@ -32,10 +32,11 @@ pub(crate) async fn rank(State(app): State<App>, headers: HeaderMap, body: Bytes
         ..RankOptions::default()
     };
     engine.submit_rank(request, options)?.on_ready(move |result| {
-        match result.map_err(Failure::from).and_then(usable) {
+        match result.map_err(Failure::of_result).and_then(usable) {
             Ok(ranking) => events.send("ranking", &ranking),
             Err(failure) => events.send("error", &failure.document()),
         }
+        events.end();
     });
     Ok(response)
 }

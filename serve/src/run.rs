@@ -1,7 +1,8 @@
 //! Listening, connections, and the end.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ impl Default for Options {
 
 /// A connection whose headers take longer than this is closed.
 const HEADERS: Duration = Duration::from_secs(30);
+/// The time for the engine to close after the grace, and for its last answers to be written.
+const LAST: Duration = Duration::from_secs(5);
 
 /// Serves `config`'s models until the process is told to end (SIGTERM or SIGINT), then for at most the grace.
 ///
@@ -71,20 +74,51 @@ pub fn serve(config: Config, places: Places, options: Options) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|e| Error::new(ErrorKind::Io, format!("the server's threads cannot be started: {e}")))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = Listener::open(&options.listen).await?;
         let models = config.models.iter().map(|(name, model)| (name.clone(), model.clone())).collect();
-        // It blocks, and nobody is served before the models are there.
+        // Callers who connect now wait until the models are there.
         let engine = tokio::task::block_in_place(|| Engine::builder(config).places(places).build())?;
-        let app = App::new(engine, models, keys, options.logs);
+        let app = App::new(engine, models, keys, options.logs, options.max_body);
         crate::say(&format!("foreturn listens on {}", listener.address()?));
         run(listener, app, &options).await
-    })
+    });
+    // What still blocks, such as a metric that waits for an endpoint, ends with the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
 }
 
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, PathBuf, Identity),
+}
+
+/// Device and inode of a file.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// A socket at `path` that only this user can open. It gets its name when it is closed to others.
+fn socket(path: &Path) -> std::io::Result<Listener> {
+    // A socket that a server left behind when it was killed. One that answers belongs to a server that lives, and what is
+    // no socket at all stays, too.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket
+        && std::os::unix::net::UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        std::fs::remove_file(path)?;
+    }
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = PathBuf::from(hidden);
+    let listener = UnixListener::bind(&hidden)?;
+    let named = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::hard_link(&hidden, path))
+        .and_then(|()| identity(path));
+    std::fs::remove_file(&hidden)?;
+    Ok(Listener::Unix(listener, path.to_owned(), named?))
 }
 
 impl Listener {
@@ -93,17 +127,7 @@ impl Listener {
             |e: std::io::Error| Error::new(ErrorKind::Io, format!("cannot listen on {address}: {e}")).with_source(e);
         match address {
             Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp).map_err(failed),
-            Address::Unix(path) => {
-                // A socket that a server left behind when it was killed. One that answers belongs to a server that lives.
-                if std::os::unix::net::UnixStream::connect(path)
-                    .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
-                {
-                    std::fs::remove_file(path).map_err(failed)?;
-                }
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-                Ok(Listener::Unix(listener, path.clone()))
-            }
+            Address::Unix(path) => socket(path).map_err(failed),
         }
     }
 
@@ -115,14 +139,17 @@ impl Listener {
                     .map(Address::Tcp)
                     .map_err(|e| Error::new(ErrorKind::Io, format!("the address of a socket: {e}")))
             }
-            Listener::Unix(_, path) => Ok(Address::Unix(path.clone())),
+            Listener::Unix(_, path, _) => Ok(Address::Unix(path.clone())),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
+        // Another server may have taken the name.
+        if let Listener::Unix(_, path, own) = self
+            && identity(path).is_ok_and(|there| there == *own)
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -130,7 +157,7 @@ impl Drop for Listener {
 
 async fn run(listener: Listener, app: App, options: &Options) -> Result<()> {
     let (ending, engine) = (app.ending.clone(), app.engine.clone());
-    let router = app.router(options.max_body);
+    let router = app.router();
     let graceful = GracefulShutdown::new();
     let failed = |e: std::io::Error| Error::new(ErrorKind::Io, format!("signals cannot be heard: {e}"));
     let (mut term, mut int) =
@@ -150,10 +177,23 @@ async fn run(listener: Listener, app: App, options: &Options) -> Result<()> {
     ending.store(true, Ordering::Release);
     drop(listener);
     crate::say(&format!("ending: requests under way have {} s", options.grace.as_secs_f64()));
-    if tokio::time::timeout(options.grace, graceful.shutdown()).await.is_err() {
-        crate::say("the time is over: requests under way were ended");
+    let mut served = std::pin::pin!(graceful.shutdown());
+    let is_over = tokio::select! {
+        () = &mut served => false,
+        () = tokio::time::sleep(options.grace) => true,
+        _ = term.recv() => true,
+        _ = int.recv() => true,
+    };
+    if is_over {
+        crate::say("the time is over: requests under way end");
     }
-    tokio::task::block_in_place(|| engine.close());
+    let closing = tokio::task::spawn_blocking(move || engine.close());
+    // The engine answers what is left, and the answers have to be written.
+    let _ = tokio::time::timeout(LAST, closing).await;
+    if is_over {
+        let _ = tokio::time::timeout(LAST, served).await;
+    }
+    crate::log::flush();
     Ok(())
 }
 
@@ -165,7 +205,7 @@ async fn accept(listener: &Listener, router: &Router, graceful: &GracefulShutdow
             stream.set_nodelay(true)?;
             connect(stream, router, graceful);
         }
-        Listener::Unix(listener, _) => connect(listener.accept().await?.0, router, graceful),
+        Listener::Unix(listener, ..) => connect(listener.accept().await?.0, router, graceful),
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Answers that come piece by piece: server-sent events.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
@@ -14,7 +15,10 @@ use crate::asked::Caller;
 /// Sends events. What one request can say is bounded (by its tokens or its rollouts), so a slow reader holds no more than
 /// that.
 #[derive(Clone)]
-pub(crate) struct Events(UnboundedSender<Bytes>);
+pub(crate) struct Events {
+    // `None` once the last event was sent: a step that was under way then may have more to say.
+    to: Arc<Mutex<Option<UnboundedSender<Bytes>>>>,
+}
 
 impl Events {
     /// Sends an event in JSON, with a name unless it is empty.
@@ -26,15 +30,22 @@ impl Events {
     /// Sends an event as it is; the text has one line.
     pub(crate) fn text(&self, name: &str, data: &str) {
         let name = if name.is_empty() { String::new() } else { format!("event: {name}\n") };
-        // Nobody reads any more if the caller hung up, and its request ends.
-        let _ = self.0.send(format!("{name}data: {data}\n\n").into());
+        if let Some(to) = &*self.to.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Nobody reads any more if the caller hung up, and its request ends.
+            let _ = to.send(format!("{name}data: {data}\n\n").into());
+        }
+    }
+
+    /// Ends the stream.
+    pub(crate) fn end(&self) {
+        self.to.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
 /// What the caller reads. Dropping it, as a hang-up does, cancels the request.
 struct Reading {
     events: UnboundedReceiver<Bytes>,
-    _caller: std::sync::Arc<Caller>,
+    _caller: Arc<Caller>,
 }
 
 impl Stream for Reading {
@@ -45,10 +56,10 @@ impl Stream for Reading {
     }
 }
 
-/// A stream, and what fills it. It ends when the last copy of the sender is dropped.
-pub(crate) fn open(caller: std::sync::Arc<Caller>) -> (Events, Response) {
+/// A stream, and what fills it.
+pub(crate) fn open(caller: Arc<Caller>) -> (Events, Response) {
     let (send, events) = unbounded_channel();
     let body = Body::from_stream(Reading { events, _caller: caller });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    (Events(send), (headers, body).into_response())
+    (Events { to: Arc::new(Mutex::new(Some(send))) }, (headers, body).into_response())
 }

@@ -1,12 +1,14 @@
 //! The reward servers that trainers ask: OpenRLHF's `--reward.remote_url`, slime's `--rm-url`.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use foreturn::chat::Message;
 use foreturn::rank::{Candidates, Goal};
-use foreturn::{RankOptions, RankRequest, Ranking};
-use futures_util::future::try_join_all;
+use foreturn::{Engine, RankOptions, RankRequest, Ranking};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -56,8 +58,24 @@ fn request(label: Label, response: String) -> Answer<RankRequest> {
 /// The rewards of responses; an error where one has none.
 async fn rewards(app: &App, caller: &Caller, requests: Vec<RankRequest>) -> Answer<Vec<(f64, Option<f64>, u64)>> {
     let engine = app.engine.within(caller.limits());
-    let rankings = requests.into_iter().map(|request| caller.wait(engine.submit_rank(request, RankOptions::default())));
-    try_join_all(rankings).await?.iter().enumerate().map(|(at, ranking)| reward(at, ranking)).collect()
+    let rankings = stream::iter(requests).map(|request| placed(&engine, caller, request)).buffered(AT_ONCE);
+    let rankings: Vec<Ranking> = rankings.try_collect().await?;
+    rankings.iter().enumerate().map(|(at, ranking)| reward(at, ranking)).collect()
+}
+
+/// Rankings of one request that are submitted at once: four times what runs at once.
+const AT_ONCE: usize = 64;
+/// The pause before a ranking is submitted again, where the queue is full.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A ranking. It waits for a place where the queue is full, because trainers that are refused go on without a reward.
+async fn placed(engine: &Engine, caller: &Caller, request: RankRequest) -> Answer<Ranking> {
+    loop {
+        match caller.wait(engine.submit_rank(request.clone(), RankOptions::default())).await {
+            Err(failure) if failure.is_refusal() && !caller.is_late() => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
 }
 
 fn reward(at: usize, ranking: &Ranking) -> Answer<(f64, Option<f64>, u64)> {
