@@ -154,11 +154,6 @@ impl Admission {
             }
             // Results are handed out and texts tokenised without the lock.
             drop(state);
-            // Whoever submitted may have been interrupted by this thread, where all processors are busy. It has little left
-            // to do, and this thread has much.
-            if next.is_some() {
-                std::thread::yield_now();
-            }
             for (request, late) in due {
                 late.count(recorder, StopReason::Deadline);
                 request.answer();
