@@ -26,6 +26,21 @@ pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     Builder::new().name(name.into()).spawn_scoped(scope, work).map_err(|e| refused(purpose, e))
 }
 
+/// Lets other threads go on when this one is woken and every processor is busy: whoever wakes it is one of them, and waits for
+/// nothing. It has no smaller share of the processors. Where the system has no such rule, nothing changes.
+#[allow(unsafe_code, reason = "system calls")]
+pub(crate) fn let_others_first() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: both calls are about the calling thread, and the structure is one of zeros.
+    unsafe {
+        // A host that has rules of its own for its threads keeps them.
+        if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
+            let parameters: libc::sched_param = std::mem::zeroed();
+            let _ = libc::sched_setscheduler(0, libc::SCHED_BATCH, &parameters);
+        }
+    }
+}
+
 /// The result of a scoped thread. Its panic continues in this thread.
 pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,8 +1,9 @@
 //! Which requests wait, and which have a place.
 //!
 //! Any thread submits; a full queue refuses at once. A thread of its own gives out places, the most urgent request first,
-//! prepares what got one (texts become tokens there), and passes it on to the owner of the models. It also ends the wait
-//! of requests whose time is over, those under way included, so nobody waits for a step to learn that.
+//! prepares what got one (texts become tokens there), and passes it on to the owner of the models. Another one watches the
+//! clock: it ends the wait of requests whose time is over, those under way included, so nobody waits for a step, or for
+//! other texts to become tokens, to learn that.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
@@ -25,10 +26,13 @@ const MAX_TEXTS: usize = 64;
 /// How often the requests that wait are asked whether their time is over.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Shared by the handles, the thread that gives out places, and the owner.
+/// Shared by the handles, its two threads, and the owner.
 pub(super) struct Admission {
     state: Mutex<State>,
+    /// Wakes the thread that gives out places.
     changed: Condvar,
+    /// Wakes the thread that watches the clock.
+    timed: Condvar,
 }
 
 struct State {
@@ -65,7 +69,7 @@ impl Admission {
             arrivals: 0,
             closed: false,
         };
-        Admission { state: Mutex::new(state), changed: Condvar::new() }
+        Admission { state: Mutex::new(state), changed: Condvar::new(), timed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -139,26 +143,45 @@ impl Admission {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();
+        self.timed.notify_one();
     }
 
     /// Gives out places until the engine is closed.
-    pub(super) fn run(&self, commands: &Sender<Command>, recorder: &Recorder) {
+    pub(super) fn give_places(&self, commands: &Sender<Command>, recorder: &Recorder) {
+        let mut state = self.lock();
+        while !state.closed {
+            let next = state.take_next();
+            // Whoever still waits has a clock to be watched.
+            if !state.is_empty() {
+                self.timed.notify_one();
+            }
+            match next {
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(run) => {
+                    // Texts are tokenised without the lock.
+                    drop(state);
+                    self.begin(run, commands, recorder);
+                    state = self.lock();
+                }
+            }
+        }
+        let left: Vec<_> = state.drain().collect();
+        drop(state);
+        left.into_iter().for_each(|run| run.job.refuse(closed("while the request was under way")));
+    }
+
+    /// Ends what is out of time until the engine is closed.
+    pub(super) fn watch(&self, recorder: &Recorder) {
         let mut state = self.lock();
         while !state.closed {
             let now = Instant::now();
             let (due, over) = (state.take_due(now), state.take_over(now));
-            let next = state.take_next();
-            if due.is_empty() && over.is_empty() && next.is_none() {
+            if due.is_empty() && over.is_empty() {
                 state = self.wait(state);
                 continue;
             }
-            // Results are handed out and texts tokenised without the lock.
+            // Results are handed out without the lock.
             drop(state);
-            // Whoever submitted may have been interrupted by this thread, where all processors are busy. It has little left
-            // to do, and this thread has much.
-            if next.is_some() {
-                std::thread::yield_now();
-            }
             for (request, late) in due {
                 late.count(recorder, StopReason::Deadline);
                 request.answer();
@@ -167,22 +190,16 @@ impl Admission {
                 run.late.count(recorder, why);
                 run.job.expire(why, run.start);
             }
-            if let Some(run) = next {
-                self.begin(run, commands, recorder);
-            }
             state = self.lock();
         }
-        let left: Vec<_> = state.drain().collect();
-        drop(state);
-        left.into_iter().for_each(|run| run.job.refuse(closed("while the request was under way")));
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let due = state.due.keys().next().map(|(deadline, _)| deadline.saturating_duration_since(Instant::now()));
         let look = (!state.is_empty()).then_some(LOOK);
         match due.into_iter().chain(look).min() {
-            Some(time) => self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => self.timed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.timed.wait(state).unwrap_or_else(PoisonError::into_inner),
         }
     }
 
@@ -201,6 +218,7 @@ impl Admission {
         if let (Some(deadline), Some(punctual)) = (run.watch.deadline, run.job.punctual()) {
             let due = (Arc::downgrade(&punctual), run.late.clone());
             self.lock().due.insert((deadline, run.turn.arrival), due);
+            self.timed.notify_one();
         }
         if let Err(returned) = commands.send(Command::Begin(run))
             && let Command::Begin(run) = returned.0

@@ -10,7 +10,6 @@ use super::models::Model;
 use super::owner::Owner;
 use super::refresh::Recipe;
 use super::{Admission, ChatModelFactory, Engine, Inner, Limits, Local, Recorder, Shared};
-use crate::Result;
 use crate::chat::local::{LocalChat, Weights};
 #[cfg(feature = "remote")]
 use crate::chat::remote::RemoteChat;
@@ -21,6 +20,7 @@ use crate::rank::{ModelRole, RankPlan};
 use crate::reward::WeightedMetric;
 use crate::runtime::{Places, RuntimeOptions};
 use crate::score::input::Prompting;
+use crate::{Error, Result};
 
 /// Makes a model on the engine's thread.
 pub(super) type Factory = Box<dyn FnOnce() -> Result<Model> + Send>;
@@ -111,17 +111,27 @@ impl EngineBuilder {
         }
         let (commands, owner) = Owner::start(factories, Arc::clone(&shared), runtime.cores.clone())?;
         let (to_owner, admitting, cores) = (commands.clone(), Arc::clone(&shared), runtime.cores.clone());
+        let (watching, watched) = (Arc::clone(&shared), runtime.cores.clone());
         let admit = move || {
             // The owner was confined to the same.
             drop(cores.map(|cores| cores.confine()));
-            admitting.admission.run(&to_owner, &admitting.recorder);
+            crate::thread::let_others_first();
+            admitting.admission.give_places(&to_owner, &admitting.recorder);
         };
-        let threads = match crate::thread::spawn("foreturn-admit", "for the engine", admit) {
-            Ok(admission) => vec![admission, owner],
-            Err(error) => {
+        let watch = move || {
+            drop(watched.map(|cores| cores.confine()));
+            watching.admission.watch(&watching.recorder);
+        };
+        let admission = crate::thread::spawn("foreturn-admit", "for the engine", admit);
+        let clock = crate::thread::spawn("foreturn-clock", "for the engine", watch);
+        let threads = match (admission, clock) {
+            (Ok(admission), Ok(clock)) => vec![admission, clock, owner],
+            (admission, clock) => {
+                shared.admission.close();
                 drop(commands.send(Command::Shutdown));
                 drop(owner.join());
-                return Err(error);
+                let started = [admission, clock].into_iter().map(|thread| thread.map(|thread| drop(thread.join())));
+                return Err(started.filter_map(Result::err).next().unwrap_or_else(|| Error::internal("no thread")));
             }
         };
         let (threads, process, pins) = (Mutex::new(threads), std::process::id(), AtomicU64::new(0));

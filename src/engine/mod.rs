@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Whatever is asked is a `Job`. `admission` refuses what a full queue has no room for, gives out places by priority,
-//! and tokenises on a thread of its own. One more thread, the `owner`, has the models and drives every job that has a
-//! place: it lets each model advance by one bounded step, hands answers to the jobs that wait for them, and looks at
-//! deadlines and cancellations in between. So requests that arrive together share batches and prefixes, and no model needs
-//! a lock.
+//! and tokenises on a thread of its own; another one watches the clock. One more thread, the `owner`, has the models and
+//! drives every job that has a place: it lets each model advance by one bounded step, hands answers to the jobs that wait
+//! for them, and looks at deadlines and cancellations in between. So requests that arrive together share batches and
+//! prefixes, and no model needs a lock.
 //!
 //! - [`Engine`], [`Model`]: the handles; `builder` makes an engine of a configuration; `limits`, `pending`: how long a
 //!   request may take, and its result.
