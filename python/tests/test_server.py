@@ -166,7 +166,7 @@ def test_weights_are_exchanged(config: Path, models: dict[str, Path]) -> None:
     assert own.post("/v1/refresh", asked) == {"model": "chat", "version": "step-1"}
     assert "step-1" in json.dumps(own.post("/v1/rank", REQUEST))
     status, document, _ = own.ask("/v1/refresh", asked | {"folder": "/nowhere"})
-    assert (status, document["error"]["type"]) == (500, "io"), document
+    assert (status, document["error"]["type"]) == (500, "invalid_model"), document
 
 
 def test_openai_talks(server: Server, client: openai.OpenAI, engine: foreturn.Engine) -> None:
@@ -265,9 +265,9 @@ def test_who_hangs_up_frees_its_place(server: Server) -> None:
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(sent)
             if sent.endswith(long):
-                eventually(lambda: counted(server, "foreturn_active") > 0)
+                eventually(lambda: active(server) > 0)
     eventually(lambda: counted(server, "foreturn_cancelled_total") >= 2)
-    eventually(lambda: counted(server, "foreturn_active") == 0)
+    eventually(lambda: active(server) == 0)
     assert server.post("/v1/rank", REQUEST)
 
 
@@ -280,9 +280,13 @@ def eventually(is_so: Callable[[], bool]) -> None:
 
 def counted(server: Server, name: str) -> float:
     _, text, _ = server.ask("/metrics")
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    assert found, text
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    assert found, name
     return float(found[1])
+
+
+def active(server: Server) -> float:
+    return counted(server, 'foreturn_active{kind="rankings"}')
 
 
 def test_deadlines_and_mistakes_are_answered(server: Server) -> None:
@@ -334,7 +338,7 @@ def test_a_server_ends_in_order(config: Path) -> None:
     assert other.getresponse().read()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         under_way = pool.submit(own.ask, "/v1/rank", REQUEST | {"samples": 100, "window": 8})
-        eventually(lambda: counted(own, "foreturn_active") > 0)
+        eventually(lambda: active(own) > 0)
         own.process.send_signal(signal.SIGTERM)
         eventually(lambda: any("ending" in line for line in own.lines))
         assert not under_way.done(), "the ranking was too short to show anything"
@@ -346,7 +350,7 @@ def test_a_server_ends_in_order(config: Path) -> None:
     hasty = Server(config, "--grace", "1s")
     with concurrent.futures.ThreadPoolExecutor() as pool:
         under_way = pool.submit(hasty.ask, "/v1/rank", REQUEST | {"samples": 1000, "window": 8})
-        eventually(lambda: counted(hasty, "foreturn_active") > 0)
+        eventually(lambda: active(hasty) > 0)
         assert hasty.end() == 0
         assert under_way.result()[0] in (200, 503), "an answer was written: what is finished, or that it ended"
 
@@ -456,7 +460,7 @@ def test_a_batch_ends_with_its_first_failure(server: Server) -> None:
     long = REQUEST | {"samples": 1000, "window": 8}
     with pytest.raises(foreturn.InvalidRequest):
         remote.rank_many([long, {"conversation": []}, long])
-    eventually(lambda: counted(server, "foreturn_active") == 0)
+    eventually(lambda: active(server) == 0)
     with pytest.raises(foreturn.FileError, match="can't be reached"):
         foreturn.Server("http://127.0.0.1:9").rank_many([REQUEST, REQUEST], "return")
 

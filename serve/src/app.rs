@@ -16,6 +16,7 @@ use foreturn::Engine;
 use foreturn::config::ModelConfig;
 use foreturn::engine::{Model, Pin};
 use foreturn::runtime::BuildInfo;
+use futures_util::StreamExt as _;
 use http_body_util::LengthLimitError;
 use serde_json::json;
 use tokio::task::AbortHandle;
@@ -166,6 +167,7 @@ async fn whole(request: Request, max_body: usize) -> Answer<Request> {
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", message)
     };
     if stated.is_some_and(|length| length > max_body as u64) {
+        drain(body, max_body).await;
         return Err(too_large());
     }
     let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not arrive in time");
@@ -175,6 +177,22 @@ async fn whole(request: Request, max_body: usize) -> Answer<Request> {
         if limited { too_large() } else { Failure::refused(format!("the body broke off: {error}")) }
     })?;
     Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// Reads what a caller still sends, for a moment, because a connection that is closed before loses the answer.
+async fn drain(body: Body, most: usize) {
+    let mut pieces = body.into_data_stream();
+    // A body a little too large is the likely one.
+    let mut left = most.saturating_mul(2);
+    let read = async {
+        while let Some(Ok(piece)) = pieces.next().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
 }
 
 /// A line for each request: no contents, no keys. It is written when the answer begins, or when the caller hangs up.
