@@ -19,10 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -112,7 +114,7 @@ def of_collabllm(endpoint: Endpoint, threads: int) -> Callable[[], None]:
 
     def one(prompt: list[Any], completion: str) -> None:
         sampling = {"api_base": endpoint.address, "api_key": "none"}
-        multiturn_aware_reward(
+        rewards = multiturn_aware_reward(
             task_desc=GOAL["task"], single_turn_prompt=GOAL["prompt"], single_turn_completion="", metadata={},
             metric_names=["length"], metric_weights=[1.0],
             chat_history=[*prompt, {"role": "assistant", "content": completion}],
@@ -120,6 +122,7 @@ def of_collabllm(endpoint: Endpoint, threads: int) -> Callable[[], None]:
             assistant_generation_kwargs={"model": "openai/policy", **sampling},
             num_samples=SAMPLES, max_new_turns=2 * WINDOW, verbose=False,
         )
+        assert len(rewards["MR"]) == SAMPLES and all(math.isfinite(value) for value in rewards["MR"]), rewards
 
     def run() -> None:
         with ThreadPoolExecutor(max_workers=threads) as pool:
@@ -152,6 +155,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=20.0, help="milliseconds of each reply")
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", module="pydantic")
 
     endpoint = Endpoint(options.latency)
     remote = {"base_url": endpoint.address, "max_concurrent": 48}
@@ -171,6 +175,7 @@ def main() -> None:
             if round_:
                 seconds[name].append(time.perf_counter() - start)
             asked[name] = endpoint.prompts
+            assert len(endpoint.prompts) == len(batch()[0]) * SAMPLES * WINDOW * 2, (name, len(endpoint.prompts))
     rows = len(batch()[0])
     print(f"{rows} completions, {SAMPLES} samples, window {WINDOW}, replies of {options.latency:.0f} ms")
     own = statistics.median(seconds["foreturn"])
