@@ -2,13 +2,14 @@
 //!
 //! `probe` says whether a provider can be had here, before a model is read, because a model's graph is rewritten for the
 //! provider that runs it. `register` adds it to a session. `options` checks the options of each, `nvidia` and `plugin`
-//! load their libraries, and `failure` says what is missing.
+//! load their libraries, `failure` says what is missing, and `turn` keeps threads apart.
 
 mod failure;
 mod nvidia;
 mod options;
 pub(super) mod placement;
 mod plugin;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -25,6 +26,7 @@ use super::{RuntimeOptions, ort_error};
 use crate::{Error, Result};
 
 pub use options::{OptionValue, ProviderOptions};
+pub(super) use turn::turn;
 
 /// An execution provider of ONNX Runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -163,7 +165,11 @@ pub(crate) fn probe(provider: Provider, options: &RuntimeOptions) -> Result<Resu
     options.provider_options.of(provider).map_err(Error::invalid_config)?;
     match provider {
         Provider::Cpu => Ok(Ok(())),
-        Provider::WebGpu => Ok(plugin::device(&*environment::get(options)?).map(drop)),
+        Provider::WebGpu => {
+            let environment = environment::get(options)?;
+            let _turn = turn(provider);
+            Ok(plugin::device(&environment).map(drop))
+        }
         Provider::Cuda | Provider::TensorRt => {
             let environment = environment::get(options)?;
             let builder = OrtSession::builder(&environment.ort).map_err(|e| ort_error("cannot make a session", e))?;
