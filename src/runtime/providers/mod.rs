@@ -120,24 +120,25 @@ pub fn states(options: &RuntimeOptions) -> Result<Vec<ProviderState>> {
     [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::WebGpu].into_iter().map(state).collect()
 }
 
-/// The first provider of `options` that `use_it` takes, and what it made of it. The inner error of `use_it` says why the
-/// provider can't run what it is wanted for.
+/// What `use_it` makes of the first provider of `options` that it takes. It is given that provider, and those before it. Its inner
+/// error says why the provider can't run what it is wanted for.
 ///
 /// # Errors
 /// Under [`OnUnavailable::Error`] if the first can't; under [`OnUnavailable::Fallback`] if none can.
 pub(crate) fn choose<T>(
     options: &RuntimeOptions,
-    mut use_it: impl FnMut(Provider) -> Result<Result<T, Error>>,
-) -> Result<(T, ProviderReport)> {
+    mut use_it: impl FnMut(&ProviderReport) -> Result<Result<T, Error>>,
+) -> Result<T> {
     let mut unavailable: Vec<(Provider, String)> = Vec::new();
     for &provider in &options.providers {
         let (problem, error) = match probe(provider, options)? {
-            Ok(()) => match use_it(provider)? {
-                Ok(made) => {
-                    return Ok((made, ProviderReport { unavailable, ..ProviderReport::only(provider) }));
+            Ok(()) => {
+                let report = ProviderReport { unavailable: unavailable.clone(), ..ProviderReport::only(provider) };
+                match use_it(&report)? {
+                    Ok(made) => return Ok(made),
+                    Err(error) => ("can't run the model", error),
                 }
-                Err(error) => ("can't run the model", error),
-            },
+            }
             Err(reason) => ("is not available", Error::runtime(reason)),
         };
         if options.on_unavailable == OnUnavailable::Error {
@@ -205,15 +206,15 @@ fn try_register(
         }
         Provider::Cuda => {
             nvidia::preload(provider, environment);
-            let cuda = own.into_iter().fold(ep::CUDA::default(), |cuda, (k, v)| cuda.with_arbitrary_config(k, v));
-            cuda.register(&mut builder).map_err(|e| failure::explain(provider, e.message()))?;
+            add_cuda(&mut builder, own)?;
         }
         Provider::TensorRt => {
             nvidia::preload(provider, environment);
             let trt = own.into_iter().fold(ep::TensorRT::default(), |trt, (k, v)| trt.with_arbitrary_config(k, v));
             trt.register(&mut builder).map_err(|e| failure::explain(provider, e.message()))?;
             // Nodes that TensorRT does not take run on CUDA.
-            return try_register(builder, Provider::Cuda, environment, options);
+            nvidia::preload(Provider::Cuda, environment);
+            add_cuda(&mut builder, options.provider_options.on_one_device()?.of(Provider::Cuda)?)?;
         }
         Provider::WebGpu => {
             let device = plugin::device(environment)?;
@@ -222,6 +223,11 @@ fn try_register(
         }
     }
     Ok(builder)
+}
+
+fn add_cuda(builder: &mut SessionBuilder, options: Vec<(String, String)>) -> Result<(), String> {
+    let cuda = options.into_iter().fold(ep::CUDA::default(), |cuda, (k, v)| cuda.with_arbitrary_config(k, v));
+    cuda.register(builder).map_err(|e| failure::explain(Provider::Cuda, e.message()))
 }
 
 /// The memory of `provider`'s device, as sessions with these options use it.
