@@ -155,7 +155,7 @@ impl Model {
     pub fn submit_refresh(&self, path: impl Into<PathBuf>, options: RefreshOptions) -> Result<Pending<String>> {
         let (pending, respond) = pending::pair(self.engine.limits.cancel.clone(), None);
         let (refresh, path) = (self.begin_refresh(options, pending.token())?, path.into());
-        let work = move || respond.send(refresh.run(false, |refresh| refresh.load(&path)));
+        let work = move || respond.send(refresh.run(false, |refresh| refresh.confined()?.load(&path)));
         let thread = crate::thread::spawn("foreturn-load", "to load weights", work)?;
         let mut threads = self.engine.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
@@ -250,6 +250,13 @@ impl Refresh {
     fn run(self, from_memory: bool, load: impl FnOnce(&Self) -> Result<Weights>) -> Result<String> {
         let result = load(&self).and_then(|fresh| self.exchange(fresh, from_memory));
         result.map_err(|error| error.context(format!("refresh of model `{}`", self.name)))
+    }
+
+    /// Keeps this thread, which is the refresh's own, and those that it starts on the engine's cores: it reads a folder before
+    /// weights are loaded.
+    fn confined(&self) -> Result<&Self> {
+        self.local.recipe.runtime.cores.as_ref().map_or(Ok(()), |cores| cores.confine())?;
+        Ok(self)
     }
 
     /// Loads the weights of a folder.

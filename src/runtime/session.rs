@@ -241,7 +241,7 @@ impl Session {
         }
         let start = Instant::now();
         let limit = start + self.limit;
-        let watch = watchdog::watch(&self.options, self.end_by.map_or(limit, |end| end.min(limit)))?;
+        let watch = watchdog::watch(&self.options, self.end_by.map_or(limit, |end| end.min(limit)));
         let outputs = self.session.run_binding_with_options(&self.binding, &self.options);
         let ended = watch.finish();
         if ended {
