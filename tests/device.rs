@@ -66,8 +66,14 @@ const EXPORTS: &[(&str, Option<&str>)] = &[
     ("qwen2/exports/genai-float32", None),
     ("qwen3/exports/genai-float32", None),
 ];
-/// Decoders with a head, encoders and classifiers, which run in float32.
-const SCORERS: &[&str] = &["llama-reward", "qwen2-process-reward", "bert-labels", "bert-embedding", "modernbert-mean"];
+/// Decoders with a head, in float16, and encoders, in float32, with the largest difference of a score: 0.08 and 1e-5 came.
+const SCORERS: &[(&str, f64)] = &[
+    ("llama-reward", 0.1),
+    ("qwen2-process-reward", 0.1),
+    ("bert-labels", 1e-3),
+    ("bert-embedding", 1e-3),
+    ("modernbert-mean", 1e-3),
+];
 
 /// The provider that `make test-gpu` names; none in other runs of the tests. Without a device there is none either, which
 /// CI may not do without.
@@ -175,7 +181,7 @@ fn what_the_provider_gets_wrong_is_refused_or_runs_elsewhere() {
 #[test]
 fn heads_and_encoders_score_as_in_transformers() {
     let Some(provider) = provider() else { return };
-    for name in SCORERS {
+    for (name, tolerance) in SCORERS {
         let folder = scratch();
         let reference = reference(&fixtures(name).join("reference.json"));
         let engine = Engine::new(config(&exported(folder.path(), name), provider));
@@ -189,7 +195,7 @@ fn heads_and_encoders_score_as_in_transformers() {
         }
         let report = engine.statistics().expect("statistics").models[MODEL].provider.clone();
         eprintln!("{name}: largest {worst:.5}; nodes {:?}", report.nodes);
-        assert!(worst < TOLERANCE, "{name}: a score is off by {worst}");
+        assert!(worst < *tolerance, "{name}: a score is off by {worst}");
         assert_eq!(report.used, provider, "{name}");
     }
 }
