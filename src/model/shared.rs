@@ -137,7 +137,8 @@ impl ModelFolder {
 
 fn known(key: &Key) -> Option<Arc<ModelFolder>> {
     // Files are looked at after the registry is let go of, because their disk may be slow.
-    let open: Vec<_> = registry().iter().filter(|(other, _)| other == key).filter_map(|(_, open)| open.upgrade()).collect();
+    let open: Vec<_> =
+        registry().iter().filter(|(other, _)| other == key).filter_map(|(_, open)| open.upgrade()).collect();
     open.into_iter().find(|open| is_current(open))
 }
 

@@ -471,7 +471,9 @@ mod tests {
     fn a_default_of_zero_may_be_given() {
         let size = |value| {
             let tensorrt = [("trt_max_workspace_size".into(), value)].into();
-            ProviderOptions { tensorrt, ..ProviderOptions::default() }.of(Provider::TensorRt).map(|mut of| of.remove(0).1)
+            ProviderOptions { tensorrt, ..ProviderOptions::default() }
+                .of(Provider::TensorRt)
+                .map(|mut of| of.remove(0).1)
         };
         for (value, bytes) in [
             (OptionValue::Number(0), "0"),
