@@ -327,3 +327,27 @@ fn weights_are_exchanged_on_the_device() {
     let flat = given(Some(zeros.leak()));
     assert!(flat.iter().all(|logprob| (logprob - flat[0]).abs() < 1e-3 && *logprob < -3.0), "{flat:?}");
 }
+
+/// The plug-in does not take several threads at once, and engines have threads of their own.
+#[test]
+fn two_engines_run_on_the_device_side_by_side() {
+    let Some(provider) = provider() else { return };
+    let folder = scratch();
+    let model = exported(folder.path(), "llama");
+    let tokens: Vec<u32> = (5..95).collect();
+    let work = || {
+        let engine = Engine::new(config(&model, provider)).expect("an engine");
+        let ask =
+            |_| engine.model(MODEL).expect("a model").logprobs(tokens.clone()).expect("log-probabilities").logprobs;
+        (0..10).map(ask).collect::<Vec<_>>()
+    };
+    let alone = work();
+    let both = std::thread::scope(|scope| {
+        #[allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
+        let threads = [scope.spawn(work), scope.spawn(work)];
+        threads.map(|thread| thread.join().expect("no panic"))
+    });
+    let all = both.iter().flatten().chain(&alone).flat_map(|found| found.iter().zip(&alone[0]));
+    let worst = all.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(f64::from(worst) < MEAN, "side by side it computes something else, by {worst}");
+}
