@@ -370,3 +370,37 @@ impl Job for Rewarm {
 
     fn refuse(self: Box<Self>, _: Error) {}
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::config::{Config, ModelConfig};
+    use crate::export::Quantize;
+    use crate::testing;
+
+    #[test]
+    fn a_folder_is_read_on_the_engines_cores() {
+        let processors = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").expect("a status");
+            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
+            list.trim().to_owned()
+        };
+        let all = processors();
+        let first: String = all.chars().take_while(char::is_ascii_digit).collect();
+        let (_files, path) = testing::exported("llama", Quantize::None);
+        let mut config = Config::default();
+        config.runtime.library = testing::runtime(1).library;
+        config.runtime.cores = Some(first.parse().expect("cores"));
+        config.models.insert("one".into(), ModelConfig::local(&path));
+        let engine = super::super::Engine::new(config).expect("an engine");
+        let model = engine.model("one").expect("a model");
+        let refresh =
+            model.begin_refresh(RefreshOptions::default(), CancelToken::default()).expect("nothing is under way");
+        let seen = std::thread::scope(|scope| {
+            #[allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
+            let own = scope.spawn(|| refresh.confined().map(|_| processors()));
+            own.join().expect("no panic").expect("confined")
+        });
+        assert_eq!((seen, processors()), (first, all), "the thread that asks is not confined");
+    }
+}
