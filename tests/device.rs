@@ -66,8 +66,14 @@ const EXPORTS: &[(&str, Option<&str>)] = &[
     ("qwen2/exports/genai-float32", None),
     ("qwen3/exports/genai-float32", None),
 ];
-/// Decoders with a head, encoders and classifiers, which run in float32.
-const SCORERS: &[&str] = &["llama-reward", "qwen2-process-reward", "bert-labels", "bert-embedding", "modernbert-mean"];
+/// Decoders with a head, in float16, and encoders, in float32, with the largest difference of a score: 0.08 and 1e-5 came.
+const SCORERS: &[(&str, f64)] = &[
+    ("llama-reward", 0.1),
+    ("qwen2-process-reward", 0.1),
+    ("bert-labels", 1e-3),
+    ("bert-embedding", 1e-3),
+    ("modernbert-mean", 1e-3),
+];
 
 /// The provider that `make test-gpu` names; none in other runs of the tests. Without a device there is none either, which
 /// CI may not do without.
@@ -175,7 +181,7 @@ fn what_the_provider_gets_wrong_is_refused_or_runs_elsewhere() {
 #[test]
 fn heads_and_encoders_score_as_in_transformers() {
     let Some(provider) = provider() else { return };
-    for name in SCORERS {
+    for (name, tolerance) in SCORERS {
         let folder = scratch();
         let reference = reference(&fixtures(name).join("reference.json"));
         let engine = Engine::new(config(&exported(folder.path(), name), provider));
@@ -189,7 +195,7 @@ fn heads_and_encoders_score_as_in_transformers() {
         }
         let report = engine.statistics().expect("statistics").models[MODEL].provider.clone();
         eprintln!("{name}: largest {worst:.5}; nodes {:?}", report.nodes);
-        assert!(worst < TOLERANCE, "{name}: a score is off by {worst}");
+        assert!(worst < *tolerance, "{name}: a score is off by {worst}");
         assert_eq!(report.used, provider, "{name}");
     }
 }
@@ -320,4 +326,28 @@ fn weights_are_exchanged_on_the_device() {
     assert!(worst < TOLERANCE && same.iter().any(|logprob| *logprob != same[0]), "{worst}");
     let flat = given(Some(zeros.leak()));
     assert!(flat.iter().all(|logprob| (logprob - flat[0]).abs() < 1e-3 && *logprob < -3.0), "{flat:?}");
+}
+
+/// The plug-in does not take several threads at once, and engines have threads of their own.
+#[test]
+fn two_engines_run_on_the_device_side_by_side() {
+    let Some(provider) = provider() else { return };
+    let folder = scratch();
+    let model = exported(folder.path(), "llama");
+    let tokens: Vec<u32> = (5..95).collect();
+    let work = || {
+        let engine = Engine::new(config(&model, provider)).expect("an engine");
+        let ask =
+            |_| engine.model(MODEL).expect("a model").logprobs(tokens.clone()).expect("log-probabilities").logprobs;
+        (0..10).map(ask).collect::<Vec<_>>()
+    };
+    let alone = work();
+    let both = std::thread::scope(|scope| {
+        #[allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
+        let threads = [scope.spawn(work), scope.spawn(work)];
+        threads.map(|thread| thread.join().expect("no panic"))
+    });
+    let all = both.iter().flatten().chain(&alone).flat_map(|found| found.iter().zip(&alone[0]));
+    let worst = all.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(f64::from(worst) < MEAN, "side by side it computes something else, by {worst}");
 }

@@ -7,6 +7,7 @@ and the exit status is 0, or 1 where CI is set.
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,20 @@ def environment(vulkan: str, scratch: str) -> dict[str, str]:
     return {**os.environ, **ours}
 
 
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """Runs tests, and fails if none passed: a filter may fit nothing any more."""
+    passed = 0
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as tests:
+        for line in tests.stdout:
+            print(line, end="", flush=True)
+            found = re.search(r"test result: ok\. (\d+) passed", line)
+            passed += int(found[1]) if found else 0
+    if tests.returncode == 0 and passed == 0:
+        print(f"no test ran: {' '.join(command)}", file=sys.stderr)
+        return 1
+    return tests.returncode
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,7 +89,7 @@ def main() -> int:
             command += [names, "--", "--test-threads=1", "--nocapture"]
             subprocess.run([*command[: command.index("--")], "--no-run"], check=True)
             begun = time.monotonic()
-            status = subprocess.run(command, env=environment(vulkan, scratch), check=False).returncode
+            status = run(command, environment(vulkan, scratch))
             print(f"{' '.join([kind, *target])}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
             if status != 0:
                 return status

@@ -155,7 +155,7 @@ impl Model {
     pub fn submit_refresh(&self, path: impl Into<PathBuf>, options: RefreshOptions) -> Result<Pending<String>> {
         let (pending, respond) = pending::pair(self.engine.limits.cancel.clone(), None);
         let (refresh, path) = (self.begin_refresh(options, pending.token())?, path.into());
-        let work = move || respond.send(refresh.run(false, |refresh| refresh.load(&path)));
+        let work = move || respond.send(refresh.run(false, |refresh| refresh.confined()?.load(&path)));
         let thread = crate::thread::spawn("foreturn-load", "to load weights", work)?;
         let mut threads = self.engine.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
@@ -250,6 +250,13 @@ impl Refresh {
     fn run(self, from_memory: bool, load: impl FnOnce(&Self) -> Result<Weights>) -> Result<String> {
         let result = load(&self).and_then(|fresh| self.exchange(fresh, from_memory));
         result.map_err(|error| error.context(format!("refresh of model `{}`", self.name)))
+    }
+
+    /// Keeps this thread, which is the refresh's own, and those that it starts on the engine's cores: it reads a folder before
+    /// weights are loaded.
+    fn confined(&self) -> Result<&Self> {
+        self.local.recipe.runtime.cores.as_ref().map_or(Ok(()), |cores| cores.confine())?;
+        Ok(self)
     }
 
     /// Loads the weights of a folder.
@@ -362,4 +369,38 @@ impl Job for Rewarm {
     fn finish(self: Box<Self>, _: &Models, _: Instant) {}
 
     fn refuse(self: Box<Self>, _: Error) {}
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::config::{Config, ModelConfig};
+    use crate::export::Quantize;
+    use crate::testing;
+
+    #[test]
+    fn a_folder_is_read_on_the_engines_cores() {
+        let processors = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").expect("a status");
+            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a list");
+            list.trim().to_owned()
+        };
+        let all = processors();
+        let first: String = all.chars().take_while(char::is_ascii_digit).collect();
+        let (_files, path) = testing::exported("llama", Quantize::None);
+        let mut config = Config::default();
+        config.runtime.library = testing::runtime(1).library;
+        config.runtime.cores = Some(first.parse().expect("cores"));
+        config.models.insert("one".into(), ModelConfig::local(&path));
+        let engine = super::super::Engine::new(config).expect("an engine");
+        let model = engine.model("one").expect("a model");
+        let refresh =
+            model.begin_refresh(RefreshOptions::default(), CancelToken::default()).expect("nothing is under way");
+        let seen = std::thread::scope(|scope| {
+            #[allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
+            let own = scope.spawn(|| refresh.confined().map(|_| processors()));
+            own.join().expect("no panic").expect("confined")
+        });
+        assert_eq!((seen, processors()), (first, all), "the thread that asks is not confined");
+    }
 }

@@ -23,7 +23,7 @@ fn engine_of<const N: usize>(step_limit_s: u64, models: [(&str, &TempDir); N]) -
 
 fn engine_with<const N: usize>(config: Config, step_limit_s: u64, models: [(&str, &TempDir); N]) -> Engine {
     let library = testing::runtime(1).library;
-    let runtime = RuntimeConfig { step_limit_s, library, threads: Some(1), ..RuntimeConfig::default() };
+    let runtime = RuntimeConfig { step_limit_s, library, threads: Some(1), ..config.runtime.clone() };
     let mut config = Config { runtime, ..config };
     for (name, folder) in models {
         config.models.insert(name.into(), ModelConfig::local(folder.path()));

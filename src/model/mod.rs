@@ -89,29 +89,18 @@ impl ModelFolder {
     /// As [`ModelFolder::open`], or no provider can be had; see [`OnUnavailable`](crate::runtime::OnUnavailable).
     pub fn open_on(path: impl AsRef<Path>, options: OpenOptions, runtime: &RuntimeOptions) -> Result<Arc<Self>> {
         let path = path.as_ref();
-        let (folder, report) = providers::choose(runtime, |provider| {
-            match Self::open_shared(path, options, Target::of(provider)) {
+        providers::choose(runtime, |report| {
+            match Self::open_shared(path, options, Target::of(report.used), report) {
                 // Another provider may do what this one lacks.
-                Err(e) if e.kind() == ErrorKind::Unsupported && provider != Provider::Cpu => Ok(Err(e)),
+                Err(e) if e.kind() == ErrorKind::Unsupported && report.used != Provider::Cpu => Ok(Err(e)),
                 opened => opened.map(Ok),
             }
-        })?;
-        if *folder.provider() == report {
-            return Ok(folder);
-        }
-        // Why the providers before it were not used is a matter of this one alone.
-        let folder = Self::open_for(path, options, Target::of(report.used))?;
-        Ok(Arc::new(ModelFolder { provider: report, ..folder }))
+        })
     }
 
     /// Opens another folder for the provider that runs this one.
     pub(crate) fn open_alike(&self, path: &Path, options: OpenOptions) -> Result<Arc<Self>> {
-        let target = Target::of(self.provider.used);
-        if self.provider == ProviderReport::only(target.provider) {
-            return Self::open_shared(path, options, target);
-        }
-        let folder = Self::open_for(path, options, target)?;
-        Ok(Arc::new(ModelFolder { provider: self.provider.clone(), ..folder }))
+        Self::open_shared(path, options, Target::of(self.provider.used), &self.provider)
     }
 
     /// Like [`ModelFolder::open_with`], for running on `target`.

@@ -16,6 +16,7 @@ use super::find;
 use super::layout::OpenOptions;
 use super::target::Target;
 use crate::Result;
+use crate::runtime::ProviderReport;
 
 /// The system's times of files may be as coarse as this. Two writes within it may leave the same times.
 const TICK: Duration = Duration::from_millis(20);
@@ -32,7 +33,10 @@ struct Key {
     graph: PathBuf,
     options: OpenOptions,
     target: Target,
-    files: Vec<(OsString, State)>,
+    /// The provider, and why not those before it.
+    report: ProviderReport,
+    /// By their paths in the folder.
+    files: Vec<(PathBuf, State)>,
 }
 
 /// The state of a file. Whoever writes to it or puts another in its place changes this.
@@ -57,7 +61,7 @@ impl State {
 
 impl Key {
     /// Of the folder at `path`; `None` where it can't be read, which opening it says better.
-    fn of(path: &Path, options: OpenOptions, target: Target) -> Option<Self> {
+    fn of(path: &Path, options: OpenOptions, target: Target, report: &ProviderReport) -> Option<Self> {
         let place = find::find(path).ok()?;
         let graph = place.graph.canonicalize().ok()?;
         let folder = place.folder.canonicalize().ok()?;
@@ -66,7 +70,7 @@ impl Key {
         if beside != folder {
             files.extend(states(beside)?);
         }
-        Some(Key { graph, options, target, files })
+        Some(Key { graph, options, target, report: report.clone(), files })
     }
 
     /// Waits until whatever is written from now on shows in the files' times.
@@ -81,32 +85,50 @@ impl Key {
     }
 }
 
-/// The files in a folder, in the order of their names.
-fn states(folder: &Path) -> Option<Vec<(OsString, State)>> {
-    let entries = std::fs::read_dir(folder).ok()?.collect::<std::io::Result<Vec<_>>>().ok()?;
+/// The files in a folder and in those inside it, where chat templates and the settings of pooling may be, in the order of their
+/// names.
+fn states(folder: &Path) -> Option<Vec<(PathBuf, State)>> {
     let mut states = Vec::new();
-    for entry in entries {
-        // Of what a link points to.
-        let file = std::fs::metadata(entry.path()).ok()?;
-        if file.is_file() {
-            states.push((entry.file_name(), State::new(&file)));
+    for (name, file) in entries(folder)? {
+        if file.is_dir() {
+            let inside = entries(&folder.join(&name))?.into_iter().filter(|(_, file)| file.is_file());
+            states.extend(inside.map(|(inner, file)| (Path::new(&name).join(inner), State::new(&file))));
+        } else if file.is_file() {
+            states.push((name.into(), State::new(&file)));
         }
     }
     states.sort_by(|(one, _), (other, _)| one.cmp(other));
     Some(states)
 }
 
+/// What is in a folder. Links are what they point to.
+fn entries(folder: &Path) -> Option<Vec<(OsString, Metadata)>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).ok()? {
+        let entry = entry.ok()?;
+        entries.push((entry.file_name(), std::fs::metadata(entry.path()).ok()?));
+    }
+    Some(entries)
+}
+
 impl ModelFolder {
-    /// Like [`ModelFolder::open_for`]. Gives the folder that is open already, if it is the same one.
-    pub(crate) fn open_shared(path: &Path, options: OpenOptions, target: Target) -> Result<Arc<Self>> {
-        let key = Key::of(path, options, target);
+    /// Like [`ModelFolder::open_for`], for the provider of `report`. Gives the folder that is open already, if it is the same
+    /// one.
+    pub(crate) fn open_shared(
+        path: &Path,
+        options: OpenOptions,
+        target: Target,
+        report: &ProviderReport,
+    ) -> Result<Arc<Self>> {
+        let key = Key::of(path, options, target, report);
         if let Some(open) = key.as_ref().and_then(known) {
             return Ok(open);
         }
-        let folder = Arc::new(Self::open_for(path, options, target)?);
+        let folder = Self::open_for(path, options, target)?;
+        let folder = Arc::new(ModelFolder { provider: report.clone(), ..folder });
         // Files that changed while they were read are nobody else's.
         key.iter().for_each(Key::settle);
-        match key.filter(|key| Key::of(path, options, target).as_ref() == Some(key)) {
+        match key.filter(|key| Key::of(path, options, target, report).as_ref() == Some(key)) {
             Some(key) => Ok(enter(key, folder)),
             None => Ok(folder),
         }
@@ -114,22 +136,34 @@ impl ModelFolder {
 }
 
 fn known(key: &Key) -> Option<Arc<ModelFolder>> {
-    let open = registry().iter().find(|(other, _)| other == key)?.1.upgrade()?;
-    // Weights may lie in other folders.
-    open.file().check_unchanged().is_ok().then_some(open)
+    // Files are looked at after the registry is let go of, because their disk may be slow.
+    let open: Vec<_> =
+        registry().iter().filter(|(other, _)| other == key).filter_map(|(_, open)| open.upgrade()).collect();
+    open.into_iter().find(|open| is_current(open))
 }
 
-/// Enters a folder, unless another thread was first.
+/// Whether a folder's weights, which may lie in other folders, are what they were.
+fn is_current(folder: &ModelFolder) -> bool {
+    folder.file().check_unchanged().is_ok()
+}
+
+/// Enters a folder, unless another thread was first. Those with the same key whose weights are others by now are removed.
 fn enter(key: Key, folder: Arc<ModelFolder>) -> Arc<ModelFolder> {
-    let mut open = registry();
-    open.retain(|(_, folder)| folder.strong_count() > 0);
-    let first = open.iter().find(|(other, _)| *other == key).and_then(|(_, folder)| folder.upgrade());
-    match first.filter(|first| first.file().check_unchanged().is_ok()) {
-        Some(first) => first,
-        None => {
+    let mut stale: Vec<Arc<ModelFolder>> = Vec::new();
+    loop {
+        let mut open = registry();
+        open.retain(|(_, entry)| {
+            entry.strong_count() > 0 && !stale.iter().any(|stale| Arc::as_ptr(stale) == entry.as_ptr())
+        });
+        let Some(first) = open.iter().filter(|(other, _)| *other == key).find_map(|(_, first)| first.upgrade()) else {
             open.push((key, Arc::downgrade(&folder)));
-            folder
+            return folder;
+        };
+        drop(open);
+        if is_current(&first) {
+            return first;
         }
+        stale.push(first);
     }
 }
 
@@ -161,9 +195,42 @@ mod tests {
 
     use super::*;
     use crate::model::testing::{decoder, folder};
+    use crate::runtime::Provider;
+
+    fn open_with(path: &Path, options: OpenOptions, report: &ProviderReport) -> Arc<ModelFolder> {
+        ModelFolder::open_shared(path, options, Target::cpu(), report).expect("opened")
+    }
 
     fn open(path: &Path) -> Arc<ModelFolder> {
-        ModelFolder::open_shared(path, OpenOptions::default(), Target::cpu()).expect("opened")
+        open_with(path, OpenOptions::default(), &ProviderReport::only(Provider::Cpu))
+    }
+
+    #[test]
+    fn files_in_folders_inside_are_the_folders_too() {
+        let made = folder(&decoder());
+        for inner in ["additional_chat_templates/tools.jinja", "1_Pooling/config.json"] {
+            let file = made.path().join(inner);
+            fs::create_dir(file.parent().expect("a folder")).expect("made");
+            let before = open(made.path());
+            fs::write(&file, "{}").expect("written");
+            let with = open(made.path());
+            assert!(!Arc::ptr_eq(&before, &with), "{inner} is new");
+            assert!(Arc::ptr_eq(&with, &open(made.path())), "{inner}");
+            fs::write(&file, "{ }").expect("written");
+            assert!(!Arc::ptr_eq(&with, &open(made.path())), "{inner} is another");
+        }
+    }
+
+    #[test]
+    fn those_for_whom_other_providers_failed_share_with_their_like() {
+        let made = folder(&decoder());
+        let only = ProviderReport::only(Provider::Cpu);
+        let report = ProviderReport { unavailable: vec![(Provider::Cuda, "no device".into())], ..only.clone() };
+        let first = open_with(made.path(), OpenOptions::default(), &report);
+        assert_eq!(*first.provider(), report);
+        assert!(Arc::ptr_eq(&first, &open_with(made.path(), OpenOptions::default(), &report)));
+        let plain = open(made.path());
+        assert!(!Arc::ptr_eq(&first, &plain) && *plain.provider() == only);
     }
 
     #[test]
@@ -173,7 +240,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &open(made.path())));
         assert!(Arc::ptr_eq(&first, &open(&made.path().join("."))), "whatever it is called");
         let padded = OpenOptions { batching: crate::model::Batching::Padded, ..OpenOptions::default() };
-        let other = ModelFolder::open_shared(made.path(), padded, Target::cpu()).expect("opened");
+        let other = open_with(made.path(), padded, &ProviderReport::only(Provider::Cpu));
         assert!(!Arc::ptr_eq(&first, &other), "with other options it is another");
 
         // A file that is written to, one that is replaced by its like, and one that is new.

@@ -11,11 +11,12 @@ use ort::value::{DynTensorValueType, Value};
 
 use super::memory::Element;
 use super::session::Session;
-use super::{RuntimeOptions, ort_error, providers};
+use super::{Provider, RuntimeOptions, ort_error, providers};
 use crate::{Error, ErrorKind, Result};
 
 /// Tensors in the memory of a session's device. They have to be dropped before the session.
 pub(crate) struct DeviceTensors {
+    provider: Provider,
     allocator: Allocator,
     info: MemoryInfo<'static>,
     tensors: Vec<Allocated>,
@@ -28,17 +29,20 @@ struct Allocated {
     dims: Vec<i64>,
 }
 
-// SAFETY: the pointers are the device's. They are only passed to ONNX Runtime, whose allocators and sessions any thread
-// may use.
+// SAFETY: the pointers are the device's. They are only passed to ONNX Runtime. One thread at a time has the tensors, and ONNX
+// Runtime's objects belong to no thread. Of providers whose objects get in each other's way, one thread at a time uses any
+// (`providers::turn`). CUDA's allocator is used while the model is loaded and dropped, and locks its own state.
 unsafe impl Send for DeviceTensors {}
 
 impl DeviceTensors {
     /// No tensors yet, in the memory of the device that runs `session`.
     pub(crate) fn of(session: &Session, options: &RuntimeOptions) -> Result<Self> {
-        let info = providers::memory(session.provider().used, session.environment(), options)?;
+        let provider = session.provider().used;
+        let _turn = providers::turn(provider);
+        let info = providers::memory(provider, session.environment(), options)?;
         let allocator = Allocator::new(session.ort(), info.to_owned())
             .map_err(|e| ort_error("cannot use the memory of the device", e))?;
-        Ok(DeviceTensors { allocator, info, tensors: Vec::new() })
+        Ok(DeviceTensors { provider, allocator, info, tensors: Vec::new() })
     }
 
     /// Adds a tensor with any contents. Returns its index.
@@ -56,6 +60,7 @@ impl DeviceTensors {
         let Some(bytes) = bytes.filter(|&bytes| bytes > 0) else {
             return Err(refused(format!("a tensor of shape {dims:?}")));
         };
+        let _turn = providers::turn(self.provider);
         let block = self.allocator.alloc::<u8>(bytes).map_err(|e| refused(e.to_string()))?;
         let pointer = NonNull::new(block.into_raw()).ok_or_else(|| refused("no address".into()))?;
         let dims = dims.iter().map(|&dim| dim as i64).collect();
@@ -76,6 +81,7 @@ impl DeviceTensors {
         use ort::memory::{AllocationDevice, AllocatorType, MemoryType};
         let host = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
             .map_err(|e| ort_error("cannot describe host memory", e))?;
+        let _turn = providers::turn(self.provider);
         for (index, tensor) in self.tensors.iter().enumerate() {
             let mut bytes = vec![byte; tensor.bytes];
             let pointer = NonNull::from(&mut *bytes).cast();
@@ -98,6 +104,7 @@ impl DeviceTensors {
 
 impl Drop for DeviceTensors {
     fn drop(&mut self) {
+        let _turn = providers::turn(self.provider);
         for tensor in &self.tensors {
             // SAFETY: the pointer came from this very allocator, and nothing uses it any more.
             unsafe { self.allocator.free(tensor.pointer.as_ptr()) };

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::locate::{self, Found, Source};
 use super::telemetry::{Silence, Telemetry};
-use super::{RuntimeOptions, log, ort_error};
+use super::{RuntimeOptions, log, ort_error, processors, watchdog};
 use crate::{Error, ErrorKind, Result};
 
 /// Information about the loaded ONNX Runtime.
@@ -176,8 +176,9 @@ fn finish(
     library: Found,
     options: &RuntimeOptions,
 ) -> Result<Environment> {
-    // Sessions with cores have pools of their own, and this one would have threads elsewhere.
-    let threads = if options.cores.is_some() { 1 } else { options.effective_threads() };
+    watchdog::start()?;
+    // Sessions with cores have pools of their own. This one is for the engines without, which may come later.
+    let threads = if options.cores.is_some() { processors() } else { options.effective_threads() };
     let silence = Silence::begin();
     // Spinning is allowed here, and a session setting stops it at the end of each run. So threads are awake during a
     // step and asleep between steps.

@@ -1,8 +1,9 @@
 //! One graph in ONNX Runtime, with everything bound in place.
 
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ndarray::{ArrayViewD, CowArray, IxDyn};
@@ -48,9 +49,9 @@ static LOADING: Mutex<()> = Mutex::new(());
 
 /// A loaded session with its bindings.
 pub(crate) struct Session {
-    // Declared before the environment, so that the binding and the session are dropped first.
-    binding: IoBinding,
-    session: OrtSession,
+    // These two are dropped in this order, in a turn at the provider, and before the environment.
+    binding: ManuallyDrop<IoBinding>,
+    session: ManuallyDrop<OrtSession>,
     host: MemoryInfo<'static>,
     environment: Arc<Environment>,
     /// Kept as long as the session, for others to share.
@@ -132,6 +133,8 @@ impl Session {
         // ONNX Runtime registers the domains of custom operators for the whole process, and not atomically. If two
         // sessions are made at once, one can fail because the other has just added the domain.
         let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+        let provider = graph.report.used;
+        let _turn = providers::turn(provider);
         let builder =
             configure(&environment, folder, operators, graph.loops, options).map_err(|e| failed(e.to_string()))?;
         let builder = match &graph.memory {
@@ -140,7 +143,6 @@ impl Session {
                 .with_external_initializer_file_in_memory(location, Arc::clone(&values.0))
                 .map_err(|e| failed(e.to_string()))?,
         };
-        let provider = graph.report.used;
         let mut builder = providers::register(builder, provider, &environment, options)?;
         if provider != Provider::Cpu {
             builder = builder
@@ -157,8 +159,8 @@ impl Session {
         };
         let run_options = RunOptions::new().map_err(|e| failed(e.to_string()))?;
         Ok(Session {
-            binding,
-            session,
+            binding: ManuallyDrop::new(binding),
+            session: ManuallyDrop::new(session),
             host,
             environment,
             _values: graph.memory.as_ref().map(|(_, values)| Arc::clone(values)),
@@ -180,6 +182,10 @@ impl Session {
         &self.environment
     }
 
+    fn turn(&self) -> Option<MutexGuard<'static, ()>> {
+        providers::turn(self.provider.used)
+    }
+
     /// The session itself.
     pub(super) fn ort(&self) -> &OrtSession {
         &self.session
@@ -187,11 +193,13 @@ impl Session {
 
     /// Binds `value` to the input `name` for all runs to come.
     pub(crate) fn bind(&mut self, name: &str, value: &Value<DynTensorValueType>) -> Result<()> {
+        let _turn = self.turn();
         self.binding.bind_input(name, value).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
     }
 
     /// Binds `value` to the output `name` for all runs to come.
     pub(crate) fn bind_output(&mut self, name: &str, value: Value<DynTensorValueType>) -> Result<()> {
+        let _turn = self.turn();
         self.binding.bind_output(name, value).map_err(|e| ort_error(&format!("cannot bind output `{name}`"), e))
     }
 
@@ -202,6 +210,8 @@ impl Session {
     {
         let tensor =
             Tensor::from_array((shape.to_vec(), data)).map_err(|e| ort_error(&format!("input `{name}`"), e))?;
+        // A tensor for a device is copied to it now.
+        let _turn = self.turn();
         self.binding.bind_input(name, &tensor).map_err(|e| ort_error(&format!("cannot bind input `{name}`"), e))
     }
 
@@ -220,8 +230,9 @@ impl Session {
         self.run_all(&[], |_| Ok(()))
     }
 
-    /// Runs the graph and passes these outputs to `read`.
+    /// Runs the graph and passes these outputs to `read`, which must not use another session.
     pub(crate) fn run_all<R>(&mut self, outputs: &[&str], read: impl FnOnce(&Outputs<'_>) -> Result<R>) -> Result<R> {
+        let _turn = self.turn();
         for &output in outputs {
             // Bound again each time, because a bound output keeps the shape of its first run.
             self.binding
@@ -230,7 +241,7 @@ impl Session {
         }
         let start = Instant::now();
         let limit = start + self.limit;
-        let watch = watchdog::watch(&self.options, self.end_by.map_or(limit, |end| end.min(limit)))?;
+        let watch = watchdog::watch(&self.options, self.end_by.map_or(limit, |end| end.min(limit)));
         let outputs = self.session.run_binding_with_options(&self.binding, &self.options);
         let ended = watch.finish();
         if ended {
@@ -244,6 +255,17 @@ impl Session {
             false => ort_error("ONNX Runtime failed while running the model", e),
         })?;
         read(&Outputs(outputs))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _turn = self.turn();
+        // SAFETY: nothing uses either of them after this.
+        unsafe {
+            ManuallyDrop::drop(&mut self.binding);
+            ManuallyDrop::drop(&mut self.session);
+        }
     }
 }
 

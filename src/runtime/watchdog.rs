@@ -46,20 +46,26 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the run under `options` at `until`, unless the watch is dropped by then.
-pub(super) fn watch(options: &Arc<RunOptions>, until: Instant) -> Result<Watch> {
+/// Starts the thread, unless it is there. It is the process's, so the thread that asks must not be confined to an engine's cores.
+pub(super) fn start() -> Result<()> {
     let mut state = state();
     if !state.thread {
         crate::thread::spawn("foreturn-watchdog", "that ends runs of a graph", guard)?;
         state.thread = true;
     }
+    Ok(())
+}
+
+/// Ends the run under `options` at `until`, unless the watch is dropped by then.
+pub(super) fn watch(options: &Arc<RunOptions>, until: Instant) -> Watch {
+    let mut state = state();
     let id = state.next;
     state.next += 1;
     state.runs.push(Watched { id, until, options: Arc::clone(options), ended: false });
     if state.wakes.is_none_or(|wakes| until < wakes) {
         EARLIER.notify_one();
     }
-    Ok(Watch { id })
+    Watch { id }
 }
 
 /// The body of the thread: sleeps until the earliest limit, and ends the runs that are past theirs.

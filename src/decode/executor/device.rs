@@ -27,11 +27,11 @@ use crate::runtime::{ProviderReport, RuntimeOptions};
 /// A model on a device, with its key-value cache.
 pub(crate) struct DeviceExecutor {
     /// One tensor for each layer's keys, and one for its values.
-    // Declared before the sessions, whose memory this is, so that it is freed first.
+    // The memory is the session's, and the copier binds it as well. So it is freed first, and the session goes last.
     #[cfg_attr(not(test), expect(dead_code, reason = "the sessions use it"))]
     caches: DeviceTensors,
-    session: Session,
     copier: Copier,
+    session: Session,
     width: usize,
     name: String,
     width_from: &'static str,
@@ -99,8 +99,8 @@ impl DeviceExecutor {
         let config = &folder.config().model.decoder;
         let mut executor = DeviceExecutor {
             caches,
-            session,
             copier,
+            session,
             width: folder.row_width(),
             name,
             width_from: folder.config().width_source(),
@@ -247,13 +247,22 @@ impl Copier {
 
     /// Makes the copies that are due.
     fn run(&mut self) -> Result<()> {
-        for group in std::mem::take(&mut self.due) {
-            self.session.set(FROM, &[group.len()], group.iter().map(|copy| copy.0).collect::<Vec<_>>())?;
-            self.session.set(TO, &[group.len(), 1], group.iter().map(|copy| copy.1).collect::<Vec<_>>())?;
-            self.session.run_in_place()?;
-        }
-        Ok(())
+        let session = &mut self.session;
+        each(&mut self.due, |group| {
+            session.set(FROM, &[group.len()], group.iter().map(|copy| copy.0).collect::<Vec<_>>())?;
+            session.set(TO, &[group.len(), 1], group.iter().map(|copy| copy.1).collect::<Vec<_>>())?;
+            session.run_in_place()
+        })
     }
+}
+
+/// Makes the copies of each group. After a failure, its group and those behind it stay due: the cache counts their rows as
+/// filled already, so they have to be there before the next step.
+fn each(groups: &mut Vec<Vec<(i64, i64)>>, mut make: impl FnMut(&[(i64, i64)]) -> Result<()>) -> Result<()> {
+    let mut made = 0;
+    let result = groups.iter().try_for_each(|group| make(group).inspect(|()| made += 1));
+    groups.drain(..made);
+    result
 }
 
 /// Adds a copy to the last group, or to one of its own if it depends on that group.

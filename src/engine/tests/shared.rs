@@ -55,6 +55,32 @@ fn engines_and_roles_of_one_model_have_one_copy_of_its_weights() {
 }
 
 #[test]
+fn those_that_fall_back_to_another_provider_share_as_well() {
+    use crate::runtime::{OnUnavailable, Provider};
+    let (_files, path) = testing::exported("llama", Quantize::None);
+    let engine = || {
+        let mut config = Config::default();
+        // ONNX Runtime's build for the CPU has no TensorRT.
+        config.runtime.providers = vec![Provider::TensorRt, Provider::Cpu];
+        config.runtime.on_unavailable = OnUnavailable::Fallback;
+        for name in ["one", "two"] {
+            config.models.insert(name.into(), ModelConfig::local(&path));
+        }
+        engine_with::<0>(config, 600, [])
+    };
+    let first = engine();
+    let folder = first.model("one").expect("a model").folder().expect("a folder");
+    assert_eq!((folder.provider().used, folder.provider().unavailable.len()), (Provider::Cpu, 1));
+    assert_eq!(users(&folder), 2, "two roles");
+    let second = engine();
+    assert_eq!(users(&folder), 4, "two engines with two roles each");
+    assert_eq!(logprobs_of(&first), logprobs_of(&second));
+    let plain = two_roles(&path);
+    assert_eq!(users(&folder), 4, "the report of one that has no other provider is another");
+    assert_eq!(logprobs_of(&plain), logprobs_of(&second));
+}
+
+#[test]
 fn new_weights_of_one_engine_are_not_the_others() {
     let (files, path) = testing::exported("llama", Quantize::None);
     let next = files.path().join("next");

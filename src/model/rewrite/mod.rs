@@ -17,6 +17,7 @@ pub(crate) mod cpu;
 mod device;
 pub(crate) mod graph;
 pub(crate) mod precision;
+mod range;
 pub(crate) mod rope;
 mod rows;
 mod rowwise;
@@ -142,6 +143,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
         let name = target.provider.as_str();
         bitwise_exceptions.push(format!("the provider `{name}`: a row may be rounded by those beside it"));
         if precision != native {
+            range::check(&graph, logits, precision).map_err(refuse)?;
             converted = precision::convert(&mut graph, precision).map_err(refuse)?;
         }
     }

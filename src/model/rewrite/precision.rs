@@ -18,7 +18,7 @@ use half::{bf16, f16};
 use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
-use crate::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto, type_proto};
 use crate::{Error, Result, files};
 
 /// The name under which ONNX Runtime gets the converted values, as if they were a file.
@@ -114,24 +114,28 @@ impl Change {
         Precision::of(kind).filter(|&from| from != to).map(|from| Change { from, to })
     }
 
-    /// Writes the numbers of `raw` to `to`.
+    /// Writes the numbers of `raw` to `to`. A `lone` number, such as the epsilon of a norm, must not become 0. One among many may.
     ///
     /// # Errors
     /// The first number that the type can't hold.
-    fn apply(self, raw: &[u8], to: &mut [u8]) -> Result<(), f32> {
+    fn apply(self, raw: &[u8], to: &mut [u8], lone: bool) -> Result<(), f32> {
         let numbers = self.from.widen(raw);
         if self.to == Precision::Float32 {
             to.as_chunks_mut().0.iter_mut().zip(numbers).for_each(|(to, number)| *to = number.to_le_bytes());
             return Ok(());
         }
         for (to, number) in to.as_chunks_mut().0.iter_mut().zip(numbers) {
-            *to = self.to.narrow(number).ok_or(number)?;
+            let narrowed = self.to.narrow(number).ok_or(number)?;
+            if lone && number != 0.0 && u16::from_le_bytes(narrowed) << 1 == 0 {
+                return Err(number);
+            }
+            *to = narrowed;
         }
         Ok(())
     }
 
-    /// The message for a number that is too large.
-    fn too_large(self, name: &str, number: f32) -> String {
+    /// The message for a number that is too large or too small.
+    fn unfit(self, name: &str, number: f32) -> String {
         let kind = self.to.data_type().as_str_name().to_lowercase();
         format!(
             "tensor `{name}` holds {number:e}, which {kind} can't: run the model on the CPU, or export it in bfloat16"
@@ -164,7 +168,8 @@ pub(crate) fn bytes<'a>(values: Cow<'a, [u8]>, from: &TensorProto, to: &TensorPr
     let change = Precision::of(to.data_type()).and_then(|to| Change::of(from.data_type(), to));
     let Some(change) = change else { return Ok(values) };
     let mut converted = vec![0; values.len() / change.from.bytes() * change.to.bytes()];
-    change.apply(&values, &mut converted).map_err(|number| change.too_large(to.name(), number))?;
+    let lone = converted.len() == change.to.bytes();
+    change.apply(&values, &mut converted, lone).map_err(|number| change.unfit(to.name(), number))?;
     Ok(converted.into())
 }
 
@@ -183,6 +188,13 @@ fn convert_type(value: &mut ValueInfoProto, to: Precision) {
 }
 
 fn convert_node(node: &mut NodeProto, to: Precision) -> Result<(), String> {
+    if node.op_type() == "Constant" && to != Precision::Float32 {
+        let name = node.output.first().map_or("", String::as_str);
+        node.attribute
+            .iter_mut()
+            .filter_map(|given| Some((floats(given, name)?, given)))
+            .for_each(|(value, given)| *given = value);
+    }
     let casts = node.op_type() == "Cast";
     for attribute in &mut node.attribute {
         if casts && attribute.name() == "to" && Change::of(attribute.i() as i32, to).is_some() {
@@ -198,6 +210,29 @@ fn convert_node(node: &mut NodeProto, to: Precision) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The tensor `name` that a constant gives as plain numbers, which are always of float32.
+fn floats(given: &AttributeProto, name: &str) -> Option<AttributeProto> {
+    let (dims, numbers) = match given.name() {
+        "value_float" => (vec![], vec![given.f()]),
+        "value_floats" => (vec![given.floats.len() as i64], given.floats.clone()),
+        _ => return None,
+    };
+    let tensor = TensorProto {
+        name: Some(name.into()),
+        data_type: Some(DataType::Float.into()),
+        dims,
+        float_data: numbers,
+        ..TensorProto::default()
+    };
+    let kind = attribute_proto::AttributeType::Tensor;
+    Some(AttributeProto {
+        name: Some("value".into()),
+        r#type: Some(kind.into()),
+        t: Some(tensor),
+        ..AttributeProto::default()
+    })
 }
 
 /// Converts a tensor whose values are in the graph.
@@ -218,7 +253,7 @@ fn convert_tensor(tensor: &mut TensorProto, to: Precision) -> Result<(), String>
         return refuse(&format!("{count} values for the shape {:?}", tensor.dims));
     }
     let mut values = vec![0; count * to.bytes()];
-    change.apply(&raw, &mut values).map_err(|number| change.too_large(tensor.name(), number))?;
+    change.apply(&raw, &mut values, count == 1).map_err(|number| change.unfit(tensor.name(), number))?;
     tensor.int32_data.clear();
     tensor.float_data.clear();
     tensor.raw_data = Some(values.into());
@@ -299,8 +334,8 @@ impl Part {
         for (index, to) in to.chunks_mut(into * CHUNK).enumerate() {
             let raw = &mut raw[..to.len() / into * from];
             file.read_exact_at(raw, self.offset + (index * from * CHUNK) as u64).map_err(failed)?;
-            let too_large = |number| Error::unsupported(change.too_large(&self.name, number)).context(path.display());
-            change.apply(raw, to).map_err(too_large)?;
+            let unfit = |number| Error::unsupported(change.unfit(&self.name, number)).context(path.display());
+            change.apply(raw, to, self.length == from as u64).map_err(unfit)?;
         }
         Ok(())
     }
@@ -323,6 +358,37 @@ mod tests {
 
     fn floats(raw: &[u8]) -> Vec<f32> {
         raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    #[test]
+    fn a_lone_number_does_not_become_zero() {
+        let with = |numbers: &[f32]| {
+            let tensor = crate::onnx::nodes::float_tensor("epsilon", &[numbers.len()], numbers);
+            convert(&mut GraphProto { initializer: vec![tensor], ..GraphProto::default() }, Precision::Float16)
+                .map(drop)
+        };
+        let refused = with(&[1e-9]).expect_err("it would be 0");
+        assert!(refused.contains("tensor `epsilon` holds 1e-9, which float16 can't"), "{refused}");
+        assert_eq!((with(&[1e-6]), with(&[0.0]), with(&[1e-9, 1.0])), (Ok(()), Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn plain_numbers_of_constants_are_converted() {
+        let mut floats = crate::onnx::nodes::float("value_floats", 0.0);
+        (floats.f, floats.floats) = (None, vec![1.5, -2.0]);
+        let constant = |name, value| node("", "Constant", name, &[], &[name], vec![value]);
+        let one = constant("one", crate::onnx::nodes::float("value_float", 0.25));
+        let mut graph = GraphProto { node: vec![one, constant("two", floats)], ..GraphProto::default() };
+        convert(&mut graph, Precision::Float16).expect("converted");
+        for (node, dims, numbers) in [(0, vec![], vec![0.25]), (1, vec![2], vec![1.5, -2.0])] {
+            let [value] = &graph.node[node].attribute[..] else { panic!("one value") };
+            let tensor = value.t.as_ref().expect("a tensor");
+            assert_eq!((value.name(), tensor.data_type(), &tensor.dims), ("value", DataType::Float16 as i32, &dims));
+            assert_eq!(Precision::Float16.widen(tensor.raw_data()), numbers);
+        }
+        let large = constant("large", crate::onnx::nodes::float("value_float", 1e5));
+        let mut graph = GraphProto { node: vec![large], ..GraphProto::default() };
+        assert!(convert(&mut graph, Precision::Float16).expect_err("too large").contains("`large` holds 1e5"));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! `probe` says whether a provider can be had here, before a model is read, because a model's graph is rewritten for the
 //! provider that runs it. `register` adds it to a session. `options` checks the options of each, `nvidia` and `plugin`
-//! load their libraries, and `failure` says what is missing.
+//! load their libraries, `failure` says what is missing, and `turn` keeps threads apart.
 
 mod failure;
 mod nvidia;
 mod options;
 pub(super) mod placement;
 mod plugin;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -25,6 +26,7 @@ use super::{RuntimeOptions, ort_error};
 use crate::{Error, Result};
 
 pub use options::{OptionValue, ProviderOptions};
+pub(super) use turn::turn;
 
 /// An execution provider of ONNX Runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -118,24 +120,25 @@ pub fn states(options: &RuntimeOptions) -> Result<Vec<ProviderState>> {
     [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::WebGpu].into_iter().map(state).collect()
 }
 
-/// The first provider of `options` that `use_it` takes, and what it made of it. The inner error of `use_it` says why the
-/// provider can't run what it is wanted for.
+/// What `use_it` makes of the first provider of `options` that it takes. It is given that provider, and those before it. Its inner
+/// error says why the provider can't run what it is wanted for.
 ///
 /// # Errors
 /// Under [`OnUnavailable::Error`] if the first can't; under [`OnUnavailable::Fallback`] if none can.
 pub(crate) fn choose<T>(
     options: &RuntimeOptions,
-    mut use_it: impl FnMut(Provider) -> Result<Result<T, Error>>,
-) -> Result<(T, ProviderReport)> {
+    mut use_it: impl FnMut(&ProviderReport) -> Result<Result<T, Error>>,
+) -> Result<T> {
     let mut unavailable: Vec<(Provider, String)> = Vec::new();
     for &provider in &options.providers {
         let (problem, error) = match probe(provider, options)? {
-            Ok(()) => match use_it(provider)? {
-                Ok(made) => {
-                    return Ok((made, ProviderReport { unavailable, ..ProviderReport::only(provider) }));
+            Ok(()) => {
+                let report = ProviderReport { unavailable: unavailable.clone(), ..ProviderReport::only(provider) };
+                match use_it(&report)? {
+                    Ok(made) => return Ok(made),
+                    Err(error) => ("can't run the model", error),
                 }
-                Err(error) => ("can't run the model", error),
-            },
+            }
             Err(reason) => ("is not available", Error::runtime(reason)),
         };
         if options.on_unavailable == OnUnavailable::Error {
@@ -163,7 +166,11 @@ pub(crate) fn probe(provider: Provider, options: &RuntimeOptions) -> Result<Resu
     options.provider_options.of(provider).map_err(Error::invalid_config)?;
     match provider {
         Provider::Cpu => Ok(Ok(())),
-        Provider::WebGpu => Ok(plugin::device(&*environment::get(options)?).map(drop)),
+        Provider::WebGpu => {
+            let environment = environment::get(options)?;
+            let _turn = turn(provider);
+            Ok(plugin::device(&environment).map(drop))
+        }
         Provider::Cuda | Provider::TensorRt => {
             let environment = environment::get(options)?;
             let builder = OrtSession::builder(&environment.ort).map_err(|e| ort_error("cannot make a session", e))?;
@@ -199,15 +206,15 @@ fn try_register(
         }
         Provider::Cuda => {
             nvidia::preload(provider, environment);
-            let cuda = own.into_iter().fold(ep::CUDA::default(), |cuda, (k, v)| cuda.with_arbitrary_config(k, v));
-            cuda.register(&mut builder).map_err(|e| failure::explain(provider, e.message()))?;
+            add_cuda(&mut builder, own)?;
         }
         Provider::TensorRt => {
             nvidia::preload(provider, environment);
             let trt = own.into_iter().fold(ep::TensorRT::default(), |trt, (k, v)| trt.with_arbitrary_config(k, v));
             trt.register(&mut builder).map_err(|e| failure::explain(provider, e.message()))?;
             // Nodes that TensorRT does not take run on CUDA.
-            return try_register(builder, Provider::Cuda, environment, options);
+            nvidia::preload(Provider::Cuda, environment);
+            add_cuda(&mut builder, options.provider_options.on_one_device()?.of(Provider::Cuda)?)?;
         }
         Provider::WebGpu => {
             let device = plugin::device(environment)?;
@@ -216,6 +223,11 @@ fn try_register(
         }
     }
     Ok(builder)
+}
+
+fn add_cuda(builder: &mut SessionBuilder, options: Vec<(String, String)>) -> Result<(), String> {
+    let cuda = options.into_iter().fold(ep::CUDA::default(), |cuda, (k, v)| cuda.with_arbitrary_config(k, v));
+    cuda.register(builder).map_err(|e| failure::explain(Provider::Cuda, e.message()))
 }
 
 /// The memory of `provider`'s device, as sessions with these options use it.

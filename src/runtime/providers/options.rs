@@ -4,6 +4,7 @@
 //! the right name. The tables hold the names, values and defaults of the parsers of ONNX Runtime 1.31 (CUDA, TensorRT)
 //! and of the WebGPU plug-in 0.4. A test holds them to what `tests/gpu/options.py` recorded of the real parsers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,17 @@ impl std::fmt::Display for OptionValue {
             OptionValue::Flag(value) => write!(f, "{value}"),
             OptionValue::Number(value) => write!(f, "{value}"),
             OptionValue::Text(value) => write!(f, "{value:?}"),
+        }
+    }
+}
+
+impl OptionValue {
+    /// The size that it stands for.
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            OptionValue::Flag(_) => None,
+            OptionValue::Number(n) => u64::try_from(*n).ok(),
+            OptionValue::Text(text) => text.parse().ok().or_else(|| text.parse().ok().map(|ByteSize(n)| n)),
         }
     }
 }
@@ -72,17 +84,40 @@ impl ProviderOptions {
         [Provider::Cuda, Provider::TensorRt, Provider::WebGpu].into_iter().try_for_each(|p| self.of(p).map(drop))
     }
 
+    /// These options for a model that TensorRT and CUDA run together: the device that is set for one of them is the other's
+    /// too.
+    ///
+    /// # Errors
+    /// They are set to different devices.
+    pub(super) fn on_one_device(&self) -> Result<ProviderOptions, String> {
+        let mut both = self.clone();
+        let (cuda, tensorrt) = (self.cuda.get(DEVICE_ID), self.tensorrt.get(DEVICE_ID));
+        if let (Some(cuda), Some(tensorrt)) = (cuda, tensorrt)
+            && DEVICE.read(cuda) != DEVICE.read(tensorrt)
+        {
+            return Err(format!(
+                "provider_options.tensorrt: {DEVICE_ID} = {tensorrt}, but provider_options.cuda has {cuda}. CUDA runs what \
+                 TensorRT leaves, so name one device for both"
+            ));
+        }
+        if let Some(id) = tensorrt.or(cuda) {
+            both.cuda.insert(DEVICE_ID.into(), id.clone());
+            both.tensorrt.insert(DEVICE_ID.into(), id.clone());
+        }
+        Ok(both)
+    }
+
     /// The options of `provider` as ONNX Runtime takes them, with our defaults.
     pub(crate) fn of(&self, provider: Provider) -> Result<Vec<(String, String)>, String> {
         let given = match provider {
             Provider::Cpu => return Ok(Vec::new()),
-            Provider::Cuda => &self.cuda,
-            Provider::TensorRt => &self.tensorrt,
-            Provider::WebGpu => &self.webgpu,
+            Provider::Cuda => Cow::Borrowed(&self.cuda),
+            Provider::TensorRt => Cow::Owned(self.on_one_device()?.tensorrt),
+            Provider::WebGpu => Cow::Borrowed(&self.webgpu),
         };
         let table = table(provider);
         let mut options = Vec::new();
-        for (name, value) in given {
+        for (name, value) in given.iter() {
             let known = table.iter().find(|known| known.name == name).ok_or_else(|| unknown(provider, name))?;
             let text = known
                 .kind
@@ -112,8 +147,8 @@ pub(super) enum Kind {
     Flag,
     /// An integer in a range.
     Number(i64, i64),
-    /// A number of bytes, or a size such as "8GiB".
-    Size,
+    /// A number of bytes, at least this, or a size such as "8GiB".
+    Size(u64),
     Choice(&'static [&'static str]),
     Text,
     /// Shapes of inputs, as `name:1x16,other:1x16`.
@@ -140,9 +175,9 @@ impl Kind {
                 _ => Err(range(least, most)),
             },
             (Kind::Number(least, most), _) => Err(range(least, most)),
-            (Kind::Size, OptionValue::Number(n @ 1..)) => Ok(n.to_string()),
-            (Kind::Size, OptionValue::Text(text)) => match (text.parse::<u64>(), text.parse::<ByteSize>()) {
-                (Ok(n @ 1..), _) | (_, Ok(ByteSize(n @ 1..))) => Ok(n.to_string()),
+            (Kind::Size(least), value) => match value.bytes() {
+                Some(n) if n >= least => Ok(n.to_string()),
+                _ if least == 0 => Err("use a size such as \"8GiB\", or 0".into()),
                 _ => Err("use a size above 0, such as \"8GiB\"".into()),
             },
             (Kind::Choice(choices), OptionValue::Text(text)) if choices.contains(&text.as_str()) => Ok(text.clone()),
@@ -151,7 +186,6 @@ impl Kind {
             (Kind::Shapes, OptionValue::Text(text)) if text.split(',').all(is_shape) => Ok(text.clone()),
             (Kind::Shapes, _) => Err("use shapes as \"input_ids:1x16,attention_mask:1x16\"".into()),
             (Kind::Flag, _) => Err("use true or false".into()),
-            (Kind::Size, _) => Err("use a size above 0, such as \"8GiB\"".into()),
             (Kind::Text, _) => Err("use a text".into()),
         }
     }
@@ -209,6 +243,7 @@ const STREAM: Kind =
     Kind::Refused("it is the address of a stream, and foreturn's sessions have their own; leave it out");
 const ADDRESS: Kind = Kind::Refused("it is an address in memory, which a file cannot know; leave it out");
 const CAPTURE: Kind = Kind::Refused("the shapes of a step change, and a captured graph needs fixed ones; leave it out");
+const DEVICE_ID: &str = "device_id";
 const DEVICE: Kind = Kind::Number(0, 1024);
 const COUNT: Kind = Kind::Number(0, i32::MAX as i64);
 
@@ -217,7 +252,7 @@ const CUDA: &[Known] = &[
     ours("device_id", DEVICE, "0", "0"),
     known("has_user_compute_stream", STREAM, "0"),
     known("user_compute_stream", STREAM, "0"),
-    known("gpu_mem_limit", Kind::Size, "18446744073709551615"),
+    known("gpu_mem_limit", Kind::Size(1), "18446744073709551615"),
     known("arena_extend_strategy", Kind::Choice(&["kNextPowerOfTwo", "kSameAsRequested"]), "kNextPowerOfTwo"),
     known("cudnn_conv_algo_search", Kind::Choice(&["EXHAUSTIVE", "HEURISTIC", "DEFAULT"]), "EXHAUSTIVE"),
     known("cudnn_conv_use_max_workspace", Kind::Flag, "1"),
@@ -248,7 +283,8 @@ const TENSORRT: &[Known] = &[
     known("user_compute_stream", STREAM, "0"),
     known("trt_max_partition_iterations", COUNT, "1000"),
     known("trt_min_subgraph_size", COUNT, "1"),
-    known("trt_max_workspace_size", Kind::Size, "0"),
+    // At 0, TensorRT takes what it wants.
+    known("trt_max_workspace_size", Kind::Size(0), "0"),
     known("trt_fp16_enable", Kind::Flag, "0"),
     known("trt_bf16_enable", Kind::Flag, "0"),
     known("trt_int8_enable", Kind::Flag, "0"),
@@ -316,7 +352,7 @@ const WEBGPU: &[Known] = &[
     unprinted("forceCpuNodeNames", Kind::Text),
     unprinted("enablePIXCapture", Kind::Flag),
     unprinted("preserveDevice", Kind::Flag),
-    unprinted("maxStorageBufferBindingSize", Kind::Size),
+    unprinted("maxStorageBufferBindingSize", Kind::Size(1)),
     unprinted("maxNumPendingDispatches", COUNT),
     unprinted("sessionBufferPoolGenerations", COUNT),
     unprinted("multiRotaryCacheConcatOffset", Kind::Refused("foreturn joins rotary tables itself; leave it out")),
@@ -409,6 +445,44 @@ mod tests {
                 assert_eq!(Some(read.is_ok()), taken.as_bool(), "{provider:?}: {} = {value:?}", flag.name);
             }
         }
+    }
+
+    #[test]
+    fn cuda_and_tensorrt_run_a_model_on_one_device() {
+        let read = |text: &str| toml::from_str::<ProviderOptions>(text).expect("TOML");
+        let device = |options: &ProviderOptions, provider| {
+            let of = options.of(provider).expect("fits").into_iter().filter(|(name, _)| name == DEVICE_ID);
+            of.map(|(_, id)| id).collect::<Vec<_>>()
+        };
+        let cases = [("[tensorrt]\ndevice_id = 3", "3"), ("[cuda]\ndevice_id = \"2\"", "2"), ("", "0")];
+        let both = ("[cuda]\ndevice_id = \"1\"\n[tensorrt]\ndevice_id = 1", "1");
+        for (text, id) in cases.into_iter().chain([both]) {
+            let options = read(text).on_one_device().expect("one device");
+            assert_eq!(device(&options, Provider::TensorRt), [id], "{text}");
+            assert_eq!(device(&options, Provider::Cuda), [id], "{text}");
+            assert_eq!(device(&read(text), Provider::TensorRt), [id], "{text}");
+        }
+        assert_eq!(device(&read("[tensorrt]\ndevice_id = 3"), Provider::Cuda), ["0"], "CUDA alone is not concerned");
+        let refused = read("[cuda]\ndevice_id = 0\n[tensorrt]\ndevice_id = 1").check().expect_err("two devices");
+        assert!(refused.contains("tensorrt: device_id = 1, but provider_options.cuda has 0"), "{refused}");
+    }
+
+    #[test]
+    fn a_default_of_zero_may_be_given() {
+        let size = |value| {
+            let tensorrt = [("trt_max_workspace_size".into(), value)].into();
+            ProviderOptions { tensorrt, ..ProviderOptions::default() }
+                .of(Provider::TensorRt)
+                .map(|mut of| of.remove(0).1)
+        };
+        for (value, bytes) in [
+            (OptionValue::Number(0), "0"),
+            (OptionValue::Text("0".into()), "0"),
+            (OptionValue::Text("1KiB".into()), "1024"),
+        ] {
+            assert_eq!(size(value).as_deref(), Ok(bytes));
+        }
+        assert!(size(OptionValue::Number(-1)).expect_err("negative").contains("or 0"));
     }
 
     #[test]

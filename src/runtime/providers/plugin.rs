@@ -21,8 +21,9 @@ const VARIABLE: &str = "FORETURN_WEBGPU_LIBRARY";
 /// The provider's name in ONNX Runtime.
 pub(super) const NAME: &str = "WebGpuExecutionProvider";
 
-/// The outcome of the registration, which is made once per process.
-static REGISTERED: Mutex<Option<Result<(), String>>> = Mutex::new(None);
+/// Whether it is registered, which is done once per process. After a failure it is tried again, because the file or the variable
+/// may have come meanwhile.
+static REGISTERED: Mutex<bool> = Mutex::new(false);
 
 /// The first device of the plug-in.
 ///
@@ -45,7 +46,11 @@ pub(super) fn memory(environment: &Environment) -> Result<MemoryInfo<'static>, S
 
 fn register(environment: &Environment) -> Result<(), String> {
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
-    registered.get_or_insert_with(|| try_register(environment)).clone()
+    if !*registered {
+        try_register(environment)?;
+        *registered = true;
+    }
+    Ok(())
 }
 
 fn try_register(environment: &Environment) -> Result<(), String> {

@@ -47,3 +47,22 @@ fn the_graph_of_copies_updates_each_cache() {
     let outputs: Vec<_> = graph.output.iter().map(|output| output.name()).collect();
     assert_eq!(outputs, ["a.updated", "b.updated"]);
 }
+
+#[test]
+fn copies_that_failed_are_still_due() {
+    let all = vec![vec![(1, 2)], vec![(2, 3), (4, 5)], vec![(3, 6)]];
+    let mut due = all.clone();
+    let mut made = Vec::new();
+    let mut make = |fails: bool| {
+        each(&mut due, |group| match fails && made.len() == 1 {
+            true => Err(crate::Error::runtime("the device is busy")),
+            false => {
+                made.push(group.to_vec());
+                Ok(())
+            }
+        })
+    };
+    make(true).expect_err("the second fails");
+    make(false).expect("made");
+    assert_eq!((made, due), (all, vec![]), "each was made once, in order");
+}
