@@ -15,7 +15,7 @@ use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
 use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
-    self, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
+    self, Estimate, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
     check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
 };
 use crate::{Error, Result};
@@ -183,23 +183,47 @@ pub fn evaluate(
     let journal = Journal::open(&places.journal(), &settings)?;
     let all: Vec<Unit<'_, Place<'_>>> = policies.iter().flat_map(|policy| units(policy, &tasks, options)).collect();
     tasks::take_over(&all, &options.run.merge, &journal, &settings)?;
-    let mut stopped = Stopped::Complete;
-    for policy in policies {
-        let units = units(policy, &tasks, options);
-        if !is_due(&units, &journal, &options.run) {
-            continue;
-        }
-        let engine = engine(policy).map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
-        let run = hold_all(&units, &journal, &engine, options, on_progress);
-        stopped = run.map_err(|e| e.context(format!("policy `{}`", policy.name)))?.stopped;
-        if matches!(stopped, Stopped::Budget | Stopped::Cancelled) {
-            break;
-        }
-    }
+    let options = &EvaluateOptions { run: options.run.within_run(), ..options.clone() };
+    let held = hold_each(policies, &tasks, &journal, options, &mut engine, on_progress);
+    // What is finished stays, whatever ended the run.
+    let written = write(&places, policies, &all, &journal, &tasks);
+    let stopped = held?;
+    let evaluation = written?;
     let mut summary = tasks::summarise(&all, &journal, &options.run, stopped);
     summary.set_aside += tasks.set_aside.len();
-    let evaluation = write(&places, policies, &all, &journal, &tasks)?;
+    // A policy costs what it costs: what another one took says nothing about it.
+    let estimates = policies.iter().filter_map(|policy| {
+        tasks::summarise(&units(policy, &tasks, options), &journal, &options.run, stopped).estimate
+    });
+    summary.estimate = Estimate::sum(&estimates.collect::<Vec<_>>());
     Ok((evaluation, summary))
+}
+
+/// Holds the conversations of one policy after the other. Returns why the first of them ended that is not complete.
+fn hold_each(
+    policies: &[Policy],
+    tasks: &Tasks,
+    journal: &Journal,
+    options: &EvaluateOptions,
+    engine: &mut impl FnMut(&Policy) -> Result<Engine>,
+    on_progress: OnProgress<'_>,
+) -> Result<Stopped> {
+    let mut stopped = Stopped::Complete;
+    for policy in policies {
+        let units = units(policy, tasks, options);
+        if !is_due(&units, journal, &options.run) {
+            continue;
+        }
+        let held = engine(policy).and_then(|engine| hold_all(&units, journal, &engine, options, on_progress));
+        let held = held.map_err(|e| e.context(format!("policy `{}`", policy.name)))?.stopped;
+        if stopped == Stopped::Complete {
+            stopped = held;
+        }
+        if matches!(held, Stopped::Budget | Stopped::Cancelled) {
+            return Ok(held);
+        }
+    }
+    Ok(stopped)
 }
 
 /// What a unit of an evaluation is besides its task.
@@ -252,9 +276,9 @@ fn settings(options: &EvaluateOptions) -> Map<String, Value> {
 
 fn units<'a>(policy: &'a Policy, tasks: &'a Tasks, options: &EvaluateOptions) -> Vec<Unit<'a, Place<'a>>> {
     let shard = options.run.shard;
-    let tasks = tasks.list.iter().enumerate().filter(|(at, _)| shard.is_none_or(|shard| shard.has(*at)));
+    let tasks = tasks.list.iter().filter(move |task| shard.is_none_or(|shard| shard.has(&task.id)));
     let samples = options.samples;
-    let units = tasks.flat_map(|(_, task)| {
+    let units = tasks.flat_map(|task| {
         (0..samples).map(move |sample| Unit {
             key: json!([policy.name, policy.model, policy.system, policy.best_of, sample, task.id]).to_string(),
             task,
@@ -277,7 +301,9 @@ fn hold_all(
     run(units, journal, &options.run, on_progress, |unit| {
         let (mut talk, start) = (Talk::new(&engine, &unit.task.goal), Instant::now());
         let seed = seed_below(task_seed(options.seed, &unit.task.id), &[unit.of.sample as u64]);
-        let result = hold(&mut talk, plan, unit, options.turns, seed);
+        // A task that lacks what a metric needs is refused before it costs anything.
+        let checked = plan.check_goal(&unit.task.goal);
+        let result = checked.and_then(|()| hold(&mut talk, plan, unit, options.turns, seed));
         let result = result.map_err(|e| e.context(format!("policy `{}`", unit.of.policy.name)));
         Held { result, spent: Spent::new(&talk.costs, start.elapsed().as_secs_f64(), plan) }
     })

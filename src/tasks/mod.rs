@@ -37,10 +37,15 @@ use crate::rollout::seed::derive;
 
 /// The seed of the conversation about the task `id`. It has 53 bits, so that every JSON reader keeps it exactly.
 pub(crate) fn task_seed(seed: u64, id: &str) -> u64 {
+    seed_below(seed, &[number_of(id)])
+}
+
+/// A number that depends on the task's id alone.
+pub(crate) fn number_of(id: &str) -> u64 {
     let digest = Sha256::digest(id.as_bytes());
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
-    seed_below(seed, &[u64::from_le_bytes(first)])
+    u64::from_le_bytes(first)
 }
 
 /// The seed at the end of `path` below `parent`, in 53 bits.
