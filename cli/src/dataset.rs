@@ -32,6 +32,7 @@ fn build(args: &BuildArgs) -> Result<()> {
         run: run::options(&args.run, &config)?,
     };
     options.validate()?;
+    options.run.check(&config)?;
     let engine = run::engine(config)?;
     let shown = Shown::new();
     let built = dataset::build(&engine, tasks, &args.to, &options, &|progress| shown.show(progress));

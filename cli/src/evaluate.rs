@@ -17,22 +17,24 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     let config = Config::from_file(&args.config)?;
     let tasks = Tasks::read(&args.tasks)?;
     let policies = policies(args, &config)?;
-    let mut compared = config.clone();
-    // Each policy is named in the journal by itself.
-    compared.roles.policy = None;
     let options = EvaluateOptions {
         turns: args.turns,
         samples: args.samples,
         seed: args.run.seed.or(config.seed).unwrap_or(0),
-        configuration: tasks::fingerprint(&compared),
+        configuration: tasks::fingerprint_without_policy(&config),
         run: RunOptions { merge: args.merge.clone(), ..run::options(&args.run, &config)? },
     };
-    let shown = Shown::new();
-    let engine = |policy: &Policy| {
+    let of = |policy: &Policy| {
         let mut config = config.clone();
         config.roles.policy = Some(policy.model.clone());
-        run::engine(config)
+        config
     };
+    // All policies are looked at before the first one is paid for.
+    for policy in &policies {
+        options.run.check(&of(policy)).map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
+    }
+    let shown = Shown::new();
+    let engine = |policy: &Policy| run::engine(of(policy));
     let evaluated = evaluate::evaluate(&policies, tasks, &args.to, &options, engine, &|progress| shown.show(progress));
     shown.end();
     let (evaluation, summary) = evaluated?;
@@ -71,6 +73,9 @@ fn policies(args: &EvaluateArgs, config: &Config) -> Result<Vec<Policy>> {
                 known()
             ))
         })?));
+    }
+    for policy in &mut policies {
+        policy.configuration = tasks::fingerprint_of_model(&config.models[&policy.model]);
     }
     for (name, file) in &args.system {
         let text = files::read_text(file, files::Kind::INPUT)?;

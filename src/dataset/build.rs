@@ -110,7 +110,7 @@ pub fn build(
 ) -> Result<Summary> {
     options.validate()?;
     let plan = engine.plan()?;
-    check_prices(&options.run.prices, plan)?;
+    check_prices(&options.run, plan, &|name| engine.is_elsewhere(name))?;
     let run_options = options.run.within_run();
     let seed = options.seed.unwrap_or(plan.seed);
     let engine = engine.within(Limits { cancel: Some(run_options.cancel.clone()), ..Limits::default() });

@@ -45,7 +45,7 @@ pub(super) fn hold(talk: &mut Talk<'_>, request: RankRequest, by: BestOf, turns:
 }
 
 /// The request by which a turn is chosen.
-fn choice(conversation: Vec<Message>, by: BestOf, seed: u64) -> RankRequest {
+pub(super) fn choice(conversation: Vec<Message>, by: BestOf, seed: u64) -> RankRequest {
     RankRequest {
         conversation,
         candidates: Candidates::Sample(by.candidates),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 
 use super::file::{SetAside, Task};
 use super::journal::{Failure, Journal, Places};
-use super::spend::{Estimate, Price, Spent, cost};
+use super::spend::{Estimate, Price, Spent, check_prices, cost};
+use crate::config::{Config, ModelSource};
 use crate::engine::CancelToken;
 use crate::{Error, ErrorKind, Result, thread};
 
@@ -114,6 +115,17 @@ impl RunOptions {
             return Err(Error::invalid_request("an estimate needs at least 1 conversation"));
         }
         Ok(())
+    }
+
+    /// Refuses prices and limits that make no sense with this configuration. It is cheap: nothing is loaded.
+    ///
+    /// # Errors
+    /// The configuration is wrong, a model behind an endpoint has no price although the cost is limited, or the models of
+    /// metrics cannot be told apart.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let is_elsewhere =
+            |name: &str| config.models.get(name).is_some_and(|model| matches!(model.source, ModelSource::Remote(_)));
+        check_prices(self, &config.plan(Arc::new(|_| 0))?, &is_elsewhere)
     }
 
     /// The same options, with a token that the run may cancel without the caller's.

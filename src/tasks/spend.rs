@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::run::RunOptions;
 use crate::rank::{ModelRole, RankPlan, RoleCosts};
 use crate::stats::Estimate as Mean;
 use crate::{Error, Result};
@@ -106,9 +107,19 @@ impl FromStr for Price {
 /// Prices by the names of models.
 pub(crate) type Prices = BTreeMap<String, Price>;
 
-/// Refuses prices with which the cost under `plan` would be wrong.
-pub(crate) fn check_prices(prices: &Prices, plan: &RankPlan) -> Result<()> {
-    let metric_models = plan.metric_models();
+/// Refuses prices with which the cost under `plan` would be wrong, and a limit on a cost that is not known. `is_elsewhere`
+/// tells the models that somebody else runs, and bills.
+pub(crate) fn check_prices(options: &RunOptions, plan: &RankPlan, is_elsewhere: &dyn Fn(&str) -> bool) -> Result<()> {
+    let (prices, metric_models) = (&options.prices, plan.metric_models());
+    let mut asked = plan.roles.models.values().map(String::as_str).chain(metric_models.iter().map(|name| &**name));
+    if options.max_cost.is_some()
+        && let Some(name) = asked.find(|name| is_elsewhere(name) && !prices.contains_key(*name))
+    {
+        return Err(Error::invalid_request(format!(
+            "a limit on the cost: model `{name}` has no price, so the limit would be without effect; give it one, or \
+             {name}=0/0 if it is free"
+        )));
+    }
     for name in prices.keys() {
         let asked = metric_models.iter().any(|model| **model == **name);
         if asked && metric_models.len() > 1 {
