@@ -7,7 +7,7 @@ use foreturn::{Error, ErrorKind, Result, files};
 
 use super::args::EvaluateArgs;
 use super::dataset::refuse_file;
-use super::output;
+use super::{interrupt, output};
 use super::run::{self, Shown};
 use super::table;
 
@@ -33,16 +33,19 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     for policy in &policies {
         options.run.check(&of(policy)).map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
     }
+    interrupt::cancels(options.run.cancel.clone())?;
     let shown = Shown::new();
     let engine = |policy: &Policy| run::engine(of(policy));
     let evaluated = evaluate::evaluate(&policies, tasks, &args.to, &options, engine, &|progress| shown.show(progress));
     shown.end();
     let (evaluation, summary) = evaluated?;
     if args.run.json {
-        return output::json(&evaluation);
+        output::json(&evaluation)?;
+    } else {
+        print(&evaluation)?;
+        run::print(&summary)?;
     }
-    print(&evaluation)?;
-    run::print(&summary)
+    interrupt::refuse(&summary)
 }
 
 /// The policies that are named, otherwise the one of the configuration.

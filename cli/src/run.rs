@@ -107,7 +107,6 @@ pub(super) fn print(summary: &Summary) -> Result<()> {
     }
     match summary.stopped {
         Stopped::Budget => output::line("stopped at the limit; raise it and run the same command to go on")?,
-        Stopped::Cancelled => output::line("stopped early; run the same command to go on")?,
         _ => {}
     }
     let Some(estimate) = summary.estimate.as_ref().filter(|estimate| estimate.left > 0) else { return Ok(()) };

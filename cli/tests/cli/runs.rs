@@ -262,7 +262,7 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
         ("--price nobody=1/2", "there is no such model"),
         ("--price policy=1", "is not a price"),
         ("--max-cost 3", "--price"),
-        ("--max-cost 3 --price policy=1/2", "model `judge` has no price"),
+        ("--max-cost 3 --price policy=1/2", "model `user` has no price"),
         ("--shard 3/2", "is not a shard"),
         ("--concurrency 0", "concurrency is 0"),
         ("--concurrency 257", "concurrency is 257"),
@@ -359,6 +359,27 @@ fn what_failed_for_other_reasons_is_held_again_and_shards_agree_on_bad_tasks() {
         (&json!(7), &json!(1), &json!(0))
     );
     assert_eq!(bench.rows("merged/failed.jsonl").len(), 1);
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_its_rows_written() {
+    let bench = Bench::new(&tasks());
+    let child = bench.command(&format!("{BUILD} --to built --concurrency 1")).spawn().expect("it runs");
+    let lines = || std::fs::read_to_string(bench.path("built/journal.jsonl")).map_or(0, |text| text.lines().count());
+    let start = Instant::now();
+    while lines() < 3 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the journal does not grow");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("a signal");
+    let output = child.wait_with_output().expect("it ends");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(interrupted.success() && output.status.code() == Some(130), "{:?}: {message}", output.status);
+    assert!(message.contains("run the same command to go on"), "{message}");
+    let rows = bench.rows("built/dataset.jsonl").len();
+    assert!((2..20).contains(&rows) && rows == lines() - 1, "{rows} rows of {} lines", lines());
+    bench.output(&format!("{BUILD} --to built"));
+    assert_eq!(bench.rows("built/dataset.jsonl").len(), 20);
 }
 
 #[test]
