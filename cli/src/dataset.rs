@@ -8,8 +8,8 @@ use foreturn::tasks::{self, Tasks};
 use foreturn::{Error, ErrorKind, Result};
 
 use super::args::{BuildArgs, DatasetCommand, DatasetExportArgs, MergeArgs};
-use super::{interrupt, output};
 use super::run::{self, Shown};
+use super::{interrupt, output};
 
 pub(super) fn dataset(command: &DatasetCommand) -> Result<()> {
     match command {
@@ -39,7 +39,11 @@ fn build(args: &BuildArgs) -> Result<()> {
     let built = dataset::build(&engine, tasks, &args.to, &options, &|progress| shown.show(progress));
     shown.end();
     let summary = built?;
-    if args.run.json { output::json(&summary)? } else { run::print(&summary)? }
+    if args.run.json {
+        output::json(&summary)?
+    } else {
+        run::print(&summary)?
+    }
     interrupt::refuse(&summary)
 }
 

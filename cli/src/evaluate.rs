@@ -7,9 +7,9 @@ use foreturn::{Error, ErrorKind, Result, files};
 
 use super::args::EvaluateArgs;
 use super::dataset::refuse_file;
-use super::{interrupt, output};
 use super::run::{self, Shown};
 use super::table;
+use super::{interrupt, output};
 
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     // Cheap mistakes come first: the models load only for tasks and a configuration that make sense.
@@ -107,6 +107,17 @@ fn print(evaluation: &Evaluation) -> Result<()> {
     let shown: Vec<table::Column> = columns.iter().map(column).collect();
     for table in table::fit(&first, &[shown], output::width()) {
         output::line(table.to_string())?;
+    }
+    for policy in &evaluation.policies {
+        for (role, weights) in policy.weights.iter().filter(|(_, weights)| weights.len() > 1) {
+            let names: Vec<&str> = weights.iter().map(String::as_str).collect();
+            output::status(&format!(
+                "warning: the conversations of `{}` have different weights of the {}: {}",
+                policy.name,
+                role.as_str(),
+                names.join(", ")
+            ));
+        }
     }
     for compared in &evaluation.differences {
         let difference = &compared.difference;

@@ -15,8 +15,8 @@ use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
 use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
-    self, Estimate, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
-    check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
+    self, Estimate, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks,
+    Tokens, Unit, check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
 };
 use crate::{Error, Result};
 
@@ -293,11 +293,7 @@ fn units<'a>(policy: &'a Policy, tasks: &'a Tasks, options: &EvaluateOptions) ->
     let tasks = tasks.list.iter().filter(move |task| shard.is_none_or(|shard| shard.has(&task.id)));
     let samples = options.samples;
     let units = tasks.flat_map(|task| {
-        (0..samples).map(move |sample| Unit {
-            key: key(policy, sample, &task.id),
-            task,
-            of: Place { policy, sample },
-        })
+        (0..samples).map(move |sample| Unit { key: key(policy, sample, &task.id), task, of: Place { policy, sample } })
     });
     units.collect()
 }

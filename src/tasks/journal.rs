@@ -103,8 +103,15 @@ enum Line<'a> {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Known {
-    Settings { schema: u32, settings: Map<String, Value> },
-    Done { key: String, task: String, spent: Spent },
+    Settings {
+        schema: u32,
+        settings: Map<String, Value>,
+    },
+    Done {
+        key: String,
+        task: String,
+        spent: Spent,
+    },
     Failed {
         key: String,
         task: String,
@@ -233,14 +240,7 @@ impl Journal {
 
 impl State {
     /// Keeps what a line says, which is at `place`.
-    fn note(
-        &mut self,
-        key: String,
-        task: String,
-        spent: Spent,
-        failed: Option<Failure>,
-        (at, length): (u64, usize),
-    ) {
+    fn note(&mut self, key: String, task: String, spent: Spent, failed: Option<Failure>, (at, length): (u64, usize)) {
         self.spent.add(&spent);
         let earlier = self.entries.remove(&key).map(|mut entry| {
             entry.earlier.add(&entry.spent);

@@ -577,3 +577,82 @@ fn take<U>(unit: &Unit<'_, U>, from: &Journal, to: &Journal) -> Result<()> {
         None => to.done(&unit.key, &task, &entry.spent, &row),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::super::file::Tasks;
+    use super::super::spend::Tokens;
+    use super::*;
+    use crate::rank::ModelRole;
+
+    fn tasks(count: usize) -> Tasks {
+        let lines: Vec<String> = (0..count).map(|n| json!({"id": n, "prompt": "p"}).to_string()).collect();
+        Tasks::parse(lines.join("\n").as_bytes(), "t")
+    }
+
+    fn held(result: Result<Value>, prompt: u64) -> Held {
+        let roles = [(ModelRole::Policy, Tokens { prompt, ..Tokens::default() })].into();
+        Held { result, spent: Spent { roles, ..Spent::default() } }
+    }
+
+    /// Runs conversations about so many tasks in a folder.
+    fn run_in(
+        folder: &std::path::Path,
+        tasks: &Tasks,
+        options: &RunOptions,
+        on_progress: OnProgress<'_>,
+        hold: impl Fn(&str) -> Held + Sync,
+    ) -> Result<Summary> {
+        let journal = Journal::open(&folder.join("journal.jsonl"), &Map::new())?;
+        let units = tasks.list.iter().map(|task| Unit { key: task.id.clone(), task, of: () });
+        let options = options.within_run();
+        run(&units.collect::<Vec<_>>(), &journal, &options, on_progress, |unit| hold(&unit.task.id))
+    }
+
+    #[test]
+    fn a_panic_ends_the_run_and_reaches_the_caller() {
+        for in_progress in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            // The limit makes the other workers wait for the first conversation.
+            let options = RunOptions { max_tokens: Some(1000), concurrency: 4, ..RunOptions::default() };
+            let told = |_: &Progress| assert!(!in_progress, "a panic of the caller");
+            let hold = |_: &str| {
+                assert!(in_progress, "a panic of a conversation");
+                held(Ok(json!(1)), 1)
+            };
+            let run = || run_in(folder.path(), &tasks(8), &options, &told, hold);
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+            assert!(!options.cancel.is_cancelled(), "the token is the caller's");
+        }
+    }
+
+    #[test]
+    fn limits_hold_whatever_fails_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions { max_tokens: Some(1000), concurrency: 8, ..RunOptions::default() };
+        let begun = AtomicUsize::new(0);
+        // The first tasks fail and cost nothing; each of the others costs 400.
+        let hold = |_: &str| match begun.fetch_add(1, Ordering::Relaxed) {
+            0..6 => held(Err(Error::invalid_request("refused")), 0),
+            _ => held(Ok(json!(1)), 400),
+        };
+        let summary = run_in(folder.path(), &tasks(20), &options, &|_| (), hold).unwrap();
+        assert_eq!((summary.spent.total(), summary.finished, summary.stopped), (800, 2, Stopped::Budget));
+    }
+
+    #[test]
+    fn an_error_of_a_run_leaves_the_callers_token_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions::default();
+        let down = |_: &str| held(Err(Error::new(ErrorKind::Io, "down")), 0);
+        let error = run_in(folder.path(), &tasks(20), &options, &|_| (), down).unwrap_err();
+        assert!(error.to_string().contains("in a row failed") && !options.cancel.is_cancelled());
+        let well = |_: &str| held(Ok(json!(1)), 1);
+        let summary = run_in(folder.path(), &tasks(20), &options, &|_| (), well).unwrap();
+        assert_eq!((summary.finished, summary.set_aside, summary.retried), (20, 0, 0));
+    }
+}

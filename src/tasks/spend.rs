@@ -256,7 +256,10 @@ mod tests {
         let half = |of: &Estimate| of.tokens_interval.unwrap()[1] - of.tokens;
         assert!((half(&both) - half(&estimate).hypot(half(&dear))).abs() < 1e-6);
         let done = Estimate::of(&[spent(5, 0)], 0, 4, &prices).unwrap();
-        assert_eq!(Estimate::sum(&[estimate.clone(), done]).unwrap().tokens_interval.unwrap()[1], 3000.0 + half(&estimate));
+        assert_eq!(
+            Estimate::sum(&[estimate.clone(), done]).unwrap().tokens_interval.unwrap()[1],
+            3000.0 + half(&estimate)
+        );
         assert_eq!(Estimate::sum(&[]), None);
     }
 }

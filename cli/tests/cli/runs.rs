@@ -354,10 +354,7 @@ fn what_failed_for_other_reasons_is_held_again_and_shards_agree_on_bad_tasks() {
     // The endpoint is well again: what failed because of it is held, what failed because of its task is not.
     bench.well.store(true, Ordering::Release);
     let summary: Value = serde_json::from_str(&bench.output(&format!("{BUILD} --to merged --json"))).unwrap();
-    assert_eq!(
-        (&summary["finished"], &summary["set_aside"], &summary["retried"]),
-        (&json!(7), &json!(1), &json!(0))
-    );
+    assert_eq!((&summary["finished"], &summary["set_aside"], &summary["retried"]), (&json!(7), &json!(1), &json!(0)));
     assert_eq!(bench.rows("merged/failed.jsonl").len(), 1);
 }
 
@@ -496,7 +493,8 @@ fn evaluations_are_the_same_whatever_kills_or_divides_them() {
     let url = bench.server.base_url();
     let config = bench.text("foreturn.toml");
     let more = format!("{config}[models.fresh]\nbase_url = \"{url}\"\nmodel = \"other\"\n");
-    std::fs::write(bench.path("foreturn.toml"), more.replace("[models.user]", "[models.user]\ntimeout_s = 50")).unwrap();
+    std::fs::write(bench.path("foreturn.toml"), more.replace("[models.user]", "[models.user]\ntimeout_s = 50"))
+        .unwrap();
     let three: Value =
         serde_json::from_str(&bench.output(&format!("{evaluate} --policy third=fresh --to merged --json"))).unwrap();
     assert_eq!(
