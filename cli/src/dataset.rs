@@ -8,8 +8,8 @@ use foreturn::tasks::{self, Tasks};
 use foreturn::{Error, ErrorKind, Result};
 
 use super::args::{BuildArgs, DatasetCommand, DatasetExportArgs, MergeArgs};
-use super::output;
 use super::run::{self, Shown};
+use super::{interrupt, output};
 
 pub(super) fn dataset(command: &DatasetCommand) -> Result<()> {
     match command {
@@ -32,12 +32,19 @@ fn build(args: &BuildArgs) -> Result<()> {
         run: run::options(&args.run, &config)?,
     };
     options.validate()?;
+    options.run.check(&config)?;
     let engine = run::engine(config)?;
+    interrupt::cancels(options.run.cancel.clone())?;
     let shown = Shown::new();
     let built = dataset::build(&engine, tasks, &args.to, &options, &|progress| shown.show(progress));
     shown.end();
     let summary = built?;
-    if args.run.json { output::json(&summary) } else { run::print(&summary) }
+    if args.run.json {
+        output::json(&summary)?
+    } else {
+        run::print(&summary)?
+    }
+    interrupt::refuse(&summary)
 }
 
 fn merge(args: &MergeArgs) -> Result<()> {

@@ -7,9 +7,9 @@ use foreturn::{Error, ErrorKind, Result, files};
 
 use super::args::EvaluateArgs;
 use super::dataset::refuse_file;
-use super::output;
 use super::run::{self, Shown};
 use super::table;
+use super::{interrupt, output};
 
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     // Cheap mistakes come first: the models load only for tasks and a configuration that make sense.
@@ -17,30 +17,35 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     let config = Config::from_file(&args.config)?;
     let tasks = Tasks::read(&args.tasks)?;
     let policies = policies(args, &config)?;
-    let mut compared = config.clone();
-    // Each policy is named in the journal by itself.
-    compared.roles.policy = None;
     let options = EvaluateOptions {
         turns: args.turns,
         samples: args.samples,
         seed: args.run.seed.or(config.seed).unwrap_or(0),
-        configuration: tasks::fingerprint(&compared),
+        configuration: tasks::fingerprint_without_policy(&config),
         run: RunOptions { merge: args.merge.clone(), ..run::options(&args.run, &config)? },
     };
-    let shown = Shown::new();
-    let engine = |policy: &Policy| {
+    let of = |policy: &Policy| {
         let mut config = config.clone();
         config.roles.policy = Some(policy.model.clone());
-        run::engine(config)
+        config
     };
+    // All policies are looked at before the first one is paid for.
+    for policy in &policies {
+        options.run.check(&of(policy)).map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
+    }
+    interrupt::cancels(options.run.cancel.clone())?;
+    let shown = Shown::new();
+    let engine = |policy: &Policy| run::engine(of(policy));
     let evaluated = evaluate::evaluate(&policies, tasks, &args.to, &options, engine, &|progress| shown.show(progress));
     shown.end();
     let (evaluation, summary) = evaluated?;
     if args.run.json {
-        return output::json(&evaluation);
+        output::json(&evaluation)?;
+    } else {
+        print(&evaluation)?;
+        run::print(&summary)?;
     }
-    print(&evaluation)?;
-    run::print(&summary)
+    interrupt::refuse(&summary)
 }
 
 /// The policies that are named, otherwise the one of the configuration.
@@ -72,6 +77,9 @@ fn policies(args: &EvaluateArgs, config: &Config) -> Result<Vec<Policy>> {
             ))
         })?));
     }
+    for policy in &mut policies {
+        policy.configuration = tasks::fingerprint_of_model(&config.models[&policy.model]);
+    }
     for (name, file) in &args.system {
         let text = files::read_text(file, files::Kind::INPUT)?;
         named(&mut policies, "--system", name)?.system = Some(text.trim_end().to_owned());
@@ -99,6 +107,17 @@ fn print(evaluation: &Evaluation) -> Result<()> {
     let shown: Vec<table::Column> = columns.iter().map(column).collect();
     for table in table::fit(&first, &[shown], output::width()) {
         output::line(table.to_string())?;
+    }
+    for policy in &evaluation.policies {
+        for (role, weights) in policy.weights.iter().filter(|(_, weights)| weights.len() > 1) {
+            let names: Vec<&str> = weights.iter().map(String::as_str).collect();
+            output::status(&format!(
+                "warning: the conversations of `{}` have different weights of the {}: {}",
+                policy.name,
+                role.as_str(),
+                names.join(", ")
+            ));
+        }
     }
     for compared in &evaluation.differences {
         let difference = &compared.difference;

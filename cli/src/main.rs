@@ -1,6 +1,6 @@
 //! The `foreturn` command: arguments in, one JSON document or a table out. Logs and progress go to standard error.
 //!
-//! Exit status: 0; 2 for a usage error; 1 otherwise, with one clear message.
+//! Exit status: 0; 2 for a usage error; 130 after Ctrl-C in a run; 1 otherwise, with one clear message.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -10,6 +10,7 @@ mod bench;
 mod compare;
 mod dataset;
 mod evaluate;
+mod interrupt;
 mod models;
 mod output;
 mod rank;
@@ -24,7 +25,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
-use foreturn::Result;
+use foreturn::{ErrorKind, Result};
 
 use self::args::{Cli, Command};
 
@@ -33,7 +34,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            ExitCode::FAILURE
+            match error.kind() {
+                ErrorKind::Cancelled => ExitCode::from(interrupt::STATUS),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -99,9 +99,14 @@ pub(super) fn print(summary: &Summary) -> Result<()> {
         money(summary.cost),
         spent.reused
     ))?;
+    if summary.retried > 0 {
+        output::line(format!(
+            "{} of those set aside failed for reasons that are not the task's: run the same command to hold them again",
+            summary.retried
+        ))?;
+    }
     match summary.stopped {
         Stopped::Budget => output::line("stopped at the limit; raise it and run the same command to go on")?,
-        Stopped::Cancelled => output::line("stopped early; run the same command to go on")?,
         _ => {}
     }
     let Some(estimate) = summary.estimate.as_ref().filter(|estimate| estimate.left > 0) else { return Ok(()) };

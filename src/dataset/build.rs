@@ -103,31 +103,35 @@ const MAX_TURNS: usize = 256;
 /// models fail again and again. What is finished by then stays.
 pub fn build(
     engine: &Engine,
-    mut tasks: Tasks,
+    tasks: Tasks,
     folder: &Path,
     options: &BuildOptions,
     on_progress: OnProgress<'_>,
 ) -> Result<Summary> {
     options.validate()?;
     let plan = engine.plan()?;
-    check_prices(&options.run.prices, plan)?;
-    tasks.check(|task| plan.metrics.iter().try_for_each(|weighted| weighted.metric.check(&task.goal)));
+    check_prices(&options.run, plan, &|name| engine.is_elsewhere(name))?;
+    let run_options = options.run.within_run();
     let seed = options.seed.unwrap_or(plan.seed);
-    let engine = engine.within(Limits { cancel: Some(options.run.cancel.clone()), ..Limits::default() });
+    let engine = engine.within(Limits { cancel: Some(run_options.cancel.clone()), ..Limits::default() });
     let places = Places::make(folder)?;
     let journal = Journal::open(&places.journal(), &options.settings(seed))?;
-    let mine = |at: &usize| options.run.shard.is_none_or(|shard| shard.has(*at));
-    let units: Vec<Unit<'_, ()>> = units(&tasks).enumerate().filter(|(at, _)| mine(at)).map(|(_, unit)| unit).collect();
+    let mine = |unit: &Unit<'_, ()>| options.run.shard.is_none_or(|shard| shard.has(&unit.task.id));
+    let units: Vec<Unit<'_, ()>> = units(&tasks).filter(mine).collect();
     take_over(&units, &options.run.merge, &journal, &options.settings(seed))?;
-    let mut summary = run(&units, &journal, &options.run, on_progress, |unit| {
+    let held = run(&units, &journal, &run_options, on_progress, |unit| {
         let talk = Talk::new(&engine, &unit.task.goal);
         let mut build = Build { talk, options, task: unit.task, plan };
         let start = Instant::now();
-        let result = build.conversation(task_seed(seed, &unit.task.id));
+        // A task that lacks what a metric needs is refused before it costs anything.
+        let result = plan.check_goal(&unit.task.goal).and_then(|()| build.conversation(task_seed(seed, &unit.task.id)));
         Held { result, spent: Spent::new(&build.talk.costs, start.elapsed().as_secs_f64(), plan) }
-    })?;
+    });
+    // What is finished stays, whatever ended the run.
+    let written = write(&places, &units, &journal, tasks.set_aside.clone());
+    let mut summary = held?;
+    written?;
     summary.set_aside += tasks.set_aside.len();
-    write(&places, &units, &journal, tasks.set_aside.clone())?;
     Ok(summary)
 }
 

@@ -26,7 +26,14 @@ impl Limits {
 
 /// Cancels requests; clones cancel the same ones.
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Cancelled>);
+
+#[derive(Debug, Default)]
+struct Cancelled {
+    itself: AtomicBool,
+    /// A token that cancels this one as well.
+    parent: Option<CancelToken>,
+}
 
 impl CancelToken {
     /// A token that nobody has cancelled.
@@ -36,11 +43,16 @@ impl CancelToken {
 
     /// Cancels every request that carries this token, within about one step of the model.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.itself.store(true, Ordering::Release);
     }
 
     /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.itself.load(Ordering::Acquire) || self.0.parent.as_ref().is_some_and(CancelToken::is_cancelled)
+    }
+
+    /// A token that is cancelled with this one, and can be cancelled without it.
+    pub(crate) fn child(&self) -> Self {
+        CancelToken(Arc::new(Cancelled { itself: AtomicBool::default(), parent: Some(self.clone()) }))
     }
 }

@@ -239,6 +239,11 @@ impl Engine {
         Engine { inner: Arc::clone(&self.inner), limits }
     }
 
+    /// True if the model is not in this process, so that its tokens may cost money.
+    pub(crate) fn is_elsewhere(&self, name: &str) -> bool {
+        !self.inner.locals.contains_key(name)
+    }
+
     /// Ranks a request's candidates.
     ///
     /// # Errors

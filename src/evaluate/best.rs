@@ -40,12 +40,12 @@ pub(super) fn hold(talk: &mut Talk<'_>, request: RankRequest, by: BestOf, turns:
     };
     let nothing = || Error::internal("a conversation without a turn");
     let ranking = rest(first.ok_or_else(nothing)?, &said[begun..], ended, seed)?;
-    let response = said[begun].content.clone();
-    talk.rescore(RankRequest { candidates: Candidates::Given(vec![response]), ..request }, &ranking)
+    // The response was sampled: it may be empty, as a given one may not.
+    talk.rescore(RankRequest { candidates: Candidates::Sample(1), ..request }, &ranking)
 }
 
 /// The request by which a turn is chosen.
-fn choice(conversation: Vec<Message>, by: BestOf, seed: u64) -> RankRequest {
+pub(super) fn choice(conversation: Vec<Message>, by: BestOf, seed: u64) -> RankRequest {
     RankRequest {
         conversation,
         candidates: Candidates::Sample(by.candidates),

@@ -15,8 +15,8 @@ use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
 use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
-    self, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
-    check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
+    self, Estimate, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks,
+    Tokens, Unit, check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
 };
 use crate::{Error, Result};
 
@@ -31,6 +31,9 @@ pub struct Policy {
     pub system: Option<String>,
     /// If set, the policy answers with the best of several candidates at each turn.
     pub best_of: Option<BestOf>,
+    /// A description of its model's settings that has to stay the same when an evaluation goes on, such as
+    /// [`fingerprint_of_model`](crate::tasks::fingerprint_of_model). With another one, its conversations are held anew.
+    pub configuration: String,
 }
 
 /// How a policy chooses among candidates: by the reward of the configuration, over futures of its own depth.
@@ -43,6 +46,19 @@ pub struct BestOf {
     pub window: usize,
     /// Futures for each candidate; at least 1.
     pub samples: usize,
+}
+
+impl BestOf {
+    /// Refuses what no turn could be chosen with, before a conversation is paid for.
+    fn validate(self) -> Result<()> {
+        if self.candidates < 2 {
+            return Err(Error::invalid_request(format!(
+                "the best of {} is to be chosen, which is fewer than 2 candidates",
+                self.candidates
+            )));
+        }
+        best::choice(vec![Message::new(Role::User, "?")], self, 0).validate_size()
+    }
 }
 
 /// Parses `CANDIDATES/WINDOW/SAMPLES`, such as `4/2/3`.
@@ -65,7 +81,7 @@ impl Policy {
     /// The model called `model`, without instructions.
     pub fn new(model: impl Into<String>) -> Self {
         let model = model.into();
-        Policy { name: model.clone(), model, system: None, best_of: None }
+        Policy { name: model.clone(), model, system: None, best_of: None, configuration: String::new() }
     }
 
     /// The conversation as the policy sees it.
@@ -183,23 +199,47 @@ pub fn evaluate(
     let journal = Journal::open(&places.journal(), &settings)?;
     let all: Vec<Unit<'_, Place<'_>>> = policies.iter().flat_map(|policy| units(policy, &tasks, options)).collect();
     tasks::take_over(&all, &options.run.merge, &journal, &settings)?;
-    let mut stopped = Stopped::Complete;
-    for policy in policies {
-        let units = units(policy, &tasks, options);
-        if !is_due(&units, &journal, &options.run) {
-            continue;
-        }
-        let engine = engine(policy).map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
-        let run = hold_all(&units, &journal, &engine, options, on_progress);
-        stopped = run.map_err(|e| e.context(format!("policy `{}`", policy.name)))?.stopped;
-        if matches!(stopped, Stopped::Budget | Stopped::Cancelled) {
-            break;
-        }
-    }
+    let options = &EvaluateOptions { run: options.run.within_run(), ..options.clone() };
+    let held = hold_each(policies, &tasks, &journal, options, &mut engine, on_progress);
+    // What is finished stays, whatever ended the run.
+    let written = write(&places, policies, &all, &journal, &tasks);
+    let stopped = held?;
+    let evaluation = written?;
     let mut summary = tasks::summarise(&all, &journal, &options.run, stopped);
     summary.set_aside += tasks.set_aside.len();
-    let evaluation = write(&places, policies, &all, &journal, &tasks)?;
+    // A policy costs what it costs: what another one took says nothing about it.
+    let estimates = policies.iter().filter_map(|policy| {
+        tasks::summarise(&units(policy, &tasks, options), &journal, &options.run, stopped).estimate
+    });
+    summary.estimate = Estimate::sum(&estimates.collect::<Vec<_>>());
     Ok((evaluation, summary))
+}
+
+/// Holds the conversations of one policy after the other. Returns why the first of them ended that is not complete.
+fn hold_each(
+    policies: &[Policy],
+    tasks: &Tasks,
+    journal: &Journal,
+    options: &EvaluateOptions,
+    engine: &mut impl FnMut(&Policy) -> Result<Engine>,
+    on_progress: OnProgress<'_>,
+) -> Result<Stopped> {
+    let mut stopped = Stopped::Complete;
+    for policy in policies {
+        let units = units(policy, tasks, options);
+        if !is_due(&units, journal, &options.run) {
+            continue;
+        }
+        let held = engine(policy).and_then(|engine| hold_all(&units, journal, &engine, options, on_progress));
+        let held = held.map_err(|e| e.context(format!("policy `{}`", policy.name)))?.stopped;
+        if stopped == Stopped::Complete {
+            stopped = held;
+        }
+        if matches!(held, Stopped::Budget | Stopped::Cancelled) {
+            return Ok(held);
+        }
+    }
+    Ok(stopped)
 }
 
 /// What a unit of an evaluation is besides its task.
@@ -220,11 +260,9 @@ fn validate(policies: &[Policy], options: &EvaluateOptions) -> Result<()> {
             twice.name
         )));
     }
-    if let Some(policy) = policies.iter().find(|policy| policy.best_of.is_some_and(|best| best.candidates < 2)) {
-        return Err(Error::invalid_request(format!(
-            "policy `{}` is to choose the best of fewer than 2 candidates",
-            policy.name
-        )));
+    for policy in policies {
+        let valid = policy.best_of.map_or(Ok(()), BestOf::validate);
+        valid.map_err(|e| e.context(format!("policy `{}`", policy.name)))?;
     }
     if !(1..=MAX_WINDOW + 1).contains(&options.turns) {
         return Err(Error::invalid_request(format!(
@@ -252,16 +290,18 @@ fn settings(options: &EvaluateOptions) -> Map<String, Value> {
 
 fn units<'a>(policy: &'a Policy, tasks: &'a Tasks, options: &EvaluateOptions) -> Vec<Unit<'a, Place<'a>>> {
     let shard = options.run.shard;
-    let tasks = tasks.list.iter().enumerate().filter(|(at, _)| shard.is_none_or(|shard| shard.has(*at)));
+    let tasks = tasks.list.iter().filter(move |task| shard.is_none_or(|shard| shard.has(&task.id)));
     let samples = options.samples;
-    let units = tasks.flat_map(|(_, task)| {
-        (0..samples).map(move |sample| Unit {
-            key: json!([policy.name, policy.model, policy.system, policy.best_of, sample, task.id]).to_string(),
-            task,
-            of: Place { policy, sample },
-        })
+    let units = tasks.flat_map(|task| {
+        (0..samples).map(move |sample| Unit { key: key(policy, sample, &task.id), task, of: Place { policy, sample } })
     });
     units.collect()
+}
+
+/// The name of a conversation in the journal.
+fn key(policy: &Policy, sample: usize, id: &str) -> String {
+    let Policy { name, model, system, best_of, configuration } = policy;
+    json!([name, model, configuration, system, best_of, sample, id]).to_string()
 }
 
 fn hold_all(
@@ -272,15 +312,39 @@ fn hold_all(
     on_progress: OnProgress<'_>,
 ) -> Result<Summary> {
     let plan = engine.plan()?;
-    check_prices(&options.run.prices, plan)?;
+    check_prices(&options.run, plan, &|name| engine.is_elsewhere(name))?;
+    refuse_other_weights(units, journal, engine)?;
     let engine = engine.within(Limits { cancel: Some(options.run.cancel.clone()), ..Limits::default() });
     run(units, journal, &options.run, on_progress, |unit| {
         let (mut talk, start) = (Talk::new(&engine, &unit.task.goal), Instant::now());
         let seed = seed_below(task_seed(options.seed, &unit.task.id), &[unit.of.sample as u64]);
-        let result = hold(&mut talk, plan, unit, options.turns, seed);
+        // A task that lacks what a metric needs is refused before it costs anything.
+        let checked = plan.check_goal(&unit.task.goal);
+        let result = checked.and_then(|()| hold(&mut talk, plan, unit, options.turns, seed));
         let result = result.map_err(|e| e.context(format!("policy `{}`", unit.of.policy.name)));
         Held { result, spent: Spent::new(&talk.costs, start.elapsed().as_secs_f64(), plan) }
     })
+}
+
+/// Refuses to mix conversations with other weights under the same names.
+fn refuse_other_weights(units: &[Unit<'_, Place<'_>>], journal: &Journal, engine: &Engine) -> Result<()> {
+    let loaded = engine.statistics()?.models;
+    for unit in units {
+        let Some(row) = journal.read(&unit.key, &unit.task.fingerprint())? else { continue };
+        let models: BTreeMap<ModelRole, ModelInfo> =
+            serde_json::from_value(row["models"].clone()).map_err(|e| Error::internal(format!("its models: {e}")))?;
+        for ModelInfo { name, weights, .. } in models.into_values() {
+            let (Some(weights), Some(now)) = (weights, loaded.get(&*name)) else { continue };
+            if weights != now.weights {
+                return Err(Error::invalid_request(format!(
+                    "model `{name}` has the weights {}, and the folder has conversations with {weights}: evaluate it \
+                     under another name (--policy NAME=MODEL) with a model section of its own, or into another folder",
+                    now.weights
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Holds a conversation.

@@ -49,6 +49,10 @@ pub struct PolicyResult {
     /// The columns by name: each metric, `reward`, `tokens_k` (thousands of tokens that the user reads and writes) and
     /// `turns`.
     pub columns: BTreeMap<String, Column>,
+    /// The weights of the models in its conversations, by role, where they are known. Two of one role mean that
+    /// conversations with different weights are averaged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<ModelRole, BTreeSet<String>>,
 }
 
 /// A mean over tasks.
@@ -124,6 +128,7 @@ impl Evaluation {
                 .filter_map(|(name, tasks)| Some(((*name).to_owned(), column(tasks)?)))
                 .chain(clarified(conversations.iter().filter(|c| c.policy == policy.name)))
                 .collect(),
+            weights: weights(conversations.iter().filter(|c| c.policy == policy.name)),
         });
         let mut differences = Vec::new();
         for (at, policy) in policies.iter().enumerate() {
@@ -154,6 +159,19 @@ fn by_column<'a>(conversations: impl Iterator<Item = &'a EvaluatedConversation>)
 fn column(tasks: &ByTask<'_>) -> Option<Column> {
     let Estimate { mean, std_error, interval, n } = Estimate::of(&tasks.values().copied().collect::<Vec<f64>>())?;
     Some(Column { mean, std_error, interval, tasks: n })
+}
+
+/// The weights that conversations name.
+fn weights<'a>(
+    conversations: impl Iterator<Item = &'a EvaluatedConversation>,
+) -> BTreeMap<ModelRole, BTreeSet<String>> {
+    let mut weights: BTreeMap<ModelRole, BTreeSet<String>> = BTreeMap::new();
+    for (role, model) in conversations.flat_map(|conversation| &conversation.models) {
+        if let Some(name) = &model.weights {
+            weights.entry(*role).or_default().insert(name.clone());
+        }
+    }
+    weights
 }
 
 /// The averages of the test on Abg-CoQA, if it was one. They are no means over tasks, so they have no errors.
@@ -209,7 +227,7 @@ mod tests {
     use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
     use super::*;
-    use crate::rank::Ended;
+    use crate::rank::{Ended, ModelInfo};
 
     fn conversation(policy: &str, id: usize, sample: usize, accuracy: f64) -> EvaluatedConversation {
         EvaluatedConversation {
@@ -259,6 +277,18 @@ mod tests {
         assert_eq!((of("turns").difference.mean, of("tokens_k").difference.mean), (0.0, 0.0));
         let text = serde_json::to_string(&evaluation).unwrap();
         assert_eq!(serde_json::from_str::<Evaluation>(&text).unwrap(), evaluation);
+    }
+
+    #[test]
+    fn weights_are_named_by_role() {
+        let with = |id: usize, weights: &str| EvaluatedConversation {
+            models: [(ModelRole::Policy, ModelInfo::new("m", Some(weights.into())))].into(),
+            ..conversation("a", id, 0, 1.0)
+        };
+        let evaluation = Evaluation::of(&policies(), &[with(1, "old"), with(2, "new"), with(3, "old")], 0);
+        let expected = BTreeSet::from(["new".to_owned(), "old".to_owned()]);
+        assert_eq!(evaluation.policies[0].weights[&ModelRole::Policy], expected);
+        assert!(evaluation.policies[1].weights.is_empty());
     }
 
     #[test]

@@ -80,10 +80,14 @@ fn won(one: f64, others: &[f64]) -> f64 {
 impl Separability {
     /// The variance of an area is at most auc · (1 − auc) / n, with n the smaller of the two counts, whatever the scores'
     /// distributions (Birnbaum, Klose 1957). Cross-validation doubles it: what one part by chance has in common with
-    /// another counts twice, when either is the test of the other.
+    /// another counts twice, when either is the test of the other. The interval is Wilson's for such a share, because
+    /// the plain one would be a point at 0 and at 1.
     fn of(auc: f64, smaller: usize) -> Self {
-        let half = NORMAL_975 * (2.0 * auc * (1.0 - auc) / smaller as f64).sqrt();
-        Separability { auc, interval: [(auc - half).max(0.0), (auc + half).min(1.0)] }
+        let (count, square) = (smaller as f64 / 2.0, NORMAL_975 * NORMAL_975);
+        let middle = (auc + square / (2.0 * count)) / (1.0 + square / count);
+        let variance = auc * (1.0 - auc) / count + square / (4.0 * count * count);
+        let half = NORMAL_975 / (1.0 + square / count) * variance.sqrt();
+        Separability { auc, interval: [(middle - half).clamp(0.0, auc), (middle + half).clamp(auc, 1.0)] }
     }
 }
 
@@ -160,8 +164,11 @@ mod tests {
         // Of 6 pairs: 4 wins, 1 tie, 1 loss.
         let real = [0.0, 2.0, 1.0];
         assert_eq!(won(3.0, &real) + won(2.0, &real), 5.5);
-        let found = Separability::of(0.5, 25);
-        assert!((found.interval[0] - (0.5 - NORMAL_975 / 10.0 * 2f64.sqrt())).abs() < 1e-12);
-        assert_eq!(Separability::of(1.0, 25).interval, [1.0, 1.0]);
+        // Wilson's interval of 10 and of 20 in 20. The latter begins at n / (n + z²).
+        for (auc, expected) in [(0.5, [0.299_298_008, 0.700_701_992]), (1.0, [0.838_874_842, 1.0])] {
+            let found = Separability::of(auc, 40).interval;
+            assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{found:?}");
+        }
+        assert_eq!(Separability::of(0.0, 40).interval[0], 0.0);
     }
 }

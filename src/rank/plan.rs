@@ -95,6 +95,11 @@ impl RankPlan {
         }
     }
 
+    /// Refuses a goal that lacks what a metric needs.
+    pub(crate) fn check_goal(&self, goal: &Goal) -> Result<()> {
+        self.metrics.iter().try_for_each(|weighted| weighted.metric.check(goal))
+    }
+
     /// The models that metrics name, each once.
     pub fn metric_models(&self) -> Vec<Arc<str>> {
         let mut names: Vec<Arc<str>> = self.metrics.iter().flat_map(|weighted| weighted.metric.models()).collect();

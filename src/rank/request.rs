@@ -127,6 +127,12 @@ impl RankRequest {
         validate_samples(self.samples)
     }
 
+    /// As [`RankRequest::validate`], with the limit on the turns in all.
+    pub(crate) fn validate_size(&self) -> Result<()> {
+        self.validate()?;
+        check_turns(self.candidates.len(), self.samples.unwrap_or(1), self.window.unwrap_or(0))
+    }
+
     fn validate_conversation(&self) -> Result<()> {
         let Some(last) = self.conversation.last() else {
             return Err(Error::invalid_request(

@@ -149,19 +149,6 @@ impl Tasks {
             }
         }
     }
-
-    /// Sets aside the tasks that `check` refuses.
-    pub(crate) fn check(&mut self, check: impl Fn(&Task) -> Result<()>) {
-        let refused = &mut self.set_aside;
-        self.list.retain(|task| match check(task) {
-            Ok(()) => true,
-            Err(error) => {
-                refused.push(SetAside { line: task.line, id: Some(task.id.clone()), reason: error.to_string() });
-                false
-            }
-        });
-        self.set_aside.sort_by_key(|aside| aside.line);
-    }
 }
 
 const EXAMPLE: &str = r#"{"id": "1", "prompt": "…", "reference": "…"}"#;

@@ -3,7 +3,8 @@
 //! ```text
 //! {"kind":"settings","schema":1,"settings":{…}}                                     what the run depends on, first
 //! {"kind":"done","key":"…","task":"…","spent":{…},"entry":{…}}                      a conversation
-//! {"kind":"failed","key":"…","task":"…","spent":{…},"reason":"…"}                   why there is none
+//! {"kind":"failed","key":"…","task":"…","spent":{…},"reason":"…","own":true}        why there is none, and whether the
+//!                                                                                   task itself is to blame
 //! ```
 //!
 //! A line is appended whole and synced. A kill can cut off no more than the last line, which is then cut away, and its
@@ -65,6 +66,8 @@ struct State {
     /// Where the next line begins.
     end: u64,
     entries: BTreeMap<String, Entry>,
+    /// The sum over all lines.
+    spent: Spent,
 }
 
 /// What the journal says of a conversation.
@@ -72,10 +75,20 @@ struct State {
 pub(crate) struct Entry {
     pub(crate) task: String,
     pub(crate) spent: Spent,
+    /// What earlier lines about the same conversation spent: those that failed, or were about the task before an edit.
+    pub(crate) earlier: Spent,
     /// Why there is no conversation.
-    pub(crate) failed: Option<String>,
+    pub(crate) failed: Option<Failure>,
     at: u64,
     length: usize,
+}
+
+/// Why there is no conversation about a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    /// True if the task itself is to blame, so that it would fail again. Otherwise the next run holds it again.
+    pub(crate) own: bool,
 }
 
 #[derive(Serialize)]
@@ -83,16 +96,30 @@ pub(crate) struct Entry {
 enum Line<'a> {
     Settings { schema: u32, settings: &'a Map<String, Value> },
     Done { key: &'a str, task: &'a str, spent: &'a Spent, entry: &'a Value },
-    Failed { key: &'a str, task: &'a str, spent: &'a Spent, reason: &'a str },
+    Failed { key: &'a str, task: &'a str, spent: &'a Spent, reason: &'a str, own: bool },
 }
 
 /// A line without its entry, which may be large.
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Known {
-    Settings { schema: u32, settings: Map<String, Value> },
-    Done { key: String, task: String, spent: Spent },
-    Failed { key: String, task: String, spent: Spent, reason: String },
+    Settings {
+        schema: u32,
+        settings: Map<String, Value>,
+    },
+    Done {
+        key: String,
+        task: String,
+        spent: Spent,
+    },
+    Failed {
+        key: String,
+        task: String,
+        spent: Spent,
+        reason: String,
+        #[serde(default)]
+        own: bool,
+    },
 }
 
 impl Journal {
@@ -116,7 +143,7 @@ impl Journal {
             return Err(Error::invalid_request(format!("{} is not an ordinary file", path.display())));
         }
         lock(&file, path)?;
-        let mut state = State { file, end: 0, entries: BTreeMap::new() };
+        let mut state = State { file, end: 0, entries: BTreeMap::new(), spent: Spent::default() };
         let begun = state.load(path)?;
         let journal = Journal { path: path.to_owned(), state: Mutex::new(state) };
         match begun {
@@ -146,14 +173,15 @@ impl Journal {
     /// Writes down a conversation.
     pub(crate) fn done(&self, key: &str, task: &str, spent: &Spent, entry: &Value) -> Result<()> {
         let (at, length) = self.append(&Line::Done { key, task, spent, entry })?;
-        self.note(key, Entry { task: task.into(), spent: spent.clone(), failed: None, at, length });
+        self.state().note(key.into(), task.into(), spent.clone(), None, (at, length));
         Ok(())
     }
 
     /// Writes down why there is no conversation.
-    pub(crate) fn failed(&self, key: &str, task: &str, spent: &Spent, reason: &str) -> Result<()> {
-        let (at, length) = self.append(&Line::Failed { key, task, spent, reason })?;
-        self.note(key, Entry { task: task.into(), spent: spent.clone(), failed: Some(reason.into()), at, length });
+    pub(crate) fn failed(&self, key: &str, task: &str, spent: &Spent, failure: &Failure) -> Result<()> {
+        let Failure { reason, own } = failure;
+        let place = self.append(&Line::Failed { key, task, spent, reason, own: *own })?;
+        self.state().note(key.into(), task.into(), spent.clone(), Some(failure.clone()), place);
         Ok(())
     }
 
@@ -162,14 +190,13 @@ impl Journal {
         self.state().entries.get(key).filter(|entry| entry.task == task).cloned()
     }
 
-    /// The sum over all conversations that were held, failed ones included.
+    /// The sum over all conversations that were held, with those that failed or were held again.
     pub(crate) fn spent(&self) -> Spent {
-        let mut sum = Spent::default();
-        self.state().entries.values().for_each(|entry| sum.add(&entry.spent));
-        sum
+        self.state().spent.clone()
     }
 
     /// The keys of everything that was written down.
+    #[cfg(test)]
     pub(crate) fn keys(&self) -> Vec<String> {
         self.state().entries.keys().cloned().collect()
     }
@@ -195,10 +222,6 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, key: &str, entry: Entry) {
-        self.state().entries.insert(key.into(), entry);
-    }
-
     /// Appends a line and waits until it is on the disk. Returns its place.
     fn append(&self, line: &Line<'_>) -> Result<(u64, usize)> {
         let text = json_line(line)?;
@@ -216,9 +239,20 @@ impl Journal {
 }
 
 impl State {
+    /// Keeps what a line says, which is at `place`.
+    fn note(&mut self, key: String, task: String, spent: Spent, failed: Option<Failure>, (at, length): (u64, usize)) {
+        self.spent.add(&spent);
+        let earlier = self.entries.remove(&key).map(|mut entry| {
+            entry.earlier.add(&entry.spent);
+            entry.earlier
+        });
+        let entry = Entry { task, spent, earlier: earlier.unwrap_or_default(), failed, at, length };
+        self.entries.insert(key, entry);
+    }
+
     /// Reads all lines. Returns the settings, if there are any yet.
     fn load(&mut self, path: &Path) -> Result<Option<Map<String, Value>>> {
-        let mut reader = BufReader::new(&self.file);
+        let mut reader = BufReader::new(self.file.try_clone().map_err(|e| Error::io("read", path, e))?);
         let (mut settings, mut line, mut number) = (None, Vec::new(), 0);
         loop {
             line.clear();
@@ -245,10 +279,10 @@ impl State {
                     return Err(damaged(format!("it has schema {schema}; this version reads {SCHEMA}")));
                 }
                 Known::Done { key, task, spent } => {
-                    self.entries.insert(key, Entry { task, spent, failed: None, at, length });
+                    self.note(key, task, spent, None, (at, length));
                 }
-                Known::Failed { key, task, spent, reason } => {
-                    self.entries.insert(key, Entry { task, spent, failed: Some(reason), at, length });
+                Known::Failed { key, task, spent, reason, own } => {
+                    self.note(key, task, spent, Some(Failure { reason, own }), (at, length));
                 }
             }
             if settings.is_none() {
@@ -356,7 +390,8 @@ mod tests {
         let path = Places::make(folder.path()).unwrap().journal();
         let journal = Journal::open(&path, &settings(7)).unwrap();
         journal.done("a", "f1", &spent(), &json!({"x": 0.1, "text": "ü\n"})).unwrap();
-        journal.failed("b", "f2", &spent(), "no answer").unwrap();
+        let failure = Failure { reason: "no answer".into(), own: true };
+        journal.failed("b", "f2", &spent(), &failure).unwrap();
         journal.done("c", "f3", &spent(), &json!([1])).unwrap();
         drop(journal);
         let whole = std::fs::read(&path).unwrap();
@@ -376,9 +411,16 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         let journal = Journal::open(&path, &settings(7)).unwrap();
         assert_eq!(journal.read("a", "f1").unwrap(), Some(json!({"x": 0.1, "text": "ü\n"})));
-        assert_eq!(journal.entry("b", "f2").unwrap().failed.as_deref(), Some("no answer"));
+        assert_eq!(journal.entry("b", "f2").unwrap().failed, Some(failure));
         assert_eq!(journal.read("a", "edited").unwrap(), None, "an edited task is another one");
         assert_eq!(journal.spent().seconds, 4.5);
+        // What was held again, or was about the task before an edit, was paid for as well.
+        journal.done("b", "f2", &spent(), &json!(1)).unwrap();
+        journal.done("a", "edited", &spent(), &json!(1)).unwrap();
+        let paid = |journal: &Journal| (journal.spent().seconds, journal.entry("b", "f2").unwrap().earlier.seconds);
+        assert_eq!(paid(&journal), (7.5, 1.5));
+        drop(journal);
+        assert_eq!(paid(&Journal::open(&path, &settings(7)).unwrap()), (7.5, 1.5));
     }
 
     #[test]

@@ -29,18 +29,27 @@ pub(crate) use spend::check_prices;
 pub use spend::{Estimate, Price, Spent, Tokens};
 pub(crate) use talk::Talk;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
+use crate::rank::ModelRole;
 use crate::rollout::seed::derive;
 
 /// The seed of the conversation about the task `id`. It has 53 bits, so that every JSON reader keeps it exactly.
 pub(crate) fn task_seed(seed: u64, id: &str) -> u64 {
+    seed_below(seed, &[number_of(id)])
+}
+
+/// A number that depends on the task's id alone.
+pub(crate) fn number_of(id: &str) -> u64 {
     let digest = Sha256::digest(id.as_bytes());
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
-    seed_below(seed, &[u64::from_le_bytes(first)])
+    u64::from_le_bytes(first)
 }
 
 /// The seed at the end of `path` below `parent`, in 53 bits.
@@ -48,8 +57,8 @@ pub(crate) fn seed_below(parent: u64, path: &[u64]) -> u64 {
     derive(parent, path) >> 11
 }
 
-/// A hash of what conversations depend on in a configuration. Where models and libraries are does not matter, because rows
-/// name the weights.
+/// A hash of what conversations depend on in a configuration: the settings, and the models that play a role or that a metric
+/// asks. Where models and libraries are and how endpoints are called does not matter, because rows name the weights.
 ///
 /// ```
 /// use foreturn::{Config, tasks};
@@ -61,18 +70,64 @@ pub(crate) fn seed_below(parent: u64, path: &[u64]) -> u64 {
 /// assert_ne!(tasks::fingerprint(&config), same);
 /// ```
 pub fn fingerprint(config: &Config) -> String {
+    settings_hash(config, |_| true)
+}
+
+/// As [`fingerprint`], without the policy and its model. An evaluation names its policies by themselves.
+pub fn fingerprint_without_policy(config: &Config) -> String {
+    settings_hash(config, |role| role != ModelRole::Policy)
+}
+
+/// A hash of what conversations depend on in the section of a model.
+pub fn fingerprint_of_model(model: &ModelConfig) -> String {
+    let mut value = serde_json::to_value(model).unwrap_or_default();
+    without_transport(&mut value);
+    hash(value.to_string().as_bytes())
+}
+
+fn settings_hash(config: &Config, counts: impl Fn(ModelRole) -> bool) -> String {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     if let Some(sections) = value.as_object_mut() {
         sections.remove("runtime");
         // Only its number matters, and a run has one of its own.
         sections.remove("seed");
+        let used = config.plan(Arc::new(|_| 0)).ok().map(|plan| {
+            let roles: BTreeMap<ModelRole, String> =
+                plan.roles.models.iter().filter(|(role, _)| counts(**role)).map(|(r, m)| (*r, m.clone())).collect();
+            (roles, plan.metric_models())
+        });
         let models = sections.get_mut("models").and_then(Value::as_object_mut);
-        for model in models.into_iter().flat_map(|models| models.values_mut()).filter_map(Value::as_object_mut) {
-            model.remove("path");
-            model.remove("base_url");
+        for model in models.into_iter().flat_map(|models| models.values_mut()) {
+            without_transport(model);
+        }
+        // A configuration that is wrong is refused elsewhere.
+        if let Some((roles, asked)) = used {
+            let models = sections.get_mut("models").and_then(Value::as_object_mut);
+            let is_used = |name: &str| roles.values().any(|model| model == name) || asked.iter().any(|m| **m == *name);
+            if let Some(models) = models {
+                models.retain(|name, _| is_used(name));
+            }
+            sections.insert("roles".into(), serde_json::to_value(roles).unwrap_or_default());
         }
     }
     hash(value.to_string().as_bytes())
+}
+
+/// Leaves out the place of a model, and how its endpoint is called.
+fn without_transport(model: &mut Value) {
+    let transport = [
+        "path",
+        "base_url",
+        "api_key_env",
+        "timeout_s",
+        "connect_timeout_s",
+        "max_retries",
+        "max_concurrent",
+        "requests_per_minute",
+    ];
+    if let Some(keys) = model.as_object_mut() {
+        keys.retain(|key, _| !transport.contains(&key.as_str()));
+    }
 }
 
 /// Sixteen hexadecimal digits of SHA-256.
@@ -86,6 +141,7 @@ pub(crate) const PROGRAM: &str = concat!("foreturn ", env!("CARGO_PKG_VERSION"))
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ModelSource, RemoteConfig};
 
     #[test]
     fn seeds_are_pinned() {
@@ -94,6 +150,36 @@ mod tests {
         assert_eq!(task_seed(7, "a"), SEED_OF_A);
         assert_ne!(task_seed(7, "b"), task_seed(7, "a"));
         assert_ne!(task_seed(8, "a"), task_seed(7, "a"));
+    }
+
+    #[test]
+    fn a_run_depends_on_the_models_that_it_asks() {
+        let remote = |model: &str| ModelConfig::remote("http://localhost/v1", model);
+        let mut config = Config::default();
+        for name in ["small", "user", "judge"] {
+            config.models.insert(name.into(), remote(name));
+        }
+        let named = |name: &str| Some(name.to_owned());
+        (config.roles.policy, config.roles.user, config.roles.judge) = (named("small"), named("user"), named("judge"));
+        let prints = |config: &Config| (fingerprint(config), fingerprint_without_policy(config));
+        let same = prints(&config);
+        // Another model joins, for another policy.
+        config.models.insert("large".into(), remote("large"));
+        assert_eq!(prints(&config), same);
+        config.roles.policy = named("large");
+        assert_ne!(fingerprint(&config), same.0);
+        assert_eq!(fingerprint_without_policy(&config), same.1);
+        // Endpoints may move and be called otherwise.
+        let calm = |config: &mut RemoteConfig| (config.timeout_s, config.max_retries) = (Some(9), Some(8));
+        let mut user = remote("user");
+        let ModelSource::Remote(source) = &mut user.source else { panic!("{user:?}") };
+        calm(source);
+        assert_eq!(fingerprint_of_model(&user), fingerprint_of_model(&remote("user")));
+        config.models.insert("user".into(), user.clone());
+        assert_eq!(fingerprint_without_policy(&config), same.1);
+        user.temperature = Some(0.5);
+        config.models.insert("user".into(), user);
+        assert_ne!(fingerprint_without_policy(&config), same.1);
     }
 
     const SEED_OF_A: u64 = 0x140e_16f1_c486;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::file::{SetAside, Task};
-use super::journal::{Journal, Places};
-use super::spend::{Estimate, Price, Spent, cost};
+use super::journal::{Failure, Journal, Places};
+use super::spend::{Estimate, Price, Spent, check_prices, cost};
+use crate::config::{Config, ModelSource};
 use crate::engine::CancelToken;
 use crate::{Error, ErrorKind, Result, thread};
 
@@ -32,9 +33,10 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// True if it has the task at this place among the tasks.
-    pub(crate) fn has(self, at: usize) -> bool {
-        at % self.of == self.number - 1
+    /// True if it has the task `id`. Other lines of the file have no part in it, so that a task stays in its shard when
+    /// lines are mended, added or removed.
+    pub(crate) fn has(self, id: &str) -> bool {
+        super::number_of(id) % self.of as u64 == self.number as u64 - 1
     }
 }
 
@@ -71,9 +73,11 @@ pub struct RunOptions {
     pub probe: Option<usize>,
     /// Folders of other runs with the same settings, such as shards. Their conversations are taken over first.
     pub merge: Vec<PathBuf>,
-    /// Holds conversations again that failed.
+    /// Holds conversations again that failed because of their task: it was refused, or is too long. Those that failed for
+    /// other reasons, such as an endpoint that was down, are held again anyway.
     pub retry_failed: bool,
-    /// Ends the run from outside. Conversations under way are given up, and held by the next run.
+    /// Ends the run from outside. Conversations under way are given up, and held by the next run. A run never cancels it
+    /// by itself.
     pub cancel: CancelToken,
 }
 
@@ -111,6 +115,22 @@ impl RunOptions {
             return Err(Error::invalid_request("an estimate needs at least 1 conversation"));
         }
         Ok(())
+    }
+
+    /// Refuses prices and limits that make no sense with this configuration. It is cheap: nothing is loaded.
+    ///
+    /// # Errors
+    /// The configuration is wrong, a model behind an endpoint has no price although the cost is limited, or the models of
+    /// metrics cannot be told apart.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        let is_elsewhere =
+            |name: &str| config.models.get(name).is_some_and(|model| matches!(model.source, ModelSource::Remote(_)));
+        check_prices(self, &config.plan(Arc::new(|_| 0))?, &is_elsewhere)
+    }
+
+    /// The same options, with a token that the run may cancel without the caller's.
+    pub(crate) fn within_run(&self) -> Self {
+        RunOptions { cancel: self.cancel.child(), ..self.clone() }
     }
 }
 
@@ -158,9 +178,11 @@ pub struct Summary {
     pub finished: usize,
     /// Those that failed, and lines that are not tasks.
     pub set_aside: usize,
+    /// Of those that failed, the ones whose task is not to blame. The next run holds them again.
+    pub retried: usize,
     /// Those that are not held yet.
     pub left: usize,
-    /// Why the run ended.
+    /// The reason why the run ended.
     pub stopped: Stopped,
     /// The cost of all conversations so far.
     pub spent: Spent,
@@ -207,8 +229,8 @@ struct State {
     tokens: u64,
     /// Of all runs in the folder.
     spent: Spent,
-    /// Conversations of which `spent` is the sum.
-    counted: usize,
+    /// The cost of those of `units` that are finished, and their number.
+    measured: (Spent, usize),
     in_a_row: usize,
     stopped: Option<Stopped>,
     error: Option<Error>,
@@ -225,21 +247,22 @@ pub(crate) fn run<U: Sync>(
     on_progress: OnProgress<'_>,
     hold: impl Fn(&Unit<'_, U>) -> Held + Sync,
 ) -> Result<Summary> {
-    let known: Vec<Option<bool>> = units.iter().map(|unit| known(unit, journal)).collect();
+    let known: Vec<Known> = units.iter().map(|unit| known(unit, journal)).collect();
+    let finished = known.iter().filter(|known| **known == Known::Done).count();
     let mut due: Vec<usize> = (0..units.len()).filter(|&at| is_open(known[at], options)).collect();
     let all = due.len();
     if let Some(probe) = options.probe {
         // What is finished tells as much.
-        due = spread(&due, probe.saturating_sub(known.iter().filter(|known| **known == Some(true)).count()));
+        due = spread(&due, probe.saturating_sub(finished));
     }
     let state = State {
         under_way: 0,
-        finished: known.iter().filter(|known| **known == Some(true)).count(),
-        failed: known.iter().filter(|known| **known == Some(false) && !options.retry_failed).count(),
+        finished,
+        failed: units.len() - finished - all,
         ended: 0,
         tokens: 0,
         spent: journal.spent(),
-        counted: journal.keys().len(),
+        measured: (measured(units, journal), finished),
         in_a_row: 0,
         stopped: (due.len() < all).then_some(Stopped::Probe),
         error: None,
@@ -273,13 +296,42 @@ pub(crate) fn is_due<U>(units: &[Unit<'_, U>], journal: &Journal, options: &RunO
     units.iter().any(|unit| is_open(known(unit, journal), options))
 }
 
-fn is_open(known: Option<bool>, options: &RunOptions) -> bool {
-    known.is_none() || (options.retry_failed && known == Some(false))
+/// What the journal says of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Done,
+    Failed { own: bool },
 }
 
-/// True if the journal has the conversation, false if it failed.
-fn known<U>(unit: &Unit<'_, U>, journal: &Journal) -> Option<bool> {
-    journal.entry(&unit.key, &unit.task.fingerprint()).map(|entry| entry.failed.is_none())
+/// True if the conversation is to be held: nobody has held it, or what failed may go well this time.
+fn is_open(known: Known, options: &RunOptions) -> bool {
+    match known {
+        Known::Nothing => true,
+        Known::Done => false,
+        Known::Failed { own } => !own || options.retry_failed,
+    }
+}
+
+fn known<U>(unit: &Unit<'_, U>, journal: &Journal) -> Known {
+    match journal.entry(&unit.key, &unit.task.fingerprint()).map(|entry| entry.failed) {
+        None => Known::Nothing,
+        Some(None) => Known::Done,
+        Some(Some(Failure { own, .. })) => Known::Failed { own },
+    }
+}
+
+/// The cost of the conversations that are finished.
+fn measured<U>(units: &[Unit<'_, U>], journal: &Journal) -> Spent {
+    let mut sum = Spent::default();
+    let entries = units.iter().filter_map(|unit| journal.entry(&unit.key, &unit.task.fingerprint()));
+    entries.filter(|entry| entry.failed.is_none()).for_each(|entry| sum.add(&entry.spent));
+    sum
+}
+
+/// True if the task is to blame: it would fail again in the same way.
+fn is_own(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidRequest | ErrorKind::ContextLength)
 }
 
 /// So many places, spread evenly.
@@ -307,16 +359,17 @@ impl<U: Sync> Shared<'_, U> {
     }
 
     fn work(&self, hold: &(impl Fn(&Unit<'_, U>) -> Held + Sync)) {
+        let _guard = EndsOnPanic(self);
         while let Some(at) = self.next() {
             let unit = &self.units[at];
             let held = hold(unit);
             let written = self.write(unit, &held);
             let mut state = self.state();
             state.under_way -= 1;
-            if matches!(written, Ok(true)) {
+            let progress = matches!(written, Ok(true)).then(|| {
                 state.count(&held);
-                (self.on_progress)(&self.progress(&state));
-            }
+                self.progress(&state)
+            });
             let failure = held.result.as_ref().err().filter(|_| state.in_a_row >= MAX_FAILURES);
             let failure = failure.map(|error| error.duplicate().context(format!(
                 "{MAX_FAILURES} conversations in a row failed, so the run stops; what is finished stays. The last one, about \
@@ -325,6 +378,10 @@ impl<U: Sync> Shared<'_, U> {
             )));
             drop(state);
             self.changed.notify_all();
+            // The caller's function may take its time, or panic.
+            if let Some(progress) = progress {
+                (self.on_progress)(&progress);
+            }
             match (written, failure) {
                 (Err(error), _) | (Ok(_), Some(error)) => self.end(Stopped::Cancelled, Some(error)),
                 (Ok(false), None) => self.end(Stopped::Cancelled, None),
@@ -340,7 +397,10 @@ impl<U: Sync> Shared<'_, U> {
             Ok(entry) => self.journal.done(&unit.key, &task, &held.spent, entry)?,
             Err(error) if error.kind() == ErrorKind::Cancelled => return Ok(false),
             Err(error) if error.kind() == ErrorKind::Closed => return Err(error.duplicate()),
-            Err(error) => self.journal.failed(&unit.key, &task, &held.spent, &error.to_string())?,
+            Err(error) => {
+                let failure = Failure { reason: error.to_string(), own: is_own(error) };
+                self.journal.failed(&unit.key, &task, &held.spent, &failure)?;
+            }
         }
         Ok(true)
     }
@@ -371,16 +431,19 @@ impl<U: Sync> Shared<'_, U> {
     }
 
     /// True if one more conversation probably stays within the limits: those under way are taken to cost as much as those
-    /// before them did on average.
+    /// that are finished did on average. Failed ones say nothing: many cost nothing at all.
     fn affords(&self, state: &State) -> bool {
-        let within = |spent: f64, limit: f64| match state.counted {
-            // Nothing is known before the first one has ended.
-            0 => state.under_way == 0 && limit > 0.0,
-            counted => spent + (state.under_way + 1) as f64 * spent / counted as f64 <= limit,
+        let (measured, count) = &state.measured;
+        let within = |spent: f64, measured: f64, limit: f64| match *count {
+            // Nothing is known before the first one is finished.
+            0 => state.under_way == 0 && spent < limit,
+            count => spent + (state.under_way + 1) as f64 * measured / count as f64 <= limit,
         };
-        let tokens = self.options.max_tokens.is_none_or(|most| within(state.spent.total() as f64, most as f64));
-        let money = self.options.max_cost.zip(cost(&self.options.prices, &state.spent));
-        tokens && money.is_none_or(|(most, cost)| within(cost, most))
+        let tokens = |spent: &Spent| spent.total() as f64;
+        let money = |spent: &Spent| cost(&self.options.prices, spent).unwrap_or_default();
+        let within_tokens = |most: u64| within(tokens(&state.spent), tokens(measured), most as f64);
+        self.options.max_tokens.is_none_or(within_tokens)
+            && self.options.max_cost.is_none_or(|most| within(money(&state.spent), money(measured), most))
     }
 
     fn progress(&self, state: &State) -> Progress {
@@ -406,6 +469,17 @@ impl<U: Sync> Shared<'_, U> {
     }
 }
 
+/// Ends the run when a worker panics, because the others may wait for it. The panic itself goes on to the caller.
+struct EndsOnPanic<'a, 'b, U: Sync>(&'a Shared<'b, U>);
+
+impl<U: Sync> Drop for EndsOnPanic<'_, '_, U> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Stopped::Cancelled, Some(Error::internal("a conversation of the run panicked")));
+        }
+    }
+}
+
 /// What the journal has of these conversations.
 pub(crate) fn summarise<U>(
     units: &[Unit<'_, U>],
@@ -421,6 +495,7 @@ pub(crate) fn summarise<U>(
     Summary {
         finished: costs.len(),
         set_aside: failed.len(),
+        retried: failed.iter().filter(|entry| entry.failed.as_ref().is_some_and(|failure| !failure.own)).count(),
         left,
         stopped: if left > 0 { stopped } else { Stopped::Complete },
         cost: cost(&options.prices, &spent),
@@ -432,16 +507,18 @@ pub(crate) fn summarise<U>(
 impl State {
     fn count(&mut self, held: &Held) {
         self.ended += 1;
-        self.counted += 1;
         self.tokens += held.spent.total();
         self.spent.add(&held.spent);
-        let own_fault = |error: &Error| matches!(error.kind(), ErrorKind::InvalidRequest | ErrorKind::ContextLength);
         match &held.result {
-            Ok(_) => (self.finished, self.in_a_row) = (self.finished + 1, 0),
+            Ok(_) => {
+                (self.finished, self.in_a_row) = (self.finished + 1, 0);
+                self.measured.0.add(&held.spent);
+                self.measured.1 += 1;
+            }
             // A task that asks for the impossible says nothing about the others.
             Err(error) => {
                 self.failed += 1;
-                self.in_a_row += usize::from(!own_fault(error));
+                self.in_a_row += usize::from(!is_own(error));
             }
         }
     }
@@ -454,7 +531,7 @@ pub(crate) fn rows<'a, U>(
 ) -> (impl Iterator<Item = Result<Value>> + 'a, Vec<SetAside>) {
     let failed = units.iter().filter_map(|unit| {
         let entry = journal.entry(&unit.key, &unit.task.fingerprint())?;
-        Some(SetAside { line: unit.task.line, id: Some(unit.task.id.clone()), reason: entry.failed? })
+        Some(SetAside { line: unit.task.line, id: Some(unit.task.id.clone()), reason: entry.failed?.reason })
     });
     let failed = failed.collect();
     let rows = units.iter().filter_map(|unit| journal.read(&unit.key, &unit.task.fingerprint()).transpose());
@@ -480,8 +557,15 @@ fn take<U>(unit: &Unit<'_, U>, from: &Journal, to: &Journal) -> Result<()> {
     let task = unit.task.fingerprint();
     let Some(entry) = from.entry(&unit.key, &task) else { return Ok(()) };
     let known = to.entry(&unit.key, &task);
-    if let Some(reason) = &entry.failed {
-        return if known.is_some() { Ok(()) } else { to.failed(&unit.key, &task, &entry.spent, reason) };
+    if known.is_none() && entry.earlier != Spent::default() {
+        // What it took counts as well.
+        let failure = Failure { reason: "an earlier attempt".into(), own: false };
+        to.failed(&unit.key, &task, &entry.earlier, &failure)?;
+    }
+    if let Some(failure) = &entry.failed {
+        // That a task is to blame says more than that it was not held.
+        let says_more = known.is_none_or(|known| known.failed.is_some_and(|known| failure.own && !known.own));
+        return if says_more { to.failed(&unit.key, &task, &entry.spent, failure) } else { Ok(()) };
     }
     let Some(row) = from.read(&unit.key, &task)? else { return Ok(()) };
     match to.read(&unit.key, &task)? {
@@ -491,5 +575,84 @@ fn take<U>(unit: &Unit<'_, U>, from: &Journal, to: &Journal) -> Result<()> {
             unit.task.id
         ))),
         None => to.done(&unit.key, &task, &entry.spent, &row),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::super::file::Tasks;
+    use super::super::spend::Tokens;
+    use super::*;
+    use crate::rank::ModelRole;
+
+    fn tasks(count: usize) -> Tasks {
+        let lines: Vec<String> = (0..count).map(|n| json!({"id": n, "prompt": "p"}).to_string()).collect();
+        Tasks::parse(lines.join("\n").as_bytes(), "t")
+    }
+
+    fn held(result: Result<Value>, prompt: u64) -> Held {
+        let roles = [(ModelRole::Policy, Tokens { prompt, ..Tokens::default() })].into();
+        Held { result, spent: Spent { roles, ..Spent::default() } }
+    }
+
+    /// Runs conversations about so many tasks in a folder.
+    fn run_in(
+        folder: &std::path::Path,
+        tasks: &Tasks,
+        options: &RunOptions,
+        on_progress: OnProgress<'_>,
+        hold: impl Fn(&str) -> Held + Sync,
+    ) -> Result<Summary> {
+        let journal = Journal::open(&folder.join("journal.jsonl"), &Map::new())?;
+        let units = tasks.list.iter().map(|task| Unit { key: task.id.clone(), task, of: () });
+        let options = options.within_run();
+        run(&units.collect::<Vec<_>>(), &journal, &options, on_progress, |unit| hold(&unit.task.id))
+    }
+
+    #[test]
+    fn a_panic_ends_the_run_and_reaches_the_caller() {
+        for in_progress in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            // The limit makes the other workers wait for the first conversation.
+            let options = RunOptions { max_tokens: Some(1000), concurrency: 4, ..RunOptions::default() };
+            let told = |_: &Progress| assert!(!in_progress, "a panic of the caller");
+            let hold = |_: &str| {
+                assert!(in_progress, "a panic of a conversation");
+                held(Ok(json!(1)), 1)
+            };
+            let run = || run_in(folder.path(), &tasks(8), &options, &told, hold);
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+            assert!(!options.cancel.is_cancelled(), "the token is the caller's");
+        }
+    }
+
+    #[test]
+    fn limits_hold_whatever_fails_for_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions { max_tokens: Some(1000), concurrency: 8, ..RunOptions::default() };
+        let begun = AtomicUsize::new(0);
+        // The first tasks fail and cost nothing; each of the others costs 400.
+        let hold = |_: &str| match begun.fetch_add(1, Ordering::Relaxed) {
+            0..6 => held(Err(Error::invalid_request("refused")), 0),
+            _ => held(Ok(json!(1)), 400),
+        };
+        let summary = run_in(folder.path(), &tasks(20), &options, &|_| (), hold).unwrap();
+        assert_eq!((summary.spent.total(), summary.finished, summary.stopped), (800, 2, Stopped::Budget));
+    }
+
+    #[test]
+    fn an_error_of_a_run_leaves_the_callers_token_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions::default();
+        let down = |_: &str| held(Err(Error::new(ErrorKind::Io, "down")), 0);
+        let error = run_in(folder.path(), &tasks(20), &options, &|_| (), down).unwrap_err();
+        assert!(error.to_string().contains("in a row failed") && !options.cancel.is_cancelled());
+        let well = |_: &str| held(Ok(json!(1)), 1);
+        let summary = run_in(folder.path(), &tasks(20), &options, &|_| (), well).unwrap();
+        assert_eq!((summary.finished, summary.set_aside, summary.retried), (20, 0, 0));
     }
 }

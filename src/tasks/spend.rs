@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::run::RunOptions;
 use crate::rank::{ModelRole, RankPlan, RoleCosts};
 use crate::stats::Estimate as Mean;
 use crate::{Error, Result};
@@ -106,9 +107,19 @@ impl FromStr for Price {
 /// Prices by the names of models.
 pub(crate) type Prices = BTreeMap<String, Price>;
 
-/// Refuses prices with which the cost under `plan` would be wrong.
-pub(crate) fn check_prices(prices: &Prices, plan: &RankPlan) -> Result<()> {
-    let metric_models = plan.metric_models();
+/// Refuses prices with which the cost under `plan` would be wrong, and a limit on a cost that is not known. `is_elsewhere`
+/// tells the models that somebody else runs, and bills.
+pub(crate) fn check_prices(options: &RunOptions, plan: &RankPlan, is_elsewhere: &dyn Fn(&str) -> bool) -> Result<()> {
+    let (prices, metric_models) = (&options.prices, plan.metric_models());
+    let mut asked = plan.roles.models.values().map(String::as_str).chain(metric_models.iter().map(|name| &**name));
+    if options.max_cost.is_some()
+        && let Some(name) = asked.find(|name| is_elsewhere(name) && !prices.contains_key(*name))
+    {
+        return Err(Error::invalid_request(format!(
+            "a limit on the cost: model `{name}` has no price, so the limit would be without effect; give it one, or \
+             {name}=0/0 if it is free"
+        )));
+    }
     for name in prices.keys() {
         let asked = metric_models.iter().any(|model| **model == **name);
         if asked && metric_models.len() > 1 {
@@ -152,6 +163,35 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// The sum over policies, which are independent of each other and take their turns. Those of which nothing is finished
+    /// are not in it. `None` if there are no others.
+    pub(crate) fn sum(estimates: &[Estimate]) -> Option<Self> {
+        let total = |value: &dyn Fn(&Estimate) -> f64| estimates.iter().map(value).sum::<f64>();
+        let number = |value: &dyn Fn(&Estimate) -> usize| estimates.iter().map(value).sum::<usize>();
+        let tokens = total(&|estimate| estimate.tokens);
+        let cost = estimates.iter().map(|estimate| estimate.cost).sum::<Option<f64>>();
+        // Where nothing is left, nothing is unsure.
+        let half = |estimate: &Estimate, mean: f64, interval: Option<[f64; 2]>| match estimate.left {
+            0 => Some(0.0),
+            _ => interval.map(|[_, high]| high - mean),
+        };
+        let interval = |mean: f64, halves: Option<Vec<f64>>| {
+            let half = halves?.iter().map(|half| half * half).sum::<f64>().sqrt();
+            Some([(mean - half).max(0.0), mean + half])
+        };
+        let of_tokens = estimates.iter().map(|one| half(one, one.tokens, one.tokens_interval)).collect();
+        let of_cost = estimates.iter().map(|one| half(one, one.cost?, one.cost_interval)).collect();
+        (!estimates.is_empty()).then(|| Estimate {
+            measured: number(&|estimate| estimate.measured),
+            left: number(&|estimate| estimate.left),
+            tokens,
+            tokens_interval: interval(tokens, of_tokens),
+            seconds: total(&|estimate| estimate.seconds),
+            cost,
+            cost_interval: cost.and_then(|cost| interval(cost, of_cost)),
+        })
+    }
+
     /// `None` if nothing is finished.
     pub(crate) fn of(finished: &[Spent], left: usize, concurrency: usize, prices: &Prices) -> Option<Self> {
         let mean = |value: &dyn Fn(&Spent) -> Option<f64>| {
@@ -209,5 +249,17 @@ mod tests {
         assert!((high - 3000.0 - 10.0 * 4.302_652_729_7 * (70_000.0_f64 / 3.0).sqrt()).abs() < 1e-3);
         assert_eq!(Estimate::of(&finished, 10, 4, &Prices::default()).unwrap().cost, None);
         assert_eq!(Estimate::of(&[], 10, 4, &prices), None);
+        // A cheap policy with many conversations left and a dear one with few: each counts with its own.
+        let dear = Estimate::of(&[spent(5000, 0), spent(7000, 0)], 2, 4, &prices).unwrap();
+        let both = Estimate::sum(&[estimate.clone(), dear.clone()]).unwrap();
+        assert_eq!((both.measured, both.left, both.tokens), (5, 12, 3000.0 + 12_000.0));
+        let half = |of: &Estimate| of.tokens_interval.unwrap()[1] - of.tokens;
+        assert!((half(&both) - half(&estimate).hypot(half(&dear))).abs() < 1e-6);
+        let done = Estimate::of(&[spent(5, 0)], 0, 4, &prices).unwrap();
+        assert_eq!(
+            Estimate::sum(&[estimate.clone(), done]).unwrap().tokens_interval.unwrap()[1],
+            3000.0 + half(&estimate)
+        );
+        assert_eq!(Estimate::sum(&[]), None);
     }
 }

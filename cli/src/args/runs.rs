@@ -81,7 +81,7 @@ pub(crate) struct RunArgs {
     /// Hold only N conversations, spread over the tasks, and estimate from them what the rest will cost
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3")]
     pub(crate) estimate: Option<usize>,
-    /// Hold conversations again that failed
+    /// Hold conversations again that failed because of their task; those that failed otherwise are held again anyway
     #[arg(long)]
     pub(crate) retry_failed: bool,
     /// Print JSON

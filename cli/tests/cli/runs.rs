@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -49,11 +51,19 @@ fn answer(asked: &Asked) -> Answer {
 struct Bench {
     folder: TempDir,
     server: Server,
+    /// True once the endpoint answers what it was out of order for.
+    well: Arc<AtomicBool>,
 }
 
 impl Bench {
     fn new(tasks: &[String]) -> Self {
-        let bench = Bench { folder: scratch(), server: Server::start(answer) };
+        let well = Arc::new(AtomicBool::new(false));
+        let is_well = Arc::clone(&well);
+        let server = Server::start(move |asked| match asked.text().contains("OUT OF ORDER") {
+            true if !is_well.load(Ordering::Acquire) => Answer::error(401, "out of order", None),
+            _ => answer(asked),
+        });
+        let bench = Bench { folder: scratch(), server, well };
         let model = |name: &str| {
             let url = bench.server.base_url();
             format!("[models.{name}]\nbase_url = \"{url}\"\nmodel = \"{name}\"\n")
@@ -111,17 +121,25 @@ impl Bench {
         message
     }
 
-    /// Starts the command ten times and kills it at random moments; then lets it end. Returns how many of the kills came in
-    /// the middle of the work.
-    fn killed(&self, arguments: &str, journal: &str, whole: usize, undisturbed: Duration) -> usize {
+    /// Starts the command up to ten times and kills it as soon as its journal has 1 to 3 lines more; then lets it end.
+    /// Returns how many of the kills came in the middle of the work.
+    fn killed(&self, arguments: &str, journal: &str, whole: usize) -> usize {
         let lines = || std::fs::read_to_string(self.path(journal)).map_or(0, |text| text.lines().count());
         let mut moments = 0x9e37_79b9_u64;
         let (mut midway, mut killed) = (0, Vec::new());
         for _ in 0..10 {
+            let before = lines();
+            if before + 4 > whole {
+                break;
+            }
             let mut child = self.command(arguments).spawn().expect("it runs");
             moments = moments.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let share = (moments >> 33) as f64 / f64::from(1_u32 << 31);
-            std::thread::sleep(undisturbed.mul_f64(0.05 + 0.25 * share));
+            let more = 1 + (moments >> 33) as usize % 3;
+            let start = Instant::now();
+            while lines() < before.max(1) + more {
+                assert!(start.elapsed() < Duration::from_secs(60), "the journal does not grow");
+                std::thread::sleep(Duration::from_millis(1));
+            }
             child.kill().expect("a signal");
             midway += usize::from((2..whole).contains(&lines()));
             // The next one starts at once, as under a supervisor, while this one may still hold its files.
@@ -154,9 +172,7 @@ fn assert_each_once(journal: &str, count: usize) {
 #[test]
 fn builds_are_the_same_whatever_kills_divides_or_speeds_them_up() {
     let bench = Bench::new(&tasks());
-    let start = Instant::now();
     let printed = bench.output(&format!("{BUILD} --to whole --concurrency 4 --json"));
-    let undisturbed = start.elapsed();
     let summary: Value = serde_json::from_str(&printed).expect("a summary");
     assert_eq!((&summary["finished"], &summary["stopped"]), (&json!(20), &json!("complete")));
     let whole = bench.text("whole/dataset.jsonl");
@@ -189,14 +205,15 @@ fn builds_are_the_same_whatever_kills_divides_or_speeds_them_up() {
         }
     }
 
-    let midway = bench.killed(&format!("{BUILD} --to killed --concurrency 4"), "killed/journal.jsonl", 21, undisturbed);
-    assert!(midway >= 3, "only {midway} of ten kills came in the middle of the work");
+    let midway = bench.killed(&format!("{BUILD} --to killed --concurrency 4"), "killed/journal.jsonl", 21);
+    assert!(midway >= 3, "only {midway} kills came in the middle of the work");
     assert_eq!(bench.text("killed/dataset.jsonl"), whole);
     assert_each_once(&bench.text("killed/journal.jsonl"), 20);
 
     bench.output(&format!("{BUILD} --to second --concurrency 7 --shard 2/2"));
     bench.output(&format!("{BUILD} --to first --concurrency 1 --shard 1/2"));
-    assert_eq!(bench.rows("first/dataset.jsonl").len(), 10);
+    let shards = ["first", "second"].map(|shard| bench.rows(&format!("{shard}/dataset.jsonl")).len());
+    assert!(shards[0] + shards[1] == 20 && shards.iter().all(|rows| *rows >= 5), "{shards:?}");
     bench.output("dataset merge --tasks tasks.jsonl --to merged second first");
     assert_eq!(bench.text("merged/dataset.jsonl"), whole);
     // What is merged is a build: there is nothing left to do.
@@ -236,7 +253,7 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
     assert_eq!(limited["stopped"], "budget");
     let finished = limited["finished"].as_u64().unwrap();
     assert!((5..=7).contains(&finished), "{finished} conversations for the tokens of 6");
-    let text = bench.output(&format!("{BUILD} --to built {price} --max-cost 1000"));
+    let text = bench.output(&format!("{BUILD} --to built {price} --price judge=0/0 --max-cost 1000"));
     assert!(text.contains("20 conversations, 0 set aside, 0 left") && text.contains("cost "), "{text}");
     bench.output(&format!("{BUILD} --to whole"));
     assert_eq!(bench.text("built/dataset.jsonl"), bench.text("whole/dataset.jsonl"));
@@ -245,6 +262,7 @@ fn limits_and_estimates_hold_some_and_the_rest_later() {
         ("--price nobody=1/2", "there is no such model"),
         ("--price policy=1", "is not a price"),
         ("--max-cost 3", "--price"),
+        ("--max-cost 3 --price policy=1/2", "model `user` has no price"),
         ("--shard 3/2", "is not a shard"),
         ("--concurrency 0", "concurrency is 0"),
         ("--concurrency 257", "concurrency is 257"),
@@ -308,6 +326,57 @@ fn bad_tasks_are_named_by_line_and_the_rest_goes_on() {
     );
     assert!(whole.lines().all(|line| bench.text("built/dataset.jsonl").contains(line)));
     assert!(bench.server.asked().len() - before < before, "only the mended task was held");
+}
+
+#[test]
+fn what_failed_for_other_reasons_is_held_again_and_shards_agree_on_bad_tasks() {
+    let mut lines = tasks();
+    lines.truncate(6);
+    lines.insert(1, r#"{"id": "bare", "prompt": "No reference."}"#.into());
+    let down = r#"{"id": "down", "conversation": [{"role": "user", "content": "OUT OF ORDER"}], "reference": "r"}"#;
+    lines.insert(3, down.into());
+    let bench = Bench::new(&lines);
+    let printed = bench.output(&format!("{BUILD} --to whole --concurrency 1"));
+    assert!(
+        printed.contains("6 conversations, 2 set aside, 0 left") && printed.contains("1 of those set aside failed"),
+        "{printed}"
+    );
+    let reasons: Vec<String> =
+        bench.rows("whole/failed.jsonl").iter().map(|row| row["reason"].as_str().unwrap().to_owned()).collect();
+    assert!(reasons[0].contains("goal.reference") && reasons[1].contains("out of order"), "{reasons:?}");
+    for shard in 1..=2 {
+        bench.output(&format!("{BUILD} --to shard{shard} --shard {shard}/2"));
+    }
+    bench.output("dataset merge --tasks tasks.jsonl --to merged shard1 shard2");
+    for file in ["dataset.jsonl", "failed.jsonl"] {
+        assert_eq!(bench.text(&format!("merged/{file}")), bench.text(&format!("whole/{file}")));
+    }
+    // The endpoint is well again: what failed because of it is held, what failed because of its task is not.
+    bench.well.store(true, Ordering::Release);
+    let summary: Value = serde_json::from_str(&bench.output(&format!("{BUILD} --to merged --json"))).unwrap();
+    assert_eq!((&summary["finished"], &summary["set_aside"], &summary["retried"]), (&json!(7), &json!(1), &json!(0)));
+    assert_eq!(bench.rows("merged/failed.jsonl").len(), 1);
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_its_rows_written() {
+    let bench = Bench::new(&tasks());
+    let child = bench.command(&format!("{BUILD} --to built --concurrency 1")).spawn().expect("it runs");
+    let lines = || std::fs::read_to_string(bench.path("built/journal.jsonl")).map_or(0, |text| text.lines().count());
+    let start = Instant::now();
+    while lines() < 3 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the journal does not grow");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("a signal");
+    let output = child.wait_with_output().expect("it ends");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(interrupted.success() && output.status.code() == Some(130), "{:?}: {message}", output.status);
+    assert!(message.contains("run the same command to go on"), "{message}");
+    let rows = bench.rows("built/dataset.jsonl").len();
+    assert!((2..20).contains(&rows) && rows == lines() - 1, "{rows} rows of {} lines", lines());
+    bench.output(&format!("{BUILD} --to built"));
+    assert_eq!(bench.rows("built/dataset.jsonl").len(), 20);
 }
 
 #[test]
@@ -379,9 +448,7 @@ fn evaluations_are_the_same_whatever_kills_or_divides_them() {
         ["evaluation.json", "evaluation.csv", "conversations.jsonl", "failed.jsonl"]
             .map(|file| bench.text(&format!("{folder}/{file}")))
     };
-    let start = Instant::now();
     let printed = bench.output(&format!("{evaluate} --to whole --concurrency 2"));
-    let undisturbed = start.elapsed();
     assert!(
         printed.contains("asks minus policy: helpfulness ") && printed.contains("40 conversations, 0 set aside"),
         "{printed}"
@@ -411,9 +478,8 @@ fn evaluations_are_the_same_whatever_kills_or_divides_them() {
     let cost: Value = serde_json::from_str(&bench.text("whole/cost.json")).unwrap();
     assert!(cost[0]["roles"]["policy"]["in_k"].as_f64() > Some(0.0) && cost[1]["seconds"].as_f64() > Some(0.0));
 
-    let midway =
-        bench.killed(&format!("{evaluate} --to killed --concurrency 2"), "killed/journal.jsonl", 41, undisturbed);
-    assert!(midway >= 3, "only {midway} of ten kills came in the middle of the work");
+    let midway = bench.killed(&format!("{evaluate} --to killed --concurrency 2"), "killed/journal.jsonl", 41);
+    assert!(midway >= 3, "only {midway} kills came in the middle of the work");
     assert_eq!(files("killed"), whole);
     assert_each_once(&bench.text("killed/journal.jsonl"), 40);
 
@@ -423,9 +489,14 @@ fn evaluations_are_the_same_whatever_kills_or_divides_them() {
     let asked = bench.server.asked().len();
     bench.output(&format!("{evaluate} --to merged --merge shard2 --merge shard1"));
     assert_eq!((files("merged"), bench.server.asked().len()), (whole, asked));
-    // Another policy joins, and the others are not held again.
+    // Another policy joins, with a model of its own, and the others are not held again.
+    let url = bench.server.base_url();
+    let config = bench.text("foreturn.toml");
+    let more = format!("{config}[models.fresh]\nbase_url = \"{url}\"\nmodel = \"other\"\n");
+    std::fs::write(bench.path("foreturn.toml"), more.replace("[models.user]", "[models.user]\ntimeout_s = 50"))
+        .unwrap();
     let three: Value =
-        serde_json::from_str(&bench.output(&format!("{evaluate} --policy third=other --to merged --json"))).unwrap();
+        serde_json::from_str(&bench.output(&format!("{evaluate} --policy third=fresh --to merged --json"))).unwrap();
     assert_eq!(
         (three["policies"].as_array().unwrap().len(), three["policies"][0] == evaluation["policies"][0]),
         (3, true)
@@ -488,6 +559,9 @@ fn windows_are_compared_by_what_they_choose() {
     assert!(policy(0) < policy(1) && policy(1) < policy(2), "{cost}");
     for (wrong, part) in [
         ("--best-of w0=1/0/1", "fewer than 2"),
+        ("--best-of w0=4/33/1", "window is 33"),
+        ("--best-of w0=4/1/0", "samples is 0"),
+        ("--best-of w0=1025/1/1", "1025 entries"),
         ("--best-of none=2/0/1", "no policy"),
         ("--best-of w0=4", "as in 4/2/3"),
     ] {
