@@ -105,9 +105,8 @@ pub(super) fn print(summary: &Summary) -> Result<()> {
             summary.retried
         ))?;
     }
-    match summary.stopped {
-        Stopped::Budget => output::line("stopped at the limit; raise it and run the same command to go on")?,
-        _ => {}
+    if summary.stopped == Stopped::Budget {
+        output::line("stopped at the limit; raise it and run the same command to go on")?;
     }
     let Some(estimate) = summary.estimate.as_ref().filter(|estimate| estimate.left > 0) else { return Ok(()) };
     let interval = |bounds: Option<[f64; 2]>, digits: usize| {
