@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 /// What cargo needs to build the package and its tests.
 const PARTS: [&str; 10] =
-    ["Cargo.toml", "Cargo.lock", "build.rs", "cli", "docs", "src", "ffi", "tests", "benches", "examples"];
+    ["Cargo.toml", "Cargo.lock", "build.rs", "cli", "serve", "docs", "src", "ffi", "tests", "benches", "examples"];
 
 const CASES: &str = "tests/fixtures/ranking/metrics/question_marks.json";
 
