@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 /// What cargo needs to build the package and its tests.
-const PARTS: [&str; 10] =
+const PARTS: [&str; 11] =
     ["Cargo.toml", "Cargo.lock", "build.rs", "cli", "serve", "docs", "src", "ffi", "tests", "benches", "examples"];
 
 const CASES: &str = "tests/fixtures/ranking/metrics/question_marks.json";
