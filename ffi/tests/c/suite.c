@@ -1226,7 +1226,7 @@ static void runs(const char *folder) {
   CHECK(foreturn_cancel_free(cancel) == FORETURN_OK);
   options.cancel = NULL;
   OK(foreturn_dataset_build(engine, &options, &result, &error));
-  CHECK(result_has(result, "\"finished\":3,\"set_aside\":1,\"left\":0,\"stopped\":\"complete\"") && told == 3);
+  CHECK(result_has(result, "\"finished\":3,\"set_aside\":1,\"retried\":0,\"left\":0,\"stopped\":\"complete\"") && told == 3);
   CHECK(foreturn_string_free(result) == FORETURN_OK);
   options.seed = 8;
   FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_dataset_build(engine, &options, &result, &error));
