@@ -3,20 +3,20 @@
 //! Small inputs are made on the host for each step, and only the wanted rows of logits come back. Blocks are copied by
 //! a graph of their own, because the device's pointers can't be added to.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
-use ndarray::{ArrayView2, s};
+use ndarray::ArrayView2;
 use prost::Message as _;
 
-use super::{Executor, Step, wrong_width};
+use super::ports::{self, Ports};
+use super::{Executor, Step};
 use crate::Result;
 use crate::decode::rope::Variant;
 use crate::kernels::attention::layout::Heads;
 use crate::model::ModelFolder;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names};
-use crate::model::source::{Source, in_memory};
+use crate::model::source::Source;
 use crate::onnx::nodes::{Dim, node, value_info};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto};
@@ -32,15 +32,9 @@ pub(crate) struct DeviceExecutor {
     caches: DeviceTensors,
     copier: Copier,
     session: Session,
-    width: usize,
-    name: String,
-    width_from: &'static str,
-    token_input: String,
-    position_input: Option<String>,
-    flat: bool,
+    ports: Ports,
     long_rope: Option<LongRope>,
     takes: Takes,
-    logits: String,
 }
 
 /// The inputs that only some devices take.
@@ -59,23 +53,11 @@ impl DeviceExecutor {
         blocks: usize,
         options: &RuntimeOptions,
     ) -> Result<Self> {
-        let name = folder.path().display().to_string();
-        let data = &folder.file().data_folder;
-        let (bytes, memory) = match given {
-            Some(source) => {
-                let (bytes, memory) = in_memory(paged, folder.file().graph(), source)?;
-                (Cow::Owned(bytes), Some(memory))
-            }
-            None => {
-                folder.file().check_unchanged()?;
-                paged.unread.check(data)?;
-                let converted = &paged.converted;
-                let memory = if converted.is_empty() { None } else { Some(folder.converted(converted)?) };
-                (Cow::Borrowed(&*paged.bytes), memory)
-            }
-        };
+        let ports = Ports::new(folder, paged);
+        let (bytes, memory) = ports::graph(folder, paged, given)?;
         let (loops, report) = (folder.file().loops, folder.provider());
-        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &name, report };
+        let data = &folder.file().data_folder;
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &ports.name, report };
         let mut session = Session::open_plain(&graph, options)?;
         if given.is_none() {
             folder.file().check_unchanged()?;
@@ -96,21 +78,8 @@ impl DeviceExecutor {
             }
         }
         let (slots, metadata) = paged.target.device().ok().flatten().map_or((false, false), |d| (d.slots, d.metadata));
-        let config = &folder.config().model.decoder;
-        let mut executor = DeviceExecutor {
-            caches,
-            copier,
-            session,
-            width: folder.row_width(),
-            name,
-            width_from: folder.config().width_source(),
-            token_input: config.inputs.input_ids.clone(),
-            position_input: paged.takes_positions.then(|| config.inputs.position_ids.clone()),
-            flat: paged.flat,
-            long_rope: paged.long_rope,
-            takes: Takes { slots, metadata },
-            logits: config.outputs.logits.clone(),
-        };
+        let (long_rope, takes) = (paged.long_rope, Takes { slots, metadata });
+        let mut executor = DeviceExecutor { caches, copier, session, ports, long_rope, takes };
         executor.warm_up(blocks)?;
         Ok(executor)
     }
@@ -126,7 +95,7 @@ impl DeviceExecutor {
         self.run(&step, &mut |_| ()).map_err(|e| {
             e.context(format!(
                 "{}: the first step on the device failed; if its buffers are too large, lower runtime.kv_cache",
-                self.name
+                self.ports.name
             ))
         })
     }
@@ -137,19 +106,11 @@ impl DeviceExecutor {
 
     /// Sets the inputs of a step.
     fn set(&mut self, step: &Step) -> Result<()> {
-        let (tokens, sequences) = (step.tokens.len(), step.sequences());
-        let session = &mut self.session;
-        let row = &[1, tokens][usize::from(self.flat)..];
-        session.set(&self.token_input, row, step.tokens.clone())?;
-        if let Some(name) = &self.position_input {
-            session.set(name, row, step.positions.clone())?;
-        }
+        let (tokens, session) = (step.tokens.len(), &mut self.session);
+        self.ports.set(session, step)?;
         if let Some(rope) = self.long_rope {
             session.set(names::ROTARY_POSITIONS, &[1, tokens], rotary_rows(step, rope))?;
         }
-        session.set(names::CUMULATIVE, &[sequences + 1], step.cumulative.clone())?;
-        session.set(names::PAST, &[sequences], step.past.clone())?;
-        session.set(names::BLOCK_TABLE, &[sequences, step.block_table.len() / sequences], step.block_table.clone())?;
         if self.takes.slots {
             session.set(names::SLOTS, &[tokens], step.slots.clone())?;
         }
@@ -190,23 +151,7 @@ impl Executor for DeviceExecutor {
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
         self.copier.run()?;
         self.set(step)?;
-        let rows = step.logit_rows.len();
-        // An empty Gather is not worth relying on: one row more is computed and not read.
-        let wanted = if rows == 0 { Cow::Owned(vec![0]) } else { Cow::Borrowed(&step.logit_rows) };
-        let computed = wanted.len();
-        self.session.set(names::LOGIT_ROWS, &[computed], wanted.into_owned())?;
-        let expected = self.width;
-        let checked = self.session.run(&self.logits, |logits| {
-            let width = logits.shape().last().copied().unwrap_or(0);
-            match logits.into_shape_with_order((computed, expected)) {
-                Ok(logits) => {
-                    read(logits.slice_move(s![..rows, ..]));
-                    Ok(())
-                }
-                Err(_) => Err(width),
-            }
-        })?;
-        checked.map_err(|width| wrong_width(&self.name, self.width_from, expected, width))
+        self.ports.run(&mut self.session, step, read)
     }
 
     #[cfg(test)]

@@ -4,6 +4,7 @@
 pub(crate) mod device;
 pub(crate) mod padded;
 pub(crate) mod paged;
+mod ports;
 
 use std::time::Instant;
 

@@ -1,12 +1,12 @@
 //! Steps on a real model: one session over the rewritten graph, its caches bound in place.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::{ArrayView2, s};
+use ndarray::ArrayView2;
 
-use super::{Executor, Step, wrong_width};
+use super::ports::{self, Ports};
+use super::{Executor, Step};
 use crate::decode::rope::Variant;
 use crate::kernels;
 use crate::kernels::PackError;
@@ -16,7 +16,7 @@ use crate::kernels::matmul::{Matrices, Packed};
 use crate::model::ModelFolder;
 use crate::model::rewrite::rope::LongRope;
 use crate::model::rewrite::{PagedGraph, names};
-use crate::model::source::{Files, Source, in_memory};
+use crate::model::source::{Files, Source};
 use crate::model::target::Cache;
 use crate::runtime::memory::Buffer;
 use crate::runtime::session::{Graph, Session};
@@ -33,17 +33,8 @@ pub(crate) struct PagedExecutor {
     /// Bytes of one cache of one layer.
     cache: usize,
     caches: usize,
-    /// Logits a row.
-    width: usize,
-    /// The model's folder and the file that says `width`, for messages.
-    name: String,
-    width_from: &'static str,
-    token_input: String,
-    position_input: Option<String>,
-    /// True if token ids are a vector, and not a batch of one row.
-    flat: bool,
+    ports: Ports,
     long_rope: Option<LongRope>,
-    logits: String,
 }
 
 impl PagedExecutor {
@@ -59,32 +50,13 @@ impl PagedExecutor {
         let Cache::Host(stored) = paged.cache else {
             return Err(Error::internal("a graph for a device was loaded on the CPU"));
         };
-        let config = &folder.config().model;
         let shape = paged.shape;
         let heads = Heads { query: shape.query_heads, kv: shape.kv_heads, size: shape.head_size };
-        let name = folder.path().display().to_string();
+        let ports = Ports::new(folder, paged);
         let data = &folder.file().data_folder;
-        let (bytes, memory) = match given {
-            Some(source) => {
-                let (bytes, memory) = in_memory(paged, folder.file().graph(), source)?;
-                (Cow::Owned(bytes), Some(memory))
-            }
-            None => {
-                folder.file().check_unchanged()?;
-                paged.unread.check(data)?;
-                let converted = &paged.converted;
-                let memory = if converted.is_empty() { None } else { Some(folder.converted(converted)?) };
-                (Cow::Borrowed(&*paged.bytes), memory)
-            }
-        };
-        let graph = Graph {
-            bytes: &bytes,
-            folder: data,
-            memory,
-            loops: folder.file().loops,
-            name: &name,
-            report: folder.provider(),
-        };
+        let (bytes, memory) = ports::graph(folder, paged, given)?;
+        let (loops, report) = (folder.file().loops, folder.provider());
+        let graph = Graph { bytes: &bytes, folder: data, memory, loops, name: &ports.name, report };
         let products = &paged.products;
         let shapes: Vec<_> = products.iter().map(|product| product.shape).collect();
         let files = Files(data);
@@ -113,22 +85,7 @@ impl PagedExecutor {
             session.bind(&names::key_cache(layer), &pool.tensor(element, cache * 2 * layer, &dims)?)?;
             session.bind(&names::value_cache(layer), &pool.tensor(element, cache * (2 * layer + 1), &dims)?)?;
         }
-        let inputs = &config.decoder.inputs;
-        Ok(PagedExecutor {
-            session,
-            pool,
-            block,
-            cache,
-            caches: 2 * shape.layers,
-            width: folder.row_width(),
-            name,
-            width_from: folder.config().width_source(),
-            token_input: inputs.input_ids.clone(),
-            position_input: paged.takes_positions.then(|| inputs.position_ids.clone()),
-            flat: paged.flat,
-            long_rope: paged.long_rope,
-            logits: config.decoder.outputs.logits.clone(),
-        })
+        Ok(PagedExecutor { session, pool, block, cache, caches: 2 * shape.layers, ports, long_rope: paged.long_rope })
     }
 
     pub(crate) fn provider(&self) -> &ProviderReport {
@@ -176,41 +133,17 @@ impl Executor for PagedExecutor {
     }
 
     fn run(&mut self, step: &Step, read: &mut dyn FnMut(ArrayView2<'_, f32>)) -> Result<()> {
-        let (tokens, sequences, rows) = (step.tokens.len(), step.sequences(), step.logit_rows.len());
         let session = &mut self.session;
-        let row = &[1, tokens][usize::from(self.flat)..];
-        session.set(&self.token_input, row, step.tokens.clone())?;
-        if let Some(name) = &self.position_input {
-            session.set(name, row, step.positions.clone())?;
-        }
+        self.ports.set(session, step)?;
         if let Some(LongRope { small_rows, .. }) = self.long_rope {
             let offsets = step.variants.iter().map(|&variant| match variant {
                 Variant::Short => 0,
                 Variant::Long => small_rows as i32,
             });
-            session.set(names::ROPE_OFFSET, &[sequences], offsets.collect())?;
+            session.set(names::ROPE_OFFSET, &[step.sequences()], offsets.collect())?;
         }
-        session.set(names::CUMULATIVE, &[sequences + 1], step.cumulative.clone())?;
-        session.set(names::PAST, &[sequences], step.past.clone())?;
-        session.set(names::BLOCK_TABLE, &[sequences, step.block_table.len() / sequences], step.block_table.clone())?;
-        session.set(names::SLOTS, &[tokens], step.slots.clone())?;
-        // An empty Gather is not worth relying on: one row more is computed and not read.
-        let wanted = if rows == 0 { vec![0] } else { step.logit_rows.clone() };
-        let computed = wanted.len();
-        session.set(names::LOGIT_ROWS, &[computed], wanted)?;
-        let expected = self.width;
-        let checked = session.run(&self.logits, |logits| {
-            let width = logits.shape().last().copied().unwrap_or(0);
-            // More logits than expected would be read at the wrong places, so they are as wrong as fewer.
-            match logits.into_shape_with_order((computed, expected)) {
-                Ok(logits) => {
-                    read(logits.slice_move(s![..rows, ..]));
-                    Ok(())
-                }
-                Err(_) => Err(width),
-            }
-        })?;
-        checked.map_err(|width| wrong_width(&self.name, self.width_from, expected, width))
+        session.set(names::SLOTS, &[step.tokens.len()], step.slots.clone())?;
+        self.ports.run(session, step, read)
     }
 
     #[cfg(test)]
