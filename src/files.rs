@@ -1,5 +1,5 @@
 //! Files that others made or may change. They are read only if they are ordinary files, up to a maximum size, and
-//! changes are detected.
+//! changes are detected. Files of our own are replaced whole.
 //!
 //! The library reads all files through this module. It is public only because the command line does so too.
 
@@ -9,6 +9,10 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, ErrorKind, Result, mistaken};
+
+mod replace;
+
+pub use replace::replace;
 
 /// A kind of file: its maximum size, and the kind of error for an unusable one.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use foreturn::report::Report;
-use foreturn::{Error, ErrorKind, Result};
+use foreturn::{Error, ErrorKind, Result, files};
 
 use super::args::ReportArgs;
 use super::output;
@@ -44,7 +44,8 @@ fn evaluation(args: &ReportArgs) -> Result<()> {
         return Err(Error::new(ErrorKind::InvalidRequest, message));
     }
     let page = foreturn::evaluate::page(&args.trace)?;
-    std::fs::write(&args.output, page).map_err(|e| Error::io("write", &args.output, e))?;
+    let failed = |e| Error::io("write", &args.output, e);
+    files::replace(&args.output, |out| out.write_all(page.as_bytes()).map_err(failed))?;
     output::line(format!("{}: an evaluation", args.output.display()))
 }
 

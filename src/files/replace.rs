@@ -1,27 +1,36 @@
 //! A file that appears whole or not at all. It is written under a temporary name beside its final one, and then renamed.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
-/// Writes `content` to `path`. Through a symbolic link, the file that it leads to is replaced, not the link.
-pub(super) fn write(path: &Path, content: &[u8]) -> Result<()> {
+/// Replaces the file at `path` by what `write` writes. Through a symbolic link, the file that it leads to is replaced, not
+/// the link.
+///
+/// # Errors
+/// What `write` returns, or the file can't be written. The old file then stays.
+pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    // Threads of this process have names of their own; what a killed one left may be overwritten.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     let target = resolve(path)?;
     let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.partial", std::process::id()));
+    name.push(format!(".{}-{}.partial", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let partial = target.with_file_name(name);
-    let written = File::create_new(&partial)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, &target));
-    written.map_err(|error| {
-        if error.kind() != std::io::ErrorKind::AlreadyExists {
-            // If this fails too, the name of the file says what it is.
-            let _ = fs::remove_file(&partial);
-        }
-        Error::io("write", path, error)
-    })
+    let failed = |error| Error::io("write", path, error);
+    let written = File::create(&partial).map_err(failed).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush().and_then(|()| out.get_ref().sync_all()).map_err(failed)?;
+        fs::rename(&partial, &target).map_err(failed)
+    });
+    if written.is_err() {
+        // If this fails too, the name of the file says what it is.
+        let _ = fs::remove_file(&partial);
+    }
+    written
 }
 
 /// The file to replace or to make. Devices and folders are not replaced.
@@ -29,7 +38,7 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     match fs::canonicalize(path) {
         Ok(target) if target.is_file() => Ok(target),
         Ok(_) => Err(Error::invalid_request(format!(
-            "{} is not a regular file, and a page cannot take its place; give the name of a file",
+            "{} is not a regular file, and none can take its place; give the name of a file",
             path.display()
         ))),
         Err(_) if path.file_name().is_some() => Ok(path.to_owned()),
@@ -40,6 +49,10 @@ fn resolve(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn write(path: &Path, content: &[u8]) -> Result<()> {
+        replace(path, |out| out.write_all(content).map_err(|e| Error::io("write", path, e)))
+    }
 
     #[test]
     fn a_page_replaces_another_and_leaves_nothing_beside_it() {

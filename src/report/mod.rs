@@ -5,7 +5,6 @@
 //! page from `page.html`, `page.css`, `page.js` and `futures.js`.
 
 mod collect;
-mod file;
 mod page;
 mod shown;
 
@@ -152,7 +151,8 @@ impl Report {
 
     /// Writes the page, whole or not at all. It replaces an earlier one.
     pub fn write(&self, page: impl AsRef<Path>) -> Result<()> {
-        file::write(page.as_ref(), self.to_html()?.as_bytes())
+        let (page, html) = (page.as_ref(), self.to_html()?);
+        files::replace(page, |out| out.write_all(html.as_bytes()).map_err(|e| Error::io("write", page, e)))
     }
 }
 

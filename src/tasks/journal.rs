@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::spend::Spent;
-use crate::{Error, Result, json};
+use crate::{Error, Result, files, json};
 
 const SCHEMA: u32 = 1;
 
@@ -158,7 +158,7 @@ impl Journal {
 
     /// The settings that the journal at `path` was begun with.
     pub(crate) fn settings(path: &Path) -> Result<Map<String, Value>> {
-        let (file, _) = crate::files::open(path).map_err(|e| Error::io("read", path, e))?;
+        let (file, _) = files::open(path).map_err(|e| Error::io("read", path, e))?;
         let mut first = Vec::new();
         BufReader::new(file).read_until(b'\n', &mut first).map_err(|e| Error::io("read", path, e))?;
         match json::parse::<Known>(&first) {
@@ -340,27 +340,11 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
 }
 
-/// Writes a file whole: under another name first, so that a kill leaves the old one.
+/// Replaces a file of lines, whole.
 pub(crate) fn write_atomically(path: &Path, lines: impl IntoIterator<Item = Result<String>>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let beside = path.with_file_name(name);
-    let write = || -> Result<()> {
-        let failed = |e| Error::io("write", &beside, e);
-        let file = File::create(&beside).map_err(|e| Error::io("create", &beside, e))?;
-        let mut out = std::io::BufWriter::new(file);
-        for line in lines {
-            out.write_all(line?.as_bytes()).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
-        }
-        out.flush().and_then(|()| out.get_ref().sync_all()).map_err(failed)?;
-        std::fs::rename(&beside, path).map_err(|e| Error::io("replace", path, e))
-    };
-    let written = write();
-    if written.is_err() {
-        // The message is about what failed first.
-        drop(std::fs::remove_file(&beside));
-    }
-    written
+    files::replace(path, |out| {
+        lines.into_iter().try_for_each(|line| writeln!(out, "{}", line?).map_err(|e| Error::io("write", path, e)))
+    })
 }
 
 /// Makes the name of a new file last.
