@@ -29,7 +29,7 @@ impl Ranked {
     /// # Errors
     /// The ranking ended before any candidate had a reward, so it can't be used to choose.
     pub(crate) fn new(ranking: Ranking) -> Result<Self, Failure> {
-        if !ranking.complete && ranking.candidates.iter().all(|candidate| candidate.reward.is_none()) {
+        if ranking.came_to_nothing() {
             let rollouts = ranking.allocation.rollouts;
             let (status, what, remedy) = match ranking.allocation.stopped {
                 Stopped::Cancelled => (FORETURN_ERROR_CANCELLED, "the ranking was cancelled", ""),

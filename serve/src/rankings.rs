@@ -43,7 +43,7 @@ pub(crate) async fn rank(State(app): State<App>, headers: HeaderMap, body: Bytes
 
 /// Refuses a ranking that its deadline ended before any candidate had a reward, because nobody can choose by it.
 fn usable(ranking: Ranking) -> Answer<Ranking> {
-    if ranking.complete || ranking.candidates.iter().any(|candidate| candidate.reward.is_some()) {
+    if !ranking.came_to_nothing() {
         return Ok(ranking);
     }
     let rollouts = ranking.allocation.rollouts;

@@ -58,6 +58,13 @@ pub struct Ranking {
     pub notes: Vec<String>,
 }
 
+impl Ranking {
+    /// True if it ended early, before any candidate had a reward. Nobody can choose by it then.
+    pub fn came_to_nothing(&self) -> bool {
+        !self.complete && self.candidates.iter().all(|candidate| candidate.reward.is_none())
+    }
+}
+
 /// A candidate and its reward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
