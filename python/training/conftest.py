@@ -113,6 +113,17 @@ PROMPTS = [[{"role": "user", "content": text}] for text in ("Write a poem.", "Wh
 GOALS = [{"task": "poetry"}, {"task": "sums", "reference": "4"}, None, {"prompt": "Sort a list in Python."}]
 
 
+@pytest.fixture
+def small_config(exported: Path, tmp_path: Path) -> Path:
+    """A `foreturn.toml` with short futures, which the tiny model plays."""
+    file = tmp_path / "foreturn.toml"
+    file.write_text(
+        f'[models.policy]\npath = "{exported}"\n[[metrics]]\nkind = "token_amount"\n'
+        "[rollout]\nwindow = 1\nsamples = 2\nmax_policy_tokens = 8\nmax_user_tokens = 8\n"
+    )
+    return file
+
+
 @pytest.fixture(scope="session")
 def unpacked() -> Path:
     """Packages that can't be installed beside the others; `make test-training` unpacks them."""

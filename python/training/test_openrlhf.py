@@ -21,17 +21,10 @@ COMPLETIONS = ["Roses are red.", "4, of course.", "Hello! What would you like to
 
 
 @pytest.fixture
-def executor(
-    exported: Path, tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def executor(small_config: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """OpenRLHF's executor with our file as its reward."""
     monkeypatch.syspath_prepend(str(unpacked))
-    file = tmp_path / "foreturn.toml"
-    file.write_text(
-        f'[models.policy]\npath = "{exported}"\n[[metrics]]\nkind = "token_amount"\n'
-        "[rollout]\nwindow = 1\nsamples = 2\nmax_policy_tokens = 8\nmax_user_tokens = 8\n"
-    )
-    monkeypatch.setenv("FORETURN_CONFIG", str(file))
+    monkeypatch.setenv("FORETURN_CONFIG", str(small_config))
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
     made = SingleTurnAgentExecutor(foreturn.openrlhf.__file__)
@@ -59,9 +52,9 @@ def run(executor: Any, prompt: list[dict[str, str]], label: Any, reply: str) -> 
     return made
 
 
-def test_the_executor_gets_the_rewards_of_the_conversation(executor: Any, tmp_path: Path) -> None:
+def test_the_executor_gets_the_rewards_of_the_conversation(executor: Any, small_config: Path) -> None:
     """The same as TRL gets for the same messages, goals and responses: no control token has come in between."""
-    wanted = MultiturnReward(tmp_path / "foreturn.toml", goal="goal")(PROMPTS, COMPLETIONS, goal=GOALS)
+    wanted = MultiturnReward(small_config, goal="goal")(PROMPTS, COMPLETIONS, goal=GOALS)
     for prompt, goal, reply, reward in zip(PROMPTS, GOALS, COMPLETIONS, wanted, strict=True):
         made = run(executor, prompt, json.dumps({"messages": prompt, "goal": goal}), reply)
         assert made["reward"].tolist() == [pytest.approx(reward, rel=1e-6)]

@@ -19,14 +19,9 @@ from foreturn.trl import MultiturnReward
 
 
 @pytest.fixture
-def address(exported: Path, tmp_path: Path) -> Iterator[str]:
+def address(small_config: Path) -> Iterator[str]:
     """The address of a server."""
-    file = tmp_path / "foreturn.toml"
-    file.write_text(
-        f'[models.policy]\npath = "{exported}"\n[[metrics]]\nkind = "token_amount"\n'
-        "[rollout]\nwindow = 1\nsamples = 2\nmax_policy_tokens = 8\nmax_user_tokens = 8\n"
-    )
-    command = [sys.executable, "-m", "foreturn", "serve", "--config", str(file), "--listen", "127.0.0.1:0", "--quiet"]
+    command = [sys.executable, "-m", "foreturn", "serve", "--config", str(small_config), "--listen", "127.0.0.1:0", "--quiet"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         said = process.stderr.readline()
@@ -36,7 +31,7 @@ def address(exported: Path, tmp_path: Path) -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
 
 
-def test_openrlhf_asks_over_http(address: str, tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openrlhf_asks_over_http(address: str, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its client makes of the answer is the reward of the same messages in one request of ours."""
     monkeypatch.syspath_prepend(str(unpacked))
     from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -51,7 +46,7 @@ def test_openrlhf_asks_over_http(address: str, tmp_path: Path, unpacked: Path, m
     assert run(executor, PROMPTS[0], json.dumps({"messages": PROMPTS[0]}), "Roses.")["reward"] is not None
 
 
-def test_trl_asks_over_http(address: str, tmp_path: Path) -> None:
-    with foreturn.Engine(tmp_path / "foreturn.toml") as engine:
+def test_trl_asks_over_http(address: str, small_config: Path) -> None:
+    with foreturn.Engine(small_config) as engine:
         wanted = MultiturnReward(engine, goal="goal")(PROMPTS, COMPLETIONS, goal=GOALS)
     assert MultiturnReward(address, goal="goal")(PROMPTS, COMPLETIONS, goal=GOALS) == wanted

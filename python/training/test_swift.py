@@ -18,15 +18,10 @@ COMPLETIONS = ["Roses are red.", "4, of course.", "Hello! What would you like to
 
 
 @pytest.fixture
-def reward(exported: Path, tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def reward(small_config: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The plugin's reward, found as `--reward_funcs multiturn` finds it."""
     monkeypatch.syspath_prepend(str(unpacked))
-    file = tmp_path / "foreturn.toml"
-    file.write_text(
-        f'[models.policy]\npath = "{exported}"\n[[metrics]]\nkind = "token_amount"\n'
-        "[rollout]\nwindow = 1\nsamples = 2\nmax_policy_tokens = 8\nmax_user_tokens = 8\n"
-    )
-    monkeypatch.setenv("FORETURN_CONFIG", str(file))
+    monkeypatch.setenv("FORETURN_CONFIG", str(small_config))
     spec = importlib.util.spec_from_file_location("swift_plugin", PLUGIN)
     assert spec and spec.loader
     plugin = importlib.util.module_from_spec(spec)
@@ -37,7 +32,7 @@ def reward(exported: Path, tmp_path: Path, unpacked: Path, monkeypatch: pytest.M
     return orms["multiturn"](args=None)
 
 
-def test_swift_gets_the_rewards_of_trl(reward: Any, tmp_path: Path) -> None:
+def test_swift_gets_the_rewards_of_trl(reward: Any, small_config: Path) -> None:
     from swift.rl_core.data import GRPOSample
     from swift.rl_core.grpo_algorithm import compute_rewards_per_func
 
@@ -46,5 +41,5 @@ def test_swift_gets_the_rewards_of_trl(reward: Any, tmp_path: Path) -> None:
         for prompt, reply, goal in zip(PROMPTS, COMPLETIONS, GOALS, strict=True)
     ]
     made = compute_rewards_per_func(samples, [reward], [None], torch.device("cpu"))
-    wanted = MultiturnReward(tmp_path / "foreturn.toml", goal="goal")(PROMPTS, COMPLETIONS, goal=GOALS)
+    wanted = MultiturnReward(small_config, goal="goal")(PROMPTS, COMPLETIONS, goal=GOALS)
     assert made[:, 0].tolist() == pytest.approx(wanted, rel=1e-6)
