@@ -90,7 +90,7 @@ const MAX_TURNS: usize = 256;
 /// use foreturn::{Config, Engine};
 ///
 /// let engine = Engine::new(Config::from_file("examples/foreturn.toml")?)?;
-/// let tasks = Tasks::read("examples/tasks/writing.jsonl")?;
+/// let tasks = Tasks::read("examples/tasks/everyday.jsonl")?;
 /// let summary = build(&engine, tasks, "built".as_ref(), &BuildOptions::default(), &|progress| {
 ///     println!("{} of {}", progress.finished, progress.total);
 /// })?;

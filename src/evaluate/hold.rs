@@ -168,7 +168,7 @@ pub struct EvaluatedConversation {
 /// use foreturn::tasks::Tasks;
 /// use foreturn::{Config, Engine};
 ///
-/// let tasks = Tasks::read("examples/tasks/writing.jsonl")?;
+/// let tasks = Tasks::read("examples/tasks/everyday.jsonl")?;
 /// let policies = [Policy::new("small"), Policy::new("large")];
 /// let engine = |policy: &Policy| {
 ///     let mut config = Config::from_file("foreturn.toml")?;
