@@ -117,18 +117,21 @@ type ByTask<'a> = BTreeMap<&'a str, f64>;
 
 impl Evaluation {
     pub(super) fn of(policies: &[Policy], conversations: &[EvaluatedConversation], set_aside: usize) -> Self {
-        let columns: Vec<BTreeMap<&str, ByTask<'_>>> =
-            policies.iter().map(|policy| by_column(conversations.iter().filter(|c| c.policy == policy.name))).collect();
+        let of = |policy: &Policy| {
+            let name = policy.name.clone();
+            conversations.iter().filter(move |conversation| conversation.policy == name)
+        };
+        let columns: Vec<BTreeMap<&str, ByTask<'_>>> = policies.iter().map(|policy| by_column(of(policy))).collect();
         let results = policies.iter().zip(&columns).map(|(policy, columns)| PolicyResult {
             name: policy.name.clone(),
             model: policy.model.clone(),
-            conversations: conversations.iter().filter(|c| c.policy == policy.name).count(),
+            conversations: of(policy).count(),
             columns: columns
                 .iter()
                 .filter_map(|(name, tasks)| Some(((*name).to_owned(), column(tasks)?)))
-                .chain(clarified(conversations.iter().filter(|c| c.policy == policy.name)))
+                .chain(clarified(of(policy)))
                 .collect(),
-            weights: weights(conversations.iter().filter(|c| c.policy == policy.name)),
+            weights: weights(of(policy)),
         });
         let mut differences = Vec::new();
         for (at, policy) in policies.iter().enumerate() {

@@ -90,7 +90,7 @@ impl ModelFolder {
     pub fn open_on(path: impl AsRef<Path>, options: OpenOptions, runtime: &RuntimeOptions) -> Result<Arc<Self>> {
         let path = path.as_ref();
         providers::choose(runtime, |report| {
-            match Self::open_shared(path, options, Target::of(report.used), report) {
+            match Self::open_shared(path, options, report) {
                 // Another provider may do what this one lacks.
                 Err(e) if e.kind() == ErrorKind::Unsupported && report.used != Provider::Cpu => Ok(Err(e)),
                 opened => opened.map(Ok),
@@ -100,7 +100,7 @@ impl ModelFolder {
 
     /// Opens another folder for the provider that runs this one.
     pub(crate) fn open_alike(&self, path: &Path, options: OpenOptions) -> Result<Arc<Self>> {
-        Self::open_shared(path, options, Target::of(self.provider.used), &self.provider)
+        Self::open_shared(path, options, &self.provider)
     }
 
     /// Like [`ModelFolder::open_with`], for running on `target`.

@@ -32,8 +32,7 @@ fn registry() -> MutexGuard<'static, Vec<(Key, Weak<ModelFolder>)>> {
 struct Key {
     graph: PathBuf,
     options: OpenOptions,
-    target: Target,
-    /// The provider, and why not those before it.
+    /// The provider, which decides the target, and why not those before it.
     report: ProviderReport,
     /// By their paths in the folder.
     files: Vec<(PathBuf, State)>,
@@ -61,7 +60,7 @@ impl State {
 
 impl Key {
     /// Of the folder at `path`; `None` where it can't be read, which opening it says better.
-    fn of(path: &Path, options: OpenOptions, target: Target, report: &ProviderReport) -> Option<Self> {
+    fn of(path: &Path, options: OpenOptions, report: &ProviderReport) -> Option<Self> {
         let place = find::find(path).ok()?;
         let graph = place.graph.canonicalize().ok()?;
         let folder = place.folder.canonicalize().ok()?;
@@ -70,7 +69,7 @@ impl Key {
         if beside != folder {
             files.extend(states(beside)?);
         }
-        Some(Key { graph, options, target, report: report.clone(), files })
+        Some(Key { graph, options, report: report.clone(), files })
     }
 
     /// Waits until whatever is written from now on shows in the files' times.
@@ -114,21 +113,16 @@ fn entries(folder: &Path) -> Option<Vec<(OsString, Metadata)>> {
 impl ModelFolder {
     /// Like [`ModelFolder::open_for`], for the provider of `report`. Gives the folder that is open already, if it is the same
     /// one.
-    pub(crate) fn open_shared(
-        path: &Path,
-        options: OpenOptions,
-        target: Target,
-        report: &ProviderReport,
-    ) -> Result<Arc<Self>> {
-        let key = Key::of(path, options, target, report);
+    pub(crate) fn open_shared(path: &Path, options: OpenOptions, report: &ProviderReport) -> Result<Arc<Self>> {
+        let key = Key::of(path, options, report);
         if let Some(open) = key.as_ref().and_then(known) {
             return Ok(open);
         }
-        let folder = Self::open_for(path, options, target)?;
+        let folder = Self::open_for(path, options, Target::of(report.used))?;
         let folder = Arc::new(ModelFolder { provider: report.clone(), ..folder });
         // Files that changed while they were read are nobody else's.
         key.iter().for_each(Key::settle);
-        match key.filter(|key| Key::of(path, options, target, report).as_ref() == Some(key)) {
+        match key.filter(|key| Key::of(path, options, report).as_ref() == Some(key)) {
             Some(key) => Ok(enter(key, folder)),
             None => Ok(folder),
         }
@@ -198,7 +192,7 @@ mod tests {
     use crate::runtime::Provider;
 
     fn open_with(path: &Path, options: OpenOptions, report: &ProviderReport) -> Arc<ModelFolder> {
-        ModelFolder::open_shared(path, options, Target::cpu(), report).expect("opened")
+        ModelFolder::open_shared(path, options, report).expect("opened")
     }
 
     fn open(path: &Path) -> Arc<ModelFolder> {

@@ -229,8 +229,8 @@ struct State {
     tokens: u64,
     /// Of all runs in the folder.
     spent: Spent,
-    /// The cost of those of `units` that are finished, and their number.
-    measured: (Spent, usize),
+    /// The cost of those of `units` that are finished.
+    measured: Spent,
     in_a_row: usize,
     stopped: Option<Stopped>,
     error: Option<Error>,
@@ -262,7 +262,7 @@ pub(crate) fn run<U: Sync>(
         ended: 0,
         tokens: 0,
         spent: journal.spent(),
-        measured: (measured(units, journal), finished),
+        measured: measured(units, journal),
         in_a_row: 0,
         stopped: (due.len() < all).then_some(Stopped::Probe),
         error: None,
@@ -433,17 +433,16 @@ impl<U: Sync> Shared<'_, U> {
     /// True if one more conversation probably stays within the limits: those under way are taken to cost as much as those
     /// that are finished did on average. Failed ones say nothing: many cost nothing at all.
     fn affords(&self, state: &State) -> bool {
-        let (measured, count) = &state.measured;
-        let within = |spent: f64, measured: f64, limit: f64| match *count {
+        let within = |spent: f64, measured: f64, limit: f64| match state.finished {
             // Nothing is known before the first one is finished.
             0 => state.under_way == 0 && spent < limit,
             count => spent + (state.under_way + 1) as f64 * measured / count as f64 <= limit,
         };
         let tokens = |spent: &Spent| spent.total() as f64;
         let money = |spent: &Spent| cost(&self.options.prices, spent).unwrap_or_default();
-        let within_tokens = |most: u64| within(tokens(&state.spent), tokens(measured), most as f64);
+        let within_tokens = |most: u64| within(tokens(&state.spent), tokens(&state.measured), most as f64);
         self.options.max_tokens.is_none_or(within_tokens)
-            && self.options.max_cost.is_none_or(|most| within(money(&state.spent), money(measured), most))
+            && self.options.max_cost.is_none_or(|most| within(money(&state.spent), money(&state.measured), most))
     }
 
     fn progress(&self, state: &State) -> Progress {
@@ -512,8 +511,7 @@ impl State {
         match &held.result {
             Ok(_) => {
                 (self.finished, self.in_a_row) = (self.finished + 1, 0);
-                self.measured.0.add(&held.spent);
-                self.measured.1 += 1;
+                self.measured.add(&held.spent);
             }
             // A task that asks for the impossible says nothing about the others.
             Err(error) => {

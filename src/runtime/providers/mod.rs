@@ -86,6 +86,8 @@ impl ProviderReport {
 }
 
 impl Provider {
+    const ALL: [Provider; 4] = [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::WebGpu];
+
     /// Its name in a configuration.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -101,8 +103,7 @@ impl FromStr for Provider {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let known = [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::WebGpu];
-        known.into_iter().find(|provider| provider.as_str() == name).ok_or_else(|| {
+        Provider::ALL.into_iter().find(|provider| provider.as_str() == name).ok_or_else(|| {
             Error::invalid_request(format!("provider {name:?}: use \"cpu\", \"cuda\", \"tensorrt\" or \"webgpu\""))
         })
     }
@@ -117,7 +118,7 @@ pub fn states(options: &RuntimeOptions) -> Result<Vec<ProviderState>> {
         let reason = probe(provider, options)?.err();
         Ok(ProviderState { provider, available: reason.is_none(), reason })
     };
-    [Provider::Cpu, Provider::Cuda, Provider::TensorRt, Provider::WebGpu].into_iter().map(state).collect()
+    Provider::ALL.into_iter().map(state).collect()
 }
 
 /// What `use_it` makes of the first provider of `options` that it takes. It is given that provider, and those before it. Its inner
