@@ -457,7 +457,8 @@ typedef void (*foreturn_log_fn)(void *user_data, foreturn_log_level level, foret
 typedef struct {
   // sizeof(foreturn_rank_request).
   size_t size;
-  // The whole request as JSON, in the format of the command line. If set, all fields below must be zero.
+  // The whole request as JSON, in the format of the command line. If set, all fields below must be zero, except `pin`, which
+  // gives the conversation that the JSON leaves out then.
   foreturn_str json;
   // The conversation so far. Its last message is the user's.
   const foreturn_message *messages;
@@ -481,7 +482,7 @@ typedef struct {
   uint32_t samples;
   // Seed of all random draws. Without `has_seed`, the configuration's.
   uint64_t seed;
-  // The conversation so far, in the place of `messages`: one that foreturn_warm() pinned for the policy of this engine.
+  // The conversation so far, in the place of `messages` or of the JSON's: one that foreturn_warm() pinned for the policy of this engine.
   const foreturn_pin *pin;
 } foreturn_rank_request;
 
@@ -800,6 +801,10 @@ typedef struct {
   uint64_t reused_tokens;
   // Seconds from when the model got the input until the score was there. Inputs run together, so these overlap.
   double seconds;
+  // The tokens whose log-probabilities were summed, as the model read them: `response_tokens` of them.
+  const uint32_t *token_ids;
+  // The log-probability of each of `token_ids` given everything before it, in nats: `response_tokens` of them.
+  const float *token_logprobs;
 } foreturn_score_info;
 
 // Durations of a stage, in seconds. Quantiles are exact to within 1%. All fields are 0 before the first measurement.

@@ -546,6 +546,8 @@ struct Rollout : foreturn_rollout {
 };
 struct ScoreInfo : foreturn_score_info {
     View<double> values{foreturn_score_info::values, value_count};
+    View<uint32_t> token_ids{foreturn_score_info::token_ids, response_tokens};
+    View<float> token_logprobs{foreturn_score_info::token_logprobs, response_tokens};
 };
 struct GenerationInfo : foreturn_generation_info {
     std::string_view text = detail::view(foreturn_generation_info::text);

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use foreturn::engine::{Pending, Pin};
 use foreturn::rank::{Candidates, EndedRollout, Goal, Interim, Progress};
 use foreturn::{Engine, RankOptions, RankRequest, Ranking};
+use serde_json::{Value, json};
 
 use crate::argument::{self, Out, foreturn_str, sized, slice};
 use crate::callback::{Gate, Inside, UserData};
@@ -24,7 +25,8 @@ use crate::status::{FORETURN_ERROR_INVALID_REQUEST, foreturn_status};
 pub struct foreturn_rank_request {
     /// sizeof(foreturn_rank_request).
     pub size: usize,
-    /// The whole request as JSON, in the format of the command line. If set, all fields below must be zero.
+    /// The whole request as JSON, in the format of the command line. If set, all fields below must be zero, except `pin`, which
+    /// gives the conversation that the JSON leaves out then.
     pub json: foreturn_str,
     /// The conversation so far. Its last message is the user's.
     pub messages: *const foreturn_message,
@@ -48,7 +50,7 @@ pub struct foreturn_rank_request {
     pub samples: u32,
     /// Seed of all random draws. Without `has_seed`, the configuration's.
     pub seed: u64,
-    /// The conversation so far, in the place of `messages`: one that foreturn_warm() pinned for the policy of this engine.
+    /// The conversation so far, in the place of `messages` or of the JSON's: one that foreturn_warm() pinned for the policy of this engine.
     pub pin: *const foreturn_pin,
 }
 sized!(foreturn_rank_request until pin);
@@ -171,14 +173,13 @@ unsafe fn read_request(engine: &Engine, given: *const foreturn_rank_request) -> 
         let given = argument::read(given)?;
         let json = given.json.text("request.json")?;
         if !json.is_empty() {
-            if given.message_count > 0
-                || given.candidate_count > 0
-                || given.sample_candidates > 0
-                || !given.pin.is_null()
-            {
+            if given.message_count > 0 || given.candidate_count > 0 || given.sample_candidates > 0 {
                 return Err(Failure::argument(
                     "request.json is set together with other fields: give either the JSON or the fields",
                 ));
+            }
+            if !given.pin.is_null() {
+                return with_conversation(engine, &*handle::get::<Pin>(given.pin)?, json);
             }
             return Ok(json.parse().map_err(|e: foreturn::Error| e.context("the request"))?);
         }
@@ -217,6 +218,17 @@ unsafe fn read_request(engine: &Engine, given: *const foreturn_rank_request) -> 
         request.validate()?;
         Ok(request)
     }
+}
+
+/// A request in JSON whose conversation is the pin's.
+fn with_conversation(engine: &Engine, pin: &Pin, json: &str) -> Result<RankRequest, Failure> {
+    let pinned = engine.request_of(pin, Candidates::Sample(1)).map_err(|e| e.context("request.pin"))?;
+    let mut fields: serde_json::Map<String, Value> =
+        serde_json::from_str(json).map_err(|e| Failure::argument(format!("request.json is not a JSON object: {e}")))?;
+    if fields.insert("conversation".into(), json!(pinned.conversation)).is_some() {
+        return Err(Failure::argument("request.json has a `conversation` beside request.pin: give one of them"));
+    }
+    Ok(Value::Object(fields).to_string().parse().map_err(|e: foreturn::Error| e.context("the request"))?)
 }
 
 fn rank_options(given: &foreturn_rank_options, gate: &Gate) -> RankOptions {

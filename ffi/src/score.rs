@@ -129,7 +129,8 @@ struct Row {
     values: Vec<f64>,
     rows: usize,
     tokens: usize,
-    response_tokens: usize,
+    token_ids: Vec<u32>,
+    token_logprobs: Vec<f32>,
     usage: Usage,
     status: foreturn_status,
     json: Value,
@@ -148,22 +149,44 @@ impl Scored {
 
 impl Row {
     fn new(engine::Scored { output, usage, .. }: engine::Scored) -> Self {
-        let (rows, tokens, response_tokens, json) = match &output {
+        let (values, none) = (output.numbers(), Row::none(usage));
+        match output {
             ScoreOutput::Labels(score) => {
                 let rows = if let Scores::Tokens(rows) = &score.scores { rows.len() } else { 1 };
-                (rows, score.tokens, 0, json!(score))
+                Row { values, rows, tokens: score.tokens, json: json!(score), ..none }
             }
-            ScoreOutput::Steps(steps) => (steps.steps.len(), steps.tokens, 0, json!(steps)),
-            ScoreOutput::Response(scored) => (1, scored.tokens, scored.response_tokens, json!(scored)),
-            ScoreOutput::Embedding(row) => (1, 0, 0, json!({ "embedding": row })),
-        };
-        Row { values: output.numbers(), rows, tokens, response_tokens, usage, status: FORETURN_OK, json }
+            ScoreOutput::Steps(steps) => {
+                Row { values, rows: steps.steps.len(), tokens: steps.tokens, json: json!(steps), ..none }
+            }
+            ScoreOutput::Response(scored) => Row {
+                values,
+                rows: 1,
+                tokens: scored.tokens,
+                json: json!(scored),
+                token_ids: scored.token_ids,
+                token_logprobs: scored.token_logprobs,
+                ..none
+            },
+            ScoreOutput::Embedding(row) => Row { values, rows: 1, json: json!({ "embedding": row }), ..none },
+        }
     }
 
     fn missing(error: &foreturn::Error) -> Self {
         let json = json!({ "error": error.to_string() });
-        let (values, usage, status) = (Vec::new(), Usage::default(), error.kind().into());
-        Row { values, rows: 0, tokens: 0, response_tokens: 0, usage, status, json }
+        Row { status: error.kind().into(), json, ..Row::none(Usage::default()) }
+    }
+
+    fn none(usage: Usage) -> Self {
+        Row {
+            values: Vec::new(),
+            rows: 0,
+            tokens: 0,
+            token_ids: Vec::new(),
+            token_logprobs: Vec::new(),
+            usage,
+            status: FORETURN_OK,
+            json: Value::Null,
+        }
     }
 }
 
@@ -192,6 +215,10 @@ pub struct foreturn_score_info {
     pub reused_tokens: u64,
     /// Seconds from when the model got the input until the score was there. Inputs run together, so these overlap.
     pub seconds: f64,
+    /// The tokens whose log-probabilities were summed, as the model read them: `response_tokens` of them.
+    pub token_ids: *const u32,
+    /// The log-probability of each of `token_ids` given everything before it, in nats: `response_tokens` of them.
+    pub token_logprobs: *const f32,
 }
 sized!(foreturn_score_info until reused_tokens);
 
@@ -425,10 +452,12 @@ pub unsafe extern "C" fn foreturn_scores_read(
                 value_count: row.values.len(),
                 row_count: row.rows,
                 tokens: row.tokens,
-                response_tokens: row.response_tokens,
+                response_tokens: row.token_ids.len(),
                 status: row.status,
                 reused_tokens: row.usage.reused_tokens,
                 seconds: row.usage.seconds,
+                token_ids: row.token_ids.as_ptr(),
+                token_logprobs: row.token_logprobs.as_ptr(),
             };
             argument::fill(out, info)
         })

@@ -339,6 +339,8 @@ typedef struct {
   foreturn_status status;
   uint64_t reused_tokens;
   double seconds;
+  const uint32_t *token_ids;
+  const float *token_logprobs;
 } foreturn_score_info;
 typedef struct {
   uint64_t count;

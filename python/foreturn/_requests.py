@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from ._errors import InvalidArgument, InvalidRequest
 from ._native import Arguments, ffi
-from ._pin import PinnedReply
+from ._pin import Pin, PinnedReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ class RankRequest:
     """A ranking to be made. The fields are those of the command line's JSON.
 
     Attributes:
-        conversation: the conversation so far. Its last message is the user's.
+        conversation: the conversation so far, whose last message is the user's; or the pin of one that `Engine.warm` keeps
+            for the policy.
         candidates: the responses to rank, or how many to sample from the policy; at most 1024.
         goal: what the user is after: `task`, `prompt`, `reference`, `tests`, `entry_point`, `ambiguous`. The policy
             never sees it.
@@ -49,7 +50,7 @@ class RankRequest:
         seed: decides all random draws, 0 to 2**64 - 1; the configuration's if None.
     """
 
-    conversation: Conversation
+    conversation: Conversation | Pin
     candidates: Sequence[str] | int
     goal: Mapping[str, Any] | None = None
     window: int | None = None
@@ -83,7 +84,14 @@ def rank_json(request: RankRequest | Mapping[str, Any]) -> str:
 
 def rank_request(arguments: Arguments, request: RankRequest | Mapping[str, Any]) -> Any:
     """The library's struct for a request."""
-    return arguments.struct("foreturn_rank_request", json=arguments.text(rank_json(request), "the request"))
+    fields = request.to_dict() if isinstance(request, RankRequest) else request
+    pin = fields.get("conversation") if isinstance(fields, Mapping) else None
+    if not isinstance(pin, Pin):
+        return arguments.struct("foreturn_rank_request", json=arguments.text(rank_json(request), "the request"))
+    if pin.is_released:
+        raise InvalidArgument("the request's conversation is a pin that was released: rank before, or give the messages")
+    json_ = rank_json({name: value for name, value in fields.items() if name != "conversation"})
+    return arguments.struct("foreturn_rank_request", json=arguments.text(json_, "the request"), pin=pin._handle)
 
 
 @dataclass(frozen=True, slots=True)

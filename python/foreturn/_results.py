@@ -243,6 +243,8 @@ class Score:
         steps: the probability of each step, in [0, 1] (`"steps"`).
         logprob: the log-probability of the response, in nats (`"response"`).
         response_tokens: how many tokens it sums over, the one that ends the turn included (`"response"`).
+        token_ids: these tokens as the model read them (`"response"`).
+        token_logprobs: the log-probability of each of them given everything before it, in nats (`"response"`).
         tokens: how many tokens the model read.
     """
 
@@ -252,6 +254,8 @@ class Score:
     logprob: float | None = None
     response_tokens: int | None = None
     tokens: int | None = None
+    token_ids: Sequence[int] = ()
+    token_logprobs: Sequence[float] = ()
 
     @classmethod
     def from_dict(cls, json: dict[str, Any]) -> Score:

@@ -162,6 +162,31 @@ def test_replies_to_a_pinned_conversation(tiny: foreturn.Engine) -> None:
         tiny.score("chat", pin.replies(texts), task="response")
 
 
+def test_the_log_probability_of_each_token_of_a_pinned_response(tiny: foreturn.Engine) -> None:
+    with tiny.warm("chat", TALK[:1]) as pin:
+        pinned = tiny.score("chat", pin.replies(["Blue."]), task="response")[0]
+    whole = tiny.score("chat", [*TALK[:1], {"role": "assistant", "content": "Blue."}], task="response")
+    assert (pinned.token_ids, pinned.token_logprobs) == (whole.token_ids, whole.token_logprobs)
+    assert len(pinned.token_ids) == pinned.response_tokens
+    assert pinned.logprob == pytest.approx(sum(pinned.token_logprobs), abs=1e-12)
+
+
+def test_candidates_that_reply_to_a_pin_are_ranked(models: dict[str, Path], tmp_path: Path) -> None:
+    file = saved(tmp_path, "c.toml", RANKING.format(path=models["chat"]))
+    with foreturn.Engine(file) as engine:
+        by_messages = without_times(engine.rank(REQUEST).to_dict())
+        with engine.warm("m", REQUEST["conversation"]) as pin:
+            by_pin = engine.rank(REQUEST | {"conversation": pin})
+            typed = engine.rank(foreturn.RankRequest(pin, REQUEST["candidates"], goal=REQUEST["goal"], seed=REQUEST["seed"]))
+            with pytest.raises(foreturn.InvalidRequest, match="unknown field `windows`"):
+                engine.rank(REQUEST | {"conversation": pin, "windows": 3})
+        assert without_times(by_pin.to_dict()) == without_times(typed.to_dict()) == by_messages
+        with pytest.raises(foreturn.InvalidArgument, match="released"):
+            engine.rank(REQUEST | {"conversation": pin})
+        with engine.warm("m", tokens=[5, 6, 7]) as numbers, pytest.raises(foreturn.InvalidRequest, match="holds tokens"):
+            engine.rank(REQUEST | {"conversation": numbers})
+
+
 def test_export_equals_the_command(run: Run, models: dict[str, Path], tmp_path: Path) -> None:
     source = models["reward"].with_name("reward-checkpoint")
     steps: list[tuple[int, int]] = []

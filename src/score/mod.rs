@@ -198,7 +198,7 @@ pub struct StepScores {
 }
 
 /// The probability of a response under a model.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResponseLogProb {
     /// Sum over the response's tokens, including the one that ends the turn, in nats.
     pub logprob: f64,
@@ -206,6 +206,10 @@ pub struct ResponseLogProb {
     pub response_tokens: usize,
     /// Tokens that the model read.
     pub tokens: usize,
+    /// The response's tokens as the model read them.
+    pub token_ids: Vec<u32>,
+    /// The log-probability of each of them, given everything before it, in nats.
+    pub token_logprobs: Vec<f32>,
 }
 
 /// The result of a [`ScoreTask`].
@@ -236,7 +240,7 @@ impl ScoreOutput {
 
 /// The reward that a preference-trained policy implies: β · (log π − log π_ref) of a response (DPO, arXiv 2305.18290,
 /// equation 5 without the term that depends on the prompt alone).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ImplicitReward {
     /// β · (log π − log π_ref), from means over tokens if this was requested.
     pub reward: f64,
@@ -276,11 +280,11 @@ impl ImplicitOptions {
 
     /// The reward, from both models' scores of one response.
     pub fn reward(&self, policy: ResponseLogProb, reference: ResponseLogProb) -> ImplicitReward {
-        let of = |scored: ResponseLogProb| match self.length_normalized {
+        let of = |scored: &ResponseLogProb| match self.length_normalized {
             true => scored.logprob / scored.response_tokens as f64,
             false => scored.logprob,
         };
-        ImplicitReward { reward: self.beta * (of(policy) - of(reference)), policy, reference }
+        ImplicitReward { reward: self.beta * (of(&policy) - of(&reference)), policy, reference }
     }
 }
 

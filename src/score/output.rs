@@ -11,11 +11,13 @@ pub(crate) struct Given {
     pub(crate) numbers: Vec<f32>,
     /// Tokens that the model read.
     pub(crate) tokens: usize,
+    /// Those of the response, for [`ScoreTask::Response`].
+    pub(crate) response: Vec<u32>,
 }
 
 /// Reads the result for `task` from the model's output.
 pub(crate) fn read(folder: &ModelFolder, task: &ScoreTask, given: Given) -> Result<ScoreOutput> {
-    let Given { numbers, tokens } = given;
+    let Given { numbers, tokens, response } = given;
     if let Some(number) = numbers.iter().find(|number| !number.is_finite()) {
         return Err(Error::new(
             ErrorKind::ModelOutput,
@@ -24,7 +26,13 @@ pub(crate) fn read(folder: &ModelFolder, task: &ScoreTask, given: Given) -> Resu
     }
     if *task == ScoreTask::Response {
         let logprob = numbers.iter().map(|&number| f64::from(number)).sum();
-        return Ok(ScoreOutput::Response(ResponseLogProb { logprob, response_tokens: numbers.len(), tokens }));
+        return Ok(ScoreOutput::Response(ResponseLogProb {
+            logprob,
+            response_tokens: numbers.len(),
+            tokens,
+            token_ids: response,
+            token_logprobs: numbers,
+        }));
     }
     let head = folder.head().ok_or_else(|| Error::internal("a model without a head gave scores"))?;
     let labels = head.labels.clone();

@@ -271,8 +271,13 @@ fn responses_after_a_warm_history_cost_their_own_tokens_alone() {
     let by_hand = |response| {
         let whole = Prompt::Tokens(whole(response));
         let LogProbs { tokens, logprobs, .. } = model_named("llama").logprobs(whole).expect("log-probabilities");
-        let logprob = logprobs[99..].iter().map(|&x| f64::from(x)).sum();
-        ScoreOutput::Response(ResponseLogProb { logprob, response_tokens: 20, tokens: tokens.len() })
+        ScoreOutput::Response(ResponseLogProb {
+            logprob: logprobs[99..].iter().map(|&x| f64::from(x)).sum(),
+            response_tokens: 20,
+            tokens: tokens.len(),
+            token_ids: tokens[100..].to_vec(),
+            token_logprobs: logprobs[99..].to_vec(),
+        })
     };
     // What follows the history's last token is read off that token, so it is computed again.
     let scores: Vec<_> = responses.iter().map(as_scored).collect();

@@ -318,8 +318,34 @@ static void same_scores(foreturn_engine *engine, foreturn_str model, const foret
     OK(foreturn_scores_read(scores[1], i, &same, &error));
     CHECK(one.value_count == 1 && same.value_count == 1 && one.tokens == same.tokens);
     CHECK(memcmp(one.values, same.values, sizeof *one.values) == 0 && one.reused_tokens > 16);
+    CHECK((one.response_tokens > 0) == (how->task == FORETURN_SCORE_RESPONSE) && one.response_tokens == same.response_tokens);
+    CHECK(memcmp(one.token_ids, same.token_ids, one.response_tokens * sizeof *one.token_ids) == 0);
+    CHECK(memcmp(one.token_logprobs, same.token_logprobs, one.response_tokens * sizeof *one.token_logprobs) == 0);
+    double sum = 0;
+    for (size_t at = 0; at < one.response_tokens; at++) sum += one.token_logprobs[at];
+    CHECK(one.response_tokens == 0 || sum == one.values[0]);
   }
   for (size_t i = 0; i < 2; i++) CHECK(foreturn_scores_free(scores[i]) == FORETURN_OK);
+}
+
+/* The log-probabilities of a pin's response are the last ones of those of all `tokens`. */
+static void same_logprobs(foreturn_engine *engine, foreturn_str model, const uint32_t *tokens, size_t count,
+                          const foreturn_score_input *input) {
+  const foreturn_prompt all = {.size = sizeof all, .tokens = tokens, .token_count = count};
+  const foreturn_score_options how = {.size = sizeof how, .task = FORETURN_SCORE_RESPONSE};
+  foreturn_generation *whole = NULL;
+  foreturn_scores *scores = NULL;
+  foreturn_generation_info wanted = {.size = sizeof wanted};
+  foreturn_score_info got = {.size = sizeof got};
+  OK(foreturn_logprobs(engine, model, &all, NULL, &whole, &error));
+  OK(foreturn_score(engine, model, input, 1, &how, &scores, &error));
+  OK(foreturn_generation_read(whole, &wanted, &error));
+  OK(foreturn_scores_read(scores, 0, &got, &error));
+  const size_t last = got.response_tokens;
+  CHECK(last == input->response_token_count && wanted.token_count == count - 1);
+  CHECK(memcmp(got.token_ids, tokens + count - last, last * sizeof *tokens) == 0);
+  CHECK(memcmp(got.token_logprobs, wanted.logprobs + wanted.token_count - last, last * sizeof *got.token_logprobs) == 0);
+  CHECK(foreturn_generation_free(whole) == FORETURN_OK && foreturn_scores_free(scores) == FORETURN_OK);
 }
 
 static const foreturn_message LONG_HISTORY[] = {
@@ -353,6 +379,7 @@ static void replies_to_pins(foreturn_engine *engine, foreturn_str model, foretur
   const foreturn_score_input by_pin = {.size = sizeof by_pin, .pin = pin, .response_tokens = tokens + 32,
                                        .response_token_count = 8};
   same_scores(engine, model, &how, &by_pin, &given, 1);
+  if (task == FORETURN_SCORE_RESPONSE) same_logprobs(engine, model, tokens, 40, &by_pin);
   CHECK(foreturn_pin_free(pin) == FORETURN_OK);
 }
 
@@ -397,6 +424,10 @@ static void wrong_pins(const char *folder, foreturn_engine *engine) {
   request = poem(0, 1), request.pin = pins[0];
   FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &request, NULL, &ranking, &error));
   foreturn_rank_request json = {.size = sizeof json, .json = str("{}"), .pin = pins[0]};
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_rank(engine, &json, NULL, &ranking, &error)); /* without candidates */
+  json.json = str("{\"conversation\": [], \"candidates\": 2}");
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &json, NULL, &ranking, &error));
+  json.json = str("[]");
   FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_rank(engine, &json, NULL, &ranking, &error));
   for (size_t i = 0; i < 4; i++) CHECK(foreturn_pin_free(pins[i]) == FORETURN_OK);
   request = poem(0, 1), request.messages = NULL, request.message_count = 0, request.pin = pins[0];

@@ -256,15 +256,15 @@ impl LocalModel {
     }
 
     fn output(&self, reader: AnyReader, score: Option<ScoreTask>, tokens: usize) -> Result<Output> {
-        let numbers = match (reader, &score) {
+        let (numbers, response) = match (reader, &score) {
             (AnyReader::Generate(reader), _) => return Ok(Output::Reply(reader)),
             (AnyReader::Choose(reader), _) => return Ok(Output::Choice(reader.probabilities)),
             (AnyReader::LogProbs(reader), None) => return Ok(Output::LogProbs(reader.logprobs)),
             (AnyReader::Rows(_), None) => return Ok(Output::Warm),
-            (AnyReader::LogProbs(reader), Some(_)) => reader.logprobs,
-            (AnyReader::Rows(reader), Some(_)) => reader.rows,
+            (AnyReader::LogProbs(reader), Some(_)) => (reader.logprobs, reader.scored),
+            (AnyReader::Rows(reader), Some(_)) => (reader.rows, Vec::new()),
         };
         let task = score.unwrap_or_default();
-        output::read(self.folder(), &task, Given { numbers, tokens }).map(Output::Score)
+        output::read(self.folder(), &task, Given { numbers, tokens, response }).map(Output::Score)
     }
 }

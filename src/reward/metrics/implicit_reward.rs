@@ -78,7 +78,7 @@ impl Metric for ImplicitReward {
     fn score(&self, batch: &[Answered<'_>]) -> Vec<Result<MetricValue>> {
         let value = |given: &[ChatOutput]| match answers(given)? {
             [ScoreOutput::Response(policy), ScoreOutput::Response(reference)] => {
-                Ok(MetricValue::from(self.options.reward(*policy, *reference).reward))
+                Ok(MetricValue::from(self.options.reward(policy.clone(), reference.clone()).reward))
             }
             _ => Err(unexpected()),
         };
