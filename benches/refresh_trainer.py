@@ -2,16 +2,20 @@
 """A live model's weights into the engine: `Engine.refresh` beside what a training script does without it, which is
 `save_pretrained`, `foreturn.export` and a new `Engine`.
 
-    target/training-venv/bin/python benches/refresh_trainer.py [--quantize int8] [--rounds 5]
+    target/training-venv/bin/python benches/refresh_trainer.py [--model 1b] [--quantize int8] [--rounds 5] [--results FILE]
 
-Both ways take turns in one run, after a round that warms up. The model is SmolLM2-135M as `make model` exported it. `make
-test-training` makes the environment.
+Both ways take turns in one run, after a round that warms up. The model is SmolLM2-135M as `make model` exported it, in float32;
+or random numbers in the shape of Llama 3.2 1B, in bfloat16. `make test-training` makes the environment. A run's numbers are added
+to the JSON list in FILE.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
+import platform
 import statistics
 import tempfile
 import threading
@@ -27,6 +31,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import foreturn
 
 MODEL = Path(__file__).resolve().parents[1] / "target" / "models" / "smollm2-135m-instruct"
+BILLION: dict[str, Any] = {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+    "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 2, "rope_theta": 500000.0,
+}
 SHAPE: dict[str, Any] = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "vocab_size": 49152, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
@@ -71,14 +80,32 @@ def measured(work: Callable[[], None]) -> tuple[float, float]:
     return seconds, memory.extra
 
 
+def made(name: str) -> tuple[LlamaForCausalLM, str]:
+    """A model and what it is called."""
+    if name == "1b":
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**BILLION)).to(torch.bfloat16), "random weights in the shape of Llama 3.2 1B"
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    model.load_state_dict(load_file(MODEL / "model.safetensors"), strict=False)
+    return model, "SmolLM2-135M"
+
+
+def processor() -> str:
+    """The processor's name, and how many of it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} x {names[0] if names else platform.machine()}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quantize", choices=["int8", "int4"])
+    parser.add_argument("--model", choices=["smollm2", "1b"], default="smollm2")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path)
     given = parser.parse_args()
 
-    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    model.load_state_dict(load_file(MODEL / "model.safetensors"), strict=False)
+    model, called = made(given.model)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     tokens = list(range(1000, 1064))
     refreshes, reloads = [], []
@@ -108,10 +135,19 @@ def main() -> None:
                 reloads.append(reload)
                 refreshes.append(refresh)
         kept.close()
-    print(f"SmolLM2-135M, {given.quantize or 'float32'}, medians of {given.rounds} rounds in turn; equal bits in each")
+    print(f"{called}, {given.quantize or 'float32'}, medians of {given.rounds} rounds in turn; equal bits in each")
     for name, rounds in (("save_pretrained, export, Engine", reloads), ("Engine.refresh", refreshes)):
         print(f"  {name:32} {statistics.median(r[0] for r in rounds):6.2f} s   {max(r[1] for r in rounds):6.0f} MiB more")
     ratios = [reload[0] / refresh[0] for reload, refresh in zip(reloads, refreshes, strict=True)]
+    if given.results:
+        known = json.loads(given.results.read_text(encoding="utf-8")) if given.results.exists() else []
+        numbers = {"reload": reloads, "refresh": refreshes}
+        versions = {"torch": torch.__version__, "foreturn": foreturn.__version__}
+        known.append({"model": called, "weights": given.quantize or "float32", "processor": processor(), **versions} | {
+            f"{name}_{unit}": [round(r[at], 3) for r in rounds]
+            for name, rounds in numbers.items() for at, unit in enumerate(("seconds", "extra_mib"))
+        })
+        given.results.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     print(f"  times as quick: {statistics.median(ratios):.1f} (from {min(ratios):.1f} to {max(ratios):.1f})")
 
 
