@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 
 use crate::failure::{Answer, Failure, done};
 use crate::keys::Keys;
-use crate::{calls, openai, rankings, trainers};
+use crate::{calls, openai, rankings, tei, trainers, vllm};
 
 /// The engine and what belongs to it.
 #[derive(Clone)]
@@ -85,7 +85,10 @@ impl App {
         let answers = Router::new()
             .route("/v1/rank", post(rankings::rank))
             .route("/v1/rescore", post(rankings::rescore))
-            .route("/v1/score", post(calls::score))
+            .route("/v1/score", post(vllm::score_or_compare))
+            .route("/score", post(vllm::compare))
+            .route("/classify", post(vllm::classify))
+            .route("/pooling", post(vllm::pooling))
             .route("/v1/logprobs", post(calls::logprobs))
             .route("/v1/warm", post(calls::warm))
             .route("/v1/warm/{pin}", axum::routing::delete(calls::release))
@@ -100,10 +103,22 @@ impl App {
             .method_not_allowed_fallback(not_so)
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(self.clone(), admit));
+        let embeddings = Router::new()
+            .route("/embed", post(tei::embed))
+            .route("/predict", post(tei::predict))
+            .route("/rerank", post(tei::rerank))
+            .method_not_allowed_fallback(not_so)
+            .layer(DefaultBodyLimit::disable())
+            .layer(middleware::from_fn_with_state(self.clone(), admit))
+            .layer(middleware::map_response(tei::shape));
         // Who watches over the process needs no key.
         let watched =
             Router::new().route("/health", get(health).fallback(not_so)).route("/ready", get(ready).fallback(not_so));
-        watched.merge(answers).layer(middleware::from_fn_with_state(self.clone(), log)).with_state(self)
+        watched
+            .merge(embeddings)
+            .merge(answers)
+            .layer(middleware::from_fn_with_state(self.clone(), log))
+            .with_state(self)
     }
 }
 

@@ -6,7 +6,7 @@ use foreturn::{Error, ErrorKind};
 use serde_json::json;
 
 /// An answer that says what went wrong.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     status: StatusCode,
     kind: &'static str,
@@ -28,6 +28,31 @@ impl Failure {
     /// A name that nothing has.
     pub(crate) fn unknown(message: impl Into<String>) -> Self {
         Failure::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// Something that the model can't do.
+    pub(crate) fn unable(message: impl Into<String>) -> Self {
+        Failure::new(StatusCode::BAD_REQUEST, ErrorKind::Unsupported.as_str(), message)
+    }
+
+    /// The same failure. Where a text is too long and the caller wanted it cut, it says that nothing is cut here.
+    pub(crate) fn uncut(mut self, is_wanted: Option<bool>) -> Self {
+        if is_wanted == Some(true) && self.kind == ErrorKind::ContextLength.as_str() {
+            self.message += "; this server cuts no text, because its score would be that of another one";
+        }
+        self
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// The failure of a request that had a place. An endpoint that is overloaded is no reason to ask for all of it again.
@@ -87,6 +112,8 @@ impl IntoResponse for Failure {
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // Other protocols give it another shape.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -10,13 +10,16 @@ mod app;
 mod asked;
 mod calls;
 mod failure;
+mod heads;
 mod keys;
 mod log;
 mod openai;
 mod rankings;
 mod run;
 mod stream;
+mod tei;
 mod trainers;
+mod vllm;
 
 pub(crate) use log::say;
 

@@ -15,13 +15,14 @@ use base64::Engine as _;
 use foreturn::chat::{Finish, JsonSchema, Message, Role, Usage};
 use foreturn::decode::GenerateOptions;
 use foreturn::engine::{Generation, Model};
-use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
+use foreturn::score::{ScoreOutput, ScoreTask};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::asked::{self, Caller};
 use crate::failure::{Answer, Failure, done};
+use crate::heads::Texts;
 use crate::stream::{self, Events};
 
 /// The models of the engine.
@@ -45,8 +46,9 @@ struct Part {
     text: Option<String>,
 }
 
+/// A message as OpenAI's clients write it.
 #[derive(Deserialize)]
-struct Said {
+pub(crate) struct Said {
     role: Role,
     content: Content,
     #[serde(flatten)]
@@ -54,7 +56,7 @@ struct Said {
 }
 
 impl Said {
-    fn message(self) -> Answer<Message> {
+    pub(crate) fn message(self) -> Answer<Message> {
         // Clients send back the fields of an answer, which are null in ours.
         if let Some((name, value)) = self.rest.iter().find(|(_, value)| !value.is_null()) {
             return Err(Failure::refused(format!("{name} = {value} in a message is not supported here")));
@@ -175,7 +177,7 @@ impl Chat {
     }
 }
 
-fn nanoseconds() -> u64 {
+pub(crate) fn nanoseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()))
 }
@@ -295,13 +297,6 @@ fn spelled(model: &Model, made: &Generation) -> Answer<Value> {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Texts {
-    One(String),
-    Several(Vec<String>),
-}
-
-#[derive(Deserialize)]
 struct Embeddings {
     model: String,
     input: Texts,
@@ -310,34 +305,33 @@ struct Embeddings {
     rest: Map<String, Value>,
 }
 
+/// How vectors are written.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
-enum Encoding {
+pub(crate) enum Encoding {
     Float,
     Base64,
+}
+
+/// The bytes of float32 numbers, the lowest first.
+pub(crate) fn base64(vector: &[f32]) -> String {
+    let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// The embeddings of texts.
 pub(crate) async fn embeddings(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
     let asked: Embeddings = asked::body(&body)?;
     check(&asked.rest)?;
-    let texts = match asked.input {
-        Texts::One(text) => vec![text],
-        Texts::Several(texts) => texts,
-    };
     let caller = Caller::new(&headers)?;
     let model = app.model(&asked.model)?.within(caller.limits());
-    let inputs = texts.into_iter().map(ScoreInput::Text).collect();
-    let scored = caller.wait(model.submit_score(inputs, ScoreTask::Embedding)).await?;
+    let scored = caller.wait(model.submit_score(asked.input.inputs("input")?, ScoreTask::Embedding)).await?;
     let tokens: u64 = scored.iter().map(|scored| scored.usage.prompt_tokens).sum();
     let data = scored.iter().enumerate().map(|(index, scored)| {
         let ScoreOutput::Embedding(vector) = &scored.output else { return Value::Null };
         let embedding = match asked.encoding_format {
             None | Some(Encoding::Float) => json!(vector),
-            Some(Encoding::Base64) => {
-                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
-            }
+            Some(Encoding::Base64) => json!(base64(vector)),
         };
         json!({"object": "embedding", "index": index, "embedding": embedding})
     });
