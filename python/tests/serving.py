@@ -37,7 +37,7 @@ class Server:
         assert self.process.stderr
         for line in self.process.stderr:
             self.lines.append(line)
-            if found := re.search(r"listens on (?:http://)?(\S+)", line):
+            if found := re.search(r"listens on (?:https?://)?(\S+)", line):
                 self.address = found[1]
                 break
         else:

@@ -68,7 +68,7 @@ def test_weights_are_exchanged(config: Path, models: dict[str, Path]) -> None:
     assert own.post("/v1/refresh", asked) == {"model": "chat", "version": "step-1"}
     assert "step-1" in json.dumps(own.post("/v1/rank", REQUEST))
     status, document, _ = own.ask("/v1/refresh", asked | {"folder": "/nowhere"})
-    assert (status, document["error"]["type"]) == (500, "invalid_model"), document
+    assert (status, document["error"]["type"]) == (400, "invalid_model"), document
 
 
 def test_openai_talks(server: Server, client: openai.OpenAI, engine: foreturn.Engine) -> None:

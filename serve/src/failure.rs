@@ -3,7 +3,8 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use foreturn::{Error, ErrorKind};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// An answer that says what went wrong.
 #[derive(Debug, Clone)]
@@ -11,6 +12,22 @@ pub(crate) struct Failure {
     status: StatusCode,
     kind: &'static str,
     message: String,
+}
+
+/// An error in the shape that OpenAI's clients read.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Refusal {
+    error: Reason,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Reason {
+    message: String,
+    /// The kind of error in the library.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status.
+    code: u16,
 }
 
 pub(crate) type Answer<T = Response> = Result<T, Failure>;
@@ -63,14 +80,21 @@ impl Failure {
         }
     }
 
+    /// A failure with a folder that the caller named: a folder that can't be used is the caller's mistake.
+    pub(crate) fn of_folder(self) -> Self {
+        let is_folder = self.kind == ErrorKind::InvalidModel.as_str() || self.kind == ErrorKind::Io.as_str();
+        if is_folder { Failure { status: StatusCode::BAD_REQUEST, ..self } } else { self }
+    }
+
     /// True if there was no place for the request.
     pub(crate) fn is_refusal(&self) -> bool {
         self.status == StatusCode::TOO_MANY_REQUESTS
     }
 
-    /// The document that says it, also for streams that have begun. OpenAI's clients read `message`, `type` and `code`.
-    pub(crate) fn document(&self) -> serde_json::Value {
-        json!({"error": {"message": self.message, "type": self.kind, "code": self.status.as_u16()}})
+    /// The document that says it, also for streams that have begun.
+    pub(crate) fn document(&self) -> Refusal {
+        let error = Reason { message: self.message.clone(), kind: self.kind, code: self.status.as_u16() };
+        Refusal { error }
     }
 }
 

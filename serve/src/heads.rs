@@ -4,6 +4,7 @@ use foreturn::engine::{Model, Scored};
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::model::{Head, HeadKind};
 use foreturn::score::{ScoreInput, ScoreOutput, Scores};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::app::App;
@@ -11,7 +12,7 @@ use crate::asked::Caller;
 use crate::failure::{Answer, Failure};
 
 /// A text, or the tokens of one.
-#[derive(Deserialize, Clone)]
+#[derive(Deserialize, JsonSchema, Clone)]
 #[serde(untagged, expecting = "a text, or a list of tokens")]
 pub(crate) enum Text {
     Text(String),
@@ -19,7 +20,7 @@ pub(crate) enum Text {
 }
 
 /// A text, or several; each is a string, or its tokens.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a text, a list of tokens, or a list of either")]
 pub(crate) enum Texts {
     One(Text),

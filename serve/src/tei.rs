@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use foreturn::score::ScoreInput;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -17,7 +18,7 @@ use crate::failure::{Answer, Failure, done, json_response};
 use crate::heads::{Headed, Need, Texts, probabilities, unit};
 
 /// Which end of a long text is cut.
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Deserialize, JsonSchema, Clone, Copy)]
 pub(crate) enum Direction {
     #[serde(alias = "left")]
     Left,
@@ -27,7 +28,7 @@ pub(crate) enum Direction {
 
 /// The fields that all three requests share. Nothing is cut here: a text that is too long is an error, with `truncate` as
 /// without it.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Embed {
     /// A text, its tokens, or several of either.
@@ -72,7 +73,7 @@ pub(crate) async fn embed(State(app): State<App>, chosen: Chosen, headers: Heade
 }
 
 /// A text, a pair of texts, or a list of lists with one or two.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a text, a pair of texts, or a list of lists of one or two texts")]
 pub(crate) enum Pairs {
     Text(String),
@@ -80,7 +81,7 @@ pub(crate) enum Pairs {
     Several(Vec<Vec<String>>),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Predict {
     inputs: Pairs,
@@ -96,14 +97,14 @@ pub(crate) struct Predict {
 }
 
 /// A label, and its score.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Prediction {
     label: String,
     score: f64,
 }
 
 /// The labels of one text, or of several.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum Predictions {
     One(Vec<Prediction>),
@@ -153,7 +154,7 @@ pub(crate) async fn predict(State(app): State<App>, chosen: Chosen, headers: Hea
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rerank {
     query: String,
@@ -170,7 +171,7 @@ pub(crate) struct Rerank {
 }
 
 /// A text's place in the request, and its score.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Rank {
     index: usize,
     score: f64,
@@ -200,7 +201,7 @@ pub(crate) async fn rerank(State(app): State<App>, chosen: Chosen, headers: Head
 }
 
 /// An error as these clients read it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Problem {
     error: String,
     error_type: &'static str,

@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use foreturn::engine::Scored;
 use foreturn::model::HeadKind;
 use foreturn::score::ScoreInput;
+use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -40,7 +41,8 @@ fn check(rest: &Map<String, Value>) -> Answer<Option<bool>> {
 }
 
 /// What every answer begins and ends with.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub(crate) struct List<T> {
     id: String,
     object: &'static str,
@@ -50,7 +52,8 @@ pub(crate) struct List<T> {
     usage: Tokens,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PoolingTokens")]
 pub(crate) struct Tokens {
     prompt_tokens: u64,
     completion_tokens: u64,
@@ -72,7 +75,7 @@ impl<T> List<T> {
 }
 
 /// A text or several.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a text, or a list of texts")]
 pub(crate) enum Strings {
     One(String),
@@ -88,7 +91,7 @@ impl Strings {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Compare {
     model: Option<String>,
     /// What the others are compared with: one for all of them, or one for each.
@@ -104,7 +107,7 @@ pub(crate) struct Compare {
 }
 
 /// How well two texts fit each other.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Compared {
     index: usize,
     object: &'static str,
@@ -166,7 +169,7 @@ pub(crate) async fn compare(State(app): State<App>, headers: HeaderMap, body: By
 }
 
 /// Either texts or a conversation.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Classify {
     model: Option<String>,
     /// A text, its tokens, or several of either.
@@ -192,7 +195,7 @@ fn inputs(input: Option<Texts>, messages: Option<Vec<Said>>) -> Answer<Vec<Score
 }
 
 /// The classes of a text.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Classified {
     index: usize,
     /// The likeliest.
@@ -221,8 +224,9 @@ pub(crate) async fn classify(State(app): State<App>, headers: HeaderMap, body: B
 }
 
 /// What a head is asked for.
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq)]
+#[derive(Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "PoolingTask")]
 pub(crate) enum Task {
     Embed,
     Classify,
@@ -231,7 +235,7 @@ pub(crate) enum Task {
 }
 
 /// Either texts or a conversation.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Pool {
     model: Option<String>,
     /// A text, its tokens, or several of either.
@@ -251,7 +255,7 @@ pub(crate) struct Pool {
 }
 
 /// The numbers of a text: a row, a row for each token, or the row's bytes in base64.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum Numbers {
     Row(Vec<f64>),
@@ -259,7 +263,7 @@ pub(crate) enum Numbers {
     Bytes(String),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Pooled {
     index: usize,
     object: &'static str,
