@@ -291,14 +291,23 @@ pub(super) struct RankArgs {
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// Configuration file (foreturn.toml)
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "openapi")]
+    pub(super) config: Option<PathBuf>,
+    /// Print the OpenAPI document of the routes, and end
+    #[arg(long)]
+    pub(super) openapi: bool,
     /// Address and port, or unix:PATH
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub(super) listen: Address,
     /// File with the keys that callers may show, one on each line; needed beyond this machine
     #[arg(long, value_name = "FILE")]
     pub(super) keys: Option<PathBuf>,
+    /// Certificate in PEM, with those that lead to one that callers trust; the server then speaks TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(super) tls_certificate: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub(super) tls_key: Option<PathBuf>,
     /// Largest body of a request
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub(super) max_body: ByteSize,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import foreturn
+from serving import Server
 
 
 def pytest_configure() -> None:
@@ -27,12 +28,12 @@ TINY = {"chat": "smollm2", "reward": "llama-reward", "steps": "qwen2-process-rew
 
 
 def checkpoint(fixture: str, to: Path) -> Path:
-    """A tiny checkpoint with its tokenizer, and with room for conversations if it is a language model."""
+    """A tiny checkpoint with its tokenizer, and with room for conversations if it is a decoder, which computes its positions."""
     reference = json.loads((FIXTURES / fixture / "reference.json").read_text(encoding="utf-8"))
     shutil.copytree(FIXTURES / fixture / "checkpoint", to)
     shutil.copytree(FIXTURES / "tokenizers" / reference["tokenizer"], to, dirs_exist_ok=True)
     config = json.loads((to / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] != "bert":
+    if config["model_type"] not in ("bert", "deberta-v2"):
         config["max_position_embeddings"] = 8192
     (to / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return to
@@ -104,3 +105,38 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def config(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sections = "".join(f'[models.{name}]\npath = "{path}"\n' for name, path in models.items())
+    file = tmp_path_factory.mktemp("server") / "foreturn.toml"
+    file.write_text(
+        sections + '[roles]\npolicy = "chat"\nuser = "chat"\n[rollout]\nwindow = 1\nsamples = 2\nmax_user_tokens = 12\n'
+        'max_policy_tokens = 16\n[[metrics]]\nkind = "token_amount"\nlambda = 5e-4\n'
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(config: Path) -> Iterator[Server]:
+    made = Server(config)
+    Server.started.remove(made)
+    yield made
+    made.end()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Servers of a test that failed would run on."""
+    yield
+    while Server.started:
+        left = Server.started.pop()
+        left.process.kill()
+        left.process.wait()
+
+
+@pytest.fixture(scope="module")
+def engine(config: Path) -> Iterator[foreturn.Engine]:
+    with foreturn.Engine(config) as made:
+        yield made

@@ -10,118 +10,20 @@ import pickle
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import openai
 import pytest
 
 import foreturn
 from foreturn.trl import MultiturnReward
-
-TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello. What is it?"}]
-REQUEST: dict[str, Any] = {
-    "conversation": [{"role": "user", "content": "Write a poem."}],
-    "candidates": ["What should it be about?", "Roses are red."],
-    "goal": {"task": "writing a poem"},
-    "seed": 3,
-}
-
-
-class Server:
-    """The command, listening."""
-
-    started: ClassVar[list[Server]] = []
-
-    def __init__(self, config: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "foreturn", "serve", "--config", str(config)]
-        listen = [] if "--listen" in arguments else ["--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, *listen, *arguments], stderr=subprocess.PIPE, text=True)
-        self.started.append(self)
-        self.lines: list[str] = []
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if found := re.search(r"listens on (?:http://)?(\S+)", line):
-                self.address = found[1]
-                break
-        else:
-            raise AssertionError("".join(self.lines))
-        threading.Thread(target=lambda: self.lines.extend(self.process.stderr or ()), daemon=True).start()
-
-    def ask(self, path: str, body: Any = None, method: str = "", **headers: str) -> tuple[int, Any, http.client.HTTPResponse]:
-        """Status, document, and the whole answer."""
-        connection = http.client.HTTPConnection(self.address, timeout=60)
-        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method or ("GET" if body is None else "POST"), path, data, sent)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        connection.close()
-        return answer.status, json.loads(text) if answer.headers["content-type"] == "application/json" else text, answer
-
-    def post(self, path: str, body: Any, **headers: str) -> Any:
-        status, document, _ = self.ask(path, body, **headers)
-        assert status == 200, document
-        return document
-
-    def end(self, with_signal: int = signal.SIGTERM) -> int:
-        self.process.send_signal(with_signal)
-        return self.process.wait(60)
-
-
-
-@pytest.fixture(scope="module")
-def config(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sections = "".join(f'[models.{name}]\npath = "{path}"\n' for name, path in models.items())
-    file = tmp_path_factory.mktemp("server") / "foreturn.toml"
-    file.write_text(
-        sections + '[roles]\npolicy = "chat"\nuser = "chat"\n[rollout]\nwindow = 1\nsamples = 2\nmax_user_tokens = 12\n'
-        'max_policy_tokens = 16\n[[metrics]]\nkind = "token_amount"\nlambda = 5e-4\n'
-    )
-    return file
-
-
-@pytest.fixture(scope="module")
-def server(config: Path) -> Iterator[Server]:
-    made = Server(config)
-    Server.started.remove(made)
-    yield made
-    made.end()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    """Servers of a test that failed would run on."""
-    yield
-    while Server.started:
-        left = Server.started.pop()
-        left.process.kill()
-        left.process.wait()
+from serving import REQUEST, TALK, Server, active, counted, eventually, without_time
 
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"http://{server.address}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def engine(config: Path) -> Iterator[foreturn.Engine]:
-    with foreturn.Engine(config) as made:
-        yield made
-
-
-def without_time(document: Any) -> Any:
-    """Everything but seconds, and the counts of what the cache happened to hold."""
-    if isinstance(document, dict):
-        left_out = {"seconds", "reused_tokens"}
-        return {name: without_time(value) for name, value in document.items() if name not in left_out}
-    return [without_time(value) for value in document] if isinstance(document, list) else document
 
 
 def test_rankings_are_those_of_the_library(server: Server, engine: foreturn.Engine) -> None:
@@ -166,7 +68,7 @@ def test_weights_are_exchanged(config: Path, models: dict[str, Path]) -> None:
     assert own.post("/v1/refresh", asked) == {"model": "chat", "version": "step-1"}
     assert "step-1" in json.dumps(own.post("/v1/rank", REQUEST))
     status, document, _ = own.ask("/v1/refresh", asked | {"folder": "/nowhere"})
-    assert (status, document["error"]["type"]) == (500, "invalid_model"), document
+    assert (status, document["error"]["type"]) == (400, "invalid_model"), document
 
 
 def test_openai_talks(server: Server, client: openai.OpenAI, engine: foreturn.Engine) -> None:
@@ -271,24 +173,6 @@ def test_who_hangs_up_frees_its_place(server: Server) -> None:
     assert server.post("/v1/rank", REQUEST)
 
 
-def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def counted(server: Server, name: str) -> float:
-    _, text, _ = server.ask("/metrics")
-    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    assert found, name
-    return float(found[1])
-
-
-def active(server: Server) -> float:
-    return counted(server, 'foreturn_active{kind="rankings"}')
-
-
 def test_deadlines_and_mistakes_are_answered(server: Server) -> None:
     status, document, _ = server.ask("/v1/rank", REQUEST | {"samples": 100, "window": 8}, x_timeout="0.000001")
     assert status == 504 and document["error"]["type"] == "deadline_exceeded", document
@@ -303,7 +187,7 @@ def test_deadlines_and_mistakes_are_answered(server: Server) -> None:
     assert server.ask("/health")[0] == server.ask("/ready")[0] == 200
 
 
-def test_a_full_queue_refuses(models: dict[str, Path], tmp_path: Path, config: Path) -> None:
+def test_a_full_queue_refuses(tmp_path: Path, config: Path) -> None:
     file = tmp_path / "foreturn.toml"
     file.write_text(config.read_text() + "[runtime]\nmax_queued = 1\n")
     own = Server(file)

@@ -5,25 +5,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use foreturn::Engine;
 use foreturn::config::ModelConfig;
 use foreturn::engine::{Model, Pin};
 use foreturn::runtime::BuildInfo;
 use futures_util::StreamExt as _;
 use http_body_util::LengthLimitError;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::json;
 use tokio::task::AbortHandle;
 
 use crate::failure::{Answer, Failure, done};
 use crate::keys::Keys;
-use crate::{calls, openai, rankings, trainers};
 
 /// The engine and what belongs to it.
 #[derive(Clone)]
@@ -79,57 +78,47 @@ impl App {
     pub(crate) fn model(&self, name: &str) -> Answer<Model> {
         self.engine.model(name).map_err(|error| Failure::unknown(error.to_string()))
     }
-
-    /// The routes.
-    pub(crate) fn router(self) -> Router {
-        let answers = Router::new()
-            .route("/v1/rank", post(rankings::rank))
-            .route("/v1/rescore", post(rankings::rescore))
-            .route("/v1/score", post(calls::score))
-            .route("/v1/logprobs", post(calls::logprobs))
-            .route("/v1/warm", post(calls::warm))
-            .route("/v1/warm/{pin}", axum::routing::delete(calls::release))
-            .route("/v1/refresh", post(calls::refresh))
-            .route("/v1/models", get(openai::models))
-            .route("/v1/chat/completions", post(openai::chat))
-            .route("/v1/embeddings", post(openai::embeddings))
-            .route("/openrlhf", post(trainers::openrlhf))
-            .route("/slime", post(trainers::slime))
-            .route("/metrics", get(metrics))
-            .fallback(nowhere)
-            .method_not_allowed_fallback(not_so)
-            .layer(DefaultBodyLimit::disable())
-            .layer(middleware::from_fn_with_state(self.clone(), admit));
-        // Who watches over the process needs no key.
-        let watched =
-            Router::new().route("/health", get(health).fallback(not_so)).route("/ready", get(ready).fallback(not_so));
-        watched.merge(answers).layer(middleware::from_fn_with_state(self.clone(), log)).with_state(self)
-    }
 }
 
-async fn health() -> Response {
-    done(&json!({"status": "ok"}))
+/// The process answers.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Health {
+    status: &'static str,
+}
+
+/// Requests are taken.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Ready {
+    status: &'static str,
+    /// The version of the server.
+    version: &'static str,
+}
+
+/// The media type of OpenMetrics.
+pub(crate) const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(crate) async fn health() -> Response {
+    done(&Health { status: "ok" })
 }
 
 /// Ready until the server ends. The models are loaded before it listens.
-async fn ready(State(app): State<App>) -> Response {
+pub(crate) async fn ready(State(app): State<App>) -> Response {
     if app.ending.load(Ordering::Acquire) {
         return ending().into_response();
     }
-    done(&json!({"status": "ready", "version": BuildInfo::here().version}))
+    done(&Ready { status: "ready", version: BuildInfo::here().version })
 }
 
 /// OpenMetrics. Reading them waits for no step.
-async fn metrics(State(app): State<App>) -> Answer {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], app.engine.statistics()?.to_openmetrics()).into_response())
+pub(crate) async fn metrics(State(app): State<App>) -> Answer {
+    Ok(([(header::CONTENT_TYPE, METRICS)], app.engine.statistics()?.to_openmetrics()).into_response())
 }
 
-async fn nowhere(request: Request) -> Failure {
+pub(crate) async fn nowhere(request: Request) -> Failure {
     Failure::unknown(format!("there is no {} here; docs/server.md has the routes", request.uri().path()))
 }
 
-async fn not_so(request: Request) -> Failure {
+pub(crate) async fn not_so(request: Request) -> Failure {
     let message = format!("{} does not answer {}", request.uri().path(), request.method());
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", message)
 }
@@ -139,7 +128,7 @@ fn ending() -> Failure {
 }
 
 /// Lets in who has a key, until the server ends.
-async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
     if app.keys.as_ref().is_some_and(|keys| !keys.admit(request.headers())) {
         let message = "this server wants a key: Authorization: Bearer KEY";
         return Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response();
@@ -196,7 +185,7 @@ async fn drain(body: Body, most: usize) {
 }
 
 /// A line for each request: no contents, no keys. It is written when the answer begins, or when the caller hangs up.
-async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
     let number = app.numbers.fetch_add(1, Ordering::Relaxed);
     let mut line = Line {
         number,

@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use foreturn::engine::{CancelToken, Limits, Pending};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -19,6 +22,23 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
     serde_json::from_slice(bytes)
         .map_err(|error| Failure::refused(format!("the body is not what this route takes: {error}")))
+}
+
+/// What stands behind the `?` of an address.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Chosen {
+    /// The model's name in the configuration.
+    pub(crate) model: Option<String>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Chosen {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Answer<Self> {
+        let read = Query::try_from_uri(&parts.uri).map(|Query(chosen)| chosen);
+        read.map_err(|error| Failure::refused(format!("the address may end with ?model=NAME: {}", error.body_text())))
+    }
 }
 
 /// A request's limits. Dropping it cancels the request, so a caller who hangs up frees its place.

@@ -8,27 +8,29 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use foreturn::chat::Message;
+use foreturn::chat::{Message, Usage};
 use foreturn::engine::{Prompt, RefreshOptions, Scored};
 use foreturn::score::{Label, ScoreInput, ScoreOutput, ScoreTask, StepOptions};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::app::{App, Kept};
 use crate::asked::{self, Caller};
 use crate::failure::{Answer, Failure, done};
 
 /// One input or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a conversation, which is a list of {role, content}, or a list of conversations")]
 enum Chats {
     One(Vec<Message>),
     Several(Vec<Vec<Message>>),
 }
 
-#[derive(Deserialize)]
+/// What is scored, and how.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Score {
+pub(crate) struct Score {
     model: String,
     /// A conversation, or several.
     messages: Chats,
@@ -37,12 +39,15 @@ struct Score {
     candidates: Vec<String>,
     #[serde(default)]
     task: Task,
+    /// The text between steps.
     separator: Option<String>,
+    /// The control token after each step.
     marker: Option<String>,
+    /// The label whose probability is the reward: its name, or its place.
     positive: Option<Value>,
 }
 
-#[derive(Deserialize, Default, PartialEq)]
+#[derive(Deserialize, Default, PartialEq, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Task {
     /// The logits of the model's head.
@@ -69,7 +74,7 @@ pub(crate) async fn score(State(app): State<App>, headers: HeaderMap, body: Byte
     let caller = Caller::new(&headers)?;
     let model = app.model(&asked.model)?.within(caller.limits());
     let scored = caller.wait(model.submit_score(inputs, task)).await?;
-    Ok(done(&json!({"model": asked.model, "scores": scored.iter().map(written).collect::<Vec<_>>()})))
+    Ok(done(&Scores { model: asked.model, scores: scored.iter().map(written).collect() }))
 }
 
 fn task(asked: &mut Score) -> Answer<ScoreTask> {
@@ -99,20 +104,46 @@ fn task(asked: &mut Score) -> Answer<ScoreTask> {
     }
 }
 
-fn written(scored: &Scored) -> Value {
-    let labels = match &scored.output {
-        ScoreOutput::Labels(score) => Some(&score.labels),
-        _ => None,
-    };
-    json!({"values": scored.output.numbers(), "labels": labels, "usage": scored.usage})
+/// A score for each input.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Scores {
+    model: String,
+    scores: Vec<Written>,
 }
 
-#[derive(Deserialize)]
+/// The numbers of an input: logits, probabilities of steps, or a log-probability.
+#[derive(Serialize, JsonSchema)]
+struct Written {
+    values: Vec<f64>,
+    /// The names of the logits.
+    labels: Option<Vec<String>>,
+    usage: Usage,
+}
+
+fn written(scored: &Scored) -> Written {
+    let labels = match &scored.output {
+        ScoreOutput::Labels(score) => Some(score.labels.clone()),
+        _ => None,
+    };
+    Written { values: scored.output.numbers(), labels, usage: scored.usage }
+}
+
+/// Either a conversation or tokens.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Logprobs {
+pub(crate) struct Logprobs {
     model: String,
     messages: Option<Vec<Message>>,
     tokens: Option<Vec<u32>>,
+}
+
+/// Tokens, and the log-probability of each after the first, in nats.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Read {
+    model: String,
+    tokens: Vec<u32>,
+    logprobs: Vec<f32>,
+    usage: Usage,
 }
 
 /// The log-probabilities of a conversation's tokens, or of these very tokens, in nats.
@@ -126,7 +157,7 @@ pub(crate) async fn logprobs(State(app): State<App>, headers: HeaderMap, body: B
     let caller = Caller::new(&headers)?;
     let model = app.model(&asked.model)?.within(caller.limits());
     let read = caller.wait(model.submit_logprobs(prompt)).await?;
-    Ok(done(&json!({"model": asked.model, "tokens": read.tokens, "logprobs": read.logprobs, "usage": read.usage})))
+    Ok(done(&Read { model: asked.model, tokens: read.tokens, logprobs: read.logprobs, usage: read.usage }))
 }
 
 /// The longest time that a prefix is kept, in seconds.
@@ -134,11 +165,22 @@ const LONGEST: f64 = 86_400.0;
 /// Most prefixes that are kept at once.
 const MOST_PINS: usize = 1024;
 
-#[derive(Deserialize)]
+/// A prefix.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Warm {
+pub(crate) struct Warm {
     model: String,
     messages: Vec<Message>,
+    /// Seconds.
+    keep: f64,
+}
+
+/// A prefix that is kept.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Warmed {
+    /// Its number, by which it is released.
+    pin: u64,
+    tokens: usize,
     /// Seconds.
     keep: f64,
 }
@@ -177,7 +219,13 @@ pub(crate) async fn warm(State(app): State<App>, headers: HeaderMap, body: Bytes
     });
     kept.insert(number, Kept { pin, end: end.abort_handle() });
     drop(kept);
-    Ok(done(&json!({"pin": number, "tokens": tokens, "keep": asked.keep})))
+    Ok(done(&Warmed { pin: number, tokens, keep: asked.keep }))
+}
+
+/// Tokens that are no longer kept.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Released {
+    released: usize,
 }
 
 /// Lets a prefix go before its time.
@@ -185,15 +233,16 @@ pub(crate) async fn release(State(app): State<App>, Path(pin): Path<String>) -> 
     match pin.parse().ok().and_then(|number: u64| app.pins().remove(&number)) {
         Some(kept) => {
             kept.end.abort();
-            Ok(done(&json!({"released": kept.pin.tokens()})))
+            Ok(done(&Released { released: kept.pin.tokens() }))
         }
         None => Err(Failure::unknown(format!("there is no prefix {pin:?}: it was released, or its time is over"))),
     }
 }
 
-#[derive(Deserialize)]
+/// New weights.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Refresh {
+pub(crate) struct Refresh {
     model: String,
     /// The path of an export, on the server's machine.
     folder: PathBuf,
@@ -201,6 +250,13 @@ struct Refresh {
     mode: Option<String>,
     #[serde(default)]
     shared: bool,
+}
+
+/// The weights that a model has now.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Refreshed {
+    model: String,
+    version: String,
 }
 
 /// Exchanges a model's weights for those of another export. Only with a key or on the machine itself, as everything.
@@ -214,6 +270,6 @@ pub(crate) async fn refresh(State(app): State<App>, headers: HeaderMap, body: By
         shared: asked.shared,
         ..RefreshOptions::default()
     };
-    let version = caller.wait(model.submit_refresh(asked.folder, options)).await?;
-    Ok(done(&json!({"model": asked.model, "version": version})))
+    let version = caller.wait(model.submit_refresh(asked.folder, options)).await.map_err(Failure::of_folder)?;
+    Ok(done(&Refreshed { model: asked.model, version }))
 }

@@ -3,14 +3,31 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use foreturn::{Error, ErrorKind};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// An answer that says what went wrong.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     status: StatusCode,
     kind: &'static str,
     message: String,
+}
+
+/// An error in the shape that OpenAI's clients read.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Refusal {
+    error: Reason,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Reason {
+    message: String,
+    /// The kind of error in the library.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status.
+    code: u16,
 }
 
 pub(crate) type Answer<T = Response> = Result<T, Failure>;
@@ -30,6 +47,31 @@ impl Failure {
         Failure::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// Something that the model can't do.
+    pub(crate) fn unable(message: impl Into<String>) -> Self {
+        Failure::new(StatusCode::BAD_REQUEST, ErrorKind::Unsupported.as_str(), message)
+    }
+
+    /// The same failure. Where a text is too long and the caller wanted it cut, it says that nothing is cut here.
+    pub(crate) fn uncut(mut self, is_wanted: Option<bool>) -> Self {
+        if is_wanted == Some(true) && self.kind == ErrorKind::ContextLength.as_str() {
+            self.message += "; this server cuts no text, because its score would be that of another one";
+        }
+        self
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The failure of a request that had a place. An endpoint that is overloaded is no reason to ask for all of it again.
     pub(crate) fn of_result(error: Error) -> Self {
         match error.kind() {
@@ -38,14 +80,21 @@ impl Failure {
         }
     }
 
+    /// A failure with a folder that the caller named: a folder that can't be used is the caller's mistake.
+    pub(crate) fn of_folder(self) -> Self {
+        let is_folder = self.kind == ErrorKind::InvalidModel.as_str() || self.kind == ErrorKind::Io.as_str();
+        if is_folder { Failure { status: StatusCode::BAD_REQUEST, ..self } } else { self }
+    }
+
     /// True if there was no place for the request.
     pub(crate) fn is_refusal(&self) -> bool {
         self.status == StatusCode::TOO_MANY_REQUESTS
     }
 
-    /// The document that says it, also for streams that have begun. OpenAI's clients read `message`, `type` and `code`.
-    pub(crate) fn document(&self) -> serde_json::Value {
-        json!({"error": {"message": self.message, "type": self.kind, "code": self.status.as_u16()}})
+    /// The document that says it, also for streams that have begun.
+    pub(crate) fn document(&self) -> Refusal {
+        let error = Reason { message: self.message.clone(), kind: self.kind, code: self.status.as_u16() };
+        Refusal { error }
     }
 }
 
@@ -87,6 +136,8 @@ impl IntoResponse for Failure {
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // Other protocols give it another shape.
+        response.extensions_mut().insert(self);
         response
     }
 }

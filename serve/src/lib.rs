@@ -10,15 +10,23 @@ mod app;
 mod asked;
 mod calls;
 mod failure;
+mod heads;
 mod keys;
 mod log;
 mod openai;
+mod openapi;
 mod rankings;
+mod routes;
 mod run;
 mod stream;
+mod tei;
+mod tls;
 mod trainers;
+mod vllm;
 
 pub(crate) use log::say;
 
 pub use address::Address;
+pub use openapi::openapi;
 pub use run::{Options, serve};
+pub use tls::TlsFiles;

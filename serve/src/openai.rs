@@ -12,41 +12,60 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use base64::Engine as _;
-use foreturn::chat::{Finish, JsonSchema, Message, Role, Usage};
+use foreturn::chat::{self, Finish, Message, Role, Usage};
 use foreturn::decode::GenerateOptions;
 use foreturn::engine::{Generation, Model};
-use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask};
-use serde::Deserialize;
+use foreturn::score::{ScoreOutput, ScoreTask};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::asked::{self, Caller};
 use crate::failure::{Answer, Failure, done};
+use crate::heads::Texts;
 use crate::stream::{self, Events};
 
 /// The models of the engine.
 pub(crate) async fn models(State(app): State<App>) -> Response {
-    let model = |name: &String| json!({"id": name, "object": "model", "created": 0, "owned_by": "foreturn"});
-    done(&json!({"object": "list", "data": app.engine.models().iter().map(model).collect::<Vec<_>>()}))
+    let model = |name: &String| Named { id: name.clone(), object: "model", created: 0, owned_by: "foreturn" };
+    done(&Models { object: "list", data: app.engine.models().iter().map(model).collect() })
+}
+
+/// A list of models.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Models {
+    object: &'static str,
+    data: Vec<Named>,
+}
+
+/// A model by its name in the configuration.
+#[derive(Serialize, JsonSchema)]
+struct Named {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
 }
 
 /// A text, or the parts of one.
-#[derive(Deserialize)]
-#[serde(untagged)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a text, or a list of parts")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
 /// What else a part has depends on its type, and only texts are read.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct Part {
     r#type: String,
     text: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Said {
+/// A message as OpenAI's clients write it.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Said {
     role: Role,
     content: Content,
     #[serde(flatten)]
@@ -54,7 +73,7 @@ struct Said {
 }
 
 impl Said {
-    fn message(self) -> Answer<Message> {
+    pub(crate) fn message(self) -> Answer<Message> {
         // Clients send back the fields of an answer, which are null in ours.
         if let Some((name, value)) = self.rest.iter().find(|(_, value)| !value.is_null()) {
             return Err(Failure::refused(format!("{name} = {value} in a message is not supported here")));
@@ -75,15 +94,16 @@ impl Said {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a text, or a list of texts")]
 enum Stop {
     One(String),
     Several(Vec<String>),
 }
 
-#[derive(Deserialize)]
-struct Chat {
+/// A conversation to go on with. Fields that are not here and would change the reply are refused.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Chat {
     model: String,
     messages: Vec<Said>,
     #[serde(alias = "max_completion_tokens")]
@@ -103,21 +123,21 @@ struct Chat {
     rest: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Format {
     Text,
-    JsonSchema { json_schema: Named },
+    JsonSchema { json_schema: Shape },
 }
 
-#[derive(Deserialize)]
-struct Named {
+#[derive(Deserialize, JsonSchema)]
+struct Shape {
     schema: Value,
 }
 
@@ -153,7 +173,7 @@ impl Chat {
         let schema = match &self.response_format {
             None | Some(Format::Text) => None,
             Some(Format::JsonSchema { json_schema }) => {
-                Some(Arc::new(JsonSchema { name: "reply".into(), schema: json_schema.schema.clone() }))
+                Some(Arc::new(chat::JsonSchema { name: "reply".into(), schema: json_schema.schema.clone() }))
             }
         };
         let max_tokens = self.max_tokens.or_else(|| config.and_then(|config| config.max_tokens));
@@ -175,7 +195,7 @@ impl Chat {
     }
 }
 
-fn nanoseconds() -> u64 {
+pub(crate) fn nanoseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()))
 }
@@ -188,15 +208,16 @@ struct Head {
 }
 
 impl Head {
-    fn with(&self, object: &str, choices: &Value, usage: &Value) -> Value {
+    fn with(&self, choices: &Value, usage: Option<Tokens>) -> Value {
         json!({
-            "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices, "usage": usage,
+            "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
+            "choices": choices, "usage": usage,
         })
     }
 
     fn chunk(&self, delta: &Value, finish: Option<&str>) -> Value {
         let choices = json!([{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": null}]);
-        self.with("chat.completion.chunk", &choices, &Value::Null)
+        self.with(&choices, None)
     }
 }
 
@@ -218,12 +239,20 @@ pub(crate) async fn chat(State(app): State<App>, headers: HeaderMap, body: Bytes
         return streamed(&model, messages, options, caller, head, usage);
     }
     let made = caller.wait(model.submit_generate(messages, options)).await?;
-    let logprobs = if with_logprobs { spelled(&model, &made)? } else { Value::Null };
-    let choices = json!([{
-        "index": 0, "message": {"role": "assistant", "content": made.text, "refusal": null},
-        "finish_reason": finish(made.finish)?, "logprobs": logprobs,
-    }]);
-    Ok(done(&head.with("chat.completion", &choices, &usage(&made.usage))))
+    let choice = Choice {
+        index: 0,
+        logprobs: with_logprobs.then(|| spelled(&model, &made)).transpose()?,
+        finish_reason: finish(made.finish)?,
+        message: Reply { role: "assistant", content: made.text, refusal: None },
+    };
+    Ok(done(&Completion {
+        id: head.id,
+        object: "chat.completion",
+        created: head.created,
+        model: head.model,
+        choices: vec![choice],
+        usage: Tokens::of(&made.usage),
+    }))
 }
 
 fn streamed(
@@ -252,7 +281,7 @@ fn finished(events: &Events, head: &Head, result: foreturn::Result<Generation>, 
         Ok((reason, made)) => {
             events.send("", &head.chunk(&json!({}), Some(reason)));
             if with_usage {
-                events.send("", &head.with("chat.completion.chunk", &json!([]), &usage(&made.usage)));
+                events.send("", &head.with(&json!([]), Some(Tokens::of(&made.usage))));
             }
             events.text("", "[DONE]");
         }
@@ -276,33 +305,85 @@ fn finish(finish: Finish) -> Answer<&'static str> {
     }
 }
 
-fn usage(usage: &Usage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.generated_tokens,
-        "total_tokens": usage.prompt_tokens + usage.generated_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.reused_tokens},
-    })
+/// A reply.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Completion {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<Choice>,
+    usage: Tokens,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Choice {
+    index: usize,
+    message: Reply,
+    finish_reason: &'static str,
+    logprobs: Option<Spelled>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Reply {
+    role: &'static str,
+    content: String,
+    /// Always null.
+    refusal: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Spelled {
+    content: Vec<Spelling>,
+    /// Always null.
+    refusal: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Spelling {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+    top_logprobs: [f32; 0],
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Tokens {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    prompt_tokens_details: Cached,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Cached {
+    cached_tokens: u64,
+}
+
+impl Tokens {
+    fn of(usage: &Usage) -> Self {
+        Tokens {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.generated_tokens,
+            total_tokens: usage.prompt_tokens + usage.generated_tokens,
+            prompt_tokens_details: Cached { cached_tokens: usage.reused_tokens },
+        }
+    }
 }
 
 /// The tokens' texts beside their log-probabilities, which are the model's own, before temperature and truncation.
-fn spelled(model: &Model, made: &Generation) -> Answer<Value> {
+fn spelled(model: &Model, made: &Generation) -> Answer<Spelled> {
     let folder = model.folder()?;
     let tokens = made.tokens.iter().zip(&made.logprobs).map(|(token, logprob)| {
         let text = folder.tokenizer().decode(&[*token], false)?;
-        Ok(json!({"token": text, "logprob": logprob, "bytes": text.as_bytes(), "top_logprobs": []}))
+        Ok(Spelling { bytes: text.as_bytes().to_vec(), token: text, logprob: *logprob, top_logprobs: [] })
     });
-    Ok(json!({"content": tokens.collect::<foreturn::Result<Vec<_>>>()?, "refusal": null}))
+    Ok(Spelled { content: tokens.collect::<foreturn::Result<Vec<_>>>()?, refusal: None })
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Texts {
-    One(String),
-    Several(Vec<String>),
-}
-
-#[derive(Deserialize)]
-struct Embeddings {
+/// Texts.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Embeddings {
     model: String,
     input: Texts,
     encoding_format: Option<Encoding>,
@@ -310,37 +391,67 @@ struct Embeddings {
     rest: Map<String, Value>,
 }
 
-#[derive(Deserialize, Clone, Copy)]
+/// How vectors are written.
+#[derive(Deserialize, JsonSchema, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
-enum Encoding {
+pub(crate) enum Encoding {
     Float,
     Base64,
+}
+
+/// The bytes of float32 numbers, the lowest first.
+pub(crate) fn base64(vector: &[f32]) -> String {
+    let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// The embeddings of texts.
 pub(crate) async fn embeddings(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
     let asked: Embeddings = asked::body(&body)?;
     check(&asked.rest)?;
-    let texts = match asked.input {
-        Texts::One(text) => vec![text],
-        Texts::Several(texts) => texts,
-    };
     let caller = Caller::new(&headers)?;
     let model = app.model(&asked.model)?.within(caller.limits());
-    let inputs = texts.into_iter().map(ScoreInput::Text).collect();
-    let scored = caller.wait(model.submit_score(inputs, ScoreTask::Embedding)).await?;
+    let scored = caller.wait(model.submit_score(asked.input.inputs("input")?, ScoreTask::Embedding)).await?;
     let tokens: u64 = scored.iter().map(|scored| scored.usage.prompt_tokens).sum();
-    let data = scored.iter().enumerate().map(|(index, scored)| {
-        let ScoreOutput::Embedding(vector) = &scored.output else { return Value::Null };
+    let data = scored.iter().enumerate().filter_map(|(index, scored)| {
+        let ScoreOutput::Embedding(vector) = &scored.output else { return None };
         let embedding = match asked.encoding_format {
-            None | Some(Encoding::Float) => json!(vector),
-            Some(Encoding::Base64) => {
-                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-                json!(base64::engine::general_purpose::STANDARD.encode(bytes))
-            }
+            None | Some(Encoding::Float) => Vector::Numbers(vector.clone()),
+            Some(Encoding::Base64) => Vector::Bytes(base64(vector)),
         };
-        json!({"object": "embedding", "index": index, "embedding": embedding})
+        Some(Embedding { object: "embedding", index, embedding })
     });
-    let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-    Ok(done(&json!({"object": "list", "data": data.collect::<Vec<_>>(), "model": asked.model, "usage": usage})))
+    let usage = Read { prompt_tokens: tokens, total_tokens: tokens };
+    Ok(done(&Embedded { object: "list", data: data.collect(), model: asked.model, usage }))
+}
+
+/// A vector for each text.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Embedded {
+    object: &'static str,
+    data: Vec<Embedding>,
+    model: String,
+    usage: Read,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Embedding {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+/// Its numbers, or their bytes in base64.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Vector {
+    Numbers(Vec<f32>),
+    Bytes(String),
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "EmbeddingTokens")]
+struct Read {
+    prompt_tokens: u64,
+    total_tokens: u64,
 }

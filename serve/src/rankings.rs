@@ -6,6 +6,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use foreturn::{ErrorKind, RankOptions, RankRequest, Ranking};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::app::App;
@@ -63,9 +64,10 @@ fn text(body: &Bytes) -> Answer<&str> {
     std::str::from_utf8(body).map_err(|error| Failure::refused(format!("the body is not UTF-8: {error}")))
 }
 
-#[derive(Deserialize)]
+/// A ranking, and the request that it answers.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Rescore {
+pub(crate) struct Rescore {
     request: RankRequest,
     ranking: Ranking,
 }

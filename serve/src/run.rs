@@ -12,15 +12,17 @@ use foreturn::runtime::Places;
 use foreturn::{Engine, Error, ErrorKind, Result};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 
 use crate::address::Address;
 use crate::app::App;
 use crate::keys::Keys;
+use crate::tls::{self, TlsFiles};
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -29,6 +31,8 @@ pub struct Options {
     pub listen: Address,
     /// A file with the keys that callers may show, one on each line.
     pub keys: Option<PathBuf>,
+    /// The files for TLS. Without them, requests and answers can be read on the way.
+    pub tls: Option<TlsFiles>,
     /// The largest body, in bytes.
     pub max_body: usize,
     /// How long requests under way may take once the server is told to end.
@@ -42,6 +46,7 @@ impl Default for Options {
         Options {
             listen: Address::Tcp(([127, 0, 0, 1], 8080).into()),
             keys: None,
+            tls: None,
             max_body: 16 << 20,
             grace: Duration::from_secs(30),
             logs: true,
@@ -51,6 +56,8 @@ impl Default for Options {
 
 /// A connection whose headers take longer than this is closed.
 const HEADERS: Duration = Duration::from_secs(30);
+/// The time for a caller to agree on TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The time for the engine to close after the grace, and for its last answers to be written.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -60,6 +67,7 @@ const LAST: Duration = Duration::from_secs(5);
 /// The configuration, the keys' file or the address can't be used. Nothing is loaded before the cheap ones are checked.
 pub fn serve(config: Config, places: Places, options: Options) -> Result<()> {
     let keys = options.keys.as_deref().map(Keys::read).transpose()?;
+    let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
     if keys.is_none() && !options.listen.is_private() {
         let message = format!(
             "{} is reached from other machines, and whoever reaches it can use the models: give a file of keys (--keys), \
@@ -80,8 +88,10 @@ pub fn serve(config: Config, places: Places, options: Options) -> Result<()> {
         // Callers who connect now wait until the models are there.
         let engine = tokio::task::block_in_place(|| Engine::builder(config).places(places).build())?;
         let app = App::new(engine, models, keys, options.logs, options.max_body);
-        crate::say(&format!("foreturn listens on {}", listener.address()?));
-        run(listener, app, &options).await
+        let address = listener.address()?.to_string();
+        let address = if tls.is_some() { address.replacen("http:", "https:", 1) } else { address };
+        crate::say(&format!("foreturn listens on {address}"));
+        run(listener, app, tls, &options).await
     });
     // What still blocks, such as a metric that waits for an endpoint, ends with the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -155,16 +165,16 @@ impl Drop for Listener {
     }
 }
 
-async fn run(listener: Listener, app: App, options: &Options) -> Result<()> {
+async fn run(listener: Listener, app: App, tls: Option<TlsAcceptor>, options: &Options) -> Result<()> {
     let (ending, engine) = (app.ending.clone(), app.engine.clone());
-    let router = app.router();
-    let graceful = GracefulShutdown::new();
+    let (router, graceful) = (app.router(), GracefulShutdown::new());
+    let server = Server { router, tls, graceful };
     let failed = |e: std::io::Error| Error::new(ErrorKind::Io, format!("signals cannot be heard: {e}"));
     let (mut term, mut int) =
         (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &router, &graceful) => accepted,
+            accepted = server.accept(&listener) => accepted,
             _ = term.recv() => break,
             _ = int.recv() => break,
         };
@@ -177,7 +187,7 @@ async fn run(listener: Listener, app: App, options: &Options) -> Result<()> {
     ending.store(true, Ordering::Release);
     drop(listener);
     crate::say(&format!("ending: requests under way have {} s", options.grace.as_secs_f64()));
-    let mut served = std::pin::pin!(graceful.shutdown());
+    let mut served = std::pin::pin!(server.graceful.shutdown());
     let is_over = tokio::select! {
         () = &mut served => false,
         () = tokio::time::sleep(options.grace) => true,
@@ -197,27 +207,51 @@ async fn run(listener: Listener, app: App, options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn accept(listener: &Listener, router: &Router, graceful: &GracefulShutdown) -> std::io::Result<()> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
-            // Answers are small and somebody waits for each.
-            stream.set_nodelay(true)?;
-            connect(stream, router, graceful);
-        }
-        Listener::Unix(listener, ..) => connect(listener.accept().await?.0, router, graceful),
-    }
-    Ok(())
+/// What a connection needs.
+struct Server {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    graceful: GracefulShutdown,
 }
 
-/// Serves a connection on a task of its own.
-fn connect(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: &Router, graceful: &GracefulShutdown) {
+impl Server {
+    async fn accept(&self, listener: &Listener) -> std::io::Result<()> {
+        match listener {
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Answers are small and somebody waits for each.
+                stream.set_nodelay(true)?;
+                self.connect(stream);
+            }
+            Listener::Unix(listener, ..) => self.connect(listener.accept().await?.0),
+        }
+        Ok(())
+    }
+
+    /// Serves a connection on a task of its own.
+    fn connect(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (router, watcher) = (self.router.clone(), self.graceful.watcher());
+        let Some(tls) = self.tls.clone() else {
+            tokio::spawn(serve_connection(stream, router, watcher));
+            return;
+        };
+        tokio::spawn(async move {
+            // A caller that speaks no TLS, or does not trust the certificate, is answered by a closed connection.
+            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                serve_connection(stream, router, watcher).await;
+            }
+        });
+    }
+}
+
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    watcher: Watcher,
+) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        // A caller that hung up, or spoke no HTTP, is answered by a closed connection.
-        let _ = connection.await;
-    });
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // A caller that hung up, or spoke no HTTP, is answered by a closed connection.
+    let _ = watcher.watch(connection).await;
 }

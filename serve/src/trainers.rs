@@ -9,8 +9,9 @@ use foreturn::chat::Message;
 use foreturn::rank::{Candidates, Goal};
 use foreturn::{Engine, RankOptions, RankRequest, Ranking};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
@@ -93,12 +94,30 @@ fn reward(at: usize, ranking: &Ranking) -> Answer<(f64, Option<f64>, u64)> {
     Ok((reward, best.std_error, tokens))
 }
 
-#[derive(Deserialize)]
+/// Responses behind their rendered prompts.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct OpenRlhf {
+pub(crate) struct OpenRlhf {
     query: Vec<String>,
     prompts: Vec<String>,
+    /// Each is `{"messages": […], "goal": {…}}`, or text that holds it.
     labels: Vec<Value>,
+}
+
+/// A reward for each response.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Rewards {
+    rewards: Vec<f64>,
+    /// The same.
+    scores: Vec<f64>,
+    extra_logs: Logs,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Logs {
+    std_error: Vec<Option<f64>>,
+    /// Tokens that were computed or sampled.
+    tokens: Vec<u64>,
 }
 
 /// The rewards of OpenRLHF's responses.
@@ -123,11 +142,11 @@ pub(crate) async fn openrlhf(State(app): State<App>, headers: HeaderMap, body: B
     let caller = Caller::new(&headers)?;
     let made = rewards(&app, &caller, requests).await?;
     let rewards: Vec<f64> = made.iter().map(|(reward, ..)| *reward).collect();
-    let logs = json!({
-        "std_error": made.iter().map(|(_, error, _)| *error).collect::<Vec<_>>(),
-        "tokens": made.iter().map(|(.., tokens)| *tokens).collect::<Vec<_>>(),
-    });
-    Ok(done(&json!({"rewards": rewards, "scores": rewards, "extra_logs": logs})))
+    let extra_logs = Logs {
+        std_error: made.iter().map(|(_, error, _)| *error).collect(),
+        tokens: made.iter().map(|(.., tokens)| *tokens).collect(),
+    };
+    Ok(done(&Rewards { scores: rewards.clone(), rewards, extra_logs }))
 }
 
 /// A response without the control tokens and spaces at its end.
@@ -153,9 +172,11 @@ fn bars<'a>(text: &'a str, opens: &str, closes: &str) -> Option<&'a str> {
     (!name.is_empty() && !name.contains(['<', '>', '|', '｜'])).then_some(rest)
 }
 
-#[derive(Deserialize)]
-struct Slime {
+/// A response. Trainers send more, which is left alone.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Slime {
     response: String,
+    /// `{"messages": […], "goal": {…}}`, or text that holds it.
     label: Value,
 }
 

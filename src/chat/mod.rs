@@ -96,6 +96,7 @@ pub enum ChatOutput {
 
 /// What a request cost. Reused tokens depend on what the cache held before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompts.

@@ -13,6 +13,7 @@ pub(crate) mod reasoning;
 
 /// The role of a speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions that precede the conversation.
@@ -51,6 +52,7 @@ pub struct SampledTokens {
 /// Fields that this library doesn't know (tool calls, images, separate reasoning) are refused, because leaving them out
 /// would change the conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Message {
     /// The speaker's role.

@@ -28,6 +28,7 @@ pub(crate) const SCHEMA: u32 = 1;
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Ranking {
     /// Version of this format: 1. Fields may be added under the same number. Reading refuses other versions.
@@ -67,6 +68,7 @@ impl Ranking {
 
 /// A candidate and its reward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RankedCandidate {
     /// Its place in the request, from 0.
@@ -109,6 +111,7 @@ pub struct RankedCandidate {
 
 /// The allocation of rollouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct AllocationSummary {
     /// The strategy that decided how many each candidate gets.
@@ -123,6 +126,7 @@ pub struct AllocationSummary {
 
 /// The reason why a ranking asked for no more rollouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stopped {
@@ -159,6 +163,7 @@ fn is_zero(count: &usize) -> bool {
 
 /// One metric over the rollouts that count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct MetricSummary {
     /// Mean; unknown if no rollout counts.
@@ -179,6 +184,7 @@ pub struct MetricSummary {
 
 /// One sampled future and its value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RolloutTrace {
     /// Its number among the samples, from 0.
@@ -202,6 +208,7 @@ pub struct RolloutTrace {
 
 /// A message of a future.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct TracedMessage {
     /// The speaker.
@@ -221,6 +228,7 @@ pub struct TracedMessage {
 
 /// Usage by role.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RoleCosts {
     /// The policy's.
@@ -275,6 +283,7 @@ impl std::ops::AddAssign for RoleCosts {
 
 /// The cost of a ranking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Cost {
     /// By role.
@@ -287,6 +296,7 @@ pub struct Cost {
 
 /// A model that played a role.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ModelInfo {
     /// Its name in the configuration.

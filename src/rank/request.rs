@@ -23,6 +23,7 @@ pub const MAX_TURNS: usize = 1 << 16;
 
 /// The responses to rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(untagged))]
 pub enum Candidates {
     /// The texts themselves.
     Given(Vec<String>),
@@ -67,6 +68,7 @@ impl Default for Candidates {
 /// # Ok::<(), foreturn::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RankRequest {
     /// The conversation so far; its last message is the user's.

@@ -11,6 +11,7 @@ use crate::chat::{Message, Role};
 
 /// How a simulated user's message shows that its model speaks as the assistant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Confusion {
     /// It offers help or says that it is an AI.

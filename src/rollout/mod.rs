@@ -37,6 +37,7 @@ pub use user_lm::{END_OF_CONVERSATION, TrainedUser};
 
 /// The role of a model in a ranking. One model may play several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ModelRole {
     /// The assistant. Its responses are scored, and it goes on in the futures.
@@ -66,6 +67,7 @@ impl ModelRole {
 
 /// The user's goal. It is never shown to the policy. Metrics see all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Goal {
     /// The kind of task, in a sentence.
@@ -90,6 +92,7 @@ pub struct Goal {
 
 /// Why a rollout ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// The simulated user said the stop signal.

@@ -8,6 +8,7 @@ use crate::json;
 
 /// The difference between the means of two candidates. A field is `None` where its value is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Difference {
     /// The first mean minus the second.

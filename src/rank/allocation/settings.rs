@@ -11,6 +11,7 @@ pub const DEFAULT_FIRST: usize = 3;
 
 /// The strategy that decides how many rollouts each candidate gets. docs/allocation.md says when to use which.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// The same number for each candidate.
