@@ -10,6 +10,7 @@ use super::duration;
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("work").args(["job", "score"])))]
 #[command(group(ArgGroup::new("clocked").args(["score", "load"])))]
+#[command(group(ArgGroup::new("repeated").args(["score", "load", "refresh"])))]
 pub(crate) struct BenchArgs {
     /// Model folder
     #[arg(long, value_name = "DIR", required_unless_present = "load")]
@@ -29,6 +30,14 @@ pub(crate) struct BenchArgs {
     /// Measure the latency of candidates' scores, on a cold cache and with the history cached
     #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "prompt_order", "samples", "window"])]
     pub(crate) score: bool,
+    /// Measure how long the exchange of the model's weights for those of another export of it takes, and how long requests wait
+    /// for it, beside loading that export
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["job", "score", "prompt_tokens", "new_tokens", "batch", "prompt_order", "samples", "window"]
+    )]
+    pub(crate) refresh: Option<PathBuf>,
     /// Position of the fixed text in the prompts of user and judge
     #[arg(long, value_enum, default_value_t = PromptOrder::Reference, requires = "job")]
     pub(crate) prompt_order: PromptOrder,
@@ -45,8 +54,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", requires = "clocked")]
     pub(crate) clients: Option<usize>,
     /// Number of requests for scores to measure per client, both cold and warm [default: 30]; with --load, number of times that
-    /// each rate is measured [default: 1]
-    #[arg(long, value_name = "R", requires = "clocked")]
+    /// each rate is measured [default: 1]; with --refresh, number of exchanges there and back [default: 5]
+    #[arg(long, value_name = "R", requires = "repeated")]
     pub(crate) repeat: Option<usize>,
     #[command(flatten)]
     pub(crate) under: LoadArgs,
@@ -73,7 +82,7 @@ pub(crate) struct LoadArgs {
     #[arg(
         long,
         requires_all = ["target", "requests"],
-        conflicts_with_all = ["model", "job", "score", "prompt_tokens", "new_tokens", "batch", "profile"]
+        conflicts_with_all = ["model", "job", "score", "refresh", "prompt_tokens", "new_tokens", "batch", "profile"]
     )]
     pub(crate) load: bool,
     /// Server to measure, as in http://127.0.0.1:8080

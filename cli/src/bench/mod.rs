@@ -1,8 +1,9 @@
-//! Speed of a model folder: prefill and decoding, a whole ranking job, or the wait for scores. And of a server or an engine
+//! Speed of a model folder: prefill and decoding, a whole ranking job, the wait for scores, or new weights. And of a server or an engine
 //! under load.
 
 mod job;
 mod load;
+mod refresh;
 mod score;
 
 use std::time::Instant;
@@ -24,6 +25,7 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
     let result = match args {
         BenchArgs { job: true, .. } => job::run(args)?,
         BenchArgs { score: true, .. } => score::run(args)?,
+        BenchArgs { refresh: Some(fresh), .. } => refresh::run(args, fresh)?,
         _ => prefill_and_decode(args)?,
     };
     if args.json {

@@ -400,6 +400,22 @@ fn bench_measures_a_job_of_any_length() {
 }
 
 #[test]
+fn bench_measures_the_exchange_of_weights_beside_loading_them() {
+    let bench = ["bench", "--model", &model(), "--refresh", &model(), "--repeat", "2", "--json"];
+    let measured = foreturn(&bench).json();
+    assert_eq!((measured["refreshes"].as_u64(), measured["repetitions"].as_u64()), (Some(4), Some(2)), "{measured}");
+    for field in ["load_seconds", "refresh_seconds"] {
+        assert!(measured[field]["p50"].as_f64().is_some_and(|seconds| seconds > 0.0), "{measured}");
+    }
+    assert!(measured["longest_wait_seconds"].as_f64() > Some(0.0), "{measured}");
+    let refused = foreturn(&["bench", "--model", &model(), "--refresh", "no/such/folder"]).failure(1);
+    assert!(refused.contains("no/such/folder"), "{refused}");
+    for more in ["--score", "--job", "--clients=2"] {
+        foreturn(&["bench", "--model", &model(), "--refresh", &model(), more]).failure(2);
+    }
+}
+
+#[test]
 fn bench_measures_scores_that_are_the_same_from_a_cold_and_from_a_warm_cache() {
     let folder = scratch();
     for name in ["llama-reward", "llama"] {
