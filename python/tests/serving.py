@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,10 +28,12 @@ class Server:
 
     started: ClassVar[list[Server]] = []
 
-    def __init__(self, config: Path, *arguments: str) -> None:
-        command = [sys.executable, "-m", "foreturn", "serve", "--config", str(config)]
+    def __init__(
+        self, config: Path, *arguments: str, program: Sequence[str] = (sys.executable, "-m", "foreturn"), **options: Any
+    ) -> None:
+        command = [*program, "serve", "--config", str(config)]
         listen = [] if "--listen" in arguments else ["--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen([*command, *listen, *arguments], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*command, *listen, *arguments], stderr=subprocess.PIPE, text=True, **options)
         self.started.append(self)
         self.lines: list[str] = []
         assert self.process.stderr
