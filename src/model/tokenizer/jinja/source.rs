@@ -70,6 +70,12 @@ impl Rewriter<'_> {
             self.tag(kind, &inside, tag[..end].matches('\n').count())?;
             self.rest = &tag[end..];
             if raw {
+                match inside.trims {
+                    Some('+') => return Err(Refusal::new("`{% raw +%}` is no tag")),
+                    // Jinja keeps this line break, and the engine trims it.
+                    None if self.rest.starts_with('\n') => self.out.push('\n'),
+                    _ => {}
+                }
                 let length = raw_length(self.rest);
                 self.out.push_str(&self.rest[..length]);
                 self.rest = &self.rest[length..];
