@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 
 use crate::mistaken;
 
@@ -33,7 +34,8 @@ impl Wrong {
         let last = document.rsplit(|byte| matches!(byte, b':' | b',' | b'[')).next().unwrap_or_default().trim_ascii();
         let within_number =
             matches!(last, [b'-' | b'0'..=b'9', ..]) && matches!(last, [.., b'-' | b'+' | b'.' | b'e' | b'E']);
-        self.what.is_none() && (self.error.is_eof() || (within_number && self.error.column() >= document.len()))
+        let is_read = self.what.is_none() || document.trim_ascii().is_empty();
+        is_read && (self.error.is_eof() || (within_number && self.error.column() >= document.len()))
     }
 
     /// The name of the last field before the place of the error, if the document is one line.
@@ -106,10 +108,12 @@ fn wrong(bytes: &[u8], error: serde_json::Error) -> Wrong {
     Wrong { what: mistaken::recognise(bytes), error }
 }
 
+/// What Python's `json` writes, and JSON does not have.
+const CONSTANTS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
 /// The document with an object in the place of each of Python's constants. No field that is read accepts an object,
 /// whereas a text could be a prompt, and null an absent number.
 pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
-    const CONSTANTS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
     let mut plain = Vec::new();
     let (mut at, mut copied, mut quoted) = (0, 0, false);
     while at < bytes.len() {
@@ -117,9 +121,9 @@ pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
             b'"' => quoted = !quoted,
             b'\\' if quoted => at += 1,
             b'-' | b'I' | b'N' if !quoted => {
-                if let Some(constant) = CONSTANTS.iter().find(|constant| bytes[at..].starts_with(constant)) {
+                if let Some(constant) = CONSTANTS.iter().find(|constant| bytes[at..].starts_with(constant.as_bytes())) {
                     plain.extend_from_slice(&bytes[copied..at]);
-                    plain.extend([b"{\"", *constant, b"\":null}"].concat());
+                    plain.extend([b"{\"", constant.as_bytes(), b"\":null}"].concat());
                     at += constant.len();
                     copied = at;
                     continue;
@@ -134,6 +138,12 @@ pub(crate) fn without_constants(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
     plain.extend_from_slice(&bytes[copied..]);
     Cow::Owned(plain)
+}
+
+/// A value as the document has it, Python's constants included.
+pub(crate) fn shown(value: &Value) -> String {
+    // Quotes inside a text are escaped, so that this is no text.
+    CONSTANTS.iter().fold(value.to_string(), |text, name| text.replace(&format!("{{\"{name}\":null}}"), name))
 }
 
 /// Numbers that may have been NaN or infinite when they were written: serde_json writes null for these, and they are read as
@@ -161,7 +171,7 @@ pub(crate) mod null_is_nan {
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -173,6 +183,9 @@ mod tests {
             value,
             json!({"a": [{"NaN": null}, {"-Infinity": null}, {"Infinity": null}], "NaN": "\"Infinity", "b": -1})
         );
+        assert_eq!(shown(&value), "{\"a\":[NaN,-Infinity,Infinity],\"NaN\":\"\\\"Infinity\",\"b\":-1}");
+        let text = json!({"a": "{\"NaN\":null}"});
+        assert_eq!(shown(&text), text.to_string());
     }
 
     #[test]
@@ -205,6 +218,8 @@ mod tests {
         assert!(error(b"{\"a\": Nay}").contains("line 1 column"), "{}", error(b"{\"a\": Nay}"));
         assert!(error(b"[NaN, nan]").contains("line 1 column"));
         assert!(error(b"\xff\xfe[\0]\0").contains("it is UTF-16"));
+        assert!(error(b" \n").contains("it is empty"));
+        assert!(error(&[0; 9]).contains("it holds nothing but zeros"));
         assert!(error(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
     }
 }

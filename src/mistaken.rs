@@ -18,6 +18,12 @@ pub(crate) fn recognise(bytes: &[u8]) -> Option<&'static str> {
     if let Some(pointer) = pointer(bytes) {
         return Some(pointer);
     }
+    if text.is_empty() && bytes.trim_ascii().is_empty() {
+        return Some("is empty: it was not written or fetched whole, so get it again");
+    }
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Some("holds nothing but zeros: it was not written or fetched whole, so get it again");
+    }
     if begins(b"\xff\xfe") || begins(b"\xfe\xff") {
         return Some(
             "is UTF-16 (or UTF-32), as PowerShell writes it, and not UTF-8: save it again with the encoding UTF-8",
@@ -101,10 +107,13 @@ mod tests {
             (b"PK\x03\x04archive", "save_pretrained"),
             (b"\x1f\x8b\x08", "gzip"),
             (b"GGUF\x03\0\0\0", "GGUF"),
+            (b"", "is empty"),
+            (b"\r\n", "is empty"),
+            (&[0; 4096], "nothing but zeros"),
         ] {
             assert!(recognise(bytes).expect("known").contains(expected), "{expected}");
         }
-        for other in [&b""[..], b"{}", b"\x08\x0a", b"hello"] {
+        for other in [&b"{}"[..], b"\x08\x0a", b"hello"] {
             assert_eq!(recognise(other), None);
         }
     }

@@ -53,7 +53,7 @@ impl Config {
 
     /// All fields, as a file.
     pub(super) fn to_json(&self) -> Vec<u8> {
-        Value::Object(self.fields.clone()).to_string().into_bytes()
+        json::shown(&Value::Object(self.fields.clone())).into_bytes()
     }
 
     /// No fields yet; [`Config::set`] adds them.
@@ -200,7 +200,7 @@ impl Config {
 
 /// A value as a message shows it, cut off because a hostile file must not flood the terminal.
 fn shortened(value: &Value) -> String {
-    let text = value.to_string();
+    let text = json::shown(value);
     if text.chars().count() <= 80 { text } else { text.chars().take(77).chain("...".chars()).collect() }
 }
 
@@ -218,6 +218,14 @@ mod tests {
         assert_eq!(error.to_string(), "config.json: `hidden_size` is -3: expected an integer from 1 to 16777216");
         let error = config("{}").size("hidden_size").unwrap_err();
         assert_eq!(error.to_string(), "config.json: `hidden_size` is missing: expected a positive integer");
+    }
+
+    #[test]
+    fn pythons_constants_are_shown_and_written_as_they_were() {
+        let config = config(r#"{"rms_norm_eps": NaN, "stats": [Infinity]}"#);
+        let error = config.size("rms_norm_eps").unwrap_err().to_string();
+        assert_eq!(error, "config.json: `rms_norm_eps` is NaN: expected a positive integer");
+        assert_eq!(config.to_json(), br#"{"rms_norm_eps":NaN,"stats":[Infinity]}"#);
     }
 
     #[test]

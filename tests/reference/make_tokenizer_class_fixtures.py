@@ -1,7 +1,7 @@
 """Records what AutoTokenizer makes of generated tokenizer folders: tests/fixtures/tokenizer-classes/*.json.
 
 Run it once with each version, in an environment of its own, and without torch:
-    pip install transformers==4.57.6 sentencepiece protobuf && python make_tokenizer_class_fixtures.py
+    pip install transformers==4.57.6 tokenizers==0.22.1 sentencepiece protobuf && python make_tokenizer_class_fixtures.py
     pip install transformers==5.24.0 && python make_tokenizer_class_fixtures.py
 The file is named after the major version. Each case is a folder: a small tokenizer.json of some kind, the class and the
 flags that tokenizer_config.json gives, and which file names which tokens. What is recorded: the tokens of texts with and
@@ -206,6 +206,24 @@ def written_out():
                 files["special_tokens_map.json"] = {"eos_token": eos["map"]}
             for kind in ["bytes-lower", "pieces"]:
                 yield {"kind": kind, "change": {}, "files": files}
+    yield from contradictory()
+
+
+def contradictory():
+    """Files that say different things about one token."""
+    flags = [dict(zip(("special", "normalized"), pair)) for pair in itertools.product([True, False], repeat=2)]
+    for first, second, kind in itertools.product(flags, flags, ["bytes-lower", "pieces"]):
+        change = {"added_tokens": [{"id": SPECIAL.index("<Think>"), **entry("<Think>", **first)}]}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        decoder = {str(SPECIAL.index("<Think>")): entry("<Think>", lstrip=True, **second)}
+        yield {"kind": kind, "change": change, "files": {"tokenizer_config.json": {**config, "added_tokens_decoder": decoder}}}
+        role = {"__type": "AddedToken", **entry("<Think>", lstrip=True, normalized=second["normalized"])}
+        del role["special"]
+        named = {**config, "bos_token": role if second["special"] else "<Think>"}
+        yield {"kind": kind, "change": change, "files": {"tokenizer_config.json": named}}
+        if first["special"]:
+            added = {"<Think>": SPECIAL.index("<Think>"), "<image>": SPECIAL.index("<image>")}
+            yield {"kind": kind, "change": {}, "files": {"tokenizer_config.json": named, "added_tokens.json": added}}
 
 
 def record(case):

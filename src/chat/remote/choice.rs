@@ -12,6 +12,10 @@
 //! show. So no answer gets a probability that was not reported, and the rest shows as missing mass.
 
 use serde::Deserialize;
+use serde_json::Value;
+
+use super::fields::shown;
+use crate::json;
 
 /// A probability may exceed 1 by this much, because log-probabilities are rounded.
 const ROUNDING: f64 = 1e-3;
@@ -35,7 +39,8 @@ impl Position {
 #[derive(Deserialize)]
 struct Token {
     token: String,
-    logprob: Option<f64>,
+    #[serde(default)]
+    logprob: Value,
     /// The token itself, if it is not a whole character.
     #[serde(default)]
     bytes: Option<Vec<u8>>,
@@ -43,16 +48,17 @@ struct Token {
 
 impl Token {
     fn bytes(&self) -> &[u8] {
-        self.bytes.as_deref().unwrap_or(self.token.as_bytes())
+        // Some servers write an empty list beside every token.
+        self.bytes.as_deref().filter(|bytes| !bytes.is_empty()).unwrap_or(self.token.as_bytes())
     }
 
     fn probability(&self) -> Result<f64, String> {
-        match self.logprob {
+        let wrong = |why: &str| format!("the log-probability of {:?} is {}{why}", self.token, shown(&self.logprob));
+        match self.logprob.as_f64() {
             Some(logprob) if logprob <= ROUNDING => Ok(logprob.exp().min(1.0)),
-            Some(logprob) => {
-                Err(format!("the log-probability of {:?} is {logprob}, but none can be above 0", self.token))
-            }
-            None => Err(format!("the log-probability of {:?} is null", self.token)),
+            Some(_) => Err(wrong(", but none can be above 0")),
+            None if json::shown(&self.logprob) == "-Infinity" => Ok(0.0),
+            None => Err(wrong("")),
         }
     }
 }

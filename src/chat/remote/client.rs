@@ -12,7 +12,7 @@ use ureq::{Agent, Body, Timeout};
 use super::coding::decoded;
 use super::endpoint::Endpoint;
 use super::limits::LONGEST_RETRY_AFTER;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// Maximum number of bytes in a reply.
 const MAX_REPLY: u64 = 16 << 20;
@@ -130,7 +130,8 @@ fn header(response: &Response<Body>, name: &str) -> Option<String> {
 
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    matches!(&*essence, "application/json" | "text/json")
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// The meaning of a status other than success.
@@ -198,7 +199,7 @@ pub(super) struct Complaint {
 
 impl Complaint {
     pub(super) fn read(body: &[u8]) -> Self {
-        match serde_json::from_slice::<Value>(body) {
+        match json::parse::<Value>(body) {
             Ok(value) => Complaint::of(value.get("error").unwrap_or(&value)),
             Err(_) => Complaint { message: String::from_utf8_lossy(body).into_owned(), code: String::new() },
         }
@@ -287,6 +288,7 @@ mod tests {
             ("Application/JSON; charset=utf-8", true),
             ("application/problem+json", true),
             ("text/html", false),
+            ("text/json; charset=utf-8", true),
             ("text/event-stream", false),
             ("", false),
         ] {

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::choice::Position;
+use crate::error::foreign;
+use crate::json;
 
 /// The largest valid count of tokens.
 const MAX_TOKENS: u64 = 1 << 40;
@@ -74,17 +76,23 @@ pub(super) fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|value| !value.is_null())
 }
 
-/// The value of `error`, if it is an error. Some servers fail with status 200, and some write an empty `error` into
-/// every reply.
+/// The value of `error`, if it is an error, or the reply itself, if it is one. Some servers fail with status 200, and some
+/// write an empty `error` into every reply.
 pub(super) fn error(reply: &Value) -> Option<&Value> {
-    present(reply.get("error")).filter(|error| match error {
+    let stated = present(reply.get("error")).filter(|error| match error {
         Value::Bool(failed) => *failed,
         Value::Number(code) => code.as_f64() != Some(0.0),
         Value::String(text) => !text.is_empty(),
         Value::Array(items) => !items.is_empty(),
         Value::Object(fields) => !fields.is_empty(),
         Value::Null => false,
-    })
+    });
+    let is_error = || {
+        let says = |key| present(reply.get(key)).is_some();
+        reply.get("object").is_some_and(|object| object == "error")
+            || (!says("choices") && (says("detail") || says("message")))
+    };
+    stated.or_else(|| is_error().then_some(reply))
 }
 
 /// The only choice of the reply.
@@ -119,9 +127,9 @@ pub(super) fn fingerprint(reply: &Value) -> Option<String> {
     }
 }
 
-/// The value as JSON, for a message.
+/// The value as the reply has it, for a message.
 pub(super) fn shown(value: &Value) -> String {
-    crate::error::foreign::quoted(&value.to_string(), 80)
+    foreign::quoted(&json::shown(value), 80)
 }
 
 #[cfg(test)]

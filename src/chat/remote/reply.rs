@@ -11,7 +11,7 @@ use super::endpoint::Endpoint;
 use super::fields::{self, Counts, present};
 use super::request::Wanted;
 use crate::chat::{ChatOutput, ChatReply, Finish, Usage};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 /// Maximum number of characters in a fingerprint.
 const MAX_FINGERPRINT: usize = 100;
@@ -35,13 +35,11 @@ fn read_parts(
     body: &[u8],
     took: Duration,
 ) -> Result<(ChatReply, Option<String>), String> {
-    // A byte order mark is not JSON, but not a reason to refuse a reply either.
-    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let not_a_completion = |what: String| {
         let shown = endpoint.quote(&String::from_utf8_lossy(body));
         format!("its reply is not a chat completion: {what}. It begins {shown:?}")
     };
-    let reply: Value = serde_json::from_slice(body).map_err(|e| not_a_completion(e.to_string()))?;
+    let reply: Value = json::parse(body).map_err(|e| not_a_completion(e.to_string()))?;
     if !reply.is_object() {
         return Err(not_a_completion("it is not an object".into()));
     }
@@ -76,8 +74,10 @@ fn said(endpoint: &Endpoint, choice: &Value) -> Result<(String, Finish), String>
     }
     let finish = match present(choice.get("finish_reason")) {
         Some(Value::String(reason)) => match &**reason {
-            "stop" => Finish::Stop,
-            "length" => Finish::Length,
+            // Also as Together and Text Generation Inference say it.
+            "stop" | "eos" | "eos_token" | "stop_sequence" => Finish::Stop,
+            // Also as Mistral says it.
+            "length" | "model_length" => Finish::Length,
             "content_filter" => {
                 return Err("its filter held the reply back (finish_reason is \"content_filter\")".into());
             }
@@ -228,6 +228,7 @@ mod tests {
             ("/choices/0/finish_reason", json!(3), "finish_reason is 3"),
             ("/choices/0/finish_reason", json!("\u{1b}[2J"), "finish_reason is \"\\\\u{1b}[2J\""),
             ("/usage", json!(null), "no usage"),
+            ("/choices/0/finish_reason", json!("abort"), "finish_reason is \"abort\""),
             ("/usage/prompt_tokens", json!(-1), "usage.prompt_tokens is `-1`"),
             ("/usage/completion_tokens", json!(1.5), "usage.completion_tokens is `1.5`"),
             ("/usage/completion_tokens", json!(u64::MAX), "usage is inconsistent"),
@@ -242,10 +243,71 @@ mod tests {
             assert!(error.to_string().starts_with("model `judge` at localhost:8000: "), "{error}");
             assert!(error.to_string().contains(part), "{pointer}: {error}");
         }
+        for (body, said) in [
+            (json!({"object": "error", "message": "no such model", "code": 404}), "no such model"),
+            (json!({"detail": "Not Found"}), "Not Found"),
+            (json!({"message": "busy", "choices": null}), "busy"),
+        ] {
+            let error = parse(&Wanted::Text, &body.to_string()).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("it answered with an error: {said}")), "{error}");
+        }
         let whole = good().to_string();
-        for body in ["", "null", "[]", "<html>no</html>", &whole[..whole.len() - 3], &whole.replace("9", "NaN")] {
+        for body in ["", "null", "[]", "<html>no</html>", &whole[..whole.len() - 3], &whole.replace("9", "Nan")] {
             let error = parse(&Wanted::Text, body).unwrap_err();
             assert!(error.to_string().contains("not a chat completion"), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn ends_are_read_as_servers_write_them() {
+        for (reason, expected) in [
+            ("stop", Finish::Stop),
+            ("eos", Finish::Stop),
+            ("eos_token", Finish::Stop),
+            ("stop_sequence", Finish::Stop),
+            ("length", Finish::Length),
+            ("model_length", Finish::Length),
+        ] {
+            let mut body = good();
+            body["choices"][0]["finish_reason"] = json!(reason);
+            let (reply, _) = parse(&Wanted::Text, &body.to_string()).unwrap();
+            assert!(matches!(reply.output, ChatOutput::Text { finish, .. } if finish == expected), "{reason}");
+        }
+    }
+
+    #[test]
+    fn pythons_constants_matter_only_in_fields_that_are_read() {
+        let whole = format!("\u{feff}{}", good());
+        let body = whole.replace("\"default\"", "NaN, \"stats\": {\"tokens_per_second\": Infinity}");
+        assert!(parse(&Wanted::Text, &body).is_ok(), "{body}");
+        for (old, new, part) in [
+            ("9", "NaN", "usage.prompt_tokens is `NaN`"),
+            ("\"Hi.\"", "-Infinity", "message.content is -Infinity, not a text"),
+            ("\"stop\"", "NaN", "finish_reason is NaN"),
+        ] {
+            let error = parse(&Wanted::Text, &whole.replace(old, new)).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_impossible_has_no_probability() {
+        let answers = vec![vec!["Yes".to_owned()], vec!["No".to_owned()]];
+        let wanted = Wanted::Choice { answers, logprobs: true };
+        let mut body = good();
+        body["choices"][0]["logprobs"] = json!({"content": [{"token": "Yes", "logprob": -0.5, "bytes": [], "top_logprobs": [
+            {"token": "Yes", "logprob": -0.5, "bytes": []}, {"token": "No", "logprob": "LEAST", "bytes": [78, 111]}
+        ]}]});
+        for least in ["-Infinity", "-9999.0", "-3.4028234663852886e38"] {
+            let body = body.to_string().replace("\"LEAST\"", least);
+            let ChatOutput::Choice { probabilities } = parse(&wanted, &body).unwrap().0.output else {
+                panic!("a choice")
+            };
+            assert_eq!(probabilities, [(-0.5_f64).exp(), 0.0], "{least}");
+        }
+        for lie in ["NaN", "Infinity", "null", "\"x\""] {
+            let error = parse(&wanted, &body.to_string().replace("\"LEAST\"", lie)).unwrap_err().to_string();
+            assert!(error.contains(&format!("the log-probability of \"No\" is {lie}")), "{error}");
         }
     }
 

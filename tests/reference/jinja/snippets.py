@@ -244,3 +244,21 @@ add(
     "{{ 'a b' | wordcount }}",
     "{% set j = joiner(',') %}{{ j() }}{{ j() }}",
 )
+
+# Slices of what has no items, bounds that are no numbers, filter blocks that give no text, and flags of a sort.
+for value in ["7", "1.5", "none", "true", "foo", "messages[0]", "{'a': 1}", "namespace(a=1)", "{'a': 1}.items()", "([1] | map('abs'))", "joiner()"]:
+    add("{% set x = " + value + " %}{{ x[1:] }}", "{% set x = " + value + " %}{{ x[::2] is defined }}")
+for bound in ["'a'", "1.0", "none", "true", "foo", "[]"]:
+    add("{% set b = " + bound + " %}{{ 'abc'[b:] }}", "{% set b = " + bound + " %}{{ [1, 2][:b] }}", "{% set b = " + bound + " %}{{ (1, 2)[::b] }}")
+    add("{% set b = " + bound + " %}{{ [1, 2] | sort(b) }}", "{% set b = " + bound + " %}{{ {'a': 1, 'b': 2} | dictsort(reverse=b) }}")
+for name in ["length", "count", "list", "first", "wordcount", "int", "tojson", "escape", "string", "default('x')", "min", "unique | list", "length | string", "items"]:
+    add("{% filter " + name + " %}ab{{ 1 }}{% endfilter %}", "{% filter " + name + " %}{% endfilter %}")
+
+# White space around raw blocks.
+for before, opening, closing, after in [
+    ("", "{% raw %}", "{% endraw %}", "\n"), ("a\n", "{% raw %}", "{% endraw %}", "\nb"), ("a\n  ", "{% raw %}", "{% endraw %}", "\n\nb"),
+    ("a\n  ", "{%+ raw %}", "{% endraw +%}", "\n b"), ("a \n", "{%- raw -%}", "{%- endraw -%}", " \n b"), ("a", "{%raw%}", "{%endraw%}", "b"),
+    ("a ", "{% raw -%}", "{%- endraw %}", "\n"), ("", "{% raw +%}", "{% endraw %}", ""), ("a", "{%\nraw\n%}", "{%-\nendraw\n-%}", "\n b"),
+]:
+    for inner in ["", "\n", "\n\n", "x", "\n{{ 1 }}\n", " \n {% if %}\n  ", "\r\n{#\r\n"]:
+        add(before + opening + inner + closing + after)

@@ -3,6 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
+use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper};
+
+use super::Version;
 
 /// How a token is found in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,14 +91,46 @@ pub(super) struct Added<'a> {
     tokens: Vec<(u64, String, Flags)>,
     at: HashMap<String, usize>,
     next: u64,
+    mixing: Option<Mixing>,
+}
+
+/// What becomes of a token that is added a second time with other flags, in the library that transformers 4.57 takes. A
+/// special token stays in normalized text, or in text as it stands, as it was first. Any other token is found in both.
+struct Mixing {
+    normalizer: Option<NormalizerWrapper>,
+}
+
+impl Mixing {
+    fn of(tokenizer: &Map<String, Value>) -> Self {
+        let normalizer = tokenizer.get("normalizer").cloned();
+        Mixing { normalizer: normalizer.and_then(|value| serde_json::from_value(value).ok()) }
+    }
+
+    fn mixed(&self, old: Flags, new: Flags, text: &str) -> Flags {
+        let normalized = match old.normalized == new.normalized {
+            _ if old.special => old.normalized,
+            true => new.normalized,
+            // Only one is possible here. Where normalized text still holds the token as it is written, the token as it
+            // is written is found wherever the other one would be. Else it is the other way round.
+            false => Some(!self.normalize(text).contains(text)),
+        };
+        Flags { normalized, special: old.special || new.special, ..new }
+    }
+
+    fn normalize(&self, text: &str) -> String {
+        let mut normalized = NormalizedString::from(text);
+        let done = self.normalizer.as_ref().map(|normalizer| normalizer.normalize(&mut normalized));
+        if done.is_none_or(|done| done.is_ok()) { normalized.get().to_owned() } else { text.to_owned() }
+    }
 }
 
 impl<'a> Added<'a> {
     /// Begins with the tokens of `tokenizer.json`, or with none of them where the class builds the tokenizer `fresh`.
-    pub(super) fn of(tokenizer: &'a Map<String, Value>, fresh: bool) -> Result<Self, String> {
+    pub(super) fn of(tokenizer: &'a Map<String, Value>, version: Version, fresh: bool) -> Result<Self, String> {
         let vocabulary = Vocabulary::of(tokenizer);
         let next = vocabulary.len();
-        let mut added = Added { vocabulary, tokens: Vec::new(), at: HashMap::new(), next };
+        let mixing = (version == Version::Four).then(|| Mixing::of(tokenizer));
+        let mut added = Added { vocabulary, tokens: Vec::new(), at: HashMap::new(), next, mixing };
         let listed = match tokenizer.get("added_tokens") {
             None | Some(Value::Null) => return Ok(added),
             Some(Value::Array(listed)) => listed,
@@ -128,7 +163,9 @@ impl<'a> Added<'a> {
         let flags = token.flags.unwrap_or(Flags { normalized: None, special: named, ..Flags::SPECIAL });
         let flags = settled(Flags { special: flags.special || named, ..flags });
         if let Some(&at) = self.at.get(&token.content) {
-            self.tokens[at].2 = flags;
+            let old = self.tokens[at].2;
+            let mixed = self.mixing.as_ref().map(|mixing| mixing.mixed(old, flags, &token.content));
+            self.tokens[at].2 = mixed.unwrap_or(flags);
             return;
         }
         let id = self.vocabulary.id(&token.content).unwrap_or_else(|| {

@@ -141,7 +141,7 @@ fn settle(mut sources: Sources) -> Result<Settled> {
     let wrong = |why: String| Error::invalid_model(format!("{}: {why}", sources.path));
     let names = Names::find(&sources, &chosen).map_err(wrong)?;
     let fresh = chosen.version == Version::Five && chosen.five().is_some_and(|rule| rule != Rebuild::BertAround);
-    let added = Added::of(&sources.tokenizer, fresh).map_err(wrong)?;
+    let added = Added::of(&sources.tokenizer, chosen.version, fresh).map_err(wrong)?;
     let added = names.teach(added, &chosen);
     bounds::check_added(Some(&added)).map_err(wrong)?;
     sources.tokenizer.insert("added_tokens".to_owned(), added);

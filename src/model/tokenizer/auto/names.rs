@@ -210,8 +210,12 @@ fn listed(sources: &Sources, version: Version) -> Result<(Vec<Token>, Known), St
         return Ok((by_id.into_values().collect(), known));
     }
     let given = Given { sources, legacy: true };
+    // transformers makes tokens of the objects in tokenizer_config.json only after it has looked for names here.
+    let is_late =
+        |role: &str| !sources.special.contains_key(role) && sources.config.get(role).is_some_and(Value::is_object);
     let names: HashSet<String> = ROLES
         .iter()
+        .filter(|role| !is_late(role))
         .filter_map(|role| Token::read(given.get(role)?))
         .chain(given.rest(version).1)
         .map(|token| token.content)

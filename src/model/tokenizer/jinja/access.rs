@@ -234,18 +234,18 @@ fn slice(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
     values::undefined(value, "a slice")?;
     let kind = type_name(value);
     if !matches!(kind, "str" | "Markup" | "list" | "tuple" | "range") {
-        return match kind {
-            "bytes" => Err(error("slices of bytes are not supported")),
-            _ => Ok(Value::UNDEFINED),
-        };
+        return Err(error(match kind {
+            "bytes" => "slices of bytes are not supported".to_owned(),
+            "dict" => "unhashable type: 'slice'".to_owned(),
+            _ => format!("'{kind}' object is not subscriptable"),
+        }));
     }
     let mut numbers = [None; 3];
     for (slot, bound) in numbers.iter_mut().zip(bounds) {
         *slot = match number(bound) {
             Some(Number::Int(value)) => Some(value),
             _ if bound.is_none() => None,
-            // Python refuses it, and Jinja takes the refusal for an item that isn't there.
-            _ => return Ok(Value::UNDEFINED),
+            _ => return Err(error("slice indices must be integers or None")),
         };
     }
     if numbers[2] == Some(0) {

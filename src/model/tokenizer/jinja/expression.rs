@@ -5,7 +5,7 @@
 //! engine's compiler needs stack for each level.
 
 use super::lexer::Token;
-use super::{MAX_EXPRESSION_DEPTH, Refusal, access, names};
+use super::{MAX_ARGUMENTS, MAX_EXPRESSION_DEPTH, Refusal, access, names};
 
 /// An expression as it shall be compiled.
 pub(super) struct Expression {
@@ -492,6 +492,9 @@ impl<'a> Parser<'a> {
             let value = self.expression()?;
             depth = depth.max(value.depth);
             texts.push(prefix + &value.text);
+            if texts.len() > MAX_ARGUMENTS {
+                return Err(Refusal::new(format!("a call has more than {MAX_ARGUMENTS} arguments")));
+            }
         }
         self.leave();
         Ok((texts.join(", "), depth))

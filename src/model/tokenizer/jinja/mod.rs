@@ -44,6 +44,9 @@ const MAX_EXPRESSION_DEPTH: usize = 48;
 /// Most levels of blocks within blocks; an `elif` counts as one.
 const MAX_BLOCK_DEPTH: usize = 48;
 
+/// Most arguments of a call, and most parameters of a macro. Each is compared with those before it.
+const MAX_ARGUMENTS: usize = 1000;
+
 /// A function that templates call.
 type Function = fn(&mut State<'_, '_>, &[Value]) -> Result<Value, Error>;
 

@@ -29,6 +29,7 @@ names! {
     MADE "made"
     STORED "stored"
     WITHIN "within"
+    WRITTEN "written"
     MACRO "macro"
     MISSING "missing"
 }

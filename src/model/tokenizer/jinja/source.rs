@@ -6,7 +6,7 @@
 
 use super::expression::{Parser, quoted};
 use super::lexer::{self, Inside, Kind, Token};
-use super::{MAX_BLOCK_DEPTH, Refusal, names};
+use super::{MAX_ARGUMENTS, MAX_BLOCK_DEPTH, Refusal, names};
 use crate::{Error, Result};
 
 /// The source as it is compiled.
@@ -70,6 +70,12 @@ impl Rewriter<'_> {
             self.tag(kind, &inside, tag[..end].matches('\n').count())?;
             self.rest = &tag[end..];
             if raw {
+                match inside.trims {
+                    Some('+') => return Err(Refusal::new("`{% raw +%}` is no tag")),
+                    // Jinja keeps this line break, and the engine trims it.
+                    None if self.rest.starts_with('\n') => self.out.push('\n'),
+                    _ => {}
+                }
                 let length = raw_length(self.rest);
                 self.out.push_str(&self.rest[..length]);
                 self.rest = &self.rest[length..];
@@ -143,7 +149,7 @@ impl Rewriter<'_> {
             "else" | "raw" | "break" | "continue" => return Ok(statement.to_owned()),
             "set" => assignment(parser)?,
             "with" => (with(parser)?, true),
-            "filter" => (format!("filter {}", filter_chain(parser)?), true),
+            "filter" => (format!("filter {} | {}", filter_chain(parser)?, names::WRITTEN), true),
             "macro" => {
                 let (written, behind) = macro_head(parser)?;
                 self.open_block(statement, behind)?;
@@ -349,6 +355,9 @@ fn parameters(parser: &mut Parser<'_>) -> std::result::Result<(Vec<String>, Stri
             return Err(Refusal::new("a parameter without a default follows one with a default"));
         }
         names.push(name);
+        if names.len() > MAX_ARGUMENTS {
+            return Err(Refusal::new(format!("a macro has more than {MAX_ARGUMENTS} parameters")));
+        }
     }
     Ok((names, defaults))
 }

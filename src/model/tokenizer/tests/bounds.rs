@@ -234,3 +234,24 @@ fn work_and_memory_are_paid_for() {
         assert!(rendered.is_err() && took < Duration::from_secs(10), "{template}: {took:?}");
     }
 }
+
+#[test]
+fn calls_and_macros_have_so_many_arguments() {
+    let list = |count: usize| (0..count).map(|i| format!("a{i}=1")).collect::<Vec<_>>().join(",");
+    for (count, refused) in [(1000, false), (1001, true), (50_000, true)] {
+        for (template, expected) in [
+            (format!("{{{{ dict({}) | length }}}}", list(count)), "a call has more than 1000 arguments"),
+            (
+                format!("{{% macro f({}) %}}{{{{ a0 }}}}{{% endmacro %}}{{{{ f() }}}}", list(count)),
+                "a macro has more than 1000 parameters",
+            ),
+        ] {
+            let (rendered, took) = attempt(template);
+            match rendered {
+                Ok(_) => assert!(!refused, "{count}: {expected}"),
+                Err(error) => assert!(refused && error.contains(expected), "{count}: {error}"),
+            }
+            assert!(took < Duration::from_secs(20), "{count}: {expected}, {took:?}");
+        }
+    }
+}

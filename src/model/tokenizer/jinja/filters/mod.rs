@@ -14,6 +14,7 @@ use minijinja::{Error, State};
 
 pub(super) use html::escaped;
 
+use super::strings::integer;
 use super::{Function, access, error, limits, values};
 
 pub(super) const ALL: [&[(&str, Function)]; 6] =
@@ -89,6 +90,14 @@ pub(super) fn sort<T>(
 /// Whether an argument is given and true.
 fn flag(value: Option<Value>) -> bool {
     value.is_some_and(|value| value.is_true())
+}
+
+/// The argument `reverse` of Python's `sorted`, which takes numbers alone.
+fn backwards(value: Option<Value>) -> Result<bool, Error> {
+    Ok(match value {
+        Some(value) => integer("sort", &value)? != 0,
+        None => false,
+    })
 }
 
 /// The number of items of a value.

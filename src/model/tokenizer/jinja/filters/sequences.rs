@@ -11,7 +11,7 @@ use super::super::operators::add;
 use super::super::strings::integer;
 use super::super::values::{self, Generator, type_name};
 use super::super::{Function, access, arguments, containers, error, limits, repr};
-use super::{Attribute, flag, length, sort, without_case};
+use super::{Attribute, backwards, flag, length, sort, without_case};
 
 pub(super) const FILTERS: &[(&str, Function)] = &[
     ("attr", attr),
@@ -193,7 +193,7 @@ fn dictsort(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
         let found = if by_key { key.clone() } else { item.clone() };
         Ok(if sensitive { found } else { without_case(found) })
     };
-    sort(state, &mut pairs, key, flag(reverse))?;
+    sort(state, &mut pairs, key, backwards(reverse)?)?;
     Ok(Value::from(pairs.into_iter().map(|(key, item)| values::tuple(vec![key, item])).collect::<Vec<_>>()))
 }
 
@@ -215,7 +215,7 @@ fn sorted(state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
             .collect();
         keys.map(Value::from)
     };
-    sort(state, &mut items, key, flag(reverse))?;
+    sort(state, &mut items, key, backwards(reverse)?)?;
     Ok(Value::from(items))
 }
 

@@ -19,7 +19,17 @@ pub(super) const FILTERS: &[(&str, Function)] = &[
     ("default", default),
     ("d", default),
     ("wordcount", wordcount),
+    (super::super::names::WRITTEN, written),
 ];
+
+/// What a `filter` block writes. Jinja joins it with the texts around, and refuses whatever is none.
+fn written(_: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+    let value = args.first().cloned().unwrap_or_default();
+    match value.as_str() {
+        Some(_) => Ok(value),
+        None => Err(error(format!("a filter block gives {}, where it has to give str", type_name(&value)))),
+    }
+}
 
 fn simple(state: &State<'_, '_>, name: &str, args: &[Value], f: fn(&str) -> String) -> Result<Value, Error> {
     let [value] = arguments::bind(name, ["*value"], 1, args)?;
