@@ -239,7 +239,10 @@ fn write_widened(format: &Format, blocks: &[u8], sink: &mut (impl Write + ?Sized
 }
 
 fn write_floats(values: &[f32], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut bytes = vec![0; size_of_val(values)];
+    for (value, place) in values.iter().zip(bytes.chunks_exact_mut(size_of::<f32>())) {
+        place.copy_from_slice(&value.to_le_bytes());
+    }
     sink.write_all(&bytes)
 }
 

@@ -11,7 +11,7 @@ use super::adapter::{self, Adapter, Lora, Parts, Piece, twice};
 use super::checkpoint::{RowOrder, Tensor, WeightFile};
 use super::format::{self, Format};
 use super::names;
-use super::quantize::{self, Layout, Names};
+use super::quantize::{self, Layout, Names, Packed};
 use crate::finite::Refused;
 use crate::model::ModelFolder;
 use crate::model::rewrite::graph::Attributes;
@@ -171,14 +171,9 @@ impl<'a> GivenWeights<'a> {
     /// The bytes of a packed matrix: scales, quants, zero points.
     fn pack(&self, given: &Given<'_>, layout: &Layout) -> Result<[Vec<u8>; 3]> {
         given.check(Refused::Huge)?;
-        let mut bytes = Vec::new();
-        quantize::write(&given.tensor, given.data, layout, &mut bytes)
+        let Packed { scales, quants, zero_points } = quantize::pack(&given.tensor, given.data, layout)
             .map_err(|error| Error::internal(format!("`{}` can't be packed: {error}", given.tensor.origin)))?;
-        let scales = layout.rows * layout.stored_blocks() * size_of::<f32>();
-        let zero_points = layout.rows * layout.zero_point_bytes();
-        let last = bytes.split_off(bytes.len() - zero_points);
-        let quants = bytes.split_off(scales);
-        Ok([bytes, quants, last])
+        Ok([scales, quants, zero_points])
     }
 
     fn floats(&self, given: &Given<'a>) -> Result<Cow<'a, [u8]>> {

@@ -8,7 +8,8 @@ mod small_blocks;
 #[cfg(test)]
 mod tests;
 
-use half::{bf16, f16};
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 
 use crate::finite::{Float, Refused};
 
@@ -221,13 +222,20 @@ fn widen_f32(input: &[u8], output: &mut [f32]) {
 }
 
 fn widen_f16(input: &[u8], output: &mut [f32]) {
-    for (bytes, value) in input.chunks_exact(2).zip(output) {
-        *value = f16::from_le_bytes(pair(bytes)).to_f32();
+    /// Numbers that are widened in one go, by the processor's own instruction where it has one.
+    const MANY: usize = 256;
+    let mut halves = [f16::ZERO; MANY];
+    for (bytes, values) in input.chunks(2 * MANY).zip(output.chunks_mut(MANY)) {
+        for (bytes, half) in bytes.chunks_exact(2).zip(&mut halves) {
+            *half = f16::from_le_bytes(pair(bytes));
+        }
+        halves[..values.len()].convert_to_f32_slice(values);
     }
 }
 
 fn widen_bf16(input: &[u8], output: &mut [f32]) {
     for (bytes, value) in input.chunks_exact(2).zip(output) {
-        *value = bf16::from_le_bytes(pair(bytes)).to_f32();
+        // The upper half of a float32. (half's conversion has a branch for NaN, which keeps it from taking several at once.)
+        *value = f32::from_bits(u32::from(u16::from_le_bytes(pair(bytes))) << 16);
     }
 }

@@ -2,29 +2,47 @@
 
 use super::super::format::affine::Block;
 
-/// The nearest quants of `values` between 0 and `most`, where zero is at `origin`.
-fn round(values: &[f32], scale: f32, origin: f32, most: u8, quants: &mut [u8]) {
-    let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
+/// From here on, float32 has integers only. So a number from 0 to 255 that is added is rounded to the nearest one, ties to even,
+/// and that is the lowest byte of the sum. Every processor does this for several numbers at once; a function that rounds is
+/// called for each number where instruction sets of later years can't be taken for granted.
+const INTEGERS: f32 = 8_388_608.0;
+
+/// The nearest quants between 0 and `most` of `values`, which `steps` turns into steps from the lowest quant.
+fn round(values: &[f32], steps: impl Fn(f32) -> f32, most: u8, quants: &mut [u8]) {
+    let most = f32::from(most);
     for (value, quant) in values.iter().zip(quants) {
-        *quant = (value * inverse + origin).round_ties_even().clamp(0.0, f32::from(most)) as u8;
+        *quant = (steps(*value).clamp(0.0, most) + INTEGERS).to_bits() as u8;
     }
 }
 
 /// Quants of a block that is known: exact where the block has them.
 pub(super) fn carried(values: &[f32], block: Block, bits: usize, quants: &mut [u8]) {
     let most = u8::MAX >> (8 - bits);
-    let Some(minimum) = block.minimum else {
-        return round(values, block.scale, f32::from(1u8 << (bits - 1)), most, quants);
-    };
-    let above: Vec<f32> = values.iter().map(|value| value - minimum).collect();
-    round(&above, block.scale, 0.0, most, quants);
+    let inverse = if block.scale == 0.0 { 0.0 } else { block.scale.recip() };
+    match block.minimum {
+        Some(minimum) => round(values, |value| (value - minimum) * inverse, most, quants),
+        None => {
+            let zero = f32::from(1u8 << (bits - 1));
+            round(values, |value| value * inverse + zero, most, quants);
+        }
+    }
+}
+
+/// The largest magnitude of `values`.
+fn magnitude(values: &[f32]) -> f32 {
+    // Magnitudes are in the order of their bits, which processors compare by the vector.
+    let bits = values.iter().map(|value| value.abs().to_bits() as i32);
+    f32::from_bits(bits.fold(0, i32::max) as u32)
 }
 
 /// The symmetric block of `values`, as ggml makes Q8_0 and Q4_0: the largest value is 127 steps away from zero in eight
 /// bits, and in four bits it is eight steps below, so that all sixteen quants are of use.
 pub(super) fn symmetric(values: &[f32], bits: usize, quants: &mut [u8]) -> Block {
-    let largest = values.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(0.0);
-    let scale = if bits == 8 { largest.abs() / 127.0 } else { largest / -8.0 };
+    let magnitude = magnitude(values);
+    let scale = match bits {
+        8 => magnitude / 127.0,
+        _ => values.iter().rev().find(|value| value.abs() == magnitude).unwrap_or(&magnitude) / -8.0,
+    };
     let block = Block { scale, minimum: None };
     carried(values, block, bits, quants);
     block

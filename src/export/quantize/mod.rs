@@ -24,7 +24,7 @@ mod tests;
 
 use super::checkpoint::{Checkpoint, Tensor};
 use super::format::Format;
-pub(super) use pack::write;
+pub(super) use pack::{Packed, pack, write};
 
 /// The form in which an export stores weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -145,6 +145,12 @@ impl Layout {
     /// Bytes of a row's zero points.
     pub(super) fn zero_point_bytes(&self) -> usize {
         if self.minima { (self.stored_blocks() * self.bits).div_ceil(8) } else { 0 }
+    }
+
+    /// Bytes of a row's scales, quants and zero points.
+    fn row_bytes(&self) -> [usize; 3] {
+        let blocks = self.stored_blocks();
+        [blocks * size_of::<f32>(), blocks * self.block_bytes(), self.zero_point_bytes()]
     }
 
     /// The quant that stands for zero in the symmetric form.

@@ -9,52 +9,79 @@ use super::super::checkpoint::Tensor;
 use super::super::format::affine::Block;
 use super::{Layout, fit};
 
+/// The bytes of a quantised matrix, each part row after row.
+pub(in crate::export) struct Packed {
+    /// float32 [rows, stored blocks]
+    pub(in crate::export) scales: Vec<u8>,
+    /// [rows, stored blocks, bytes of a block]
+    pub(in crate::export) quants: Vec<u8>,
+    /// [rows, bytes of a row's zero points]
+    pub(in crate::export) zero_points: Vec<u8>,
+}
+
 /// Writes `tensor`, a [rows, columns] matrix whose file is `data`: all scales, then all quants, then all zero points.
 pub(in crate::export) fn write(tensor: &Tensor, data: &[u8], layout: &Layout, sink: &mut dyn Write) -> io::Result<()> {
-    let parts = pack(tensor, data, layout)?;
-    for part in &parts {
-        let bytes: Vec<u8> = part.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-        sink.write_all(&bytes)?;
-    }
-    parts.iter().try_for_each(|part| sink.write_all(&part.quants))?;
-    parts.iter().try_for_each(|part| sink.write_all(&part.zero_points))
+    let Packed { scales, quants, zero_points } = pack(tensor, data, layout)?;
+    [scales, quants, zero_points].iter().try_for_each(|part| sink.write_all(part))
 }
 
-/// Quants, scales and zero points of some rows, each row after row.
-#[derive(Debug, Default)]
-struct Packed {
-    quants: Vec<u8>,
-    scales: Vec<f32>,
-    zero_points: Vec<u8>,
-}
-
-/// Packs a matrix on all cores; the parts are rows in order.
-fn pack(tensor: &Tensor, data: &[u8], layout: &Layout) -> io::Result<Vec<Packed>> {
+/// Packs a matrix on all cores.
+pub(in crate::export) fn pack(tensor: &Tensor, data: &[u8], layout: &Layout) -> io::Result<Packed> {
+    let [scales, quants, zero_points] = layout.row_bytes().map(|bytes| vec![0; layout.rows * bytes]);
+    let mut packed = Packed { scales, quants, zero_points };
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let rows = layout.rows.div_ceil(threads).max(1);
     thread::scope(|scope| {
-        let starts = (0..layout.rows).step_by(rows);
-        let spawn = |start| {
-            let work = move || pack_rows(tensor, data, layout, start..layout.rows.min(start + rows));
+        let spawn = |rows| {
+            let work = move || pack_rows(tensor, data, layout, rows);
             crate::thread::spawn_scoped(scope, "foreturn-pack", "to quantise weights", work)
         };
-        let parts: Vec<_> = starts.map(spawn).collect();
-        parts.into_iter().map(|part| part.map(crate::thread::join).map_err(io::Error::other)).collect()
-    })
+        let parts: Vec<_> = Rows::split(&mut packed, layout, threads).into_iter().map(spawn).collect();
+        parts.into_iter().try_for_each(|part| part.map(crate::thread::join).map_err(io::Error::other))
+    })?;
+    Ok(packed)
 }
 
-fn pack_rows(tensor: &Tensor, data: &[u8], layout: &Layout, rows: Range<usize>) -> Packed {
+/// The places of some rows in a packed matrix.
+struct Rows<'p> {
+    indices: Range<usize>,
+    scales: &'p mut [u8],
+    quants: &'p mut [u8],
+    zero_points: &'p mut [u8],
+}
+
+impl<'p> Rows<'p> {
+    /// All rows, in as many parts.
+    fn split(packed: &'p mut Packed, layout: &Layout, parts: usize) -> Vec<Self> {
+        let mut rest = [&mut packed.scales[..], &mut packed.quants[..], &mut packed.zero_points[..]];
+        let each = layout.rows.div_ceil(parts).max(1);
+        let starts = (0..layout.rows).step_by(each);
+        starts.map(|start| Rows::take(&mut rest, layout, start..layout.rows.min(start + each))).collect()
+    }
+
+    /// Rows from the front of `rest`.
+    fn take(rest: &mut [&'p mut [u8]; 3], layout: &Layout, indices: Range<usize>) -> Self {
+        let mut bytes = layout.row_bytes().into_iter();
+        let [scales, quants, zero_points] = rest.each_mut().map(|rest| {
+            let (taken, left) = std::mem::take(rest).split_at_mut(indices.len() * bytes.next().unwrap_or(0));
+            *rest = left;
+            taken
+        });
+        Rows { indices, scales, quants, zero_points }
+    }
+}
+
+fn pack_rows(tensor: &Tensor, data: &[u8], layout: &Layout, rows: Rows<'_>) {
     let mut row = Row::new(layout);
-    let mut packed = Packed::default();
-    for index in rows {
+    let Rows { indices, scales, quants, zero_points } = rows;
+    let mut rest = [scales, quants, zero_points];
+    for index in indices {
         tensor.widen_row(data, index, &mut row.values[..layout.columns]);
         match known_blocks(tensor, layout, tensor.row(data, index)) {
             Some(blocks) => row.take(&blocks),
             None => row.fit(),
         }
-        row.store_into(&mut packed);
+        row.store(Rows::take(&mut rest, layout, index..index + 1));
     }
-    packed
 }
 
 /// The blocks of a stored row, where `layout` holds them without loss.
@@ -106,14 +133,16 @@ impl<'l> Row<'l> {
         }
     }
 
-    fn store_into(&mut self, packed: &mut Packed) {
+    fn store(&mut self, place: Rows<'_>) {
         if self.layout.minima {
-            packed.zero_points.extend(nibbles(&self.split_minima()));
+            nibbles(&self.split_minima(), place.zero_points);
         }
-        packed.scales.extend(self.blocks.iter().map(|block| block.scale));
+        for (block, bytes) in self.blocks.iter().zip(place.scales.chunks_exact_mut(size_of::<f32>())) {
+            bytes.copy_from_slice(&block.scale.to_le_bytes());
+        }
         match self.layout.bits {
-            4 => packed.quants.extend(nibbles(&self.quants)),
-            _ => packed.quants.extend(&self.quants),
+            4 => nibbles(&self.quants, place.quants),
+            _ => place.quants.copy_from_slice(&self.quants),
         }
     }
 
@@ -140,7 +169,9 @@ impl<'l> Row<'l> {
     }
 }
 
-/// Two quants a byte, the first in the low half.
-fn nibbles(quants: &[u8]) -> impl Iterator<Item = u8> {
-    quants.chunks(2).map(|pair| pair[0] | pair.get(1).unwrap_or(&0) << 4)
+/// Writes two quants into a byte, the first into its low half.
+fn nibbles(quants: &[u8], bytes: &mut [u8]) {
+    for (pair, byte) in quants.chunks(2).zip(bytes) {
+        *byte = pair[0] | pair.get(1).unwrap_or(&0) << 4;
+    }
 }
