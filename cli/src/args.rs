@@ -7,8 +7,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use foreturn::config::{self, ByteSize, Provider};
 use foreturn_serve::Address;
 
+mod bench;
 mod runs;
 
+pub(super) use bench::{BenchArgs, LoadArgs, PromptOrder};
 pub(super) use runs::{
     BuildArgs, DatasetCommand, DatasetExportArgs, EvaluateArgs, MergeArgs, RunArgs, SimulatorCommand,
     SimulatorCompareArgs,
@@ -52,8 +54,8 @@ pub(super) enum Command {
     Simulator(SimulatorCommand),
     /// Convert a trace of rankings, or an evaluation, into an HTML page
     Report(ReportArgs),
-    /// Measure prefill and decoding, a whole ranking job, or the latency of scores
-    Bench(BenchArgs),
+    /// Measure prefill and decoding, a whole ranking job, the latency of scores, or a server under load
+    Bench(Box<BenchArgs>),
     /// Compare models with a reference, such as quantised exports with the float32 export
     Compare(CompareArgs),
 }
@@ -324,60 +326,6 @@ pub(super) struct ReportArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("work").args(["job", "score"])))]
-pub(super) struct BenchArgs {
-    /// Model folder
-    #[arg(long, value_name = "DIR")]
-    pub(super) model: PathBuf,
-    /// Number of tokens in the prompt, which all sequences share
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub(super) prompt_tokens: usize,
-    /// Number of tokens to sample in each sequence
-    #[arg(long, value_name = "M", default_value_t = 64)]
-    pub(super) new_tokens: usize,
-    /// Number of sequences to decode together
-    #[arg(long, value_name = "B", default_value_t = 1)]
-    pub(super) batch: usize,
-    /// Measure a whole ranking job with fixed token counts, on a cold cache
-    #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "candidate_tokens", "clients", "repeat"])]
-    pub(super) job: bool,
-    /// Measure the latency of candidates' scores, on a cold cache and with the history cached
-    #[arg(long, conflicts_with_all = ["prompt_tokens", "new_tokens", "batch", "prompt_order", "samples", "window"])]
-    pub(super) score: bool,
-    /// Position of the fixed text in the prompts of user and judge
-    #[arg(long, value_enum, default_value_t = PromptOrder::Reference, requires = "job")]
-    pub(super) prompt_order: PromptOrder,
-    /// Number of candidates in the job, or in each request for scores
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "work")]
-    pub(super) candidates: usize,
-    /// Number of tokens before the candidates [default: 380 with --job, 1000 with --score]
-    #[arg(long, value_name = "N", requires = "work")]
-    pub(super) history_tokens: Option<usize>,
-    /// Number of tokens in each candidate to score
-    #[arg(long, value_name = "N", default_value_t = 64, requires = "score")]
-    pub(super) candidate_tokens: usize,
-    /// Number of clients that send requests for scores at the same time, each with its own history
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "score")]
-    pub(super) clients: usize,
-    /// Number of requests to measure per client, both cold and warm
-    #[arg(long, value_name = "R", default_value_t = 30, requires = "score")]
-    pub(super) repeat: usize,
-    /// Number of futures for each candidate of the job
-    #[arg(long, value_name = "S", default_value_t = 3, requires = "job")]
-    pub(super) samples: usize,
-    /// Number of turns in each future of the job; with 0, only the judge runs
-    #[arg(long, value_name = "W", default_value_t = 1, requires = "job")]
-    pub(super) window: usize,
-    /// Let ONNX Runtime write the time that each node of the graph takes, to PATH with the date and .json appended. Runs
-    /// become slower
-    #[arg(long, value_name = "PATH")]
-    pub(super) profile: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct CompareArgs {
     /// Model folder to compare with
     #[arg(long, value_name = "DIR")]
@@ -405,15 +353,6 @@ pub(super) struct CompareArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
-}
-
-/// The place of the text that never changes in prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum PromptOrder {
-    /// Around the conversation, as in the reference implementation
-    Reference,
-    /// Before the conversation, so that prompts share a longer prefix
-    FixedFirst,
 }
 
 /// Reads KEY=VALUE; a value that is not TOML is a text.

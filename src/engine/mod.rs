@@ -13,7 +13,7 @@
 //! - [`Engine`], [`Model`]: the handles; `builder` makes an engine of a configuration; `limits`, `pending`: how long a
 //!   request may take, and its result.
 //! - `job`: what the owner drives; `ranking`, `call`, `opening`: the three kinds.
-//! - `refresh`: new weights for a model; `score`: calls that score texts; `trace`: rankings that are written to a file; `statistics`.
+//! - `refresh`: new weights for a model; `request`: requests in JSON; `score`: calls that score texts; `trace`: rankings that are written to a file; `statistics`.
 
 mod admission;
 mod builder;
@@ -31,6 +31,7 @@ mod process;
 mod queue;
 mod ranking;
 mod refresh;
+mod request;
 mod score;
 mod statistics;
 mod trace;
@@ -56,6 +57,7 @@ use self::pending::Responder;
 use self::ranking::Rank;
 use self::refresh::Recipe;
 pub use self::refresh::{RefreshMode, RefreshOptions};
+pub use self::request::{Chats, Request, ScoreKind, ScoreRequest};
 pub use self::score::Scored;
 use self::statistics::Recorder;
 pub use self::statistics::{Latency, Stage, Statistics};

@@ -1,6 +1,8 @@
-//! Speed of a model folder: prefill and decoding, a whole ranking job, or the wait for scores.
+//! Speed of a model folder: prefill and decoding, a whole ranking job, or the wait for scores. And of a server or an engine
+//! under load.
 
 mod job;
+mod load;
 mod score;
 
 use std::time::Instant;
@@ -16,6 +18,9 @@ use super::models::{MODEL, places};
 use super::output;
 
 pub(super) fn bench(args: &BenchArgs) -> Result<()> {
+    if args.under.load {
+        return load::load(args);
+    }
     let result = match args {
         BenchArgs { job: true, .. } => job::run(args)?,
         BenchArgs { score: true, .. } => score::run(args)?,
@@ -33,7 +38,9 @@ pub(super) fn bench(args: &BenchArgs) -> Result<()> {
 /// The engine to measure.
 fn engine(args: &BenchArgs) -> Result<Engine> {
     let runtime = RuntimeConfig { profile: args.profile.clone(), ..RuntimeConfig::default() };
-    Engine::with_model(&args.model, runtime, places())
+    // The command line asks for it.
+    let model = args.model.clone().unwrap_or_default();
+    Engine::with_model(model, runtime, places())
 }
 
 /// A result for people.
@@ -45,6 +52,22 @@ fn shown(value: &Value) -> String {
         Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join("   "),
         Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
         other => other.to_string(),
+    }
+}
+
+/// Times that these shares of the requests did not exceed (nearest rank). They are null where there was no request.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Percentiles {
+    p50: Option<f64>,
+    p95: Option<f64>,
+    p99: Option<f64>,
+}
+
+impl Percentiles {
+    fn of(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let at = |percent: usize| seconds.get((seconds.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+        Percentiles { p50: at(50), p95: at(95), p99: at(99) }
     }
 }
 
@@ -154,4 +177,19 @@ fn peak_rss_bytes() -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_times_that_were_measured() {
+        let of = |count: u32| Percentiles::of((1..=count).rev().map(f64::from).collect());
+        let [p50, p95, p99] = [100.0, 190.0, 198.0].map(Some);
+        assert_eq!(of(200), Percentiles { p50, p95, p99 });
+        assert_eq!(of(30), Percentiles { p50: Some(15.0), p95: Some(29.0), p99: Some(30.0) });
+        assert_eq!(of(1), Percentiles { p50: Some(1.0), p95: Some(1.0), p99: Some(1.0) });
+        assert_eq!(of(0), Percentiles { p50: None, p95: None, p99: None });
+    }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::super::args::BenchArgs;
 use super::super::models::MODEL;
-use super::{Words, engine, refuse_zeros};
+use super::{Percentiles, Words, engine, refuse_zeros};
 
 /// Tokens before the candidates, unless told otherwise.
 const HISTORY: usize = 1000;
@@ -29,21 +29,21 @@ pub(super) fn run(args: &BenchArgs) -> Result<Value> {
         ("--candidates", args.candidates),
         ("--candidate-tokens", args.candidate_tokens),
         ("--history-tokens", args.history_tokens.unwrap_or(HISTORY)),
-        ("--clients", args.clients),
-        ("--repeat", args.repeat),
+        ("--clients", clients(args)),
+        ("--repeat", repeat(args)),
     ])?;
     let cold = measure(args, Cache::Cold)?;
     let warm = measure(args, Cache::Warm)?;
     let bits = |request: &Request| request.scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>();
     Ok(json!({
-        "cold": percentiles(&cold),
-        "warm": percentiles(&warm),
+        "cold": waits(&cold),
+        "warm": waits(&warm),
         "bit_equal": cold.iter().map(bits).eq(warm.iter().map(bits)),
         "candidates": args.candidates,
         "candidate_tokens": args.candidate_tokens,
         "history_tokens": args.history_tokens.unwrap_or(HISTORY),
-        "clients": args.clients,
-        "repetitions": args.repeat,
+        "clients": clients(args),
+        "repetitions": repeat(args),
         "first_scores": cold.first().map(|request| &request.scores),
     }))
 }
@@ -69,7 +69,7 @@ fn measure(args: &BenchArgs, cache: Cache) -> Result<Vec<Request>> {
     let load = Load::new(args, &engine)?;
     // Once outside the measurement: threads start, buffers grow, the engine learns how much fits into a step.
     load.round(0, cache)?;
-    let rounds = (1..=args.repeat).map(|round| load.round(round, cache)).collect::<Result<Vec<_>>>()?;
+    let rounds = (1..=repeat(args)).map(|round| load.round(round, cache)).collect::<Result<Vec<_>>>()?;
     Ok(rounds.into_iter().flatten().collect())
 }
 
@@ -95,9 +95,9 @@ impl Load {
             history: args.history_tokens.unwrap_or(HISTORY),
             candidate: args.candidate_tokens,
             candidates: args.candidates,
-            clients: args.clients,
+            clients: clients(args),
         };
-        load.check(&folder, args.repeat)?;
+        load.check(&folder, repeat(args))?;
         Ok(load)
     }
 
@@ -173,28 +173,21 @@ impl Load {
     }
 }
 
-/// Times that these shares of the requests did not exceed (nearest rank).
-fn percentiles(requests: &[Request]) -> Value {
-    let mut seconds: Vec<f64> = requests.iter().map(|request| request.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    let at = |percent: usize| seconds.get((seconds.len() * percent).div_ceil(100).saturating_sub(1));
-    json!({"p50": at(50), "p95": at(95), "p99": at(99)})
+fn clients(args: &BenchArgs) -> usize {
+    args.clients.unwrap_or(1)
+}
+
+fn repeat(args: &BenchArgs) -> usize {
+    args.repeat.unwrap_or(30)
+}
+
+fn waits(requests: &[Request]) -> Percentiles {
+    Percentiles::of(requests.iter().map(|request| request.seconds).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_times_that_were_measured() {
-        let requests = |count: u32| {
-            let request = |at| Request { scores: Vec::new(), seconds: f64::from(at) };
-            (1..=count).rev().map(request).collect::<Vec<_>>()
-        };
-        assert_eq!(percentiles(&requests(200)), json!({"p50": 100.0, "p95": 190.0, "p99": 198.0}));
-        assert_eq!(percentiles(&requests(30)), json!({"p50": 15.0, "p95": 29.0, "p99": 30.0}));
-        assert_eq!(percentiles(&requests(1)), json!({"p50": 1.0, "p95": 1.0, "p99": 1.0}));
-    }
 
     #[test]
     fn histories_share_no_prefix_even_in_small_vocabularies() {

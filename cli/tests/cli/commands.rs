@@ -467,6 +467,14 @@ fn usage_errors_exit_with_2() {
         &["bench", "--model", &model, "--candidates", "2"],
         &["bench", "--model", &model, "--job", "--clients", "2"],
         &["bench", "--model", &model, "--repeat", "2"],
+        &["bench", "--model", &model, "--rate", "2"],
+        &["bench", "--load"],
+        &["bench", "--load", "--requests", "r.jsonl"],
+        &["bench", "--load", "--config", "c.toml"],
+        &["bench", "--load", "--config", "c.toml", "--server", "http://a", "--requests", "r.jsonl"],
+        &["bench", "--load", "--config", "c.toml", "--requests", "r.jsonl", "--key", "k"],
+        &["bench", "--load", "--config", "c.toml", "--requests", "r.jsonl", "--model", &model],
+        &["bench", "--load", "--config", "c.toml", "--requests", "r.jsonl", "--candidates", "2"],
         &["doctor", "--jsno"],
     ] {
         let message = foreturn(arguments).failure(2);

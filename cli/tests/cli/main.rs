@@ -8,6 +8,7 @@ mod common;
 
 mod commands;
 mod compare;
+mod load;
 mod remote;
 mod report;
 mod runs;
