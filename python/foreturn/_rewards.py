@@ -142,7 +142,7 @@ class Rewarder:
     def _make(self) -> Engine:
         config, options = self._config, dict(self._options)
         if self._policy is not None:
-            config, base = _table(config)
+            config, base = table_of(config)
             options.setdefault("base_folder", base)
             name = self._policy if isinstance(self._policy, str) else _POLICY
             config["roles"] = dict(config.get("roles", {})) | {"policy": name}
@@ -168,9 +168,10 @@ class Rewarder:
     def _requests(self, rows: Sequence[Row]) -> tuple[list[int], list[dict[str, Any]]]:
         """The rows that can be ranked, and a request for each."""
         asked = [at for at, row in enumerate(rows) if row.response.strip()]
-        return asked, [self._request(rows[at]) for at in asked]
+        return asked, [self.request(rows[at]) for at in asked]
 
-    def _request(self, row: Row) -> dict[str, Any]:
+    def request(self, row: Row) -> dict[str, Any]:
+        """What the engine is asked for a row."""
         seed = prompt_seed(row.conversation, self._seed)
         request = {"conversation": row.conversation, "candidates": [row.response], "seed": seed, **self._plan}
         return request | ({"goal": row.goal} if row.goal else {})
@@ -204,7 +205,7 @@ def _outcome(result: Ranking | Error, at: int) -> Outcome:
     return Outcome(best.reward, best.std_error, tokens, best.excluded / max(1, len(best.rollouts)))
 
 
-def _table(config: Any) -> tuple[dict[str, Any], Path | None]:
+def table_of(config: Any) -> tuple[dict[str, Any], Path | None]:
     """A configuration as a dict, and the folder from which its paths start."""
     if isinstance(config, Mapping):
         return dict(config), None
@@ -222,6 +223,17 @@ def prompt_seed(conversation: Sequence[MessageLike], seed: int) -> int:
     """
     said = json.dumps([seed, conversation], sort_keys=True)
     return int.from_bytes(hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 11
+
+
+def row_of(prompt: Any, completion: Any, goal: Mapping[str, Any] | None, prompt_place: str, completion_place: str) -> Row:
+    """A row of a prompt and a completion, which are texts or messages."""
+    conversation = conversation_of(prompt, prompt_place)
+    if isinstance(completion, str):
+        return Row(conversation, completion, goal)
+    said = messages_of(completion, completion_place)
+    if not said or said[-1]["role"] != "assistant":
+        raise InvalidArgument(f"{completion_place} is {completion!r}: its last message has to be the assistant's")
+    return Row([*conversation, *said[:-1]], said[-1]["content"], goal)
 
 
 def conversation_of(prompt: Any, place: str) -> list[dict[str, str]]:

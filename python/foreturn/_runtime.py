@@ -1,4 +1,4 @@
-"""Finds ONNX Runtime's library in the package `onnxruntime` or `onnxruntime-gpu`, without importing it."""
+"""Finds ONNX Runtime's library in the package `onnxruntime` or `onnxruntime-gpu`, without importing it; and the command."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def is_named(config: str | os.PathLike[str] | Mapping[str, Any] | None) -> bool:
             return False
     runtime = (config or {}).get("runtime", {})
     return isinstance(runtime, Mapping) and bool(runtime.get("library"))
+
+
+def command() -> tuple[str, dict[str, str]]:
+    """The command line, which the wheel carries, and its environment: it finds the ONNX Runtime of this Python, unless
+    ORT_DYLIB_PATH names another one."""
+    environment = dict(os.environ)
+    library = installed()
+    if library and not environment.get("ORT_DYLIB_PATH"):
+        environment["ORT_DYLIB_PATH"] = str(library)
+    return str(Path(__file__).with_name("foreturn-command")), environment

@@ -159,14 +159,8 @@ class MultiturnReward:
         ]
 
     def _row(self, at: int, prompt: Any, completion: Any, columns: Mapping[str, Any]) -> Row:
-        conversation = _rewards.conversation_of(prompt, f"prompts[{at}]")
         goal = _rewards.goal_of(self._goal_at(at, prompt, completion, columns), f"the goal of row {at}")
-        if isinstance(completion, str):
-            return Row(conversation, completion, goal)
-        said = _rewards.messages_of(completion, f"completions[{at}]")
-        if not said or said[-1]["role"] != "assistant":
-            raise InvalidArgument(f"completions[{at}] is {completion!r}: its last message has to be the assistant's")
-        return Row([*conversation, *said[:-1]], said[-1]["content"], goal)
+        return _rewards.row_of(prompt, completion, goal, f"prompts[{at}]", f"completions[{at}]")
 
     def _goal_at(self, at: int, prompt: Any, completion: Any, columns: Mapping[str, Any]) -> Any:
         if self._goal is None:
