@@ -4,8 +4,8 @@
 //! FORETURN_MODEL=foreturn.toml FORETURN_REQUESTS=requests.jsonl cargo bench --bench yours
 //! ```
 //!
-//! `FORETURN_MODEL` is a configuration, or the folder of a model (which requests for scores call `model`, and which plays all
-//! roles of rankings). `FORETURN_REQUESTS` has a request on each line, as `foreturn bench --load` reads it. docs/benchmarking.md
+//! `FORETURN_MODEL` is a configuration or, where all requests are for scores, the folder of a model, which they call `model`.
+//! `FORETURN_REQUESTS` has a request on each line, as `foreturn bench --load` reads it. docs/benchmarking.md
 //! says what to make of the results.
 
 use std::hint::black_box;
@@ -49,10 +49,10 @@ impl Waiting {
 }
 
 fn engine(path: &Path, requests: usize) -> Result<Engine> {
-    let mut config = match path.is_dir() {
-        true => Config { models: [(MODEL.to_owned(), ModelConfig::local(path))].into(), ..Config::default() },
-        false => Config::from_file(path)?,
-    };
+    let mut config = if path.is_dir() { Config::default() } else { Config::from_file(path)? };
+    if path.is_dir() {
+        config.models.insert(MODEL.into(), ModelConfig::local(path));
+    }
     // All requests are submitted at once.
     config.runtime.max_queued = config.runtime.max_queued.max(requests);
     Engine::builder(config).places(Places { python_package: true, ..Places::default() }).build()
@@ -69,8 +69,8 @@ fn requests(path: &Path) -> Result<Vec<Request>> {
 
 /// Each line alone, then all at once. After the first pass, prefixes come from the cache, as those of traffic that goes on do.
 fn yours(c: &mut Criterion, engine: &Engine, requests: &[Request]) -> Result<()> {
-    for request in requests {
-        submit(engine, request)?.wait()?;
+    for (at, request) in requests.iter().enumerate() {
+        submit(engine, request).and_then(Waiting::wait).map_err(|e| e.context(format!("request {}", at + 1)))?;
     }
     let mut group = c.benchmark_group("yours");
     group.sample_size(10);

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     `ray.get(actor.rank.remote(request))` asks it; the methods are those of `Engine`. See `_Actor`."""
 
 _ROW = "row 0 of the batch: "
+_ADDED = ("reward", "std_error", "tokens", "error")
 _RESERVED = ("config", "tasks", "to", "shard", "merge", "json", "estimate")
 
 
@@ -91,7 +92,7 @@ class Rewards:
         """The batch with its rewards. Batches are dicts of columns of equal length (`batch_format="numpy"`).
 
         Raises:
-            InvalidArgument: a column is missing.
+            InvalidArgument: a column is missing, or there already.
             FileError: a server can't be reached, or the log can't be written.
         """
         import numpy
@@ -113,6 +114,9 @@ class Rewards:
         missing = [name for name in self._columns if name is not None and name not in batch]
         if missing:
             raise InvalidArgument(f"there is no column {missing[0]!r}: the data set has {', '.join(sorted(batch)) or 'none'}")
+        taken = next((name for name in _ADDED if name in batch), None)
+        if taken is not None:
+            raise InvalidArgument(f"there is a column {taken!r} already, which would be replaced: rename it first")
         prompt, completion, goal = self._columns
         prompts, completions = batch[prompt or ""], batch[completion or ""]
         goals = [None] * len(prompts) if goal is None else batch[goal]

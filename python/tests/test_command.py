@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import foreturn
+from foreturn import _command
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -210,3 +211,17 @@ def test_export_equals_the_command(run: Run, models: dict[str, Path], tmp_path: 
 
     with pytest.raises(KeyboardInterrupt):
         foreturn.export(source, tmp_path / "interrupted", on_progress=stop)
+
+
+def test_options_are_written_as_the_command_line_has_them() -> None:
+    given = {"max_tokens": 9, "policy": ["a", "b=c"], "retry_failed": True, "seed": None, "free": False, "turns": 2}
+    wanted = "--max-tokens 9 --policy a --policy b=c --retry-failed --turns 2"
+    assert _command.flags(given) == wanted.split()
+
+
+def test_a_command_that_fails_is_an_error() -> None:
+    with pytest.raises(foreturn.InvalidArgument, match="--colour"):
+        _command.run(["inspect", "/nowhere", "--colour"])
+    with pytest.raises(foreturn.Error, match="/nowhere") as raised:
+        _command.run(["inspect", "/nowhere"])
+    assert not raised.value.message.startswith("foreturn:")

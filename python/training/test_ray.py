@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import ray
 import ray.data
 from conftest import GOALS, PROMPTS
 from test_openrlhf import COMPLETIONS
+from test_server import served
 
 import foreturn
 import foreturn.ray
@@ -29,9 +31,8 @@ BATCH = 6
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """Four processors, whatever this machine has: Ray only counts them."""
-    # Actors are never idle here for long, and the store holds a few kilobytes.
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
+    """Four processors and a GPU, whatever this machine has: Ray only counts them."""
+    ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 << 20)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
@@ -114,7 +115,7 @@ def test_a_worker_that_is_killed_loses_no_row_and_none_comes_twice(
 
     thread, killed = kill_when(midway)
     made = foreturn.ray.rewards(
-        dataset(rows()), str(config), workers=3, batch_size=BATCH, goal="goal", log=str(log), concurrency=2
+        dataset(rows()), str(config), workers=3, batch_size=BATCH, num_gpus=0.25, goal="goal", log=str(log), concurrency=2
     ).take_all()
     thread.join()
     assert killed, "no worker was killed"
@@ -125,6 +126,14 @@ def test_a_worker_that_is_killed_loses_no_row_and_none_comes_twice(
     assert len(files) > 1 and any(f"-{killed[0]}-" in name for name in files)
     keys = [line["key"] for file in files.values() for line in file]
     assert len(keys) == len(set(keys)) == ROWS, "what the killed worker had finished was not computed again"
+
+
+def test_workers_may_share_a_server(config: Path, alone: dict[str, float]) -> None:
+    with served(config) as (address, _):
+        made = foreturn.ray.rewards(
+            dataset(rows()), address, workers=2, batch_size=BATCH, num_cpus=0.1, goal="goal"
+        ).take_all()
+    assert {row["id"]: row["reward"] for row in made} == alone
 
 
 def test_a_job_that_begins_again_takes_what_is_known(config: Path, alone: dict[str, float], tmp_path: Path) -> None:
@@ -157,6 +166,8 @@ def test_what_is_wrong_is_said(config: Path, tmp_path: Path) -> None:
         foreturn.ray.rewards(dataset(rows()[:2]), str(config), goal="goals").take_all()
     with pytest.raises(foreturn.InvalidArgument, match="at least one row"):
         foreturn.ray.Rewards(str(config), concurrency=0)
+    with pytest.raises(foreturn.InvalidArgument, match="a column 'tokens' already"):
+        foreturn.ray.Rewards(str(config))({"prompt": ["Hi"], "completion": ["Ho"], "tokens": [1]})
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "rewards-x.jsonl").write_text('{"key": 1}\n')
     reward = foreturn.ray.Rewards(str(config), log=tmp_path / "log")
@@ -179,7 +190,7 @@ def test_an_actor_that_is_killed_answers_all_the_same(config: Path) -> None:
     with foreturn.Engine(config) as engine:
         wanted = [ranking.rewards for ranking in engine.rank_many(requests)]
     # Ray calls it `_Actor` among its processes.
-    actor = foreturn.ray.EngineActor.options(num_cpus=1, num_gpus=0).remote(str(config))
+    actor = foreturn.ray.EngineActor.options(num_cpus=1, num_gpus=0.25).remote(str(config))
     ray.get(actor.statistics.remote())
     under_way = [actor.rank.remote(request) for request in requests]
     ray.get(under_way[0])
@@ -247,7 +258,7 @@ def test_a_data_set_over_shards_is_that_of_one_process(config: Path, tmp_path: P
     command(*build, "--to", tmp_path / "one")
     # After the line with the settings, one conversation.
     thread, killed = kill_when(shard_worker(tmp_path / "many", 1))
-    summary = foreturn.ray.dataset_build(config, tasks, tmp_path / "many", shards=3, concurrency=1, **options)
+    summary = foreturn.ray.dataset_build(config, tasks, tmp_path / "many", shards=3, num_gpus=0.25, concurrency=1, **options)
     thread.join()
     assert killed, "no worker was killed"
     assert (summary["finished"], summary["set_aside"]) == (12, 0)
@@ -256,6 +267,30 @@ def test_a_data_set_over_shards_is_that_of_one_process(config: Path, tmp_path: P
     # The same call finds everything there.
     again = foreturn.ray.dataset_build(config, tasks, tmp_path / "many", shards=3, concurrency=1, **options)
     assert again["finished"] == 12 and (tmp_path / "many" / "dataset.jsonl").read_text() == text
+
+
+def test_a_command_ends_with_its_worker(config: Path, tmp_path: Path) -> None:
+    """Otherwise it would go on in the folder that the next worker needs."""
+    folder = tmp_path / "built"
+    asked = ["dataset", "build", "--config", config, "--tasks", write_tasks(tmp_path, 500), "--to", folder]
+    program = f"from foreturn import _command; _command.run({[str(part) for part in asked]!r})"
+    worker = subprocess.Popen([sys.executable, "-c", program])
+
+    def commands() -> str:
+        ran = subprocess.run(["pgrep", "-f", "--", f"--to {folder} --json"], capture_output=True, text=True, check=False)
+        return ran.stdout
+
+    wait_until(lambda: (folder / "journal.jsonl").exists() and commands() != "")
+    worker.kill()
+    worker.wait()
+    wait_until(lambda: commands() == "")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_evaluation_over_shards_is_that_of_one_process(config: Path, tmp_path: Path) -> None:

@@ -48,10 +48,15 @@ impl Bench {
         self.0.path().join(name)
     }
 
-    fn run(&self, arguments: &str) -> (Option<i32>, String, String) {
+    fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_foreturn"));
         command.args("bench --load --requests requests.jsonl".split(' ')).args(arguments.split(' '));
-        let out = command.env("ORT_DYLIB_PATH", runtime_path()).current_dir(self.0.path()).output().expect("it runs");
+        command.env("ORT_DYLIB_PATH", runtime_path()).current_dir(self.0.path());
+        command
+    }
+
+    fn run(&self, arguments: &str) -> (Option<i32>, String, String) {
+        let out = self.command(arguments).output().expect("it runs");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (out.status.code(), text(out.stdout), text(out.stderr))
     }
@@ -59,18 +64,7 @@ impl Bench {
     fn measured(&self, arguments: &str) -> Value {
         let (status, out, err) = self.run(&format!("{arguments} --json"));
         assert_eq!(status, Some(0), "{err}");
-        let measured: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e} in {out}"));
-        for result in measured["rates"]
-            .as_array()
-            .expect("rates")
-            .iter()
-            .flat_map(|rate| rate["results"].as_array().expect("results"))
-        {
-            let sum: u64 =
-                COUNTS.iter().map(|name| result[name].as_u64().unwrap_or_else(|| panic!("{name}: {result}"))).sum();
-            assert_eq!(Some(sum), result["arrived"].as_u64(), "{result}");
-        }
-        measured
+        counted(&out)
     }
 
     fn refused(&self, arguments: &str) -> String {
@@ -79,6 +73,17 @@ impl Bench {
         assert!(err.contains("foreturn: ") && !err.contains("panicked"), "{err}");
         err
     }
+}
+
+/// What was measured, where each request was counted once.
+fn counted(out: &str) -> Value {
+    let measured: Value = serde_json::from_str(out).unwrap_or_else(|e| panic!("{e} in {out}"));
+    let rates = measured["rates"].as_array().expect("rates").iter();
+    for result in rates.flat_map(|rate| rate["results"].as_array().expect("results")) {
+        let sum: u64 = COUNTS.iter().map(|name| count(result, name)).sum();
+        assert_eq!(sum, count(result, "arrived"), "{result}");
+    }
+    measured
 }
 
 fn score(text: &str) -> Value {
@@ -119,10 +124,11 @@ fn a_latency_counts_from_the_arrival_and_not_from_the_sending() {
     assert!((15..50).contains(&count(result, "arrived")), "{result}");
     assert_eq!(count(result, "in_time"), count(result, "arrived"));
     assert!(seconds(result, "p99") > 0.6 && seconds(result, "p50") > 0.25, "{result}");
+    let open = seconds(result, "p50");
     // Whoever waits for answers sees a hundred milliseconds each.
     let measured = bench.measured(&format!("--server {address} --seconds 1 --clients 1"));
     let result = only(&measured);
-    assert!(seconds(result, "p50") < 0.25 && count(result, "arrived") <= 10, "{result}");
+    assert!(seconds(result, "p50") < open && count(result, "arrived") <= 10, "{result}");
     assert_eq!(measured["rates"][0]["rate"], Value::Null);
 }
 
@@ -145,14 +151,51 @@ fn each_fate_is_counted_apart() {
     let asked = server.asked();
     assert_eq!(count(result, "arrived") - count(result, "unsent"), asked.len() as u64 - 1);
     let of = |kind: usize| asked.iter().skip(1).filter(|asked| asked.number % 10 == kind).count() as u64;
-    let counts = ["refused", "expired", "failed", "lost", "late", "different"].map(|name| count(result, name));
-    assert_eq!(counts, [4, 5, 6, 7, 9, 8].map(of), "{result}");
+    let counts = ["refused", "expired", "failed", "lost", "different"].map(|name| count(result, name));
+    assert_eq!(counts, [4, 5, 6, 7, 8].map(of), "{result}");
+    // On a busy machine, others may be late as well.
+    assert!(count(result, "late") >= of(9), "{result}");
     assert_eq!(result["twice"], Value::Null, "this server does not number its answers");
     let reasons = result["reasons"].as_object().expect("reasons");
     assert!(reasons.keys().any(|why| why.contains("500") && why.contains("a model failed")), "{reasons:?}");
     assert_eq!(reasons.values().map(|count| count.as_u64().expect("a count")).sum::<u64>(), of(6) + of(7));
     let timeouts = asked.iter().skip(1).map(|asked| asked.headers["x-timeout"].parse::<f64>().expect("seconds"));
     assert!(timeouts.into_iter().all(|timeout| 0.0 < timeout && timeout <= 0.3));
+}
+
+#[test]
+fn what_finds_no_client_before_its_deadline_is_not_sent() {
+    let bench = Bench::new(&[score("Hi")]);
+    let server = Server::start(|_| scores(&[1.0]).after(Duration::from_millis(150)));
+    let arguments = format!("--server http://{} --rate 40 --seconds 1 --clients 1 --deadline 100ms", server.address());
+    let measured = bench.measured(&arguments);
+    let (result, asked) = (only(&measured), server.asked().len() as u64);
+    assert!(count(result, "unsent") > 5, "{result}");
+    assert_eq!(count(result, "late"), asked - 1, "{result}");
+    assert_eq!((count(result, "in_time"), result["goodput_per_second"].as_f64()), (0, Some(0.0)));
+}
+
+#[test]
+fn a_server_that_is_killed_loses_requests_and_each_is_counted() {
+    let bench = Bench::with_model(&[rank("A poem?"), score("Hi")], "");
+    let server = Served::start(&bench);
+    let mut load = bench.command(&format!("--server {} --rate 40 --seconds 2 --json", server.address));
+    let mut load = load.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    // It says so when requests begin to arrive.
+    let mut said = String::new();
+    let mut told = BufReader::new(load.stderr.take().expect("standard error"));
+    told.read_line(&mut said).expect("a line");
+    std::thread::sleep(Duration::from_secs(1));
+    drop(server);
+    let out = load.wait_with_output().expect("it ends");
+    assert!(out.status.success(), "{said}");
+    let measured = counted(&String::from_utf8(out.stdout).expect("UTF-8"));
+    let result = only(&measured);
+    assert!(count(result, "lost") > 0 && count(result, "in_time") > 0, "{result}");
+    assert_eq!(["failed", "different", "twice"].map(|name| count(result, name)), [0, 0, 0], "{result}");
+    let reasons = result["reasons"].as_object().expect("reasons");
+    let told: u64 = reasons.values().map(|count| count.as_u64().expect("a count")).sum();
+    assert_eq!(told, count(result, "lost"), "{reasons:?}");
 }
 
 #[test]

@@ -42,11 +42,11 @@ impl Drive<'_> {
             std::iter::from_fn(next).map(|arrival| self.ask(&client, arrival, start)).collect::<Vec<_>>()
         };
         std::thread::scope(|scope| {
-            let start = |_| {
-                let client = std::thread::Builder::new().name("foreturn-client".into()).spawn_scoped(scope, &work);
+            let spawn = |_| {
+                let client = std::thread::Builder::new().name("foreturn-client".into()).spawn_scoped(scope, work);
                 client.map_err(|e| thread_refused("for each client (--clients)", e))
             };
-            let clients = (0..self.clients).map(start).collect::<Result<Vec<_>>>();
+            let clients = (0..self.clients).map(spawn).collect::<Result<Vec<_>>>();
             if clients.is_err() {
                 // Those that have started find nothing to do, and the scope ends.
                 *arrivals.lock().unwrap_or_else(PoisonError::into_inner) = Arrivals::new(0, None, Duration::ZERO, 1);

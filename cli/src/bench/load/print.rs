@@ -9,6 +9,9 @@ use super::super::super::{
 use super::figures::{Figures, Spread};
 use super::{Rate, Report};
 
+/// How many requests had a fate.
+type Count = fn(&Figures) -> usize;
+
 /// Writes a table with a row for each rate and target, then what there is to say about them. Fates that no request had are
 /// left out.
 pub(super) fn print(report: &Report) -> Result<()> {
@@ -46,7 +49,7 @@ fn tables(report: &Report, rows: &[(usize, &Figures)]) -> Vec<comfy_table::Table
         count("refused", |figures| figures.refused),
         count("lost", |figures| figures.lost),
     ];
-    let rare: [(&str, fn(&Figures) -> usize); 7] = [
+    let rare: [(&str, Count); 7] = [
         ("late", |figures| figures.late),
         ("partial", |figures| figures.partial),
         ("expired", |figures| figures.expired),
