@@ -195,6 +195,13 @@ def test_vllms_callers_hear_what_is_wrong(kinds: Server, path: str, body: Any, s
     assert document["error"]["code"] == status and document["error"]["type"]
 
 
+def test_openai_embeds_tokens(two: Server) -> None:
+    """As its reference says of `input`: a text, tokens, or a list of either."""
+    case = recorded("embedder", "a text")
+    made = two.post("/v1/embeddings", {"model": "embedder", "input": [case["tokens"], QUERY]})["data"]
+    assert made[0]["embedding"] == made[1]["embedding"] == pytest.approx(unit(case["embedding"]), abs=CLOSE)
+
+
 # text-embeddings-inference.
 
 

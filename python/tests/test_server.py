@@ -263,14 +263,6 @@ def test_a_killed_servers_socket_is_taken_over(config: Path, tmp_path: Path) -> 
     assert second.end() == 0
 
 
-def test_idle_connections_harm_nobody(server: Server) -> None:
-    host, port = server.address.split(":")
-    idle = [socket.create_connection((host, int(port))) for _ in range(500)]
-    assert server.post("/v1/rank", REQUEST)
-    for connection in idle:
-        connection.close()
-
-
 def test_a_server_takes_the_place_of_an_engine(server: Server, engine: foreturn.Engine, config: Path) -> None:
     """Rewards for trainers get the same numbers from it, also in processes that they were pickled to."""
     remote = foreturn.Server(f"http://{server.address}")

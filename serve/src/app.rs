@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -14,13 +13,12 @@ use foreturn::Engine;
 use foreturn::config::ModelConfig;
 use foreturn::engine::{Model, Pin};
 use foreturn::runtime::BuildInfo;
-use futures_util::StreamExt as _;
-use http_body_util::LengthLimitError;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use tokio::task::AbortHandle;
 
+use crate::bodies::Bodies;
 use crate::failure::{Answer, Failure, done};
 use crate::keys::Keys;
 
@@ -37,11 +35,8 @@ pub(crate) struct App {
     pub(crate) ending: Arc<AtomicBool>,
     keys: Option<Keys>,
     logs: bool,
-    max_body: usize,
+    bodies: Bodies,
 }
-
-/// The time for a body to arrive.
-const BODIES: Duration = Duration::from_secs(60);
 
 /// A prefix that is kept, and the task that ends its time.
 pub(crate) struct Kept {
@@ -70,7 +65,7 @@ impl App {
             ending: Arc::default(),
             keys,
             logs,
-            max_body,
+            bodies: Bodies::new(max_body),
         }
     }
 
@@ -141,47 +136,10 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
         let message = "pages in a browser are not answered by a server without keys (--keys)";
         return Failure::new(StatusCode::FORBIDDEN, "unauthorized", message).into_response();
     }
-    match whole(request, app.max_body).await {
-        Ok(request) => next.run(request).await,
+    match app.bodies.whole(request).await {
+        Ok((request, _held)) => next.run(request).await,
         Err(failure) => failure.into_response(),
     }
-}
-
-/// The request with all of its body.
-async fn whole(request: Request, max_body: usize) -> Answer<Request> {
-    let (parts, body) = request.into_parts();
-    let stated = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let too_large = || {
-        let message = format!("the body is larger than the {max_body} bytes that this server takes (--max-body)");
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", message)
-    };
-    if stated.is_some_and(|length| length > max_body as u64) {
-        drain(body, max_body).await;
-        return Err(too_large());
-    }
-    let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not arrive in time");
-    let read = tokio::time::timeout(BODIES, axum::body::to_bytes(body, max_body)).await.map_err(late)?;
-    let bytes = read.map_err(|error| {
-        let limited = std::error::Error::source(&error).is_some_and(|source| source.is::<LengthLimitError>());
-        if limited { too_large() } else { Failure::refused(format!("the body broke off: {error}")) }
-    })?;
-    Ok(Request::from_parts(parts, Body::from(bytes)))
-}
-
-/// Reads what a caller still sends, for a moment, because a connection that is closed before loses the answer.
-async fn drain(body: Body, most: usize) {
-    let mut pieces = body.into_data_stream();
-    // A body a little too large is the likely one.
-    let mut left = most.saturating_mul(2);
-    let read = async {
-        while let Some(Ok(piece)) = pieces.next().await {
-            left = left.saturating_sub(piece.len());
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(2), read).await;
 }
 
 /// A line for each request: no contents, no keys. It is written when the answer begins, or when the caller hangs up.

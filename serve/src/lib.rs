@@ -8,7 +8,9 @@
 mod address;
 mod app;
 mod asked;
+mod bodies;
 mod calls;
+mod connection;
 mod failure;
 mod heads;
 mod keys;

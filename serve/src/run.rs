@@ -6,21 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
 use foreturn::config::Config;
 use foreturn::runtime::Places;
 use foreturn::{Engine, Error, ErrorKind, Result};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 use crate::address::Address;
 use crate::app::App;
+use crate::connection::Server;
 use crate::keys::Keys;
 use crate::tls::{self, TlsFiles};
 
@@ -54,10 +50,6 @@ impl Default for Options {
     }
 }
 
-/// A connection whose headers take longer than this is closed.
-const HEADERS: Duration = Duration::from_secs(30);
-/// The time for a caller to agree on TLS.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The time for the engine to close after the grace, and for its last answers to be written.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -174,7 +166,7 @@ async fn run(listener: Listener, app: App, tls: Option<TlsAcceptor>, options: &O
         (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
     loop {
         let accepted = tokio::select! {
-            accepted = server.accept(&listener) => accepted,
+            accepted = accept(&listener, &server) => accepted,
             _ = term.recv() => break,
             _ = int.recv() => break,
         };
@@ -207,51 +199,15 @@ async fn run(listener: Listener, app: App, tls: Option<TlsAcceptor>, options: &O
     Ok(())
 }
 
-/// What a connection needs.
-struct Server {
-    router: Router,
-    tls: Option<TlsAcceptor>,
-    graceful: GracefulShutdown,
-}
-
-impl Server {
-    async fn accept(&self, listener: &Listener) -> std::io::Result<()> {
-        match listener {
-            Listener::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                // Answers are small and somebody waits for each.
-                stream.set_nodelay(true)?;
-                self.connect(stream);
-            }
-            Listener::Unix(listener, ..) => self.connect(listener.accept().await?.0),
+async fn accept(listener: &Listener, server: &Server) -> std::io::Result<()> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            // Answers are small and somebody waits for each.
+            stream.set_nodelay(true)?;
+            server.connect(stream);
         }
-        Ok(())
+        Listener::Unix(listener, ..) => server.connect(listener.accept().await?.0),
     }
-
-    /// Serves a connection on a task of its own.
-    fn connect(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let (router, watcher) = (self.router.clone(), self.graceful.watcher());
-        let Some(tls) = self.tls.clone() else {
-            tokio::spawn(serve_connection(stream, router, watcher));
-            return;
-        };
-        tokio::spawn(async move {
-            // A caller that speaks no TLS, or does not trust the certificate, is answered by a closed connection.
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-                serve_connection(stream, router, watcher).await;
-            }
-        });
-    }
-}
-
-async fn serve_connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    watcher: Watcher,
-) {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A caller that hung up, or spoke no HTTP, is answered by a closed connection.
-    let _ = watcher.watch(connection).await;
+    Ok(())
 }
