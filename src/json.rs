@@ -219,7 +219,7 @@ mod tests {
         assert!(error(b"[NaN, nan]").contains("line 1 column"));
         assert!(error(b"\xff\xfe[\0]\0").contains("it is UTF-16"));
         assert!(error(b" \n").contains("it is empty"));
-        assert!(error(&[0; 9]).contains("it holds nothing but zeros"));
+        assert!(error(&[0; 9]).contains("it begins with nothing but zeros"));
         assert!(error(b"version https://git-lfs.github.com/spec/v1\n").contains("git lfs pull"));
     }
 }

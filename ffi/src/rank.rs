@@ -197,7 +197,7 @@ unsafe fn read_request(engine: &Engine, given: *const foreturn_rank_request) -> 
         let goal = given.goal_json.text("request.goal_json")?;
         let goal = match goal.is_empty() {
             true => Goal::default(),
-            false => serde_json::from_str(goal)
+            false => foreturn::json::parse_strictly(goal)
                 .map_err(|e| Failure::argument(format!("request.goal_json is not a goal: {e}")))?,
         };
         let said = messages(given.messages, given.message_count, "request.messages")?;
@@ -413,7 +413,7 @@ pub unsafe extern "C" fn foreturn_rescore_submit(
 unsafe fn read_ranking(json: foreturn_str) -> Result<Ranking, Failure> {
     // SAFETY: passed on.
     let json = unsafe { json.text("ranking") }?;
-    serde_json::from_str(json).map_err(|e| {
+    foreturn::json::parse_strictly(json).map_err(|e| {
         let message = format!("ranking is not the JSON of a ranking, as foreturn_ranking_json() gives it: {e}");
         Failure::new(FORETURN_ERROR_INVALID_REQUEST, message)
     })

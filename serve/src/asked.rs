@@ -20,8 +20,9 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 
 /// Reads a body. Errors name the field.
 pub(crate) fn body<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::refused(format!("the body is not what this route takes: {error}")))
+    let refused = |why: String| Failure::refused(format!("the body is not what this route takes: {why}"));
+    let text = std::str::from_utf8(bytes).map_err(|error| refused(error.to_string()))?;
+    foreturn::json::parse_strictly(text).map_err(|error| refused(error.to_string()))
 }
 
 /// What stands behind the `?` of an address.
@@ -95,5 +96,26 @@ impl Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         self.cancel.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn bodies_are_json_as_other_programs_write_it() {
+        assert_eq!(body::<Value>(&Bytes::from("\u{feff}[1]")).ok(), Some(json!([1])));
+        for (text, part) in [
+            (&b"[NaN]"[..], "it has NaN or Infinity, which Python writes"),
+            (b"\xff\xfe[\0]\0", "invalid utf-8"),
+            (b"[1", "line 1 column 2"),
+        ] {
+            let failure = body::<Value>(&Bytes::from(text)).expect_err("no JSON");
+            let said = failure.document().to_string();
+            assert!(said.contains("the body is not what this route takes") && said.contains(part), "{said}");
+        }
     }
 }

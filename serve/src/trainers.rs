@@ -29,7 +29,7 @@ struct Label {
 /// A label is JSON, or text that holds it.
 fn label(value: Value) -> Answer<Label> {
     let value = match value {
-        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
+        Value::String(text) => foreturn::json::parse_strictly(&text).map_err(|error| {
             Failure::refused(format!(
                 "the label is not JSON ({error}): it has to be {{\"messages\": […], \"goal\": {{…}}}}"
             ))

@@ -215,9 +215,25 @@ fn check_block(options: &ExportOptions) -> Result<()> {
     }
 }
 
+/// The error for what can't be opened. A name such as `Qwen/Qwen2.5-0.5B` is probably that of a model on the hub.
+fn missing(from: &Path, error: std::io::Error) -> Error {
+    let name = from.to_string_lossy();
+    let parts: Vec<&str> = name.split('/').collect();
+    let is_hub =
+        matches!(&parts[..], [owner, name] if !owner.is_empty() && !owner.starts_with('.') && !name.is_empty());
+    if error.kind() != std::io::ErrorKind::NotFound || !is_hub || from.parent().is_some_and(Path::exists) {
+        return Error::io("read", from, error);
+    }
+    let message = format!(
+        "{name} is neither a file nor a folder here. If it is a model of the Hugging Face Hub, fetch it first: \
+         `hf download {name} --local-dir FOLDER`"
+    );
+    Error::new(crate::ErrorKind::Io, message).with_source(error)
+}
+
 /// Reads a checkpoint. A folder is one of Hugging Face, and a file is GGUF.
 fn read(from: &Path) -> Result<Checkpoint> {
-    let metadata = std::fs::metadata(from).map_err(|error| Error::io("read", from, error))?;
+    let metadata = std::fs::metadata(from).map_err(|error| missing(from, error))?;
     if metadata.is_dir() {
         names::refuse_adapter(from)?;
         if !from.join("config.json").exists() {

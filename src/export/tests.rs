@@ -372,6 +372,11 @@ fn incomplete_folders_get_a_remedy() {
         ("model.safetensors", None, "is the download complete"),
         ("model.safetensors", Some("pytorch_model.bin"), "pickled"),
         ("model.safetensors", Some("model-q8.gguf"), "name that file"),
+        ("model.safetensors", Some("consolidated.00.pth"), "Meta's or Mistral's own format"),
+        ("model.safetensors", Some("consolidated.safetensors"), "Meta's or Mistral's own format"),
+        ("model.safetensors", Some("model-00001-of-00002.safetensors"), "is one of several files"),
+        ("model.safetensors", Some("weights.safetensors"), "call it model.safetensors"),
+        ("model.safetensors", Some("tf_model.h5"), "TensorFlow or JAX"),
         ("config.json", None, "name the folder that holds config.json"),
     ];
     for (missing, instead, expected) in cases {
@@ -383,6 +388,22 @@ fn incomplete_folders_get_a_remedy() {
         }
         let error = run(root.path(), |_| {}).unwrap_err();
         assert!(error.to_string().contains(expected), "{expected:?} is not in {error}");
+    }
+}
+
+#[test]
+fn a_name_of_the_hub_is_taken_for_one() {
+    let root = checkpoint(&config(), Dtype::F32);
+    for (name, hub) in [
+        ("Owner/Some-Model-0.5B", true),
+        ("no/such/folder", false),
+        ("./folder", false),
+        ("folder", false),
+        ("/folder/x", false),
+    ] {
+        let error = run(root.path(), |options| options.from = name.into()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        assert_eq!(error.to_string().contains(&format!("`hf download {name} --local-dir FOLDER`")), hub, "{error}");
     }
 }
 

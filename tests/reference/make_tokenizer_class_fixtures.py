@@ -6,7 +6,7 @@ Run it once with each version, in an environment of its own, and without torch:
 The file is named after the major version. Each case is a folder: a small tokenizer.json of some kind, the class and the
 flags that tokenizer_config.json gives, and which file names which tokens. What is recorded: the tokens of texts with and
 without the tokenizer's own around them, and the named tokens; or that transformers refuses the folder. saved-*.json lists
-the files that save_pretrained writes.
+the files that save_pretrained writes, and templates-*.json the chat templates of folders that have them in several places.
 The cases are drawn with a fixed seed, and some are written by hand.
 """
 
@@ -268,6 +268,24 @@ def saved():
     return sorted(names)
 
 
+def templates():
+    """The chat templates of folders that have them in several places."""
+    config = [None, "C", [{"name": "default", "template": "CD"}, {"name": "rag", "template": "CR"}],
+              [{"name": "rag", "template": "CR"}], {"default": "DD", "rag": "DR"}, []]
+    further = [{}, {"rag.jinja": "AR"}, {"default.jinja": "AD"}, {"rag.jinja": "AR", "x.txt": "no", "tool use.jinja": "T"}]
+    for given, own, more in itertools.product(config, [None, "J"], further):
+        with tempfile.TemporaryDirectory() as folder:
+            files = {f"additional_chat_templates/{name}": source for name, source in more.items()}
+            files |= {} if own is None else {"chat_template.jinja": own}
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": given}
+            (Path(folder) / "additional_chat_templates").mkdir()
+            for name, content in {**files, "tokenizer_config.json": json.dumps(settings), "tokenizer.json": json.dumps(KINDS["bytes"])}.items():
+                (Path(folder) / name).write_text(content)
+            found = AutoTokenizer.from_pretrained(folder).chat_template
+        found = {"default": found} if isinstance(found, str) else found or {}
+        yield {"config": settings, "files": files, "templates": found}
+
+
 def main():
     rng = random.Random(20261128)
     cases = list(written_out())
@@ -285,6 +303,7 @@ def main():
     print(f"{len(cases)} cases, {refused} of them refused", file=sys.stderr)
     lines = ",\n".join(json.dumps(case, ensure_ascii=False, separators=(",", ":")) for case in cases)
     (OUT / f"transformers-{MAJOR}.json").write_text(f'{{"texts":{json.dumps(TEXTS, ensure_ascii=False)},"cases":[\n{lines}\n]}}\n')
+    (OUT / f"templates-{MAJOR}.json").write_text("[\n" + ",\n".join(map(json.dumps, templates())) + "\n]\n")
     (OUT / f"saved-{MAJOR}.json").write_text(json.dumps(saved()) + "\n")
     kinds = ",\n".join(f"{json.dumps(name)}:{json.dumps(kind, ensure_ascii=False, separators=(',', ':'))}" for name, kind in KINDS.items())
     (OUT / "kinds.json").write_text(f"{{{kinds}}}\n")

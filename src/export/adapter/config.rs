@@ -25,15 +25,14 @@ const WITHOUT_EFFECT: &[&str] = &[
     "modules_to_save",
     "peft_version",
     "qalora_group_size",
-    "r",
-    "rank_pattern",
     "revision",
     "target_modules",
     "task_type",
 ];
 
 /// Settings that are read here.
-const READ: &[&str] = &["alpha_pattern", "init_lora_weights", "lora_alpha", "peft_type", "use_rslora"];
+const READ: &[&str] =
+    &["alpha_pattern", "init_lora_weights", "lora_alpha", "peft_type", "r", "rank_pattern", "use_rslora"];
 
 /// The ways to begin that leave the base as it is. Others subtract the adapter's first values from it.
 const PLAIN_BEGINNINGS: &[&str] = &["gaussian", "eva", "orthogonal"];
@@ -48,6 +47,11 @@ pub(super) struct Settings {
     alphas: Vec<(String, f64)>,
     /// Divides by the root of the rank.
     by_root: bool,
+    /// The rank where no pattern says another.
+    rank: Option<u64>,
+    ranks: Vec<(String, u64)>,
+    /// Where the settings come from.
+    file: String,
 }
 
 impl Settings {
@@ -76,11 +80,31 @@ impl Settings {
             check_beginning(config)?;
         }
         let alphas = config.get("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
+        let ranks = config.get("rank_pattern").and_then(Value::as_object).into_iter().flatten();
+        let ranks: Vec<(String, u64)> =
+            ranks.filter_map(|(pattern, rank)| Some((named(pattern), rank.as_u64()?))).collect();
         Ok(Settings {
             alpha: number(config, "lora_alpha", config.get("lora_alpha"))?,
             alphas: alphas.map(|(pattern, alpha)| module_alpha(config, pattern, alpha)).collect::<Result<_>>()?,
             by_root: config.flag_or("use_rslora", false)?,
+            // Where a pattern is a regular expression, nobody knows here which modules it is for.
+            rank: config.get("r").and_then(Value::as_u64).filter(|_| ranks.iter().all(|(name, _)| is_plain(name))),
+            ranks,
+            file: config.file().to_owned(),
         })
+    }
+
+    /// Refuses matrices of another rank than the settings say, as PEFT does: alpha is then not the one of these matrices.
+    pub(super) fn check_rank(&self, module: &str, rank: usize) -> Result<()> {
+        let own = self.ranks.iter().find(|(name, _)| is_module(name, module)).map(|(_, rank)| *rank);
+        match own.or(self.rank).filter(|_| self.rank.is_some()) {
+            Some(stated) if stated != rank as u64 => Err(Error::invalid_model(format!(
+                "{}: the rank of `{module}` is {stated} (`r`, `rank_pattern`), but the adapter's matrices have rank {rank}: \
+                 they are not those of this configuration",
+                self.file
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The factor of a module's product.
@@ -113,9 +137,8 @@ fn number(config: &Config, field: &str, value: Option<&Value>) -> Result<f64> {
 
 /// An entry of `alpha_pattern`. PEFT takes the key for a regular expression that a module's name ends with.
 fn module_alpha(config: &Config, pattern: &str, alpha: &Value) -> Result<(String, f64)> {
-    let name = pattern.replace("\\.", ".");
-    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
-    if !name.strip_prefix('^').unwrap_or(&name).chars().all(plain) {
+    let name = named(pattern);
+    if !is_plain(&name) {
         return Err(Error::unsupported(format!(
             "{}: `alpha_pattern` has {pattern:?}, a regular expression: this version reads names of modules, such as \
              \"q_proj\" or \"layers.3.mlp.up_proj\". Or {REMEDY}",
@@ -123,6 +146,16 @@ fn module_alpha(config: &Config, pattern: &str, alpha: &Value) -> Result<(String
         )));
     }
     Ok((name, number(config, "alpha_pattern", Some(alpha))?))
+}
+
+/// A pattern whose dots are dots.
+fn named(pattern: &str) -> String {
+    pattern.replace("\\.", ".")
+}
+
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-');
+    name.strip_prefix('^').unwrap_or(name).chars().all(plain)
 }
 
 /// Whether `module` is called `name`, or ends with it. `^` holds it to the beginning.

@@ -124,7 +124,9 @@ impl Pair<'_> {
         if rank != inner || rank == 0 {
             return Err(misfit(a, b));
         }
-        let scale = settings.scale(weight.strip_suffix(".weight").unwrap_or(weight), rank);
+        let module = weight.strip_suffix(".weight").unwrap_or(weight);
+        settings.check_rank(module, rank)?;
+        let scale = settings.scale(module, rank);
         let (a, b) = (values(a, a_data), values(b, b_data));
         let delta = match self.is_embedding {
             false => Delta::new(b, a, rank, scale),

@@ -44,6 +44,32 @@ fn a_modules_scale_follows_from_its_name_and_rank() {
 }
 
 #[test]
+fn matrices_of_another_rank_than_the_settings_say_are_refused() {
+    let module = "model.layers.11.self_attn.q_proj";
+    for (changes, rank, is_right) in [
+        (json!({}), 2, true),
+        (json!({}), 4, false),
+        (json!({"r": 8}), 2, false),
+        (json!({"r": null}), 2, true),
+        (json!({"rank_pattern": {"q_proj": 4}}), 4, true),
+        (json!({"rank_pattern": {"q_proj": 4}}), 2, false),
+        (json!({"rank_pattern": {"v_proj": 4}}), 2, true),
+        // It may be for this module or not.
+        (json!({"rank_pattern": {"(q|v)_proj": 4}}), 4, true),
+    ] {
+        let checked = read(&changes).expect("settings").check_rank(module, rank);
+        assert_eq!(checked.is_ok(), is_right, "{changes}, {rank}");
+        if let Err(error) = checked {
+            let error = error.to_string();
+            assert!(
+                error.contains("adapter_config.json: the rank of `model.layers.11") && error.contains("rank_pattern"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
 fn settings_that_would_change_the_merge_are_refused_by_name() {
     for (field, value) in [
         ("peft_type", json!("LOHA")),

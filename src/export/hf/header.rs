@@ -141,11 +141,13 @@ mod tests {
             assert!(!error.to_string().contains(char::is_control), "{error}");
         }
         let absurd = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
-        for damaged in [&whole[..whole.len() - 1], &whole[..50], &[], &safetensors(&overlapping, 30), &absurd] {
+        for damaged in [&whole[..whole.len() - 1], &whole[..50], &safetensors(&overlapping, 30), &absurd] {
             let error = read_header("shard.safetensors", damaged, 0).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::InvalidModel);
             assert!(error.to_string().starts_with("shard.safetensors is not a complete safetensors file"), "{error}");
         }
+        let error = read_header("shard.safetensors", &[], 0).unwrap_err();
+        assert!(error.to_string().starts_with("shard.safetensors is empty, so it was not written"), "{error}");
     }
 
     proptest! {

@@ -60,19 +60,37 @@ fn read_weights(folder: &Path) -> Result<Weights> {
     if folder.join(INDEX).exists() {
         return read_shards(folder);
     }
-    let remedy = if folder.join("pytorch_model.bin").exists() || folder.join("pytorch_model.bin.index.json").exists() {
-        "it holds pickled weights: load it with transformers and call save_pretrained, which writes safetensors"
-    } else if has_gguf(folder) {
-        "it holds a GGUF file: name that file instead of the folder"
-    } else {
-        "is the download complete?"
-    };
-    Err(Error::invalid_model(format!("{} holds neither {WEIGHTS} nor {INDEX}: {remedy}", folder.display())))
+    let found = other_weights(folder).unwrap_or_else(|| "is the download complete?".to_owned());
+    Err(Error::invalid_model(format!("{} holds neither {WEIGHTS} nor {INDEX}: {found}", folder.display())))
 }
 
-fn has_gguf(folder: &Path) -> bool {
+/// What weights a folder holds instead, with the remedy.
+fn other_weights(folder: &Path) -> Option<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "gguf"))
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    let find = |fits: &dyn Fn(&str) -> bool| names.iter().find(|name| fits(name));
+    let saves = "load it with transformers and call save_pretrained, which writes safetensors";
+    if find(&|name| name.starts_with("pytorch_model") && name.contains(".bin")).is_some() {
+        return Some(format!("it holds pickled weights: {saves}"));
+    }
+    if let Some(name) = find(&|name| name.starts_with("consolidated") || name.ends_with(".pth")) {
+        return Some(format!(
+            "{name} has the names of the model's makers (Meta's or Mistral's own format): fetch the files that transformers \
+             reads, or convert it with transformers' convert_*_weights_to_hf.py"
+        ));
+    }
+    if let Some(name) = find(&|name| name.contains("-of-") && name.ends_with(".safetensors")) {
+        return Some(format!("{name} is one of several files, and {INDEX} says what is in which: fetch that as well"));
+    }
+    if let Some(name) = find(&|name| name.ends_with(".safetensors")) {
+        return Some(format!("if {name} has the model's weights, call it {WEIGHTS}"));
+    }
+    if find(&|name| name.ends_with(".gguf")).is_some() {
+        return Some("it holds a GGUF file: name that file instead of the folder".to_owned());
+    }
+    let name = find(&|name| name.ends_with(".h5") || name.ends_with(".msgpack"))?;
+    Some(format!("{name} has the weights for TensorFlow or JAX: {saves}"))
 }
 
 /// The part of the index that says which shard holds which tensor.

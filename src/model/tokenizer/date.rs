@@ -3,27 +3,10 @@
 //! Several templates print today's date into the system message, so a score would drift from day to day. A pinned date
 //! keeps it; without one, the current date in UTC is used.
 
-use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Error, Result};
-
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// A date and time of day, without a time zone, in the proleptic Gregorian calendar.
 ///
@@ -36,12 +19,12 @@ const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursd
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DateTime {
-    year: u16,
-    month: u8,
-    day: u8,
-    hour: u8,
-    minute: u8,
-    second: u8,
+    pub(super) year: u16,
+    pub(super) month: u8,
+    pub(super) day: u8,
+    pub(super) hour: u8,
+    pub(super) minute: u8,
+    pub(super) second: u8,
 }
 
 impl DateTime {
@@ -74,76 +57,33 @@ impl DateTime {
         }
     }
 
-    /// Formats like Python's `datetime.strftime` in the C locale. Directives this doesn't know are kept as they stand.
+    /// Formats like Python's `datetime.strftime` on Linux in the C locale. Empty where that would be a text of more than
+    /// a mebibyte.
     pub fn strftime(&self, format: &str) -> String {
-        let mut out = String::with_capacity(format.len() + 16);
-        let mut chars = format.chars().peekable();
-        while let Some(c) = chars.next() {
-            if c != '%' {
-                out.push(c);
-                continue;
-            }
-            // glibc's `%-d`: no padding.
-            let unpadded = chars.next_if_eq(&'-').is_some();
-            let Some(directive) = chars.next() else {
-                out.push_str(if unpadded { "%-" } else { "%" });
-                break;
-            };
-            self.directive(&mut out, directive, unpadded);
-        }
-        out
+        self.written(format).unwrap_or_default()
     }
 
-    fn directive(&self, out: &mut String, directive: char, unpadded: bool) {
-        let hour12 = (self.hour + 11) % 12 + 1;
-        let number = |out: &mut String, value: u16, width: usize| {
-            let width = if unpadded { 0 } else { width };
-            // Writing to a string cannot fail.
-            let _ = write!(out, "{value:0width$}");
-        };
-        let month = MONTHS[usize::from(self.month) - 1];
-        let weekday = WEEKDAYS[self.weekday()];
-        match directive {
-            'd' => number(out, self.day.into(), 2),
-            'e' => {
-                let _ = if unpadded { write!(out, "{}", self.day) } else { write!(out, "{:2}", self.day) };
-            }
-            'm' => number(out, self.month.into(), 2),
-            'y' => number(out, self.year % 100, 2),
-            'Y' => number(out, self.year, 1),
-            'H' => number(out, self.hour.into(), 2),
-            'I' => number(out, hour12.into(), 2),
-            'M' => number(out, self.minute.into(), 2),
-            'S' => number(out, self.second.into(), 2),
-            'j' => number(out, self.day_of_year(), 3),
-            'w' => number(out, self.weekday() as u16, 1),
-            'b' | 'h' => out.push_str(&month[..3]),
-            'B' => out.push_str(month),
-            'a' => out.push_str(&weekday[..3]),
-            'A' => out.push_str(weekday),
-            'p' => out.push_str(if self.hour < 12 { "AM" } else { "PM" }),
-            'F' => out.push_str(&self.strftime("%Y-%m-%d")),
-            'T' | 'X' => out.push_str(&self.strftime("%H:%M:%S")),
-            'R' => out.push_str(&self.strftime("%H:%M")),
-            'D' | 'x' => out.push_str(&self.strftime("%m/%d/%y")),
-            'c' => out.push_str(&self.strftime("%a %b %e %H:%M:%S %Y")),
-            'n' => out.push('\n'),
-            't' => out.push('\t'),
-            '%' => out.push('%'),
-            other => {
-                out.push_str(if unpadded { "%-" } else { "%" });
-                out.push(other);
-            }
-        }
+    /// As [`strftime`](DateTime::strftime), or `None`.
+    pub(super) fn written(&self, format: &str) -> Option<String> {
+        super::strftime::strftime(self, format)
+    }
+
+    /// Seconds since 1970-01-01T00:00:00 in UTC; 0 before that.
+    pub(super) fn unix(&self) -> u64 {
+        let before = u64::from(self.year) - 1;
+        let days = before * 365 + before / 4 - before / 100 + before / 400 + u64::from(self.day_of_year());
+        let seconds = u64::from(self.hour) * 3600 + u64::from(self.minute) * 60 + u64::from(self.second);
+        // 1970-01-01 is the 719,163rd day of the first year's count.
+        days.checked_sub(719_163).map_or(0, |days| days * 86_400 + seconds)
     }
 
     /// Days since this year's 1 January, plus one.
-    fn day_of_year(&self) -> u16 {
+    pub(super) fn day_of_year(&self) -> u16 {
         (1..self.month).map(|month| u16::from(days_in_month(self.year, month))).sum::<u16>() + u16::from(self.day)
     }
 
     /// 0 for Sunday (Sakamoto's method).
-    fn weekday(&self) -> usize {
+    pub(super) fn weekday(&self) -> usize {
         const OFFSETS: [usize; 12] = [0, 3, 2, 5, 0, 3, 5, 1, 4, 6, 2, 4];
         let year = usize::from(self.year) - usize::from(self.month < 3 && self.year > 0);
         (year + year / 4 - year / 100 + year / 400 + OFFSETS[usize::from(self.month) - 1] + usize::from(self.day)) % 7

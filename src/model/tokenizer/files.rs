@@ -80,9 +80,15 @@ fn read_templates(folder: &Path, config: &Map<String, Value>, config_path: &Path
                 templates.insert(name, source);
             }
         }
+        // As transformers holds them; files that were written by hand have this form.
+        Some(Value::Object(named)) if named.values().all(Value::is_string) => {
+            let text = |source: &Value| source.as_str().unwrap_or_default().to_owned();
+            templates.extend(named.iter().map(|(name, source)| (name.clone(), text(source))));
+        }
         Some(_) => {
             return Err(Error::invalid_model(format!(
-                "{}: `chat_template` is neither a string nor a list of named templates",
+                "{}: `chat_template` is neither a string nor a list of named templates nor an object with one string for \
+                 each name",
                 config_path.display()
             )));
         }

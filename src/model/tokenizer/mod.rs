@@ -39,6 +39,7 @@ mod prompt;
 mod spelling;
 mod steps;
 mod stream;
+mod strftime;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -148,7 +148,11 @@ fn context(view: View<'_>) -> Value {
     let mut entries: Vec<(String, Value)> =
         view.named.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value)))).collect();
     let date = view.date;
-    entries.push(("strftime_now".to_owned(), Value::from_function(move |format: String| date.strftime(&format))));
+    let now = move |format: String| {
+        let too_long = || minijinja::Error::new(JinjaErrorKind::InvalidOperation, "strftime_now: the date is too long");
+        date.written(&format).ok_or_else(too_long)
+    };
+    entries.push(("strftime_now".to_owned(), Value::from_function(now)));
     entries.push(("tools".to_owned(), Value::from(())));
     entries.push(("documents".to_owned(), Value::from(())));
     entries.extend(view.arguments.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value)))));

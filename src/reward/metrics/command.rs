@@ -33,7 +33,7 @@ use super::settings;
 use crate::chat::Message;
 use crate::reward::metric::{Answered, Metric, MetricInput, MetricValue};
 use crate::rollout::Goal;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, json};
 
 mod process;
 
@@ -158,7 +158,7 @@ impl Command {
             .map_err(|e| Error::internal(format!("a conversation can't be written as JSON: {e}")))?;
         given.push(b'\n');
         let output = self.program.run(given)?;
-        let Reply { scores } = serde_json::from_slice(&output.stdout)
+        let Reply { scores } = json::parse(&output.stdout)
             .map_err(|e| output.unusable(&format!("its output is not the JSON that was asked for: {e}")))?;
         if scores.len() != batch.len() {
             let (given, asked) = (scores.len(), batch.len());
@@ -173,7 +173,7 @@ fn value(score: Value) -> Result<MetricValue> {
     if let Some(number) = score.as_f64() {
         return Ok(number.into());
     }
-    let shown: String = score.to_string().chars().take(200).collect();
+    let shown: String = json::shown(&score).chars().take(200).collect();
     match serde_json::from_value(score) {
         Ok(Detailed { value: Some(value), saturated, error: None }) => {
             Ok(MetricValue { saturated, ..MetricValue::new(value) })

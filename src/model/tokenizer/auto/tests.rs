@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::ErrorKind;
 use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::template::ChatTemplate;
 
 #[derive(Deserialize)]
 struct Recorded {
@@ -106,6 +107,35 @@ fn version_4_is_followed() {
 #[test]
 fn version_5_is_followed() {
     replay("transformers-5.json", 250);
+}
+
+#[derive(Deserialize)]
+struct Templates {
+    config: Value,
+    files: BTreeMap<String, String>,
+    templates: BTreeMap<String, String>,
+}
+
+#[test]
+fn chat_templates_are_taken_from_where_transformers_takes_them() {
+    let tokenizer = &fixture::<BTreeMap<String, Value>>("kinds.json")["bytes"];
+    for name in ["templates-4.json", "templates-5.json"] {
+        let cases: Vec<Templates> = fixture(name);
+        assert_eq!(cases.len(), 48);
+        for case in cases {
+            let folder =
+                folder(tokenizer, &BTreeMap::from([("tokenizer_config.json".to_owned(), case.config.clone())]));
+            fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+            for (name, source) in &case.files {
+                fs::write(folder.path().join(name), source).unwrap();
+            }
+            let read = Tokenizer::load(folder.path(), 100_000).unwrap();
+            let source = |template: &crate::Result<_>| ChatTemplate::source(template.as_ref().unwrap()).to_owned();
+            let read: BTreeMap<String, String> =
+                read.templates.iter().map(|(name, template)| (name.clone(), source(template))).collect();
+            assert_eq!(read, case.templates, "{name}: {}, {:?}", case.config, case.files);
+        }
+    }
 }
 
 #[test]

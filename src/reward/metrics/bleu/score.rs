@@ -25,25 +25,36 @@ pub(super) struct Counts {
     reference_length: usize,
 }
 
+/// What the texts are compared with: how often each n-gram is in it, for each order from 1.
+pub(super) struct Reference<'a, T> {
+    grams: Vec<HashMap<&'a [T], usize>>,
+    length: usize,
+}
+
+impl<'a, T: Eq + Hash> Reference<'a, T> {
+    pub(super) fn new(reference: &'a [T], max_order: usize) -> Self {
+        let grams = (1..=max_order).map(|order| occurrences(reference, order)).collect();
+        Reference { grams, length: reference.len() }
+    }
+}
+
+fn occurrences<T: Eq + Hash>(tokens: &[T], order: usize) -> HashMap<&[T], usize> {
+    let mut grams: HashMap<&[T], usize> = HashMap::new();
+    for gram in tokens.windows(order) {
+        *grams.entry(gram).or_default() += 1;
+    }
+    grams
+}
+
 impl Counts {
-    pub(super) fn new<T: Eq + Hash>(text: &[T], reference: &[T], max_order: usize) -> Self {
+    pub(super) fn new<T: Eq + Hash>(text: &[T], reference: &Reference<'_, T>) -> Self {
         let (mut matching, mut total) = (Vec::new(), Vec::new());
-        for order in 1..=max_order {
-            let mut left: HashMap<&[T], usize> = HashMap::new();
-            for gram in reference.windows(order) {
-                *left.entry(gram).or_default() += 1;
-            }
-            let mut matches = 0;
-            for gram in text.windows(order) {
-                if let Some(count) = left.get_mut(gram).filter(|count| **count > 0) {
-                    *count -= 1;
-                    matches += 1;
-                }
-            }
-            matching.push(matches);
+        for (order, there) in (1..).zip(&reference.grams) {
+            let in_both = |(gram, count): (&[T], usize)| count.min(there.get(gram).copied().unwrap_or(0));
+            matching.push(occurrences(text, order).into_iter().map(in_both).sum());
             total.push((text.len() + 1).saturating_sub(order));
         }
-        Counts { matching, total, text_length: text.len(), reference_length: reference.len() }
+        Counts { matching, total, text_length: text.len(), reference_length: reference.length }
     }
 
     /// The factor for a text shorter than its reference, so that leaving out doubtful parts doesn't pay.

@@ -57,12 +57,13 @@ fn a_program_is_told_the_conversation_and_scores_in_batches() {
 
 #[test]
 fn scores_may_have_reasons_and_each_fails_alone() {
-    let scores = r#"[1, {"value": -2.5, "saturated": true}, {"error": "no poem"}, null]"#;
-    let results = score(&*shell(&format!("echo '{{\"scores\": {scores}}}'"), ""), &["a"; 4]);
+    let scores = r#"[1, {"value": -2.5, "saturated": true}, {"error": "no poem"}, null, NaN]"#;
+    let results = score(&*shell(&format!("echo '{{\"scores\": {scores}}}'"), ""), &["a"; 5]);
     assert_eq!(*results[0].as_ref().unwrap(), MetricValue::new(1.0));
     assert_eq!(*results[1].as_ref().unwrap(), MetricValue { saturated: Some(true), ..MetricValue::new(-2.5) });
     assert_eq!(results[2].as_ref().unwrap_err().to_string(), "the program says: no poem");
     assert!(results[3].as_ref().unwrap_err().to_string().contains("score is null"));
+    assert!(results[4].as_ref().unwrap_err().to_string().contains("score is NaN"));
 }
 
 #[test]
@@ -73,7 +74,7 @@ fn what_goes_wrong_is_a_failure_with_the_reason() {
         ("echo why >&2; echo hello", "", &["not the JSON", "why"]),
         ("echo", "", &["not the JSON"]),
         ("echo '{\"scores\":[]}'", "", &["it gave 0 scores for 1 conversations"]),
-        ("echo '{\"scores\":[NaN]}'", "", &["not the JSON"]),
+        ("echo '{\"scores\":[NaN]}'", "", &["score is NaN"]),
         ("echo '{\"scores\":[1e999]}'", "", &["not the JSON"]),
         ("kill -9 $$", "", &["it failed (signal: 9"]),
         ("yes", "max_output = 1000", &["more than max_output = 1000 bytes"]),
