@@ -6,10 +6,13 @@
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 
+mod bench;
 mod commands;
 mod compare;
+mod evaluations;
 mod remote;
 mod report;
 mod runs;
 mod score;
+mod sweep;
 mod threads;
