@@ -199,10 +199,11 @@ references: $(REFERENCE_VENV)/.installed ## Record tests/fixtures/smollm2 again 
 	@$(PYTHON) tools/fetch.py model
 	$(REFERENCE_VENV)/bin/python tests/reference/make_smollm2_reference.py --gguf $(GGUF)
 
-metric-references: $(METRICS_VENV)/.installed ## Record the results of sacrebleu, NLTK, tiktoken and scikit-learn again
+metric-references: $(METRICS_VENV)/.installed ## Record the results of sacrebleu, NLTK, tiktoken, scikit-learn, scipy and statsmodels again
 	$(METRICS_VENV)/bin/python tests/reference/make_bleu_fixtures.py
 	$(METRICS_VENV)/bin/python tests/reference/make_token_counts.py
 	$(METRICS_VENV)/bin/python tests/reference/make_clarification_fixtures.py
+	$(METRICS_VENV)/bin/python tests/reference/make_sweep_fixtures.py
 
 fixtures: $(FIXTURES_VENV)/.installed $(BUILDER_VENV)/.installed ## Make tests/fixtures/models and embedder.json again
 	$(FIXTURES_VENV)/bin/python tests/reference/make_model_fixtures.py

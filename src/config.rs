@@ -113,7 +113,7 @@ impl Config {
         }
         let folders = config.models.values_mut().filter_map(ModelConfig::as_local_mut).map(|local| &mut local.path);
         let runtime = [&mut config.runtime.library, &mut config.runtime.profile].into_iter().flatten();
-        for path in folders.chain(runtime) {
+        for path in folders.chain(runtime).chain(&mut config.rollout.real_users) {
             *path = base_dir.join(&*path);
         }
         config.validate()?;

@@ -29,6 +29,7 @@ fn build(args: &BuildArgs) -> Result<()> {
         turns: args.turns,
         seed: args.run.seed,
         configuration: tasks::fingerprint(&config),
+        parquet: args.parquet,
         run: run::options(&args.run, &config)?,
     };
     options.validate()?;
@@ -82,7 +83,10 @@ pub(super) fn refuse_file(to: &Path) -> Result<()> {
     match is_file || to.is_file() {
         true => Err(Error::new(
             ErrorKind::InvalidRequest,
-            format!("--to {} is a file: give a folder, in which JSON Lines are written", to.display()),
+            format!(
+                "--to {} is a file: give a folder, in which JSON Lines are written (and dataset.parquet with --parquet)",
+                to.display()
+            ),
         )),
         false => Ok(()),
     }

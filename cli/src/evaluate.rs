@@ -8,8 +8,7 @@ use foreturn::{Error, ErrorKind, Result, files};
 use super::args::EvaluateArgs;
 use super::dataset::refuse_file;
 use super::run::{self, Shown};
-use super::table;
-use super::{interrupt, output};
+use super::{interrupt, output, simulator, sweep, table};
 
 pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     // Cheap mistakes come first: the models load only for tasks and a configuration that make sense.
@@ -17,11 +16,16 @@ pub(super) fn evaluate(args: &EvaluateArgs) -> Result<()> {
     let config = Config::from_file(&args.config)?;
     let tasks = Tasks::read(&args.tasks)?;
     let policies = policies(args, &config)?;
+    if let Some(kinds) = &args.sweep {
+        return sweep::sweep(args, kinds, &config, tasks, policies);
+    }
+    let default = EvaluateOptions::default();
     let options = EvaluateOptions {
-        turns: args.turns,
-        samples: args.samples,
+        turns: args.turns.unwrap_or(default.turns),
+        samples: args.samples.unwrap_or(default.samples),
         seed: args.run.seed.or(config.seed).unwrap_or(0),
         configuration: tasks::fingerprint_without_policy(&config),
+        real_users: config.rollout.real_users.clone(),
         run: RunOptions { merge: args.merge.clone(), ..run::options(&args.run, &config)? },
     };
     let of = |policy: &Policy| {
@@ -128,10 +132,13 @@ fn print(evaluation: &Evaluation) -> Result<()> {
             compared.policy, compared.minus, compared.column, difference.mean, compared.tasks
         ))?;
     }
+    if let Some(likeness) = &evaluation.likeness {
+        output::line(format!("simulated users beside real ones: {}", simulator::distance(likeness)))?;
+    }
     Ok(())
 }
 
-fn mean(column: Option<&Column>) -> String {
+pub(super) fn mean(column: Option<&Column>) -> String {
     match column {
         Some(Column { mean, std_error: Some(error), .. }) => format!("{mean:.3} ± {error:.3}"),
         Some(Column { mean, .. }) => format!("{mean:.3}"),

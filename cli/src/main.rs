@@ -20,6 +20,7 @@ mod run;
 mod score;
 mod serve;
 mod simulator;
+mod sweep;
 mod table;
 
 use std::process::ExitCode;

@@ -46,7 +46,8 @@ fn evaluation(args: &ReportArgs) -> Result<()> {
     let page = foreturn::evaluate::page(&args.trace)?;
     let failed = |e| Error::io("write", &args.output, e);
     files::replace(&args.output, |out| out.write_all(page.as_bytes()).map_err(failed))?;
-    output::line(format!("{}: an evaluation", args.output.display()))
+    let what = if args.trace.join("sweep.json").is_file() { "a sweep" } else { "an evaluation" };
+    output::line(format!("{}: {what}", args.output.display()))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -169,6 +169,7 @@ pub unsafe extern "C" fn foreturn_dataset_build(
                 turns: or(given.turns, default.turns),
                 seed: given.has_seed.then_some(given.seed),
                 configuration,
+                parquet: false,
                 run: options,
             };
             text(serde_json::to_string(&dataset::build(engine, tasks, folder, &options, &told)?))
@@ -211,6 +212,7 @@ pub unsafe extern "C" fn foreturn_evaluate(
                 samples: or(given.samples, default.samples),
                 seed: if given.has_seed { given.seed } else { 0 },
                 configuration,
+                real_users: policies.iter().find_map(|(_, engine)| engine.real_users()),
                 run: options,
             };
             let named: Vec<Policy> = policies.iter().map(|(policy, _)| policy.clone()).collect();

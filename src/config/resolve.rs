@@ -43,6 +43,7 @@ impl Config {
             },
             allocation: rollout.allocation.as_ref().map(|allocation| allocation.settings()).unwrap_or_default(),
             prune_after_first_turn: rollout.prune_after_first_turn.unwrap_or_default(),
+            real_users: rollout.real_users.clone(),
             simulator: rollout.simulator(role_style),
             metrics,
             combination: preset.as_ref().map(|preset| preset.combination).unwrap_or_default(),

@@ -154,6 +154,9 @@ pub struct RolloutConfig {
     pub allocation: Option<AllocationConfig>,
     /// Gives up the worse half of the candidates after the first turn of their first futures; no if absent.
     pub prune_after_first_turn: Option<bool>,
+    /// A file of real conversations, as JSON Lines. Data sets and evaluations record how much their simulated users write like
+    /// the users in it.
+    pub real_users: Option<PathBuf>,
 }
 
 /// `allocation` of `[rollout]`: a strategy, or a table.

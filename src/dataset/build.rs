@@ -6,8 +6,10 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::conversation::{Conversation, Ending, ScoredResponse, Turn, UnscoredResponse};
+use super::export::write_built;
 use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
+use crate::likeness::{self, Corpus};
 use crate::rank::{Candidates, Ended, RankPlan, RankRequest, RankedCandidate, Ranking};
 use crate::reward::probability_best;
 use crate::tasks::{
@@ -21,6 +23,10 @@ const SCHEMA: u32 = 1;
 
 /// The file of finished conversations, in the folder of a build.
 pub(super) const ROWS: &str = "dataset.jsonl";
+/// The same as Parquet.
+const PARQUET: &str = "dataset.parquet";
+/// How much the simulated users write like real ones.
+const LIKENESS: &str = "likeness.json";
 /// The file of tasks that were set aside.
 const FAILED: &str = "failed.jsonl";
 
@@ -35,13 +41,16 @@ pub struct BuildOptions {
     pub seed: Option<u64>,
     /// A description of the configuration that has to stay the same when a build goes on: a hash, or a version.
     pub configuration: String,
+    /// True if the rows are written as `dataset.parquet` as well. It takes the feature `parquet`.
+    pub parquet: bool,
     /// How the run goes about them.
     pub run: RunOptions,
 }
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        BuildOptions { candidates: 4, turns: 4, seed: None, configuration: String::new(), run: RunOptions::default() }
+        let (configuration, run) = (String::new(), RunOptions::default());
+        BuildOptions { candidates: 4, turns: 4, seed: None, configuration, parquet: false, run }
     }
 }
 
@@ -64,6 +73,11 @@ impl BuildOptions {
                 self.turns
             )));
         }
+        if self.parquet && !cfg!(feature = "parquet") {
+            return Err(Error::unsupported(
+                "this build of foreturn writes no Parquet, because it has not the feature `parquet`: leave it out",
+            ));
+        }
         self.run.validate()
     }
 
@@ -82,7 +96,8 @@ const MAX_TURNS: usize = 256;
 /// Builds conversations about `tasks` in `folder`, or goes on with what is there.
 ///
 /// The folder then has `dataset.jsonl`, with a [`Conversation`] per line in the order of the tasks, `failed.jsonl`, with
-/// the tasks that were set aside and why, and `journal.jsonl`, from which a killed build goes on.
+/// the tasks that were set aside and why, and `journal.jsonl`, from which a killed build goes on. Where the configuration
+/// names a file of real conversations, it has `likeness.json`, a [`Likeness`](crate::likeness::Likeness), as well.
 ///
 /// ```no_run
 /// use foreturn::dataset::{BuildOptions, build};
@@ -111,6 +126,8 @@ pub fn build(
     options.validate()?;
     let plan = engine.plan()?;
     check_prices(&options.run, plan, &|name| engine.is_elsewhere(name))?;
+    // A file that cannot be read is found before a conversation is paid for.
+    let real = plan.real_users.as_ref().map(Corpus::read).transpose()?;
     let run_options = options.run.within_run();
     let seed = options.seed.unwrap_or(plan.seed);
     let engine = engine.within(Limits { cancel: Some(run_options.cancel.clone()), ..Limits::default() });
@@ -128,7 +145,12 @@ pub fn build(
         Held { result, spent: Spent::new(&build.talk.costs, start.elapsed().as_secs_f64(), plan) }
     });
     // What is finished stays, whatever ended the run.
-    let written = write(&places, &units, &journal, tasks.set_aside.clone());
+    let written =
+        write(&places, &units, &journal, tasks.set_aside.clone()).and_then(|()| record(&places, real.as_ref()));
+    let written = written.and_then(|()| match options.parquet {
+        true => write_built(&places.file(ROWS), &places.file(PARQUET)),
+        false => Ok(()),
+    });
     let mut summary = held?;
     written?;
     summary.set_aside += tasks.set_aside.len();
@@ -167,6 +189,19 @@ fn write(places: &Places, units: &[Unit<'_, ()>], journal: &Journal, mut set_asi
     set_aside.extend(failed);
     set_aside.sort_by_key(|aside| aside.line);
     write_atomically(&places.file(FAILED), set_aside.iter().map(json_line))
+}
+
+/// Records how much the simulated users write like real ones.
+fn record(places: &Places, real: Option<&Corpus>) -> Result<()> {
+    let rows = places.file(ROWS);
+    let empty = std::fs::metadata(&rows).map_err(|e| Error::io("read", &rows, e))?.len() == 0;
+    match real.filter(|_| !empty) {
+        Some(real) => {
+            let likeness = likeness::compare(&Corpus::read(&rows)?, real);
+            write_atomically(&places.file(LIKENESS), [json_line(&likeness)])
+        }
+        None => Ok(()),
+    }
 }
 
 /// A conversation that is being built.

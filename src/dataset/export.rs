@@ -1,5 +1,6 @@
 //! Built conversations in the formats that trainers read.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::chat::{Message, Role};
 use crate::tasks::{json_line, write_atomically};
 use crate::{Error, Result, json};
 
-/// A format of trainers. All are JSON Lines, which `datasets.load_dataset("json", …)` reads.
+/// A format of trainers. All are JSON Lines, which `datasets.load_dataset("json", …)` reads, or Parquet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -74,31 +75,45 @@ impl ExportOptions {
     }
 }
 
-/// Writes the conversations in `from`, which is the folder of a build or its `dataset.jsonl`, to the file `to`.
+/// Writes the conversations in `from`, which is the folder of a build or its `dataset.jsonl`, to the file `to`: as Parquet if
+/// its name ends with `.parquet`, which takes the feature `parquet`, otherwise as JSON Lines.
 ///
 /// # Errors
 /// A file cannot be read or written, a line is not a conversation, or the options make no sense.
 pub fn export(from: &Path, format: Format, options: &ExportOptions, to: &Path) -> Result<Exported> {
     options.validate()?;
-    if to.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
-        return Err(Error::unsupported(format!(
-            "{}: Parquet is not written. Write JSON Lines (.jsonl), which datasets.load_dataset(\"json\", …) reads and \
-             saves as Parquet with to_parquet",
-            to.display()
-        )));
-    }
     let path = if from.is_dir() { from.join(ROWS) } else { from.to_owned() };
     if path.canonicalize().ok().is_some_and(|path| to.canonicalize().ok() == Some(path)) {
         return Err(Error::invalid_request(format!("{} is the data set itself: give another name", to.display())));
     }
-    let mut exported = Exported::default();
+    let exported = RefCell::new(Exported::default());
+    if is_parquet(to) {
+        write_parquet(to, || {
+            exported.take();
+            rows(&path, format, options, &exported)
+        })?;
+    } else {
+        write_atomically(to, rows(&path, format, options, &exported)?.map(|row| json_line(&row?)))?;
+    }
+    Ok(exported.into_inner())
+}
+
+/// The rows of all conversations. What becomes of them is counted.
+fn rows(
+    path: &Path,
+    format: Format,
+    options: &ExportOptions,
+    exported: &RefCell<Exported>,
+) -> Result<impl Iterator<Item = Result<Value>>> {
     let mut pending: Vec<Value> = Vec::new();
-    let mut conversations = read(&path)?;
-    let lines = std::iter::from_fn(|| {
+    let mut conversations = read(path)?;
+    Ok(std::iter::from_fn(move || {
         while pending.is_empty() {
             match conversations.next()? {
                 Ok(conversation) => {
-                    pending = of(&conversation, exported.conversations, format, options, &mut exported.left_out);
+                    let mut exported = exported.borrow_mut();
+                    let number = exported.conversations;
+                    pending = of(&conversation, number, format, options, &mut exported.left_out);
                     exported.conversations += 1;
                     exported.rows += pending.len();
                     pending.reverse();
@@ -106,10 +121,37 @@ pub fn export(from: &Path, format: Format, options: &ExportOptions, to: &Path) -
                 Err(error) => return Some(Err(error)),
             }
         }
-        pending.pop().map(|row| json_line(&row))
-    });
-    write_atomically(to, lines)?;
-    Ok(exported)
+        pending.pop().map(Ok)
+    }))
+}
+
+/// True for the name of a Parquet file.
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+}
+
+/// Writes rows, which are read twice, as Parquet.
+#[cfg(feature = "parquet")]
+use super::parquet::write as write_parquet;
+
+/// Refuses Parquet.
+#[cfg(not(feature = "parquet"))]
+fn write_parquet<R>(path: &Path, _: impl FnMut() -> Result<R>) -> Result<()> {
+    Err(Error::unsupported(format!(
+        "{}: this build of foreturn writes no Parquet, because it has not the feature `parquet`. Write JSON Lines (.jsonl), which \
+         datasets.load_dataset(\"json\", …) reads",
+        path.display()
+    )))
+}
+
+/// Writes the rows of a build as Parquet.
+pub(super) fn write_built(from: &Path, to: &Path) -> Result<()> {
+    write_parquet(to, || {
+        let rows = read(from)?;
+        Ok(rows.map(|row| {
+            serde_json::to_value(row?).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
+        }))
+    })
 }
 
 /// The conversations of a file, one after the other.

@@ -12,8 +12,9 @@
 //!
 //! - [`Engine`], [`Model`]: the handles; `builder` makes an engine of a configuration; `limits`, `pending`: how long a
 //!   request may take, and its result.
-//! - `job`: what the owner drives; `ranking`, `call`, `opening`: the three kinds.
-//! - `refresh`: new weights for a model; `request`: requests in JSON; `score`: calls that score texts; `trace`: rankings that are written to a file; `statistics`.
+//! - `job`: what the owner drives; `ranking`, `call`, `opening`: the three kinds; `preference`: a question to the judge.
+//! - `refresh`: new weights for a model; `request`: requests in JSON; `score`: calls that score texts; `trace`: rankings that are
+//!   written to a file; `statistics`.
 
 mod admission;
 mod builder;
@@ -27,6 +28,7 @@ mod models;
 mod opening;
 mod owner;
 mod pending;
+mod preference;
 mod process;
 mod queue;
 mod ranking;
@@ -347,6 +349,11 @@ impl Engine {
             (None, Some(error)) => Err(error.duplicate()),
             (None, None) => Err(Error::internal("an engine without a plan")),
         }
+    }
+
+    /// The file of real conversations that the configuration names, with whose users the simulated ones are compared.
+    pub fn real_users(&self) -> Option<PathBuf> {
+        self.inner.plan.as_ref()?.real_users.clone()
     }
 
     /// Refuses texts that can't fit the policy's context: metrics may tokenise them, too.

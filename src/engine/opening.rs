@@ -1,4 +1,4 @@
-//! Messages of the simulated user outside of rankings: what opens a conversation, and what goes on with one.
+//! Questions to a model outside of rankings: the messages of the simulated user that open a conversation and go on with one.
 //!
 //! Conversations are often known by their goal alone (a dataset of questions and answers). The user's model then writes
 //! the first message, which says roughly what is wanted and leaves details for later, as people do.
@@ -81,7 +81,7 @@ impl Engine {
         let Some((_, question)) = rollout().start() else {
             return Err(Error::internal("a turn that asks nothing"));
         };
-        self.submit_to_user(question, move |reply| replied(rollout(), reply))?.wait()
+        self.submit_to(ModelRole::User, question, move |reply| replied(rollout(), reply))?.wait()
     }
 
     fn submit_opening<T: Send + 'static>(
@@ -92,25 +92,28 @@ impl Engine {
     ) -> Result<Pending<T>> {
         let plan = Arc::clone(self.plan()?);
         let question = question(&plan, goal, seed);
-        self.submit_to_user(question, move |reply| {
+        self.submit_to(ModelRole::User, question, move |reply| {
             let usage = reply.usage;
             Ok(of(opened(&plan, reply)?, usage))
         })
     }
 
-    /// Queues a question to the user's model.
-    fn submit_to_user<T: Send + 'static>(
+    /// Queues one question to the model of a role.
+    pub(super) fn submit_to<T: Send + 'static>(
         &self,
+        role: ModelRole,
         question: ChatRequest,
         read: impl Fn(ChatReply) -> Result<T> + Send + 'static,
     ) -> Result<Pending<T>> {
         let plan = self.plan()?;
-        let Some((_, model)) = plan.roles.resolve(ModelRole::User) else {
-            return Err(Error::invalid_config("roles.user is missing: name one of [models] there"));
+        let Some((_, model)) = plan.roles.resolve(role) else {
+            let name = role.as_str();
+            return Err(Error::invalid_config(format!("roles.{name} is missing: name one of [models] there")));
         };
         let model: Arc<str> = model.into();
-        check_templates(plan, vec![ModelRole::User], &self.inner.locals)?;
-        self.submit(|respond| Box::new(ToUser { question, model, read: Box::new(read), result: None, respond }))
+        check_templates(plan, vec![role], &self.inner.locals)?;
+        let read = Box::new(read);
+        self.submit(|respond| Box::new(ToRole { role, question, model, read, result: None, respond }))
     }
 }
 
@@ -165,8 +168,9 @@ fn replied(mut rollout: Rollout, reply: ChatReply) -> Result<UserReply> {
     Ok(UserReply { message: rollout.future().first().map(|said| said.message.clone()), ended, usage })
 }
 
-/// One question to the user's model.
-struct ToUser<T> {
+/// One question to the model of a role.
+struct ToRole<T> {
+    role: ModelRole,
     question: ChatRequest,
     model: Arc<str>,
     /// Called again where the question is asked again.
@@ -175,7 +179,7 @@ struct ToUser<T> {
     respond: Responder<T>,
 }
 
-impl<T: Send> Job for ToUser<T> {
+impl<T: Send> Job for ToRole<T> {
     fn kind(&self) -> Kind {
         Kind::Call { texts: 1 }
     }
@@ -208,7 +212,8 @@ impl<T: Send> Job for ToUser<T> {
 
     /// An endpoint may take long to answer, and nobody waits for half a message.
     fn stop(&mut self, why: StopReason) {
-        self.result.get_or_insert(Err(interrupted(why, "the user wrote")));
+        let during = if self.role == ModelRole::User { "the user wrote" } else { "the model was asked" };
+        self.result.get_or_insert(Err(interrupted(why, during)));
     }
 
     fn fail(&mut self, error: Error) {

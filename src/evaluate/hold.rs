@@ -1,7 +1,7 @@
 //! From tasks to conversations with each policy.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use super::summary::{Evaluation, PolicyCost};
 use super::table;
 use crate::chat::{Message, Role};
 use crate::engine::{Engine, Limits};
+use crate::likeness::{self, Corpus};
 use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
     self, Estimate, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks,
@@ -85,7 +86,7 @@ impl Policy {
     }
 
     /// The conversation as the policy sees it.
-    fn begin(&self, mut said: Vec<Message>) -> Vec<Message> {
+    pub(super) fn begin(&self, mut said: Vec<Message>) -> Vec<Message> {
         let Some(system) = &self.system else { return said };
         match said.first_mut().filter(|first| first.role == Role::System) {
             // Chat templates take one system message.
@@ -107,13 +108,16 @@ pub struct EvaluateOptions {
     pub seed: u64,
     /// A description of the configuration that has to stay the same when an evaluation goes on: a hash, or a version.
     pub configuration: String,
+    /// A file of real conversations. How much the simulated users write like the users in it is recorded.
+    pub real_users: Option<PathBuf>,
     /// How the run goes about the conversations.
     pub run: RunOptions,
 }
 
 impl Default for EvaluateOptions {
     fn default() -> Self {
-        EvaluateOptions { turns: 5, samples: 1, seed: 0, configuration: String::new(), run: RunOptions::default() }
+        let (configuration, run) = (String::new(), RunOptions::default());
+        EvaluateOptions { turns: 5, samples: 1, seed: 0, configuration, real_users: None, run }
     }
 }
 
@@ -194,6 +198,8 @@ pub fn evaluate(
     on_progress: OnProgress<'_>,
 ) -> Result<(Evaluation, Summary)> {
     validate(policies, options)?;
+    // A file that cannot be read is found before a conversation is paid for.
+    let real = options.real_users.as_ref().map(Corpus::read).transpose()?;
     let places = Places::make(folder)?;
     let settings = settings(options);
     let journal = Journal::open(&places.journal(), &settings)?;
@@ -202,7 +208,7 @@ pub fn evaluate(
     let options = &EvaluateOptions { run: options.run.within_run(), ..options.clone() };
     let held = hold_each(policies, &tasks, &journal, options, &mut engine, on_progress);
     // What is finished stays, whatever ended the run.
-    let written = write(&places, policies, &all, &journal, &tasks);
+    let written = write(&places, policies, (&all, &journal), &tasks, real.as_ref());
     let stopped = held?;
     let evaluation = written?;
     let mut summary = tasks::summarise(&all, &journal, &options.run, stopped);
@@ -327,7 +333,7 @@ fn hold_all(
 }
 
 /// Refuses to mix conversations with other weights under the same names.
-fn refuse_other_weights(units: &[Unit<'_, Place<'_>>], journal: &Journal, engine: &Engine) -> Result<()> {
+pub(super) fn refuse_other_weights<U>(units: &[Unit<'_, U>], journal: &Journal, engine: &Engine) -> Result<()> {
     let loaded = engine.statistics()?.models;
     for unit in units {
         let Some(row) = journal.read(&unit.key, &unit.task.fingerprint())? else { continue };
@@ -414,9 +420,9 @@ fn read(
 fn write(
     places: &Places,
     policies: &[Policy],
-    units: &[Unit<'_, Place<'_>>],
-    journal: &Journal,
+    (units, journal): (&[Unit<'_, Place<'_>>], &Journal),
     tasks: &Tasks,
+    real: Option<&Corpus>,
 ) -> Result<Evaluation> {
     let (conversations, failed) = rows(units, journal);
     let conversations = conversations.collect::<Result<Vec<Value>>>()?;
@@ -427,7 +433,7 @@ fn write(
             .map_err(|e| Error::internal(format!("a conversation cannot be read back: {e}")))
     };
     let parsed: Vec<EvaluatedConversation> = conversations.iter().map(read).collect::<Result<_>>()?;
-    let evaluation = Evaluation::of(policies, &parsed, set_aside.len());
+    let mut evaluation = Evaluation::of(policies, &parsed, set_aside.len());
     let costs = policies.iter().map(|policy| {
         let own = units.iter().filter(|unit| unit.of.policy.name == policy.name);
         let entries = own.filter_map(|unit| journal.entry(&unit.key, &unit.task.fingerprint()));
@@ -435,7 +441,11 @@ fn write(
         PolicyCost::of(&policy.name, &spent)
     });
     let costs: Vec<PolicyCost> = costs.collect();
-    write_atomically(&places.file("conversations.jsonl"), conversations.iter().map(json_line))?;
+    let lines = places.file("conversations.jsonl");
+    write_atomically(&lines, conversations.iter().map(json_line))?;
+    if let Some(real) = real.filter(|_| !conversations.is_empty()) {
+        evaluation.likeness = Some(likeness::compare(&Corpus::read(&lines)?, real));
+    }
     write_atomically(&places.file("failed.jsonl"), set_aside.iter().map(json_line))?;
     write_atomically(&places.file("cost.json"), [json_line(&costs)])?;
     write_atomically(&places.file("evaluation.csv"), table::csv(&evaluation).into_iter().map(Ok))?;

@@ -9,6 +9,7 @@
 //! the same mood.
 //!
 //! - `hold`: the conversations; `best`: those with the best of several candidates; `summary`: their numbers; `table`: these as CSV; `page`: all of it as HTML.
+//! - `sweep`: kinds of reward compared on the same conversations.
 //!
 //! docs/evaluation.md describes files and columns.
 
@@ -16,8 +17,13 @@ mod best;
 mod hold;
 mod page;
 mod summary;
+mod sweep;
 mod table;
 
 pub use hold::{BestOf, EvaluateOptions, EvaluatedConversation, Policy, evaluate};
 pub use page::page;
 pub use summary::{Column, Compared, Evaluation, PolicyCost, PolicyResult, RoleCost};
+pub use sweep::{
+    Agreement, ComparedKinds, Kind, KindResult, Reading, Simulated, Sweep, SweepOptions, Swept, SweptFuture,
+    SweptResponse, SweptTokens, sweep,
+};

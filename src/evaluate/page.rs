@@ -7,12 +7,14 @@ use std::path::Path;
 
 use super::hold::EvaluatedConversation;
 use super::summary::{Compared, Evaluation, PolicyCost};
-use crate::chat::Role;
+use super::sweep;
+use crate::chat::{Message, Role};
+use crate::likeness::Likeness;
 use crate::tasks::Places;
 use crate::{Error, Result, files, json};
 
 /// The most conversations that a page shows. Browsers take seconds to open a page with more.
-const MOST: usize = 1000;
+pub(super) const MOST: usize = 1000;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222;\
     background:#fff}table{border-collapse:collapse;margin:1em 0}th,td{padding:.25em .8em;text-align:right;\
@@ -22,27 +24,37 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;marg
     @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}th,td{border-color:#444}\
     .user,.system{background:#262626}.assistant{background:#1d2a3d}.note{color:#999}}";
 
-/// The page of the evaluation in `folder`, which [`evaluate`](super::evaluate) wrote.
+/// The page of the evaluation or the sweep in `folder`, which [`evaluate`](super::evaluate) or [`sweep`](super::sweep())
+/// wrote.
 ///
 /// # Errors
 /// A file of the evaluation is missing or is none.
 pub fn page(folder: impl AsRef<Path>) -> Result<String> {
     let folder = folder.as_ref();
     let places = Places::of(folder);
+    if places.file("sweep.json").is_file() {
+        return sweep::html(folder);
+    }
     let evaluation: Evaluation = document(&places.file("evaluation.json"))?;
     let costs: Vec<PolicyCost> = document(&places.file("cost.json"))?;
-    let mut html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width,initial-scale=1\"><meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>Evaluation</title><style>{STYLE}</style>\
-         <h1>Evaluation</h1>"
-    );
+    let mut html = begin("Evaluation");
     columns(&mut html, &evaluation);
     differences(&mut html, &evaluation.differences);
     cost(&mut html, &costs);
+    likeness(&mut html, evaluation.likeness.as_ref());
     conversations(&mut html, &places.file("conversations.jsonl"))?;
     let _ = write!(html, "<p class=\"note\">{}</p></html>", text(&evaluation.program));
     Ok(html)
+}
+
+/// The beginning of a page.
+pub(super) fn begin(title: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width,initial-scale=1\"><meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>{title}</title><style>{STYLE}</style>\
+         <h1>{title}</h1>"
+    )
 }
 
 fn document<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
@@ -51,7 +63,7 @@ fn document<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// A text as HTML shows it. Models write it, so nothing in it is markup.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -68,7 +80,7 @@ fn text(text: &str) -> String {
     escaped
 }
 
-fn row(html: &mut String, cell: &str, cells: impl IntoIterator<Item = String>) {
+pub(super) fn row(html: &mut String, cell: &str, cells: impl IntoIterator<Item = String>) {
     html.push_str("<tr>");
     cells.into_iter().for_each(|content| {
         let _ = write!(html, "<{cell}>{content}</{cell}>");
@@ -76,7 +88,7 @@ fn row(html: &mut String, cell: &str, cells: impl IntoIterator<Item = String>) {
     html.push_str("</tr>");
 }
 
-fn number(number: f64) -> String {
+pub(super) fn number(number: f64) -> String {
     if number.abs() >= 1e6 { format!("{number:.3e}") } else { format!("{number:.3}") }
 }
 
@@ -124,7 +136,7 @@ fn differences(html: &mut String, differences: &[Compared]) {
 }
 
 /// An interval beside zero, which is the line in the middle.
-fn bar(mean: f64, [low, high]: [f64; 2]) -> String {
+pub(super) fn bar(mean: f64, [low, high]: [f64; 2]) -> String {
     const HALF: f64 = 90.0;
     let widest = low.abs().max(high.abs()).max(f64::MIN_POSITIVE);
     let x = |value: f64| HALF * (1.0 + value / widest) + 5.0;
@@ -152,6 +164,27 @@ fn cost(html: &mut String, costs: &[PolicyCost]) {
     html.push_str("</table>");
 }
 
+fn likeness(html: &mut String, likeness: Option<&Likeness>) {
+    let Some(likeness) = likeness else { return };
+    html.push_str("<h2>Simulated users beside real ones</h2><table>");
+    row(html, "th", ["feature", "simulated", "real", "difference in deviations"].map(String::from));
+    for feature in &likeness.features {
+        let numbers = [feature.simulated, feature.real, feature.standardised].map(number);
+        row(html, "td", [text(&feature.name)].into_iter().chain(numbers));
+    }
+    let auc = likeness.separability.map_or_else(String::new, |found| {
+        let [low, high] = found.interval.map(number);
+        format!(" A classifier's AUC is {} [{low}, {high}].", number(found.auc))
+    });
+    let _ = write!(
+        html,
+        "</table><p class=\"note\">Distance {} deviations, {} simulated and {} real conversations.{auc}</p>",
+        number(likeness.distance),
+        likeness.simulated,
+        likeness.real
+    );
+}
+
 fn conversations(html: &mut String, path: &Path) -> Result<()> {
     let (file, _) = files::open(path).map_err(|e| Error::io("read", path, e))?;
     html.push_str("<h2>Conversations</h2>");
@@ -176,20 +209,25 @@ fn conversations(html: &mut String, path: &Path) -> Result<()> {
             metrics.join(", "),
             held.ended.as_str()
         );
-        for message in &held.messages {
-            let role = match message.role {
-                Role::System => "system",
-                Role::User => "user",
-                Role::Assistant => "assistant",
-            };
-            let _ = write!(html, "<div class=\"{role}\">{}</div>", text(&message.content));
-        }
+        messages(html, &held.messages);
         html.push_str("</details>");
     }
     if more > 0 {
         let _ = write!(html, "<p class=\"note\">{more} more are in conversations.jsonl.</p>");
     }
     Ok(())
+}
+
+/// What was said.
+pub(super) fn messages(html: &mut String, said: &[Message]) {
+    for message in said {
+        let role = match message.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        let _ = write!(html, "<div class=\"{role}\">{}</div>", text(&message.content));
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::hold::{EvaluatedConversation, Policy};
+use crate::likeness::Likeness;
 use crate::rank::ModelRole;
 use crate::reward::ClarificationReport;
 use crate::stats::{Difference, Estimate};
@@ -34,6 +35,9 @@ pub struct Evaluation {
     pub differences: Vec<Compared>,
     /// Conversations that failed, and lines that are not tasks.
     pub set_aside: usize,
+    /// How much the simulated users write like real ones, where a file of real conversations is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness: Option<Likeness>,
 }
 
 /// The numbers of a policy.
@@ -139,7 +143,8 @@ impl Evaluation {
                 differences.extend(compare((policy, &columns[at]), (minus, &columns[other])));
             }
         }
-        Evaluation { schema: SCHEMA, program: PROGRAM.into(), policies: results.collect(), differences, set_aside }
+        let (program, policies) = (PROGRAM.into(), results.collect());
+        Evaluation { schema: SCHEMA, program, policies, differences, set_aside, likeness: None }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::summary::Evaluation;
 
-/// A line for each column of each policy, and for each difference. In lines of means, `minus` is empty.
+/// A line for each column of each policy, and for each difference. In lines of means, `minus` is empty. The likeness of the
+/// simulated users belongs to no policy.
 pub(super) fn csv(evaluation: &Evaluation) -> Vec<String> {
     let mut lines = vec!["policy,minus,column,mean,std_error,low,high,tasks".to_owned()];
     for policy in &evaluation.policies {
@@ -16,10 +17,20 @@ pub(super) fn csv(evaluation: &Evaluation) -> Vec<String> {
         let numbers = (difference.mean, difference.std_error, difference.interval, compared.tasks);
         lines.push(line([&compared.policy, &compared.minus, &compared.column], numbers));
     }
+    if let Some(likeness) = &evaluation.likeness {
+        let tasks = likeness.simulated_tasks;
+        lines.push(line(["", "", "likeness_distance"], (likeness.distance, None, None, tasks)));
+        let auc = likeness.separability.map(|found| (found.auc, None, Some(found.interval), tasks));
+        lines.extend(auc.map(|numbers| line(["", "", "likeness_auc"], numbers)));
+    }
     lines
 }
 
-fn line(names: [&str; 3], (mean, error, interval, tasks): (f64, Option<f64>, Option<[f64; 2]>, usize)) -> String {
+/// A line of three names and numbers.
+pub(super) fn line(
+    names: [&str; 3],
+    (mean, error, interval, tasks): (f64, Option<f64>, Option<[f64; 2]>, usize),
+) -> String {
     let [low, high] = interval.map_or([None, None], |bounds| bounds.map(Some));
     let numbers =
         [Some(mean), error, low, high].map(|number| number.map_or_else(String::new, |number| number.to_string()));

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// What `write` returns, or the file can't be written. The old file then stays.
-pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+pub fn replace(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>) -> Result<()> {
     // Threads of this process have names of their own; what a killed one left may be overwritten.
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let target = resolve(path)?;

@@ -1,6 +1,8 @@
 //! A simple classifier that tries to tell two kinds of conversations apart: a logistic regression over the features, with
 //! cross-validation. The better it does, the less alike the two are.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -24,7 +26,7 @@ pub struct Separability {
     /// The area under the ROC curve: the probability that a simulated conversation looks more simulated than a real one.
     /// 0.5 means that they cannot be told apart, 1 that they always can.
     pub auc: f64,
-    /// Its 95% interval, over conversations. It is on the wide side, because it holds for all distributions of scores.
+    /// Its 95% interval, over tasks. It is on the wide side, because it holds for all distributions of scores.
     pub interval: [f64; 2],
 }
 
@@ -32,31 +34,41 @@ pub struct Separability {
 pub(super) struct Example {
     pub(super) numbers: Numbers,
     pub(super) simulated: bool,
-    /// Its part of the cross-validation. Equal conversations are in one part, whichever side they are on, because a
-    /// classifier that has seen the one knows the other.
-    pub(super) fold: u64,
+    /// A number of its task, otherwise of its text, which decides the part of the cross-validation that it is in. Equal
+    /// conversations and those about one task are in one part, whichever side they are on, because a classifier that has seen
+    /// the one knows the other.
+    pub(super) group: u64,
+    /// True if the number is a task's.
+    pub(super) of_task: bool,
 }
 
 impl Example {
-    pub(super) fn new(said: &[Message], numbers: Numbers, simulated: bool) -> Self {
+    pub(super) fn new(said: &[Message], task: Option<&str>, numbers: Numbers, simulated: bool) -> Self {
         let mut hasher = Sha256::new();
-        said.iter().for_each(|message| hasher.update(format!("{}\0{}\0", message.role.as_str(), message.content)));
+        match task {
+            Some(task) => hasher.update(task),
+            None => said.iter().for_each(|one| hasher.update(format!("{}\0{}\0", one.role.as_str(), one.content))),
+        }
         let digest = hasher.finalize();
-        Example { numbers, simulated, fold: u64::from(digest[0]) * 256 + u64::from(digest[1]) }
+        let group = digest[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        Example { numbers, simulated, group, of_task: task.is_some() }
     }
 }
 
-/// Trains and tests in turn. `None` with fewer than ten conversations on either side, or if a part has no training data of
-/// one side.
+/// Trains and tests in turn. `None` with fewer than ten tasks on either side, or if a part has no training data of one side.
 pub(super) fn separability(examples: &[Example]) -> Option<Separability> {
-    let sides = [true, false].map(|side| examples.iter().filter(|example| example.simulated == side).count());
+    let sides = [true, false].map(|side| {
+        let side = || examples.iter().filter(move |example| example.simulated == side);
+        let tasks: BTreeSet<u64> = side().filter(|example| example.of_task).map(|example| example.group).collect();
+        tasks.len() + side().filter(|example| !example.of_task).count()
+    });
     if sides.into_iter().any(|side| side < 10) {
         return None;
     }
     let (mut wins, mut pairs) = (0.0, 0.0);
     for fold in 0..FOLDS {
         let (test, train): (Vec<&Example>, Vec<&Example>) =
-            examples.iter().partition(|example| example.fold % FOLDS == fold);
+            examples.iter().partition(|example| example.group % FOLDS == fold);
         let model = Model::train(&train)?;
         let scores = |simulated: bool| -> Vec<f64> {
             let side = test.iter().filter(|example| example.simulated == simulated);

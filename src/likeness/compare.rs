@@ -1,9 +1,11 @@
 //! Two corpora compared, feature by feature.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::classifier::{Example, Separability, separability};
-use super::corpus::Corpus;
+use super::corpus::{Conversation, Corpus};
 use super::features::{self, NAMES, Numbers};
 use crate::stats::{Difference, Estimate};
 
@@ -15,13 +17,17 @@ pub struct Likeness {
     pub simulated: usize,
     /// The number of real conversations.
     pub real: usize,
+    /// The number of tasks that the simulated conversations are about. A conversation without a task counts as one.
+    pub simulated_tasks: usize,
+    /// The number of tasks that the real conversations are about.
+    pub real_tasks: usize,
     /// Lines of both files without a message of the user.
     pub passed_over: usize,
     /// The features, in the order of docs/evaluation.md.
     pub features: Vec<ComparedFeature>,
     /// The mean over features of the difference in standard deviations, without its sign. 0 means that the means are equal.
     pub distance: f64,
-    /// How well a classifier tells the two apart. Unknown with fewer than ten conversations on either side.
+    /// How well a classifier tells the two apart. Unknown with fewer than ten tasks on either side.
     pub separability: Option<Separability>,
 }
 
@@ -31,13 +37,13 @@ pub struct Likeness {
 pub struct ComparedFeature {
     /// Its name.
     pub name: String,
-    /// Its mean over simulated conversations.
+    /// Its mean over tasks of simulated conversations.
     pub simulated: f64,
-    /// The 95% interval of that mean; unknown from one conversation.
+    /// The 95% interval of that mean; unknown from one task.
     pub simulated_interval: Option<[f64; 2]>,
-    /// Its mean over real conversations.
+    /// Its mean over tasks of real conversations.
     pub real: f64,
-    /// The 95% interval of that mean; unknown from one conversation.
+    /// The 95% interval of that mean; unknown from one task.
     pub real_interval: Option<[f64; 2]>,
     /// Simulated minus real.
     pub difference: Difference,
@@ -45,7 +51,7 @@ pub struct ComparedFeature {
     pub standardised: f64,
 }
 
-/// Compares the users' messages of two corpora.
+/// Compares the users' messages of two corpora. A task is the unit: conversations about one are averaged first.
 ///
 /// ```
 /// use foreturn::chat::{Message, Role};
@@ -56,18 +62,21 @@ pub struct ComparedFeature {
 /// assert!(likeness.distance > 0.0 && likeness.features[0].name == "words");
 /// ```
 pub fn compare(simulated: &Corpus, real: &Corpus) -> Likeness {
-    let numbers = |corpus: &Corpus| corpus.conversations.iter().filter_map(|said| features::of(said)).collect();
-    let sides: [Vec<Numbers>; 2] = [numbers(simulated), numbers(real)];
+    let sides = [Side::of(simulated), Side::of(real)];
     let compared: Vec<ComparedFeature> = (0..NAMES.len()).filter_map(|at| feature(at, &sides)).collect();
     let distance =
         compared.iter().map(|feature| feature.standardised.abs()).sum::<f64>() / compared.len().max(1) as f64;
     let examples = [(simulated, true), (real, false)].into_iter().flat_map(|(corpus, is_simulated)| {
-        let of = move |said: &Vec<_>| Some(Example::new(said, features::of(said)?, is_simulated));
+        let of = move |one: &Conversation| {
+            Some(Example::new(&one.said, one.task.as_deref(), features::of(&one.said)?, is_simulated))
+        };
         corpus.conversations.iter().filter_map(of)
     });
     Likeness {
-        simulated: sides[0].len(),
-        real: sides[1].len(),
+        simulated: sides[0].all.len(),
+        real: sides[1].all.len(),
+        simulated_tasks: sides[0].tasks.len(),
+        real_tasks: sides[1].tasks.len(),
         passed_over: simulated.passed_over + real.passed_over,
         features: compared,
         distance,
@@ -75,13 +84,40 @@ pub fn compare(simulated: &Corpus, real: &Corpus) -> Likeness {
     }
 }
 
-fn feature(at: usize, sides: &[Vec<Numbers>; 2]) -> Option<ComparedFeature> {
+/// The features of a corpus.
+struct Side {
+    /// By conversation.
+    all: Vec<Numbers>,
+    /// Means by task.
+    tasks: Vec<Numbers>,
+}
+
+impl Side {
+    fn of(corpus: &Corpus) -> Self {
+        let mut by_task: BTreeMap<(&str, usize), Vec<Numbers>> = BTreeMap::new();
+        for (at, one) in corpus.conversations.iter().enumerate() {
+            // A conversation without a task has one of its own.
+            let task = one.task.as_deref().map_or(("", at + 1), |task| (task, 0));
+            by_task.entry(task).or_default().extend(features::of(&one.said));
+        }
+        by_task.retain(|_, numbers| !numbers.is_empty());
+        let mean = |all: &Vec<Numbers>| -> Numbers {
+            std::array::from_fn(|at| all.iter().map(|numbers| numbers[at]).sum::<f64>() / all.len() as f64)
+        };
+        Side { tasks: by_task.values().map(mean).collect(), all: by_task.into_values().flatten().collect() }
+    }
+}
+
+fn feature(at: usize, sides: &[Side; 2]) -> Option<ComparedFeature> {
     let values = |side: &[Numbers]| side.iter().map(|numbers| numbers[at]).collect::<Vec<f64>>();
-    let [simulated, real] = [values(&sides[0]), values(&sides[1])];
+    let [simulated, real] = [values(&sides[0].tasks), values(&sides[1].tasks)];
     let [of_simulated, of_real] = [Estimate::of(&simulated)?, Estimate::of(&real)?];
     let some = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
     let difference = Difference::of(&some(&simulated), &some(&real), false)?;
-    let spread = ((variance(&simulated, of_simulated.mean) + variance(&real, of_real.mean)) / 2.0).sqrt();
+    // Deviations are those of conversations, whatever number of them is about a task.
+    let [spread_simulated, spread_real] =
+        [variance(&values(&sides[0].all), of_simulated.mean), variance(&values(&sides[1].all), of_real.mean)];
+    let spread = ((spread_simulated + spread_real) / 2.0).sqrt();
     // Features that are constant on both sides and differ are as far apart as can be; one deviation stands for it.
     let standardised = match (difference.mean == 0.0, spread > 1e-12) {
         (true, _) => 0.0,
@@ -169,5 +205,41 @@ mod tests {
         }
         let few = compare(&corpus(POLITE, 9, 1), &corpus(REAL, 30, 2));
         assert_eq!(few.separability, None);
+    }
+
+    /// The same corpus, with so many conversations about each task.
+    fn about_tasks(mut corpus: Corpus, each: usize) -> Corpus {
+        for (at, one) in corpus.conversations.iter_mut().enumerate() {
+            one.task = Some((at / each).to_string());
+        }
+        corpus
+    }
+
+    #[test]
+    fn conversations_about_a_task_count_once() {
+        // Users of one task all write the same: forty conversations are ten opinions.
+        let repeated = |from: &[&str], seed: u64| {
+            let one = corpus(from, 10, seed).conversations;
+            let all = one.into_iter().flat_map(|one| vec![one.said; 4]);
+            about_tasks(Corpus::new(all), 4)
+        };
+        let all: Vec<&str> = REAL.iter().chain(POLITE).copied().collect();
+        let (once, four) = (about_tasks(corpus(&all, 10, 3), 1), repeated(&all, 3));
+        let real = corpus(REAL, 40, 5);
+        let (few, many) = (compare(&once, &real), compare(&four, &real));
+        assert_eq!((many.simulated, many.simulated_tasks, many.real_tasks), (40, 10, 40));
+        for (few, many) in few.features.iter().zip(&many.features) {
+            assert!((few.difference.mean - many.difference.mean).abs() < 1e-12, "{}", few.name);
+            let error = |feature: &ComparedFeature| feature.difference.std_error.unwrap();
+            assert!((error(few) - error(many)).abs() < 1e-12, "{}: repetition is not evidence", few.name);
+        }
+        let width = |likeness: &Likeness| {
+            let [low, high] = likeness.separability.unwrap().interval;
+            high - low
+        };
+        let unaware = compare(&Corpus::new(four.conversations.iter().map(|one| one.said.clone())), &real);
+        assert!(width(&many) > 1.3 * width(&unaware), "{} {}", width(&many), width(&unaware));
+        let same = compare(&four, &four);
+        assert_eq!((same.distance, same.separability.unwrap().auc), (0.0, 0.5));
     }
 }

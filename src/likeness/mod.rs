@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The features are those in which CollabLLM's authors saw simulated and real users differ. docs/evaluation.md defines each.
-//! A conversation is the unit: its messages come from one user, so they are not independent.
+//! A task is the unit: what is said about it in several conversations is not independent.
 //!
 //! - `corpus`: conversations out of traces, evaluations, data sets and other files.
 //! - `features`: what is counted in a message; `words`: the lists that it is counted by.

@@ -1,6 +1,7 @@
 //! The settings of a ranking, resolved: everything that it needs except the request.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,8 @@ pub struct RankPlan {
     pub prune_after_first_turn: bool,
     /// The simulator of the user.
     pub simulator: Arc<dyn Simulator>,
+    /// A file of real conversations, with whose users the simulated ones are compared.
+    pub real_users: Option<PathBuf>,
     /// The metrics and their weights; at least one.
     pub metrics: Vec<WeightedMetric>,
     /// The way from their values to a reward.
@@ -87,6 +90,7 @@ impl RankPlan {
             allocation: AllocationSettings::default(),
             prune_after_first_turn: false,
             simulator: Arc::new(InstructedUser::default()),
+            real_users: None,
             metrics: Vec::new(),
             combination: Combination::default(),
             on_metric_failure: FailurePolicy::default(),

@@ -14,6 +14,7 @@
 //! - [`Extraction`]: an artefact that is extracted from the conversation first (Eq. 3).
 //! - `Rubric`: questions with weighted answers, as data files; `rubrics/` holds those that come with the library.
 //! - [`Combination`]: the order of weighting and averaging.
+//! - `preference`: which of two conversations a judge prefers.
 //! - `preset`: the constants of published setups.
 
 mod clarification;
@@ -24,6 +25,7 @@ mod judge_json;
 mod judged;
 mod metric;
 mod metrics;
+pub(crate) mod preference;
 mod preset;
 mod rubric;
 #[cfg(all(feature = "sandbox", feature = "internals", target_os = "linux"))]

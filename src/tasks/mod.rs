@@ -6,7 +6,8 @@
 //!
 //! - `file`: [`Tasks`], what a file of tasks says; `abg_coqa`: a published file of another form.
 //! - `journal`: finished conversations, appended to a file that a kill cannot spoil.
-//! - `run`: workers, limits and progress. What a conversation is for is its caller's matter.
+//! - `options`: how a run goes about it; `run`: workers, limits and progress; `outcome`: what has come of it. What a conversation
+//!   is for is its caller's matter.
 //! - `spend`: tokens and their prices.
 //! - `talk`: the steps of a conversation with the best of several candidates.
 //!
@@ -17,14 +18,19 @@
 mod abg_coqa;
 mod file;
 mod journal;
+mod options;
+mod outcome;
 mod run;
 mod spend;
 mod talk;
 
 pub use file::{SetAside, Task, Tasks};
 pub(crate) use journal::{Journal, Places, json_line, write_atomically};
-pub(crate) use run::{Held, Unit, is_due, rows, run, summarise, take_over};
-pub use run::{OnProgress, Progress, RunOptions, Shard, Stopped, Summary};
+pub use options::{RunOptions, Shard};
+pub use outcome::{Stopped, Summary};
+pub(crate) use outcome::{rows, summarise, take_over};
+pub(crate) use run::{Held, Unit, is_due, run};
+pub use run::{OnProgress, Progress};
 pub(crate) use spend::check_prices;
 pub use spend::{Estimate, Price, Spent, Tokens};
 pub(crate) use talk::Talk;
@@ -65,6 +71,7 @@ pub(crate) fn seed_below(parent: u64, path: &[u64]) -> u64 {
 ///
 /// let (mut config, same) = (Config::default(), tasks::fingerprint(&Config::default()));
 /// config.runtime.threads = Some(3);
+/// config.rollout.real_users = Some("real.jsonl".into());
 /// assert_eq!(tasks::fingerprint(&config), same);
 /// config.rollout.window = Some(1);
 /// assert_ne!(tasks::fingerprint(&config), same);
@@ -91,6 +98,8 @@ fn settings_hash(config: &Config, counts: impl Fn(ModelRole) -> bool) -> String 
         sections.remove("runtime");
         // Only its number matters, and a run has one of its own.
         sections.remove("seed");
+        // Whom users are compared with does not change them.
+        sections.get_mut("rollout").and_then(Value::as_object_mut).map(|rollout| rollout.remove("real_users"));
         let used = config.plan(Arc::new(|_| 0)).ok().map(|plan| {
             let roles: BTreeMap<ModelRole, String> =
                 plan.roles.models.iter().filter(|(role, _)| counts(**role)).map(|(r, m)| (*r, m.clone())).collect();

@@ -1,138 +1,19 @@
 //! Workers that hold the conversations of a run, within limits, and write them down.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::file::{SetAside, Task};
-use super::journal::{Failure, Journal, Places};
-use super::spend::{Estimate, Price, Spent, check_prices, cost};
-use crate::config::{Config, ModelSource};
-use crate::engine::CancelToken;
+use super::file::Task;
+use super::journal::{Failure, Journal};
+use super::options::RunOptions;
+use super::outcome::{Stopped, Summary, summarise};
+use super::spend::{Spent, cost};
 use crate::{Error, ErrorKind, Result, thread};
 
 /// Conversations in a row that may fail before the run stops, because then something other than the tasks is wrong.
 const MAX_FAILURES: usize = 10;
-
-/// Most conversations at the same time. Each waits for one request of its own, and so many may wait by default.
-const MAX_CONCURRENCY: usize = 256;
-
-/// A part of the tasks, for one of several machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Shard {
-    /// Which one, from 1.
-    pub number: usize,
-    /// How many there are.
-    pub of: usize,
-}
-
-impl Shard {
-    /// True if it has the task `id`. Other lines of the file have no part in it, so that a task stays in its shard when
-    /// lines are mended, added or removed.
-    pub(crate) fn has(self, id: &str) -> bool {
-        super::number_of(id) % self.of as u64 == self.number as u64 - 1
-    }
-}
-
-/// Parses `i/n`, such as `1/4`.
-impl FromStr for Shard {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts = text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
-        match parts {
-            Some((number, of)) if 1 <= number && number <= of => Ok(Shard { number, of }),
-            _ => Err(Error::invalid_request(format!(
-                "`{text}` is not a shard: give its number from 1 and how many there are, as in 1/4"
-            ))),
-        }
-    }
-}
-
-/// How a run goes about its conversations. None of it changes what they hold.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    /// Conversations at the same time; 1 to 256.
-    pub concurrency: usize,
-    /// The part of the tasks to take; all if absent.
-    pub shard: Option<Shard>,
-    /// No conversation begins that would probably take the run beyond this many tokens, of all roles and with those of
-    /// earlier runs in the same folder.
-    pub max_tokens: Option<u64>,
-    /// As `max_tokens`, for the cost. It needs prices.
-    pub max_cost: Option<f64>,
-    /// Prices by the names of models.
-    pub prices: BTreeMap<String, Price>,
-    /// The number of conversations to have, spread over the tasks, so that the rest can be estimated; all if absent.
-    pub probe: Option<usize>,
-    /// Folders of other runs with the same settings, such as shards. Their conversations are taken over first.
-    pub merge: Vec<PathBuf>,
-    /// Holds conversations again that failed because of their task: it was refused, or is too long. Those that failed for
-    /// other reasons, such as an endpoint that was down, are held again anyway.
-    pub retry_failed: bool,
-    /// Ends the run from outside. Conversations under way are given up, and held by the next run. A run never cancels it
-    /// by itself.
-    pub cancel: CancelToken,
-}
-
-impl Default for RunOptions {
-    fn default() -> Self {
-        RunOptions {
-            concurrency: 8,
-            shard: None,
-            max_tokens: None,
-            max_cost: None,
-            prices: BTreeMap::new(),
-            probe: None,
-            merge: Vec::new(),
-            retry_failed: false,
-            cancel: CancelToken::new(),
-        }
-    }
-}
-
-impl RunOptions {
-    pub(crate) fn validate(&self) -> Result<()> {
-        if !(1..=MAX_CONCURRENCY).contains(&self.concurrency) {
-            return Err(Error::invalid_request(format!(
-                "concurrency is {}: between 1 and {MAX_CONCURRENCY} conversations are held at the same time",
-                self.concurrency
-            )));
-        }
-        if self.max_cost.is_some() && self.prices.is_empty() {
-            return Err(Error::invalid_request("a limit on the cost needs prices: give those of the models that cost"));
-        }
-        if let Some(cost) = self.max_cost.filter(|cost| !cost.is_finite() || *cost < 0.0) {
-            return Err(Error::invalid_request(format!("the limit {cost} on the cost is not a number of at least 0")));
-        }
-        if self.probe == Some(0) {
-            return Err(Error::invalid_request("an estimate needs at least 1 conversation"));
-        }
-        Ok(())
-    }
-
-    /// Refuses prices and limits that make no sense with this configuration. It is cheap: nothing is loaded.
-    ///
-    /// # Errors
-    /// The configuration is wrong, a model behind an endpoint has no price although the cost is limited, or the models of
-    /// metrics cannot be told apart.
-    pub fn check(&self, config: &Config) -> Result<()> {
-        let is_elsewhere =
-            |name: &str| config.models.get(name).is_some_and(|model| matches!(model.source, ModelSource::Remote(_)));
-        check_prices(self, &config.plan(Arc::new(|_| 0))?, &is_elsewhere)
-    }
-
-    /// The same options, with a token that the run may cancel without the caller's.
-    pub(crate) fn within_run(&self) -> Self {
-        RunOptions { cancel: self.cancel.child(), ..self.clone() }
-    }
-}
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,43 +35,6 @@ pub struct Progress {
 
 /// Called on a thread of the run whenever a conversation has ended.
 pub type OnProgress<'a> = &'a (dyn Fn(&Progress) + Sync);
-
-/// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Stopped {
-    /// There is nothing more to do: all conversations are finished or failed, or shards were merged.
-    Complete,
-    /// A limit on tokens or cost.
-    Budget,
-    /// The conversations of the estimate are held.
-    Probe,
-    /// The caller.
-    Cancelled,
-}
-
-/// What has come of a run and those before it in the same folder.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Summary {
-    /// Conversations of this shard that are finished.
-    pub finished: usize,
-    /// Those that failed, and lines that are not tasks.
-    pub set_aside: usize,
-    /// Of those that failed, the ones whose task is not to blame. The next run holds them again.
-    pub retried: usize,
-    /// Those that are not held yet.
-    pub left: usize,
-    /// The reason why the run ended.
-    pub stopped: Stopped,
-    /// The cost of all conversations so far.
-    pub spent: Spent,
-    /// That cost in money, where prices are known.
-    pub cost: Option<f64>,
-    /// What the rest will cost.
-    pub estimate: Option<Estimate>,
-}
 
 /// A conversation to hold.
 pub(crate) struct Unit<'a, U> {
@@ -479,30 +323,6 @@ impl<U: Sync> Drop for EndsOnPanic<'_, '_, U> {
     }
 }
 
-/// What the journal has of these conversations.
-pub(crate) fn summarise<U>(
-    units: &[Unit<'_, U>],
-    journal: &Journal,
-    options: &RunOptions,
-    stopped: Stopped,
-) -> Summary {
-    let entries = units.iter().filter_map(|unit| journal.entry(&unit.key, &unit.task.fingerprint()));
-    let (failed, finished): (Vec<_>, Vec<_>) = entries.partition(|entry| entry.failed.is_some());
-    let left = units.len() - failed.len() - finished.len();
-    let spent = journal.spent();
-    let costs: Vec<Spent> = finished.into_iter().map(|entry| entry.spent).collect();
-    Summary {
-        finished: costs.len(),
-        set_aside: failed.len(),
-        retried: failed.iter().filter(|entry| entry.failed.as_ref().is_some_and(|failure| !failure.own)).count(),
-        left,
-        stopped: if left > 0 { stopped } else { Stopped::Complete },
-        cost: cost(&options.prices, &spent),
-        spent,
-        estimate: Estimate::of(&costs, left, options.concurrency, &options.prices),
-    }
-}
-
 impl State {
     fn count(&mut self, held: &Held) {
         self.ended += 1;
@@ -522,65 +342,11 @@ impl State {
     }
 }
 
-/// The finished conversations in the order of `units`, and the failures among them.
-pub(crate) fn rows<'a, U>(
-    units: &'a [Unit<'a, U>],
-    journal: &'a Journal,
-) -> (impl Iterator<Item = Result<Value>> + 'a, Vec<SetAside>) {
-    let failed = units.iter().filter_map(|unit| {
-        let entry = journal.entry(&unit.key, &unit.task.fingerprint())?;
-        Some(SetAside { line: unit.task.line, id: Some(unit.task.id.clone()), reason: entry.failed?.reason })
-    });
-    let failed = failed.collect();
-    let rows = units.iter().filter_map(|unit| journal.read(&unit.key, &unit.task.fingerprint()).transpose());
-    (rows, failed)
-}
-
-/// Takes over the conversations of other runs with the same settings, which are in the folders `shards`.
-pub(crate) fn take_over<U>(
-    units: &[Unit<'_, U>],
-    shards: &[PathBuf],
-    to: &Journal,
-    settings: &Map<String, Value>,
-) -> Result<()> {
-    for shard in shards {
-        let from = Journal::open_existing(&Places::of(shard).journal(), settings)?;
-        units.iter().try_for_each(|unit| take(unit, &from, to)).map_err(|e| e.context(shard.display()))?;
-    }
-    Ok(())
-}
-
-/// Takes over what a shard has of a conversation.
-fn take<U>(unit: &Unit<'_, U>, from: &Journal, to: &Journal) -> Result<()> {
-    let task = unit.task.fingerprint();
-    let Some(entry) = from.entry(&unit.key, &task) else { return Ok(()) };
-    let known = to.entry(&unit.key, &task);
-    if known.is_none() && entry.earlier != Spent::default() {
-        // What it took counts as well.
-        let failure = Failure { reason: "an earlier attempt".into(), own: false };
-        to.failed(&unit.key, &task, &entry.earlier, &failure)?;
-    }
-    if let Some(failure) = &entry.failed {
-        // That a task is to blame says more than that it was not held.
-        let says_more = known.is_none_or(|known| known.failed.is_some_and(|known| failure.own && !known.own));
-        return if says_more { to.failed(&unit.key, &task, &entry.spent, failure) } else { Ok(()) };
-    }
-    let Some(row) = from.read(&unit.key, &task)? else { return Ok(()) };
-    match to.read(&unit.key, &task)? {
-        Some(other) if other == row => Ok(()),
-        Some(_) => Err(Error::invalid_request(format!(
-            "its conversation about task `{}` is another one than that of an earlier shard",
-            unit.task.id
-        ))),
-        None => to.done(&unit.key, &task, &entry.spent, &row),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::super::file::Tasks;
     use super::super::spend::Tokens;

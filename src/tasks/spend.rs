@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::run::RunOptions;
+use super::options::RunOptions;
 use crate::rank::{ModelRole, RankPlan, RoleCosts};
 use crate::stats::Estimate as Mean;
 use crate::{Error, Result};

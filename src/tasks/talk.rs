@@ -5,6 +5,9 @@ use crate::engine::Engine;
 use crate::rank::{Ended, Goal, ModelRole, RankRequest, Ranking, RoleCosts};
 use crate::{Error, ErrorKind, RankOptions, Result};
 
+/// Questions to the judge that wait at the same time for one conversation.
+const AT_ONCE: usize = 16;
+
 /// A conversation under way, with what it has cost.
 pub(crate) struct Talk<'a> {
     engine: &'a Engine,
@@ -40,6 +43,22 @@ impl<'a> Talk<'a> {
     pub(crate) fn rescore(&mut self, request: RankRequest, ranking: &Ranking) -> Result<Ranking> {
         let request = RankRequest { goal: self.goal.clone(), ..request };
         self.count(self.engine.rescore(request, ranking, RankOptions::default())?)
+    }
+
+    /// The probability for each pair of conversations that the judge finds the first better, in the order in which it sees
+    /// them.
+    pub(crate) fn prefer(&mut self, pairs: &[[&[Message]; 2]], seed: u64) -> Result<Vec<f64>> {
+        let mut preferred = Vec::with_capacity(pairs.len());
+        // Few at a time, because other conversations wait in the same queue.
+        for some in pairs.chunks(AT_ONCE) {
+            let asked = some.iter().map(|pair| self.engine.submit_preference(self.goal, *pair, seed));
+            for answer in asked.collect::<Result<Vec<_>>>()? {
+                let (probability, usage) = answer.wait()?;
+                self.costs.add(ModelRole::Judge, usage);
+                preferred.push(probability);
+            }
+        }
+        Ok(preferred)
     }
 
     fn count(&mut self, ranking: Ranking) -> Result<Ranking> {

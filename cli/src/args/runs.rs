@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 use foreturn::Error;
-use foreturn::evaluate::BestOf;
+use foreturn::evaluate::{BestOf, Kind};
 use foreturn::tasks::{Price, Shard};
 
 #[derive(Debug, Subcommand)]
@@ -25,9 +25,10 @@ pub(crate) enum SimulatorCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct SimulatorCompareArgs {
-    /// Simulated conversations: a trace of rankings, conversations.jsonl of an evaluation, or JSON Lines with "messages"
-    #[arg(long, value_name = "FILE")]
-    pub(crate) simulated: PathBuf,
+    /// Simulated conversations: a trace of rankings, conversations.jsonl of an evaluation, responses.jsonl of a sweep, or JSON
+    /// Lines with "messages". If several are given, or a sweep has several simulators, the nearest comes first
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) simulated: Vec<PathBuf>,
     /// Real conversations, as JSON Lines with "messages" or "conversation"
     #[arg(long, value_name = "FILE")]
     pub(crate) real: PathBuf,
@@ -53,6 +54,9 @@ pub(crate) struct BuildArgs {
     /// Maximum number of turns of the assistant in a conversation
     #[arg(long, value_name = "T", default_value_t = 4)]
     pub(crate) turns: usize,
+    /// Write the rows as dataset.parquet as well
+    #[arg(long)]
+    pub(crate) parquet: bool,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -112,7 +116,7 @@ pub(crate) struct DatasetExportArgs {
     /// Folder of a build, or its dataset.jsonl
     #[arg(long, value_name = "FOLDER|FILE")]
     pub(crate) from: PathBuf,
-    /// File to write, as JSON Lines
+    /// File to write: as Parquet if its name ends with .parquet, otherwise as JSON Lines
     #[arg(long, value_name = "FILE")]
     pub(crate) to: PathBuf,
     /// The best conversations, for TRL's SFTTrainer
@@ -162,12 +166,20 @@ pub(crate) struct EvaluateArgs {
     /// careful=4/2/3; may be given several times
     #[arg(long, value_name = "NAME=CANDIDATES/WINDOW/SAMPLES", value_parser = best_of)]
     pub(crate) best_of: Vec<(String, BestOf)>,
-    /// Maximum number of turns of the policy in a conversation
-    #[arg(long, value_name = "T", default_value_t = 5)]
-    pub(crate) turns: usize,
-    /// Number of conversations about each task with each policy
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) samples: usize,
+    /// Compare kinds of reward on the same responses of one policy: w=0 to w=32, returns, preference, preference=judge, and with
+    /// commas after it metrics=A+B, samples=N, user=MODEL, style=short+typos [kinds without a value: w=0 to w=3, returns,
+    /// preference]
+    #[arg(long, value_name = "KIND", num_args = 0.., conflicts_with = "best_of")]
+    pub(crate) sweep: Option<Vec<Kind>>,
+    /// Number of responses to each task in a sweep [default: 4]
+    #[arg(long, value_name = "N", requires = "sweep")]
+    pub(crate) candidates: Option<usize>,
+    /// Maximum number of turns of the policy in a conversation [default: 5; 4 in a sweep]
+    #[arg(long, value_name = "T")]
+    pub(crate) turns: Option<usize>,
+    /// Number of conversations about each task with each policy, or from each response of a sweep [default: 1; 4 in a sweep]
+    #[arg(long, value_name = "N")]
+    pub(crate) samples: Option<usize>,
     /// Take over the conversations of this folder, such as a shard's; may be given several times
     #[arg(long, value_name = "FOLDER")]
     pub(crate) merge: Vec<PathBuf>,

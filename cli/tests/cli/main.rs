@@ -6,11 +6,14 @@
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 
+mod bench;
 mod commands;
 mod compare;
+mod evaluations;
 mod load;
 mod remote;
 mod report;
 mod runs;
 mod score;
+mod sweep;
 mod threads;

@@ -1,173 +1,17 @@
-//! `foreturn dataset` and `foreturn evaluate` on scripted models behind an endpoint: kills, shards, limits, bad tasks and
-//! formats. What a model says depends on its prompt and its seed alone.
+//! `foreturn dataset`, and what it shares with `foreturn evaluate`, on scripted models behind an endpoint: kills, shards,
+//! limits, bad tasks and formats. What a model says depends on its prompt and its seed alone.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use crate::common::openai_server::{Answer, Asked, Server};
-use crate::common::{runtime_path, scratch};
-
-/// A number that depends on what is asked.
-fn number(asked: &Asked) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (asked.text(), asked.body["seed"].as_u64(), asked.body["model"].as_str()).hash(&mut hasher);
-    hasher.finish()
-}
-
-fn answer(asked: &Asked) -> Answer {
-    let number = number(asked);
-    let messages = asked.body["messages"].as_array().expect("messages").len();
-    let grows = asked.body["model"] == "policy" && asked.text().contains("GROWS") && messages >= 3;
-    if asked.text().contains("FAR TOO LONG") || grows {
-        let error = json!({"error": {"message": "the prompt is too long", "code": "context_length_exceeded"}});
-        return Answer::json(400, &error);
-    }
-    if asked.text().contains("NOBODY ANSWERS") {
-        return Answer::error(400, "no such deployment", None);
-    }
-    let reply = match asked.body["model"].as_str() {
-        Some("judge") => {
-            let yes = 0.1 + 0.8 * (number % 1000) as f64 / 1000.0;
-            Answer::chooses(&[("Yes", yes), ("No", 1.0 - yes)])
-        }
-        Some("user") if number.is_multiple_of(5) && !asked.text().contains("Nothing has been said yet") => {
-            Answer::says("That is all. [[TERMINATE CHAT]]")
-        }
-        Some("user") => Answer::says(&format!("And what about part {}?", number % 977)),
-        _ => Answer::says(&format!("{}Part {number} first.", "Well, ".repeat(number as usize % 12))),
-    };
-    reply.after(Duration::from_millis(1 + number % 3))
-}
-
-/// A folder with a configuration of models at the server, and tasks.
-struct Bench {
-    folder: TempDir,
-    server: Server,
-    /// True once the endpoint answers what it was out of order for.
-    well: Arc<AtomicBool>,
-}
-
-impl Bench {
-    fn new(tasks: &[String]) -> Self {
-        let well = Arc::new(AtomicBool::new(false));
-        let is_well = Arc::clone(&well);
-        let server = Server::start(move |asked| match asked.text().contains("OUT OF ORDER") {
-            true if !is_well.load(Ordering::Acquire) => Answer::error(401, "out of order", None),
-            _ => answer(asked),
-        });
-        let bench = Bench { folder: scratch(), server, well };
-        let model = |name: &str| {
-            let url = bench.server.base_url();
-            format!("[models.{name}]\nbase_url = \"{url}\"\nmodel = \"{name}\"\n")
-        };
-        let config = format!(
-            "seed = 7\n[rollout]\nwindow = 1\nsamples = 2\n[roles]\npolicy = \"policy\"\nuser = \"user\"\njudge = \"judge\"\n\
-             [[metrics]]\nkind = \"token_amount\"\nunit = \"words\"\n[[metrics]]\nkind = \"helpfulness\"\njudging = \"soft\"\n\
-             [[metrics]]\nkind = \"bleu\"\n{}",
-            ["policy", "other", "user", "judge"].map(model).concat()
-        );
-        std::fs::write(bench.path("foreturn.toml"), config).expect("a configuration");
-        std::fs::write(bench.path("tasks.jsonl"), tasks.join("\n")).expect("tasks");
-        bench
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-    }
-
-    fn rows(&self, name: &str) -> Vec<Value> {
-        self.text(name).lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
-    }
-
-    /// The command in the folder.
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_foreturn"));
-        command.args(arguments.split_whitespace()).current_dir(self.folder.path()).stdin(Stdio::null());
-        command.env("ORT_DYLIB_PATH", runtime_path()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().expect("it runs")
-    }
-
-    /// Standard output of a command that must succeed.
-    fn output(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
-
-    /// The message of a command that must fail.
-    fn failure(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        let message = String::from_utf8(output.stderr).expect("UTF-8");
-        assert!(
-            !output.status.success() && message.contains("foreturn: ") && !message.contains("panicked"),
-            "{message}"
-        );
-        message
-    }
-
-    /// Starts the command up to ten times and kills it as soon as its journal has 1 to 3 lines more; then lets it end.
-    /// Returns how many of the kills came in the middle of the work.
-    fn killed(&self, arguments: &str, journal: &str, whole: usize) -> usize {
-        let lines = || std::fs::read_to_string(self.path(journal)).map_or(0, |text| text.lines().count());
-        let mut moments = 0x9e37_79b9_u64;
-        let (mut midway, mut killed) = (0, Vec::new());
-        for _ in 0..10 {
-            let before = lines();
-            if before + 4 > whole {
-                break;
-            }
-            let mut child = self.command(arguments).spawn().expect("it runs");
-            moments = moments.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let more = 1 + (moments >> 33) as usize % 3;
-            let start = Instant::now();
-            while lines() < before.max(1) + more {
-                assert!(start.elapsed() < Duration::from_secs(60), "the journal does not grow");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            child.kill().expect("a signal");
-            midway += usize::from((2..whole).contains(&lines()));
-            // The next one starts at once, as under a supervisor, while this one may still hold its files.
-            killed.push(child);
-        }
-        self.output(arguments);
-        assert!(killed.iter_mut().all(|child| child.wait().is_ok()));
-        midway
-    }
-}
-
-fn tasks() -> Vec<String> {
-    (0..20)
-        .map(|n| {
-            json!({"id": format!("t{n}"), "prompt": format!("Explain thing {n}."), "reference": "Part 1 first."})
-                .to_string()
-        })
-        .collect()
-}
+use super::bench::{Bench, assert_each_once, tasks};
 
 const BUILD: &str = "dataset build --config foreturn.toml --tasks tasks.jsonl --candidates 3 --turns 3";
-
-/// Every key of a journal has one line.
-fn assert_each_once(journal: &str, count: usize) {
-    let lines: Vec<Value> = journal.lines().skip(1).map(|line| serde_json::from_str(line).expect("a line")).collect();
-    let keys: BTreeSet<&str> = lines.iter().map(|line| line["key"].as_str().expect("a key")).collect();
-    assert_eq!((lines.len(), keys.len()), (count, count), "every conversation is held once");
-}
 
 #[test]
 fn builds_are_the_same_whatever_kills_divides_or_speeds_them_up() {
@@ -393,6 +237,10 @@ fn models_that_fail_again_and_again_end_the_run() {
     assert!((10..=12).contains(&asked), "{asked}");
 }
 
+fn is_parquet(path: &Path) -> bool {
+    std::fs::read(path).expect("a file").starts_with(b"PAR1")
+}
+
 #[test]
 fn exports_have_the_fields_that_trainers_read() {
     let bench = Bench::new(&tasks()[..6]);
@@ -430,81 +278,17 @@ fn exports_have_the_fields_that_trainers_read() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && message.contains(part), "{wrong}: {message}");
     }
-    assert!(bench.failure("dataset export --from built --to out.parquet --sft").contains("Parquet is not written"));
+    for (form, rows) in [("--dpo", turns), ("--collabllm-nested", 6)] {
+        let printed = bench.output(&format!("dataset export --from built --to out.parquet {form} --json"));
+        assert_eq!(serde_json::from_str::<Value>(&printed).unwrap()["rows"], rows);
+        assert!(is_parquet(&bench.path("out.parquet")));
+    }
+    bench.output(&format!("{BUILD} --to built --parquet"));
+    assert!(is_parquet(&bench.path("built/dataset.parquet")));
     let message = bench.failure("dataset export --from tasks.jsonl --to out.jsonl --sft");
     assert!(message.contains("tasks.jsonl, line 1: it is not a conversation of a data set"), "{message}");
     assert!(
         bench.failure("dataset export --from built --to built/dataset.jsonl --sft").contains("is the data set itself")
-    );
-}
-
-#[test]
-fn evaluations_are_the_same_whatever_kills_or_divides_them() {
-    let bench = Bench::new(&tasks());
-    std::fs::write(bench.path("system.txt"), "Ask before you answer.\n").unwrap();
-    let evaluate = "evaluate --config foreturn.toml --tasks tasks.jsonl --turns 3 --policy policy --policy asks=other \
-                    --system asks=system.txt";
-    let files = |folder: &str| {
-        ["evaluation.json", "evaluation.csv", "conversations.jsonl", "failed.jsonl"]
-            .map(|file| bench.text(&format!("{folder}/{file}")))
-    };
-    let printed = bench.output(&format!("{evaluate} --to whole --concurrency 2"));
-    assert!(
-        printed.contains("asks minus policy: helpfulness ") && printed.contains("40 conversations, 0 set aside"),
-        "{printed}"
-    );
-    let whole = files("whole");
-    let evaluation: Value = serde_json::from_str(&whole[0]).unwrap();
-    let columns: Vec<&String> = evaluation["policies"][1]["columns"].as_object().unwrap().keys().collect();
-    assert_eq!(columns, ["bleu", "helpfulness", "reward", "token_amount", "tokens_k", "turns"]);
-    assert_eq!(evaluation["policies"][0]["columns"]["reward"]["tasks"], 20);
-    let rows = bench.rows("whole/conversations.jsonl");
-    let (first, second) = rows.split_at(20);
-    for (one, other) in first.iter().zip(second) {
-        assert_eq!(
-            (&one["id"], &one["messages"][0]),
-            (&other["id"], &other["messages"][0]),
-            "policies meet the same users"
-        );
-        assert!(one["policy"] == "policy" && other["policy"] == "asks" && other["messages"][0]["role"] == "user");
-    }
-    assert!(
-        bench
-            .server
-            .asked()
-            .iter()
-            .any(|asked| asked.body["model"] == "other" && asked.text().starts_with("Ask before you answer."))
-    );
-    let cost: Value = serde_json::from_str(&bench.text("whole/cost.json")).unwrap();
-    assert!(cost[0]["roles"]["policy"]["in_k"].as_f64() > Some(0.0) && cost[1]["seconds"].as_f64() > Some(0.0));
-
-    let midway = bench.killed(&format!("{evaluate} --to killed --concurrency 2"), "killed/journal.jsonl", 41);
-    assert!(midway >= 3, "only {midway} kills came in the middle of the work");
-    assert_eq!(files("killed"), whole);
-    assert_each_once(&bench.text("killed/journal.jsonl"), 40);
-
-    for shard in 1..=2 {
-        bench.output(&format!("{evaluate} --to shard{shard} --shard {shard}/2"));
-    }
-    let asked = bench.server.asked().len();
-    bench.output(&format!("{evaluate} --to merged --merge shard2 --merge shard1"));
-    assert_eq!((files("merged"), bench.server.asked().len()), (whole, asked));
-    // Another policy joins, with a model of its own, and the others are not held again.
-    let url = bench.server.base_url();
-    let config = bench.text("foreturn.toml");
-    let more = format!("{config}[models.fresh]\nbase_url = \"{url}\"\nmodel = \"other\"\n");
-    std::fs::write(bench.path("foreturn.toml"), more.replace("[models.user]", "[models.user]\ntimeout_s = 50"))
-        .unwrap();
-    let three: Value =
-        serde_json::from_str(&bench.output(&format!("{evaluate} --policy third=fresh --to merged --json"))).unwrap();
-    assert_eq!(
-        (three["policies"].as_array().unwrap().len(), three["policies"][0] == evaluation["policies"][0]),
-        (3, true)
-    );
-    assert!(
-        bench
-            .failure("evaluate --config foreturn.toml --tasks tasks.jsonl --to x --policy none")
-            .contains("there is no such model")
     );
 }
 
@@ -527,88 +311,20 @@ fn tasks_that_ask_for_the_impossible_do_not_end_the_run() {
     assert!(failed[0]["reason"].as_str().unwrap().starts_with("policy `policy`: "), "{}", failed[0]);
 }
 
-#[test]
-fn windows_are_compared_by_what_they_choose() {
-    let bench = Bench::new(&tasks()[..12]);
-    // The judge is a coin: it is shown, and does not choose.
-    let config = bench.text("foreturn.toml").replace("judging = \"soft\"", "judging = \"soft\"\nweight = 0.0");
-    std::fs::write(bench.path("foreturn.toml"), config).unwrap();
-    let evaluate = "evaluate --config foreturn.toml --tasks tasks.jsonl --turns 3 --policy policy --policy w0=policy \
-                    --policy w1=policy --policy one=policy --best-of w0=4/0/1 --best-of w1=4/1/2";
-    let printed = bench.output(&format!("{evaluate} --to run --json"));
-    let evaluation: Value = serde_json::from_str(&printed).expect("an evaluation");
-    let column =
-        |policy: usize, name: &str| evaluation["policies"][policy]["columns"][name]["mean"].as_f64().expect("a mean");
-    // At w = 0 the response with the best words of four wins, whatever the judge would say of it.
-    assert!(column(1, "reward") > column(0, "reward") + 0.05, "{printed}");
-    assert_eq!(column(3, "reward"), column(0, "reward"), "another name of the same policy");
-    let rows = bench.rows("run/conversations.jsonl");
-    for row in rows.iter().filter(|row| row["policy"] == "w1") {
-        let messages = row["messages"].as_array().unwrap();
-        let assistant = messages.iter().filter(|message| message["role"] == "assistant").count();
-        assert_eq!(json!(assistant), row["turns"]);
-        assert!(messages.windows(2).all(|pair| pair[0]["role"] != pair[1]["role"]) && messages[0]["role"] == "user");
-        let full = row["ended"] == "window";
-        assert!(full == (assistant == 3 && messages.len() == 6) || row["ended"] == "stop_signal", "{row}");
-        assert_eq!(row["metrics"].as_object().unwrap().len(), 3);
-    }
-    assert!(rows.iter().any(|row| row["policy"] == "w1" && row["ended"] == "stop_signal"));
-    // A deeper window costs more, and the cost says by how much.
-    let cost: Value = serde_json::from_str(&bench.text("run/cost.json")).unwrap();
-    let policy = |at: usize| cost[at]["roles"]["policy"]["in_k"].as_f64().unwrap();
-    assert!(policy(0) < policy(1) && policy(1) < policy(2), "{cost}");
-    for (wrong, part) in [
-        ("--best-of w0=1/0/1", "fewer than 2"),
-        ("--best-of w0=4/33/1", "window is 33"),
-        ("--best-of w0=4/1/0", "samples is 0"),
-        ("--best-of w0=1025/1/1", "1025 entries"),
-        ("--best-of none=2/0/1", "no policy"),
-        ("--best-of w0=4", "as in 4/2/3"),
-    ] {
-        let output = bench
-            .run(&format!("evaluate --config foreturn.toml --tasks tasks.jsonl --policy w0=policy --to x {wrong}"));
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && message.contains(part), "{wrong}: {message}");
-    }
-}
-
 /// The examples are tasks.
 #[test]
 fn example_tasks_are_tasks() {
     let folder = crate::common::root().join("examples/tasks");
     let mut files = 0;
     for entry in std::fs::read_dir(&folder).expect("examples") {
-        let tasks = foreturn::tasks::Tasks::read(entry.expect("an entry").path()).expect("tasks");
+        let path = entry.expect("an entry").path();
+        // Folders hold scripts, with the configurations that go with them.
+        if path.is_dir() {
+            continue;
+        }
+        let tasks = foreturn::tasks::Tasks::read(path).expect("tasks");
         assert!(tasks.set_aside.is_empty() && tasks.list.len() >= 20, "{}: {:?}", tasks.origin, tasks.set_aside);
         files += 1;
     }
     assert!(files > 0 && Path::new(&folder).is_dir());
-}
-
-#[test]
-fn simulated_users_are_compared_with_real_ones() {
-    let bench = Bench::new(&tasks());
-    bench.output("evaluate --config foreturn.toml --tasks tasks.jsonl --to run --turns 3");
-    let compare = |real: &str| -> Value {
-        let text = bench.output(&format!("simulator compare --simulated run/conversations.jsonl --real {real} --json"));
-        serde_json::from_str(&text).expect("a comparison")
-    };
-    let same = compare("run/conversations.jsonl");
-    assert_eq!(
-        (&same["simulated"], &same["distance"], &same["separability"]["auc"]),
-        (&json!(20), &json!(0.0), &json!(0.5))
-    );
-    let real: Vec<String> = (0..15)
-        .map(|n| json!({"messages": [{"role": "user", "content": format!("u dont get it. {n}")}]}).to_string())
-        .collect();
-    std::fs::write(bench.path("real.jsonl"), real.join("\n")).unwrap();
-    let other = compare("real.jsonl");
-    assert!(other["separability"]["auc"].as_f64() > Some(0.9) && other["distance"].as_f64() > Some(0.3), "{other}");
-    let printed = bench.output("simulator compare --simulated run/conversations.jsonl --real real.jsonl");
-    assert!(printed.contains("slips") && printed.contains("20 simulated and 15 real conversations"), "{printed}");
-    assert!(
-        bench
-            .failure("simulator compare --simulated tasks.jsonl --real real.jsonl")
-            .contains("no line has a message of the user")
-    );
 }
