@@ -1,6 +1,6 @@
 //! JSON as other programs write it: with a byte order mark, and with the `NaN` and `Infinity` of Python's `json`.
 //!
-//! All JSON of foreign files and requests is read here. It is public only for the command line.
+//! All JSON of foreign files and requests is read here. It is public only for the crates beside this one.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -286,7 +286,11 @@ fn lies() -> Vec<Lie> {
         ),
         ("a page", Box::new(|| typed("text/html", "<html>Welcome</html>")), "<html>Welcome</html>"),
         ("half of JSON", Box::new(|| typed("application/json", "{\"choices\": [")), "not a chat completion: EOF"),
-        ("NaN", Box::new(|| typed("application/json", "{\"choices\": NaN}")), "not a chat completion"),
+        (
+            "NaN",
+            Box::new(|| typed("application/json", &completion("x").to_string().replace("\"x\"", "NaN"))),
+            "message.content is NaN, not a text",
+        ),
         ("no choice", Box::new(with(|body| body["choices"] = json!([]))), "0 choices"),
         ("null", Box::new(with(|body| body["choices"][0]["message"]["content"] = json!(null))), "content is null"),
         ("a refusal", Box::new(with(|body| body["choices"][0]["message"]["refusal"] = json!("No."))), "refused: No."),
@@ -482,7 +486,7 @@ fn a_lie_of_the_judge_costs_the_pair_or_the_ranking() {
             |body| body["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["logprob"] = json!(2.5),
             "none can be above 0",
         ),
-        (|body| body["choices"][0]["logprobs"]["content"][0]["logprob"] = json!("high"), "not a chat completion"),
+        (|body| body["choices"][0]["logprobs"]["content"][0]["logprob"] = json!("high"), "is \"high\", not a number"),
     ];
     for (lie, part) in lies {
         // All futures of the first candidate lose their value; the other keeps its own.

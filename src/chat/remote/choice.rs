@@ -58,7 +58,7 @@ impl Token {
             Some(logprob) if logprob <= ROUNDING => Ok(logprob.exp().min(1.0)),
             Some(_) => Err(wrong(", but none can be above 0")),
             None if json::shown(&self.logprob) == "-Infinity" => Ok(0.0),
-            None => Err(wrong("")),
+            None => Err(wrong(", not a number")),
         }
     }
 }
