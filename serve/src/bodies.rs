@@ -47,13 +47,15 @@ impl Bodies {
     /// The request with all of its body. Its bytes count as long as the second result is there.
     pub(crate) async fn whole(&self, request: Request) -> Answer<(Request, Held)> {
         let (parts, body) = request.into_parts();
-        let stated = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let stated =
+            parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let mut pieces = body.into_data_stream();
         let read = if stated.is_some_and(|length| length > self.most as u64) {
             Err(self.too_large())
         } else {
             // What is stated may never come, so nothing is set aside for it.
-            let late = |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not arrive in time");
+            let late =
+                |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not arrive in time");
             tokio::time::timeout(TIME, self.read(&mut pieces)).await.map_err(late).flatten()
         };
         match read {
@@ -75,7 +77,8 @@ impl Bodies {
             held.bytes += piece.len();
             let all = self.held.fetch_add(piece.len(), Ordering::Relaxed).saturating_add(piece.len());
             if all > self.most.saturating_mul(AT_ONCE) {
-                let message = "the bodies of requests that are under way take all the memory that they may; ask again later";
+                let message =
+                    "the bodies of requests that are under way take all the memory that they may; ask again later";
                 return Err(Error::new(ErrorKind::Overloaded, message).into());
             }
             bytes.extend_from_slice(&piece);
