@@ -34,7 +34,7 @@ class Server:
     def __init__(self, address: str, key: str | None = None, *, retry_seconds: float = 600.0) -> None:
         """
         Args:
-            address: `http://host:port`, `https://…` where a proxy has TLS, or `unix:PATH`.
+            address: `http://host:port`, `https://…` where it or a proxy has TLS, or `unix:PATH`.
             key: one of the server's keys.
             retry_seconds: how long a request waits for a place where the queue is full.
 

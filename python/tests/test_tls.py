@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
+import foreturn
 from serving import REQUEST, Server
 
 
@@ -68,6 +69,19 @@ def test_a_server_speaks_tls(config: Path, files: Files, version: ssl.TLSVersion
     assert own.end() == 0 and time.monotonic() - start < 15
     silent.close()
     assert "https://" in own.lines[0]
+
+
+def test_the_packages_client_asks_it(config: Path, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whom it trusts is what Python trusts, so an authority of one's own is a file in the environment."""
+    own = Server(config, "--tls-certificate", str(files.certificate), "--tls-key", str(files.key))
+    remote = foreturn.Server(f"https://{own.address}")
+    with pytest.raises(foreturn.FileError, match="can't be reached"):
+        remote.rank(REQUEST)
+    authority = tmp_path / "authority.pem"
+    files.authority.cert_pem.write_to_path(str(authority))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    assert foreturn.Server(f"https://{own.address}").rank(REQUEST).complete
+    assert own.end() == 0
 
 
 @pytest.mark.parametrize(("certificate", "key", "says"), [

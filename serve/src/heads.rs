@@ -3,7 +3,7 @@
 use foreturn::engine::{Model, Scored};
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::model::{Head, HeadKind};
-use foreturn::score::{ScoreInput, ScoreOutput, Scores};
+use foreturn::score::{ScoreInput, ScoreOutput, ScoreTask, Scores};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -130,7 +130,6 @@ impl App {
 impl Headed {
     /// Scores texts, or embeds them, as the head does.
     pub(crate) async fn score(&self, caller: &Caller, inputs: Vec<ScoreInput>) -> Answer<Vec<Scored>> {
-        use foreturn::score::ScoreTask;
         let task = if self.head.kind == HeadKind::Embedding { ScoreTask::Embedding } else { ScoreTask::Labels };
         caller.wait(self.model.within(caller.limits()).submit_score(inputs, task)).await
     }

@@ -26,8 +26,7 @@ pub(crate) enum Direction {
     Right,
 }
 
-/// The fields that all three requests share. Nothing is cut here: a text that is too long is an error, with `truncate` as
-/// without it.
+/// Texts to embed. Nothing is cut: a text that is too long is an error, with `truncate` as without it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Embed {
@@ -81,6 +80,7 @@ pub(crate) enum Pairs {
     Several(Vec<Vec<String>>),
 }
 
+/// Texts to classify.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Predict {
@@ -154,6 +154,7 @@ pub(crate) async fn predict(State(app): State<App>, chosen: Chosen, headers: Hea
     }))
 }
 
+/// Texts to order by how well they fit a query.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rerank {

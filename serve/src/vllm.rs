@@ -3,6 +3,8 @@
 //! `model` may be left out where only one model can do what is asked. A field that would change the answer and is not
 //! understood is refused by name.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -13,7 +15,6 @@ use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::sync::atomic::Ordering;
 
 use crate::app::App;
 use crate::asked::{self, Caller};
@@ -91,6 +92,7 @@ impl Strings {
     }
 }
 
+/// Texts to compare. `text_1`, `text_2`, `data_1`, `data_2` and `items` are other names of the two.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Compare {
     model: Option<String>,
