@@ -1,6 +1,6 @@
 //! `foreturn simulator`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use foreturn::Result;
 use foreturn::likeness::{self, ComparedFeature, Corpus, Likeness};
@@ -46,7 +46,7 @@ fn compare(args: &SimulatorCompareArgs) -> Result<()> {
 }
 
 /// The name of a simulator: its file, and who played the user if the file has several.
-fn name(file: &PathBuf, simulator: Option<&String>) -> String {
+fn name(file: &Path, simulator: Option<&String>) -> String {
     match simulator.map(String::as_str) {
         None => file.display().to_string(),
         Some("") => format!("{}: as configured", file.display()),

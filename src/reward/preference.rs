@@ -43,7 +43,7 @@ pub(crate) fn probability(answer: &ChatOutput) -> Result<f64> {
     };
     let mass: f64 = probabilities.iter().sum();
     match probabilities[..] {
-        [first, _] if mass >= DEFAULT_MIN_MASS && mass <= 1.0 + 1e-6 && (0.0..=mass).contains(&first) => {
+        [first, _] if (DEFAULT_MIN_MASS..=1.0 + 1e-6).contains(&mass) && (0.0..=mass).contains(&first) => {
             Ok(first / mass)
         }
         _ => Err(Error::new(
