@@ -130,9 +130,14 @@ def moved(bench: Bench, style: str, named: dict[str, int]) -> Json:
     return {
         name: {"plain": features[name]["real"], "styled": features[name]["simulated"], "wanted": "more" if sign > 0 else "less",
                "difference": features[name]["difference"]["mean"],
-               "interval": features[name]["difference"]["interval"], "moved": features[name]["difference"]["mean"] * sign > 0}
+               "interval": features[name]["difference"]["interval"], "moved": is_moved(features[name]["difference"]["interval"], sign)}
         for name, sign in named.items()
     }
+
+
+def is_moved(interval: list[float], sign: int) -> bool:
+    """Whether the interval of a difference is on the side that is wanted."""
+    return min(sign * bound for bound in interval) > 0
 
 
 def main() -> None:
