@@ -49,9 +49,11 @@ fn features() -> Vec<&'static str> {
         ("constraints", cfg!(feature = "constraints")),
         ("download-ort", cfg!(feature = "download-ort")),
         ("load-dynamic", cfg!(feature = "load-dynamic")),
+        ("parquet", cfg!(feature = "parquet")),
         ("remote", cfg!(feature = "remote")),
         ("report", cfg!(feature = "report")),
         ("sandbox", cfg!(feature = "sandbox")),
+        ("schema", cfg!(feature = "schema")),
         ("tiktoken", cfg!(feature = "tiktoken")),
     ];
     all.into_iter().filter_map(|(name, on)| on.then_some(name)).collect()
