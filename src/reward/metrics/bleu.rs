@@ -125,9 +125,8 @@ impl Bleu {
                 };
                 let reference = split(reference);
                 let reference = Reference::new(&reference, max_order);
-                let value = |text: &&str| {
-                    score::sacrebleu(&Counts::new(&split(text), &reference), smoothing, effective_order)
-                };
+                let value =
+                    |text: &&str| score::sacrebleu(&Counts::new(&split(text), &reference), smoothing, effective_order);
                 texts.iter().map(value).collect()
             }
         }
