@@ -19,10 +19,10 @@ pub(crate) fn recognise(bytes: &[u8]) -> Option<&'static str> {
         return Some(pointer);
     }
     if text.is_empty() && bytes.trim_ascii().is_empty() {
-        return Some("is empty, so it was not written or fetched whole");
+        return Some("is empty, so it was not written or fetched whole: get it again");
     }
     if bytes.iter().take(4096).all(|byte| *byte == 0) {
-        return Some("begins with nothing but zeros, so it was not written or fetched whole");
+        return Some("begins with nothing but zeros, so it was not written or fetched whole: get it again");
     }
     if begins(b"\xff\xfe") || begins(b"\xfe\xff") {
         return Some(
