@@ -155,6 +155,7 @@ endif
 	@$(PYTHON) tools/advisories.py
 	$(CARGO_DENY) $(CARGO_FLAGS) --offline --workspace check --hide-inclusion-graph advisories
 	@CARGO="$(CARGO)" $(PYTHON) tools/notices.py
+	@CARGO="$(CARGO)" $(PYTHON) tools/notices.py --package foreturn-cli
 
 # Number of targets at the same time and other options, e.g. FUZZ_ARGS='--jobs 2' or '--only trace'.
 FUZZ_SECONDS ?= 60
