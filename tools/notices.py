@@ -83,7 +83,9 @@ class Crate:
         folders = [self.folder, *(path for path in self.folder.iterdir() if path.is_dir() and NAMES.match(path.name.rstrip("sS")))]
         files = (path for folder in folders for path in sorted(folder.iterdir()) if path.is_file())
         found = [path for path in files if NAMES.match(path.name) or path.parent != self.folder]
-        return {str(path.relative_to(self.folder)): read(path) for path in found}
+        texts = {str(path.relative_to(self.folder)): read(path) for path in found}
+        # A link out of the package is packed as the path that it leads to.
+        return {path: text for path, text in texts.items() if " " in text}
 
 
 def read(path: Path) -> str:
