@@ -37,7 +37,7 @@ JUDGED = RANKING + """
 kind = "interactivity"
 judging = "soft"
 """
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "conversation": [{"role": "user", "content": "Write a poem."}],
     "candidates": ["What should it be about?", "Roses are red."],
     "goal": {"task": "writing a poem"},
@@ -77,7 +77,7 @@ def test_rank(run: Run, models: dict[str, Path], real_model: Path, tmp_path: Pat
     printed = command(run, "rank", "--config", config, "--request", request)
     with foreturn.Engine(config) as engine:
         ranking = engine.rank(REQUEST)
-        again = engine.rank(foreturn.RankRequest(**REQUEST))  # type: ignore[arg-type]
+        again = engine.rank(foreturn.RankRequest(**REQUEST))
     assert without_times(ranking.to_dict()) == without_times(printed)
     assert without_times(again.to_dict()) == without_times(printed)
     assert ranking.bitwise and ranking.complete and len(ranking) == 2
