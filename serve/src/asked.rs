@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use foreturn::engine::{CancelToken, Limits, Pending};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -39,6 +40,23 @@ impl<S: Sync> FromRequestParts<S> for Chosen {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Answer<Self> {
         let read = Query::try_from_uri(&parts.uri).map(|Query(chosen)| chosen);
         read.map_err(|error| Failure::refused(format!("the address may end with ?model=NAME: {}", error.body_text())))
+    }
+}
+
+/// A text or several.
+#[derive(Deserialize, JsonSchema, Clone)]
+#[serde(untagged, expecting = "a text, or a list of texts")]
+pub(crate) enum Strings {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Strings {
+    pub(crate) fn list(self) -> Vec<String> {
+        match self {
+            Strings::One(text) => vec![text],
+            Strings::Several(texts) => texts,
+        }
     }
 }
 

@@ -9,99 +9,23 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use foreturn::chat::{Message, Usage};
-use foreturn::engine::{Prompt, RefreshOptions, Scored};
-use foreturn::score::{Label, ScoreInput, ScoreOutput, ScoreTask, StepOptions};
+use foreturn::engine::{Prompt, RefreshOptions, ScoreRequest, Scored};
+use foreturn::score::ScoreOutput;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::app::{App, Kept};
 use crate::asked::{self, Caller};
 use crate::failure::{Answer, Failure, done};
 
-/// One input or several.
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a conversation, which is a list of {role, content}, or a list of conversations")]
-enum Chats {
-    One(Vec<Message>),
-    Several(Vec<Vec<Message>>),
-}
-
-/// What is scored, and how.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Score {
-    model: String,
-    /// A conversation, or several.
-    messages: Chats,
-    /// Replies to the one conversation. Each is scored as if it were its last message.
-    #[serde(default)]
-    candidates: Vec<String>,
-    #[serde(default)]
-    task: Task,
-    /// The text between steps.
-    separator: Option<String>,
-    /// The control token after each step.
-    marker: Option<String>,
-    /// The label whose probability is the reward: its name, or its place.
-    positive: Option<Value>,
-}
-
-#[derive(Deserialize, Default, PartialEq, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Task {
-    /// The logits of the model's head.
-    #[default]
-    Labels,
-    /// A reward for each step.
-    Steps,
-    /// The log-probability of the last message.
-    Response,
-}
-
 /// Scores conversations, or candidate replies to one.
 pub(crate) async fn score(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Answer {
-    let mut asked: Score = asked::body(&body)?;
-    let task = task(&mut asked)?;
-    let inputs = match (asked.messages, asked.candidates) {
-        (Chats::One(messages), candidates) if candidates.is_empty() => vec![ScoreInput::Chat(messages)],
-        (Chats::One(history), candidates) => ScoreInput::replies(history, candidates),
-        (Chats::Several(chats), candidates) if candidates.is_empty() => {
-            chats.into_iter().map(ScoreInput::Chat).collect()
-        }
-        _ => return Err(Failure::refused("candidates are replies to one conversation, but messages holds several")),
-    };
+    let asked: ScoreRequest = asked::body(&body)?;
+    let (inputs, task) = (asked.inputs()?, asked.task()?);
     let caller = Caller::new(&headers)?;
     let model = app.model(&asked.model)?.within(caller.limits());
     let scored = caller.wait(model.submit_score(inputs, task)).await?;
     Ok(done(&Scores { model: asked.model, scores: scored.iter().map(written).collect() }))
-}
-
-fn task(asked: &mut Score) -> Answer<ScoreTask> {
-    let given = asked.separator.is_some() || asked.marker.is_some() || asked.positive.is_some();
-    match asked.task {
-        Task::Steps => {
-            let positive = match asked.positive.take() {
-                None => None,
-                Some(Value::String(name)) => Some(Label::Name(name)),
-                Some(value) => {
-                    let index = value.as_u64().and_then(|index| usize::try_from(index).ok());
-                    Some(Label::Index(
-                        index.ok_or_else(|| Failure::refused("positive is a label's name or its place"))?,
-                    ))
-                }
-            };
-            let default = StepOptions::default();
-            Ok(ScoreTask::Steps(StepOptions {
-                separator: asked.separator.take().unwrap_or(default.separator),
-                marker: asked.marker.take().unwrap_or(default.marker),
-                positive,
-            }))
-        }
-        _ if given => Err(Failure::refused("separator, marker and positive belong to the task \"steps\"")),
-        Task::Labels => Ok(ScoreTask::Labels),
-        Task::Response => Ok(ScoreTask::Response),
-    }
 }
 
 /// A score for each input.

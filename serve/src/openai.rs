@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
-use crate::asked::{self, Caller};
+use crate::asked::{self, Caller, Strings};
 use crate::failure::{Answer, Failure, done};
 use crate::heads::Texts;
 use crate::stream::{self, Events};
@@ -94,13 +94,6 @@ impl Said {
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a text, or a list of texts")]
-enum Stop {
-    One(String),
-    Several(Vec<String>),
-}
-
 /// A conversation to go on with. Fields that are not here and would change the reply are refused.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Chat {
@@ -114,7 +107,7 @@ pub(crate) struct Chat {
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
     seed: Option<u64>,
-    stop: Option<Stop>,
+    stop: Option<Strings>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     logprobs: Option<bool>,
@@ -184,11 +177,7 @@ impl Chat {
             seed: self
                 .seed
                 .unwrap_or_else(|| nanoseconds() ^ app.numbers.fetch_add(1, Ordering::Relaxed).rotate_left(32)),
-            stop: match &self.stop {
-                None => Vec::new(),
-                Some(Stop::One(text)) => vec![text.clone()],
-                Some(Stop::Several(texts)) => texts.clone(),
-            },
+            stop: self.stop.clone().map_or_else(Vec::new, Strings::list),
             schema,
             ..default
         })

@@ -131,7 +131,9 @@ fn watched() -> Vec<Route> {
 }
 
 fn ours() -> Vec<Route> {
-    use crate::calls::{Logprobs, Refresh, Score, Warm};
+    use foreturn::engine::ScoreRequest;
+
+    use crate::calls::{Logprobs, Refresh, Warm};
     vec![
         post::<foreturn::Ranking, _>("/v1/rank", "Ranks responses by where they lead.", rankings::rank)
             .takes::<foreturn::RankRequest>()
@@ -148,7 +150,7 @@ fn ours() -> Vec<Route> {
             "Scores conversations; or compares texts, as /score does.",
             vllm::score_or_compare,
         )
-        .takes::<openapi::Either<Score, vllm::Compare>>()
+        .takes::<openapi::Either<ScoreRequest, vllm::Compare>>()
         .example(json!({"model": "reward", "messages": [question()], "candidates": ["It is 5.", "It is 6."]})),
         post::<calls::Read, _>("/v1/logprobs", "The log-probabilities of tokens.", calls::logprobs)
             .takes::<Logprobs>()

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::app::App;
-use crate::asked::{self, Caller};
+use crate::asked::{self, Caller, Strings};
 use crate::calls;
 use crate::failure::{Answer, Failure, done};
 use crate::heads::{Headed, Need, Texts, dot, probabilities, unit};
@@ -71,23 +71,6 @@ impl<T> List<T> {
             model: headed.model.name().to_owned(),
             data,
             usage: Tokens { prompt_tokens: read, completion_tokens: 0, total_tokens: read },
-        }
-    }
-}
-
-/// A text or several.
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a text, or a list of texts")]
-pub(crate) enum Strings {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Strings {
-    fn list(self) -> Vec<String> {
-        match self {
-            Strings::One(text) => vec![text],
-            Strings::Several(texts) => texts,
         }
     }
 }

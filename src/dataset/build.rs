@@ -13,8 +13,8 @@ use crate::likeness::{self, Corpus};
 use crate::rank::{Candidates, Ended, RankPlan, RankRequest, RankedCandidate, Ranking};
 use crate::reward::probability_best;
 use crate::tasks::{
-    Held, Journal, OnProgress, PROGRAM, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Task, Tasks, Unit,
-    check_prices, json_line, rows, run, seed_below, summarise, take_over, task_seed, write_atomically,
+    Held, Journal, OnProgress, PROGRAM, Places, RunOptions, Spent, Stopped, Summary, Talk, Task, Tasks, Unit,
+    check_prices, json_line, json_row, rows, run, seed_below, summarise, take_over, task_seed, write_atomically,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -133,8 +133,7 @@ pub fn build(
     let engine = engine.within(Limits { cancel: Some(run_options.cancel.clone()), ..Limits::default() });
     let places = Places::make(folder)?;
     let journal = Journal::open(&places.journal(), &options.settings(seed))?;
-    let mine = |unit: &Unit<'_, ()>| options.run.shard.is_none_or(|shard| shard.has(&unit.task.id));
-    let units: Vec<Unit<'_, ()>> = units(&tasks).filter(mine).collect();
+    let units: Vec<Unit<'_, ()>> = units(&tasks).filter(|unit| options.run.takes(unit.task)).collect();
     take_over(&units, &options.run.merge, &journal, &options.settings(seed))?;
     let held = run(&units, &journal, &run_options, on_progress, |unit| {
         let talk = Talk::new(&engine, &unit.task.goal);
@@ -145,8 +144,7 @@ pub fn build(
         Held { result, spent: Spent::new(&build.talk.costs, start.elapsed().as_secs_f64(), plan) }
     });
     // What is finished stays, whatever ended the run.
-    let written =
-        write(&places, &units, &journal, tasks.set_aside.clone()).and_then(|()| record(&places, real.as_ref()));
+    let written = write(&places, &units, &journal, &tasks).and_then(|()| record(&places, real.as_ref()));
     let written = written.and_then(|()| match options.parquet {
         true => write_built(&places.file(ROWS), &places.file(PARQUET)),
         false => Ok(()),
@@ -174,7 +172,7 @@ pub fn merge(tasks: Tasks, shards: &[PathBuf], folder: &Path) -> Result<Summary>
     take_over(&units, shards, &journal, &settings)?;
     let mut summary = summarise(&units, &journal, &RunOptions::default(), Stopped::Complete);
     summary.set_aside += tasks.set_aside.len();
-    write(&places, &units, &journal, tasks.set_aside.clone())?;
+    write(&places, &units, &journal, &tasks)?;
     Ok(summary)
 }
 
@@ -183,12 +181,10 @@ fn units(tasks: &Tasks) -> impl Iterator<Item = Unit<'_, ()>> {
 }
 
 /// Writes what there is by now.
-fn write(places: &Places, units: &[Unit<'_, ()>], journal: &Journal, mut set_aside: Vec<SetAside>) -> Result<()> {
+fn write(places: &Places, units: &[Unit<'_, ()>], journal: &Journal, tasks: &Tasks) -> Result<()> {
     let (rows, failed) = rows(units, journal);
     write_atomically(&places.file(ROWS), rows.map(|row| json_line(&row?)))?;
-    set_aside.extend(failed);
-    set_aside.sort_by_key(|aside| aside.line);
-    write_atomically(&places.file(FAILED), set_aside.iter().map(json_line))
+    write_atomically(&places.file(FAILED), tasks.set_aside_with(failed).iter().map(json_line))
 }
 
 /// Records how much the simulated users write like real ones.
@@ -272,7 +268,7 @@ impl Build<'_> {
             tokens: Spent::new(&self.talk.costs, 0.0, self.plan).roles,
             program: PROGRAM.into(),
         };
-        serde_json::to_value(conversation).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
+        json_row(&conversation)
     }
 }
 

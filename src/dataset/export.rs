@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::build::ROWS;
 use super::conversation::{Conversation, ScoredResponse, Turn};
 use crate::chat::{Message, Role};
-use crate::tasks::{json_line, write_atomically};
+use crate::tasks::{json_line, json_row, write_atomically};
 use crate::{Error, Result, json};
 
 /// A format of trainers. All are JSON Lines, which `datasets.load_dataset("json", …)` reads, or Parquet.
@@ -148,9 +148,7 @@ fn write_parquet<R>(path: &Path, _: impl FnMut() -> Result<R>) -> Result<()> {
 pub(super) fn write_built(from: &Path, to: &Path) -> Result<()> {
     write_parquet(to, || {
         let rows = read(from)?;
-        Ok(rows.map(|row| {
-            serde_json::to_value(row?).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
-        }))
+        Ok(rows.map(|row| json_row(&row?)))
     })
 }
 

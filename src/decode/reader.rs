@@ -288,23 +288,25 @@ fn check_schema(options: &GenerateOptions, constrained: bool) -> Result<()> {
 pub(crate) struct LogProbs {
     next: usize,
     tokens: Arc<[u32]>,
-    /// The tokens after those that are given.
-    pub(crate) scored: Vec<u32>,
-    /// One for each of them.
+    /// One for each token after those that are given.
     pub(crate) logprobs: Vec<f32>,
 }
 
 impl LogProbs {
     /// Scores `tokens[from + 1..]`, each given the ones before it.
     pub(crate) fn new(tokens: Arc<[u32]>, from: usize) -> Self {
-        LogProbs { next: from, tokens, scored: Vec::new(), logprobs: Vec::new() }
+        LogProbs { next: from, tokens, logprobs: Vec::new() }
+    }
+
+    /// The tokens that have a log-probability, once all of them have: the last ones.
+    pub(crate) fn scored(&self) -> &[u32] {
+        &self.tokens[self.tokens.len() - self.logprobs.len()..]
     }
 
     fn read(&mut self, position: usize, logits: &[f32]) -> Result<Next> {
         self.next += 1;
         let normaliser = log_sum_exp(logits)?;
         let Some(&token) = self.tokens.get(position + 1) else { return Ok(Next::Finish) };
-        self.scored.push(token);
         self.logprobs.push((f64::from(logits[token as usize]) - normaliser) as f32);
         Ok(if position + 2 == self.tokens.len() { Next::Finish } else { Next::Continue })
     }

@@ -49,6 +49,7 @@ impl FromStr for Request {
 
 /// Texts to score with one model, as the server's `/v1/score` takes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScoreRequest {
     /// The model's name.
@@ -74,7 +75,8 @@ pub struct ScoreRequest {
 
 /// One conversation or several.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged, expecting = "a conversation, which is a list of {role, content}, or a list of conversations")]
 pub enum Chats {
     /// A list of messages.
     One(Vec<Message>),
@@ -84,6 +86,7 @@ pub enum Chats {
 
 /// The kind of score, without its settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreKind {
     /// The logits of the model's head.

@@ -16,8 +16,8 @@ use crate::engine::{Engine, Limits};
 use crate::likeness::{self, Corpus};
 use crate::rank::{Candidates, Ended, MAX_WINDOW, ModelInfo, ModelRole, RankPlan, RankRequest, Ranking, RoleCosts};
 use crate::tasks::{
-    self, Estimate, Held, Journal, OnProgress, Places, RunOptions, SetAside, Spent, Stopped, Summary, Talk, Tasks,
-    Tokens, Unit, check_prices, is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
+    self, Estimate, Held, Journal, OnProgress, Places, RunOptions, Spent, Stopped, Summary, Talk, Tasks, Tokens, Unit,
+    check_prices, is_due, json_line, json_row, rows, run, seed_below, task_seed, write_atomically,
 };
 use crate::{Error, Result};
 
@@ -241,7 +241,7 @@ fn hold_each(
         if stopped == Stopped::Complete {
             stopped = held;
         }
-        if matches!(held, Stopped::Budget | Stopped::Cancelled) {
+        if held.ends_all() {
             return Ok(held);
         }
     }
@@ -295,8 +295,7 @@ fn settings(options: &EvaluateOptions) -> Map<String, Value> {
 }
 
 fn units<'a>(policy: &'a Policy, tasks: &'a Tasks, options: &EvaluateOptions) -> Vec<Unit<'a, Place<'a>>> {
-    let shard = options.run.shard;
-    let tasks = tasks.list.iter().filter(move |task| shard.is_none_or(|shard| shard.has(&task.id)));
+    let tasks = tasks.list.iter().filter(|task| options.run.takes(task));
     let samples = options.samples;
     let units = tasks.flat_map(|task| {
         (0..samples).map(move |sample| Unit { key: key(policy, sample, &task.id), task, of: Place { policy, sample } })
@@ -370,7 +369,7 @@ fn hold(talk: &mut Talk<'_>, plan: &RankPlan, unit: &Unit<'_, Place<'_>>, turns:
         Some(best_of) => best::hold(talk, request, best_of, turns)?,
     };
     let conversation = read(ranking, said, unit, seed, (&talk.costs, plan))?;
-    serde_json::to_value(conversation).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
+    json_row(&conversation)
 }
 
 /// Separates the seed of the first message from those of the ranking.
@@ -426,8 +425,7 @@ fn write(
 ) -> Result<Evaluation> {
     let (conversations, failed) = rows(units, journal);
     let conversations = conversations.collect::<Result<Vec<Value>>>()?;
-    let mut set_aside: Vec<SetAside> = tasks.set_aside.iter().cloned().chain(failed).collect();
-    set_aside.sort_by_key(|aside| aside.line);
+    let set_aside = tasks.set_aside_with(failed);
     let read = |row: &Value| {
         serde_json::from_value(row.clone())
             .map_err(|e| Error::internal(format!("a conversation cannot be read back: {e}")))

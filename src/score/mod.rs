@@ -128,7 +128,8 @@ impl Default for StepOptions {
 
 /// One of a head's labels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged, expecting = "a label's name or its place")]
 pub enum Label {
     /// By its index, from 0.
     Index(usize),

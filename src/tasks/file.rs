@@ -94,6 +94,13 @@ struct Line {
 }
 
 impl Tasks {
+    /// The lines that are not tasks, and those of tasks that failed, in the order of the file.
+    pub(crate) fn set_aside_with(&self, failed: Vec<SetAside>) -> Vec<SetAside> {
+        let mut all: Vec<SetAside> = self.set_aside.iter().cloned().chain(failed).collect();
+        all.sort_by_key(|aside| aside.line);
+        all
+    }
+
     /// Reads a file. Lines that are not tasks are set aside, by their number.
     ///
     /// # Errors

@@ -340,6 +340,11 @@ pub(crate) fn json_line(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
 }
 
+/// A row of the journal.
+pub(crate) fn json_row(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
+}
+
 /// Replaces a file of lines, whole.
 pub(crate) fn write_atomically(path: &Path, lines: impl IntoIterator<Item = Result<String>>) -> Result<()> {
     files::replace(path, |out| {

@@ -25,7 +25,7 @@ mod spend;
 mod talk;
 
 pub use file::{SetAside, Task, Tasks};
-pub(crate) use journal::{Journal, Places, json_line, write_atomically};
+pub(crate) use journal::{Journal, Places, json_line, json_row, write_atomically};
 pub use options::{RunOptions, Shard};
 pub use outcome::{Stopped, Summary};
 pub(crate) use outcome::{rows, summarise, take_over};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::file::Task;
 use super::spend::{Price, check_prices};
 use crate::config::{Config, ModelSource};
 use crate::engine::CancelToken;
@@ -106,6 +107,11 @@ impl RunOptions {
             return Err(Error::invalid_request("an estimate needs at least 1 conversation"));
         }
         Ok(())
+    }
+
+    /// Whether the task belongs to this run's shard.
+    pub(crate) fn takes(&self, task: &Task) -> bool {
+        self.shard.is_none_or(|shard| shard.has(&task.id))
     }
 
     /// Refuses prices and limits that make no sense with this configuration. It is cheap: nothing is loaded.

@@ -27,6 +27,13 @@ pub enum Stopped {
     Cancelled,
 }
 
+impl Stopped {
+    /// Whether nothing further is to be begun, of whatever kind.
+    pub(crate) fn ends_all(self) -> bool {
+        matches!(self, Stopped::Budget | Stopped::Cancelled)
+    }
+}
+
 /// What has come of a run and those before it in the same folder.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

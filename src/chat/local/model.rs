@@ -261,7 +261,10 @@ impl LocalModel {
             (AnyReader::Choose(reader), _) => return Ok(Output::Choice(reader.probabilities)),
             (AnyReader::LogProbs(reader), None) => return Ok(Output::LogProbs(reader.logprobs)),
             (AnyReader::Rows(_), None) => return Ok(Output::Warm),
-            (AnyReader::LogProbs(reader), Some(_)) => (reader.logprobs, reader.scored),
+            (AnyReader::LogProbs(reader), Some(_)) => {
+                let response = reader.scored().to_vec();
+                (reader.logprobs, response)
+            }
             (AnyReader::Rows(reader), Some(_)) => (reader.rows, Vec::new()),
         };
         let task = score.unwrap_or_default();

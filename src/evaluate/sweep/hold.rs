@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::kind::{Kind, Reading, Simulated};
@@ -19,8 +18,8 @@ use crate::engine::{Engine, Limits};
 use crate::evaluate::hold::{Policy, refuse_other_weights};
 use crate::rank::{Candidates, RankPlan, RankRequest, RankedCandidate, Ranking, Strategy};
 use crate::tasks::{
-    self, Held, Journal, OnProgress, Places, SetAside, Spent, Stopped, Summary, Talk, Tasks, Unit, check_prices,
-    is_due, json_line, rows, run, seed_below, task_seed, write_atomically,
+    self, Held, Journal, OnProgress, Places, Spent, Stopped, Summary, Talk, Tasks, Unit, check_prices, is_due,
+    json_line, json_row, rows, run, seed_below, task_seed, write_atomically,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -115,8 +114,7 @@ impl<'a> Work<'a> {
     }
 
     fn units<'b>(&self, parts: &'b [Part]) -> Vec<Unit<'a, &'b Part>> {
-        let shard = self.options.run.shard;
-        let tasks = || self.tasks.list.iter().filter(move |task| shard.is_none_or(|shard| shard.has(&task.id)));
+        let tasks = || self.tasks.list.iter().filter(|task| self.options.run.takes(task));
         let units = parts
             .iter()
             .flat_map(|part| tasks().map(move |task| Unit { key: self.key(part, &task.id), task, of: part }));
@@ -170,7 +168,7 @@ impl<'a> Work<'a> {
             if stopped == Stopped::Complete {
                 stopped = held;
             }
-            if matches!(held, Stopped::Budget | Stopped::Cancelled) {
+            if held.ends_all() {
                 return Ok(held);
             }
         }
@@ -205,7 +203,7 @@ impl<'a> Work<'a> {
             None => None,
         };
         match (unit.of.compares, ground) {
-            (true, Some(row)) => value(&compare(talk, &row, seed)?),
+            (true, Some(row)) => json_row(&compare(talk, &row, seed)?),
             (true, None) => Err(Error::internal("a comparison of nothing")),
             (false, given) => {
                 // A task that lacks what a metric needs is refused before it costs anything.
@@ -214,7 +212,7 @@ impl<'a> Work<'a> {
                     Some(given) => Responses::of(given),
                     None => self.respond(talk, unit.task, seed)?,
                 };
-                value(&self.follow(talk, plan, unit, given, seed)?)
+                json_row(&self.follow(talk, plan, unit, given, seed)?)
             }
         }
     }
@@ -297,8 +295,7 @@ impl<'a> Work<'a> {
     fn write(&self, places: &Places, parts: &[Part], kinds: &[Kind]) -> Result<Sweep> {
         let units = self.units(parts);
         let (_, failed) = rows(&units, self.journal);
-        let mut set_aside: Vec<SetAside> = self.tasks.set_aside.iter().cloned().chain(failed).collect();
-        set_aside.sort_by_key(|aside| aside.line);
+        let set_aside = self.tasks.set_aside_with(failed);
         let mut read: BTreeMap<Option<String>, BTreeMap<String, Read>> = BTreeMap::new();
         let mut lines: Vec<Swept> = Vec::new();
         for part in parts.iter().filter(|part| !part.compares) {
@@ -327,10 +324,6 @@ fn ground(part: &Part) -> Option<Part> {
         false if part.simulated == Simulated::default() => None,
         false => Some(Part { simulated: Simulated::default(), compares: false }),
     }
-}
-
-fn value<T: Serialize>(row: &T) -> Result<Value> {
-    serde_json::to_value(row).map_err(|e| Error::internal(format!("a row cannot be written as JSON: {e}")))
 }
 
 /// Refuses configurations with which kinds could not be compared.
