@@ -19,17 +19,25 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Bodies of the largest size that fit at once.
 const AT_ONCE: usize = 16;
 
-/// The bounds of bodies, and the bytes that are held.
+/// The bounds of bodies, and the bytes that are set aside for them.
 #[derive(Clone)]
 pub(crate) struct Bodies {
     most: usize,
     held: Arc<AtomicUsize>,
 }
 
-/// A body's bytes, which count until it is dropped.
+/// The bytes that are set aside for a body, which count until this is dropped.
 pub(crate) struct Held {
     bytes: usize,
     all: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Counts more bytes and returns how many count for all bodies together.
+    fn grow(&mut self, bytes: usize) -> usize {
+        self.bytes += bytes;
+        self.all.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)
+    }
 }
 
 impl Drop for Held {
@@ -53,10 +61,11 @@ impl Bodies {
         let read = if stated.is_some_and(|length| length > self.most as u64) {
             Err(self.too_large())
         } else {
-            // What is stated may never come, so nothing is set aside for it.
+            // What is stated may never come, so it is no more than a bound.
+            let most = stated.map_or(self.most, |length| length as usize);
             let late =
                 |_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "the body did not arrive in time");
-            tokio::time::timeout(TIME, self.read(&mut pieces)).await.map_err(late).flatten()
+            tokio::time::timeout(TIME, self.read(&mut pieces, most)).await.map_err(late).flatten()
         };
         match read {
             Ok((bytes, held)) => Ok((Request::from_parts(parts, Body::from(bytes)), held)),
@@ -67,19 +76,23 @@ impl Bodies {
         }
     }
 
-    async fn read(&self, pieces: &mut BodyDataStream) -> Answer<(Vec<u8>, Held)> {
-        let (mut bytes, mut held) = (Vec::new(), Held { bytes: 0, all: Arc::clone(&self.held) });
+    /// Reads a body that may grow to `most` bytes.
+    async fn read(&self, pieces: &mut BodyDataStream, most: usize) -> Answer<(Vec<u8>, Held)> {
+        let (mut bytes, mut held) = (Vec::<u8>::new(), Held { bytes: 0, all: Arc::clone(&self.held) });
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| Failure::refused(format!("the body broke off: {error}")))?;
-            if piece.len() > self.most - bytes.len() {
+            if piece.len() > most - bytes.len() {
                 return Err(self.too_large());
             }
-            held.bytes += piece.len();
-            let all = self.held.fetch_add(piece.len(), Ordering::Relaxed).saturating_add(piece.len());
-            if all > self.most.saturating_mul(AT_ONCE) {
-                let message =
-                    "the bodies of requests that are under way take all the memory that they may; ask again later";
-                return Err(Error::new(ErrorKind::Overloaded, message).into());
+            let (length, capacity) = (bytes.len() + piece.len(), bytes.capacity());
+            if length > capacity {
+                let larger = length.max(capacity.saturating_mul(2)).min(most);
+                if held.grow(larger - capacity) > self.most.saturating_mul(AT_ONCE) {
+                    let message =
+                        "the bodies of requests that are under way take all the memory that they may; ask again later";
+                    return Err(Error::new(ErrorKind::Overloaded, message).into());
+                }
+                bytes.reserve_exact(larger - bytes.len());
             }
             bytes.extend_from_slice(&piece);
         }

@@ -18,6 +18,9 @@ use tokio_rustls::TlsAcceptor;
 const HEADERS: Duration = Duration::from_secs(30);
 /// The time for a caller to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// What is read ahead of a connection, at most, and so the most that a request's headers may take. Hyper's own bound is
+/// 408 KiB, which a thousand slow callers would hold each.
+const BUFFER: usize = 64 * 1024;
 /// A connection that takes nothing of an answer for so long is closed, because it holds the answer.
 const WRITES: Duration = Duration::from_secs(60);
 
@@ -48,7 +51,7 @@ impl Server {
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router, watcher: Watcher) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(BUFFER);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // A caller that hung up, or spoke no HTTP, is answered by a closed connection.
     let _ = watcher.watch(connection).await;
