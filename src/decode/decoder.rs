@@ -37,6 +37,7 @@ impl Default for DecodeOptions {
 
 /// Counters of one model since it was loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct DecoderStats {
     /// Runs of the model.
     pub steps: u64,

@@ -68,6 +68,20 @@ pub struct GenerateOptions {
     pub on_text: Option<OnText>,
 }
 
+impl std::fmt::Debug for GenerateOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GenerateOptions")
+            .field("max_tokens", &self.max_tokens)
+            .field("sampling", &self.sampling)
+            .field("seed", &self.seed)
+            .field("stop", &self.stop)
+            .field("ignore_eos", &self.ignore_eos)
+            .field("schema", &self.schema)
+            .field("on_text", &self.on_text.is_some())
+            .finish()
+    }
+}
+
 impl GenerateOptions {
     /// The same options once more; `None` where somebody listens.
     pub(crate) fn again(&self) -> Option<GenerateOptions> {

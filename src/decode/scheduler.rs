@@ -128,6 +128,11 @@ impl<R: Reader> Sequence<R> {
         // The last token's logits are always wanted, so it is always computed.
         self.reader.next_position().min(self.tokens.len() - 1)
     }
+
+    /// Tokens that may still be sampled: a step each.
+    fn growth(&self) -> usize {
+        self.limit - self.tokens.len()
+    }
 }
 
 /// A prefix that stays in the cache.

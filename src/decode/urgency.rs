@@ -5,12 +5,21 @@ use std::cmp::Ordering;
 use std::time::Instant;
 
 /// The importance of a request. The least is the most urgent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, Eq)]
 pub(crate) struct Urgency {
     /// The higher goes first.
     pub(crate) priority: i32,
     /// Among equal priorities, the earlier goes first. A request without a deadline goes last.
     pub(crate) deadline: Option<Instant>,
+    /// How many steps its request takes after it, at most, one after the other. It sizes steps and orders nothing: those of
+    /// a ranking that began first are to end first.
+    pub(crate) further: usize,
+}
+
+impl PartialEq for Urgency {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
 }
 
 impl Ord for Urgency {
@@ -37,7 +46,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     pub(crate) fn new(priority: i32, deadline: Option<Instant>, arrival: u64) -> Self {
-        Turn { urgency: Urgency { priority, deadline }, arrival }
+        Turn { urgency: Urgency { priority, deadline, further: 0 }, arrival }
     }
 }
 

@@ -206,7 +206,7 @@ impl<T: Send + 'static> Job for Call<T> {
                 None => self.once = true,
             }
             let (id, model) = (AskId(at as u64), Arc::clone(&self.model));
-            questions.push(Question { id, model, request: Request::Task(task) });
+            questions.push(Question { id, model, request: Request::Task(task), further: 0 });
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Question {
     /// The model's name.
     pub(super) model: Arc<str>,
     pub(super) request: Request,
+    /// How many steps the job takes after this, at most, one after the other, as far as it knows.
+    pub(super) further: usize,
 }
 
 /// What is asked.

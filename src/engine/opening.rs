@@ -199,7 +199,7 @@ impl<T: Send> Job for ToRole<T> {
 
     fn start(&mut self, questions: &mut Vec<Question>) {
         let request = Request::Chat(self.question.clone());
-        questions.push(Question { id: AskId(0), model: Arc::clone(&self.model), request });
+        questions.push(Question { id: AskId(0), model: Arc::clone(&self.model), request, further: 0 });
     }
 
     fn on_answer(&mut self, _: AskId, answer: Result<Answer>, _: &mut Vec<Question>) {

@@ -15,7 +15,7 @@ use super::models::{Model, Models};
 use super::refresh::Exchange;
 use crate::chat::local::Answer;
 use crate::chat::{Finish, Ticket};
-use crate::decode::urgency::Turn;
+use crate::decode::urgency::{Turn, Urgency};
 use crate::rank::{AskId, MetricValues, StopReason};
 use crate::runtime::Cores;
 use crate::{Error, ErrorKind, Result};
@@ -239,9 +239,9 @@ impl Owner {
     /// answer like any other.
     fn hand_out(&mut self, turn: Turn) {
         let Some(run) = self.active.get_mut(&turn) else { return };
-        while let Some(Question { id, model, request }) = run.questions.pop_front() {
+        while let Some(Question { id, model, request, further }) = run.questions.pop_front() {
             let submitted = self.models.index(&model).and_then(|model| {
-                let ticket = self.models.0[model].1.submit(request, turn.urgency)?;
+                let ticket = self.models.0[model].1.submit(request, Urgency { further, ..turn.urgency })?;
                 Ok((model, ticket))
             });
             match submitted {

@@ -48,10 +48,10 @@ impl Rank {
 
     /// Names the model of each request.
     fn question(&mut self, asks: Vec<Ask>, questions: &mut Vec<Question>) {
-        for Ask { id, role, model, request } in asks {
+        for Ask { id, role, model, request, further } in asks {
             let model = model.or_else(|| self.plan.roles.resolve(role).map(|(_, name)| name.into()));
             match model {
-                Some(model) => questions.push(Question { id, model, request: Request::Chat(request) }),
+                Some(model) => questions.push(Question { id, model, request: Request::Chat(request), further }),
                 None => {
                     let message = format!("no model plays the role `{}`", role.as_str());
                     self.job.fail(Error::invalid_config(message));

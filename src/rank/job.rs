@@ -34,6 +34,8 @@ pub struct Ask {
     pub model: Option<Arc<str>>,
     /// The request.
     pub request: ChatRequest,
+    /// The most tokens of the same future that are sampled one after the other once this is answered.
+    pub further: usize,
 }
 
 /// The reason why a job is stopped from outside.
@@ -524,8 +526,9 @@ impl RankJob {
         let role = self.plan.roles.resolve(role).map_or(role, |(role, _)| role);
         let id = AskId(self.asked);
         self.asked += 1;
+        let further = if let Waiting::Rollout(place) = waiting { self.future(place).rollout.tokens_after() } else { 0 };
         self.waiting.insert(id, (role, waiting));
-        asks.push(Ask { id, role, model, request });
+        asks.push(Ask { id, role, model, request, further });
     }
 
     fn ask_for_candidate(&mut self, candidate: usize, asks: &mut Vec<Ask>) {

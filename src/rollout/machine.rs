@@ -145,6 +145,14 @@ impl Rollout {
         &self.future
     }
 
+    /// The most tokens that are still sampled one after the other once the reply is there that it waits for.
+    pub fn tokens_after(&self) -> usize {
+        let (policy, user) = (self.scene.settings.policy.max_tokens, self.scene.settings.user.max_tokens);
+        let turns = self.scene.window.saturating_sub(self.turn + 1);
+        let answer = if self.speaker == ModelRole::User { policy } else { 0 };
+        turns.saturating_mul(policy.saturating_add(user)).saturating_add(answer)
+    }
+
     /// Whether tokenising the response's text again gives tokens other than the sampled ones.
     pub fn response_retokenized_differs(&self) -> bool {
         self.response_retokenized_differs
@@ -325,6 +333,20 @@ mod tests {
     fn reply(text: &str, finish: Finish) -> Result<ChatReply> {
         let output = ChatOutput::Text { text: text.into(), tokens: None, finish, retokenized_differs: vec![] };
         Ok(ChatReply { output, usage: Usage::default(), note: None })
+    }
+
+    #[test]
+    fn it_knows_how_much_may_follow() {
+        let mut rollout = rollout(2);
+        let settings = RolloutSettings::default();
+        let (policy, user) = (settings.policy.max_tokens, settings.user.max_tokens);
+        let mut after = Vec::new();
+        let mut next = rollout.start();
+        while next.is_some() {
+            after.push(rollout.tokens_after());
+            next = rollout.on_reply(reply("Well.", Finish::Stop));
+        }
+        assert_eq!(after, [2 * policy + user, policy + user, policy, 0]);
     }
 
     #[test]

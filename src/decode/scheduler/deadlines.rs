@@ -1,8 +1,9 @@
 //! The size of a step, so that sequences with a deadline are in time.
 //!
 //! A step ends before the earliest deadline of a running sequence that can still keep it, unless even the least step
-//! takes longer. And a prompt that is less urgent than a sequence with a deadline gets only as many tokens as leave
-//! that sequence the time for its own. A deadline that has passed or can't be kept influences no step.
+//! takes longer. Where the sequence, and what its request samples after it, take many steps, each gets its part of the
+//! time. And a prompt that is less urgent than a sequence with a deadline gets only as many tokens as leave that sequence
+//! the time for its own. A deadline that has passed or can't be kept influences no step.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
@@ -49,7 +50,7 @@ impl<R: Reader> Scheduler<R> {
         if self.running.keys().all(|turn| turn.urgency.deadline.and_then(|deadline| budget.until(deadline)).is_none()) {
             return goals;
         }
-        let (mut needed, mut decoding, mut soonest) = (0, 0, f64::INFINITY);
+        let (mut needed, mut decoding, mut soonest) = (0, 0, None);
         let mut counted = HashSet::new();
         for (turn, sequence) in &self.running {
             let rows = self.rows_left(sequence, &mut counted);
@@ -58,16 +59,21 @@ impl<R: Reader> Scheduler<R> {
             decoding += usize::from(decodes);
             let Some(until) = turn.urgency.deadline.and_then(|deadline| budget.until(deadline)) else { continue };
             // Its next token comes with this step, whoever goes first.
-            if decodes {
-                soonest = soonest.min(until);
-            } else if needed as f64 <= until {
-                soonest = soonest.min(until);
-                goals.spare.insert(*turn, ((until * PLANNED) as usize).saturating_sub(needed));
+            let before = if decodes { 0 } else { needed };
+            let Some(room) = Some(until - before as f64).filter(|&room| room >= 0.0) else { continue };
+            let (planned, steps) = ((until * PLANNED) as usize, turn.urgency.further.saturating_add(sequence.growth()));
+            // A reply rarely takes all the tokens that it may, so one that could not take them all spreads nothing.
+            let spread = steps.saturating_mul(budget.least + decoding) as f64 <= room;
+            let steps = if spread { steps.max(1) } else { 1 };
+            if !decodes {
+                goals.spare.insert(*turn, planned.saturating_sub(needed) / steps);
             }
+            // A prompt may need all of a step for itself.
+            let in_time = if decodes { planned / steps } else { planned };
+            soonest = Some(soonest.map_or(in_time, |soonest: usize| soonest.min(in_time)));
         }
-        if soonest.is_finite() {
-            let in_time = ((soonest * PLANNED) as usize).saturating_sub(decoding);
-            goals.tokens = goals.tokens.min(in_time.max(budget.least));
+        if let Some(in_time) = soonest {
+            goals.tokens = goals.tokens.min(in_time.saturating_sub(decoding).max(budget.least));
         }
         goals
     }

@@ -389,7 +389,7 @@ fn urgency() -> impl Strategy<Value = Urgency> {
     let deadline = prop::option::of((0..3000u64).prop_map(|ms| *BEGINNING + Duration::from_millis(ms)));
     prop_oneof![
         Just(Urgency::default()),
-        (-1..2i32, deadline).prop_map(|(priority, deadline)| Urgency { priority, deadline })
+        (-1..2i32, deadline).prop_map(|(priority, deadline)| Urgency { priority, deadline, ..Urgency::default() })
     ]
 }
 

@@ -9,7 +9,7 @@ fn budget(now: Instant) -> Budget {
 }
 
 fn within(now: Instant, ms: u64) -> Urgency {
-    Urgency { priority: 0, deadline: Some(now + Duration::from_millis(ms)) }
+    Urgency { priority: 0, deadline: Some(now + Duration::from_millis(ms)), ..Urgency::default() }
 }
 
 /// Tokens that each sequence computes in the next step, by its number.
@@ -39,12 +39,30 @@ fn a_step_ends_before_the_deadline_of_a_reply_that_is_under_way() {
     // Three quarters of the time are planned for. The reply's own token is one of the step's.
     for (ms, long) in [(10_000, 250), (200, 149), (100, 74), (20, 32), (1, 32)] {
         for priority in [-1, 1] {
-            let long_prompt = Urgency { priority, deadline: None };
+            let long_prompt = Urgency { priority, ..Urgency::default() };
             let (mut scheduler, mut fake) = decoding_beside_a_long_prompt(within(now, ms), long_prompt);
             let computed = step(&mut scheduler, &mut fake, &budget(now));
             assert_eq!(computed, BTreeMap::from([(0, 1), (2, long)]), "{ms} ms, priority {priority}");
         }
     }
+}
+
+/// A reply that may take 29 tokens more, and what its request samples after it.
+#[test]
+fn the_time_until_a_deadline_is_spread_over_the_steps_before_it() {
+    let now = Instant::now();
+    // 3,000 ms are planned for. 130 steps of the least size take longer than there is time, so nothing is spread.
+    for (further, long) in [(0, 102), (21, 59), (71, 32), (101, 250)] {
+        let urgency = Urgency { further, ..within(now, 4000) };
+        let (mut scheduler, mut fake) = decoding_beside_a_long_prompt(urgency, Urgency::default());
+        let computed = step(&mut scheduler, &mut fake, &budget(now));
+        assert_eq!(computed, BTreeMap::from([(0, 1), (2, long)]), "{further} steps after it");
+    }
+    // A prompt keeps time for its reply's steps.
+    let (mut scheduler, mut fake) = scheduler(200);
+    submit(&mut scheduler, &prompt(0, 500), 0, Urgency::default());
+    submit(&mut scheduler, &prompt(1, 60), 10, within(now, 1000));
+    assert_eq!(step(&mut scheduler, &mut fake, &budget(now)), BTreeMap::from([(1, 69), (2, 60)]));
 }
 
 #[test]

@@ -38,10 +38,10 @@ fn steps_are_filled_by_priority_then_deadline_then_age() {
     let within = |seconds| Some(*BEGINNING + Duration::from_secs(seconds));
     let urgencies = [
         Urgency::default(),
-        Urgency { priority: -1, deadline: within(1) },
-        Urgency { priority: 0, deadline: within(90) },
-        Urgency { priority: 5, deadline: None },
-        Urgency { priority: 0, deadline: within(60) },
+        Urgency { priority: -1, deadline: within(1), ..Urgency::default() },
+        Urgency { priority: 0, deadline: within(90), ..Urgency::default() },
+        Urgency { priority: 5, deadline: None, ..Urgency::default() },
+        Urgency { priority: 0, deadline: within(60), ..Urgency::default() },
         Urgency::default(),
     ];
     for (number, urgency) in (0..).zip(urgencies) {
