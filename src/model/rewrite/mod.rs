@@ -32,7 +32,7 @@ use self::precision::{Converted, Precision};
 use self::rope::LongRope;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
-use super::layout::CacheType;
+use super::options::CacheType;
 use super::target::{Cache, Target};
 use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
@@ -138,7 +138,7 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
     let used = rows::remove_unused(&mut graph, logits);
     rows::gather_early(&mut graph);
     norms::take_over(&mut graph, &products);
-    let mut bitwise_exceptions = rowwise::check(&graph, flat).map_err(refuse)?;
+    let mut bitwise_exceptions = rowwise::check(&graph, flat, target.multiplies_bytes).map_err(refuse)?;
     if let Cache::Device(precision) = cache {
         let name = target.provider.as_str();
         bitwise_exceptions.push(format!("the provider `{name}`: a row may be rounded by those beside it"));

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::*;
+use crate::kernels::dot;
 use crate::onnx::nodes::{Dim, MICROSOFT, float_tensor, int, int64_tensor, node, text, value_info};
 use crate::onnx::{ModelProto, OperatorSetIdProto, TensorProto};
 use crate::runtime::session::{Graph, Session};
@@ -120,9 +121,9 @@ fn a_row_of_a_product_has_the_same_bits_beside_any_number_of_others() {
         for transposed in [false, true] {
             assert_same_bits("float32", product(transposed, k, n), k, threads, &counts(k));
         }
-        for (bits, block, zero_points) in
-            SAME_BITS_QUANTISED.into_iter().flat_map(|(b, s)| [(b, s, false), (b, s, true)])
-        {
+        let with_bytes = SAME_BITS_WITH_BYTES.into_iter().filter(|_| dot::multiplies_bytes());
+        let kinds = SAME_BITS_QUANTISED.into_iter().chain(with_bytes);
+        for (bits, block, zero_points) in kinds.flat_map(|(b, s)| [(b, s, false), (b, s, true)]) {
             let what = format!("{bits} bits, block {block}, zero points {zero_points}");
             assert_same_bits(&what, quantised(bits, block as usize, zero_points, k, n), k, threads, &counts(k));
         }
@@ -155,7 +156,7 @@ fn an_element_has_the_same_bits_beside_any_number_of_others() {
 fn operators_that_look_beyond_their_token_are_refused_by_name() {
     let refused = |nodes: Vec<NodeProto>| {
         let constants = vec![int64_tensor("one", &[1], &[1]), int64_tensor("zero", &[], &[0])];
-        check(&graph(nodes, constants, 8), false).expect_err("refused")
+        check(&graph(nodes, constants, 8), false, true).expect_err("refused")
     };
     let one = |op: &str, inputs: &[&str], attributes| node("", op, "it", inputs, &["y"], attributes);
     assert!(refused(vec![one("CumSum", &["x", "one"], vec![])]).contains("`it` (CumSum) is not known"));
@@ -177,7 +178,8 @@ fn shapes_may_be_computed_and_weights_prepared() {
         node("", "MatMul", "product", &["r", "t"], &["p"], vec![]),
         node("", "Pow", "power", &["p", "w"], &["y"], vec![]),
     ];
-    let exceptions = check(&graph(nodes, vec![float_tensor("w", &[1, 1], &[2.0])], 1), false).expect("row by row");
+    let exceptions =
+        check(&graph(nodes, vec![float_tensor("w", &[1, 1], &[2.0])], 1), false, true).expect("row by row");
     assert_eq!(exceptions, ["Pow: not shown to give the same bits in any batch"]);
 }
 
@@ -187,14 +189,16 @@ fn quantised_products_that_round_by_batch_are_named() {
         let mut graph = quantised(bits, block, false, 256, 8);
         graph.node[0].attribute.retain(|a| a.name() != "accuracy_level");
         graph.node[0].attribute.push(int("accuracy_level", level));
-        check(&graph, false).expect("row by row")
+        check(&graph, false, true).expect("row by row")
     };
     assert!(exceptions(4, 32, 4).is_empty());
     assert!(exceptions(8, 64, 4).is_empty());
     assert_eq!(exceptions(4, 64, 4), ["MatMulNBits with 4 bits, block 64, accuracy level 4: rows depend on the batch"]);
     assert_eq!(exceptions(4, 32, 0).len(), 1);
+    let plain = check(&quantised(4, 32, false, 256, 8), false, false).expect("row by row");
+    assert_eq!(plain, ["MatMulNBits with 4 bits, block 32, accuracy level 4: rows depend on the batch"]);
     let mut graph = quantised(4, 32, true, 256, 8);
     graph.initializer[1] = float_tensor("z", &[8, 8], &[0.0; 64]);
-    let exceptions = check(&graph, false).expect("row by row");
+    let exceptions = check(&graph, false, true).expect("row by row");
     assert!(exceptions[0].contains("zero points that are floats"), "{exceptions:?}");
 }
