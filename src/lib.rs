@@ -23,6 +23,8 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 // Unsafe code is fenced: the kernels are a separate crate, and the attributes below name the other places.
 #![deny(unsafe_code)]
+// What is public only inside of this workspace may do without.
+#![cfg_attr(not(feature = "internals"), warn(missing_debug_implementations))]
 // What only tests and benches use is dead without their feature; with it, the lint looks at everything.
 #![cfg_attr(not(feature = "internals"), allow(dead_code, unreachable_pub, unused_imports))]
 
@@ -85,10 +87,12 @@ pub mod trace;
 
 pub(crate) use foreturn_kernels as kernels;
 
-pub use chat::ChatModel;
+pub use chat::{ChatModel, Message, Role};
 pub use config::Config;
-pub use engine::{Engine, RankOptions};
+pub use decode::{GenerateOptions, SamplingOptions};
+pub use engine::{Engine, Limits, Prompt, RankOptions};
 pub use error::{Error, ErrorKind, Result};
 pub use export::ExportOptions;
 pub use rank::{RankRequest, Ranking};
 pub use reward::Metric;
+pub use rollout::Goal;

@@ -73,6 +73,7 @@ pub struct ChatReply {
 
 /// What a reply holds, by task.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum ChatOutput {
     /// For [`ChatTask::Generate`].
     Text {

@@ -33,6 +33,18 @@ pub struct EngineBuilder {
     pub(super) metrics: Vec<WeightedMetric>,
 }
 
+impl std::fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let custom: Vec<_> = self.custom.iter().map(|(name, _)| name).collect();
+        f.debug_struct("EngineBuilder")
+            .field("config", &self.config)
+            .field("places", &self.places)
+            .field("custom", &custom)
+            .field("metrics", &self.metrics)
+            .finish()
+    }
+}
+
 impl EngineBuilder {
     /// Where ONNX Runtime is looked for when the configuration names no path.
     #[must_use]

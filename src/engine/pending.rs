@@ -13,6 +13,17 @@ pub struct Pending<T> {
     cancel: CancelToken,
 }
 
+impl<T> std::fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = match *self.slot.lock() {
+            State::Ready(_) => "ready",
+            State::Taken => "taken",
+            _ => "waiting",
+        };
+        f.debug_struct("Pending").field("state", &state).finish_non_exhaustive()
+    }
+}
+
 /// Hands over the result, once. Nobody may be waiting for it any more.
 pub(crate) struct Responder<T> {
     slot: Arc<Slot<T>>,

@@ -239,7 +239,7 @@ fn loops_over_next_to_nothing_are_ended_too() {
     let body = loop_body(&mut model);
     body.node.clear();
     body.output = body.input[1..].to_vec();
-    let error = ModelFolder::open(folder(&model).path()).err().expect("refused");
+    let error = ModelFolder::open(folder(&model).path()).expect_err("refused");
     assert!(error.to_string().contains("node `logits` (Loop) has no nodes"), "{error}");
 }
 

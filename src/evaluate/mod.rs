@@ -8,12 +8,14 @@
 //! has the models, the metrics and the seeds of rankings. The seeds do not depend on the policy: users meet all policies in
 //! the same mood.
 //!
-//! - `hold`: the conversations; `best`: those with the best of several candidates; `summary`: their numbers; `table`: these as CSV; `page`: all of it as HTML.
+//! - `hold`: the conversations; `best`: those with the best of several candidates; `summary`: their numbers, with those of
+//!   `clarified`; `table`: these as CSV; `page`: all of it as HTML.
 //! - `sweep`: kinds of reward compared on the same conversations.
 //!
 //! docs/evaluation.md describes files and columns.
 
 mod best;
+mod clarified;
 mod hold;
 mod page;
 mod summary;

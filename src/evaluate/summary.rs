@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::clarified::Clarified;
 use super::hold::{EvaluatedConversation, Policy};
 use crate::likeness::Likeness;
 use crate::rank::ModelRole;
-use crate::reward::ClarificationReport;
 use crate::stats::{Difference, Estimate};
 use crate::tasks::{PROGRAM, Spent};
 
@@ -185,9 +185,9 @@ fn weights<'a>(
 /// The averages of the test on Abg-CoQA, if it was one. They are no means over tasks, so they have no errors.
 fn clarified<'a>(conversations: impl Iterator<Item = &'a EvaluatedConversation>) -> Vec<(String, Column)> {
     let decisions: Vec<(bool, bool)> = conversations.filter_map(|held| Some((held.asked?, held.ambiguous?))).collect();
-    let report: ClarificationReport = decisions.iter().copied().collect();
+    let counts: Clarified = decisions.iter().copied().collect();
     let column = |mean| Column { mean, std_error: None, interval: None, tasks: decisions.len() };
-    let named = [("macro_accuracy", report.macro_accuracy()), ("macro_f1", report.macro_f1())];
+    let named = [("macro_accuracy", counts.macro_accuracy()), ("macro_f1", counts.macro_f1())];
     named.into_iter().filter_map(|(name, mean)| Some((name.to_owned(), column(mean?)))).collect()
 }
 

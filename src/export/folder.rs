@@ -91,7 +91,7 @@ fn refuse_existing(target: &Path, overwrite: bool) -> Result<()> {
     let is_empty = fs::read_dir(target).map_err(|error| Error::io("read", target, error))?.next().is_none();
     if !is_empty && !MARKS.iter().any(|mark| target.join(mark).exists()) {
         let marks = MARKS.join(" or ");
-        return refuse(&format!("it holds files but no {marks}, so it is no earlier export: name another folder"));
+        return refuse(&format!("it holds files but no {marks}, so it is not an earlier export: name another folder"));
     }
     Ok(())
 }
@@ -133,7 +133,7 @@ mod tests {
         assert!(error.to_string().contains("exists already"), "{error}");
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         let error = Staging::create(&target, true).unwrap_err();
-        assert!(error.to_string().contains("no earlier export"), "{error}");
+        assert!(error.to_string().contains("not an earlier export"), "{error}");
 
         fs::write(target.join(MARKS[0]), "").unwrap();
         let staging = Staging::create(&target, true).unwrap();

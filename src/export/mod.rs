@@ -238,7 +238,7 @@ fn read(from: &Path) -> Result<Checkpoint> {
         names::refuse_adapter(from)?;
         if !from.join("config.json").exists() {
             return Err(Error::invalid_model(format!(
-                "{} has no config.json, so it is no Hugging Face checkpoint: name the folder that holds config.json and \
+                "{} has no config.json, so it is not a Hugging Face checkpoint: name the folder that holds config.json and \
                  the .safetensors files, or a .gguf file",
                 from.display()
             )));

@@ -14,6 +14,7 @@ use crate::runtime::ProviderReport;
 
 /// The result of `foreturn inspect`.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Inspection {
     /// File layout, as found in the graph.
     pub layout: &'static str,

@@ -20,6 +20,7 @@ pub(crate) mod graph;
 pub mod head;
 pub mod inspect;
 pub(crate) mod layout;
+mod options;
 pub(crate) mod rewrite;
 mod same;
 pub(crate) mod shared;
@@ -33,7 +34,7 @@ pub(crate) mod weights;
 
 pub use head::{Head, HeadKind, Pooling};
 pub use inspect::Inspection;
-pub use layout::{Batching, CacheType, ModelKind, OpenOptions};
+pub use options::{Batching, CacheType, ModelKind, OpenOptions};
 
 use self::config::FolderConfig;
 use self::find::Place;
@@ -62,6 +63,12 @@ pub struct ModelFolder {
     /// The weights of its files, which all who load them share.
     packed: Slot<Packed>,
     converted: Slot<Values>,
+}
+
+impl std::fmt::Debug for ModelFolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelFolder").field("path", &self.path).field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl ModelFolder {

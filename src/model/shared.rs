@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ModelFolder;
 use super::find;
-use super::layout::OpenOptions;
+use super::options::OpenOptions;
 use super::target::Target;
 use crate::Result;
 use crate::runtime::ProviderReport;

@@ -3,7 +3,7 @@
 //! Provider and processor decide how a graph is rewritten and how its cache is laid out. So the target is chosen before
 //! a folder is opened, and the rewritten graph carries it to the executor, the scheduler and the cache.
 
-use super::layout::CacheType;
+use super::options::CacheType;
 use super::rewrite::precision::Precision;
 use crate::kernels::attention::{
     BLOCK_SIZE,
@@ -25,8 +25,8 @@ pub(crate) struct Target {
     pub(crate) takes_products: bool,
     /// True if half precision becomes float32, because the provider has no products of it.
     pub(crate) widens: bool,
-    /// True if a cache of bytes is quicker than one of floats.
-    multiplies_bytes: bool,
+    /// True if the processor multiplies bytes (AVX-512 VNNI). A cache of them is then quicker than one of floats.
+    pub(crate) multiplies_bytes: bool,
     /// True if a cache of bfloat16 can be read.
     has_bfloat16: bool,
 }

@@ -22,7 +22,7 @@ fn refused_folder(damage: impl FnOnce(&mut ModelProto), prepare: impl FnOnce(&Pa
     damage(&mut model);
     let folder = folder(&model);
     prepare(folder.path());
-    let error = ModelFolder::open(folder.path()).err().expect("refused");
+    let error = ModelFolder::open(folder.path()).expect_err("refused");
     let name = folder.path().display().to_string();
     assert!(error.to_string().contains(&name), "the folder is not named: {error}");
     error
@@ -340,14 +340,14 @@ fn classifiers_are_told_by_what_the_graph_gives() {
     let tokens = classifier(&[batch, new, three], "logits");
     assert_eq!(open(&tokens).expect("opens").head().expect("a head").kind, HeadKind::TokenClassification);
     configure(tokens.path(), "architectures", json!(["LlamaForCausalLM"]));
-    says(&open(&tokens).err().expect("refused"), ErrorKind::Unsupported, &["without keys and values"]);
+    says(&open(&tokens).expect_err("refused"), ErrorKind::Unsupported, &["without keys and values"]);
     configure(sequence.path(), "id2label", json!({"0": "no"}));
-    says(&open(&sequence).err().expect("refused"), ErrorKind::Unsupported, &["id2label has 1 labels"]);
+    says(&open(&sequence).expect_err("refused"), ErrorKind::Unsupported, &["id2label has 1 labels"]);
 
     let embedding = classifier(&[batch, three], "sentence_embedding");
     assert_eq!(open(&embedding).expect("opens").head().expect("a head").pooling, Pooling::None);
     let states = classifier(&[batch, new, three], "last_hidden_state");
-    says(&open(&states).err().expect("refused"), ErrorKind::Unsupported, &["1_Pooling/config.json"]);
+    says(&open(&states).expect_err("refused"), ErrorKind::Unsupported, &["1_Pooling/config.json"]);
     std::fs::create_dir(states.path().join("1_Pooling")).expect("a folder");
     let write =
         |name: &str, value: Value| std::fs::write(states.path().join(name), value.to_string()).expect("written");
@@ -357,7 +357,7 @@ fn classifiers_are_told_by_what_the_graph_gives() {
     let head = found.head().expect("a head");
     assert_eq!((head.pooling, head.normalize), (Pooling::Mean, true));
     write("1_Pooling/config.json", json!({"pooling_mode_max_tokens": true}));
-    says(&open(&states).err().expect("refused"), ErrorKind::Unsupported, &["asks for a pooling other than"]);
+    says(&open(&states).expect_err("refused"), ErrorKind::Unsupported, &["asks for a pooling other than"]);
 }
 
 #[test]

@@ -78,6 +78,18 @@ pub struct RankPlan {
     pub count_tokens: TokenCounter,
 }
 
+impl std::fmt::Debug for RankPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RankPlan")
+            .field("roles", &self.roles)
+            .field("window", &self.window)
+            .field("samples", &self.samples)
+            .field("seed", &self.seed)
+            .field("metrics", &self.metrics)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RankPlan {
     /// A plan with the paper's window and samples (2 and 3), no models, and no metrics yet.
     pub fn new(count_tokens: TokenCounter) -> Self {

@@ -30,6 +30,19 @@ pub struct MetricInput<'a> {
     pub count_tokens: &'a (dyn Fn(&str) -> usize + Send + Sync),
 }
 
+impl std::fmt::Debug for MetricInput<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MetricInput")
+            .field("history", &self.history)
+            .field("response", &self.response)
+            .field("future", &self.future)
+            .field("goal", &self.goal)
+            .field("ended", &self.ended)
+            .field("extracted", &self.extracted)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'a> MetricInput<'a> {
     /// A response by itself, without history, future or extraction. It is for trying metrics by hand; use struct update
     /// for the other fields.
@@ -65,7 +78,7 @@ pub struct Question {
 }
 
 /// A conversation with the answers to all of a metric's questions about it, in the order of the questions.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
     /// The conversation.
     pub input: MetricInput<'a>,
@@ -192,6 +205,16 @@ pub struct WeightedMetric {
     pub extract: Option<Arc<Extraction>>,
     /// The metric.
     pub metric: Arc<dyn Metric>,
+}
+
+impl std::fmt::Debug for WeightedMetric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WeightedMetric")
+            .field("name", &self.name)
+            .field("weight", &self.weight)
+            .field("kind", &self.metric.kind())
+            .finish_non_exhaustive()
+    }
 }
 
 impl WeightedMetric {

@@ -17,7 +17,6 @@
 //! - `preference`: which of two conversations a judge prefers.
 //! - `preset`: the constants of published setups.
 
-mod clarification;
 mod combination;
 mod evaluation;
 mod extract;
@@ -37,7 +36,6 @@ pub(crate) mod unit_tests;
 pub use crate::sandbox::MemoryLimit;
 pub use crate::stats::{Difference, Estimate};
 internal! { crate::stats::{MAX_COMPARED, Posterior, leads, probability_best} }
-internal! { clarification::ClarificationReport }
 pub use combination::Combination;
 pub(crate) use evaluation::{Asker, Evaluation, Pending};
 pub use extract::{ExtractConfig, Extraction};

@@ -10,6 +10,7 @@ use crate::{Error, Result};
 /// A published setup whose constants are defaults. The request and the file override them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Preset {
     /// The paper's own (CollabLLM, arXiv 2502.00640, Table 6): w = 2, S = 3, hard judging, λ by task, equal weights.
     Paper,

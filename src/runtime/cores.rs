@@ -103,7 +103,7 @@ impl FromStr for Cores {
     fn from_str(text: &str) -> Result<Self> {
         let wrong = |part: &str| {
             Error::invalid_config(format!(
-                "cores = {text:?}: `{part}` is no number of a processor (below {MOST}) and no range of them. Give a list such \
+                "cores = {text:?}: `{part}` is neither the number of a processor (below {MOST}) nor a range of them. Give a list such \
                  as \"0-3,8\""
             ))
         };

@@ -19,6 +19,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Information about the loaded ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct RuntimeInfo {
     /// Path of the library.
     pub library: PathBuf,

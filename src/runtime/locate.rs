@@ -64,6 +64,7 @@ pub enum Source {
 
 /// A library that may be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Found {
     /// The way in which it was found.
     pub source: Source,

@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 
+use super::failure::Failure;
 use super::keeper;
 use super::plan::Plan;
 use super::record::{Record, Stage};
@@ -16,25 +17,6 @@ pub(super) const INSIDE: u32 = 1000;
 
 /// The watch's interval in milliseconds.
 const INTERVAL: i32 = 20;
-
-/// A step that failed.
-pub(super) struct Failure {
-    pub(super) stage: Stage,
-    pub(super) at: usize,
-    pub(super) errno: Errno,
-}
-
-impl Failure {
-    /// Makes a failure from an `errno`.
-    pub(super) fn of(stage: Stage) -> impl Fn(Errno) -> Failure {
-        move |errno| Failure { stage, at: 0, errno }
-    }
-
-    pub(super) fn send(self, status: RawFd) -> ! {
-        Record::Failed { stage: self.stage, at: self.at as u16, errno: self.errno }.send(status);
-        sys::exit(1)
-    }
-}
 
 /// Never returns. When it ends, everything in the sandbox ends.
 pub(super) fn main(plan: &mut Plan) -> ! {

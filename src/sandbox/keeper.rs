@@ -5,7 +5,8 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
-use super::init::{Failure, open};
+use super::failure::Failure;
+use super::init::open;
 use super::landlock;
 use super::plan::{FIRST_DESCRIPTOR, Plan, Start};
 use super::record::{Record, Stage};

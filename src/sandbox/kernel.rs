@@ -6,6 +6,9 @@ use std::os::fd::RawFd;
 
 use super::watch::{Path, each_number};
 
+/// Number of descriptors that a process may have.
+pub(super) const MOST_DESCRIPTORS: u64 = 256;
+
 /// Maximum number of bytes in a pipe: without `F_SETPIPE_SZ`, sixteen pages.
 const PIPE: u64 = 64 << 10;
 
@@ -38,7 +41,7 @@ impl Held {
         const DEFAULT: u64 = 212_992;
         let buffer = crate::files::read_kernel("/proc/sys/net/core/wmem_default").ok();
         let buffer = buffer.and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT);
-        let room = processes.saturating_mul(2 * super::plan::MOST_DESCRIPTORS).clamp(1 << 10, 1 << 16);
+        let room = processes.saturating_mul(2 * MOST_DESCRIPTORS).clamp(1 << 10, 1 << 16);
         Held {
             // A message is accepted while the buffer isn't full, and may be as long as the buffer.
             socket: 2 * buffer,

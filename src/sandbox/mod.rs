@@ -24,6 +24,7 @@
 //!
 //! This module knows nothing about metrics. docs/code-execution.md says what is isolated and what is not.
 
+mod failure;
 mod group;
 mod host;
 mod init;

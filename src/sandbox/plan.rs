@@ -13,7 +13,7 @@ use libc::c_char;
 use seccompiler::BpfProgram;
 
 use super::group::Group;
-use super::kernel::Held;
+use super::kernel::{Held, MOST_DESCRIPTORS};
 use super::{Isolation, Limits, Program, Sandbox, landlock, seccomp, sys};
 use crate::{Error, ErrorKind, Result};
 
@@ -23,9 +23,6 @@ pub(super) const FIRST_DESCRIPTOR: RawFd = 64;
 
 /// Size of `/dev/shm` in bytes.
 pub(super) const SHARED_MEMORY: u64 = 16 << 20;
-
-/// Number of descriptors of a process.
-pub(super) const MOST_DESCRIPTORS: u64 = 256;
 
 /// Paths that dynamic programs need, in addition to their own files. Missing ones are left out.
 const SYSTEM: [&str; 9] = [

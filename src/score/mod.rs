@@ -96,6 +96,7 @@ impl ScoreInput {
 
 /// The kind of score.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ScoreTask {
     /// A classification head's logits: one per label, for the text or for each token.
     #[default]
@@ -166,6 +167,7 @@ impl Label {
 
 /// A head's raw logits.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Score {
     /// Names of the scores.
     pub labels: Vec<String>,
@@ -187,6 +189,7 @@ pub enum Scores {
 
 /// Process rewards.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct StepScores {
     /// Names of the logits.
     pub labels: Vec<String>,
@@ -242,6 +245,7 @@ impl ScoreOutput {
 /// The reward that a preference-trained policy implies: β · (log π − log π_ref) of a response (DPO, arXiv 2305.18290,
 /// equation 5 without the term that depends on the prompt alone).
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct ImplicitReward {
     /// β · (log π − log π_ref), from means over tokens if this was requested.
     pub reward: f64,

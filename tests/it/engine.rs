@@ -883,7 +883,7 @@ fn a_full_queue_refuses_and_says_so() {
     let taken = submitted.iter().take_while(|submitted| submitted.is_ok()).count();
     assert_eq!(taken, 16 + 256);
     for refused in &submitted[taken..] {
-        let error = refused.as_ref().err().expect("the queue is full");
+        let error = refused.as_ref().expect_err("the queue is full");
         assert_eq!(error.kind(), ErrorKind::Overloaded);
         assert!(error.to_string().contains("rankings are waiting already"), "{error}");
     }

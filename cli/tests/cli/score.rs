@@ -314,7 +314,7 @@ fn what_cannot_be_scored_is_refused_by_name() {
         (
             model_named("qwen2-reward").generate(vec![1], Default::default()).map(drop),
             ErrorKind::InvalidRequest,
-            "is no language model",
+            "is not a language model",
         ),
         (
             model_named("bert-labels").embed(vec!["a".into()]).map(drop),

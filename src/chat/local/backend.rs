@@ -188,7 +188,7 @@ impl Backend {
         match self {
             Backend::Decoder(decoder) if folder.head().is_none() => Ok(decoder),
             _ => Err(Error::invalid_request(format!(
-                "{} is no language model: it gives {} numbers for a text or its tokens. Give another model for this role, \
+                "{} is not a language model: it gives {} numbers for a text or its tokens. Give another model for this role, \
                  or ask this one for scores",
                 folder.path().display(),
                 folder.row_width()

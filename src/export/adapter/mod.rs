@@ -64,7 +64,7 @@ impl Lora {
         let (config, weights) = (folder.join(names::ADAPTER), folder.join(names::ADAPTER_WEIGHTS));
         if !config.exists() {
             return Err(Error::invalid_model(format!(
-                "{} has no {}, so it is no adapter: name the folder that PEFT's save_pretrained made",
+                "{} has no {}, so it is not an adapter: name the folder that PEFT's save_pretrained made",
                 folder.display(),
                 names::ADAPTER
             )));

@@ -130,7 +130,7 @@ pub struct PagedAttentionKernel {
     rope_rows: Vec<usize>,
     /// Room for numbers of either kind.
     queries: Vec<f32>,
-    /// Used where the head size is no multiple of sixteen.
+    /// Used where the head size is not a multiple of sixteen.
     padded_output: Vec<f32>,
 }
 
@@ -149,7 +149,7 @@ impl PagedAttentionKernel {
         }
         if query % kv != 0 {
             return Err(ort::Error::new(format!(
-                "{OPERATOR}: {query} query heads are no multiple of {kv} key-value heads"
+                "{OPERATOR}: {query} query heads are not a multiple of {kv} key-value heads"
             )));
         }
         let scale = context.get::<f32>("scale").filter(|scale| *scale != 0.0).unwrap_or(1.0 / (size as f32).sqrt());

@@ -3,8 +3,7 @@
 //!
 //! The judge says whether the response asks. It sees the conversation up to the response, not its future.
 //! `goal.ambiguous`, which is required, says whether the response should ask. Range [0, 1]: the probability that the
-//! two agree; hard judging gives 0 or 1. [`ClarificationReport`](crate::reward::ClarificationReport) computes averages
-//! over a data set.
+//! two agree; hard judging gives 0 or 1. `foreturn evaluate` has averages over a data set.
 //!
 //! Settings: `judging = "soft" | "hard"`, `min_mass` in [0, 1], `show_reasoning` (see [`JudgeSettings`]).
 

@@ -34,7 +34,7 @@ def read_tests(source):
     try:
         tree = ast.parse(source, "tests.py")
     except (SyntaxError, ValueError) as error:
-        raise Broken(f"goal.tests is no Python: {error}") from None
+        raise Broken(f"goal.tests is not Python: {error}") from None
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     names = []
     for name in classes:
@@ -124,7 +124,7 @@ class Reporter(unittest.TestResult):
         self._fail(f"it was skipped: {short(reason)}")
 
     def addExpectedFailure(self, test, err):
-        self._fail("it fails as expected, which is no pass")
+        self._fail("it fails as expected, which does not count as a pass")
 
     def addUnexpectedSuccess(self, test):
         self._fail("it was expected to fail")
@@ -136,7 +136,7 @@ def run_unittest(namespace, names, report, guard, check_method):
         kind, method = name.split(".")
         case = namespace.get(kind)
         if not (isinstance(case, type) and issubclass(case, unittest.TestCase)):
-            report(name, f"{kind} is no TestCase", None)
+            report(name, f"{kind} is not a TestCase", None)
             continue
         why = check_method(getattr(case, method, None))
         if why is not None:

@@ -56,6 +56,7 @@ pub enum OnUnavailable {
 
 /// The provider that runs a model, and the fate of those preferred to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ProviderReport {
     /// The provider in use.
     pub used: Provider,

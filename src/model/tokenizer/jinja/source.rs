@@ -71,7 +71,7 @@ impl Rewriter<'_> {
             self.rest = &tag[end..];
             if raw {
                 match inside.trims {
-                    Some('+') => return Err(Refusal::new("`{% raw +%}` is no tag")),
+                    Some('+') => return Err(Refusal::new("`{% raw +%}` is not a tag")),
                     // Jinja keeps this line break, and the engine trims it.
                     None if self.rest.starts_with('\n') => self.out.push('\n'),
                     _ => {}
