@@ -42,7 +42,7 @@ pub use model::{LocalConfig, ModelConfig, ModelSource};
 pub use remote::RemoteConfig;
 pub use sections::{AllocationConfig, MetricConfig, RolesConfig, RolloutConfig, RuntimeConfig};
 
-pub use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
+pub use crate::chat::remote::{Decisions, JsonMode, MaxTokensField, OnEchoedKey};
 pub use crate::runtime::{OnUnavailable, OptionValue, Provider, ProviderOptions};
 
 /// Everything that a `foreturn.toml` says.

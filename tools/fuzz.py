@@ -64,6 +64,15 @@ def completions() -> Iterator[bytes]:
     body = {"choices": [{**choice, "logprobs": {"content": [position]}}], "usage": usage, "system_fingerprint": "fp"}
     yield b"\0" + json.dumps(body).encode()
     yield b"\0" + json.dumps({**body, "choices": [{**choice, "logprobs": []}], "usage": {"prompt_tokens": 9.0, "total_tokens": 9}}).encode()
+    # Decisions, as OpenAI and vLLM write them, and as SGLang does.
+    probabilities = {"Yes": 0.25, "No": 0.75}
+    listed = [{"value": value, "probability": probability} for value, probability in probabilities.items()]
+    answer = {"type": "choice", "name": "answer", "choice": "No", "probabilities": listed, "confidence": 0.6}
+    usage = {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 1, "total_tokens": 10}
+    yield b"\0" + json.dumps({"model": "m", "answers": [answer], "usage": usage}).encode()
+    yield b"\0" + json.dumps({"model": "m", "answers": [{"type": "refusal", "name": "answer"}], "usage": usage}).encode()
+    answer = {"type": "choice", "choice": "No", "probabilities": probabilities, "label_mass": 0.9}
+    yield b"\0" + json.dumps({"answers": {"answer": answer}, "usage": {"prompt_tokens": 9, "total_tokens": 9}}).encode()
     yield b"\0" + json.dumps({"error": {"message": "no GPU \x1b[2J", "code": 3, "type": "server_error"}}).encode()
     yield b"\0" + json.dumps({"detail": [{"loc": ["body"], "msg": "maximum context length"}]}).encode()
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::keys::keys;
+use crate::chat::remote::{Decisions, JsonMode, MaxTokensField, OnEchoedKey};
 #[cfg(feature = "remote")]
 use crate::chat::remote::{Endpoint, Extensions, Secret};
-use crate::chat::remote::{JsonMode, MaxTokensField, OnEchoedKey};
 use crate::{Error, Result};
 
 /// The longest timeout, in seconds.
@@ -46,6 +46,9 @@ pub struct RemoteConfig {
     /// Says whether a judge's answers are read from log-probabilities; yes if absent. Otherwise they are read from the
     /// text.
     pub logprobs: Option<bool>,
+    /// Says whether a judge's answers come from the endpoint's `/v1/decisions`, and in which dialect: "none" if absent,
+    /// "openai", "vllm" or "sglang".
+    pub decisions: Option<Decisions>,
     /// The way in which the endpoint is asked for JSON: "json_schema" if absent, "json_object" or "none".
     pub json_mode: Option<JsonMode>,
     /// The consequence of a reply that holds the endpoint's key, if the key has at least 16 characters. "note", which
@@ -57,7 +60,7 @@ pub struct RemoteConfig {
 
 keys!(RemoteConfig []
     base_url, model, api_key_env, timeout_s, connect_timeout_s, max_retries, max_concurrent, requests_per_minute,
-    max_tokens_field, send_seed, logprobs, json_mode, on_echoed_key, headers,
+    max_tokens_field, send_seed, logprobs, decisions, json_mode, on_echoed_key, headers,
 );
 
 impl RemoteConfig {
@@ -75,6 +78,7 @@ impl RemoteConfig {
             max_tokens_field: None,
             send_seed: None,
             logprobs: None,
+            decisions: None,
             json_mode: None,
             on_echoed_key: None,
             headers: BTreeMap::new(),
@@ -127,10 +131,8 @@ fn validate_url(url: &str) -> Result<()> {
     if url.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#')) {
         return wrong("holds a query, a fragment or a space: give host and path alone");
     }
-    if rest.trim_end_matches('/').ends_with("/chat/completions") {
-        return wrong("goes too far: leave out /chat/completions");
-    }
-    Ok(())
+    let end = ["/chat/completions", "/decisions"].into_iter().find(|end| rest.trim_end_matches('/').ends_with(end));
+    end.map_or(Ok(()), |end| wrong(&format!("goes too far: leave out {end}")))
 }
 
 /// Messages do not repeat a header's value, because it may be a key.
@@ -185,6 +187,7 @@ impl RemoteConfig {
             max_tokens_field: self.max_tokens_field.unwrap_or_default(),
             send_seed: self.send_seed.unwrap_or(true),
             logprobs: self.logprobs.unwrap_or(true),
+            decisions: self.decisions.unwrap_or_default(),
             json_mode: self.json_mode.unwrap_or_default(),
             on_echoed_key: self.on_echoed_key.unwrap_or_default(),
             extensions,
@@ -246,6 +249,7 @@ mod tests {
             ("requests_per_minute = 0", "requests_per_minute = 0"),
             ("max_tokens_field = \"tokens\"", "unknown variant `tokens`"),
             ("json_mode = \"yaml\"", "unknown variant `yaml`"),
+            ("decisions = \"systemone\"", "unknown variant `systemone`"),
             ("on_echoed_key = \"hide\"", "unknown variant `hide`"),
             ("headers = { Accept-Encoding = \"br\" }", "headers.Accept-Encoding is written by foreturn"),
             ("headers = { \"a b\" = \"c\" }", "is not the name of a header"),
@@ -259,6 +263,7 @@ mod tests {
         for (text, part) in [
             ("path = \"m\"\nmodel = \"x\"", "model is for models with a base_url"),
             ("path = \"m\"\non_echoed_key = \"fail\"", "on_echoed_key is for models with a base_url"),
+            ("path = \"m\"\ndecisions = \"openai\"", "decisions is for models with a base_url"),
             ("path = \"m\"\nmax_retries = 1", "max_retries is for models with a base_url"),
             ("path = \"m\"\nheaders = { a = \"b\" }", "headers is for models with a base_url"),
             ("base_url = \"http://x\"", "model is missing"),
@@ -266,6 +271,7 @@ mod tests {
             ("base_url = \"https://\"\nmodel = \"y\"", "names no host"),
             ("base_url = \"https://x/v1?key=secret\"\nmodel = \"y\"", "holds a query"),
             ("base_url = \"https://x/v1/chat/completions\"\nmodel = \"y\"", "leave out /chat/completions"),
+            ("base_url = \"https://x/v1/decisions/\"\nmodel = \"y\"", "leave out /decisions"),
             ("base_url = \"https://me:secret@x/v1\"\nmodel = \"y\"", "holds a name or password"),
         ] {
             let message = refused(&format!("[models.m]\n{text}"));

@@ -1,5 +1,5 @@
-//! A small server that speaks OpenAI's chat-completions protocol, or lies: what it says to a request is for a test's
-//! closure to decide.
+//! A small server that speaks OpenAI's protocols of chat completions and decisions, or lies: what it says to a request is
+//! for a test's closure to decide.
 //!
 //! It counts what arrives, how much at the same time, and who hung up while waiting.
 #![allow(clippy::disallowed_methods, reason = "a test may panic where the system refuses a thread")]
@@ -28,11 +28,21 @@ pub(crate) struct Asked {
 impl Asked {
     /// Whether a judge is asked, and not a speaker.
     pub(crate) fn is_choice(&self) -> bool {
-        self.body["logprobs"] == true
+        self.body["logprobs"] == true || self.is_decision()
     }
 
-    /// Everything that the messages say.
+    /// Whether it came to `/v1/decisions`.
+    pub(crate) fn is_decision(&self) -> bool {
+        self.path == "/v1/decisions"
+    }
+
+    /// Everything that the messages say, or the input and the question.
     pub(crate) fn text(&self) -> String {
+        if self.is_decision() {
+            let question = &self.body["questions"][0];
+            let question = question.get("instructions").or(question.get("question")).expect("a question");
+            return [&self.body["input"], question].map(|part| part.as_str().expect("a text")).join("\n");
+        }
         let messages = self.body["messages"].as_array().expect("messages");
         messages.iter().map(|message| message["content"].as_str().expect("a text")).collect()
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use foreturn::config::{
-    ByteSize, Config, JsonMode, MaxTokensField, MetricConfig, ModelConfig, OnEchoedKey, RemoteConfig, RolesConfig,
-    RuntimeConfig,
+    ByteSize, Config, Decisions, JsonMode, MaxTokensField, MetricConfig, ModelConfig, OnEchoedKey, RemoteConfig,
+    RolesConfig, RuntimeConfig,
 };
 use foreturn::decode::DecodeOptions;
 use foreturn::rank::{AllocationSettings, DEFAULT_CONFIDENCE, DEFAULT_FIRST, RankPlan};
@@ -113,6 +113,7 @@ fn value_of(key: &str) -> &'static str {
         "template_arguments" | "headers" => "{ name = \"value\" }",
         "max_tokens_field" => "\"max_completion_tokens\"",
         "json_mode" => "\"none\"",
+        "decisions" => "\"sglang\"",
         "on_echoed_key" => "\"fail\"",
         "send_seed" | "logprobs" => "false",
         "temperature" | "top_p" | "min_p" | "repetition_penalty" => "0.5",
@@ -218,6 +219,7 @@ fn defaults() -> BTreeMap<&'static str, Map<String, Value>> {
             REMOTE_MODEL,
             of(json!({
                 "max_tokens_field": MaxTokensField::default(),
+                "decisions": Decisions::default(),
                 "json_mode": JsonMode::default(),
                 "on_echoed_key": OnEchoedKey::default(),
                 "headers": RemoteConfig::new("", "").headers,

@@ -1,5 +1,7 @@
 //! Remote models beside local ones, held to a scripted server: rewards, costs, retries, limits, lies, and ends.
 
+mod decisions;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};

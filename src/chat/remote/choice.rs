@@ -113,7 +113,7 @@ pub(super) fn by_logprobs(answers: &[Vec<String>], positions: &[Position], ended
 }
 
 /// Corrects sums that rounding put above 1.
-fn bounded(probabilities: Vec<f64>) -> Vec<f64> {
+pub(super) fn bounded(probabilities: Vec<f64>) -> Vec<f64> {
     let sum: f64 = probabilities.iter().sum();
     if sum > 1.0 { probabilities.into_iter().map(|p| p / sum).collect() } else { probabilities }
 }

@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, Timeout};
 
 use super::coding::decoded;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Route};
 use super::limits::LONGEST_RETRY_AFTER;
 use crate::{Error, ErrorKind, Result, json};
 
@@ -87,9 +87,9 @@ fn roots() -> Result<RootCerts, String> {
 }
 
 /// Sends a body and returns the bytes of the reply.
-pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Vec<u8>, Failure> {
+pub(super) fn send(agent: &Agent, endpoint: &Endpoint, route: Route, body: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut request = agent
-        .post(endpoint.url())
+        .post(endpoint.url(route))
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json")
         // Without it, a server may use any coding for the body (RFC 9110, 12.5.3).
@@ -102,7 +102,7 @@ pub(super) fn send(agent: &Agent, endpoint: &Endpoint, body: &[u8]) -> Result<Ve
     }
     let mut response = request.send(body).map_err(|e| transport(endpoint, &e))?;
     if !response.status().is_success() {
-        return Err(status(endpoint, response));
+        return Err(status(endpoint, route, response));
     }
     let content_type = header(&response, "content-type");
     let is_json = content_type.as_ref().is_none_or(|given| is_json(given));
@@ -135,7 +135,7 @@ fn is_json(content_type: &str) -> bool {
 }
 
 /// The meaning of a status other than success.
-fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
+fn status(endpoint: &Endpoint, route: Route, mut response: Response<Body>) -> Failure {
     let status = response.status();
     if status.is_redirection() {
         let target = header(&response, "location").unwrap_or_default();
@@ -159,26 +159,8 @@ fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
         words if words.is_empty() => String::new(),
         words => format!(": {words}"),
     };
-    let failure = |kind, remedy: &str| Failure::new(kind, format!("status {status}{said}. {remedy}"));
-    let mut failure = match status.as_u16() {
-        _ if complaint.is_context() => {
-            failure(ErrorKind::ContextLength, "The prompt is longer than the model's context")
-        }
-        401 | 403 => failure(
-            ErrorKind::InvalidConfig,
-            "Check api_key_env: the key in it is missing, wrong or not allowed this model",
-        ),
-        404 | 405 => failure(ErrorKind::InvalidConfig, "Check base_url, which ends in /v1 on most servers, and model"),
-        429 if complaint.code == "insufficient_quota" => {
-            failure(ErrorKind::Overloaded, "The account has no credit left")
-        }
-        429 => failure(ErrorKind::Overloaded, "Lower max_concurrent, or set requests_per_minute").or_later(),
-        408 | 409 | 500.. => failure(ErrorKind::Io, "The server failed; look at its log, or try later").or_later(),
-        _ => failure(
-            ErrorKind::InvalidConfig,
-            "The server refuses the request: see send_seed, max_tokens_field, logprobs and json_mode",
-        ),
-    };
+    let (kind, remedy, retry) = meaning(status.as_u16(), route, &complaint);
+    let mut failure = Failure { kind, what: format!("status {status}{said}. {remedy}"), retry };
     if let (Retry::Backoff, Some(asked)) = (failure.retry, asked) {
         failure.retry = Retry::After(asked);
         if asked > LONGEST_RETRY_AFTER {
@@ -188,6 +170,42 @@ fn status(endpoint: &Endpoint, mut response: Response<Body>) -> Failure {
         }
     }
     failure
+}
+
+/// The kind of error that a status is, what to do about it, and whether a retry may help.
+fn meaning(status: u16, route: Route, complaint: &Complaint) -> (ErrorKind, &'static str, Retry) {
+    let for_good = |kind, remedy| (kind, remedy, Retry::Never);
+    let for_now = |kind, remedy| (kind, remedy, Retry::Backoff);
+    match (status, route) {
+        _ if complaint.is_context() => {
+            for_good(ErrorKind::ContextLength, "The prompt is longer than the model's context")
+        }
+        (401 | 403, _) => for_good(
+            ErrorKind::InvalidConfig,
+            "Check api_key_env: the key in it is missing, wrong or not allowed this model",
+        ),
+        (404 | 405 | 501, Route::Decisions) => for_good(
+            ErrorKind::InvalidConfig,
+            "The endpoint has no /v1/decisions, or not for this model: leave decisions out under [models]. If it has, \
+             check base_url and model",
+        ),
+        (404 | 405, Route::ChatCompletions) => {
+            for_good(ErrorKind::InvalidConfig, "Check base_url, which ends in /v1 on most servers, and model")
+        }
+        (429, _) if complaint.code == "insufficient_quota" => {
+            for_good(ErrorKind::Overloaded, "The account has no credit left")
+        }
+        (429, _) => for_now(ErrorKind::Overloaded, "Lower max_concurrent, or set requests_per_minute"),
+        (408 | 409 | 500.., _) => for_now(ErrorKind::Io, "The server failed; look at its log, or try later"),
+        (_, Route::Decisions) => for_good(
+            ErrorKind::InvalidConfig,
+            "The server refuses the question: check decisions and model under [models], or leave decisions out",
+        ),
+        (_, Route::ChatCompletions) => for_good(
+            ErrorKind::InvalidConfig,
+            "The server refuses the request: see send_seed, max_tokens_field, logprobs and json_mode",
+        ),
+    }
 }
 
 /// The server's error message, in one of the forms that servers use.
@@ -213,10 +231,11 @@ impl Complaint {
         Complaint { message: message.map_or_else(|| error.to_string(), str::to_owned), code: code.to_owned() }
     }
 
-    /// Whether the prompt is too long, by OpenAI's code, llama.cpp's type or vLLM's words.
+    /// Whether the prompt is too long, by OpenAI's code, llama.cpp's type, or the words of vLLM and SGLang.
     fn is_context(&self) -> bool {
         matches!(&*self.code, "context_length_exceeded" | "exceed_context_size_error")
             || self.message.contains("maximum context length")
+            || self.message.contains("does not fit the context length")
     }
 }
 
@@ -245,7 +264,7 @@ fn transport(endpoint: &Endpoint, error: &ureq::Error) -> Failure {
         ureq::Error::HostNotFound => io("there is no such host. Check base_url".into()).or_later(),
         ureq::Error::BodyExceedsLimit(_) => Failure::new(
             ErrorKind::ModelOutput,
-            format!("its reply is longer than {} MiB. This is not a chat completion; check base_url", MAX_REPLY >> 20),
+            format!("its reply is longer than {} MiB. This is not a model's reply; check base_url", MAX_REPLY >> 20),
         ),
         ureq::Error::Io(e) => {
             let what = endpoint.quote(&e.to_string());
@@ -312,6 +331,7 @@ mod tests {
             (r#"{"error": {"message": "x", "code": "context_length_exceeded"}}"#, true),
             (r#"{"error": {"message": "x", "type": "exceed_context_size_error"}}"#, true),
             (r#"{"message": "This model's maximum context length is 8 tokens."}"#, true),
+            (r#"{"message": "the prompt has 9 tokens, which does not fit the context length of 8 tokens"}"#, true),
             (r#"{"error": {"message": "x", "code": "other"}}"#, false),
         ] {
             assert_eq!(Complaint::read(body.as_bytes()).is_context(), context, "{body}");

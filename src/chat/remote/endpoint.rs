@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{JsonMode, MaxTokensField, OnEchoedKey};
+use super::{Decisions, JsonMode, MaxTokensField, OnEchoedKey};
 use crate::error::foreign;
 use crate::{Error, ErrorKind};
 
@@ -33,6 +33,7 @@ pub(crate) struct Endpoint {
     pub(crate) max_tokens_field: MaxTokensField,
     pub(crate) send_seed: bool,
     pub(crate) logprobs: bool,
+    pub(crate) decisions: Decisions,
     pub(crate) json_mode: JsonMode,
     pub(crate) on_echoed_key: OnEchoedKey,
     pub(crate) extensions: Extensions,
@@ -46,9 +47,19 @@ pub(crate) struct Extensions {
     pub(crate) repetition_penalty: bool,
 }
 
+/// The part of an endpoint that a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    ChatCompletions,
+    Decisions,
+}
+
 impl Endpoint {
-    pub(super) fn url(&self) -> String {
-        format!("{}/chat/completions", self.base_url)
+    pub(super) fn url(&self, route: Route) -> String {
+        match route {
+            Route::ChatCompletions => format!("{}/chat/completions", self.base_url),
+            Route::Decisions => format!("{}/decisions", self.base_url),
+        }
     }
 
     pub(super) fn is_https(&self) -> bool {
@@ -146,6 +157,7 @@ pub(super) mod tests {
             max_tokens_field: MaxTokensField::MaxTokens,
             send_seed: true,
             logprobs: true,
+            decisions: Decisions::None,
             json_mode: JsonMode::JsonSchema,
             on_echoed_key: OnEchoedKey::Note,
             extensions: Extensions::default(),

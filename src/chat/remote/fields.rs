@@ -13,6 +13,20 @@ use crate::json;
 /// The largest valid count of tokens.
 const MAX_TOKENS: u64 = 1 << 40;
 
+/// The names of the counts in `usage`.
+pub(super) struct CountNames {
+    prompt: &'static str,
+    generated: &'static str,
+    details: &'static str,
+}
+
+/// The names of chat completions.
+pub(super) const COMPLETION: CountNames =
+    CountNames { prompt: "prompt_tokens", generated: "completion_tokens", details: "prompt_tokens_details" };
+/// The names of OpenAI's decisions.
+pub(super) const DECISION: CountNames =
+    CountNames { prompt: "input_tokens", generated: "output_tokens", details: "input_tokens_details" };
+
 /// The tokens that a reply cost.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Counts {
@@ -24,7 +38,7 @@ pub(super) struct Counts {
 impl Counts {
     /// Reads `usage`. Of prompt, completion and total, one may be missing, because it follows from the others. A reply
     /// without its cost would count as free.
-    pub(super) fn read(usage: Option<&Value>) -> Result<Self, String> {
+    pub(super) fn read(usage: Option<&Value>, names: &CountNames) -> Result<Self, String> {
         let usage = present(usage).ok_or("its reply has no usage, so its cost can't be counted")?;
         let Value::Object(_) = usage else {
             return Err(format!("usage is {}, not an object", shown(usage)));
@@ -33,16 +47,16 @@ impl Counts {
             count(usage.get(name)).map_err(|found| format!("usage.{name} is `{found}`, not a number of tokens"))
         };
         let total = || field("total_tokens");
-        let (prompt, generated) = match (field("prompt_tokens")?, field("completion_tokens")?) {
+        let (prompt, generated) = match (field(names.prompt)?, field(names.generated)?) {
             (Some(prompt), Some(generated)) => (prompt, generated),
-            (Some(prompt), None) => (prompt, rest(total()?, prompt, "completion_tokens")?),
-            (None, Some(generated)) => (rest(total()?, generated, "prompt_tokens")?, generated),
-            (None, None) => return Err("usage has no prompt_tokens, so its cost can't be counted".into()),
+            (Some(prompt), None) => (prompt, rest(total()?, prompt, names.generated)?),
+            (None, Some(generated)) => (rest(total()?, generated, names.prompt)?, generated),
+            (None, None) => return Err(format!("usage has no {}, so its cost can't be counted", names.prompt)),
         };
-        let details = usage.get("prompt_tokens_details").and_then(|details| details.get("cached_tokens"));
+        let details = usage.get(names.details).and_then(|details| details.get("cached_tokens"));
         // A value that is not a number says nothing about the cache.
         let cached = count(details.filter(|cached| cached.is_number()))
-            .map_err(|found| format!("usage.prompt_tokens_details.cached_tokens is `{found}`, not a number of tokens"))?
+            .map_err(|found| format!("usage.{}.cached_tokens is `{found}`, not a number of tokens", names.details))?
             .unwrap_or(0);
         if prompt.max(generated) > MAX_TOKENS || cached > prompt {
             return Err(format!(
@@ -90,7 +104,7 @@ pub(super) fn error(reply: &Value) -> Option<&Value> {
     let is_error = || {
         let says = |key| present(reply.get(key)).is_some();
         reply.get("object").is_some_and(|object| object == "error")
-            || (!says("choices") && (says("detail") || says("message")))
+            || (!says("choices") && !says("answers") && (says("detail") || says("message")))
     };
     stated.or_else(|| is_error().then_some(reply))
 }
@@ -140,8 +154,9 @@ mod tests {
 
     #[test]
     fn counts_are_whole_numbers_and_one_may_follow_from_the_others() {
-        let read =
-            |usage: Value| Counts::read(Some(&usage)).map(|counts| (counts.prompt, counts.cached, counts.generated));
+        let read = |usage: Value| {
+            Counts::read(Some(&usage), &COMPLETION).map(|counts| (counts.prompt, counts.cached, counts.generated))
+        };
         for (usage, expected) in [
             (json!({"prompt_tokens": 10, "completion_tokens": 3}), (10, 0, 3)),
             (json!({"prompt_tokens": 10.0, "completion_tokens": 3.0, "total_tokens": "13"}), (10, 0, 3)),
@@ -184,7 +199,24 @@ mod tests {
             let error = read(usage.clone()).unwrap_err();
             assert!(error.contains(part), "{usage}: {error}");
         }
-        assert!(Counts::read(Some(&Value::Null)).unwrap_err().contains("no usage"));
-        assert!(Counts::read(None).unwrap_err().contains("no usage"));
+        assert!(Counts::read(Some(&Value::Null), &COMPLETION).unwrap_err().contains("no usage"));
+        assert!(Counts::read(None, &COMPLETION).unwrap_err().contains("no usage"));
+    }
+
+    #[test]
+    fn a_decisions_counts_have_names_of_their_own() {
+        let usage = json!({"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}});
+        assert_eq!(Counts::read(Some(&usage), &DECISION), Ok(Counts { prompt: 9, cached: 4, generated: 2 }));
+        for (usage, part) in [
+            (json!({"prompt_tokens": 9, "completion_tokens": 0}), "usage has no input_tokens"),
+            (json!({"input_tokens": 9, "output_tokens": -1}), "usage.output_tokens is `-1`"),
+            (
+                json!({"input_tokens": 9, "output_tokens": 1, "input_tokens_details": {"cached_tokens": -1}}),
+                "usage.input_tokens_details.cached_tokens is `-1`",
+            ),
+        ] {
+            let error = Counts::read(Some(&usage), &DECISION).unwrap_err();
+            assert!(error.contains(part), "{usage}: {error}");
+        }
     }
 }

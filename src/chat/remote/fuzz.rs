@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::client::Complaint;
 use super::coding::decoded;
 use super::request::Wanted;
-use super::{Endpoint, Extensions, JsonMode, MaxTokensField, OnEchoedKey, Secret, reply};
+use super::{Decisions, Endpoint, Extensions, JsonMode, MaxTokensField, OnEchoedKey, Secret, reply};
 
 /// The first byte chooses the body's coding. The rest is read in every possible way.
 pub(in crate::chat) fn reply(data: &[u8]) {
@@ -26,13 +26,17 @@ pub(in crate::chat) fn reply(data: &[u8]) {
         max_tokens_field: MaxTokensField::MaxTokens,
         send_seed: true,
         logprobs: true,
+        decisions: Decisions::None,
         json_mode: JsonMode::JsonSchema,
         on_echoed_key: OnEchoedKey::Note,
         extensions: Extensions::default(),
     };
     let answers = vec![vec!["Yes".to_owned(), "yes".to_owned()], vec!["No".to_owned()]];
     let choice = |logprobs| Wanted::Choice { answers: answers.clone(), logprobs };
-    for wanted in [Wanted::Text, choice(true), choice(false)] {
+    let options = vec!["Yes".to_owned(), "No".to_owned()];
+    let decision = |dialect| Wanted::Decision { options: options.clone(), dialect };
+    let decisions = [Decisions::Openai, Decisions::Vllm, Decisions::Sglang].map(decision);
+    for wanted in [Wanted::Text, choice(true), choice(false)].into_iter().chain(decisions) {
         match reply::read(&endpoint, &wanted, &body, Duration::ZERO) {
             Ok((reply, _)) => {
                 if let crate::chat::ChatOutput::Choice { probabilities } = reply.output {

@@ -8,6 +8,7 @@
 //!
 //! - `model`: the [`ChatModel`](super::ChatModel); `pool`: the threads that wait for the network on its behalf.
 //! - `endpoint`: address and settings; `request`, `reply`, `fields`, `choice`: the JSON of both directions.
+//! - `decisions`: the same for questions that are asked at `/v1/decisions`.
 //! - `client`: one request by HTTP; `coding`: compressed bodies; `limits`: when to send and retry.
 //!
 //! An endpoint is not trusted. Everything that it sends becomes a reply or an error, and never an answer that it didn't
@@ -19,6 +20,7 @@ mod choice;
 mod client;
 #[cfg(feature = "remote")]
 mod coding;
+mod decisions;
 #[cfg(feature = "remote")]
 mod endpoint;
 #[cfg(feature = "remote")]
@@ -38,6 +40,7 @@ mod request;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::decisions::Decisions;
 #[cfg(feature = "remote")]
 pub(crate) use self::endpoint::{Endpoint, Extensions, Secret};
 #[cfg(feature = "remote")]

@@ -181,7 +181,8 @@ impl Shared {
             Ok(current) => current,
             Err(error) => return Some(Err(error)),
         };
-        let sent = job.interrupt.guard(&current, || client::send(&current, &self.endpoint, &job.body))?;
+        let sent =
+            job.interrupt.guard(&current, || client::send(&current, &self.endpoint, job.wanted.route(), &job.body))?;
         // Not kept if it was interrupted, because its connections are closed for good.
         *agent = Some(current);
         Some(Ok(sent))

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::OnEchoedKey;
 use super::choice::{self, Position};
 use super::client::Complaint;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Route};
 use super::fields::{self, Counts, present};
 use super::request::Wanted;
+use super::{Decisions, OnEchoedKey, decisions};
 use crate::chat::{ChatOutput, ChatReply, Finish, Usage};
 use crate::{Error, ErrorKind, Result, json};
 
@@ -35,35 +35,56 @@ fn read_parts(
     body: &[u8],
     took: Duration,
 ) -> Result<(ChatReply, Option<String>), String> {
-    let not_a_completion = |what: String| {
-        let shown = endpoint.quote(&String::from_utf8_lossy(body));
-        format!("its reply is not a chat completion: {what}. It begins {shown:?}")
+    let expected = match wanted.route() {
+        Route::ChatCompletions => "chat completion",
+        Route::Decisions => "decision",
     };
-    let reply: Value = json::parse(body).map_err(|e| not_a_completion(e.to_string()))?;
+    let something_else = |what: String| {
+        let shown = endpoint.quote(&String::from_utf8_lossy(body));
+        format!("its reply is not a {expected}: {what}. It begins {shown:?}")
+    };
+    let reply: Value = json::parse(body).map_err(|e| something_else(e.to_string()))?;
     if !reply.is_object() {
-        return Err(not_a_completion("it is not an object".into()));
+        return Err(something_else("it is not an object".into()));
     }
     if let Some(error) = fields::error(&reply) {
         return Err(format!("it answered with an error: {}", endpoint.quote(&Complaint::of(error).message)));
     }
-    let Counts { prompt, cached, generated } = Counts::read(reply.get("usage")).map_err(|e| endpoint.quote(&e))?;
+    let (output, note) = output(endpoint, wanted, &reply)?;
+    let names = if reports_as_decision(wanted) { fields::DECISION } else { fields::COMPLETION };
+    let counts = Counts::read(reply.get("usage"), &names).map_err(|e| endpoint.quote(&e))?;
     let usage = Usage {
-        prompt_tokens: prompt,
-        reused_tokens: cached,
-        generated_tokens: generated,
+        prompt_tokens: counts.prompt,
+        reused_tokens: counts.cached,
+        generated_tokens: counts.generated,
         seconds: took.as_secs_f64(),
-    };
-    let choice = fields::choice(&reply).map_err(|e| endpoint.quote(&e))?;
-    let (text, finish) = said(endpoint, choice)?;
-    let note = echo(endpoint, &text)?;
-    let output = match wanted {
-        Wanted::Text => ChatOutput::Text { text, tokens: None, finish, retokenized_differs: Vec::new() },
-        Wanted::Choice { answers, logprobs: false } => by_text(answers, &text, finish)?,
-        Wanted::Choice { answers, logprobs: true } => by_logprobs(endpoint, choice, answers, finish)?,
     };
     let fingerprint = fields::fingerprint(&reply).map(|text| endpoint.scrub(&text));
     let fingerprint = fingerprint.map(|text| text.chars().take(MAX_FINGERPRINT).collect());
     Ok((ChatReply { output, usage, note }, fingerprint))
+}
+
+/// What was asked for, and a note if it contains the key.
+fn output(endpoint: &Endpoint, wanted: &Wanted, reply: &Value) -> Result<(ChatOutput, Option<String>), String> {
+    if let Wanted::Decision { options, dialect } = wanted {
+        let probabilities = decisions::reply::probabilities(*dialect, options, reply);
+        // Numbers alone are kept of it, so there is nothing that could repeat the key.
+        return Ok((ChatOutput::Choice { probabilities: probabilities.map_err(|e| endpoint.quote(&e))? }, None));
+    }
+    let choice = fields::choice(reply).map_err(|e| endpoint.quote(&e))?;
+    let (text, finish) = said(endpoint, choice)?;
+    let note = echo(endpoint, &text)?;
+    let output = match wanted {
+        Wanted::Choice { answers, logprobs: false } => by_text(answers, &text, finish)?,
+        Wanted::Choice { answers, logprobs: true } => by_logprobs(endpoint, choice, answers, finish)?,
+        _ => ChatOutput::Text { text, tokens: None, finish, retokenized_differs: Vec::new() },
+    };
+    Ok((output, note))
+}
+
+/// Whether the reply's usage has the names of OpenAI's decisions. SGLang's has those of completions.
+fn reports_as_decision(wanted: &Wanted) -> bool {
+    matches!(wanted, Wanted::Decision { dialect, .. } if *dialect != Decisions::Sglang)
 }
 
 /// The text, and the reason for its end.
@@ -309,6 +330,47 @@ mod tests {
             let error = parse(&wanted, &body.to_string().replace("\"LEAST\"", lie)).unwrap_err().to_string();
             assert!(error.contains(&format!("the log-probability of \"No\" is {lie}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_decision_is_read_with_its_cost_and_its_errors_are_scrubbed() {
+        let wanted = |dialect| Wanted::Decision { options: vec!["Yes".to_owned(), "No".to_owned()], dialect };
+        let openai = json!({
+            "model": "big", "answers": [{"type": "choice", "name": "answer", "choice": "No", "confidence": 0.7, "probabilities": [
+                {"value": "Yes", "probability": 0.25}, {"value": "No", "probability": 0.75}
+            ]}],
+            "usage": {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 1, "total_tokens": 10}
+        });
+        let sglang = json!({
+            "model": "big", "answers": {"answer": {"type": "choice", "label_mass": 1.0, "probabilities": {"Yes": 0.25, "No": 0.75}}},
+            "usage": {"prompt_tokens": 9, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 4}}
+        });
+        for (dialect, body) in [(Decisions::Openai, &openai), (Decisions::Sglang, &sglang)] {
+            let reply = parse(&wanted(dialect), &body.to_string()).unwrap().0;
+            let ChatOutput::Choice { probabilities } = reply.output else { panic!("a choice") };
+            assert_eq!(probabilities, [0.25, 0.75]);
+            assert_eq!(reply.usage, Usage { prompt_tokens: 9, reused_tokens: 4, generated_tokens: 1, seconds: 2.0 });
+        }
+        let whole = openai.to_string();
+        for (body, part) in [
+            (whole.replace("0.75", "NaN"), "the probability of \"No\" is NaN, not a number in [0, 1]"),
+            (whole.replace("0.75", "1e999"), "not a decision"),
+            (whole.replace("\"No\"", "\"sk-0123456789\""), "has the option \"[secret]\", which was not asked for"),
+            (whole.replace("\"No\"", "\"\\u001b[2J\""), "the option \"\\u{1b}[2J\""),
+            (whole.replace("usage", "cost"), "no usage"),
+            (whole.replace("_tokens", "_words"), "usage has no input_tokens"),
+            (whole.replace('}', ""), "not a decision"),
+            (good().to_string(), "not a decision: answers is missing, not a list"),
+            ("{\"error\": {\"message\": \"busy\"}}".into(), "answered with an error: busy"),
+            ("[]".into(), "not a decision: it is not an object"),
+        ] {
+            let error = parse(&wanted(Decisions::Openai), &body).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ModelOutput);
+            assert!(error.to_string().starts_with("model `judge` at localhost:8000: "), "{error}");
+            assert!(error.to_string().contains(part), "{body}: {error}");
+        }
+        let dialect = parse(&wanted(Decisions::Sglang), &whole).unwrap_err().to_string();
+        assert!(dialect.contains("answers is [") && dialect.contains("Check decisions"), "{dialect}");
     }
 
     #[test]

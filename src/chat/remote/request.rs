@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::JsonMode;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Route};
+use super::{Decisions, JsonMode, decisions};
 use crate::chat::{ChatRequest, ChatTask, JsonSchema, Role};
 use crate::decode::SamplingOptions;
 use crate::{Error, Result};
@@ -20,13 +20,29 @@ pub(super) enum Wanted {
     Text,
     /// The probabilities of these answers, from the likely tokens or from the text alone.
     Choice { answers: Vec<Vec<String>>, logprobs: bool },
+    /// The probabilities of these options, as `/v1/decisions` gives them.
+    Decision { options: Vec<String>, dialect: Decisions },
+}
+
+impl Wanted {
+    /// The part of the endpoint that gives this.
+    pub(super) fn route(&self) -> Route {
+        match self {
+            Wanted::Text | Wanted::Choice { .. } => Route::ChatCompletions,
+            Wanted::Decision { .. } => Route::Decisions,
+        }
+    }
 }
 
 /// The body of a request, and the expected kind of reply.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Unsupported`] for scores, which this protocol doesn't have.
+/// [`crate::ErrorKind::Unsupported`] for scores, which this protocol doesn't have, and
+/// [`crate::ErrorKind::InvalidRequest`] for answers that `/v1/decisions` can't tell apart.
 pub(super) fn body(endpoint: &Endpoint, request: ChatRequest) -> Result<(Value, Wanted)> {
+    if let (true, ChatTask::Choose { answers }) = (endpoint.decisions != Decisions::None, &request.task) {
+        return decisions::request::body(endpoint, &request.messages, answers);
+    }
     let messages: Vec<Value> = request
         .messages
         .iter()
@@ -169,6 +185,31 @@ mod tests {
         );
         endpoint.json_mode = JsonMode::None;
         assert_eq!(ask(&endpoint).get("response_format"), None);
+    }
+
+    #[test]
+    fn decisions_change_only_the_questions_with_fixed_answers() {
+        let mut endpoint = endpoint();
+        let choose = || request(ChatTask::Choose { answers: vec![vec!["Yes".into()], vec!["No".into()]] });
+        let chat = body(&endpoint, choose()).unwrap().1;
+        assert_eq!(
+            (chat.route(), endpoint.url(chat.route())),
+            (Route::ChatCompletions, "http://localhost:8000/v1/chat/completions".into())
+        );
+        for dialect in [Decisions::Openai, Decisions::Vllm, Decisions::Sglang] {
+            endpoint.decisions = dialect;
+            let (asked, wanted) = body(&endpoint, choose()).unwrap();
+            assert_eq!(
+                (wanted.route(), endpoint.url(wanted.route())),
+                (Route::Decisions, "http://localhost:8000/v1/decisions".into())
+            );
+            let mut fields: Vec<&String> = asked.as_object().unwrap().keys().collect();
+            fields.sort();
+            assert_eq!(fields, ["input", "model", "questions"], "servers refuse fields that they don't know");
+            assert_eq!(wanted, Wanted::Decision { options: vec!["Yes".into(), "No".into()], dialect });
+            let (asked, wanted) = body(&endpoint, generate(SamplingOptions::default(), vec![], false)).unwrap();
+            assert_eq!((wanted, asked.get("questions")), (Wanted::Text, None));
+        }
     }
 
     #[test]
