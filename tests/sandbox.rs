@@ -338,7 +338,7 @@ fn tests_that_cannot_be_run_are_errors_and_not_zeros() {
     let Some(_turn) = able() else { return };
     let right = ["def f(x):\n    return x + 1"];
     for (tests, words) in [
-        ("assert f(1) ==", "no Python"),
+        ("assert f(1) ==", "not Python"),
         ("print(f(1))", "has no tests"),
         ("assert np.all(f(1) == 2)", "`np`"),
         ("assert f(lambda x: x) == 2", "tests_run = \"together\""),
