@@ -143,8 +143,9 @@ impl Browser {
         for entry in self.log("performance") {
             let event: Value = serde_json::from_str(&entry).expect("an event");
             let (method, request) = (&event["message"]["method"], &event["message"]["params"]);
-            // The browser's own first page loads its own parts.
-            let by_page = !request["documentURL"].as_str().is_some_and(|by| by.starts_with("chrome://"));
+            // The browser's own first page loads its own parts, some of them late.
+            let own = |by: &str| by.starts_with("chrome://") || by.starts_with("chrome-untrusted://");
+            let by_page = !request["documentURL"].as_str().is_some_and(own);
             if method == "Network.requestWillBeSent" && by_page {
                 asked.push(request["request"]["url"].as_str().expect("an address").to_owned());
             }
