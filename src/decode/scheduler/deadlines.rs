@@ -59,8 +59,10 @@ impl<R: Reader> Scheduler<R> {
             decoding += usize::from(decodes);
             let Some(until) = turn.urgency.deadline.and_then(|deadline| budget.until(deadline)) else { continue };
             // Its next token comes with this step, whoever goes first.
-            let before = if decodes { 0 } else { needed };
-            let Some(room) = Some(until - before as f64).filter(|&room| room >= 0.0) else { continue };
+            let room = until - if decodes { 0.0 } else { needed as f64 };
+            if room < 0.0 {
+                continue;
+            }
             let (planned, steps) = ((until * PLANNED) as usize, turn.urgency.further.saturating_add(sequence.growth()));
             // A reply rarely takes all the tokens that it may, so one that could not take them all spreads nothing.
             let spread = steps.saturating_mul(budget.least + decoding) as f64 <= room;
