@@ -110,7 +110,7 @@ test: export ORT_DYLIB_PATH := $(or $(ORT_DYLIB_PATH),$(ORT_LIBRARY))
 test: model library ## Run all tests, including those on the real model
 	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
-	$(CARGO) run --release $(CARGO_FLAGS) --example rank
+	target/debug/examples/rank
 
 test-gpu: fetch ## Run the tests on a device: WebGPU over a Vulkan driver, in software too; says so where there is none
 	@$(PYTHON) tools/fetch.py webgpu

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::command::Command;
@@ -13,12 +15,12 @@ use super::{Admission, ChatModelFactory, Engine, Inner, Limits, Local, Recorder,
 use crate::chat::local::{LocalChat, Weights};
 #[cfg(feature = "remote")]
 use crate::chat::remote::RemoteChat;
-use crate::config::{Config, ModelConfig, ModelSource, RemoteConfig, RuntimeConfig};
+use crate::config::{Config, LocalConfig, ModelConfig, ModelSource, RemoteConfig, RuntimeConfig};
 use crate::decode::DecodeOptions;
 use crate::model::ModelFolder;
 use crate::rank::{ModelRole, RankPlan};
 use crate::reward::WeightedMetric;
-use crate::runtime::{Places, RuntimeOptions};
+use crate::runtime::{Cores, Places, RuntimeOptions};
 use crate::score::input::Prompting;
 use crate::{Error, Result};
 
@@ -79,27 +81,7 @@ impl EngineBuilder {
         let runtime = runtime_options(&config.runtime, places);
         runtime.check_threads().map_err(|e| e.context("[runtime]"))?;
         WeightedMetric::check_all(&metrics)?;
-        let decode = decode_options(&config.runtime);
-        let mut locals = BTreeMap::new();
-        let mut factories: Vec<(String, Factory)> = Vec::new();
-        for (name, model) in &config.models {
-            let local = match &model.source {
-                ModelSource::Local(local) => local,
-                ModelSource::Remote(remote) => {
-                    factories.push((name.clone(), remote_factory(name, model, remote)?));
-                    continue;
-                }
-            };
-            let runtime = local.runtime_options(&runtime);
-            let folder = ModelFolder::open_on(&local.path, local.open_options(), &runtime)
-                .map_err(|e| e.context(format!("model `{name}`")))?;
-            let render = local.render_options().map_err(|e| e.context(format!("model `{name}`")))?;
-            let prompting = Prompting { render, bos: local.bos };
-            let recipe = Recipe::new(Arc::clone(&folder), local.open_options(), decode.clone(), runtime);
-            let known = Arc::new(Local { folder, prompting, recipe });
-            locals.insert(name.clone(), Arc::clone(&known));
-            factories.push((name.clone(), local_factory(name, known, local.version.clone())));
-        }
+        let (locals, mut factories) = sources(&config, &runtime)?;
         factories.extend(custom.into_iter().map(|(name, make)| (name, other(make))));
         let names: Vec<String> = factories.iter().map(|(name, _)| name.clone()).collect();
         // The host's are let go of with the engine, whether they were of use or not.
@@ -121,34 +103,74 @@ impl EngineBuilder {
         if runtime.cores.is_some() && !locals.is_empty() {
             crate::runtime::load(&runtime)?;
         }
-        let (commands, owner) = Owner::start(factories, Arc::clone(&shared), runtime.cores.clone())?;
-        let (to_owner, admitting, cores) = (commands.clone(), Arc::clone(&shared), runtime.cores.clone());
-        let (watching, watched) = (Arc::clone(&shared), runtime.cores.clone());
-        let admit = move || {
-            // The owner was confined to the same.
-            drop(cores.map(|cores| cores.confine()));
-            crate::thread::let_others_first();
-            admitting.admission.give_places(&to_owner, &admitting.recorder);
-        };
-        let watch = move || {
-            drop(watched.map(|cores| cores.confine()));
-            watching.admission.watch(&watching.recorder);
-        };
-        let admission = crate::thread::spawn("foreturn-admit", "for the engine", admit);
-        let clock = crate::thread::spawn("foreturn-clock", "for the engine", watch);
-        let threads = match (admission, clock) {
-            (Ok(admission), Ok(clock)) => vec![admission, clock, owner],
-            (admission, clock) => {
-                shared.admission.close();
-                drop(commands.send(Command::Shutdown));
-                drop(owner.join());
-                let started = [admission, clock].into_iter().map(|thread| thread.map(|thread| drop(thread.join())));
-                return Err(started.filter_map(Result::err).next().unwrap_or_else(|| Error::internal("no thread")));
-            }
-        };
+        let (commands, threads) = start(factories, &shared, runtime.cores.as_ref())?;
         let (threads, process, pins) = (Mutex::new(threads), std::process::id(), AtomicU64::new(0));
         let inner = Inner { commands, shared, threads, process, plan, no_plan, _metrics: kept, names, locals, pins };
         Ok(Engine { inner: Arc::new(inner), limits: Limits::default() })
+    }
+}
+
+/// What the configuration names: the folders of local models, and how each model is made.
+fn sources(
+    config: &Config,
+    runtime: &RuntimeOptions,
+) -> Result<(BTreeMap<String, Arc<Local>>, Vec<(String, Factory)>)> {
+    let decode = decode_options(&config.runtime);
+    let (mut locals, mut factories) = (BTreeMap::new(), Vec::new());
+    for (name, model) in &config.models {
+        let factory = match &model.source {
+            ModelSource::Remote(remote) => remote_factory(name, model, remote)?,
+            ModelSource::Local(source) => {
+                let known = local(source, &decode, runtime).map_err(|e| e.context(format!("model `{name}`")))?;
+                locals.insert(name.clone(), Arc::clone(&known));
+                local_factory(name, known, source.version.clone())
+            }
+        };
+        factories.push((name.clone(), factory));
+    }
+    Ok((locals, factories))
+}
+
+/// Reads the folder of a local model.
+fn local(source: &LocalConfig, decode: &DecodeOptions, runtime: &RuntimeOptions) -> Result<Arc<Local>> {
+    let runtime = source.runtime_options(runtime);
+    let folder = ModelFolder::open_on(&source.path, source.open_options(), &runtime)?;
+    let prompting = Prompting { render: source.render_options()?, bos: source.bos };
+    let recipe = Recipe::new(Arc::clone(&folder), source.open_options(), decode.clone(), runtime);
+    Ok(Arc::new(Local { folder, prompting, recipe }))
+}
+
+/// Starts the engine's threads: the owner, which loads the models, the one that admits requests, and the one that looks at the
+/// clock. If one is refused, the others end.
+fn start(
+    factories: Vec<(String, Factory)>,
+    shared: &Arc<Shared>,
+    cores: Option<&Cores>,
+) -> Result<(Sender<Command>, Vec<JoinHandle<()>>)> {
+    let (commands, owner) = Owner::start(factories, Arc::clone(shared), cores.cloned())?;
+    let (to_owner, admitting, confined) = (commands.clone(), Arc::clone(shared), cores.cloned());
+    let admit = move || {
+        // The owner was confined to the same.
+        drop(confined.map(|cores| cores.confine()));
+        crate::thread::let_others_first();
+        admitting.admission.give_places(&to_owner, &admitting.recorder);
+    };
+    let (watching, confined) = (Arc::clone(shared), cores.cloned());
+    let watch = move || {
+        drop(confined.map(|cores| cores.confine()));
+        watching.admission.watch(&watching.recorder);
+    };
+    let admission = crate::thread::spawn("foreturn-admit", "for the engine", admit);
+    let clock = crate::thread::spawn("foreturn-clock", "for the engine", watch);
+    match (admission, clock) {
+        (Ok(admission), Ok(clock)) => Ok((commands, vec![admission, clock, owner])),
+        (admission, clock) => {
+            shared.admission.close();
+            drop(commands.send(Command::Shutdown));
+            drop(owner.join());
+            let started = [admission, clock].into_iter().map(|thread| thread.map(|thread| drop(thread.join())));
+            Err(started.filter_map(Result::err).next().unwrap_or_else(|| Error::internal("no thread")))
+        }
     }
 }
 

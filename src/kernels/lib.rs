@@ -1,8 +1,9 @@
 //! The arithmetic of the CPU: what ONNX Runtime lacks, or does too slowly, written for the processor's widest registers.
 //!
 //! [`simd`] has the lanes that everything here is written with, [`dot`] the products of bytes, [`rounding`] what turns floats
-//! into bytes, and [`softmax`] the scans over a row of logits. [`attention`] and [`matmul`] are operators of ONNX Runtime.
-//! Rewritten graphs call them under [`attention::DOMAIN`]. Nothing here knows models, tokens or sessions.
+//! into bytes, [`softmax`] the scans over a row of logits, and [`finite`] the search for weights that are not numbers.
+//! [`attention`] and [`matmul`] are operators of ONNX Runtime. Rewritten graphs call them under [`attention::DOMAIN`].
+//! Nothing here knows models, tokens or sessions.
 //!
 //! Every kernel runs with AVX-512, with AVX2 and FMA, or in plain Rust, and chooses when it runs. All of them do the same
 //! operations in the same order, so they give the same bits.
@@ -16,6 +17,7 @@
 
 pub mod attention;
 pub mod dot;
+pub mod finite;
 pub mod matmul;
 pub mod operator;
 pub mod rounding;

@@ -34,9 +34,9 @@ const CANDIDATES: [&str; 4] = [
 const SETTINGS: &str = r#"
 [rollout]
 window = 1
-samples = 3
-max_user_tokens = 12
-max_policy_tokens = 12
+samples = 2
+max_user_tokens = 8
+max_policy_tokens = 8
 [[metrics]]
 kind = "token_amount"
 [[metrics]]
@@ -65,16 +65,16 @@ fn rank(engine: &Engine, request: RankRequest) -> Ranking {
     engine.rank(request, RankOptions::default()).expect("a ranking")
 }
 
-/// Twelve rollouts: four candidates, three samples.
-fn rank_twelve(engine: &Engine) -> Ranking {
+/// Eight rollouts: four candidates, two samples.
+fn rank_eight(engine: &Engine) -> Ranking {
     rank(engine, request(&CANDIDATES, json!({})))
 }
 
-/// The twelve rollouts on an engine that nobody has used.
+/// The eight rollouts on an engine that nobody has used.
 fn reference() -> &'static Ranking {
     static REFERENCE: OnceLock<Ranking> = OnceLock::new();
     REFERENCE.get_or_init(|| {
-        let ranking = rank_twelve(&fresh(with_threads(2)).engine);
+        let ranking = rank_eight(&fresh(with_threads(2)).engine);
         assert!(ranking.complete && ranking.bitwise);
         let weights = ranking.models.values().map(|model| model.weights.as_deref());
         assert!(weights.eq([Some(folder().fingerprint()); 3]), "{:?}", ranking.models);
@@ -156,12 +156,12 @@ fn steps(engine: &Engine) -> u64 {
 fn the_same_seed_gives_the_same_ranking() {
     let expected = reference();
     let Fresh { engine, .. } = &fresh(with_threads(2));
-    let again = rank_twelve(engine);
+    let again = rank_eight(engine);
     assert_eq!(promised(expected), promised(&again), "on another engine");
     let total = |ranking: &Ranking| ranking.cost.roles.total();
     assert_eq!(total(expected).reused_tokens, total(&again).reused_tokens, "a cold cache has the same to reuse");
 
-    let warm = rank_twelve(engine);
+    let warm = rank_eight(engine);
     assert_eq!(promised(expected), promised(&warm), "on a warm cache");
     assert!(total(&warm).reused_tokens > total(expected).reused_tokens);
 
@@ -171,7 +171,7 @@ fn the_same_seed_gives_the_same_ranking() {
 
 #[test]
 fn one_thread_gives_what_two_give() {
-    assert_eq!(promised(reference()), promised(&rank_twelve(&fresh(with_threads(1)).engine)));
+    assert_eq!(promised(reference()), promised(&rank_eight(&fresh(with_threads(1)).engine)));
 }
 
 /// What was said in a candidate's futures.
@@ -199,7 +199,7 @@ fn a_candidate_alone_has_the_futures_that_it_has_among_others() {
 #[test]
 fn twelve_replies_at_once_are_those_drawn_one_at_a_time() {
     let prompts = simulator_prompts(&CANDIDATES);
-    let each = || prompts.iter().flat_map(|prompt| (0..3).map(move |seed| (prompt.clone(), sampled(seed, 16))));
+    let each = || prompts.iter().flat_map(|prompt| (0..3).map(move |seed| (prompt.clone(), sampled(seed, 8))));
     // One at a time, all but the first find their prefix in the cache; all at once, on a cold one, they wait for it.
     let one_at_a_time = |Fresh { engine, .. }: Fresh| -> Vec<_> {
         each().map(|(prompt, options)| bits(&generate(&engine, &prompt, options).expect("a reply"))).collect()
@@ -284,10 +284,10 @@ fn a_reply_stops_before_a_stop_text_and_streams_what_it_says() {
 fn with_far_too_little_memory_the_same_ranking_comes_out() {
     let expected = reference();
     let longest = simulator_prompts(&CANDIDATES).iter().map(Vec::len).max().expect("prompts") + 12;
-    // Room for the longest prompt and its reply, and one block more: of twelve rollouts, one.
+    // Room for the longest prompt and its reply, and one block more: of eight rollouts, one.
     let budget = longest.div_ceil(BLOCK) + 1;
     let Fresh { engine, .. } = &fresh(with_blocks(with_threads(2), budget));
-    assert_eq!(promised(expected), promised(&rank_twelve(engine)));
+    assert_eq!(promised(expected), promised(&rank_eight(engine)));
     let (peak, blocks, preemptions) = blocks(engine);
     assert_eq!(blocks, budget);
     assert!(peak <= blocks, "{peak} of {blocks} blocks");
@@ -374,10 +374,10 @@ fn twelve_requests_on_a_cold_engine_compute_each_shared_prefix_once() {
 }
 
 #[test]
-fn twelve_rollouts_on_a_cold_engine_compute_each_shared_prefix_once() {
-    // The user speaks first in all twelve, so nothing else has been computed before.
+fn eight_rollouts_on_a_cold_engine_compute_each_shared_prefix_once() {
+    // The user speaks first in all eight, so nothing else has been computed before.
     let prompts = simulator_prompts(&CANDIDATES);
-    let rounds = [prompts.clone(), prompts.clone(), prompts].concat();
+    let rounds = [prompts.clone(), prompts].concat();
     let user = reference().cost.roles.user;
     assert_eq!(user.prompt_tokens, rounds.iter().map(|prompt| prompt.len() as u64).sum::<u64>());
     assert_eq!(user.prompt_tokens - user.reused_tokens, tokens_to_compute(&rounds));
@@ -432,7 +432,7 @@ fn a_deadline_gives_an_incomplete_ranking() {
     assert!(!ranking.complete && !ranking.bitwise);
     assert_eq!(ranking.candidates.len(), 4);
     for candidate in &ranking.candidates {
-        assert_eq!((candidate.reward, candidate.excluded), (None, 3), "{candidate:?}");
+        assert_eq!((candidate.reward, candidate.excluded), (None, 2), "{candidate:?}");
         assert!(candidate.rollouts.iter().all(|rollout| rollout.ended == Ended::Deadline && !rollout.counted));
     }
 
@@ -655,10 +655,10 @@ fn rewards_come_while_futures_end() {
     let on_interim = Box::new(move |known| telling.lock().expect("one thread").push(known));
     let options = RankOptions { on_interim: Some(on_interim), ..RankOptions::default() };
     let ranking =
-        engine.rank(request(&CANDIDATES[..3], json!({"window": 1, "samples": 4})), options).expect("a ranking");
+        engine.rank(request(&CANDIDATES[..3], json!({"window": 1, "samples": 3})), options).expect("a ranking");
     let told = told.lock().expect("one thread");
     let rounds: Vec<usize> = told.iter().map(|known| known[0].rollouts).collect();
-    assert!(rounds.is_sorted_by(|a, b| a < b) && rounds.last() == Some(&4), "{rounds:?}");
+    assert!(rounds.is_sorted_by(|a, b| a < b) && rounds.last() == Some(&3), "{rounds:?}");
     for known in &*told {
         assert!(known.len() == 3 && known.iter().all(|of| of.rollouts == known[0].rollouts), "{known:?}");
         assert!(known.is_sorted_by(|a, b| a.reward >= b.reward));

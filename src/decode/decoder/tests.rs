@@ -71,8 +71,8 @@ fn sampled(seed: u64, max_tokens: usize) -> GenerateOptions {
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
     let cases = fixture("smollm2/greedy.json")["cases"].as_array().expect("cases").clone();
+    let mut decoder = decoder(2, AMPLE, LONG);
     for ignore_eos in [false, true] {
-        let mut decoder = decoder(2, AMPLE, LONG);
         for case in &cases {
             let sampling = SamplingOptions::greedy();
             let options = GenerateOptions { max_tokens: 64, sampling, ignore_eos, ..GenerateOptions::default() };
@@ -107,10 +107,11 @@ fn log_probabilities_are_those_of_transformers() {
 #[test]
 fn batching_changes_nothing_to_the_last_bit() {
     let cases = fixture("smollm2/greedy.json")["cases"].as_array().expect("cases").clone();
-    let prompts: Vec<_> = (0..12)
+    // The first three come again, with other seeds.
+    let prompts: Vec<_> = (0..8)
         .map(|i| {
-            let prompt = tokens(&cases[i % cases.len()]["prompt_tokens"]);
-            prompt[..prompt.len().min(400)].to_vec()
+            let prompt = tokens(&cases[i % 5]["prompt_tokens"]);
+            prompt[..prompt.len().min(160)].to_vec()
         })
         .collect();
     // One at a time, whole prompts in one chunk, two threads.
@@ -119,17 +120,17 @@ fn batching_changes_nothing_to_the_last_bit() {
         .enumerate()
         .map(|(i, prompt)| {
             let mut decoder = decoder(2, AMPLE, LONG);
-            generate(&mut decoder, prompt, sampled(i as u64, 24));
+            generate(&mut decoder, prompt, sampled(i as u64, 16));
             finish(&mut decoder).into_iter().map(reply).next().expect("one reply")
         })
         .collect();
     // All at once, in small chunks; then again from the prefix cache; with one thread; with next to no memory.
-    let small = 40 * smollm2().block_bytes();
+    let small = 14 * smollm2().block_bytes();
     for (threads, kv_cache, step) in [(2, AMPLE, SHORT), (1, AMPLE, LONG), (2, small, SHORT)] {
         let mut decoder = decoder(threads, kv_cache, step);
         for round in 0..2 {
             for (i, prompt) in prompts.iter().enumerate() {
-                generate(&mut decoder, prompt, sampled(i as u64, 24));
+                generate(&mut decoder, prompt, sampled(i as u64, 16));
             }
             let together: Vec<_> = finish(&mut decoder).into_iter().map(reply).collect();
             assert_eq!(together, alone, "{threads} threads, {kv_cache} bytes, round {round}");

@@ -1,6 +1,7 @@
 //! Products of bytes in plain Rust.
 
 use super::{Dot, QUAD};
+use crate::simd::scalar::each;
 use crate::simd::{LANES, Scalar};
 
 impl Dot for Scalar {
@@ -42,13 +43,8 @@ impl Dot for Scalar {
         unsafe { p.cast::<Self::Inputs>().read_unaligned() }
     }
     #[inline(always)]
-    fn dot(self, mut sums: Self::Sums, weights: Self::Weights, inputs: Self::Inputs) -> Self::Sums {
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            for (w, x) in weights.into_iter().zip(inputs) {
-                *sum += i32::from(w) * i32::from(x);
-            }
-        }
-        sums
+    fn dot(self, sums: Self::Sums, weights: Self::Weights, inputs: Self::Inputs) -> Self::Sums {
+        each(|i| sums[i] + product(weights[i], inputs))
     }
     #[inline(always)]
     unsafe fn splat_weights(self, p: *const u8) -> Self::Weights {
@@ -61,55 +57,36 @@ impl Dot for Scalar {
         unsafe { p.cast::<Self::ColumnInputs>().read_unaligned() }
     }
     #[inline(always)]
-    fn dot_columns(self, mut sums: Self::Sums, weights: Self::Weights, inputs: Self::ColumnInputs) -> Self::Sums {
-        for (sum, (weights, inputs)) in sums.iter_mut().zip(weights.into_iter().zip(inputs)) {
-            for (w, x) in weights.into_iter().zip(inputs) {
-                *sum += i32::from(w) * i32::from(x);
-            }
-        }
-        sums
+    fn dot_columns(self, sums: Self::Sums, weights: Self::Weights, inputs: Self::ColumnInputs) -> Self::Sums {
+        each(|i| sums[i] + product(weights[i], inputs[i]))
     }
     #[inline(always)]
     fn mix(self, mut v: Self::V) -> Self::V {
         let mut width = LANES / 2;
         while width > 0 {
-            let mut mixed = v;
-            for (i, lane) in mixed.iter_mut().enumerate() {
-                *lane = if i & width == 0 { v[i ^ width] + v[i] } else { v[i ^ width] + (0.0 - v[i]) };
-            }
-            (v, width) = (mixed, width / 2);
+            v = each(|i| if i & width == 0 { v[i ^ width] + v[i] } else { v[i ^ width] + (0.0 - v[i]) });
+            width /= 2;
         }
         v
     }
     #[inline(always)]
     fn store_unsigned(self, to: &mut [u8; 2 * LANES], low: Self::V, high: Self::V) {
-        for (byte, x) in to.iter_mut().zip(low.into_iter().chain(high)) {
-            *byte = x.round_ties_even() as u8;
-        }
+        let halves = [low, high].map(|half| each(|i| half[i].round_ties_even() as u8));
+        to.copy_from_slice(halves.as_flattened());
     }
     #[inline(always)]
     fn floats(self, sums: Self::Sums) -> Self::V {
-        let mut floats = [0.0; LANES];
-        for (float, sum) in floats.iter_mut().zip(sums) {
-            *float = sum as f32;
-        }
-        floats
+        each(|i| sums[i] as f32)
     }
     #[inline(always)]
     fn store_bytes(self, to: &mut [i8; 2 * LANES], low: Self::V, high: Self::V) -> Self::Sums {
-        let mut sums = [0; LANES];
-        for (i, (byte, x)) in to.iter_mut().zip(low.into_iter().chain(high)).enumerate() {
-            *byte = x.round_ties_even() as i8;
-            sums[i % LANES] += i32::from(*byte);
-        }
-        sums
+        let [low, high] = [low, high].map(|half| each(|i| half[i].round_ties_even() as i8));
+        to.copy_from_slice([low, high].as_flattened());
+        each(|i| i32::from(low[i]) + i32::from(high[i]))
     }
     #[inline(always)]
-    fn add_sums(self, mut a: Self::Sums, b: Self::Sums) -> Self::Sums {
-        for (a, b) in a.iter_mut().zip(b) {
-            *a += b;
-        }
-        a
+    fn add_sums(self, a: Self::Sums, b: Self::Sums) -> Self::Sums {
+        each(|i| a[i] + b[i])
     }
     #[inline(always)]
     fn total(self, sums: Self::Sums) -> i32 {
@@ -121,10 +98,13 @@ impl Dot for Scalar {
     }
 }
 
+/// The sum of four products.
+#[inline(always)]
+fn product(weights: [u8; QUAD], inputs: [i8; QUAD]) -> i32 {
+    weights.into_iter().zip(inputs).map(|(w, x)| i32::from(w) * i32::from(x)).sum()
+}
+
 /// The halves of 64 bytes that begin at bit `from`, each added to its byte of `shifts`.
-fn nibbles(bytes: [[u8; QUAD]; LANES], from: u32, mut shifts: [[u8; QUAD]; LANES]) -> [[u8; QUAD]; LANES] {
-    for (sum, byte) in shifts.as_flattened_mut().iter_mut().zip(bytes.as_flattened()) {
-        *sum = sum.wrapping_add(byte >> from & 0x0f);
-    }
-    shifts
+fn nibbles(bytes: [[u8; QUAD]; LANES], from: u32, shifts: [[u8; QUAD]; LANES]) -> [[u8; QUAD]; LANES] {
+    each(|i| std::array::from_fn(|k| shifts[i][k].wrapping_add(bytes[i][k] >> from & 0x0f)))
 }

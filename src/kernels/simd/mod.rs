@@ -13,7 +13,7 @@
 //! there has to be inlined into it, because a function of its own is compiled without the features, and calls a function
 //! for each operation.
 
-mod scalar;
+pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]
 pub mod x86;
 

@@ -101,7 +101,8 @@ fn larger_blocks_keep_their_bits_where_the_engine_multiplies_itself() {
 #[test]
 fn batching_changes_nothing_to_the_last_bit() {
     let mut prompts = recorded("greedy.json", "prompt_tokens");
-    prompts.iter_mut().for_each(|prompt| prompt.truncate(400));
+    prompts.truncate(6);
+    prompts.iter_mut().for_each(|prompt| prompt.truncate(120));
     let submit = |engine: &Engine, index: usize| {
         let options = GenerateOptions { max_tokens: 16, seed: index as u64, ..GenerateOptions::default() };
         let prompt = prompts[index].clone();

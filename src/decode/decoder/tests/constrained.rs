@@ -8,7 +8,7 @@ use crate::decode::constraint::JsonSchema;
 use crate::message::{Message, Role};
 use crate::model::tokenizer::RenderOptions;
 
-const LONGEST: usize = 120;
+const LONGEST: usize = 40;
 
 fn extraction() -> Arc<JsonSchema> {
     let text = json!({"type": "string", "maxLength": LONGEST});
@@ -80,7 +80,7 @@ fn replies_in_json_and_free_ones_are_the_same_together_and_alone() {
             finish(&mut decoder).into_iter().map(reply).next().expect("one reply")
         })
         .collect();
-    for (threads, kv_cache) in [(2, AMPLE), (1, 80 * smollm2().block_bytes())] {
+    for (threads, kv_cache) in [(2, AMPLE), (1, 40 * smollm2().block_bytes())] {
         let (mut decoder, mut constraints) = (decoder(threads, kv_cache, SHORT), Constraints::default());
         for (seed, prompt) in (0..).zip(prompts) {
             queue(&mut decoder, &mut constraints, prompt, seed, constrained(seed));
