@@ -46,9 +46,11 @@ FLAT = 1.03
 """The median of memory may grow by so much from the first half of a run to the second."""
 KEPT = 0.8
 """Above capacity, the goodput has to stay at least at this share of it."""
+# The cache is of bytes on every processor, so that all histories fit.
 CONFIG = """
 [models.m]
 path = {model}
+cache_type = "int8"
 [rollout]
 window = 1
 samples = 1

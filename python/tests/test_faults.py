@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+import foreturn
 from serving import REQUEST, TALK, Server, active, eventually, without_time
 
 MIB = 1 << 20
@@ -311,3 +312,43 @@ def test_a_full_queue_refuses_in_each_protocols_words(config: Path, tmp_path: Pa
     rankings = [without_time(document) for path, status, document, _ in made if (path, status) == ("/v1/rank", 200)]
     assert rankings and all(ranking == rankings[0] for ranking in rankings), "those that had a place are whole and equal"
     assert own.end() == 0
+
+
+def test_a_server_that_dies_behind_a_build_costs_no_row(config: Path, tmp_path: Path) -> None:
+    """Its policy and its user are behind a server that is killed. The same call goes on once there is one again, to the same
+    rows."""
+    tasks = tmp_path / "tasks.jsonl"
+    lines = [{"id": at, "conversation": [{"role": "user", "content": f"Write poem {at}."}]} for at in range(24)]
+    tasks.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    own = Server(config)
+    settings = {
+        "models": {"far": {"base_url": f"http://{own.address}/v1", "model": "chat", "max_retries": 0}},
+        "rollout": {"window": 1, "samples": 1, "max_user_tokens": 8, "max_policy_tokens": 8},
+        "metrics": [{"kind": "token_amount"}],
+    }
+
+    def build(to: str, on_progress: Any = None) -> dict[str, Any]:
+        with foreturn.Engine(settings) as engine:
+            return dict(
+                engine.dataset_build(
+                    tasks, tmp_path / to, candidates=2, turns=2, seed=7, concurrency=2, on_progress=on_progress
+                )
+            )
+
+    def rows(of: str) -> list[str]:
+        return (tmp_path / of / "dataset.jsonl").read_text(encoding="utf-8").splitlines()
+
+    assert build("undisturbed")["finished"] == len(lines)
+
+    def kill(finished: int, *_: int) -> None:
+        if finished == 3:
+            own.process.kill()
+
+    with pytest.raises(foreturn.Error, match="10 conversations in a row failed"):
+        build("disturbed", kill)
+    own.process.wait()
+    kept = rows("disturbed")
+    assert 3 <= len(kept) < len(lines) and set(kept) <= set(rows("undisturbed"))
+    Server(config, "--listen", own.address)
+    assert build("disturbed")["finished"] == len(lines)
+    assert rows("disturbed") == rows("undisturbed")

@@ -214,21 +214,31 @@ def test_keys_are_asked_for(config: Path, tmp_path: Path, run: Any) -> None:
     assert ended.returncode == 1 and "--keys" in ended.stderr
 
 
+PLACES = 16
+"""Rankings that run at the same time; others wait."""
+
+
 def test_a_server_ends_in_order(config: Path) -> None:
-    """What runs is finished, what comes then is refused, and the grace has an end."""
+    """What runs is finished, what waits or comes then is refused, and the grace has an end."""
     own = Server(config)
     other = http.client.HTTPConnection(own.address, timeout=60)
     other.request("GET", "/ready")
     assert other.getresponse().read()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        under_way = pool.submit(own.ask, "/v1/rank", REQUEST | {"samples": 100, "window": 8})
-        eventually(lambda: active(own) > 0)
+    with concurrent.futures.ThreadPoolExecutor(PLACES + 3) as pool:
+        asked = [pool.submit(own.ask, "/v1/rank", REQUEST | {"samples": 40, "window": 8}) for _ in range(PLACES + 3)]
+        eventually(lambda: active(own) == PLACES and counted(own, 'foreturn_queued{kind="rankings"}') == 3)
         own.process.send_signal(signal.SIGTERM)
         eventually(lambda: any("ending" in line for line in own.lines))
-        assert not under_way.done(), "the ranking was too short to show anything"
+        eventually(lambda: sum(answer.done() for answer in asked) >= 3)
+        waited = [answer.result() for answer in asked if answer.done()]
+        assert len(waited) == 3, "the rankings were too short to show anything"
+        assert all(status == 503 and refused["error"]["type"] == "closed" for status, refused, _ in waited)
         assert own.process.poll() is None
-        status, ranking, _ = under_way.result()
-        assert status == 200 and ranking["complete"]
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            other.request("GET", "/ready")
+            other.getresponse()
+        answers = [answer.result() for answer in asked]
+        assert sum(status == 200 and ranking["complete"] for status, ranking, _ in answers) == PLACES
     assert own.process.wait(60) == 0
 
     hasty = Server(config, "--grace", "1s")

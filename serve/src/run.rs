@@ -177,6 +177,7 @@ async fn run(listener: Listener, app: App, tls: Option<TlsAcceptor>, options: &O
         }
     }
     ending.store(true, Ordering::Release);
+    engine.drain();
     drop(listener);
     crate::say(&format!("ending: requests under way have {} s", options.grace.as_secs_f64()));
     let mut served = std::pin::pin!(server.graceful.shutdown());

@@ -45,6 +45,8 @@ struct State {
     active_texts: usize,
     refused: u64,
     arrivals: u64,
+    /// No request is taken any more, and none waits.
+    drained: bool,
     closed: bool,
 }
 
@@ -67,6 +69,7 @@ impl Admission {
             active_texts: 0,
             refused: 0,
             arrivals: 0,
+            drained: false,
             closed: false,
         };
         Admission { state: Mutex::new(state), changed: Condvar::new(), timed: Condvar::new() }
@@ -83,7 +86,7 @@ impl Admission {
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the engine has ended.
     pub(super) fn submit(&self, job: Box<dyn Job>, priority: i32, start: Instant, watch: Watch) -> Result<()> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed || state.drained {
             return Err(closed("before this request"));
         }
         let kind = job.kind();
@@ -139,7 +142,16 @@ impl Admission {
         })
     }
 
-    /// Refuses what waits, and what is submitted from now on.
+    /// Refuses what waits, and what is submitted from now on. Requests that have a place go on.
+    pub(super) fn drain(&self) {
+        let mut state = self.lock();
+        state.drained = true;
+        let left: Vec<_> = state.drain().collect();
+        drop(state);
+        left.into_iter().for_each(|run| run.job.refuse(closed("while the request waited for a place")));
+    }
+
+    /// Refuses what waits, and what is submitted from now on, and ends the two threads.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();

@@ -384,6 +384,14 @@ impl Engine {
         Ok(Statistics::of(admission.counts()?, recorder.stages(), recorder.outcomes(), models))
     }
 
+    /// Refuses what waits for a place, and what is asked from now on, with [`crate::ErrorKind::Closed`]. What is under way
+    /// goes on to its end. A host that ends calls this first, and [`Engine::close`] when it can wait no longer.
+    pub fn drain(&self) {
+        if process::refuse_child(self.inner.process).is_ok() {
+            self.inner.shared.admission.drain();
+        }
+    }
+
     /// Ends the engine for all its handles. What is under way or waits ends with [`crate::ErrorKind::Closed`], and so does
     /// what is asked later. Dropping the last handle does the same.
     pub fn close(&self) {

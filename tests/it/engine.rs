@@ -891,6 +891,28 @@ fn a_full_queue_refuses_and_says_so() {
 }
 
 #[test]
+fn a_drained_engine_refuses_what_waits_and_ends_what_is_under_way() {
+    let (engine, cancel) = (silent(), CancelToken::new());
+    let limits = Limits { timeout: None, cancel: Some(cancel.clone()), priority: 0 };
+    let submit = |_| engine.within(limits.clone()).submit_rank(request(&["a"], json!({})), RankOptions::default());
+    let mut submitted: Vec<_> = (0..20).map(|number| submit(number).expect("queued")).collect();
+    while engine.statistics().expect("a live engine").active_rankings < 16 {
+        std::thread::yield_now();
+    }
+    engine.drain();
+    for waited in submitted.split_off(16) {
+        let error = waited.wait().expect_err("it had no place");
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert!(error.to_string().contains("waited for a place"), "{error}");
+    }
+    assert_eq!(submit(20).err().expect("nothing more is taken").kind(), ErrorKind::Closed);
+    assert_eq!(engine.statistics().expect("it still tells").queued_rankings, 0);
+    assert!(submitted.iter().all(|ranking| ranking.poll().is_none()), "what is under way goes on");
+    cancel.cancel();
+    assert!(submitted.into_iter().all(|ranking| !ranking.wait().expect("nulls").complete));
+}
+
+#[test]
 fn the_last_handle_may_go_with_a_callback() {
     let engine = silent();
     let (held, cancel) = (engine.clone(), CancelToken::new());
