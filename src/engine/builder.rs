@@ -27,6 +27,9 @@ use crate::{Error, Result};
 /// Makes a model on the engine's thread.
 pub(super) type Factory = Box<dyn FnOnce() -> Result<Model> + Send>;
 
+/// The local models by name.
+type Locals = BTreeMap<String, Arc<Local>>;
+
 /// Collects what an engine is made of.
 pub struct EngineBuilder {
     pub(super) config: Config,
@@ -111,10 +114,7 @@ impl EngineBuilder {
 }
 
 /// What the configuration names: the folders of local models, and how each model is made.
-fn sources(
-    config: &Config,
-    runtime: &RuntimeOptions,
-) -> Result<(BTreeMap<String, Arc<Local>>, Vec<(String, Factory)>)> {
+fn sources(config: &Config, runtime: &RuntimeOptions) -> Result<(Locals, Vec<(String, Factory)>)> {
     let decode = decode_options(&config.runtime);
     let (mut locals, mut factories) = (BTreeMap::new(), Vec::new());
     for (name, model) in &config.models {
@@ -200,7 +200,7 @@ fn plan(
     hosts: &[String],
     policy: Option<String>,
     metrics: Vec<WeightedMetric>,
-    locals: &BTreeMap<String, Arc<Local>>,
+    locals: &Locals,
 ) -> Result<Result<RankPlan>> {
     let tokenizer = policy.and_then(|name| locals.get(&name)).map(|local| Arc::clone(local.folder.tokenizer()));
     let count_tokens = Arc::new(move |text: &str| match &tokenizer {
@@ -214,7 +214,7 @@ fn plan(
     Ok(checked.map(|()| plan))
 }
 
-fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Arc<Local>>) -> Result<()> {
+fn check_models(metrics: &[WeightedMetric], locals: &Locals) -> Result<()> {
     for WeightedMetric { name, metric, .. } in metrics {
         for model in metric.models() {
             let Some(local) = locals.get(&*model) else { continue };
@@ -225,11 +225,7 @@ fn check_models(metrics: &[WeightedMetric], locals: &BTreeMap<String, Arc<Local>
 }
 
 /// Refuses models that are to play a role and can't be given a conversation.
-pub(super) fn check_templates(
-    plan: &RankPlan,
-    roles: Vec<ModelRole>,
-    locals: &BTreeMap<String, Arc<Local>>,
-) -> Result<()> {
+pub(super) fn check_templates(plan: &RankPlan, roles: Vec<ModelRole>, locals: &Locals) -> Result<()> {
     for role in roles {
         let Some((role, name)) = plan.roles.resolve(role) else { continue };
         let Some(local) = locals.get(name).filter(|local| local.folder.head().is_none()) else { continue };

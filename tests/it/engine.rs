@@ -905,7 +905,7 @@ fn a_drained_engine_refuses_what_waits_and_ends_what_is_under_way() {
         assert_eq!(error.kind(), ErrorKind::Closed);
         assert!(error.to_string().contains("waited for a place"), "{error}");
     }
-    assert_eq!(submit(20).err().expect("nothing more is taken").kind(), ErrorKind::Closed);
+    assert_eq!(submit(20).expect_err("nothing more is taken").kind(), ErrorKind::Closed);
     assert_eq!(engine.statistics().expect("it still tells").queued_rankings, 0);
     assert!(submitted.iter().all(|ranking| ranking.poll().is_none()), "what is under way goes on");
     cancel.cancel();
