@@ -83,7 +83,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) if the queue is full, and
-    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the engine has ended.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after the engine has been drained or closed.
     pub(super) fn submit(&self, job: Box<dyn Job>, priority: i32, start: Instant, watch: Watch) -> Result<()> {
         let mut state = self.lock();
         if state.closed || state.drained {
@@ -146,9 +146,7 @@ impl Admission {
     pub(super) fn drain(&self) {
         let mut state = self.lock();
         state.drained = true;
-        let left: Vec<_> = state.drain().collect();
-        drop(state);
-        left.into_iter().for_each(|run| run.job.refuse(closed("while the request waited for a place")));
+        refuse_waiting(state, "while the request waited for a place");
     }
 
     /// Refuses what waits, and what is submitted from now on, and ends the two threads.
@@ -177,9 +175,7 @@ impl Admission {
                 }
             }
         }
-        let left: Vec<_> = state.drain().collect();
-        drop(state);
-        left.into_iter().for_each(|run| run.job.refuse(closed("while the request was under way")));
+        refuse_waiting(state, "while the request was under way");
     }
 
     /// Ends what is out of time until the engine is closed.
@@ -238,6 +234,13 @@ impl Admission {
             refuse(run, closed("while the request was under way"));
         }
     }
+}
+
+/// Empties the queues. Callers hear of it without the lock.
+fn refuse_waiting(mut state: MutexGuard<'_, State>, when: &str) {
+    let left: Vec<_> = state.drain().collect();
+    drop(state);
+    left.into_iter().for_each(|run| run.job.refuse(closed(when)));
 }
 
 impl State {
