@@ -111,6 +111,8 @@ test: model library ## Run all tests, including those on the real model
 	@$(PYTHON) tools/fetch.py tokenizers embedder templates
 	$(CARGO) test --workspace $(CARGO_FLAGS) -- $(TEST_ARGS)
 	target/debug/examples/rank
+	FORETURN_MODEL=$(CURDIR)/$(MODEL) FORETURN_REQUESTS=$(CURDIR)/tests/fixtures/yours.jsonl \
+	  $(CARGO) test --workspace $(CARGO_FLAGS) --bench yours
 
 test-gpu: fetch ## Run the tests on a device: WebGPU over a Vulkan driver, in software too; says so where there is none
 	@$(PYTHON) tools/fetch.py webgpu

@@ -86,6 +86,8 @@ class Ranking:
     Attributes:
         candidates: the candidates in that order.
         complete: whether every rollout ran to its end. If not, a deadline cut the ranking short.
+        outage: why a future was lost, if it was by what models run on (an endpoint that was away) and not by what they said;
+            otherwise None. The same request may get another ranking later.
         bitwise: whether the same request with the same seed gives the same rewards, to the last bit.
         seconds: wall time.
         notes: remarks that the reader has to know.
@@ -93,6 +95,7 @@ class Ranking:
 
     candidates: tuple[Candidate, ...]
     complete: bool
+    outage: str | None
     bitwise: bool
     seconds: float
     notes: tuple[str, ...]
@@ -108,6 +111,7 @@ class Ranking:
         return cls(
             candidates=tuple(_candidate(candidate) for candidate in json["ranking"]),
             complete=json["complete"],
+            outage=json.get("outage"),
             bitwise=json["bitwise"],
             seconds=json["cost"]["seconds"],
             notes=tuple(json.get("notes", ())),

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import uuid
-from io import BufferedWriter
+from io import FileIO
 from pathlib import Path
 
 from ._errors import FileError
@@ -26,7 +26,8 @@ class RewardLog:
         self._lock = threading.Lock()
         self._known: dict[str, Outcome] = {}
         self._read: dict[Path, int] = {}
-        self._own: BufferedWriter | None = None
+        self._own: FileIO | None = None
+        self._end = 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -62,8 +63,9 @@ class RewardLog:
             return self._known.get(key)
 
     def put(self, key: str, outcome: Outcome) -> None:
-        """Notes a reward. It is on the disk when this returns. What has no reward is not noted: it is computed again."""
-        if outcome.reward is None:
+        """Notes a reward. It is on the disk when this returns, or nothing of it is. What has no reward, or
+        lost a future to an outage, is not noted: it is computed again."""
+        if outcome.reward is None or outcome.outage is not None:
             return
         fields = {
             "key": key, "reward": outcome.reward, "std_error": outcome.std_error, "tokens": outcome.tokens,
@@ -72,15 +74,26 @@ class RewardLog:
         line = json.dumps(fields).encode() + b"\n"
         with self._lock:
             try:
-                if self._own is None:
-                    name = f"rewards-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                    self._own = (self._folder / name).open("xb")
-                self._own.write(line)
-                self._own.flush()
-                os.fsync(self._own.fileno())
+                self._append(line)
             except OSError as error:
                 raise FileError(f"the log {self._folder} can't be written: {error}") from error
             self._known[key] = outcome
+
+    def _append(self, line: bytes) -> None:
+        if self._own is None:
+            name = f"rewards-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+            # Without a buffer, because what a full disk did not take must not come later, behind another line.
+            self._own = (self._folder / name).open("xb", buffering=0)
+        try:
+            written = 0
+            while written < len(line):
+                written += self._own.write(line[written:])
+            os.fsync(self._own.fileno())
+        except OSError:
+            self._own.truncate(self._end)
+            self._own.seek(self._end)
+            raise
+        self._end += len(line)
 
     def close(self) -> None:
         """Closes this process's file."""
@@ -88,3 +101,4 @@ class RewardLog:
             if self._own is not None:
                 self._own.close()
                 self._own = None
+                self._end = 0

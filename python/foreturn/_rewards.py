@@ -54,6 +54,7 @@ class Outcome:
         tokens: how many tokens were read or written for it, those taken from the cache not counted.
         excluded: the share of its futures that do not count, in [0, 1].
         error: why there is no reward.
+        outage: why a future was lost, if an endpoint was away: another time, the reward may be another one.
     """
 
     reward: float | None
@@ -61,6 +62,7 @@ class Outcome:
     tokens: int = 0
     excluded: float = 0.0
     error: Error | None = None
+    outage: str | None = None
 
 
 class Rewarder:
@@ -202,7 +204,8 @@ def _outcome(result: Ranking | Error, at: int) -> Outcome:
     if not result.complete:
         late = DeadlineExceeded("the deadline passed before all futures had ended: allow more time (`timeout`), or sample fewer")
         return Outcome(None, tokens=tokens, error=late)
-    return Outcome(best.reward, best.std_error, tokens, best.excluded / max(1, len(best.rollouts)))
+    excluded = best.excluded / max(1, len(best.rollouts))
+    return Outcome(best.reward, best.std_error, tokens, excluded, outage=result.outage)
 
 
 def table_of(config: Any) -> tuple[dict[str, Any], Path | None]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -23,6 +24,8 @@ from typing import Any
 import pytest
 
 import foreturn
+from foreturn._reward_log import RewardLog
+from foreturn._rewards import Outcome
 from serving import REQUEST, TALK, Server, active, eventually, without_time
 
 MIB = 1 << 20
@@ -348,7 +351,70 @@ def test_a_server_that_dies_behind_a_build_costs_no_row(config: Path, tmp_path: 
         build("disturbed", kill)
     own.process.wait()
     kept = rows("disturbed")
-    assert 3 <= len(kept) < len(lines) and set(kept) <= set(rows("undisturbed"))
+    undisturbed = set(rows("undisturbed"))
+    assert 3 <= len(kept) < len(lines)
+    assert [row for row in kept if row not in undisturbed] == []
     Server(config, "--listen", own.address)
     assert build("disturbed")["finished"] == len(lines)
     assert rows("disturbed") == rows("undisturbed")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The disk takes no more than this of a file: a write is cut off in the middle of a line, and the next one fails."""
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+
+
+def test_a_log_of_rewards_on_a_full_disk_has_whole_lines(tmp_path: Path) -> None:
+    """The row fails. When there is room again, the same log goes on, and a reader sees what was noted and nothing else."""
+    log = RewardLog(tmp_path)
+    rewards = {f"row {at}": Outcome(float(at), 0.5, 10, 0.0) for at in range(4)}
+    log.put("row 0", rewards["row 0"])
+    size = next(tmp_path.iterdir()).stat().st_size
+    with files_of_at_most(size + size // 2), pytest.raises(foreturn.FileError, match="can't be written"):
+        log.put("row 1", rewards["row 1"])
+    assert log.get("row 1") is None
+    assert next(tmp_path.iterdir()).read_bytes().count(b"\n") == 1
+    log.put("row 2", rewards["row 2"])
+    log.put("row 3", dataclasses.replace(rewards["row 3"], outage="the endpoint was away"))
+    log.close()
+    read = RewardLog(tmp_path)
+    read.update()
+    assert [read.get(key) for key in rewards] == [rewards["row 0"], None, rewards["row 2"], None]
+
+
+def test_a_build_on_a_full_disk_ends_and_goes_on_later(config: Path, tmp_path: Path, run: Any) -> None:
+    """No row is lost, half-written or held twice."""
+    tasks = tmp_path / "tasks.jsonl"
+    lines = [{"id": at, "conversation": [{"role": "user", "content": f"Write poem {at}."}]} for at in range(6)]
+    tasks.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    build = ["-m", "foreturn", "dataset", "build", "--config", str(config), "--tasks", str(tasks), "--candidates", "2", "--seed", "7"]
+    rows, journal = "dataset.jsonl", "journal.jsonl"
+    assert run(*build, "--to", str(tmp_path / "undisturbed")).returncode == 0
+    whole = (tmp_path / "undisturbed" / journal).read_bytes()
+    # In the middle of the line of the third conversation.
+    ends = [at for at, byte in enumerate(whole) if byte == ord("\n")]
+    disturbed = [*build, "--to", str(tmp_path / "disturbed"), "--concurrency", "1"]
+    # Python ignores the signal that a limit sends; the command would end by it.
+    program = [sys.executable, "-c", LIMITED, str((ends[2] + ends[3]) // 2), sys.executable, *disturbed]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and journal in ended.stderr, ended
+    kept = (tmp_path / "disturbed" / journal).read_bytes()
+    assert kept.endswith(b"\n") and kept.count(b"\n") == 3
+    assert run(*disturbed).returncode == 0
+    texts = [(tmp_path / each / rows).read_text(encoding="utf-8") for each in ("undisturbed", "disturbed")]
+    assert texts[0] == texts[1] and texts[0].count("\n") == len(lines)
+
+
+LIMITED = """
+import os, resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Runs a program with a limit for the size of its files."""

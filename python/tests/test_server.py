@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ def test_prefixes_are_kept_and_released(server: Server) -> None:
     assert server.ask("/v1/warm", {"model": "chat", "messages": TALK, "keep": 0})[0] == 400
 
 
+def test_a_prefix_is_released_when_its_time_is_over(server: Server) -> None:
+    def is_over() -> bool:
+        pin = server.post("/v1/warm", {"model": "chat", "messages": TALK, "keep": 0.05})["pin"]
+        time.sleep(0.2)
+        return server.ask(f"/v1/warm/{pin}", method="DELETE")[0] == 404
+
+    eventually(is_over)
+
+
 def test_weights_are_exchanged(config: Path, models: dict[str, Path]) -> None:
     own = Server(config)
     asked = {"model": "chat", "folder": str(models["chat"]), "version": "step-1", "shared": True}
@@ -82,8 +92,10 @@ def test_openai_talks(server: Server, client: openai.OpenAI, engine: foreturn.En
     assert made.usage and made.usage.completion_tokens == len(wanted.tokens)
     assert choice.finish_reason == "length"
 
-    stream = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    stream = client.chat.completions.create(**asked, logprobs=True, stream=True, stream_options={"include_usage": True})
     chunks = list(stream)
+    pieces = [chunk.choices[0].logprobs.content for chunk in chunks if chunk.choices and chunk.choices[0].logprobs]
+    assert [each for piece in pieces for each in piece or ()] == choice.logprobs.content
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == wanted.text
     assert chunks[-1].usage and chunks[-1].usage.completion_tokens == len(wanted.tokens)
     assert sorted(model.id for model in client.models.list()) == ["chat", "embedder", "reward", "steps"]
@@ -212,6 +224,36 @@ def test_keys_are_asked_for(config: Path, tmp_path: Path, run: Any) -> None:
     assert any('"path":"/v1/rank"' in line and '"status":200' in line for line in own.lines)
     ended = run("-m", "foreturn", "serve", "--config", str(config), "--listen", "0.0.0.0:0")
     assert ended.returncode == 1 and "--keys" in ended.stderr
+
+
+def test_each_request_has_one_line_in_the_log(config: Path) -> None:
+    """With the number and the status that its caller got. That of a stream says how the stream ended."""
+    own = Server(config)
+    events = {"Accept": "text/event-stream"}
+    long = REQUEST | {"samples": 200, "window": 8}
+    asked = [
+        own.ask("/v1/rank", REQUEST), own.ask("/v1/rank", {}), own.ask("/v1/nothing", {}), own.ask("/v1/rank"), own.ask("/health"),
+        own.ask("/v1/rank", REQUEST, **events), own.ask("/v1/rank", long, x_timeout="0.000001", **events),
+    ]
+    assert "deadline_exceeded" in asked[-1][1]
+    left = http.client.HTTPConnection(own.address, timeout=60)
+    left.request("POST", "/v1/rank", json.dumps(long | {"samples": 1000}), events)
+    answer = left.getresponse()
+    answer.read(1)
+    left.close()
+    answer.close()
+    eventually(lambda: active(own) == 0)
+    counted_here = own.ask("/metrics")[2].headers["x-request-id"]
+    assert own.end() == 0
+    lines = [json.loads(line) for line in own.lines if line.startswith("{")]
+    numbers = [line["request"] for line in lines]
+    assert len(set(numbers)) == len(numbers) and int(counted_here) in numbers
+    of = {line["request"]: line for line in lines}
+    for status, _, got in asked:
+        assert of[int(got.headers["x-request-id"])]["status"] == status
+    whole, failed = (of[int(got.headers["x-request-id"])] for *_, got in asked[-2:])
+    assert "error" not in whole and failed["error"] == "deadline_exceeded"
+    assert of[int(answer.headers["x-request-id"])]["status"] == 499
 
 
 PLACES = 16

@@ -294,9 +294,13 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_an_evaluation_over_shards_is_that_of_one_process(config: Path, tmp_path: Path) -> None:
+    """Also where a worker is killed in the middle of its shard."""
     tasks = write_tasks(tmp_path, 6)
     wanted = command("evaluate", "--config", config, "--tasks", tasks, "--to", tmp_path / "one", "--turns", "2", "--samples", "2")
-    made = foreturn.ray.evaluate(config, tasks, tmp_path / "many", shards=2, turns=2, samples=2)
+    thread, killed = kill_when(shard_worker(tmp_path / "many", 1))
+    made = foreturn.ray.evaluate(config, tasks, tmp_path / "many", shards=2, turns=2, samples=2, concurrency=1)
+    thread.join()
+    assert killed, "no worker was killed"
     assert made == wanted
     conversations = [(tmp_path / name / "conversations.jsonl").read_text() for name in ("one", "many")]
     assert conversations[0] == conversations[1] and conversations[0].count("\n") == 12

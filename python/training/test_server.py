@@ -1,4 +1,5 @@
-"""`foreturn serve` asked by trainers' own code: OpenRLHF's executor, and the reward for TRL; and by eight processes at once."""
+"""`foreturn serve` asked by trainers' own code: OpenRLHF's executor, TRL's GRPO trainer and the reward for it; and by eight processes
+at once."""
 
 from __future__ import annotations
 
@@ -110,20 +111,16 @@ def resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("client", ["trl", "openrlhf"])
-def test_eight_processes_that_share_a_server_get_the_rewards_of_one(
-    client: str, large: tuple[Path, int], unpacked: Path, record_testsuite_property: Any
-) -> None:
-    """To the last bit; and the weights are in memory once, in the server."""
-    config, weights = large
-    wanted = in_one_process(client, config)
-    assert len(set(wanted)) > 1 and None not in wanted
-    program = [sys.executable, str(Path(__file__).with_name("shared_client.py")), client]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(unpacked), os.environ.get("PYTHONPATH", "")])}
-    with served(config) as (address, server), contextlib.ExitStack() as stack:
+@contextlib.contextmanager
+def eight(client: str, address: str, unpacked: Path, *more: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Eight processes that ask."""
+    program = [sys.executable, str(Path(__file__).with_name("shared_client.py")), client, address, *more]
+    path = os.pathsep.join([str(unpacked), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(
-                subprocess.Popen([*program, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+                subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
             )
             for _ in range(PROCESSES)
         ]
@@ -132,14 +129,50 @@ def test_eight_processes_that_share_a_server_get_the_rewards_of_one(
             each.stdin.write(json.dumps(rows()))
             each.stdin.close()
             each.stdin = None
-        made = [json.loads(each.communicate(timeout=300)[0]) for each in clients]
+        yield clients
+
+
+def answers(clients: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    return [json.loads(each.communicate(timeout=300)[0].splitlines()[-1]) for each in clients]
+
+
+@pytest.mark.parametrize("client", ["trl", "openrlhf"])
+def test_eight_processes_that_share_a_server_get_the_rewards_of_one(
+    client: str, large: tuple[Path, int], unpacked: Path, record_testsuite_property: Any
+) -> None:
+    """To the last bit; and the weights are in memory once, in the server."""
+    config, weights = large
+    wanted = in_one_process(client, config)
+    assert len(set(wanted)) > 1 and None not in wanted
+    with served(config) as (address, server):
+        before = resident(server)
+        with eight(client, address, unpacked) as clients:
+            made = answers(clients)
         of_server = resident(server)
     assert [rewards for each in made for rewards in each["passes"]] == [wanted] * (2 * PROCESSES)
     peak = max(each["peak_bytes"] for each in made)
-    megabytes = {"weights": weights, "server": of_server, "largest_client": peak}
+    megabytes = {"weights": weights, "server_before": before, "server": of_server, "largest_client": peak}
     for name, count in megabytes.items():
         record_testsuite_property(f"{client}_{name}_MB", count >> 20)
     print(f"{client}:", ", ".join(f"{name} {count >> 20} MB" for name, count in megabytes.items()))
-    assert of_server > weights
+    # Once in the server, and no more of them for more clients.
+    assert weights < of_server < 2 * weights
+    assert of_server - before < weights / 2
     # OpenRLHF brings torch, which is larger than these weights.
     assert client != "trl" or peak < weights / 2
+
+
+def test_eight_trainers_of_trl_that_share_a_server_get_the_rewards_of_one_process(
+    large: tuple[Path, int], exported: Path, unpacked: Path
+) -> None:
+    """GRPO, each with completions of its own: an engine in this process gives them the same rewards, to the last bit."""
+    config, _ = large
+    with served(config) as (address, _), eight("grpo", address, unpacked, str(exported)) as clients:
+        made = answers(clients)
+    steps = [step for each in made for step in each["passes"]]
+    assert len(steps) == 2 * PROCESSES
+    assert len({json.dumps(step["completions"]) for step in steps}) > PROCESSES
+    with foreturn.Engine(config) as engine:
+        reward = MultiturnReward(engine, goal="goal")
+        for step in steps:
+            assert reward(step["prompts"], step["completions"], goal=step["goals"]) == step["rewards"]

@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use crate::bodies::Bodies;
 use crate::failure::{Answer, Failure, done};
 use crate::keys::Keys;
+use crate::stream::Logged;
 
 /// The engine and what belongs to it.
 #[derive(Clone)]
@@ -142,7 +143,8 @@ pub(crate) async fn admit(State(app): State<App>, request: Request, next: Next) 
     }
 }
 
-/// A line for each request: no contents, no keys. It is written when the answer begins, or when the caller hangs up.
+/// A line for each request: no contents, no keys. It is written when the answer begins, or when the caller hangs up. That of a
+/// stream is written when the stream is over.
 pub(crate) async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
     let number = app.numbers.fetch_add(1, Ordering::Relaxed);
     let mut line = Line {
@@ -151,11 +153,15 @@ pub(crate) async fn log(State(app): State<App>, request: Request, next: Next) ->
         path: request.uri().path().to_owned(),
         start: Instant::now(),
         status: HUNG_UP,
+        error: None,
         is_wanted: app.logs,
     };
     let mut response = next.run(request).await;
     line.status = response.status().as_u16();
     response.headers_mut().insert("x-request-id", HeaderValue::from(number));
+    if let Some(stream) = response.extensions_mut().remove::<Logged>() {
+        stream.keep(line);
+    }
     response
 }
 
@@ -163,22 +169,37 @@ pub(crate) async fn log(State(app): State<App>, request: Request, next: Next) ->
 const HUNG_UP: u16 = 499;
 
 /// A line of the log, which is written when it is dropped.
-struct Line {
+pub(crate) struct Line {
     number: u64,
     method: Method,
     path: String,
     start: Instant,
     status: u16,
+    /// The error that a stream ended with.
+    error: Option<&'static str>,
     is_wanted: bool,
+}
+
+impl Line {
+    /// The line of a stream that is over, or that the caller left before its end.
+    pub(crate) fn of_stream(mut self, is_over: bool, error: Option<&'static str>) {
+        self.error = error;
+        if !is_over {
+            self.status = HUNG_UP;
+        }
+    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         if self.is_wanted {
-            let line = json!({
+            let mut line = json!({
                 "request": self.number, "method": self.method.as_str(), "path": self.path, "status": self.status,
                 "ms": (self.start.elapsed().as_secs_f64() * 1e5).round() / 100.0,
             });
+            if let Some(error) = self.error {
+                line["error"] = error.into();
+            }
             crate::say(&line.to_string());
         }
     }

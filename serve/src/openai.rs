@@ -197,17 +197,39 @@ struct Head {
 }
 
 impl Head {
-    fn with(&self, choices: &Value, usage: Option<Tokens>) -> Value {
-        json!({
-            "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-            "choices": choices, "usage": usage,
-        })
+    fn with<'a>(&'a self, choices: Vec<Piece<'a>>, usage: Option<Tokens>) -> Chunk<'a> {
+        Chunk {
+            id: &self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage,
+        }
     }
 
-    fn chunk(&self, delta: &Value, finish: Option<&str>) -> Value {
-        let choices = json!([{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": null}]);
-        self.with(&choices, None)
+    fn chunk<'a>(&'a self, delta: &'a Value, finish: Option<&'a str>, logprobs: Option<&'a Spelled>) -> Chunk<'a> {
+        self.with(vec![Piece { index: 0, delta, finish_reason: finish, logprobs }], None)
     }
+}
+
+/// A part of a reply that comes piece by piece.
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<Piece<'a>>,
+    usage: Option<Tokens>,
+}
+
+#[derive(Serialize)]
+struct Piece<'a> {
+    index: usize,
+    delta: &'a Value,
+    finish_reason: Option<&'a str>,
+    logprobs: Option<&'a Spelled>,
 }
 
 /// A reply.
@@ -221,11 +243,10 @@ pub(crate) async fn chat(State(app): State<App>, headers: HeaderMap, body: Bytes
     let messages = asked.messages.into_iter().map(Said::message).collect::<Answer<Vec<_>>>()?;
     let with_logprobs = asked.logprobs == Some(true);
     if asked.stream == Some(true) {
-        if with_logprobs {
-            return Err(Failure::refused("logprobs is not supported together with stream"));
-        }
-        let usage = asked.stream_options.is_some_and(|options| options.include_usage == Some(true));
-        return streamed(&model, messages, options, caller, head, usage);
+        let with_usage = asked.stream_options.is_some_and(|options| options.include_usage == Some(true));
+        let (events, response) = stream::open(Arc::new(caller));
+        Streamed { events, head: Arc::new(head), model, with_logprobs, with_usage }.submit(messages, options)?;
+        return Ok(response);
     }
     let made = caller.wait(model.submit_generate(messages, options)).await?;
     let choice = Choice {
@@ -244,39 +265,44 @@ pub(crate) async fn chat(State(app): State<App>, headers: HeaderMap, body: Bytes
     }))
 }
 
-fn streamed(
-    model: &Model,
-    messages: Vec<Message>,
-    options: GenerateOptions,
-    caller: Caller,
-    head: Head,
+/// A reply that comes piece by piece.
+struct Streamed {
+    events: Events,
+    head: Arc<Head>,
+    model: Model,
+    with_logprobs: bool,
     with_usage: bool,
-) -> Answer {
-    let (events, response) = stream::open(Arc::new(caller));
-    let head = Arc::new(head);
-    events.send("", &head.chunk(&json!({"role": "assistant", "content": ""}), None));
-    let (pieces, heads) = (events.clone(), Arc::clone(&head));
-    let options = GenerateOptions {
-        on_text: Some(Box::new(move |text: &str| pieces.send("", &heads.chunk(&json!({"content": text}), None)))),
-        ..options
-    };
-    model.submit_generate(messages, options)?.on_ready(move |result| finished(&events, &head, result, with_usage));
-    Ok(response)
 }
 
-fn finished(events: &Events, head: &Head, result: foreturn::Result<Generation>, with_usage: bool) {
-    let ended = result.map_err(Failure::of_result).and_then(|made| Ok((finish(made.finish)?, made)));
-    match ended {
-        Ok((reason, made)) => {
-            events.send("", &head.chunk(&json!({}), Some(reason)));
-            if with_usage {
-                events.send("", &head.with(&json!([]), Some(Tokens::of(&made.usage))));
+impl Streamed {
+    fn submit(self, messages: Vec<Message>, options: GenerateOptions) -> Answer<()> {
+        let first = json!({"role": "assistant", "content": ""});
+        self.events.send("", &self.head.chunk(&first, None, None));
+        let (events, head) = (self.events.clone(), Arc::clone(&self.head));
+        let on_text = move |text: &str| events.send("", &head.chunk(&json!({"content": text}), None, None));
+        let options = GenerateOptions { on_text: Some(Box::new(on_text)), ..options };
+        let pending = self.model.submit_generate(messages, options)?;
+        pending.on_ready(move |result| {
+            let ended = result.map_err(Failure::of_result).and_then(|made| self.finish(&made));
+            if let Err(failure) = ended {
+                self.events.fail("", &failure);
             }
-            events.text("", "[DONE]");
-        }
-        Err(failure) => events.send("", &failure.document()),
+            self.events.end();
+        });
+        Ok(())
     }
-    events.end();
+
+    /// The log-probabilities come with the last piece, because a piece of text may end in the middle of a token.
+    fn finish(&self, made: &Generation) -> Answer<()> {
+        let reason = finish(made.finish)?;
+        let logprobs = self.with_logprobs.then(|| spelled(&self.model, made)).transpose()?;
+        self.events.send("", &self.head.chunk(&json!({}), Some(reason), logprobs.as_ref()));
+        if self.with_usage {
+            self.events.send("", &self.head.with(Vec::new(), Some(Tokens::of(&made.usage))));
+        }
+        self.events.text("", "[DONE]");
+        Ok(())
+    }
 }
 
 /// A reply that its deadline cut off is an error, because OpenAI's protocol has no word for it.

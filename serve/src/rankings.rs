@@ -35,7 +35,7 @@ pub(crate) async fn rank(State(app): State<App>, headers: HeaderMap, body: Bytes
     engine.submit_rank(request, options)?.on_ready(move |result| {
         match result.map_err(Failure::of_result).and_then(usable) {
             Ok(ranking) => events.send("ranking", &ranking),
-            Err(failure) => events.send("error", &failure.document()),
+            Err(failure) => events.fail("error", &failure),
         }
         events.end();
     });

@@ -49,6 +49,7 @@ pub(super) fn ranking(job: &RankJob, models: ModelsInfo, seconds: f64) -> Result
         reward_models,
         bitwise: bitwise && complete && !timed,
         complete,
+        outage: outcomes.iter().flatten().find_map(|outcome| outcome.loss.as_ref()?.outage()).map(str::to_owned),
         notes: job.notes.iter().cloned().collect(),
     };
     if let Some(origin) = &job.origin {
@@ -126,7 +127,7 @@ fn refuse_if_nothing_counts(outcomes: &[Vec<Outcome>], candidates: &[Candidate])
     if losses.clone().count() < total {
         return Ok(());
     }
-    let failed = losses.find(|loss| matches!(loss, Loss::Failed(_)));
+    let failed = losses.find(|loss| matches!(loss, Loss::Failed(..)));
     let reason = failed.map_or("no rollout was asked for", Loss::reason);
     // Then the request is at fault, and not a model.
     let too_long = |candidate: &Candidate| {
@@ -148,7 +149,7 @@ pub(super) fn outcomes(job: &RankJob) -> Vec<Vec<Outcome>> {
         (Some(_), _) => candidate.futures.iter().map(outcome).collect(),
         (None, failure) => {
             let loss = match failure {
-                Some(error) if !is_interruption(error) => Loss::Failed(error.to_string()),
+                Some(error) if !is_interruption(error) => Loss::failed(error),
                 _ => Loss::Interrupted("the response was not sampled in time".into()),
             };
             vec![Outcome { values: vec![None; metrics.len()], reward: None, loss: Some(loss) }; candidate.samples]
@@ -163,9 +164,10 @@ pub(super) fn loss_of(future: &Future, metrics: &[WeightedMetric], stopped: Opti
         return Some(Loss::LeftOut(reason.clone()));
     }
     match future.rollout.ended() {
-        Some(Ended::Failed) => {
-            Some(Loss::Failed(future.rollout.failure().map_or_else(|| "the rollout failed".into(), Error::to_string)))
-        }
+        Some(Ended::Failed) => Some(match future.rollout.failure() {
+            Some(error) => Loss::failed(error),
+            None => Loss::Failed(ErrorKind::Internal, "the rollout failed".into()),
+        }),
         Some(Ended::Deadline) => Some(Loss::Interrupted("the deadline passed before it ended".into())),
         Some(Ended::Cancelled) => Some(Loss::Interrupted("it was cancelled before it ended".into())),
         Some(Ended::Pruned) => Some(Loss::LeftOut("it was given up by the allocation of rollouts".into())),
@@ -181,9 +183,10 @@ pub(super) fn loss_of(future: &Future, metrics: &[WeightedMetric], stopped: Opti
 fn unscored(future: &Future, metrics: &[WeightedMetric]) -> Option<Loss> {
     match future.scores.iter().flatten().find_map(|score| score.as_ref().err()) {
         Some(error) if is_interruption(error) => Some(Loss::Interrupted(error.to_string())),
-        Some(error) => Some(Loss::Failed(error.to_string())),
+        Some(error) => Some(Loss::failed(error)),
         None if future.reward(metrics).is_none() => {
-            Some(Loss::Failed("the weighted sum of its metrics is not a finite number".into()))
+            let reason = "the weighted sum of its metrics is not a finite number";
+            Some(Loss::Failed(ErrorKind::ModelOutput, reason.into()))
         }
         None => None,
     }

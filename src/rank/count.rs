@@ -9,6 +9,7 @@
 //!   count. Short futures end first, so averaging whatever happens to be finished would reward brevity.
 
 use crate::reward::MetricValue;
+use crate::{Error, ErrorKind};
 
 /// The outcome of one rollout.
 #[derive(Debug, Clone, Default)]
@@ -25,7 +26,7 @@ pub(super) struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Loss {
     /// It, or a metric on it, failed.
-    Failed(String),
+    Failed(ErrorKind, String),
     /// The clock or the caller ended it, or its judging.
     Interrupted(String),
     /// Nothing went wrong, but there is nothing to compare it with, or it was given up.
@@ -33,9 +34,24 @@ pub(super) enum Loss {
 }
 
 impl Loss {
+    pub(super) fn failed(error: &Error) -> Self {
+        Loss::Failed(error.kind(), error.to_string())
+    }
+
     pub(super) fn reason(&self) -> &str {
         match self {
-            Loss::Failed(reason) | Loss::Interrupted(reason) | Loss::LeftOut(reason) => reason,
+            Loss::Failed(_, reason) | Loss::Interrupted(reason) | Loss::LeftOut(reason) => reason,
+        }
+    }
+
+    /// The reason, if it comes from what the models run on, and not from what they said: the same rollout would count another
+    /// time.
+    pub(super) fn outage(&self) -> Option<&str> {
+        match self {
+            Loss::Failed(ErrorKind::Io | ErrorKind::Overloaded | ErrorKind::Runtime | ErrorKind::Closed, reason) => {
+                Some(reason)
+            }
+            _ => None,
         }
     }
 }
@@ -63,7 +79,7 @@ fn broken_round(outcomes: &[Vec<Outcome>], partner: &[bool], sample: usize, comm
     let lost = |candidate: usize| outcomes[candidate].get(sample).and_then(|outcome| outcome.loss.as_ref());
     (0..outcomes.len()).find_map(|candidate| match lost(candidate)? {
         Loss::Interrupted(_) => Some(format!("sample {sample} was not finished for candidate {candidate}")),
-        Loss::Failed(_) if common && partner[candidate] => {
+        Loss::Failed(..) if common && partner[candidate] => {
             Some(format!("paired with sample {sample} of candidate {candidate}, which failed"))
         }
         _ => None,
@@ -77,7 +93,7 @@ mod tests {
     fn table(rows: &[&str]) -> Vec<Vec<Outcome>> {
         let outcome = |c| Outcome {
             loss: match c {
-                'f' => Some(Loss::Failed("f".into())),
+                'f' => Some(Loss::Failed(ErrorKind::ModelOutput, "f".into())),
                 'i' => Some(Loss::Interrupted("i".into())),
                 _ => None,
             },

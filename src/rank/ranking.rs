@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::allocation::Strategy;
+use crate::ErrorKind;
 use crate::chat::{Finish, Role, Usage};
 use crate::json;
 use crate::reward::Difference;
@@ -54,6 +55,10 @@ pub struct Ranking {
     /// True if every rollout ran to its own end. Otherwise a deadline or the caller cut the ranking short, and it rests on the
     /// samples that were finished for all candidates.
     pub complete: bool,
+    /// Why a rollout was lost, if it was by what models run on (an endpoint that was away) and not by what they said. The same
+    /// request may get another ranking later, so runs over many conversations hold such a conversation again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<String>,
     /// Remarks that the reader has to know, such as that a model repeated its API key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

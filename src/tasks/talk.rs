@@ -33,7 +33,8 @@ impl<'a> Talk<'a> {
     /// Ranks the candidates of a turn.
     ///
     /// # Errors
-    /// As [`Engine::rank`], and [`ErrorKind::Cancelled`] where the run was cancelled meanwhile.
+    /// As [`Engine::rank`]; [`ErrorKind::Cancelled`] where the run was cancelled meanwhile; and [`ErrorKind::Io`] where an
+    /// outage cost rollouts, because the turn would be another one without it.
     pub(crate) fn rank(&mut self, request: RankRequest) -> Result<Ranking> {
         let request = RankRequest { goal: self.goal.clone(), ..request };
         self.count(self.engine.rank(request, RankOptions::default())?)
@@ -63,9 +64,12 @@ impl<'a> Talk<'a> {
 
     fn count(&mut self, ranking: Ranking) -> Result<Ranking> {
         self.costs += ranking.cost.roles;
-        match ranking.complete {
-            true => Ok(ranking),
-            false => Err(Error::new(ErrorKind::Cancelled, "the run was cancelled in the middle of a conversation")),
+        match &ranking.outage {
+            _ if !ranking.complete => {
+                Err(Error::new(ErrorKind::Cancelled, "the run was cancelled in the middle of a conversation"))
+            }
+            Some(reason) => Err(Error::new(ErrorKind::Io, format!("a rollout was lost: {reason}"))),
+            None => Ok(ranking),
         }
     }
 

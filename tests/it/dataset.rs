@@ -9,7 +9,7 @@ use foreturn::chat::{ChatOutput, ChatReply, ChatRequest, Finish, Ticket, Usage};
 use foreturn::dataset::{BuildOptions, ExportOptions, Format, build, export};
 use foreturn::engine::CancelToken;
 use foreturn::tasks::{Progress, RunOptions, Stopped, Tasks};
-use foreturn::{ChatModel, Config, Engine, Result};
+use foreturn::{ChatModel, Config, Engine, Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -119,6 +119,8 @@ struct Hashed {
     name: &'static str,
     finished: Vec<(Ticket, Result<ChatReply>)>,
     next: u64,
+    /// The reply with this number, counted from 1, is lost on its way.
+    lost: u64,
 }
 
 impl ChatModel for Hashed {
@@ -133,7 +135,11 @@ impl ChatModel for Hashed {
         (request.seed, self.name).hash(&mut hasher);
         let text = format!("{}{}", "word ".repeat(hasher.finish() as usize % 9), hasher.finish());
         let output = ChatOutput::Text { text, tokens: None, finish: Finish::Stop, retokenized_differs: Vec::new() };
-        self.finished.push((Ticket(self.next), Ok(ChatReply { output, usage: Usage::new(10, 2), note: None })));
+        let reply = match self.next == self.lost {
+            true => Err(Error::new(ErrorKind::Io, "the endpoint is away")),
+            false => Ok(ChatReply { output, usage: Usage::new(10, 2), note: None }),
+        };
+        self.finished.push((Ticket(self.next), reply));
         Ok(Ticket(self.next))
     }
 
@@ -148,11 +154,17 @@ impl ChatModel for Hashed {
 }
 
 fn engine() -> Engine {
+    engine_that_loses(0)
+}
+
+/// An engine whose user loses a reply.
+fn engine_that_loses(reply: u64) -> Engine {
     let config = "[rollout]\nwindow = 1\nsamples = 2\n[roles]\npolicy = \"policy\"\nuser = \"user\"\n\
                   [[metrics]]\nkind = \"token_amount\"\nunit = \"words\"\n";
     let mut builder = Engine::builder(Config::from_toml(config, "/").expect("a configuration"));
     for name in ["policy", "user"] {
-        let make = move || Ok(Box::new(Hashed { name, finished: Vec::new(), next: 0 }) as Box<dyn ChatModel>);
+        let lost = if name == "user" { reply } else { 0 };
+        let make = move || Ok(Box::new(Hashed { name, finished: Vec::new(), next: 0, lost }) as Box<dyn ChatModel>);
         builder = builder.chat_model(name, Box::new(make));
     }
     builder.build().expect("an engine")
@@ -189,4 +201,27 @@ fn a_build_that_was_cancelled_goes_on() {
         assert_eq!(summary.expect("a summary").stopped, Stopped::Complete);
     }
     assert_eq!(rows("cut"), rows("whole"));
+}
+
+#[test]
+fn a_conversation_that_an_outage_cost_a_future_is_held_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rows = |name: &str| std::fs::read_to_string(folder.path().join(name).join("dataset.jsonl")).expect("rows");
+    let run = RunOptions { concurrency: 1, ..RunOptions::default() };
+    let options = BuildOptions { turns: 2, run, ..BuildOptions::default() };
+    let build = |engine: &Engine, name: &str| {
+        let tasks = (0..3).map(|id| format!("{{\"id\": {id}, \"prompt\": \"p\"}}\n")).collect::<String>();
+        let to = folder.path().join(name);
+        build(engine, Tasks::parse(tasks.as_bytes(), "tasks"), &to, &options, &|_| ()).expect("a summary")
+    };
+    assert_eq!(build(&engine(), "whole").finished, 3);
+    // Replies of the first conversation's user: to the policy's candidates, and after each turn.
+    for lost in [2, 5, 9, 12] {
+        let name = format!("lost {lost}");
+        let summary = build(&engine_that_loses(lost), &name);
+        assert_eq!((summary.finished, summary.set_aside), (2, 1), "reply {lost}");
+        assert!(rows(&name).lines().all(|row| rows("whole").contains(row)), "reply {lost}");
+        assert_eq!(build(&engine(), &name).finished, 3);
+        assert_eq!(rows(&name), rows("whole"));
+    }
 }

@@ -42,7 +42,7 @@ pub(super) struct Figures {
     pub(super) twice: Option<usize>,
     /// Full answers that came while requests arrived, for each second.
     pub(super) answered_per_second: f64,
-    /// Requests that were answered in full and in time, for each second.
+    /// Full answers that came in time and while requests arrived, for each second.
     pub(super) goodput_per_second: f64,
     /// From arrival to full or partial answer.
     pub(super) latency_seconds: Percentiles,
@@ -101,7 +101,7 @@ impl Figures {
             different: fate(&Fate::Whole { differs: true }),
             twice: twice(asked),
             answered_per_second: count(&|asked| asked.is_whole() && asked.ended <= time) as f64 / seconds,
-            goodput_per_second: in_time as f64 / seconds,
+            goodput_per_second: count(&|asked| good(asked) && asked.ended <= time) as f64 / seconds,
             latency_seconds: latencies(asked.iter().filter(|asked| asked.is_answered())),
             refusal_seconds: latencies(asked.iter().filter(|asked| asked.fate == Fate::Refused)),
             parts: (0..PARTS).map(part).collect(),
@@ -243,8 +243,8 @@ mod tests {
             all.reasons.iter().map(|(why, count)| (why.as_str(), *count)).collect::<Vec<_>>(),
             [("gone", 1), ("no", 1)]
         );
-        // The last answer came after the ten seconds, and was in time for its deadline.
-        assert_eq!((all.answered_per_second, all.goodput_per_second), (0.3, 0.3));
+        // The last answer was in time for its deadline, and came after the ten seconds.
+        assert_eq!((all.answered_per_second, all.goodput_per_second), (0.3, 0.2));
         let Percentiles { p50, p95, p99 } = all.latency_seconds;
         assert_eq!([p50, p95, p99], [Some(0.19), Some(0.3), Some(0.3)], "refusals and failures are not among them");
         assert_eq!(all.refusal_seconds.p99, Some(0.001));
