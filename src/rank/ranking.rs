@@ -10,7 +10,6 @@ use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::allocation::Strategy;
-use crate::ErrorKind;
 use crate::chat::{Finish, Role, Usage};
 use crate::json;
 use crate::reward::Difference;
