@@ -27,7 +27,6 @@ class RewardLog:
         self._known: dict[str, Outcome] = {}
         self._read: dict[Path, int] = {}
         self._own: FileIO | None = None
-        self._end = 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -84,16 +83,16 @@ class RewardLog:
             name = f"rewards-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
             # Without a buffer, because what a full disk did not take must not come later, behind another line.
             self._own = (self._folder / name).open("xb", buffering=0)
+        end = self._own.tell()
         try:
             written = 0
             while written < len(line):
                 written += self._own.write(line[written:])
             os.fsync(self._own.fileno())
         except OSError:
-            self._own.truncate(self._end)
-            self._own.seek(self._end)
+            self._own.truncate(end)
+            self._own.seek(end)
             raise
-        self._end += len(line)
 
     def close(self) -> None:
         """Closes this process's file."""
@@ -101,4 +100,3 @@ class RewardLog:
             if self._own is not None:
                 self._own.close()
                 self._own = None
-                self._end = 0

@@ -400,21 +400,14 @@ def test_a_build_on_a_full_disk_ends_and_goes_on_later(config: Path, tmp_path: P
     # In the middle of the line of the third conversation.
     ends = [at for at, byte in enumerate(whole) if byte == ord("\n")]
     disturbed = [*build, "--to", str(tmp_path / "disturbed"), "--concurrency", "1"]
-    # Python ignores the signal that a limit sends; the command would end by it.
-    program = [sys.executable, "-c", LIMITED, str((ends[2] + ends[3]) // 2), sys.executable, *disturbed]
-    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    # Python ignores the signal that a limit sends. The command would end by it, so it inherits that.
+    with files_of_at_most((ends[2] + ends[3]) // 2):
+        ended = subprocess.run(
+            [sys.executable, *disturbed], capture_output=True, text=True, check=False, restore_signals=False
+        )
     assert ended.returncode == 1 and journal in ended.stderr, ended
     kept = (tmp_path / "disturbed" / journal).read_bytes()
     assert kept.endswith(b"\n") and kept.count(b"\n") == 3
     assert run(*disturbed).returncode == 0
     texts = [(tmp_path / each / rows).read_text(encoding="utf-8") for each in ("undisturbed", "disturbed")]
     assert texts[0] == texts[1] and texts[0].count("\n") == len(lines)
-
-
-LIMITED = """
-import os, resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""Runs a program with a limit for the size of its files."""
