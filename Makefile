@@ -79,7 +79,9 @@ check-package: model library ## Check the C library against ffi/abi.txt and its 
 model: fetch build ## Export the demo's model to ONNX unless it is there
 	@test -e $(MODEL)/genai_config.json || $(FORETURN) export --from $(GGUF) --to $(MODEL)
 
-quantized: model ## Export the demo's model in 8 and in 4 bits unless they are there
+quantized: model ## Export the demo's model in bfloat16, in 8 and in 4 bits unless they are there
+	@test -e $(MODEL)-bfloat16/genai_config.json || \
+	  $(FORETURN) export --from $(GGUF) --to $(MODEL)-bfloat16 --dtype bfloat16
 	@set -e; for bits in int8 int4; do \
 	  test -e $(MODEL)-$$bits/genai_config.json || \
 	  $(FORETURN) export --from $(GGUF) --to $(MODEL)-$$bits --quantize $$bits; \
@@ -94,7 +96,7 @@ score-model: model ## Export the demo's model with a made-up score head, in floa
 	  $(FORETURN) export --from $(SCORE_MODEL)-checkpoint --to $(SCORE_MODEL)-int8 --quantize int8
 
 compare: quantized ## Measure the cost of quantisation: size, speed, log-probabilities, rankings
-	$(FORETURN) compare --reference $(MODEL) --model $(MODEL)-int8 --model $(MODEL)-int4 \
+	$(FORETURN) compare --reference $(MODEL) --model $(MODEL)-bfloat16 --model $(MODEL)-int8 --model $(MODEL)-int4 \
 	  --texts examples/texts.json --texts LICENSE-APACHE \
 	  --config benches/agreement.toml --request benches/agreement.jsonl
 

@@ -327,6 +327,9 @@ typedef uint32_t foreturn_quantize;
 // foreturn_export().
 typedef void (*foreturn_export_progress_fn)(void *user_data, uint64_t done, uint64_t total);
 
+// The type of a tensor's numbers: one of FORETURN_DTYPE_….
+typedef uint32_t foreturn_dtype;
+
 // The source, target and settings of an export.
 typedef struct {
   // sizeof(foreturn_export_options).
@@ -350,6 +353,9 @@ typedef struct {
   // Give float32 .safetensors a second name in the folder instead of copying them. Changing the checkpoint in place then
   // changes the export, too.
   bool hard_link;
+  // Type of the matrices that are not quantised. In half precision they take half the space. Decoders on the CPU compute
+  // products with those of bfloat16 in bfloat16.
+  foreturn_dtype dtype;
 } foreturn_export_options;
 
 // The input that a model continues or scores: a conversation or tokens, not both.
@@ -658,9 +664,6 @@ typedef struct {
   // Text of an adapter_config.json instead, where the adapter's tensors are among those of foreturn_refresh_tensors().
   foreturn_str adapter_config;
 } foreturn_refresh_options;
-
-// The type of a tensor's numbers: one of FORETURN_DTYPE_….
-typedef uint32_t foreturn_dtype;
 
 // A tensor in the host's memory, such as one of a trainer's state dict. It has to live until the call returns.
 typedef struct {

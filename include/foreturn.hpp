@@ -1142,6 +1142,8 @@ struct ExportOptions {
     std::string_view adapter = {};
     /// Give float32 .safetensors a second name instead of copying them.
     bool hard_link = false;
+    /// Type of the matrices that are not quantised.
+    foreturn_dtype dtype = FORETURN_DTYPE_FLOAT32;
 };
 
 /// Holds conversations about tasks between policies and the simulated user, and compares the policies: pairs of a name and
@@ -1168,7 +1170,7 @@ inline Result<std::string> export_model(ExportOptions options) {
     auto how = detail::sized<foreturn_export_options>();
     how.from = detail::lend(from.from), how.to = detail::lend(from.to), how.block = from.block;
     how.quantize = from.quantize, how.overwrite = from.overwrite, how.user_data = &watch;
-    how.adapter = detail::lend(from.adapter), how.hard_link = from.hard_link;
+    how.adapter = detail::lend(from.adapter), how.hard_link = from.hard_link, how.dtype = from.dtype;
     watch.hook<&ExportOptions::on_progress>(how.on_progress);
     return detail::unless_failed(detail::ask<std::string>(foreturn_export, &how), watch.failure);
 }

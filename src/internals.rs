@@ -16,7 +16,7 @@ use crate::kernels::attention::call::{Call, Item, Packed};
 use crate::kernels::attention::layout::{Heads, Stored};
 use crate::kernels::dot;
 use crate::kernels::matmul::call::{Call as Product, Operands, Rounded};
-use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Kind, Part, Shape};
+use crate::kernels::matmul::pack::{self, Blocks, Epilogue, Floats, Kind, Number, Part, Shape};
 use crate::kernels::simd::Isa;
 
 /// The instruction set that the kernels choose here: `avx512`, `avx2` or `scalar`.
@@ -214,7 +214,9 @@ impl MatMul {
         let quants: Vec<u8> = (0..inputs * columns).map(|i| (i * 31 % 251) as u8).collect();
         let (values, scales) = (little_endian(inputs * columns), little_endian(inputs / 32 * columns));
         let part = match kind {
-            Kind::Floats => Part::Floats { values: &values, columns, by_column: true },
+            Kind::Floats | Kind::Bfloat16 => {
+                Part::Floats(Floats { number: Number::Float32, values: &values, columns, by_column: true })
+            }
             Kind::Bytes | Kind::Nibbles => Part::Blocks(Blocks {
                 bits: 8,
                 block: 32,

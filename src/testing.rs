@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::export::{ExportOptions, Quantize, export};
+use crate::export::{ExportOptions, Quantize, TensorType, export};
 use crate::model::ModelFolder;
 use crate::runtime::RuntimeOptions;
 
@@ -47,6 +47,15 @@ pub(crate) fn exported_with(
     quantize: Quantize,
     change: impl FnOnce(&Path),
 ) -> (tempfile::TempDir, PathBuf) {
+    exported_as(name, (quantize, TensorType::Float32), change)
+}
+
+/// As [`exported_with`], with matrices of this type where they are not quantised.
+pub(crate) fn exported_as(
+    name: &str,
+    (quantize, dtype): (Quantize, TensorType),
+    change: impl FnOnce(&Path),
+) -> (tempfile::TempDir, PathBuf) {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoint = folder.path().join("checkpoint");
@@ -58,7 +67,7 @@ pub(crate) fn exported_with(
     }
     change(&checkpoint);
     let to = folder.path().join("model");
-    let options = ExportOptions { quantize, ..ExportOptions::new(&checkpoint, &to) };
+    let options = ExportOptions { quantize, dtype, ..ExportOptions::new(&checkpoint, &to) };
     export(&options, &mut |_| {}).expect("exported");
     (folder, to)
 }

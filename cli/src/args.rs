@@ -78,6 +78,9 @@ pub(super) struct ExportArgs {
     /// Format of the stored weights
     #[arg(long, value_enum, default_value_t = QuantizeArg::None)]
     pub(super) quantize: QuantizeArg,
+    /// Type of the matrices that are not quantised
+    #[arg(long, value_enum, default_value_t = DtypeArg::Float32)]
+    pub(super) dtype: DtypeArg,
     /// Number of weights that share a scale in int8 and int4: 32, 64, 128 or 256
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(super) block: usize,
@@ -98,6 +101,17 @@ pub(super) enum QuantizeArg {
     Int8,
     /// Matrices in 4 bits; embedding and head in 8
     Int4,
+}
+
+/// See [`foreturn::export::ExportOptions::dtype`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum DtypeArg {
+    /// Four bytes a weight
+    Float32,
+    /// Two bytes; decoders compute products in bfloat16 on the CPU
+    Bfloat16,
+    /// Two bytes; products are computed in float32
+    Float16,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use foreturn::chat::{JsonSchema, Message, parse_messages};
 use foreturn::config::{Config, LocalConfig, RuntimeConfig};
 use foreturn::decode::{GenerateOptions, SamplingOptions};
 use foreturn::engine::Prompt;
-use foreturn::export::{self, ExportOptions, Quantize};
+use foreturn::export::{self, ExportOptions, Quantize, TensorType};
 use foreturn::model::head::HeadKind;
 use foreturn::model::tokenizer::RenderOptions;
 use foreturn::model::{ModelFolder, OpenOptions};
@@ -17,7 +17,8 @@ use foreturn::{Engine, Result};
 use serde_json::json;
 
 use super::args::{
-    DoctorArgs, ExportArgs, GenerateArgs, InspectArgs, LogprobsArgs, PromptArgs, QuantizeArg, RenderArgs, TemplateArgs,
+    DoctorArgs, DtypeArg, ExportArgs, GenerateArgs, InspectArgs, LogprobsArgs, PromptArgs, QuantizeArg, RenderArgs,
+    TemplateArgs,
 };
 use super::output;
 
@@ -118,9 +119,15 @@ pub(super) fn export(args: &ExportArgs) -> Result<()> {
         QuantizeArg::Int8 => Quantize::Int8,
         QuantizeArg::Int4 => Quantize::Int4,
     };
+    let dtype = match args.dtype {
+        DtypeArg::Float32 => TensorType::Float32,
+        DtypeArg::Bfloat16 => TensorType::Bfloat16,
+        DtypeArg::Float16 => TensorType::Float16,
+    };
     let (block, hard_link) = (args.block, args.hard_link);
     let adapter = args.adapter.clone();
-    let options = ExportOptions { quantize, block, hard_link, adapter, ..ExportOptions::new(&args.from, &args.to) };
+    let options =
+        ExportOptions { quantize, dtype, block, hard_link, adapter, ..ExportOptions::new(&args.from, &args.to) };
     let bar = output::progress(0, "writing weights {bar:30} {bytes}/{total_bytes}");
     let report = export::export(&options, &mut |progress| {
         bar.set_length(progress.total);

@@ -10,6 +10,7 @@ use crate::callback::{Inside, UserData};
 use crate::error::{foreturn_error, guard};
 use crate::failure::Failure;
 use crate::handle;
+use crate::refresh::{self, foreturn_dtype};
 use crate::status::foreturn_status;
 use crate::string::{Text, foreturn_string};
 
@@ -51,6 +52,9 @@ pub struct foreturn_export_options {
     /// Give float32 .safetensors a second name in the folder instead of copying them. Changing the checkpoint in place then
     /// changes the export, too.
     pub hard_link: bool,
+    /// Type of the matrices that are not quantised. In half precision they take half the space. Decoders on the CPU compute
+    /// products with those of bfloat16 in bfloat16.
+    pub dtype: foreturn_dtype,
 }
 sized!(foreturn_export_options until adapter);
 
@@ -94,6 +98,7 @@ pub unsafe extern "C" fn foreturn_export(
                     return Err(Failure::argument(format!("quantize is {other}: it is one of FORETURN_QUANTIZE_…")));
                 }
             };
+            options.dtype = refresh::tensor_type(given.dtype, format_args!("dtype"))?;
             (options.overwrite, options.hard_link) = (given.overwrite, given.hard_link);
             options.adapter = Some(given.adapter.text("adapter")?).filter(|path| !path.is_empty()).map(Into::into);
             if given.block > 0 {

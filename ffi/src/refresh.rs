@@ -95,20 +95,22 @@ pub struct foreturn_tensor {
 }
 sized!(foreturn_tensor);
 
+/// `what` names it in messages.
+pub(crate) fn tensor_type(dtype: foreturn_dtype, what: std::fmt::Arguments<'_>) -> Result<TensorType, Failure> {
+    match dtype {
+        FORETURN_DTYPE_FLOAT32 => Ok(TensorType::Float32),
+        FORETURN_DTYPE_BFLOAT16 => Ok(TensorType::Bfloat16),
+        FORETURN_DTYPE_FLOAT16 => Ok(TensorType::Float16),
+        other => Err(Failure::argument(format!("{what} is {other}: it is one of FORETURN_DTYPE_…"))),
+    }
+}
+
 /// # Safety
 /// The tensor's pointers are valid for their lengths, for as long as the result is used.
 unsafe fn tensor<'a>(at: usize, given: &foreturn_tensor) -> Result<NamedTensor<'a>, Failure> {
     // SAFETY: valid by contract.
     let name = unsafe { given.name.text(format_args!("tensors[{at}].name"))? };
-    let kind = match given.dtype {
-        FORETURN_DTYPE_FLOAT32 => TensorType::Float32,
-        FORETURN_DTYPE_BFLOAT16 => TensorType::Bfloat16,
-        FORETURN_DTYPE_FLOAT16 => TensorType::Float16,
-        other => {
-            let message = format!("the dtype of tensor `{name}` is {other}: it is one of FORETURN_DTYPE_…");
-            return Err(Failure::argument(message));
-        }
-    };
+    let kind = tensor_type(given.dtype, format_args!("the dtype of tensor `{name}`"))?;
     // SAFETY: likewise.
     let (shape, data) = unsafe {
         let data = given.data.cast::<u8>();

@@ -120,6 +120,7 @@ typedef struct {
 } foreturn_engine_options;
 typedef uint32_t foreturn_quantize;
 typedef void (*foreturn_export_progress_fn)(void *user_data, uint64_t done, uint64_t total);
+typedef uint32_t foreturn_dtype;
 typedef struct {
   size_t size;
   foreturn_str from;
@@ -131,6 +132,7 @@ typedef struct {
   void *user_data;
   foreturn_str adapter;
   bool hard_link;
+  foreturn_dtype dtype;
 } foreturn_export_options;
 typedef struct {
   size_t size;
@@ -275,7 +277,6 @@ typedef struct {
   foreturn_str adapter;
   foreturn_str adapter_config;
 } foreturn_refresh_options;
-typedef uint32_t foreturn_dtype;
 typedef struct {
   size_t size;
   foreturn_str name;

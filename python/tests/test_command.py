@@ -199,8 +199,19 @@ def test_export_equals_the_command(run: Run, models: dict[str, Path], tmp_path: 
     for name in names:
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
     assert made.architecture == "LlamaForSequenceClassification" and steps[-1][0] == steps[-1][1] and made.files
-    with pytest.raises(foreturn.Unsupported, match="float16"):
-        foreturn.export(source, tmp_path / "half", dtype="float16")  # type: ignore[arg-type]
+    whole = foreturn.export(source, tmp_path / "whole")
+    for dtype in ("float16", "bfloat16"):
+        half = foreturn.export(source, tmp_path / dtype, dtype=dtype)
+        command = ("-m", "foreturn", "export", "--from", str(source), "--to", str(tmp_path / f"{dtype}-by-command"))
+        assert run(*command, "--dtype", dtype).returncode == 0
+        for name in ("model.onnx", "model.safetensors"):
+            here, there = tmp_path / dtype / name, tmp_path / f"{dtype}-by-command" / name
+            assert here.read_bytes() == there.read_bytes(), name
+        assert half.parameters == whole.parameters and half.bytes < whole.bytes
+    with pytest.raises(foreturn.InvalidArgument, match="float8"):
+        foreturn.export(source, tmp_path / "eighth", dtype="float8")  # type: ignore[arg-type]
+    with pytest.raises(foreturn.InvalidRequest, match="not quantised"):
+        foreturn.export(source, tmp_path / "both", "int8", "bfloat16")
     with pytest.raises(foreturn.FileError, match="nothing"):
         foreturn.export(tmp_path / "nothing", tmp_path / "none")
     with pytest.raises(foreturn.Error, match="config.json"):

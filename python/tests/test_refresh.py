@@ -116,11 +116,11 @@ def test_a_folder_gives_its_weights(made: Models, engine: foreturn.Engine) -> No
     assert said(engine) != expected
 
 
-@pytest.mark.parametrize("bits", ["int8", "int4"])
-def test_a_model_in_few_bits_is_quantised_by_the_same_rules(made: Models, bits: Any) -> None:
-    state = made.other(1.1)
-    expected = made.expected(f"new-{bits}", state, quantize=bits)
-    with foreturn.Engine(models={"policy": made.export(f"old-{bits}", made.state, quantize=bits)}) as engine:
+@pytest.mark.parametrize("form", [{"quantize": "int8"}, {"quantize": "int4"}, {"dtype": "bfloat16"}, {"dtype": "float16"}])
+def test_a_model_in_few_bits_is_rounded_by_the_same_rules(made: Models, form: dict[str, Any]) -> None:
+    state, bits = made.other(1.1), "-".join(form.values())
+    expected = made.expected(f"new-{bits}", state, **form)
+    with foreturn.Engine(models={"policy": made.export(f"old-{bits}", made.state, **form)}) as engine:
         assert said(engine) != expected
         engine.refresh("policy", state)
         assert said(engine) == expected
@@ -375,6 +375,23 @@ def test_an_adapter_is_merged_before_weights_are_quantised(made: Models, tmp_pat
             engine.refresh("policy", adapter=folder)
         engine.refresh("policy", made.state, adapter=folder)
         assert said(engine) == expected
+
+
+def test_an_adapter_is_added_to_weights_in_half_precision(made: Models, tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "adapter", adapter_config(), adapter_state(made))
+    foreturn.export(made.checkpoint, tmp_path / "half", dtype="bfloat16", adapter=folder)
+    with foreturn.Engine(models={"policy": tmp_path / "half"}) as engine:
+        expected = said(engine)
+    with foreturn.Engine(models={"policy": made.export("half-base", made.state, dtype="bfloat16")}) as engine:
+        base = said(engine)
+        engine.refresh("policy", made.state, adapter=folder)
+        assert said(engine) == expected != base
+        engine.refresh("policy", made.folder / "half-base")
+        assert said(engine) == base
+        # The folder's own weights are rounded already, and their sum with the adapter is rounded again.
+        engine.refresh("policy", adapter=folder)
+        near = said(engine)
+        assert near != base and numpy.allclose(near, expected, atol=0.05)
 
 
 def whole(made: Models) -> State:

@@ -17,7 +17,7 @@ use super::sections::{at_least_one, check_providers};
 use crate::chat::remote::Extensions;
 use crate::decode::SamplingOptions;
 use crate::model::tokenizer::{Bos, Compat, DateTime, RenderOptions};
-use crate::model::{Batching, CacheType, OpenOptions};
+use crate::model::{Batching, CacheType, Dtype, OpenOptions};
 use crate::runtime::{OnUnavailable, Provider, ProviderOptions, RuntimeOptions};
 use crate::{Error, Result};
 
@@ -78,8 +78,12 @@ pub struct LocalConfig {
     /// which is slower.
     pub batching: Batching,
     /// The element type of the cache: "auto" (the default), "float32", "bfloat16", or "int8". "auto" is int8 if the
-    /// weights are quantised and the processor multiplies bytes, otherwise float32.
+    /// weights are quantised and the processor multiplies bytes, bfloat16 if products are in bfloat16 and the processor
+    /// multiplies pairs of it, otherwise float32.
     pub cache_type: CacheType,
+    /// The numbers in which products are computed: "auto" (the default), "float32", or "bfloat16". "auto" is bfloat16 for an
+    /// export in bfloat16, otherwise float32.
+    pub dtype: Dtype,
     /// Execution providers, the preferred one first; those of `[runtime]` if absent. At least one.
     pub providers: Option<Vec<Provider>>,
     /// The consequence of a preferred provider that is not available; that of `[runtime]` if absent.
@@ -104,7 +108,7 @@ pub struct LocalConfig {
 }
 
 keys!(LocalConfig []
-    path, batching, cache_type, providers, on_unavailable, provider_options, template, template_arguments as TemplateArguments, date as DateText, compat, bos,
+    path, batching, cache_type, dtype, providers, on_unavailable, provider_options, template, template_arguments as TemplateArguments, date as DateText, compat, bos,
     version,
 );
 
@@ -222,6 +226,7 @@ impl LocalConfig {
             path: path.into(),
             batching: Batching::default(),
             cache_type: CacheType::default(),
+            dtype: Dtype::default(),
             providers: None,
             on_unavailable: None,
             provider_options: ProviderOptions::default(),
@@ -253,7 +258,7 @@ impl LocalConfig {
 
     /// The options that the folder is opened with.
     pub(crate) fn open_options(&self) -> OpenOptions {
-        OpenOptions { batching: self.batching, cache_type: self.cache_type }
+        OpenOptions { batching: self.batching, cache_type: self.cache_type, dtype: self.dtype }
     }
 
     /// The options by which conversations become the model's prompts.

@@ -238,6 +238,7 @@ mod tests {
             ("path = \"m\"", "path and base_url are both set"),
             ("batching = \"padded\"", "batching is for models with a path"),
             ("cache_type = \"float32\"", "cache_type is for models with a path"),
+            ("dtype = \"bfloat16\"", "dtype is for models with a path"),
             ("template = \"t\"", "template is for models with a path"),
             ("date = \"2024-07-26\"", "date is for models with a path"),
             ("bos = \"double\"", "bos is for models with a path"),

@@ -142,6 +142,7 @@ fn nonsense_is_refused_by_key() {
         ("[runtime]\nstep_limit_s = 0", "[runtime]: step_limit_s = 0"),
         ("[models.m]\npath = \"m\"\nbatching = \"packed\"", "unknown variant `packed`"),
         ("[models.m]\npath = \"m\"\ncache_type = \"int3\"", "unknown variant `int3`"),
+        ("[models.m]\npath = \"m\"\ndtype = \"int8\"", "unknown variant `int8`"),
         ("[models.m]", "[models.m]: path is missing"),
         ("[models.m]\npath = \"m\"\ntop_p = 0.0", "[models.m]: top_p = 0 is not in (0, 1]"),
         ("[models.m]\npath = \"m\"\ntemperature = nan", "temperature = NaN is not in"),

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::adapter::{self, Adapter, Lora, Parts, Piece, twice};
 use super::checkpoint::{RowOrder, Tensor, WeightFile};
 use super::format::{self, Format};
+use super::half::Half;
 use super::names;
 use super::quantize::{self, Layout, Names, Packed};
 use crate::finite::Refused;
@@ -34,6 +35,23 @@ pub enum TensorType {
 }
 
 impl TensorType {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            TensorType::Float32 => "float32",
+            TensorType::Bfloat16 => "bfloat16",
+            TensorType::Float16 => "float16",
+        }
+    }
+
+    fn of(kind: i32) -> Option<Self> {
+        match DataType::try_from(kind).ok()? {
+            DataType::Float => Some(TensorType::Float32),
+            DataType::Bfloat16 => Some(TensorType::Bfloat16),
+            DataType::Float16 => Some(TensorType::Float16),
+            _ => None,
+        }
+    }
+
     fn format(self) -> &'static Format {
         match self {
             TensorType::Float32 => &format::F32,
@@ -81,6 +99,8 @@ impl Given<'_> {
 #[derive(Debug, Clone, Copy)]
 enum Form {
     Float32,
+    /// A matrix that the graph widens.
+    Half(Half),
     /// One of the parts that a packed matrix has.
     Packed(Layout, Part),
 }
@@ -103,7 +123,7 @@ impl Refreshed {
     /// Opens what is needed of files. `from_folder` says that the weights of `folder` are the adapter's base.
     ///
     /// # Errors
-    /// A file can't be read; the adapter is not supported; the folder's weights are not float32.
+    /// A file can't be read; the adapter is not supported; the folder's weights are quantised.
     pub(crate) fn open(folder: &ModelFolder, adapter: Option<&Adapter>, from_folder: bool) -> Result<Self> {
         let adapter = adapter.map(Lora::read).transpose()?;
         let base = from_folder.then(|| own_files(folder)).transpose()?;
@@ -152,7 +172,10 @@ impl<'a> GivenWeights<'a> {
             };
             let Some(Given { tensor, .. }) = given.get(&base) else { return Err(missing(folder, &base, given.keys())) };
             let form = match form {
-                None => Form::Float32,
+                None => match DataType::try_from(initialiser.data_type()).ok().and_then(Half::of_data) {
+                    None => Form::Float32,
+                    Some(half) => Form::Half(half),
+                },
                 Some((bits, block, part)) => Form::Packed(layout(tensor, bits, block, &base, &packed), part),
             };
             check_shape(initialiser, tensor, form)?;
@@ -176,6 +199,15 @@ impl<'a> GivenWeights<'a> {
         Ok([scales, quants, zero_points])
     }
 
+    fn halves(&self, given: &Given<'a>, half: Half) -> Result<Cow<'a, [u8]>> {
+        given.check(Refused::NonFinite)?;
+        half.check(&given.tensor, given.data)?;
+        let mut bytes = Vec::with_capacity(given.tensor.elements() * size_of::<u16>());
+        let written = half.write(&given.tensor, given.data, &mut bytes);
+        written.map_err(|error| Error::internal(format!("`{}` can't be rounded: {error}", given.tensor.origin)))?;
+        Ok(bytes.into())
+    }
+
     fn floats(&self, given: &Given<'a>) -> Result<Cow<'a, [u8]>> {
         given.check(Refused::NonFinite)?;
         if given.tensor.is_plain_float32() {
@@ -196,6 +228,7 @@ impl Source for GivenWeights<'_> {
             match self.tensor(tensor.name()) {
                 None => read.extend(self.files.read(std::slice::from_ref(tensor))?),
                 Some((given, Form::Float32)) => read.push(self.floats(given)?),
+                Some((given, Form::Half(half))) => read.push(self.halves(given, half)?),
                 Some((given, Form::Packed(layout, part))) => {
                     // The tensors of one call are of one matrix.
                     let parts = match &mut packed {
@@ -285,10 +318,10 @@ fn own_files(folder: &ModelFolder) -> Result<BTreeMap<String, WeightFile>> {
     let (file, mut files) = (folder.file(), BTreeMap::new());
     let packed = packed_matrices(file.graph());
     for initialiser in file.graph().initializer.iter().filter(|tensor| is_weight(tensor)) {
-        if initialiser.data_type() != DataType::Float as i32 || packed.contains_key(initialiser.name()) {
+        if TensorType::of(initialiser.data_type()).is_none() || packed.contains_key(initialiser.name()) {
             return Err(Error::unsupported(format!(
                 "{} holds `{}` in few bits, to which an adapter can't be added: give the tensors of the base as well, or name \
-                 an export in float32",
+                 an export that is not quantised",
                 folder.path().display(),
                 initialiser.name()
             )));
@@ -309,11 +342,12 @@ fn own_pieces<'a>(graph: &GraphProto, files: &'a BTreeMap<String, WeightFile>) -
         let number = |key: &str| entry(tensor, key).and_then(|text| text.parse::<usize>().ok());
         let file = files.get(entry(tensor, "location")?)?;
         let shape: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
-        let bytes = shape.iter().product::<usize>() * size_of::<f32>();
+        let format = TensorType::of(tensor.data_type())?.format();
+        let bytes = shape.iter().product::<usize>() * format.block_bytes;
         let offset = number("offset").unwrap_or(0);
         let data = file.data.get(offset..offset.checked_add(bytes)?)?;
         let origin = tensor.name().to_owned();
-        let (format, rows) = (&format::F32, RowOrder::Standard);
+        let rows = RowOrder::Standard;
         let tensor = Tensor { format, shape, file: 0, offset: 0, bytes, origin: origin.clone(), rows, delta: None };
         Some((origin, (tensor, data)))
     };
@@ -368,7 +402,7 @@ fn layout(
 fn check_shape(initialiser: &TensorProto, tensor: &Tensor, form: Form) -> Result<()> {
     let dims: Vec<usize> = initialiser.dims.iter().map(|&dim| dim as usize).collect();
     let fits = match form {
-        Form::Float32 => dims == tensor.shape,
+        Form::Float32 | Form::Half(_) => dims == tensor.shape,
         Form::Packed(layout, part) => {
             let row = match part {
                 Part::Scales => layout.stored_blocks(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Hugging Face folder ─ hf ──┐              ┌─ arch ─▶ decoder ─▶ graph ─▶ model.onnx
-//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (copied, or widened or quantised, and written)
+//!                            ├▶ checkpoint ─┤─ weights ─▶ *.safetensors (copied; or widened, rounded or quantised)
 //! GGUF file ────────── gguf ─┘              └─ genai ─▶ genai_config.json; tokenizer files
 //! ```
 //!
@@ -31,6 +31,7 @@ mod genai;
 mod gguf;
 mod given;
 mod graph;
+mod half;
 mod head;
 mod hf;
 mod names;
@@ -74,6 +75,10 @@ pub struct ExportOptions {
     pub to: PathBuf,
     /// The form in which weights are stored.
     pub quantize: Quantize,
+    /// The type of matrices that are not quantised. Half precision takes half the space, and everything else of the model
+    /// stays float32. Decoders on the CPU and the paged path compute products with matrices in bfloat16 in bfloat16, unless
+    /// [`OpenOptions::dtype`](crate::model::OpenOptions::dtype) says otherwise.
+    pub dtype: TensorType,
     /// The number of weights that share a scale if matrices are quantised: 32, 64, 128 or 256. More than 32 takes less
     /// space and loses more, and results no longer have the same bits in any batch (except 8 bits in blocks of 64).
     pub block: usize,
@@ -95,6 +100,7 @@ impl ExportOptions {
             from: from.into(),
             to: to.into(),
             quantize: Quantize::None,
+            dtype: TensorType::Float32,
             block: Scheme::BLOCK,
             overwrite: false,
             hard_link: false,
@@ -148,7 +154,7 @@ pub enum Placement {
     HardLinked,
     /// It is a copy of the checkpoint's file. If the file system can, both share their blocks until one is written to.
     Copied,
-    /// It was widened to float32 or quantised, and written.
+    /// It was widened to float32, rounded to half precision or quantised, and written.
     Written,
 }
 
@@ -168,11 +174,12 @@ const OPSET: i64 = 21;
 /// [`Io`](crate::ErrorKind::Io).
 pub fn export(options: &ExportOptions, progress: &mut dyn FnMut(ExportProgress)) -> Result<ExportReport> {
     check_block(options)?;
+    check_dtype(options)?;
     refuse_exporting_onto_the_source(options)?;
     let mut checkpoint = read(&options.from)?;
     let adapter = options.adapter.as_deref().map(|folder| adapter::apply(&mut checkpoint, folder)).transpose()?;
     let class = Class::of(&checkpoint)?;
-    let scheme = Scheme::new(options.quantize, options.block, &checkpoint);
+    let scheme = Scheme::new(options, &checkpoint);
     let plan = class.plan(&checkpoint, scheme)?;
     adapter::refuse_tied(&plan.graph.proto, &adapter.unwrap_or_default())?;
 
@@ -213,6 +220,16 @@ fn check_block(options: &ExportOptions) -> Result<()> {
         (Quantize::None, _) => refuse("float32 weights have no blocks: leave it out, or ask for int8 or int4"),
         _ => refuse("blocks are of 32, 64, 128 or 256 weights"),
     }
+}
+
+fn check_dtype(options: &ExportOptions) -> Result<()> {
+    if options.quantize == Quantize::None || options.dtype == TensorType::Float32 {
+        return Ok(());
+    }
+    let dtype = options.dtype.name();
+    Err(Error::invalid_request(format!(
+        "dtype = {dtype}: it is the type of matrices that are not quantised, but these are to be; leave out one of the two"
+    )))
 }
 
 /// The error for what can't be opened. A name such as `Qwen/Qwen2.5-0.5B` is probably that of a model on the hub.

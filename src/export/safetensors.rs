@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// A tensor to be written.
 pub(super) struct Entry {
     pub(super) name: String,
-    /// Float32 or uint8.
+    /// Float32, float16, bfloat16 or uint8.
     pub(super) kind: DataType,
     pub(super) shape: Vec<usize>,
 }
@@ -28,7 +28,12 @@ impl Entry {
 
     /// The format's name for its type, and the bytes of an element.
     fn stored_as(&self) -> (&'static str, u64) {
-        if self.kind == DataType::Uint8 { ("U8", 1) } else { ("F32", 4) }
+        match self.kind {
+            DataType::Uint8 => ("U8", 1),
+            DataType::Float16 => ("F16", 2),
+            DataType::Bfloat16 => ("BF16", 2),
+            _ => ("F32", 4),
+        }
     }
 
     /// The initialiser that refers to the tensor at `offset` of `file`.

@@ -12,8 +12,9 @@ use super::testing::{
     HIDDEN, LAYERS, VOCAB, change_json, config, element, export_fixture, fixture_checkpoint, shapes, tiny_gguf,
     write_checkpoint, write_weights,
 };
-use super::{ExportOptions, Placement, Quantize, export};
-use crate::onnx::{GraphProto, ModelProto, TensorProto};
+use super::{ExportOptions, Placement, Quantize, TensorType, export};
+use crate::onnx::tensor_proto::DataType;
+use crate::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::{ErrorKind, Result};
 
 fn names(folder: &Path) -> Vec<String> {
@@ -481,4 +482,77 @@ fn files_without_content_are_refused() {
         let error = run(root.path(), |options| options.from = from.clone()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidModel, "{name}: {error}");
     }
+}
+
+#[test]
+fn matrices_are_rounded_to_half_precision_and_the_graph_widens_them() {
+    for (dtype, stored, kind) in
+        [(TensorType::Bfloat16, "BF16", DataType::Bfloat16), (TensorType::Float16, "F16", DataType::Float16)]
+    {
+        let root = checkpoint(&config(), Dtype::F32);
+        let report = run(root.path(), |options| options.dtype = dtype).unwrap();
+        assert_eq!(report.weights[0].placement, Placement::Written);
+        let (out, round) = (root.path().join("out"), |x: f32| match kind {
+            DataType::Float16 => half::f16::from_f32(x).to_f32(),
+            _ => half::bf16::from_f32(x).to_f32(),
+        });
+        let file = fs::read(out.join("model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&file).unwrap();
+        let graph = graph(&out);
+        for (seed, (name, shape)) in shapes().iter().enumerate() {
+            let (tensor, view) = (initialiser(&graph, name), tensors.tensor(name).unwrap());
+            let readers = |name: &str| {
+                let reads = |node: &&NodeProto| node.input.iter().any(|input| input == name);
+                graph
+                    .node
+                    .iter()
+                    .filter(reads)
+                    .map(|node| (node.op_type().to_owned(), node.output[0].clone()))
+                    .collect()
+            };
+            let readers: Vec<(String, String)> = readers(name);
+            let exact = |index: usize| element(seed, index);
+            if shape.len() == 1 {
+                assert_eq!((tensor.data_type(), view.dtype()), (DataType::Float as i32, Dtype::F32), "{name}");
+                assert!(values(&out, tensor).iter().enumerate().all(|(index, x)| *x == exact(index)), "{name}");
+                continue;
+            }
+            assert_eq!((tensor.data_type(), format!("{:?}", view.dtype())), (kind as i32, stored.into()), "{name}");
+            let found = view.data().as_chunks().0.iter().map(|bytes| match kind {
+                DataType::Float16 => half::f16::from_le_bytes(*bytes).to_f32(),
+                _ => half::bf16::from_le_bytes(*bytes).to_f32(),
+            });
+            assert!(found.enumerate().all(|(index, x)| x == round(exact(index))), "{name}");
+            for (op, output) in readers {
+                let rows = |node: &&NodeProto| node.input[0] == output && node.op_type() == "Cast";
+                let widens = op == "Cast" || (op == "Gather" && graph.node.iter().any(|node| rows(&node)));
+                assert!(widens, "{name} is read by {op}");
+            }
+        }
+        assert_eq!(initialiser(&graph, "cos_cache").data_type(), DataType::Float as i32);
+    }
+}
+
+#[test]
+fn half_precision_is_refused_where_it_cannot_be() {
+    let root = checkpoint(&config(), Dtype::F32);
+    let error = run(root.path(), |options| {
+        (options.dtype, options.quantize) = (TensorType::Bfloat16, Quantize::Int8);
+    });
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    assert!(error.to_string().contains("dtype = bfloat16"), "{error}");
+
+    let (path, name) = (root.path().join("source/model.safetensors"), "model.layers.1.mlp.up_proj.weight");
+    let mut file = fs::read(&path).unwrap();
+    let data = SafeTensors::deserialize(&file).unwrap().tensor(name).unwrap().data().as_ptr() as usize;
+    let at = data - file.as_ptr() as usize + 4 * (shapes()[name][1] + 3);
+    file[at..at + 4].copy_from_slice(&65_520f32.to_le_bytes());
+    fs::write(&path, file).unwrap();
+    let error = run(root.path(), |options| options.dtype = TensorType::Float16).unwrap_err();
+    let expected = "tensor `model.layers.1.mlp.up_proj.weight` holds 65520 at [1, 3], which is too large for float16: export in \
+                    bfloat16 or float32";
+    assert!(error.to_string().contains(expected), "{error}");
+    assert_eq!(names(root.path()), ["source"], "nothing is left behind");
+    run(root.path(), |options| options.dtype = TensorType::Bfloat16).unwrap();
 }

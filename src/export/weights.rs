@@ -1,5 +1,5 @@
 //! Puts weights into the exported folder. Float32 `.safetensors` are copied as they are, or linked on request. All
-//! others are widened to float32, or packed in few bits, and written.
+//! others are widened to float32, rounded to half precision or packed in few bits, and written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,7 +7,8 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::checkpoint::{Checkpoint, WeightFile};
-use super::graph::{Packing, Weight};
+use super::graph::{Form, Packing, Weight};
+use super::half::Half;
 use super::quantize::{self, Layout, Names};
 use super::rope::Table;
 use super::safetensors::{self, Entry, Part};
@@ -68,9 +69,9 @@ pub(super) fn store(
     files.iter().try_for_each(|file| file.seen.check())?;
     for (weight, part) in weights.iter().filter(is_written).zip(&parts) {
         let written = part.entries.iter().map(|entry| entry.initialiser(name, offsets[&entry.name]));
-        match &weight.packing {
-            None => stored.initialisers.extend(written),
-            Some(packing) => stored.initialisers.extend(packed_initialisers(weight, packing, written)),
+        match &weight.form {
+            Form::Float32 | Form::Half(_) => stored.initialisers.extend(written),
+            Form::Packed(packing) => stored.initialisers.extend(packed_initialisers(weight, packing, written)),
         }
     }
     for Weight { name, tensor, .. } in weights.iter().filter(|weight| whole[weight.tensor.file]) {
@@ -82,9 +83,10 @@ pub(super) fn store(
 
 /// A weight that does not stay as it is, in its written form.
 fn part<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
-    match &weight.packing {
-        None => widened(weight, file),
-        Some(packing) => packed(weight, packing.layout, file),
+    match &weight.form {
+        Form::Float32 => widened(weight, file),
+        Form::Half(half) => narrowed(weight, *half, file),
+        Form::Packed(packing) => packed(weight, packing.layout, file),
     }
 }
 
@@ -95,6 +97,19 @@ fn widened<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
         entries: vec![entry],
         check: Box::new(|| weight.tensor.check_in(file, Refused::NonFinite)),
         write: Box::new(|sink| weight.tensor.write_float32(&file.data, sink)),
+    }
+}
+
+/// A matrix in half precision.
+fn narrowed<'a>(weight: &'a Weight<'_>, half: Half, file: &'a WeightFile) -> Part<'a> {
+    let tensor = weight.tensor;
+    Part {
+        entries: vec![Entry { name: weight.name.clone(), kind: half.data_type(), shape: tensor.shape.clone() }],
+        check: Box::new(move || {
+            tensor.check_in(file, Refused::NonFinite)?;
+            half.check(tensor, &file.data).map_err(|error| error.context(file.path.display()))
+        }),
+        write: Box::new(move |sink| half.write(tensor, &file.data, sink)),
     }
 }
 
@@ -171,7 +186,7 @@ fn stays(file: &WeightFile, index: usize, weights: &[Weight<'_>]) -> bool {
     let mut used = weights.iter().filter(|weight| weight.tensor.file == index).peekable();
     file.name.ends_with(".safetensors")
         && used.peek().is_some()
-        && used.all(|weight| weight.packing.is_none() && weight.tensor.is_plain_float32())
+        && used.all(|weight| matches!(weight.form, Form::Float32) && weight.tensor.is_plain_float32())
 }
 
 /// Brings files into the folder as they are. Returns what became of them, and the bytes copied. `progress` takes the

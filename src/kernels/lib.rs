@@ -1,12 +1,13 @@
 //! The arithmetic of the CPU: what ONNX Runtime lacks, or does too slowly, written for the processor's widest registers.
 //!
-//! [`simd`] has the lanes that everything here is written with, [`dot`] the products of bytes, [`rounding`] what turns floats
-//! into bytes, [`softmax`] the scans over a row of logits, and [`finite`] the search for weights that are not numbers.
+//! [`simd`] has the lanes that everything here is written with, [`dot`] the products of bytes, [`pairs`] those of bfloat16,
+//! [`rounding`] what turns floats into bytes, [`softmax`] the scans over a row of logits, and [`finite`] the search for
+//! weights that are not numbers.
 //! [`attention`] and [`matmul`] are operators of ONNX Runtime. Rewritten graphs call them under [`attention::DOMAIN`].
 //! Nothing here knows models, tokens or sessions.
 //!
 //! Every kernel runs with AVX-512, with AVX2 and FMA, or in plain Rust, and chooses when it runs. All of them do the same
-//! operations in the same order, so they give the same bits.
+//! operations in the same order, so they give the same bits. ([`pairs`] says where those of bfloat16 don't.)
 //!
 //! This is a crate of its own because it has to be optimised in every profile: unoptimised, a test on a real model takes
 //! minutes. The rest of the library can stay unoptimised in tests. The crate is a part of `foreturn` all the same, and
@@ -20,6 +21,7 @@ pub mod dot;
 pub mod finite;
 pub mod matmul;
 pub mod operator;
+pub mod pairs;
 pub mod rounding;
 pub mod simd;
 pub mod softmax;

@@ -46,8 +46,8 @@ pub struct Inspection {
     pub kv_bytes_per_token: usize,
     /// Bytes of weights by element type.
     pub weights: BTreeMap<String, u64>,
-    /// Bytes of the weights that are widened to float32, because the processor's products need that; 0 if none has half
-    /// precision.
+    /// Bytes of the weights in half precision that are widened to float32 when the model is loaded, because something needs
+    /// that.
     pub widened_bytes: u64,
     /// Hash of the graph and of samples of its weights.
     pub fingerprint: String,

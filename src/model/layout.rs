@@ -25,7 +25,7 @@
 //!
 //! `batching = "padded"` under `[models.NAME]` asks for this path, so that ONNX Runtime runs the file by itself. Only
 //! then do half-precision graphs run as they are. ONNX Runtime rounds after every operator, which costs 2e-2 on the
-//! tiny Llama. Otherwise they are first widened to float32, as on the paged path (4e-6).
+//! tiny Llama. Otherwise they are first widened to float32 (4e-6).
 //!
 //! **Classifier** runs texts beside each other, without a cache.
 //!
@@ -38,10 +38,11 @@ use prost::Message as _;
 use super::config::FolderConfig;
 use super::graph::{self, GraphFile};
 use super::head::{Head, HeadKind, Pooling};
-use super::options::{Batching, OpenOptions};
+use super::options::{Batching, Dtype, OpenOptions};
 use super::rewrite::precision::{self, Converted, Precision};
 use super::rewrite::{self, PagedGraph};
 use super::target::Target;
+use crate::kernels::matmul::pack::Kind;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, ValueInfoProto, nodes::MICROSOFT};
 use crate::runtime::Provider;
@@ -151,6 +152,8 @@ pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptio
             file.path.display()
         )));
     }
+    check_dtype(&layout, options.dtype, target)
+        .map_err(|why| Error::unsupported(format!("{}: {why}", file.path.display())))?;
     let as_it_is =
         options.batching == Batching::Padded || matches!(layout.runner, PreparedGraph::Paged(_)) || !target.widens;
     if !as_it_is && is_half(file.graph()) {
@@ -163,6 +166,36 @@ pub(crate) fn detect(file: &GraphFile, config: &FolderConfig, options: OpenOptio
         }
     }
     Ok(layout)
+}
+
+/// Refuses a type of products that nothing would be computed in.
+fn check_dtype(layout: &Layout, dtype: Dtype, target: Target) -> Result<(), String> {
+    let wanted = match dtype {
+        Dtype::Auto => return Ok(()),
+        Dtype::Float32 => "float32",
+        Dtype::Bfloat16 => "bfloat16",
+    };
+    let refuse = |why: &str| Err(format!("dtype = \"{wanted}\": {why}; leave it out"));
+    if let PreparedGraph::Classifier(_) = layout.runner {
+        return refuse("it is for decoders, and this model has no cache");
+    }
+    if target.provider != Provider::Cpu {
+        let name = target.provider.as_str();
+        return refuse(&format!("it is for products on the CPU, and `{name}` computes in the type of its cache"));
+    }
+    let paged = match &layout.runner {
+        PreparedGraph::Paged(paged) => paged,
+        _ => return refuse(&format!("it needs the paged path, and this model is padded: {}", layout.why)),
+    };
+    let kinds: HashSet<Kind> = paged.products.iter().map(|product| product.shape.kind).collect();
+    match dtype {
+        _ if kinds.contains(&Kind::Bytes) || kinds.contains(&Kind::Nibbles) => {
+            refuse("the weights are quantised, so its products are not of numbers")
+        }
+        Dtype::Bfloat16 if !target.takes_products => refuse("this processor lacks AVX2, which it needs"),
+        Dtype::Bfloat16 if kinds.is_empty() => refuse("the engine computes none of this graph's products itself"),
+        _ => Ok(()),
+    }
 }
 
 /// Whether anything in `graph` has half precision, which ONNX Runtime computes slowly or not at all on the CPU.
@@ -182,7 +215,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: T
     let has = |op: &str| graph.node.iter().any(|node| node.domain() == MICROSOFT && node.op_type() == op);
     check_token_input(graph, config).map_err(refuse)?;
     if has("PagedAttention") {
-        let paged = rewrite::rewrite(file, &config.model, options.cache_type, target)?;
+        let paged = rewrite::rewrite(file, &config.model, options, target)?;
         let why = "PagedAttention is there already".into();
         let name = "onnxruntime-genai, paged (PagedAttention)";
         return Ok(Layout { name, runner: PreparedGraph::Paged(paged), why, head: config.head.clone(), widened: None });
@@ -203,7 +236,7 @@ fn find(file: &GraphFile, config: &FolderConfig, options: OpenOptions, target: T
         "Optimum (past_key_values)"
     };
     let (runner, why) = match (padded.grouped, options.batching) {
-        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model, options.cache_type, target) {
+        (true, Batching::Auto) => match rewrite::rewrite(file, &config.model, options, target) {
             Ok(paged) => {
                 (PreparedGraph::Paged(paged), "each GroupQueryAttention was rewritten to paged attention".into())
             }

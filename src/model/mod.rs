@@ -34,7 +34,7 @@ pub(crate) mod weights;
 
 pub use head::{Head, HeadKind, Pooling};
 pub use inspect::Inspection;
-pub use options::{Batching, CacheType, ModelKind, OpenOptions};
+pub use options::{Batching, CacheType, Dtype, ModelKind, OpenOptions};
 
 use self::config::FolderConfig;
 use self::find::Place;

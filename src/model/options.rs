@@ -12,12 +12,29 @@ pub enum Batching {
     Padded,
 }
 
+/// The numbers in which products with weights that are not quantised are computed, on the CPU and on the paged path.
+/// Sums are always float32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Dtype {
+    /// That of the weights: bfloat16 for an export in bfloat16, otherwise float32.
+    #[default]
+    Auto,
+    /// float32.
+    Float32,
+    /// bfloat16, to which weights and inputs are rounded. It takes half the memory, and half the time on processors that
+    /// multiply pairs of it (AVX-512 BF16).
+    Bfloat16,
+}
+
 /// The element type in which a paged decoder keeps keys and values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CacheType {
-    /// Bytes if the weights are quantised and the processor multiplies bytes (AVX-512 VNNI), otherwise float32.
+    /// Bytes if the weights are quantised and the processor multiplies bytes (AVX-512 VNNI), bfloat16 if products are in
+    /// bfloat16 and the processor multiplies pairs of it (AVX-512 BF16), otherwise float32.
     #[default]
     Auto,
     /// float32.
@@ -36,6 +53,8 @@ pub struct OpenOptions {
     pub batching: Batching,
     /// The element type of its cache, on the paged path.
     pub cache_type: CacheType,
+    /// The numbers of its products, on the paged path and the CPU.
+    pub dtype: Dtype,
 }
 
 /// The path that runs a model folder.

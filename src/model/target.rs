@@ -3,12 +3,15 @@
 //! Provider and processor decide how a graph is rewritten and how its cache is laid out. So the target is chosen before
 //! a folder is opened, and the rewritten graph carries it to the executor, the scheduler and the cache.
 
+use std::collections::HashSet;
+
 use super::options::CacheType;
 use super::rewrite::precision::Precision;
 use crate::kernels::attention::{
     BLOCK_SIZE,
     layout::{Heads, Stored},
 };
+use crate::kernels::matmul::pack::Kind;
 use crate::kernels::{dot, matmul};
 use crate::onnx::tensor_proto::DataType;
 use crate::runtime::Provider;
@@ -125,11 +128,12 @@ impl Target {
         Target { block_size, ..self }
     }
 
-    /// The element of the cache, given the `wanted` type and whether weights are quantised.
+    /// The element of the cache, given the `wanted` type and what the products' weights are.
     ///
     /// # Errors
     /// The processor lacks a feature that the type needs. The text says what to ask for.
-    pub(crate) fn cache(self, wanted: CacheType, quantised: bool) -> Result<Stored, String> {
+    pub(crate) fn cache(self, wanted: CacheType, weights: &HashSet<Kind>) -> Result<Stored, String> {
+        let quantised = weights.contains(&Kind::Bytes) || weights.contains(&Kind::Nibbles);
         match wanted {
             CacheType::Bfloat16 if !self.has_bfloat16 => {
                 Err("cache_type = \"bfloat16\" needs a processor that multiplies \
@@ -140,6 +144,7 @@ impl Target {
             CacheType::Bfloat16 => Ok(Stored::Bfloat16),
             CacheType::Int8 => Ok(Stored::Int8),
             CacheType::Auto if quantised && self.multiplies_bytes => Ok(Stored::Int8),
+            CacheType::Auto if weights.contains(&Kind::Bfloat16) && self.has_bfloat16 => Ok(Stored::Bfloat16),
             CacheType::Auto | CacheType::Float32 => Ok(Stored::Float32),
         }
     }
@@ -218,12 +223,19 @@ mod tests {
     fn the_cache_follows_the_weights_and_the_processor() {
         let new = Target { multiplies_bytes: true, has_bfloat16: true, ..Target::cpu() };
         let old = Target { multiplies_bytes: false, has_bfloat16: false, ..new };
-        assert_eq!(new.cache(CacheType::Auto, true), Ok(Stored::Int8));
-        assert_eq!(new.cache(CacheType::Auto, false), Ok(Stored::Float32));
-        assert_eq!(new.cache(CacheType::Bfloat16, true), Ok(Stored::Bfloat16));
-        assert_eq!(old.cache(CacheType::Auto, true), Ok(Stored::Float32));
-        assert_eq!(old.cache(CacheType::Int8, false), Ok(Stored::Int8));
-        assert!(old.cache(CacheType::Bfloat16, false).is_err_and(|why| why.contains("AVX-512 BF16")));
+        let [none, floats, halves, few] =
+            [vec![], vec![Kind::Floats], vec![Kind::Bfloat16], vec![Kind::Bytes, Kind::Nibbles]]
+                .map(HashSet::from_iter);
+        assert_eq!(new.cache(CacheType::Auto, &few), Ok(Stored::Int8));
+        assert_eq!(new.cache(CacheType::Auto, &floats), Ok(Stored::Float32));
+        assert_eq!(new.cache(CacheType::Auto, &none), Ok(Stored::Float32));
+        assert_eq!(new.cache(CacheType::Auto, &halves), Ok(Stored::Bfloat16));
+        assert_eq!(new.cache(CacheType::Float32, &halves), Ok(Stored::Float32));
+        assert_eq!(new.cache(CacheType::Bfloat16, &few), Ok(Stored::Bfloat16));
+        assert_eq!(old.cache(CacheType::Auto, &few), Ok(Stored::Float32));
+        assert_eq!(old.cache(CacheType::Auto, &halves), Ok(Stored::Float32));
+        assert_eq!(old.cache(CacheType::Int8, &floats), Ok(Stored::Int8));
+        assert!(old.cache(CacheType::Bfloat16, &floats).is_err_and(|why| why.contains("AVX-512 BF16")));
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub struct Kernels {
     pub float32: &'static str,
     /// Of bytes, in quantised models. `avx512` has products of bytes.
     pub int8: &'static str,
-    /// Of pairs of bfloat16.
+    /// Of pairs of bfloat16, by the processor's own products of them. Where it is `scalar`, products with weights in bfloat16
+    /// are computed by the lanes of float32.
     pub bfloat16: &'static str,
 }
 

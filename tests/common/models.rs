@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use foreturn::Engine;
 use foreturn::chat::Message;
-use foreturn::export::{ExportOptions, export};
+use foreturn::export::{ExportOptions, TensorType, export};
 use foreturn::model::tokenizer::EncodedText;
 use foreturn::score::{Score, ScoreInput, ScoreOutput, ScoreTask, Scores};
 use serde::Deserialize;
@@ -72,11 +72,17 @@ pub(crate) fn reference(path: &Path) -> Reference {
 
 /// The checkpoint `name` with its tokenizer, exported to `folder/name`.
 pub(crate) fn exported(folder: &Path, name: &str) -> PathBuf {
+    exported_in(folder, name, TensorType::Float32)
+}
+
+/// The same, with matrices of this type.
+pub(crate) fn exported_in(folder: &Path, name: &str, dtype: TensorType) -> PathBuf {
     let (from, to) = (folder.join(format!("{name}-checkpoint")), folder.join(name));
     copy(&fixtures(name).join("checkpoint"), &from);
     let tokenizer = reference(&fixtures(name).join("reference.json")).tokenizer;
     copy(&fixtures("tokenizers").join(tokenizer), &from);
-    export(&ExportOptions::new(&from, &to), &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let options = ExportOptions { dtype, ..ExportOptions::new(&from, &to) };
+    export(&options, &mut |_| ()).unwrap_or_else(|e| panic!("{name}: {e}"));
     to
 }
 

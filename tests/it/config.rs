@@ -102,7 +102,7 @@ const ENDPOINT: &str = "[models.m]\nbase_url = \"http://localhost:8000/v1\"\nmod
 fn value_of(key: &str) -> &'static str {
     match key {
         "batching" => "\"padded\"",
-        "cache_type" => "\"float32\"",
+        "cache_type" | "dtype" => "\"float32\"",
         "providers" => "[\"webgpu\", \"cpu\"]",
         "on_unavailable" => "\"fallback\"",
         "provider_options" => "{ cuda = { device_id = 1 } }",

@@ -259,6 +259,10 @@ static void calls(const char *folder) {
   FAILS(FORETURN_ERROR_IO, foreturn_export(&export, NULL, &error));
   export.quantize = 9;
   FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_export(&export, NULL, &error));
+  export.quantize = FORETURN_QUANTIZE_INT8, export.dtype = 7;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_export(&export, NULL, &error));
+  export.dtype = FORETURN_DTYPE_BFLOAT16;
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_export(&export, NULL, &error));
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
   CHECK(foreturn_handle_count() == 0);
 }

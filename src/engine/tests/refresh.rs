@@ -473,13 +473,14 @@ fn bits_of(engine: &Engine) -> Vec<u32> {
 fn tensors_of_a_live_model_have_the_bits_of_their_export() {
     let models =
         ["llama", "llama-biases", "llama-bfloat16-sharded", "qwen2", "qwen3", "phi3", "gemma2", "gemma3", "smollm3"];
-    for (model, quantize) in models
-        .into_iter()
-        .flat_map(|model| [Quantize::None, Quantize::Int8, Quantize::Int4].map(|quantize| (model, quantize)))
-    {
-        let (old_files, old) = testing::exported(model, quantize);
+    let forms = [Quantize::None, Quantize::Int8, Quantize::Int4].map(|quantize| (quantize, TensorType::Float32));
+    let all = models.into_iter().flat_map(|model| forms.map(|form| (model, form)));
+    let halves = [TensorType::Bfloat16, TensorType::Float16].map(|dtype| (Quantize::None, dtype));
+    let some = ["llama-biases", "gemma2"].into_iter().flat_map(|model| halves.map(|form| (model, form)));
+    for (model, form) in all.chain(some) {
+        let (old_files, old) = testing::exported_as(model, form, |_| {});
         let changed = |checkpoint: &Path| change(checkpoint, |x| 0.75 * x);
-        let (new_files, new) = testing::exported_with(model, quantize, changed);
+        let (new_files, new) = testing::exported_as(model, form, changed);
         let (engine, wanted) = (alone(&old), bits_of(&alone(&new)));
         let before = bits_of(&engine);
         assert_ne!(before, wanted, "{model}");
@@ -492,7 +493,7 @@ fn tensors_of_a_live_model_have_the_bits_of_their_export() {
                 .collect();
             let tensors: Vec<NamedTensor<'_>> = shards.iter().flat_map(Tensors::named).collect();
             policy(&engine).refresh_with(&tensors, RefreshOptions::default()).expect(model);
-            assert_eq!(bits_of(&engine), *wanted, "{model} in {quantize:?}");
+            assert_eq!(bits_of(&engine), *wanted, "{model} in {form:?}");
         }
     }
 }

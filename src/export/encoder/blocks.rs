@@ -118,7 +118,7 @@ impl<'a> Blocks<'a> {
     }
 
     pub(super) fn cast(&mut self, name: &str, input: &str, to: DataType) -> String {
-        self.op("Cast", &format!("{name}/Cast"), &[input], vec![int("to", i64::from(to as i32))])
+        self.builder.cast(&format!("{name}/Cast"), input, to)
     }
 
     pub(super) fn add(&mut self, name: &str, left: &str, right: &str) -> String {

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::checkpoint::{Checkpoint, Tensor};
 use super::super::names;
-use super::super::quantize::{Layout, Role, Scheme};
+use super::super::quantize::{Half, Layout, Role, Scheme};
 use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int, int64_tensor, node};
+use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{AttributeProto, GraphProto, NodeProto};
 use crate::{Error, Result};
 
@@ -20,8 +21,16 @@ pub(in crate::export) struct Graph<'a> {
 pub(in crate::export) struct Weight<'a> {
     pub(in crate::export) name: String,
     pub(in crate::export) tensor: &'a Tensor,
-    /// Its packing, if it is not float32.
-    pub(in crate::export) packing: Option<Packing>,
+    pub(in crate::export) form: Form,
+}
+
+/// The form in which a weight is stored.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::export) enum Form {
+    Float32,
+    /// A matrix in half precision, which the graph widens.
+    Half(Half),
+    Packed(Packing),
 }
 
 /// A form, and the parts of it that the graph names.
@@ -141,14 +150,16 @@ impl<'a> Builder<'a> {
     ) -> Result<String> {
         let weight = self.weight(&format!("{module}.weight"), &[rows, width])?;
         // Other tables (positions, types) are small.
-        if rows.is_vocabulary()
-            && let Some(packing) = self.pack(&weight, Role::Vocabulary)
-        {
+        let form = if rows.is_vocabulary() { self.narrow(&weight, Role::Vocabulary) } else { None };
+        if let Some(Form::Packed(packing)) = form {
             packing.is_table = true;
             let layout = packing.layout;
             return Ok(self.quantised_rows(&weight, layout, path, ids));
         }
-        Ok(self.op("", "Gather", &format!("{path}/Gather"), &[&weight, ids], vec![]))
+        let is_half = matches!(form, Some(Form::Half(_)));
+        let taken = self.op("", "Gather", &format!("{path}/Gather"), &[&weight, ids], vec![]);
+        // Rows are widened, and not the table.
+        Ok(if is_half { self.cast(&format!("{path}/Cast"), &taken, DataType::Float) } else { taken })
     }
 
     /// A projection of hidden states [batch, sequence, inner], in as few bits as the export asks for.
@@ -160,18 +171,19 @@ impl<'a> Builder<'a> {
             _ if [".v_proj", ".value_proj", ".self.value"].iter().any(|value| module.ends_with(value)) => Role::Value,
             _ => Role::Other,
         };
-        let Some(packing) = self.pack(&weight, role) else { return self.exact_linear(linear, input) };
+        let Some(Form::Packed(packing)) = self.narrow(&weight, role) else { return self.exact_linear(linear, input) };
         packing.is_factor = true;
         let layout = packing.layout;
         let product = self.quantised_product(&weight, layout, path, input);
         self.add_bias(linear, product)
     }
 
-    /// A projection in float32 whose weight is used as it is stored. It is for heads with few outputs that decide
+    /// A projection in float32 whose weight is not made narrower. It is for heads with few outputs that decide
     /// everything.
     pub(in crate::export) fn exact_linear(&mut self, linear: &Linear<'_>, input: &str) -> Result<String> {
         let Linear { module, path, out, inner, .. } = *linear;
         let weight = self.weight(&format!("{module}.weight"), &[out, inner])?;
+        let weight = self.widened(weight);
         let attributes = vec![float("alpha", 1.0), int("transA", 0), int("transB", 1)];
         let product = self.op(MICROSOFT, "FusedMatMul", &format!("{path}/MatMul"), &[input, &weight], attributes);
         self.add_bias(linear, product)
@@ -186,11 +198,36 @@ impl<'a> Builder<'a> {
         Ok(self.op("", "Add", &format!("{path}/Add"), &[&product, &bias], vec![]))
     }
 
-    /// Packs the weight `name`, if the scheme says so.
-    fn pack(&mut self, name: &str, role: Role) -> Option<&mut Packing> {
+    /// Gives the weight `name` the form that the scheme has for it, if that is not float32.
+    fn narrow(&mut self, name: &str, role: Role) -> Option<&mut Form> {
         let weight = self.weights.iter_mut().rev().find(|weight| weight.name == name)?;
-        let layout = self.scheme.layout(weight.tensor, role)?;
-        Some(weight.packing.get_or_insert(Packing { layout, is_table: false, is_factor: false }))
+        if let Form::Float32 = weight.form {
+            weight.form = match (self.scheme.half(weight.tensor), self.scheme.layout(weight.tensor, role)) {
+                (Some(half), _) => Form::Half(half),
+                (None, Some(layout)) => Form::Packed(Packing { layout, is_table: false, is_factor: false }),
+                (None, None) => return None,
+            };
+        }
+        Some(&mut weight.form)
+    }
+
+    /// The weight `name` in float32.
+    fn widened(&mut self, name: String) -> String {
+        let is_half = |weight: &Weight<'_>| weight.name == name && matches!(weight.form, Form::Half(_));
+        if !self.weights.iter().any(is_half) {
+            return name;
+        }
+        let output = format!("{name}/Cast/output_0");
+        // DeBERTa multiplies states and distances by one weight.
+        if self.proto.node.iter().any(|node| node.output.first() == Some(&output)) {
+            return output;
+        }
+        self.cast(&format!("{name}/Cast"), &name, DataType::Float)
+    }
+
+    /// `input` as numbers of another type.
+    pub(in crate::export) fn cast(&mut self, name: &str, input: &str, to: DataType) -> String {
+        self.op("", "Cast", name, &[input], vec![int("to", to as i64)])
     }
 
     /// The tensor `name`, held to `shape`, as an initialiser.
@@ -225,7 +262,7 @@ impl<'a> Builder<'a> {
             )));
         }
         if self.seen.insert(name) {
-            self.weights.push(Weight { name: name.clone(), tensor, packing: None });
+            self.weights.push(Weight { name: name.clone(), tensor, form: Form::Float32 });
         }
         Ok(name.clone())
     }

@@ -8,5 +8,5 @@ mod builder;
 mod decoder;
 mod quantized;
 
-pub(super) use self::builder::{Builder, Graph, Linear, Packing, Size, Weight};
+pub(super) use self::builder::{Builder, Form, Graph, Linear, Packing, Size, Weight};
 pub(super) use self::decoder::build;

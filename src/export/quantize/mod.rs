@@ -22,8 +22,10 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
+use super::ExportOptions;
 use super::checkpoint::{Checkpoint, Tensor};
 use super::format::Format;
+pub(super) use super::half::Half;
 pub(super) use pack::{Packed, pack, write};
 
 /// The form in which an export stores weights.
@@ -43,6 +45,8 @@ pub enum Quantize {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scheme {
     quantize: Quantize,
+    /// Of matrices that are not quantised.
+    half: Option<Half>,
     block: usize,
     /// Says that the checkpoint is itself a mix that has matrices in four bits or fewer.
     is_narrow: bool,
@@ -55,16 +59,23 @@ impl Scheme {
     /// Float32.
     #[cfg(any(test, fuzzing))]
     pub(super) const fn none() -> Self {
-        Scheme { quantize: Quantize::None, block: Scheme::BLOCK, is_narrow: false }
+        Scheme { quantize: Quantize::None, half: None, block: Scheme::BLOCK, is_narrow: false }
     }
 
-    /// `block` counts the elements that share a scale.
-    pub(super) fn new(quantize: Quantize, block: usize, checkpoint: &Checkpoint) -> Self {
+    /// That of `options` for a checkpoint.
+    pub(super) fn new(options: &ExportOptions, checkpoint: &Checkpoint) -> Self {
+        let (quantize, block, half) = (options.quantize, options.block, Half::of(options.dtype));
         let is_narrow = checkpoint.tensors.values().any(|tensor| has_at_most_four_bits(tensor.format));
-        Scheme { quantize, block, is_narrow }
+        Scheme { quantize, half, block, is_narrow }
     }
 
-    /// The layout in which the matrix `tensor` is stored, if not in float32.
+    /// The type in which the matrix `tensor` is stored, if it is half precision.
+    pub(super) fn half(&self, tensor: &Tensor) -> Option<Half> {
+        let &[_, columns] = tensor.shape.as_slice() else { return None };
+        self.half.filter(|_| columns.is_multiple_of(tensor.format.block_elements))
+    }
+
+    /// The layout in which the matrix `tensor` is stored, if it is quantised.
     pub(super) fn layout(&self, tensor: &Tensor, role: Role) -> Option<Layout> {
         let bits = match self.quantize {
             Quantize::None => return None,

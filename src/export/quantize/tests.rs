@@ -4,6 +4,7 @@ use crate::runtime::{Provider, ProviderReport};
 use half::f16;
 use prost::Message;
 
+use super::super::ExportOptions;
 use super::super::checkpoint::{RowOrder, Tensor, WeightFile};
 use super::super::config::Config;
 use super::super::format::{F32, Format, from_ggml};
@@ -86,7 +87,8 @@ fn restored(matrix: &Matrix, quantize: Quantize, block: usize, vocabulary: bool)
 
     let out = Size::new(matrix.rows, if vocabulary { &["vocab_size"] } else { &["out"] });
     let inner = Size::new(matrix.columns, &["in"]);
-    let mut builder = Builder::new(&checkpoint, Scheme::new(quantize, block, &checkpoint));
+    let options = ExportOptions { quantize, block, ..ExportOptions::new("", "") };
+    let mut builder = Builder::new(&checkpoint, Scheme::new(&options, &checkpoint));
     let looked_up = vocabulary.then(|| builder.embedding("m", "/e", "ids", out, inner).unwrap());
     let linear = Linear { module: "m", path: "/l", out, inner, bias: false };
     let product = builder.linear(&linear, "x").unwrap();

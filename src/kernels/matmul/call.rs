@@ -13,19 +13,29 @@ pub struct Norm<'a> {
     pub epsilon: f32,
 }
 
-/// Rows of inputs rounded to bytes, `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
-/// zero in the weights adds to its sums, with the sign turned.
+/// Rounded rows of inputs. To bytes: `[rows, blocks, numbers of a block]`, and of each block its scale and what 128 for
+/// zero in the weights adds to its sums, with the sign turned. To bfloat16: `[rows, numbers]`.
 #[derive(Debug, Default)]
 pub struct Rounded {
     pub(super) bytes: Vec<i8>,
     pub(super) scales: Vec<f32>,
     pub(super) offsets: Vec<i32>,
+    /// As [`Pairs::Number`](crate::pairs::Pairs::Number), none of which is larger.
+    pub(super) numbers: Vec<f32>,
 }
 
 impl Rounded {
     /// Makes room for `rows` rows for a matrix of this shape.
     fn resize(&mut self, rows: usize, shape: &Shape) {
         // Only grows: what is not used does no harm.
+        match shape.kind {
+            Kind::Floats => return,
+            Kind::Bfloat16 => {
+                let numbers = rows * shape.numbers();
+                return self.numbers.resize(self.numbers.len().max(numbers), 0.0);
+            }
+            Kind::Bytes | Kind::Nibbles => {}
+        }
         let blocks = rows * shape.blocks();
         self.bytes.resize(self.bytes.len().max(blocks * shape.block()), 0);
         self.scales.resize(self.scales.len().max(blocks), 0.0);
@@ -73,6 +83,8 @@ pub struct Call<'a> {
     pub(super) bytes: *mut i8,
     pub(super) scales: *mut f32,
     pub(super) offsets: *mut i32,
+    /// `[rows, numbers]`, for matrices of bfloat16.
+    pub(super) numbers: *mut f32,
     /// `[rows, outputs]`
     pub(super) output: *mut f32,
 }
@@ -104,10 +116,8 @@ impl<'a> Call<'a> {
             "one for each input"
         );
         assert_eq!(matrix.len(), shape.bytes(), "a matrix of this shape");
-        if shape.kind != Kind::Floats {
-            rounded.resize(rows, &shape);
-        }
-        let Rounded { bytes, scales, offsets } = rounded;
+        rounded.resize(rows, &shape);
+        let Rounded { bytes, scales, offsets, numbers } = rounded;
         Call {
             shape,
             isa,
@@ -117,6 +127,7 @@ impl<'a> Call<'a> {
             bytes: bytes.as_mut_ptr(),
             scales: scales.as_mut_ptr(),
             offsets: offsets.as_mut_ptr(),
+            numbers: numbers.as_mut_ptr(),
             output: output.as_mut_ptr(),
         }
     }

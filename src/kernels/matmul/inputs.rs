@@ -1,10 +1,12 @@
 //! The preparation of a row of inputs for a matrix of bytes: it is normalised, if the product has taken over its norm, and
 //! rounded block by block. Each block has a scale of its own, so a row does not depend on others. The sums of blocks, which
-//! zero points need, are made here too. Bytes cannot say NaN, so a block with one gets a scale that is NaN.
+//! zero points need, are made here too. Bytes cannot say NaN, so a block with one gets a scale that is NaN. For a matrix of
+//! bfloat16, each number is rounded alone.
 
 use super::call::{Call, Norm};
 use super::pack::{BLOCK, Kind};
 use crate::dot::Dot;
+use crate::pairs::Pairs;
 use crate::rounding::{self, MIXED};
 use crate::simd::{self, LANES, Simd};
 
@@ -48,17 +50,46 @@ fn sum_of_squares<S: Simd>(s: S, row: &[f32]) -> f32 {
     simd::sum(s, s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))) + last
 }
 
-/// As [`Call::quantise`].
+/// A row of inputs, normalised if the product is one of normalised rows.
+#[inline(always)]
+fn prepared<'a, S: Simd>(s: S, call: &Call<'a>, row: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+    let from = &call.operands.inputs[row * call.shape.inputs..][..call.shape.inputs];
+    match &call.operands.norm {
+        Some(norm) => norm.apply(s, from, scratch),
+        None => from,
+    }
+}
+
+/// As [`Call::quantise`], for matrices of bfloat16.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn round<S: Pairs>(s: S, call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
+    let from = prepared(s, call, row, scratch);
+    let numbers = call.shape.numbers();
+    let (whole, rest) = from.as_chunks::<LANES>();
+    // SAFETY: the row's numbers lie in the array, which has room for a multiple of sixteen a row, and are ours alone.
+    unsafe {
+        let to = call.numbers.cast::<S::Number>().add(row * numbers);
+        for (index, values) in whole.iter().enumerate() {
+            s.store_numbers(to.add(index * LANES), s.load(values));
+        }
+        if !rest.is_empty() {
+            let mut tail = [0.0; LANES];
+            tail[..rest.len()].copy_from_slice(rest);
+            s.store_numbers(to.add(whole.len() * LANES), s.load(&tail));
+        }
+    }
+}
+
+/// As [`Call::quantise`], for matrices of bytes.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
 pub(super) unsafe fn quantise<S: Dot>(s: S, call: &Call<'_>, row: usize, scratch: &mut Vec<f32>) {
-    let from = &call.operands.inputs[row * call.shape.inputs..][..call.shape.inputs];
-    let from = match &call.operands.norm {
-        Some(norm) => norm.apply(s, from, scratch),
-        None => from,
-    };
+    let from = prepared(s, call, row, scratch);
     // SAFETY: passed on.
     unsafe {
         if call.shape.kind == Kind::Bytes {

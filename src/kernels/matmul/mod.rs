@@ -3,13 +3,20 @@
 //! `foreturn.PackedMatMul` takes rows of float32 and names its matrix by number. Matrices are packed once ([`pack`]) and lie
 //! outside of the graph. Two more inputs replace passes over all rows: the weight of the norm that would have come before
 //! the product, and the residual stream that would have been added after it. The kernel gives a row the same bits beside any
-//! others ([`inputs`], [`kernel`]).
+//! others ([`inputs`], [`bytes`], [`numbers`]).
 //!
 //! # Why not ONNX Runtime's
 //!
 //! ONNX Runtime's products of few rows stay far from what processor and memory can do. With 12 rows, a decoding step's, its
 //! float32 products reach a quarter to a half of it. With 512 rows, its MatMulNBits reaches a third. Its products in 8 bits
 //! round each input by its neighbours in the batch, or take twice the time.
+//!
+//! # Tiles
+//!
+//! A tile is a few rows of inputs and one panel of 32 columns. Its sums stay in registers while the inner dimension goes by
+//! once. A tile has up to six rows of bytes ([`bytes`]), or twelve of floats or bfloat16 ([`numbers`]). One lane sums a number
+//! of the product, over the inner dimension in order, whichever rows share its tile and whichever thread computes it. Inputs
+//! are rounded by their own block alone. So a row has the same bits in any batch.
 //!
 //! # Division of work
 //!
@@ -20,10 +27,12 @@
 //! sixteen columns. With norms and sums taken over, a layer of a quantised model is five nodes: four products and
 //! attention.
 
+mod bytes;
 pub mod call;
 mod dispatch;
+mod epilogue;
 mod inputs;
-mod kernel;
+mod numbers;
 pub mod pack;
 #[cfg(test)]
 mod tests;
@@ -162,10 +171,10 @@ impl Operator for PackedMatMul {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
         operator::guard(OPERATOR, || {
             let index = context.get::<i64>(MATRIX).and_then(|index| usize::try_from(index).ok());
-            match index.filter(|&index| self.0.packed.matrix(index).is_some()) {
-                Some(index) => {
+            match index.and_then(|index| Some((index, self.0.packed.matrix(index)?.0))) {
+                Some((index, shape)) => {
                     let (matrices, epsilon) = (Arc::clone(&self.0), context.get::<f32>(EPSILON).unwrap_or(0.0));
-                    Ok(PackedMatMulKernel { matrices, index, epsilon, isa: dot::best_isa() })
+                    Ok(PackedMatMulKernel { matrices, index, epsilon, isa: dispatch::best_isa(shape.kind) })
                 }
                 None => Err(ort::Error::new(format!("{OPERATOR}: there is no matrix {index:?}"))),
             }
@@ -231,7 +240,7 @@ impl PackedMatMulKernel {
             return refuse("what is to be added does not fit the product".into());
         }
         let operands = Operands { norm, residual, ..Operands::plain(inputs) };
-        let tiles = (inputs.len() / shape.inputs).div_ceil(kernel::BYTE_ROWS);
+        let tiles = (inputs.len() / shape.inputs).div_ceil(bytes::ROWS);
         if shape.kind != Kind::Floats && tiles >= self.matrices.threads * PIECES {
             return self.by_rows(shape, matrix, operands, output, tiles, context);
         }
@@ -274,7 +283,7 @@ impl PackedMatMulKernel {
         let (rows, pieces) = (operands.inputs.len() / shape.inputs, self.matrices.threads * PIECES);
         let output = Output(output.as_mut_ptr());
         operator::par_for(OPERATOR, context, pieces, pieces, |piece| {
-            let row = |piece: usize| (piece * tiles / pieces * kernel::BYTE_ROWS).min(rows);
+            let row = |piece: usize| (piece * tiles / pieces * bytes::ROWS).min(rows);
             let rows = row(piece)..row(piece + 1);
             // SAFETY: pieces have rows of their own, and the output holds as many as the input.
             let output = unsafe { output.rows(rows.clone(), shape.outputs()) };
@@ -289,7 +298,7 @@ impl PackedMatMulKernel {
         })
     }
 
-    /// Rounds the inputs of matrices of bytes.
+    /// Rounds the inputs, unless the matrix is one of floats.
     fn quantise(&self, call: &Call<'_>, context: &ComputeContext) -> ort::Result<()> {
         /// Rows that are worth waking a thread for.
         const ROWS: usize = 8;

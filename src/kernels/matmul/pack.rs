@@ -1,9 +1,10 @@
 //! Weights in the order in which the kernel reads them.
 //!
 //! The product's columns come in *panels* of 32. A panel of floats holds the 32 columns side by side for each element of the
-//! inner dimension. A panel of bytes holds the inner dimension in blocks of 64. A block is the scale of each column, then,
-//! four elements at a time, the four bytes of each column. Bytes are unsigned: 128 stands for zero. Columns beyond the last
-//! and elements beyond the inner dimension are zero.
+//! inner dimension. A panel of bfloat16 holds the inner dimension in pairs, and the pairs of the 32 columns side by side,
+//! because processors multiply two numbers at once. A panel of bytes holds the inner dimension in blocks of 64. A block is the
+//! scale of each column, then, four elements at a time, the four bytes of each column. Bytes are unsigned: 128 stands for zero.
+//! Columns beyond the last and elements beyond the inner dimension are zero.
 //!
 //! A Walsh-Hadamard transform mixes each block of 64, as it mixes blocks of inputs, and the block is rounded anew. Unmixed,
 //! the few large numbers of a block of inputs would leave the others few of their eight bits. The transform is orthogonal, so
@@ -21,9 +22,13 @@ use std::ops::Range;
 
 use memmap2::{Advice, MmapMut};
 
+use half::{bf16, f16};
+
 use crate::PackError;
 use crate::dot::QUAD;
+use crate::pairs;
 use crate::rounding::{self, MIXED};
+use crate::simd::LANES;
 
 /// Columns of a panel.
 pub const PANEL: usize = 32;
@@ -40,8 +45,8 @@ pub(super) const fn block_bytes(elements: usize) -> usize {
 
 /// Bytes of a block of a panel of nibbles: the scales, the zero points, then the quants.
 pub(super) const NIBBLE_BLOCK_BYTES: usize = SCALE_BYTES + PANEL + PANEL * BLOCK / 2;
-/// Bytes of an element of the inner dimension in a panel of floats.
-pub(super) const FLOAT_ROW_BYTES: usize = PANEL * size_of::<f32>();
+/// Bytes of an element of the inner dimension in a panel of floats, and of two in a panel of bfloat16.
+pub(super) const ROW_BYTES: usize = PANEL * size_of::<f32>();
 
 /// What becomes of the sums of a panel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +67,11 @@ pub enum Activation {
 }
 
 /// What numbers a matrix holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Floats,
+    /// bfloat16; inputs are rounded to it as well, and sums are float32.
+    Bfloat16,
     /// Bytes in blocks with scales; inputs are rounded to bytes as well, block by block.
     Bytes,
     /// As bytes, of which nibbles are left.
@@ -94,8 +101,18 @@ impl Shape {
     pub(super) fn block(&self) -> usize {
         match self.kind {
             Kind::Bytes => MIXED,
-            Kind::Floats | Kind::Nibbles => BLOCK,
+            Kind::Floats | Kind::Bfloat16 | Kind::Nibbles => BLOCK,
         }
+    }
+
+    /// Pairs of the inner dimension, for matrices of bfloat16. The last may have one number, beside which zeros stand.
+    pub(super) fn pairs(&self) -> usize {
+        self.inputs.div_ceil(2)
+    }
+
+    /// The room that a row of inputs takes that is rounded to bfloat16, in numbers.
+    pub(super) fn numbers(&self) -> usize {
+        self.inputs.next_multiple_of(LANES)
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -116,7 +133,8 @@ impl Shape {
 
     pub(super) fn panel_bytes(&self) -> usize {
         match self.kind {
-            Kind::Floats => self.inner() * FLOAT_ROW_BYTES,
+            Kind::Floats => self.inner() * ROW_BYTES,
+            Kind::Bfloat16 => self.pairs() * ROW_BYTES,
             Kind::Bytes => self.blocks() * block_bytes(MIXED),
             Kind::Nibbles => (self.blocks() * NIBBLE_BLOCK_BYTES).next_multiple_of(64),
         }
@@ -147,13 +165,25 @@ impl Shape {
 /// A weight as it lies in its file; several make a matrix. Bytes are little-endian numbers without alignment.
 #[derive(Debug, Clone, Copy)]
 pub enum Part<'a> {
-    /// float32 `[inner, columns]`, or `[columns, inner]` where `by_column`.
-    Floats {
-        values: &'a [u8],
-        columns: usize,
-        by_column: bool,
-    },
+    Floats(Floats<'a>),
     Blocks(Blocks<'a>),
+}
+
+/// A weight of numbers, `[inner, columns]`, or `[columns, inner]` where `by_column`.
+#[derive(Debug, Clone, Copy)]
+pub struct Floats<'a> {
+    pub number: Number,
+    pub values: &'a [u8],
+    pub columns: usize,
+    pub by_column: bool,
+}
+
+/// The numbers of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    Float32,
+    Float16,
+    Bfloat16,
 }
 
 /// A weight of MatMulNBits, `[columns, blocks]`, with one scale for `block` elements.
@@ -170,7 +200,7 @@ pub struct Blocks<'a> {
 impl Part<'_> {
     fn columns(&self) -> usize {
         match *self {
-            Part::Floats { columns, .. } | Part::Blocks(Blocks { columns, .. }) => columns,
+            Part::Floats(Floats { columns, .. }) | Part::Blocks(Blocks { columns, .. }) => columns,
         }
     }
 }
@@ -224,14 +254,10 @@ impl<'a> Blocks<'a> {
 
 /// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed.
 pub fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
-    /// Rows of a panel of floats that stay in the processor's first cache while they are filled.
-    const TILE: usize = 64;
     for (panel, to) in panels.zip(to.chunks_exact_mut(shape.panel_bytes())) {
         let source = |lane: usize| shape.source(parts, panel * PANEL + lane);
-        if shape.kind == Kind::Floats {
-            for (tile, rows) in to.chunks_mut(TILE * FLOAT_ROW_BYTES).enumerate() {
-                (0..PANEL).for_each(|lane| pack_floats(parts, source(lane), shape.inner(), tile * TILE, lane, rows));
-            }
+        if let Kind::Floats | Kind::Bfloat16 = shape.kind {
+            pack_numbers(shape, &|lane| source(lane).map(|(part, column)| (&parts[part], column)), to);
             continue;
         }
         for lane in 0..PANEL {
@@ -239,29 +265,68 @@ pub fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u
             match parts[part] {
                 Part::Blocks(blocks) if shape.kind == Kind::Nibbles => pack_nibbles(&blocks, column, lane, to),
                 Part::Blocks(blocks) => pack_bytes(&blocks, column, lane, shape.inner(), to),
-                Part::Floats { .. } => {}
+                Part::Floats(_) => {}
             }
         }
     }
 }
 
-/// Packs one column's elements from `first` on into lane `lane` of these rows of a panel of floats.
-fn pack_floats(
-    parts: &[Part<'_>],
-    source: Option<(usize, usize)>,
-    inner: usize,
-    first: usize,
-    lane: usize,
-    rows: &mut [u8],
-) {
-    const NUMBER: usize = size_of::<f32>();
-    let Some((part, column)) = source else { return };
-    let Part::Floats { values, columns, by_column } = parts[part] else { return };
-    let (start, step) = if by_column { (column * inner + first, 1) } else { (first * columns + column, columns) };
-    let (values, _) = values[start * NUMBER..].as_chunks::<NUMBER>();
-    let (rows, _) = rows.as_chunks_mut::<NUMBER>();
-    let to = rows.iter_mut().skip(lane).step_by(PANEL);
-    to.zip(values.iter().step_by(step)).for_each(|(to, from)| *to = *from);
+/// Packs a panel of numbers, whose lanes come from these columns.
+fn pack_numbers<'a>(shape: &Shape, source: &dyn Fn(usize) -> Option<(&'a Part<'a>, usize)>, to: &mut [u8]) {
+    /// Rows of a panel that stay in the processor's first cache while they are filled.
+    const TILE: usize = 64;
+    let inner = shape.inner();
+    for (tile, rows) in to.chunks_mut(TILE * ROW_BYTES).enumerate() {
+        for lane in 0..PANEL {
+            let Some((Part::Floats(from), column)) = source(lane) else { continue };
+            match shape.kind {
+                Kind::Floats => {
+                    let (rows, _) = rows.as_chunks_mut();
+                    let to = rows.iter_mut().skip(lane).step_by(PANEL);
+                    from.read(inner, column, tile * TILE, to, f32::to_le_bytes);
+                }
+                _ => {
+                    let (rows, _) = rows.as_chunks_mut::<{ size_of::<[bf16; 2]>() }>();
+                    let pairs = rows.iter_mut().skip(lane).step_by(PANEL);
+                    let to = pairs.flat_map(|pair| pair.as_chunks_mut().0);
+                    from.read(inner, column, tile * TILE * 2, to, |x| pairs::round(x).to_le_bytes());
+                }
+            }
+        }
+    }
+}
+
+impl Floats<'_> {
+    /// Writes the elements of a column from `first` on, as many as there are and have room, in another form.
+    fn read<'t, const N: usize>(
+        &self,
+        inner: usize,
+        column: usize,
+        first: usize,
+        to: impl Iterator<Item = &'t mut [u8; N]>,
+        form: impl Fn(f32) -> [u8; N],
+    ) {
+        let (start, step) =
+            if self.by_column { (column * inner + first, 1) } else { (first * self.columns + column, self.columns) };
+        let count = inner.saturating_sub(first);
+        match self.number {
+            Number::Float32 => {
+                let (values, _) = self.values[start * size_of::<f32>()..].as_chunks();
+                let values = values.iter().step_by(step).take(count);
+                to.zip(values).for_each(|(to, from)| *to = form(f32::from_le_bytes(*from)));
+            }
+            Number::Float16 => {
+                let (values, _) = self.values[start * size_of::<f16>()..].as_chunks();
+                let values = values.iter().step_by(step).take(count);
+                to.zip(values).for_each(|(to, from)| *to = form(f16::from_le_bytes(*from).to_f32()));
+            }
+            Number::Bfloat16 => {
+                let (values, _) = self.values[start * size_of::<bf16>()..].as_chunks();
+                let values = values.iter().step_by(step).take(count);
+                to.zip(values).for_each(|(to, from)| *to = form(bf16::from_le_bytes(*from).to_f32()));
+            }
+        }
+    }
 }
 
 /// Where element `k` of a block lies in lane `lane` of its quads.

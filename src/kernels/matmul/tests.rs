@@ -1,19 +1,22 @@
 //! The kernel against sums in float64 of the very numbers that it multiplies, and against itself: on every instruction
 //! set of the machine, in any company.
 
+use half::f16;
 use proptest::prelude::*;
 
 use super::call::{Call, Norm, Operands, Rounded};
-use super::pack::{self, Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
+use super::dispatch;
+use super::pack::{self, Activation, BLOCK, Blocks, Epilogue, Floats, Kind, Number, Part, Shape};
 use crate::dot::best_isa;
+use crate::pairs;
 use crate::rounding::{self, MIXED};
 use crate::simd::{Isa, Scalar};
 
-/// What this machine has for products of bytes.
-fn available() -> Vec<Isa> {
+/// What this machine has for a kind of matrices.
+fn available(kind: Kind) -> Vec<Isa> {
     let mut isas = Isa::all();
     #[cfg(target_arch = "x86_64")]
-    isas.retain(|isa| !matches!(isa, Isa::Avx512(_) | Isa::Avx512Bf16(_)));
+    isas.retain(|isa| kind == Kind::Bfloat16 || !matches!(isa, Isa::Avx512(_) | Isa::Avx512Bf16(_)));
     isas
 }
 
@@ -56,6 +59,13 @@ impl Weight {
         }
     }
 
+    /// The numbers of [`Weight::floats`] in bfloat16.
+    fn halves(inner: usize, columns: usize, seed: u64) -> Self {
+        let Weight { values, .. } = Weight::floats(inner, columns, seed);
+        let first = values.iter().flatten().flat_map(|x| pairs::round(*x).to_le_bytes()).collect();
+        Weight { bits: 16, first, values, ..Weight::floats(inner, columns, seed) }
+    }
+
     fn blocks(bits: usize, block: usize, inner: usize, columns: usize, with_zero_points: bool, seed: u64) -> Self {
         let blocks = inner.div_ceil(block);
         let byte = |x: &f32| ((x + 1.0) * 127.9) as u8;
@@ -83,7 +93,10 @@ impl Weight {
 
     fn part(&self) -> Part<'_> {
         match self.bits {
-            32 => Part::Floats { values: &self.first, columns: self.columns, by_column: true },
+            16 | 32 => {
+                let number = if self.bits == 16 { Number::Bfloat16 } else { Number::Float32 };
+                Part::Floats(Floats { number, values: &self.first, columns: self.columns, by_column: true })
+            }
             bits => Part::Blocks(Blocks {
                 bits,
                 block: self.block,
@@ -166,12 +179,11 @@ fn rounded(shape: &Shape, row: &[f32]) -> Vec<f64> {
         let sums: Vec<f32> = row.chunks(BLOCK).map(block_sum).collect();
         row.extend(sums);
     }
-    if shape.kind == Kind::Floats {
-        return row.into_iter().map(f64::from).collect();
-    }
     match shape.kind {
+        Kind::Floats => row.into_iter().map(f64::from).collect(),
+        Kind::Bfloat16 => row.into_iter().map(|x| pairs::round(x).to_f64()).collect(),
         Kind::Bytes => mixed(&row).iter().flat_map(|block| round(block)).collect(),
-        _ => row.chunks(BLOCK).flat_map(round).collect(),
+        Kind::Nibbles => row.chunks(BLOCK).flat_map(round).collect(),
     }
 }
 
@@ -180,7 +192,8 @@ fn weighed(shape: &Shape, column: &[f32]) -> Vec<f64> {
     match shape.kind {
         // Mixed twice, in inputs and weights, is 64 times as large.
         Kind::Bytes => mixed(column).iter().flat_map(|block| round(block)).map(|x| x / MIXED as f64).collect(),
-        _ => column.iter().map(|x| f64::from(*x)).collect(),
+        Kind::Bfloat16 => column.iter().map(|x| pairs::round(*x).to_f64()).collect(),
+        Kind::Floats | Kind::Nibbles => column.iter().map(|x| f64::from(*x)).collect(),
     }
 }
 
@@ -211,14 +224,14 @@ fn expected(shape: &Shape, weights: &[&Weight], row: &[f32]) -> Vec<(f64, f64)> 
 fn check(shape: Shape, weights: &[&Weight], rows: usize, seed: u64) {
     let matrix = packed(&shape, weights);
     let inputs = numbers(rows * shape.inputs, seed);
-    let best = product(&shape, &matrix, &inputs, best_isa());
+    let best = product(&shape, &matrix, &inputs, dispatch::best_isa(shape.kind));
     for (row, (found, inputs)) in best.chunks(shape.outputs()).zip(inputs.chunks(shape.inputs)).enumerate() {
         for (column, (found, (wanted, error))) in found.iter().zip(expected(&shape, weights, inputs)).enumerate() {
             let off = (f64::from(*found) - wanted).abs();
             assert!(off <= error, "row {row}, column {column}: {found}, not {wanted} ± {error} ({shape:?})");
         }
     }
-    for isa in available() {
+    for isa in available(shape.kind) {
         assert_eq!(product(&shape, &matrix, &inputs, isa), best, "{isa:?} gives other bits ({shape:?})");
         for (row, inputs) in best.chunks(shape.outputs()).zip(inputs.chunks(shape.inputs)) {
             assert_eq!(product(&shape, &matrix, inputs, isa), row, "a row alone has other bits ({isa:?}, {shape:?})");
@@ -253,6 +266,14 @@ proptest! {
     }
 
     #[test]
+    fn bfloat16(inner in 1usize..150, columns in 1usize..100, rows in 1usize..30, seed: u32) {
+        let shape = stored(Kind::Bfloat16, inner, columns);
+        let [whole, half] = [Weight::floats, Weight::halves].map(|weight| weight(inner, columns, seed.into()));
+        check(shape, &[&whole], rows, u64::from(seed) + 9);
+        prop_assert_eq!(packed(&shape, &[&half]), packed(&shape, &[&whole]), "from either, the same panels");
+    }
+
+    #[test]
     fn blocks(
         bits in prop::sample::select(vec![4usize, 8]), block in prop::sample::select(vec![32usize, 64, 128]),
         inner in 1usize..200, columns in 1usize..100, rows in 1usize..20, zero_points: bool, seed: u32,
@@ -277,13 +298,13 @@ proptest! {
     /// A norm and a sum of the product's own have the bits of a pass before it and one behind it.
     #[test]
     fn normalised_and_added(
-        kind in prop::sample::select(vec![Kind::Floats, Kind::Bytes, Kind::Nibbles]),
+        kind in prop::sample::select(vec![Kind::Floats, Kind::Bfloat16, Kind::Bytes, Kind::Nibbles]),
         inner in 1usize..200, columns in 1usize..100, rows in 1usize..14, seed: u32,
     ) {
         let seed = u64::from(seed);
         let weight = match kind {
-            Kind::Floats => Weight::floats(inner, columns, seed),
-            _ => Weight::blocks(4, 32, inner, columns, true, seed),
+            Kind::Floats | Kind::Bfloat16 => Weight::floats(inner, columns, seed),
+            Kind::Bytes | Kind::Nibbles => Weight::blocks(4, 32, inner, columns, true, seed),
         };
         let shape = stored(kind, inner, columns);
         let (matrix, inputs) = (packed(&shape, &[&weight]), numbers(rows * inner, seed + 9));
@@ -294,7 +315,7 @@ proptest! {
             None => inputs.clone(),
         };
         let operands = Operands { inputs: &inputs, norm, residual: Some(&residual) };
-        for isa in available() {
+        for isa in available(kind) {
             let sums: Vec<f32> =
                 product(&shape, &matrix, &before, isa).iter().zip(&residual).map(|(x, y)| x + y).collect();
             prop_assert_eq!(&product_of(&shape, &matrix, operands, isa), &sums, "{:?}, {:?}", isa, shape);
@@ -302,8 +323,11 @@ proptest! {
     }
 
     #[test]
-    fn gated(halves in 1usize..6, rows in 1usize..14, seed: u32, gelu: bool, bytes: bool) {
-        let (inputs, columns) = (64, halves * 16);
+    fn gated(
+        kind in prop::sample::select(vec![Kind::Floats, Kind::Bfloat16, Kind::Bytes]),
+        halves in 1usize..6, rows in 1usize..14, seed: u32, gelu: bool,
+    ) {
+        let (inputs, columns, bytes) = (64, halves * 16, kind == Kind::Bytes);
         let weight = |seed| match bytes {
             true => Weight::blocks(8, 32, inputs, columns, false, seed),
             false => Weight::floats(inputs, columns, seed),
@@ -316,7 +340,6 @@ proptest! {
             weight.values.iter_mut().flatten().for_each(|x| *x /= 256.0);
         }
         let activation = if gelu { Activation::GeluTanh } else { Activation::Silu };
-        let kind = if bytes { Kind::Bytes } else { Kind::Floats };
         let shape = Shape { epilogue: Epilogue::Gated(activation), ..stored(kind, inputs, 2 * columns) };
         check(shape, &[&gate, &up], rows, u64::from(seed) + 9);
     }
@@ -353,11 +376,48 @@ fn what_is_not_finite_shows() {
         for at in [0, 31, 63] {
             let mut inputs = numbers(2 * 64, 5);
             inputs[64 + at] = damage;
-            for isa in available() {
+            for isa in available(Kind::Bytes) {
                 let output = product(&shape, &matrix, &inputs, isa);
                 assert!(output[..40].iter().all(|x| x.is_finite()), "the row beside it is whole");
                 assert!(output[40..].iter().all(|x| x.is_nan()), "{damage} at {at} is lost ({isa:?})");
             }
+        }
+    }
+}
+
+/// bfloat16 says NaN and infinity as float32 does.
+#[test]
+fn what_is_not_finite_shows_in_bfloat16() {
+    let (weight, shape) = (Weight::floats(63, 40, 1), stored(Kind::Bfloat16, 63, 40));
+    let matrix = packed(&shape, &[&weight]);
+    for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+        let mut inputs = numbers(2 * 63, 5);
+        inputs[63 + 62] = damage;
+        for isa in available(Kind::Bfloat16) {
+            let output = product(&shape, &matrix, &inputs, isa);
+            assert!(output[..40].iter().all(|x| x.is_finite()), "the row beside it is whole");
+            assert!(output[40..].iter().all(|x| !x.is_finite()), "{damage} is lost ({isa:?})");
+        }
+    }
+}
+
+/// A weight in float16 is what it is in float32, by rows and by columns.
+#[test]
+fn halves_are_packed_as_what_they_are() {
+    let (inner, columns) = (37, 45);
+    let numbers: Vec<f16> = numbers(inner * columns, 3).into_iter().map(f16::from_f32).collect();
+    let whole: Vec<u8> = numbers.iter().flat_map(|x| x.to_f32().to_le_bytes()).collect();
+    let half: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    for by_column in [false, true] {
+        for kind in [Kind::Floats, Kind::Bfloat16] {
+            let shape = stored(kind, inner, columns);
+            let pack = |number, values: &[u8]| {
+                let mut bytes = vec![0; shape.bytes()];
+                let part = Part::Floats(Floats { number, values, columns, by_column });
+                pack::pack(&shape, &[part], 0..shape.panels(), &mut bytes);
+                bytes
+            };
+            assert_eq!(pack(Number::Float16, &half), pack(Number::Float32, &whole), "{kind:?}, {by_column}");
         }
     }
 }
@@ -372,7 +432,7 @@ fn what_is_not_finite_shows_after_a_norm() {
         let mut inputs = numbers(64, 5);
         inputs[20] = damage;
         let norm = Some(Norm { weight: &ones, epsilon: 1e-5 });
-        for isa in available() {
+        for isa in available(Kind::Bytes) {
             let output = product_of(&shape, &matrix, Operands { norm, ..Operands::plain(&inputs) }, isa);
             assert!(output.iter().all(|x| x.is_nan()), "{damage} is lost ({isa:?})");
         }

@@ -69,7 +69,7 @@ impl Avx512<Bf16> {
 
 impl<E> Avx512<E> {
     /// The token of the float lanes alone.
-    pub(super) fn floats(self) -> Avx512 {
+    pub(crate) fn floats(self) -> Avx512 {
         Avx512(())
     }
 

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 use super::attention::{self, Inputs, Layer};
 use super::graph::{self, Attributes, Values};
-use super::precision::Precision;
+use super::precision::{self, Precision};
 use super::{AttentionShape, names};
 use crate::model::target::{Cache, DeviceAttention};
 use crate::onnx::nodes::{Dim, MICROSOFT, float, int, int64_tensor, ints, node, value_info};
@@ -68,6 +68,15 @@ pub(super) fn native_precision(graph: &GraphProto) -> Precision {
     let caches: Vec<String> = graph.node.iter().filter_map(|node| Some(attention::Inputs::of(node)?.cache)).collect();
     let first = graph.input.iter().find(|input| caches.iter().any(|name| name == input.name()));
     first.and_then(graph::element_type).and_then(|kind| Precision::of(kind.into())).unwrap_or(Precision::Float32)
+}
+
+/// The precision of a graph whose caches have `native`: bfloat16 where it widens such weights, because some of them may be too
+/// large for float16.
+pub(super) fn stored_precision(graph: &GraphProto, native: Precision) -> Precision {
+    let bfloat16 = Precision::Bfloat16.data_type() as i32;
+    let widened = precision::widened_by_nodes(graph);
+    let narrow = graph.initializer.iter().any(|t| t.data_type() == bfloat16 && widened.contains(t.name()));
+    if native == Precision::Float32 && narrow { Precision::Bfloat16 } else { native }
 }
 
 /// Refuses what the device's attention lacks. `context` is the number of tokens that the model is run with at most.

@@ -4,9 +4,9 @@
 //! length are joined ([`rope`]). Nodes that only fed the mask are removed. A Gather after the last attention keeps the
 //! rows whose logits are needed ([`rows`]). Everything else stays as the exporter wrote it: tokens are packed along the
 //! sequence axis of a batch of one, and all other operators work row by row, which [`rowwise`] checks. The rewrites for
-//! the [`Target`] come last. On the CPU, float16 becomes float32, because ONNX Runtime has no float16 products there,
-//! and products with weights become the engine's own, with the norms and sums next to them ([`cpu`]). On a device,
-//! attention is ONNX Runtime's own ([`device`]), and float32 becomes half precision ([`precision`]).
+//! the [`Target`] come last. On the CPU, graphs in half precision become float32, because ONNX Runtime has no such products
+//! there, and products with weights become the engine's own, with the norms and sums next to them ([`cpu`]). On a
+//! device, attention is ONNX Runtime's own ([`device`]), and float32 becomes half precision ([`precision`]).
 //!
 //! Windows, soft caps and tables may differ from layer to layer. Norms of query and key inside the node become separate
 //! nodes. Features that the operator lacks (attention sinks, biases, smooth softmax, a quantised cache) are refused by
@@ -32,11 +32,10 @@ use self::precision::{Converted, Precision};
 use self::rope::LongRope;
 use super::config::ModelConfig;
 use super::graph::GraphFile;
-use super::options::CacheType;
+use super::options::OpenOptions;
 use super::target::{Cache, Target};
 use super::weights::Unread;
 use crate::kernels::attention::DOMAIN;
-use crate::kernels::matmul::pack::Kind;
 use crate::onnx::nodes::{Dim, value_info};
 use crate::onnx::{GraphProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto, tensor_proto};
 use crate::{Error, Result};
@@ -107,7 +106,12 @@ pub(crate) struct PagedGraph {
 ///
 /// # Errors
 /// Names the node and the feature that the paged engine can't run.
-pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, target: Target) -> Result<PagedGraph> {
+pub(crate) fn rewrite(
+    file: &GraphFile,
+    config: &ModelConfig,
+    options: OpenOptions,
+    target: Target,
+) -> Result<PagedGraph> {
     let mut model = file.model.clone();
     let mut graph = model.graph.take().unwrap_or_default();
     let logits = &config.decoder.outputs.logits;
@@ -129,13 +133,18 @@ pub(crate) fn rewrite(file: &GraphFile, config: &ModelConfig, cache: CacheType, 
         device::plain_products(&mut graph);
     }
     rows::gather_logit_rows(&mut graph, logits).map_err(refuse)?;
-    let products = if target.takes_products { products::replace(&mut graph) } else { Vec::new() };
-    let quantised = products.iter().any(|product| product.shape.kind != Kind::Floats);
+    let products =
+        if target.takes_products { products::replace(&mut graph, file.graph(), options.dtype) } else { Vec::new() };
+    let weights = products.iter().map(|product| product.shape.kind).collect();
     let cache = match device {
-        None => Cache::Host(target.cache(cache, quantised).map_err(refuse)?),
-        Some(device) => Cache::Device(device.precision(cache, native).map_err(refuse)?),
+        None => Cache::Host(target.cache(options.cache_type, &weights).map_err(refuse)?),
+        Some(device) => {
+            let stored = device::stored_precision(&graph, native);
+            Cache::Device(device.precision(options.cache_type, stored).map_err(refuse)?)
+        }
     };
     let used = rows::remove_unused(&mut graph, logits);
+    converted.keep(&mut graph);
     rows::gather_early(&mut graph);
     norms::take_over(&mut graph, &products);
     let mut bitwise_exceptions = rowwise::check(&graph, flat, target.multiplies_bytes).map_err(refuse)?;

@@ -2,11 +2,12 @@
 //!
 //! ONNX Runtime can't multiply half-precision matrices on the CPU, so float16 and bfloat16 become float32 there. Devices
 //! whose attention takes half precision only get float16 or bfloat16 instead. Every weight, constant, input and cast
-//! changes its type. Tensors in data files are only described; [`Converted::read`] reads them into memory while the
+//! changes its type, except weights in half precision that the graph itself widens to float32. Tensors in data files are only described; [`Converted::read`] reads them into memory while the
 //! model is loaded. ONNX Runtime then takes either all data from memory or none, so the other tensors of the data
 //! files are read too, unchanged.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use half::slice::HalfFloatSliceExt as _;
 use half::{bf16, f16};
 
+use super::graph::Attributes;
 use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
@@ -137,30 +139,78 @@ impl Change {
     /// The message for a number that is too large or too small.
     fn unfit(self, name: &str, number: f32) -> String {
         let kind = self.to.data_type().as_str_name().to_lowercase();
-        format!(
-            "tensor `{name}` holds {number:e}, which {kind} can't: run the model on the CPU, or export it in bfloat16"
-        )
+        let instead = if self.from == Precision::Bfloat16 { "" } else { ", or export it in bfloat16" };
+        format!("tensor `{name}` holds {number:e}, which {kind} can't: run the model on the CPU{instead}")
     }
 }
 
-/// Converts every floating-point value of `graph` to `to`.
+/// Converts every floating-point value of `graph` to `to`. Weights that the graph itself widens to float32 stay as they are
+/// if that is `to`.
 ///
 /// # Errors
 /// A tensor whose values don't fit its shape or the type, or a tensor in a data file that belongs to a graph inside the
 /// graph.
 pub(crate) fn convert(graph: &mut GraphProto, to: Precision) -> Result<Converted, String> {
     let mut converted = Converted::default();
-    let from_memory = graph.initializer.iter().any(|t| is_external(t) && Change::of(t.data_type(), to).is_some());
+    let kept = if to == Precision::Float32 { widened_by_nodes(graph) } else { HashSet::new() };
+    let changes = |tensor: &TensorProto| Change::of(tensor.data_type(), to).is_some() && !kept.contains(tensor.name());
+    let from_memory = graph.initializer.iter().any(|tensor| is_external(tensor) && changes(tensor));
     for tensor in &mut graph.initializer {
-        match is_external(tensor) {
-            true if from_memory => converted.add(tensor, to)?,
-            true => {}
-            false => convert_tensor(tensor, to)?,
+        let to = if changes(tensor) { Some(to) } else { None };
+        match (is_external(tensor), to) {
+            (true, _) if from_memory => converted.add(tensor, to)?,
+            (false, Some(to)) => convert_tensor(tensor, to)?,
+            _ => {}
         }
     }
     convert_types(graph, to);
     graph.node.iter_mut().try_for_each(|node| convert_node(node, to))?;
     Ok(converted)
+}
+
+/// Weights in half precision that the graph's own nodes widen to float32: factors by a Cast, and tables of which a Gather
+/// takes rows by a Cast of these. Those that are inputs or outputs, or that a graph inside this one reads, are not among them.
+pub(super) fn widened_by_nodes(graph: &GraphProto) -> HashSet<String> {
+    let mut readers: HashMap<&str, Vec<(&NodeProto, usize)>> = HashMap::new();
+    for node in &graph.node {
+        node.input.iter().enumerate().for_each(|(at, name)| readers.entry(name).or_default().push((node, at)));
+    }
+    let mut others: HashSet<&str> = graph.input.iter().chain(&graph.output).map(ValueInfoProto::name).collect();
+    graph.node.iter().flat_map(inner_graphs).for_each(|inner| add_read(inner, &mut others));
+    // By at least one node, and by such ones alone.
+    let read_by = |name: &str, fits: &dyn Fn(&NodeProto, usize) -> bool| {
+        let readers = readers.get(name).filter(|_| !others.contains(name));
+        readers.is_some_and(|readers| readers.iter().all(|&(node, at)| fits(node, at)))
+    };
+    let widens = |node: &NodeProto, _| {
+        node.op_type() == "Cast" && Attributes(node).int("to") == i64::from(DataType::Float as i32)
+    };
+    let rows_widened = |node: &NodeProto| node.output.first().is_some_and(|rows| read_by(rows, &widens));
+    let widened = |name: &str| {
+        let takes_rows = |node: &NodeProto, at| node.op_type() == "Gather" && at == 0 && rows_widened(node);
+        read_by(name, &|node, at| widens(node, at) || takes_rows(node, at))
+    };
+    let half = |tensor: &&TensorProto| matches!(Precision::of(tensor.data_type()), Some(p) if p != Precision::Float32);
+    graph
+        .initializer
+        .iter()
+        .filter(half)
+        .map(TensorProto::name)
+        .filter(|name| widened(name))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The graphs that are attributes of a node.
+fn inner_graphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+}
+
+/// Adds what a graph and those inside it read.
+fn add_read<'g>(graph: &'g GraphProto, read: &mut HashSet<&'g str>) {
+    read.extend(graph.node.iter().flat_map(|node| &node.input).map(String::as_str));
+    read.extend(graph.output.iter().map(ValueInfoProto::name));
+    graph.node.iter().flat_map(inner_graphs).for_each(|inner| add_read(inner, read));
 }
 
 /// The `values` of a tensor that is described by `from`, as `to` describes it.
@@ -265,7 +315,27 @@ fn elements(tensor: &TensorProto) -> Option<usize> {
     tensor.dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?))
 }
 
+/// Alignment of tensors in memory, in bytes.
+const ALIGNMENT: u64 = 16;
+
 impl Converted {
+    /// Leaves out weights that are not in `graph` any more.
+    pub(crate) fn keep(&mut self, graph: &mut GraphProto) {
+        let converted = |tensor: &&mut TensorProto| tensor::entry(tensor, "location") == Some(LOCATION);
+        let tensors = graph.initializer.iter_mut().filter(converted);
+        let mut left: HashMap<String, &mut TensorProto> =
+            tensors.map(|tensor| (tensor.name().into(), tensor)).collect();
+        self.bytes = 0;
+        self.parts.retain_mut(|part| {
+            let Some(tensor) = left.remove(&part.name) else { return false };
+            part.at = self.bytes.next_multiple_of(ALIGNMENT);
+            self.bytes = part.at + part.in_memory;
+            let offset = tensor.external_data.iter_mut().filter(|entry| entry.key() == "offset");
+            offset.for_each(|entry| entry.value = Some(part.at.to_string()));
+            true
+        });
+    }
+
     /// Whether there is nothing to read.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.is_empty()
@@ -276,10 +346,8 @@ impl Converted {
         self.bytes
     }
 
-    /// Plans to read `tensor` from its file, and makes it refer to memory instead.
-    fn add(&mut self, tensor: &mut TensorProto, to: Precision) -> Result<(), String> {
-        /// Alignment of tensors in memory, in bytes.
-        const ALIGNMENT: u64 = 16;
+    /// Plans to read `tensor` from its file, as it is or converted, and makes it refer to memory instead.
+    fn add(&mut self, tensor: &mut TensorProto, to: Option<Precision>) -> Result<(), String> {
         let refuse = |why: String| format!("initializer `{}`: {why}", tensor.name());
         let entry = |key: &str| tensor::entry(tensor, key).map(str::to_owned);
         let number = |key: &str| match entry(key) {
@@ -289,13 +357,13 @@ impl Converted {
         let location = entry("location").ok_or_else(|| refuse("external data without a location".into()))?;
         let Some(length) = number("length")? else { return Err(refuse("external data without a length".into())) };
         let offset = number("offset")?.unwrap_or(0);
-        let change = Change::of(tensor.data_type(), to);
+        let change = to.and_then(|to| Change::of(tensor.data_type(), to));
         let size = change.map_or(1, |change| change.from.bytes());
         if change.is_some() && elements(tensor).and_then(|n| n.checked_mul(size)) != Some(length as usize) {
             return Err(refuse(format!("{length} bytes of external data for the shape {:?}", tensor.dims)));
         }
         let at = self.bytes.next_multiple_of(ALIGNMENT);
-        let in_memory = length / size as u64 * change.map_or(1, |_| to.bytes()) as u64;
+        let in_memory = length / size as u64 * change.map_or(1, |change| change.to.bytes()) as u64;
         let dims: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
         let element = match change {
             Some(change) => change.to.data_type(),
@@ -344,7 +412,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::nodes::{int, node};
+    use crate::onnx::nodes::{int, node, subgraph};
 
     fn half(name: &str, kind: DataType, dims: &[usize], bits: &[u16]) -> TensorProto {
         TensorProto {
@@ -406,6 +474,40 @@ mod tests {
     }
 
     #[test]
+    fn weights_that_nodes_widen_stay_as_they_are() {
+        let cast = |from: &str, to: &str| node("", "Cast", to, &[from], &[to], vec![int("to", DataType::Float as i64)]);
+        let inner = GraphProto {
+            node: vec![node("", "Identity", "inside", &["inner"], &["chosen"], vec![])],
+            ..GraphProto::default()
+        };
+        let mut graph = GraphProto {
+            initializer: ["table", "factor", "other", "shown", "inner"]
+                .map(|name| half(name, DataType::Bfloat16, &[1], &[0]))
+                .into(),
+            output: vec![ValueInfoProto { name: Some("given".into()), ..ValueInfoProto::default() }],
+            node: vec![
+                node("", "Gather", "gather", &["table", "ids"], &["rows"], vec![]),
+                node("", "Gather", "given", &["shown", "ids"], &["given"], vec![]),
+                cast("given", "wide_given"),
+                cast("inner", "wide_inner"),
+                node("", "If", "if", &["condition"], &["chosen"], vec![subgraph("then_branch", inner)]),
+                cast("rows", "wide_rows"),
+                cast("table", "wide_table"),
+                cast("factor", "wide_factor"),
+                cast("other", "wide_other"),
+                node("", "Add", "add", &["other", "other"], &["sum"], vec![]),
+            ],
+            ..GraphProto::default()
+        };
+        convert(&mut graph, Precision::Float32).expect("converted");
+        let kinds: Vec<i32> = graph.initializer.iter().map(TensorProto::data_type).collect();
+        let [stays, changes] = [DataType::Bfloat16, DataType::Float].map(|kind| kind as i32);
+        assert_eq!(kinds, [stays, stays, changes, changes, changes]);
+        convert(&mut graph, Precision::Float16).expect("converted");
+        assert!(graph.initializer.iter().all(|tensor| tensor.data_type() == DataType::Float16 as i32), "on a device");
+    }
+
+    #[test]
     fn weights_in_files_are_read_widened_and_the_others_with_them() {
         let folder = tempfile::tempdir().expect("a folder");
         let bits = [2.0, -3.5, 0.125].map(|x| bf16::from_f32(x).to_bits());
@@ -425,6 +527,24 @@ mod tests {
         assert_eq!(floats(&memory[16..]), [2.0, -3.5, 0.125]);
         let entries = |i: usize| graph.initializer[i].external_data.iter().map(|e| e.value()).collect::<Vec<_>>();
         assert_eq!((entries(0), entries(1)), (vec![LOCATION, "0", "3"], vec![LOCATION, "16", "12"]));
+    }
+
+    #[test]
+    fn weights_that_left_the_graph_are_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bits = [2.0, -3.5, 0.125].map(|x| bf16::from_f32(x).to_bits());
+        let file: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        std::fs::write(folder.path().join("data"), &file).expect("written");
+        let tensor = |name, at| external_tensor(name, DataType::Bfloat16, &[1], "data", at, 2);
+        let mut graph =
+            GraphProto { initializer: vec![tensor("a", 0), tensor("b", 2), tensor("c", 4)], ..GraphProto::default() };
+        let mut converted = convert(&mut graph, Precision::Float32).expect("converted");
+        graph.initializer.remove(0);
+        converted.keep(&mut graph);
+        let offsets: Vec<_> = graph.initializer.iter().map(|tensor| tensor::entry(tensor, "offset")).collect();
+        assert_eq!((offsets, converted.bytes()), (vec![Some("0"), Some("16")], 20));
+        let memory = converted.read(folder.path()).expect("read");
+        assert_eq!((floats(&memory[..4]), floats(&memory[16..])), (vec![-3.5], vec![0.125]));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) fn check(graph: &GraphProto, logits: &str, to: Precision) -> Result<(
         return Ok(());
     }
     let mut of_tokens: HashSet<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
+    // Rows of tables: each of their numbers is a weight, which fits or is refused.
+    let mut rows: HashSet<&str> = HashSet::new();
     // Those that a cast made float32, and that nothing else was computed from yet.
     let mut cast: HashSet<&str> = HashSet::new();
     for node in &graph.node {
@@ -47,6 +49,9 @@ pub(super) fn check(graph: &GraphProto, logits: &str, to: Precision) -> Result<(
         }
         let outputs = || node.output.iter().map(String::as_str).filter(|output| !output.is_empty());
         of_tokens.extend(outputs());
+        if node.op_type() == "Gather" && !inputs().next().is_some_and(|table| of_tokens.contains(table)) {
+            rows.extend(outputs());
+        }
         let refuse = |what: &str| {
             Err(format!(
                 "node `{}` ({}) {what}, which needs float32: run the model on the CPU, or export it in bfloat16 or with fused \
@@ -63,7 +68,8 @@ pub(super) fn check(graph: &GraphProto, logits: &str, to: Precision) -> Result<(
             return refuse("takes a cast to float32");
         }
         let norms = node.op_type().ends_with("Normalization");
-        if widens(node) || (from_cast && !norms && node.op_type() != "Cast") {
+        let widens = widens(node) && !inputs().any(|input| rows.contains(input));
+        if widens || (from_cast && !norms && node.op_type() != "Cast") {
             cast.extend(outputs().filter(|output| *output != logits));
         }
     }
@@ -122,6 +128,8 @@ mod tests {
     #[test]
     fn casts_to_float32_may_feed_the_logits_and_norms_only() {
         let fits = |nodes: &[(&str, &[&str], &str)]| check_all(nodes, Precision::Float16);
+        fits(&[("Gather", &["table", "x"], "rows"), ("Cast", &["rows"], "r.f32"), ("Mul", &["r.f32", "scale"], "y")])
+            .expect("rows of a table in half precision");
         fits(&[("Cast", &["x"], "logits"), ("Gather", &["logits", "rows"], "some")]).expect("the logits");
         fits(&[("Cast", &["x"], "y.f32"), ("Reshape", &["y.f32", "shape"], "logits")]).expect("the logits, reshaped");
         fits(&[

@@ -1,7 +1,6 @@
 //! The rewrite of small graphs: the results, and the features that it refuses by name.
 
 use super::*;
-use crate::model::CacheType;
 use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int, int64_tensor, node, subgraph};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
@@ -91,7 +90,8 @@ impl Sketch {
         let config =
             serde_json::json!({"type": "t", "vocab_size": 9, "context_length": 64, "decoder": {"head_size": 8}});
         let file = GraphFile::read(&path)?;
-        let paged = rewrite(&file, &serde_json::from_value(config).expect("a configuration"), CacheType::Auto, target)?;
+        let paged =
+            rewrite(&file, &serde_json::from_value(config).expect("a configuration"), OpenOptions::default(), target)?;
         let graph = ModelProto::decode(paged.bytes.as_slice()).expect("an ONNX model").graph.expect("a graph");
         Ok((paged, graph))
     }

@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::models::{Case, Reference, close, copy, exported, fixtures, numbers, outputs, reference};
+use crate::common::models::{
+    Case, Reference, close, copy, exported, exported_in, fixtures, numbers, outputs, reference,
+};
 use crate::common::{MODEL, config_with, scratch};
 use foreturn::config::ModelConfig;
 use foreturn::decode::{GenerateOptions, SamplingOptions};
-use foreturn::export::{ExportOptions, export};
-use foreturn::model::{Batching, CacheType};
+use foreturn::export::{ExportOptions, TensorType, export};
+use foreturn::model::{Batching, CacheType, Dtype, ModelFolder};
 use foreturn::score::ScoreOutput;
 use foreturn::{Engine, ErrorKind};
 
@@ -107,6 +109,10 @@ const NOT_PADDED: &[(&str, &str)] = &[
 /// Exports whose weights in 8 bits the engine mixes and rounds anew, which ONNX Runtime doesn't.
 const MIXED: &[&str] = &["llama-deep/exports/genai-int8"];
 
+/// Mean difference of log-probabilities that products in bfloat16 may make to models of random weights, in nats: twice what
+/// they make to the worst of them.
+const BFLOAT16: f64 = 0.06;
+
 /// Mean difference of log-probabilities that bfloat16 keys and values may make to quantised models of random weights, in
 /// nats.
 const COARSE_CACHE: f64 = 0.3;
@@ -126,6 +132,7 @@ struct Subject {
     folder: PathBuf,
     batching: Batching,
     cache_type: CacheType,
+    dtype: Dtype,
     /// Whether the engine's products are rounded otherwise than the reference's.
     mixes: bool,
 }
@@ -134,8 +141,18 @@ impl Subject {
     fn engine(&self) -> Engine {
         let mut config = config_with(&self.folder, "");
         let model = config.models.get_mut(MODEL).and_then(ModelConfig::as_local_mut).expect("the model");
-        (model.batching, model.cache_type) = (self.batching, self.cache_type);
+        (model.batching, model.cache_type, model.dtype) = (self.batching, self.cache_type, self.dtype);
         Engine::new(config).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+    }
+
+    /// Holds its log-probabilities in bfloat16 to `reference`, but not its replies, in which a near tie may fall to the other
+    /// side.
+    fn check_near(&self, reference: &Reference) {
+        let engine = self.engine();
+        let differences = reference.cases.iter().filter_map(|case| self.logprobs(&engine, case));
+        let differences: Vec<f64> = differences.flatten().collect();
+        let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+        assert!(mean > 1e-4 && mean <= BFLOAT16, "{}: a mean difference of {mean}", self.name);
     }
 
     /// Holds the model to `reference`.
@@ -218,7 +235,7 @@ fn subject(name: impl Into<String>, folder: &Path, batching: Batching) -> Subjec
     let name = name.into();
     let mixes = batching == Batching::Auto && MIXED.contains(&name.as_str());
     let name = format!("{name} ({batching:?})");
-    Subject { name, folder: folder.to_owned(), batching, cache_type: CacheType::Float32, mixes }
+    Subject { name, folder: folder.to_owned(), batching, cache_type: CacheType::Float32, dtype: Dtype::Auto, mixes }
 }
 
 #[test]
@@ -229,6 +246,58 @@ fn checkpoints_compute_what_they_do_in_transformers() {
         let model = exported(folder.path(), name);
         subject(*name, &model, Batching::Auto).check(&reference);
         subject(*name, &model, Batching::Padded).check(&reference);
+    }
+}
+
+/// An export in the checkpoint's own half precision has its weights to the last bit. In float32 it computes what the
+/// checkpoint does, and in bfloat16 what is near.
+#[test]
+fn exports_in_half_precision_compute_what_their_checkpoints_do_in_transformers() {
+    for (name, kind) in [("llama-bfloat16-sharded", TensorType::Bfloat16), ("llama-float16", TensorType::Float16)] {
+        let folder = scratch();
+        let model = exported_in(folder.path(), name, kind);
+        let reference = reference(&fixtures(name).join("reference.json"));
+        let name = format!("{name} in {kind:?}");
+        let exact = Subject { dtype: Dtype::Float32, ..subject(&name, &model, Batching::Auto) };
+        exact.check(&reference);
+        subject(&name, &model, Batching::Padded).check(&reference);
+        for cache_type in [CacheType::Float32, CacheType::Auto] {
+            let subject = Subject { dtype: Dtype::Bfloat16, cache_type, ..subject(&name, &model, Batching::Auto) };
+            subject.check_near(&reference);
+        }
+    }
+}
+
+/// Whatever they are made of, such exports take the same path, whether nodes have graphs inside them (`phi3-longrope`) or a
+/// weight has two products (`deberta-v3-reward`).
+#[test]
+fn exports_in_half_precision_run_as_others_do() {
+    for name in ["gemma2", "phi3-longrope", "smollm3"] {
+        let folder = scratch();
+        let reference = reference(&fixtures(name).join("reference.json"));
+        let model = exported_in(folder.path(), name, TensorType::Bfloat16);
+        let inspection = ModelFolder::open(&model).expect("a model").inspect();
+        assert!(inspection.bitwise && inspection.widened_bytes == 0, "{name}: {inspection:?}");
+        subject(name, &model, Batching::Auto).check_near(&reference);
+        subject(name, &model, Batching::Padded).check_near(&reference);
+    }
+    for name in ["bert-labels", "deberta-v2-labels", "deberta-v3-reward", "modernbert-mean", "llama-reward"] {
+        let folder = scratch();
+        let reference = Reference { tolerance: Some(0.15), ..reference(&fixtures(name).join("reference.json")) };
+        let model = exported_in(folder.path(), name, TensorType::Bfloat16);
+        subject(name, &model, Batching::Auto).check_scores(&reference);
+    }
+}
+
+/// Products of any export can be computed in bfloat16.
+#[test]
+fn products_in_bfloat16_are_near() {
+    for name in ["gemma2", "gemma3", "phi3-longrope", "qwen3", "smollm3"] {
+        let folder = scratch();
+        let reference = reference(&fixtures(name).join("reference.json"));
+        let model = exported(folder.path(), name);
+        let subject = Subject { dtype: Dtype::Bfloat16, ..subject(name, &model, Batching::Auto) };
+        subject.check_near(&reference);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Between two products of a layer there are a sum with the residual stream and a norm. Each is a pass over all rows
 //! and a wait for the slower thread. A product can add the stream to its sums while they are in registers, and a
-//! product of bytes can normalise a row while it rounds it. The graph then consists of products and attention. ONNX
+//! product of bytes or bfloat16 can normalise a row while it rounds it. The graph then consists of products and attention. ONNX
 //! Runtime still computes norms before products of floats, because such products have no pass over their inputs.
 
 use std::collections::HashMap;
@@ -75,7 +75,7 @@ fn summed(
     })
 }
 
-/// Moves norms into the product of bytes, if only one such product reads their rows.
+/// Moves norms into the product that rounds its inputs, if only one such product reads their rows.
 fn take_over_norms(graph: &mut GraphProto, products: &[Product]) {
     let (uses, values) = (uses(graph), Values::of(graph));
     let norms: HashMap<&str, &NodeProto> =

@@ -4,8 +4,9 @@
 //! are. Products of one input that belong together become one: query, key and value of an attention node, and the two
 //! halves of a gated feed-forward layer with their activation.
 //!
-//! MatMul, FusedMatMul and Gemm in float32 are converted, and MatMulNBits at accuracy level 4. ONNX Runtime still
-//! computes the rest: float16 that is widened, zero points of 8 bits, blocks that are not a multiple of 32, biases
+//! MatMul, FusedMatMul and Gemm in float32 are converted, and MatMulNBits at accuracy level 4. Weights may be half
+//! precision, if a Cast widens them, or if they were widened with their graph. The caller chooses whether numbers are
+//! multiplied in float32 or in bfloat16, or leaves it to the weights. ONNX Runtime still computes the rest: zero points of 8 bits, blocks that are not a multiple of 32, biases
 //! inside the node, and everything on processors without AVX2.
 
 use std::borrow::Cow;
@@ -13,8 +14,9 @@ use std::collections::{HashMap, HashSet};
 
 use crate::Result;
 use crate::kernels::attention::{self, DOMAIN};
-use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Kind, Part, Shape};
+use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Floats, Kind, Number, Part, Shape};
 use crate::kernels::matmul::{MATRIX, OPERATOR};
+use crate::model::options::Dtype;
 use crate::model::rewrite::graph::{Attributes, Values, integers};
 use crate::model::rewrite::precision;
 use crate::model::source::Source;
@@ -41,7 +43,7 @@ struct Weight {
 
 #[derive(Debug, Clone, Copy)]
 enum Form {
-    Floats { by_column: bool },
+    Floats { number: Number, by_column: bool },
     Blocks { bits: usize, block: usize },
 }
 
@@ -57,12 +59,18 @@ struct Candidate {
     weight: Weight,
 }
 
-/// Replaces the products of `graph` that the engine computes itself.
-pub(in crate::model::rewrite) fn replace(graph: &mut GraphProto) -> Vec<Product> {
+/// Replaces the products of `graph` that the engine computes itself, those of numbers in `dtype`. `original` is the graph
+/// before it was widened.
+pub(in crate::model::rewrite) fn replace(graph: &mut GraphProto, original: &GraphProto, dtype: Dtype) -> Vec<Product> {
     let values = Values::of(graph);
+    let halves = original.initializer.iter().filter(|tensor| number(tensor).is_some_and(|n| n != Number::Float32));
+    let halves: HashMap<&str, &TensorProto> = halves.map(|tensor| (tensor.name(), tensor)).collect();
     let uses = uses(graph);
-    let candidates: HashMap<&str, Candidate> =
-        graph.node.iter().filter_map(|node| Some((node.output.first()?.as_str(), candidate(node, &values)?))).collect();
+    let candidates: HashMap<&str, Candidate> = graph
+        .node
+        .iter()
+        .filter_map(|node| Some((node.output.first()?.as_str(), candidate(node, (&values, &halves), dtype)?)))
+        .collect();
     let places = graph.node.iter().enumerate().filter_map(|(place, node)| Some((node.output.first()?.as_str(), place)));
     let plan = Plan { candidates: &candidates, values: &values, uses: &uses, places: places.collect() };
 
@@ -211,34 +219,65 @@ impl<'g> Plan<'g> {
 }
 
 /// The weights that `node` multiplies by, if the engine computes this product itself.
-fn candidate(node: &NodeProto, values: &Values<'_>) -> Option<Candidate> {
+fn candidate<'a>(
+    node: &NodeProto,
+    (values, halves): (&Values<'a>, &HashMap<&str, &'a TensorProto>),
+    dtype: Dtype,
+) -> Option<Candidate> {
     let attributes = Attributes(node);
     let given = |index: usize| node.input.get(index).filter(|name| !name.is_empty());
     let input = given(0)?.clone();
-    let weight = values.constant(given(1)?)?;
+    let weight = given(1)?;
+    let floats = |input, by_column| floats(input, unwidened(weight, values, halves)?, by_column, dtype);
     let by_column = attributes.int("transB") == 1;
     match (node.domain(), node.op_type()) {
-        ("com.microsoft", "MatMulNBits") => quantised(node, input, weight, values),
-        ("", "MatMul") => floats(input, weight, false),
+        ("com.microsoft", "MatMulNBits") => quantised(node, input, values.constant(weight)?, values),
+        ("", "MatMul") => floats(input, false),
         ("" | "com.microsoft", "Gemm" | "FusedMatMul") => {
             let scaled = attributes.get("alpha").is_some_and(|alpha| alpha.f() != 1.0);
             let turned = ["transA", "transBatchA", "transBatchB"].iter().any(|name| attributes.int(name) != 0);
             if scaled || turned || given(2).is_some() {
                 return None;
             }
-            floats(input, weight, by_column)
+            floats(input, by_column)
         }
         _ => None,
     }
 }
 
-fn floats(input: String, weight: &TensorProto, by_column: bool) -> Option<Candidate> {
+/// The weight `name` as it is stored: a constant in float32, or the one in half precision that became it, by a Cast or with
+/// its graph.
+fn unwidened<'a>(name: &str, values: &Values<'a>, halves: &HashMap<&str, &'a TensorProto>) -> Option<&'a TensorProto> {
+    let cast = |node: &&NodeProto| node.op_type() == "Cast" && Attributes(node).int("to") == DataType::Float as i64;
+    let before = values.producer(name).filter(cast).and_then(|cast| cast.input.first());
+    let name = before.map_or(name, String::as_str);
+    let is_float = |weight: &&TensorProto| before.is_some() || weight.data_type() == DataType::Float as i32;
+    let weight = values.constant(name).filter(is_float)?;
+    let half = halves.get(name).filter(|half| half.dims == weight.dims && stored(half).is_some());
+    Some(half.copied().unwrap_or(weight))
+}
+
+/// The type of a tensor's numbers, if they can be multiplied.
+fn number(tensor: &TensorProto) -> Option<Number> {
+    match DataType::try_from(tensor.data_type()).ok()? {
+        DataType::Float => Some(Number::Float32),
+        DataType::Float16 => Some(Number::Float16),
+        DataType::Bfloat16 => Some(Number::Bfloat16),
+        _ => None,
+    }
+}
+
+fn floats(input: String, weight: &TensorProto, by_column: bool, dtype: Dtype) -> Option<Candidate> {
+    let number = number(weight)?;
+    let kind = match (dtype, number) {
+        (Dtype::Bfloat16, _) | (Dtype::Auto, Number::Bfloat16) => Kind::Bfloat16,
+        (Dtype::Float32, _) | (Dtype::Auto, Number::Float32 | Number::Float16) => Kind::Floats,
+    };
     let [rows, columns] = *weight.dims.as_slice() else { return None };
     let (inputs, columns) = if by_column { (columns, rows) } else { (rows, columns) };
     let (inputs, columns) = (usize::try_from(inputs).ok()?, usize::try_from(columns).ok()?);
-    let plain = weight.data_type() == DataType::Float as i32 && inputs > 0 && columns > 0;
-    let weight = Weight { form: Form::Floats { by_column }, columns, tensors: vec![stored(weight)?] };
-    plain.then_some(Candidate { input, inputs, block_sums: false, kind: Kind::Floats, columns, weight })
+    let weight = Weight { form: Form::Floats { number, by_column }, columns, tensors: vec![stored(weight)?] };
+    (inputs > 0 && columns > 0).then_some(Candidate { input, inputs, block_sums: false, kind, columns, weight })
 }
 
 fn quantised(node: &NodeProto, input: String, quants: &TensorProto, values: &Values<'_>) -> Option<Candidate> {
@@ -325,7 +364,7 @@ impl Weight {
     fn part<'a>(&self, data: &'a [Cow<'_, [u8]>]) -> Part<'a> {
         let columns = self.columns;
         match self.form {
-            Form::Floats { by_column } => Part::Floats { values: &data[0], columns, by_column },
+            Form::Floats { number, by_column } => Part::Floats(Floats { number, values: &data[0], columns, by_column }),
             Form::Blocks { bits, block } => {
                 let zero_points = data.get(2).map(|bytes| &**bytes);
                 Part::Blocks(Blocks { bits, block, columns, quants: &data[0], scales: &data[1], zero_points })

@@ -43,6 +43,24 @@ fn tokens_become_a_vector_and_numbers_half_precision() {
 }
 
 #[test]
+fn weights_in_bfloat16_that_the_graph_widens_decide_the_precision() {
+    let sketch = || {
+        let mut sketch = Sketch::new(vec![]);
+        let weight = sketch.initializer.iter_mut().find(|tensor| tensor.name() == "head.weight").expect("a weight");
+        let half = vec![0; 2 * weight.dims.iter().product::<i64>() as usize];
+        weight.float_data.clear();
+        weight.name = Some("half".into());
+        (weight.data_type, weight.raw_data) = (Some(DataType::Bfloat16 as i32), Some(half.into()));
+        let to = vec![int("to", DataType::Float as i64)];
+        sketch.before.push(node("", "Cast", "widened", &["half"], &["head.weight"], to));
+        sketch
+    };
+    for (provider, precision) in [(Provider::Cuda, Precision::Bfloat16), (Provider::WebGpu, Precision::Float16)] {
+        assert_eq!(on(provider, sketch()).0.cache, Cache::Device(precision), "{provider:?}");
+    }
+}
+
+#[test]
 fn cuda_takes_slots_windows_and_soft_caps() {
     let (paged, graph) = on(Provider::Cuda, Sketch::new(vec![int("local_window_size", 5), float("softcap", 3.0)]));
     let node = paged_node(&graph);

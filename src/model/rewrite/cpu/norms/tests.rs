@@ -2,10 +2,17 @@
 
 use super::super::products::replace;
 use super::*;
+use crate::model::options::Dtype;
 use crate::onnx::nodes::{MICROSOFT, float_tensor};
 use crate::onnx::{TensorProto, ValueInfoProto};
 
 const WIDTH: usize = 32;
+
+/// Replaces the products of a graph that was not widened.
+fn replaced(graph: &mut GraphProto, dtype: Dtype) -> Vec<Product> {
+    let original = graph.clone();
+    replace(graph, &original, dtype)
+}
 
 /// A product with a square weight of bytes.
 fn bytes(input: &str, output: &str) -> NodeProto {
@@ -47,7 +54,7 @@ fn taken_over(node: Vec<NodeProto>, outputs: &[&str]) -> Vec<String> {
     let output = |name: &&str| ValueInfoProto { name: Some((*name).into()), ..ValueInfoProto::default() };
     let output = outputs.iter().map(output).collect();
     let mut graph = GraphProto { node, initializer, output, ..GraphProto::default() };
-    let products = replace(&mut graph);
+    let products = replaced(&mut graph, Dtype::Auto);
     take_over(&mut graph, &products);
     let text = |node: &NodeProto| {
         let epsilon = Attributes(node).get("epsilon").map_or(String::new(), |e| format!(" {:e}", e.f()));

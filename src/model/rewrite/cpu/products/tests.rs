@@ -11,6 +11,12 @@ fn weight(name: &str, dims: [usize; 2]) -> TensorProto {
     float_tensor(name, &dims, &vec![0.1; dims[0] * dims[1]])
 }
 
+/// Replaces the products of a graph that was not widened.
+fn replaced(graph: &mut GraphProto, dtype: Dtype) -> Vec<Product> {
+    let original = graph.clone();
+    replace(graph, &original, dtype)
+}
+
 fn matmul(weight: &str, input: &str, output: &str) -> NodeProto {
     node("", "MatMul", output, &[input, weight], &[output], vec![])
 }
@@ -35,7 +41,7 @@ fn query_key_and_value_are_one_product() {
     ];
     let weights = vec![weight("q.weight", [64, 32]), weight("k.weight", [64, 16]), weight("v.weight", [64, 16])];
     let mut graph = graph(nodes_before, weights, "mixed");
-    let products = replace(&mut graph);
+    let products = replaced(&mut graph, Dtype::Auto);
     assert_eq!(nodes(&graph), [(matmul::OPERATOR, "mixed/query_key_value"), (attention::OPERATOR, "mixed")]);
     assert_eq!(graph.node[1].input, ["mixed/query_key_value", "", "", "cache"]);
     assert_eq!(products.len(), 1);
@@ -63,7 +69,7 @@ fn gate_up_and_activation_are_one_product() {
         let weights =
             vec![weight("gate.weight", [8, 48]), weight("up.weight", [8, 48]), weight("down.weight", [48, 8])];
         let mut graph = graph(all, weights, "y");
-        let products = replace(&mut graph);
+        let products = replaced(&mut graph, Dtype::Auto);
         assert_eq!(nodes(&graph), [(matmul::OPERATOR, "product"), (matmul::OPERATOR, "y")]);
         assert_eq!(graph.node[0].input, ["x"]);
         assert_eq!(products[0].shape.epilogue, Epilogue::Gated(expected));
@@ -83,7 +89,7 @@ fn what_others_read_as_well_is_merged_with_nothing() {
     ];
     let weights = vec![weight("gate.weight", [8, 16]), weight("up.weight", [8, 16])];
     let mut graph = graph(all, weights, "y");
-    assert_eq!(replace(&mut graph).len(), 2);
+    assert_eq!(replaced(&mut graph, Dtype::Auto).len(), 2);
     assert_eq!(nodes(&graph)[..3], [(matmul::OPERATOR, "gate"), (matmul::OPERATOR, "up"), ("Sigmoid", "sigmoid")]);
 }
 
@@ -124,7 +130,7 @@ fn sums_of_blocks_are_the_products_own_work() {
         product,
     ];
     let mut graph = graph(all, tensors, "y");
-    let products = replace(&mut graph);
+    let products = replaced(&mut graph, Dtype::Auto);
     let shape = products[0].shape;
     assert_eq!((shape.kind, shape.inputs, shape.block_sums, shape.inner()), (Kind::Nibbles, 64, true, 66));
     assert_eq!(graph.node.last().expect("a node").input, ["x"]);
@@ -156,12 +162,12 @@ fn what_is_not_understood_stays() {
     ] {
         let before = graph(vec![product], tensors, "y");
         let mut after = before.clone();
-        assert!(replace(&mut after).is_empty() && after == before, "{what}");
+        assert!(replaced(&mut after, Dtype::Auto).is_empty() && after == before, "{what}");
     }
     let (understood, tensors) = quantised("x", 64, vec![], false);
-    assert_eq!(replace(&mut graph(vec![understood], tensors, "y")).len(), 1);
+    assert_eq!(replaced(&mut graph(vec![understood], tensors, "y"), Dtype::Auto).len(), 1);
     let (understood, tensors) = fused(vec![int("transB", 1), ints("unknown", &[])]);
-    assert_eq!(replace(&mut graph(vec![understood], tensors, "y")).len(), 1);
+    assert_eq!(replaced(&mut graph(vec![understood], tensors, "y"), Dtype::Auto).len(), 1);
 }
 
 #[test]
@@ -171,10 +177,10 @@ fn weights_are_read_where_they_lie() {
     std::fs::write(folder.path().join("data"), [&[9; 4][..], &values].concat()).expect("written");
     let outside = crate::onnx::nodes::external_tensor("w", DataType::Float, &[4, 2], "data", 4, 32);
     let mut graph = graph(vec![matmul("w", "x", "y")], vec![outside], "y");
-    let products = replace(&mut graph);
+    let products = replaced(&mut graph, Dtype::Auto);
     let mut seen = Vec::new();
     let mut look = |parts: &[Part<'_>]| {
-        if let [Part::Floats { values, columns: 2, by_column: false }] = parts {
+        if let [Part::Floats(Floats { number: Number::Float32, values, columns: 2, by_column: false })] = parts {
             seen = values.to_vec();
         }
     };
@@ -183,4 +189,46 @@ fn weights_are_read_where_they_lie() {
     std::fs::remove_file(folder.path().join("data")).expect("removed");
     let error = products[0].read(&Files(folder.path()), &mut |_| ()).expect_err("it is gone");
     assert!(error.to_string().contains("data"), "{error}");
+}
+
+#[test]
+fn halves_that_a_cast_widens_are_taken_as_they_are() {
+    let cast = |from: &str, to: &str| node("", "Cast", to, &[from], &[to], vec![int("to", DataType::Float as i64)]);
+    let half = |name: &str, kind| crate::onnx::nodes::external_tensor(name, kind, &[64, 32], "data", 0, 2 * 64 * 32);
+    for (stored, dtype, kind) in [
+        (DataType::Bfloat16, Dtype::Auto, Kind::Bfloat16),
+        (DataType::Bfloat16, Dtype::Float32, Kind::Floats),
+        (DataType::Float16, Dtype::Auto, Kind::Floats),
+        (DataType::Float16, Dtype::Bfloat16, Kind::Bfloat16),
+        (DataType::Float, Dtype::Auto, Kind::Floats),
+        (DataType::Float, Dtype::Bfloat16, Kind::Bfloat16),
+    ] {
+        let before = match stored {
+            DataType::Float => vec![matmul("w", "x", "y")],
+            _ => vec![cast("w", "wide"), matmul("wide", "x", "y")],
+        };
+        let tensor = if stored == DataType::Float { weight("w", [64, 32]) } else { half("w", stored) };
+        let mut graph = graph(before, vec![tensor], "y");
+        let products = replaced(&mut graph, dtype);
+        let found: Vec<_> = products.iter().map(|product| (product.shape.kind, product.shape.columns)).collect();
+        assert_eq!(found, [(kind, 32)], "{stored:?}, {dtype:?}");
+    }
+    // Those of a graph that was widened as a whole.
+    let (mut before, mut widened) = (half("w", DataType::Bfloat16), half("w", DataType::Float));
+    widened.external_data[0].value = Some(precision::LOCATION.into());
+    for is_the_same in [true, false] {
+        if !is_the_same {
+            // Another matrix that has the name by now.
+            before.dims = vec![32, 64];
+        }
+        let original = graph(vec![], vec![before.clone()], "y");
+        let mut graph = graph(vec![matmul("w", "x", "y")], vec![widened.clone()], "y");
+        let products = replace(&mut graph, &original, Dtype::Auto);
+        let found: Vec<_> = products.iter().map(|found| (found.shape.kind, &found.weights[0].tensors[0])).collect();
+        assert_eq!(found, if is_the_same { vec![(Kind::Bfloat16, &before)] } else { vec![] });
+    }
+    // The other way round, a Cast is arithmetic.
+    let narrows = node("", "Cast", "n", &["w"], &["n"], vec![int("to", DataType::Bfloat16 as i64)]);
+    let mut graph = graph(vec![narrows, matmul("n", "x", "y")], vec![weight("w", [64, 32])], "y");
+    assert!(replaced(&mut graph, Dtype::Auto).is_empty());
 }
