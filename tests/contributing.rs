@@ -105,7 +105,7 @@ fn run_metric_cases(folder: &Path) -> Output {
     let debug = if std::env::var("CARGO_PROFILE_DEV_DEBUG").is_ok_and(|ours| ours == "0") { "1" } else { "0" };
     let mut command = Command::new(env!("CARGO"));
     // What this test was given by the cargo that runs it would have build scripts run again, now and in the next `make test`.
-    let given = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let given = |name: &str| name == "OUT_DIR" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(given)) {
         command.env_remove(name);
     }

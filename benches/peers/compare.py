@@ -28,21 +28,23 @@ from store import Store
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
-FOLDERS = {"fp32": MODEL, "int8": f"{MODEL}-int8", "int4": f"{MODEL}-int4"}
+FOLDERS = {"fp32": MODEL, "bf16": f"{MODEL}-bfloat16", "int8": f"{MODEL}-int8", "int4": f"{MODEL}-int4"}
 NEEDS = {
     "foreturn": (),
     "genai": ("onnxruntime-genai", "numpy"),
     "llama": ("llama-cpp-python", "numpy"),
+    "openvino": ("openvino-genai", "nncf", "gguf", "numpy"),
     "hf": ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy"),
 }
 """The packages of each kind of engine."""
 ENGINES = (
-    "foreturn-fp32", "foreturn-int8", "foreturn-int4", "genai-fp32", "genai-int8", "genai-int4", "llama", "llama-q4_0",
-    "llama-q8_0", "hf-fp32", "hf-bf16", "genai-fp32-greedy", "genai-int4-greedy",
+    "foreturn-fp32", "foreturn-bf16", "foreturn-int8", "foreturn-int4", "genai-fp32", "genai-int8", "genai-int4", "llama",
+    "llama-q4_0", "llama-q8_0", "hf-fp32", "hf-bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "genai-fp32-greedy",
+    "genai-int4-greedy",
 )  # fmt: skip
 GREEDY = "-greedy"
 """Behind the name of an engine whose decoding is measured without sampling."""
-SHARING = ("foreturn", "llama")
+SHARING = ("foreturn", "llama", "openvino")
 """Engines that compute common beginnings once, so that the order of a prompt matters to them."""
 
 
@@ -107,6 +109,8 @@ def model_path(engine: str, arguments: argparse.Namespace) -> Path:
         return arguments.prepared / f"{MODEL}-{form}.gguf" if form else arguments.gguf
     if kind(engine) == "hf":
         return arguments.hf
+    if kind(engine) == "openvino":
+        return arguments.prepared / f"{MODEL}-openvino{'-int8' if form == 'int8' else ''}"
     return arguments.models / FOLDERS[form]
 
 
@@ -199,7 +203,10 @@ def touch(wanted: list[Task], arguments: argparse.Namespace, settings: Settings)
 
 def prepare(arguments: argparse.Namespace) -> None:
     """Makes what the peers read and is not there, where the packages for it are."""
-    forms = {"hf-fp32": "hf", "hf-bf16": "hf", "llama-q4_0": "q4_0", "llama-q8_0": "q8_0"}
+    forms = {
+        "hf-fp32": "hf", "hf-bf16": "hf", "llama-q4_0": "q4_0", "llama-q8_0": "q8_0", "openvino-fp32": "openvino",
+        "openvino-bf16": "openvino", "openvino-int8": "openvino-int8",
+    }  # fmt: skip
     for engine in filter(forms.get, arguments.engines):
         path = model_path(engine, arguments)
         if path.exists() or absent_packages(engine) or not arguments.gguf.exists():

@@ -27,8 +27,10 @@ class Replies:
     """Until each sequence had its first token."""
     decode_seconds: float
     """From there to the last token."""
-    computed_tokens: int
-    """Prompt tokens that the engine computed."""
+    computed_tokens: int | None
+    """Prompt tokens that the engine computed; None where it does not say."""
+    prefill_tokens: int
+    """Prompt tokens whose computation is the prefill."""
 
 
 class Engine(Protocol):
@@ -72,7 +74,8 @@ class Genai:
             generator.generate_next_token()
         end = time.perf_counter()
         tokens = [generator.get_sequence(index)[length:].tolist() for index in range(len(prompts))]
-        return Replies(tokens, first - start, end - first, len(prompts) * length)
+        computed = len(prompts) * length
+        return Replies(tokens, first - start, end - first, computed, computed)
 
 
 def overlay(model: Path, threads: int) -> dict[str, Any]:
@@ -122,7 +125,9 @@ class HuggingFace:
                 stopping_criteria=self.transformers.StoppingCriteriaList([note_time]),
             )
         end = time.perf_counter()
-        return Replies(sequences[:, batch.shape[1] :].tolist(), times[0] - start, end - times[0], batch.numel())
+        computed = batch.numel()
+        replies = sequences[:, batch.shape[1] :].tolist()
+        return Replies(replies, times[0] - start, end - times[0], computed, computed)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class Llama:
         for position in range(length, length + new - 1):
             step = [Cell(reply[-1], position, [index], [index]) for index, reply in enumerate(replies)]
             self.step(step, replies)
-        return Replies(replies, first - start, time.perf_counter() - first, len(cells))
+        return Replies(replies, first - start, time.perf_counter() - first, len(cells), len(cells))
 
     def step(self, cells: list[Cell], replies: list[Tokens]) -> None:
         """Computes tokens, and samples the next one of each sequence that ends with one of them."""
@@ -228,6 +233,89 @@ def prefix_tree(prompts: list[Tokens]) -> list[Cell]:
     return cells
 
 
+class OpenVino:
+    """OpenVINO GenAI's continuous batching, with its prefix cache.
+
+    The cache has what earlier requests computed, in whole blocks, and not what others of the same step compute. So where
+    prompts have a beginning in common, one of them is submitted first, and the others when it has its first token.
+    """
+
+    BLOCK = 32
+    """Tokens of a block of its cache on the CPU."""
+
+    def __init__(self, model: Path, threads: int, cells: int, precision: str | None) -> None:
+        import openvino
+        import openvino_genai
+
+        self.openvino, self.genai = openvino, openvino_genai
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.cache_size = 1
+        scheduler.enable_prefix_caching = True
+        properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        if precision:
+            properties["INFERENCE_PRECISION_HINT"] = precision
+        self.pipeline = openvino_genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", properties)
+        self.requests = 0
+
+    def submit(self, prompt: Tokens, new: int) -> Any:
+        """Queues a request."""
+        import numpy
+
+        config = self.genai.GenerationConfig()
+        config.max_new_tokens, config.ignore_eos = new, True
+        config.do_sample, config.temperature, config.top_p, config.rng_seed = True, 1.0, 1.0, self.requests
+        self.requests += 1
+        tokens = self.openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+        return self.pipeline.add_request(self.requests, tokens, config)
+
+    def generate(self, prompts: list[Tokens], new: int) -> Replies:
+        """See `Engine`."""
+        start = time.perf_counter()
+        handles: dict[int, Any] = {}
+        for level in levels(prompts, self.BLOCK):
+            for index in level:
+                handles[index] = self.submit(prompts[index], new)
+            while not all(handles[index].can_read() for index in level):
+                self.pipeline.step()
+        first = time.perf_counter()
+        while self.pipeline.has_non_finished_requests():
+            self.pipeline.step()
+        end = time.perf_counter()
+        replies = [list(handles[index].read_all()[0].generated_ids) for index in range(len(prompts))]
+        # Copies of one prompt are one computation and the ends of its last block.
+        prefill = len(distinct_blocks(prompts, self.BLOCK)) * self.BLOCK
+        return Replies(replies, first - start, end - first, None, min(prefill, sum(map(len, prompts))))
+
+
+def common(one: Tokens, other: Tokens) -> int:
+    """How many tokens two prompts begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def levels(prompts: list[Tokens], block: int) -> list[list[int]]:
+    """The prompts in groups: each waits for one before it that has more blocks of it than all others that are done."""
+    done: list[int] = []
+    found: list[list[int]] = []
+    left = list(range(len(prompts)))
+    while left:
+        level: list[int] = []
+        for index in left:
+            shared = [common(prompts[index], prompts[other]) // block for other in done]
+            best = max(shared, default=0)
+            if all(common(prompts[index], prompts[other]) // block <= best for other in level):
+                level.append(index)
+        found.append(level)
+        done += level
+        left = [index for index in left if index not in level]
+    return found
+
+
+def distinct_blocks(prompts: list[Tokens], block: int) -> set[tuple[int, ...]]:
+    """The blocks that a cache of whole blocks has to have, each with all that is before it."""
+    return {tuple(prompt[: at + block]) for prompt in prompts for at in range(0, len(prompt), block)}
+
+
 def load(name: str, model: Path, threads: int, cells: int) -> Engine:
     """The engine of that name; `cells` is how many tokens it has to hold, if it shares."""
     kind, _, precision = name.partition("-")
@@ -237,4 +325,6 @@ def load(name: str, model: Path, threads: int, cells: int) -> Engine:
         return Llama(model, threads, cells)
     if kind == "hf":
         return HuggingFace(model, threads, cells, {"fp32": "float32", "bf16": "bfloat16"}[precision])
+    if kind == "openvino":
+        return OpenVino(model, threads, cells, {"fp32": "f32", "bf16": "bf16", "int8": None}[precision])
     raise ValueError(f"no engine is called {name}")

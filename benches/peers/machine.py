@@ -16,7 +16,7 @@ FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vn
 """Instruction sets that decide how fast matrix products are."""
 PACKAGES = (
     "onnxruntime-genai", "onnxruntime", "llama-cpp-python", "torch", "transformers", "tokenizers", "safetensors",
-    "gguf", "numpy",
+    "gguf", "openvino", "openvino-genai", "nncf", "numpy",
 )  # fmt: skip
 
 

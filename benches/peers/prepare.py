@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes what the peers read from the demo's GGUF: transformers' checkpoint, or the GGUF in another quantisation.
+"""Makes what the peers read from the demo's GGUF: transformers' checkpoint, the GGUF in another quantisation, or
+OpenVINO's graph.
 
     python benches/peers/prepare.py hf --gguf FILE --to target/peers/smollm2-135m-instruct-hf
     python benches/peers/prepare.py q4_0 --gguf FILE --to target/peers/smollm2-135m-instruct-q4_0.gguf
@@ -40,10 +41,57 @@ def quantize(gguf: Path, file: Path, form: str) -> None:
         raise SystemExit(f"llama.cpp could not quantise {gguf} to {form}: {status}")
 
 
+def write_float16(gguf_file: Path, to: Path) -> None:
+    """The GGUF with its matrices in float16."""
+    import gguf
+    import numpy
+
+    reader = gguf.GGUFReader(gguf_file)
+    writer = gguf.GGUFWriter(to, reader.fields["general.architecture"].contents())
+    left_out = ("general.architecture", "general.file_type", "general.quantization_version")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in left_out:
+            continue
+        is_array = field.types[0] == gguf.GGUFValueType.ARRAY
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type=field.types[-1] if is_array else None)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    for tensor in reader.tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, values.astype(numpy.float16 if values.ndim == 2 else numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def openvino_graph(gguf: Path, folder: Path, form: str) -> None:
+    """What OpenVINO GenAI's own reader of GGUF makes; in 8 bits, with the weights compressed by NNCF as its users do."""
+    import openvino_genai
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    # It writes beside the file that it reads.
+    half = folder / "float16.gguf"
+    write_float16(gguf, half)
+    openvino_genai.LLMPipeline(str(half), "CPU", enable_save_ov_model=True)
+    half.unlink()
+    if form == "openvino-int8":
+        import nncf
+        import openvino
+
+        plain = folder / "openvino_model.xml"
+        graph = nncf.compress_weights(openvino.Core().read_model(plain), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        smaller = folder / "smaller.xml"
+        openvino.save_model(graph, smaller, compress_to_fp16=False)
+        del graph
+        for end in (".xml", ".bin"):
+            smaller.with_suffix(end).replace(plain.with_suffix(end))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("form", choices=("hf", *FILE_TYPES))
+    parser.add_argument("form", choices=("hf", "openvino", "openvino-int8", *FILE_TYPES))
     parser.add_argument("--gguf", type=Path, required=True, help="SmolLM2's GGUF file")
     parser.add_argument("--to", type=Path, required=True, help="the folder or file to make")
     arguments = parser.parse_args()
@@ -55,6 +103,8 @@ def main() -> None:
     unfinished = arguments.to.with_name(f"{arguments.to.name}.part")
     if arguments.form == "hf":
         write_checkpoint(arguments.gguf, unfinished)
+    elif arguments.form.startswith("openvino"):
+        openvino_graph(arguments.gguf, unfinished, arguments.form)
     else:
         quantize(arguments.gguf, unfinished, arguments.form)
     unfinished.rename(arguments.to)

