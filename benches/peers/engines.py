@@ -243,7 +243,7 @@ class OpenVino:
     BLOCK = 32
     """Tokens of a block of its cache on the CPU."""
 
-    def __init__(self, model: Path, threads: int, cells: int, precision: str | None) -> None:
+    def __init__(self, model: Path, threads: int, precision: str | None) -> None:
         import openvino
         import openvino_genai
 
@@ -326,5 +326,5 @@ def load(name: str, model: Path, threads: int, cells: int) -> Engine:
     if kind == "hf":
         return HuggingFace(model, threads, cells, {"fp32": "float32", "bf16": "bfloat16"}[precision])
     if kind == "openvino":
-        return OpenVino(model, threads, cells, {"fp32": "f32", "bf16": "bf16", "int8": None}[precision])
+        return OpenVino(model, threads, {"fp32": "f32", "bf16": "bf16", "int8": None}[precision])
     raise ValueError(f"no engine is called {name}")

@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::adapter::{self, Adapter, Lora, Parts, Piece, twice};
 use super::checkpoint::{RowOrder, Tensor, WeightFile};
 use super::format::{self, Format};
-use super::half::Half;
 use super::names;
+use super::narrow;
 use super::quantize::{self, Layout, Names, Packed};
 use crate::finite::Refused;
 use crate::model::ModelFolder;
 use crate::model::rewrite::graph::Attributes;
+use crate::model::rewrite::precision::Precision;
 use crate::model::source::{Kept, Source};
 use crate::model::tensor::entry;
-use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use crate::{Error, Result};
 
@@ -35,29 +35,21 @@ pub enum TensorType {
 }
 
 impl TensorType {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn precision(self) -> Precision {
         match self {
-            TensorType::Float32 => "float32",
-            TensorType::Bfloat16 => "bfloat16",
-            TensorType::Float16 => "float16",
+            TensorType::Float32 => Precision::Float32,
+            TensorType::Bfloat16 => Precision::Bfloat16,
+            TensorType::Float16 => Precision::Float16,
         }
     }
+}
 
-    fn of(kind: i32) -> Option<Self> {
-        match DataType::try_from(kind).ok()? {
-            DataType::Float => Some(TensorType::Float32),
-            DataType::Bfloat16 => Some(TensorType::Bfloat16),
-            DataType::Float16 => Some(TensorType::Float16),
-            _ => None,
-        }
-    }
-
-    fn format(self) -> &'static Format {
-        match self {
-            TensorType::Float32 => &format::F32,
-            TensorType::Bfloat16 => &format::BF16,
-            TensorType::Float16 => &format::F16,
-        }
+/// The form in which a checkpoint stores such numbers.
+fn format(precision: Precision) -> &'static Format {
+    match precision {
+        Precision::Float32 => &format::F32,
+        Precision::Bfloat16 => &format::BF16,
+        Precision::Float16 => &format::F16,
     }
 }
 
@@ -100,7 +92,7 @@ impl Given<'_> {
 enum Form {
     Float32,
     /// A matrix that the graph widens.
-    Half(Half),
+    Half(Precision),
     /// One of the parts that a packed matrix has.
     Packed(Layout, Part),
 }
@@ -172,9 +164,9 @@ impl<'a> GivenWeights<'a> {
             };
             let Some(Given { tensor, .. }) = given.get(&base) else { return Err(missing(folder, &base, given.keys())) };
             let form = match form {
-                None => match DataType::try_from(initialiser.data_type()).ok().and_then(Half::of_data) {
-                    None => Form::Float32,
-                    Some(half) => Form::Half(half),
+                None => match Precision::of(initialiser.data_type()) {
+                    Some(half @ (Precision::Float16 | Precision::Bfloat16)) => Form::Half(half),
+                    _ => Form::Float32,
                 },
                 Some((bits, block, part)) => Form::Packed(layout(tensor, bits, block, &base, &packed), part),
             };
@@ -199,11 +191,11 @@ impl<'a> GivenWeights<'a> {
         Ok([scales, quants, zero_points])
     }
 
-    fn halves(&self, given: &Given<'a>, half: Half) -> Result<Cow<'a, [u8]>> {
+    fn halves(&self, given: &Given<'a>, to: Precision) -> Result<Cow<'a, [u8]>> {
         given.check(Refused::NonFinite)?;
-        half.check(&given.tensor, given.data)?;
+        narrow::check(to, &given.tensor, given.data)?;
         let mut bytes = Vec::with_capacity(given.tensor.elements() * size_of::<u16>());
-        let written = half.write(&given.tensor, given.data, &mut bytes);
+        let written = narrow::write(to, &given.tensor, given.data, &mut bytes);
         written.map_err(|error| Error::internal(format!("`{}` can't be rounded: {error}", given.tensor.origin)))?;
         Ok(bytes.into())
     }
@@ -228,7 +220,7 @@ impl Source for GivenWeights<'_> {
             match self.tensor(tensor.name()) {
                 None => read.extend(self.files.read(std::slice::from_ref(tensor))?),
                 Some((given, Form::Float32)) => read.push(self.floats(given)?),
-                Some((given, Form::Half(half))) => read.push(self.halves(given, half)?),
+                Some((given, Form::Half(to))) => read.push(self.halves(given, to)?),
                 Some((given, Form::Packed(layout, part))) => {
                     // The tensors of one call are of one matrix.
                     let parts = match &mut packed {
@@ -266,7 +258,7 @@ fn check_origin(folder: &ModelFolder) -> Result<()> {
 fn pieces<'a>(tensors: &[NamedTensor<'a>]) -> Result<Vec<(String, Piece<'a>)>> {
     let mut pieces = Vec::with_capacity(tensors.len());
     for NamedTensor { name, kind, shape, data } in tensors {
-        let (format, origin) = (kind.format(), (*name).to_owned());
+        let (format, origin) = (format(kind.precision()), (*name).to_owned());
         let elements = shape.iter().try_fold(1_usize, |all, dim| all.checked_mul(*dim));
         let bytes = elements.and_then(|elements| elements.checked_mul(format.block_bytes));
         if bytes != Some(data.len()) {
@@ -318,7 +310,7 @@ fn own_files(folder: &ModelFolder) -> Result<BTreeMap<String, WeightFile>> {
     let (file, mut files) = (folder.file(), BTreeMap::new());
     let packed = packed_matrices(file.graph());
     for initialiser in file.graph().initializer.iter().filter(|tensor| is_weight(tensor)) {
-        if TensorType::of(initialiser.data_type()).is_none() || packed.contains_key(initialiser.name()) {
+        if Precision::of(initialiser.data_type()).is_none() || packed.contains_key(initialiser.name()) {
             return Err(Error::unsupported(format!(
                 "{} holds `{}` in few bits, to which an adapter can't be added: give the tensors of the base as well, or name \
                  an export that is not quantised",
@@ -342,7 +334,7 @@ fn own_pieces<'a>(graph: &GraphProto, files: &'a BTreeMap<String, WeightFile>) -
         let number = |key: &str| entry(tensor, key).and_then(|text| text.parse::<usize>().ok());
         let file = files.get(entry(tensor, "location")?)?;
         let shape: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
-        let format = TensorType::of(tensor.data_type())?.format();
+        let format = format(Precision::of(tensor.data_type())?);
         let bytes = shape.iter().product::<usize>() * format.block_bytes;
         let offset = number("offset").unwrap_or(0);
         let data = file.data.get(offset..offset.checked_add(bytes)?)?;

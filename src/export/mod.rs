@@ -31,10 +31,10 @@ mod genai;
 mod gguf;
 mod given;
 mod graph;
-mod half;
 mod head;
 mod hf;
 mod names;
+mod narrow;
 mod quantize;
 mod rope;
 mod safetensors;
@@ -226,7 +226,7 @@ fn check_dtype(options: &ExportOptions) -> Result<()> {
     if options.quantize == Quantize::None || options.dtype == TensorType::Float32 {
         return Ok(());
     }
-    let dtype = options.dtype.name();
+    let dtype = options.dtype.precision().name();
     Err(Error::invalid_request(format!(
         "dtype = {dtype}: it is the type of matrices that are not quantised, but these are to be; leave out one of the two"
     )))

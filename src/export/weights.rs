@@ -8,12 +8,13 @@ use std::path::Path;
 
 use super::checkpoint::{Checkpoint, WeightFile};
 use super::graph::{Form, Packing, Weight};
-use super::half::Half;
+use super::narrow;
 use super::quantize::{self, Layout, Names};
 use super::rope::Table;
 use super::safetensors::{self, Entry, Part};
 use super::{Placement, WeightsFile};
 use crate::finite::Refused;
+use crate::model::rewrite::precision::Precision;
 use crate::onnx::TensorProto;
 use crate::onnx::tensor_proto::DataType;
 use crate::{Error, Result};
@@ -85,7 +86,7 @@ pub(super) fn store(
 fn part<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
     match &weight.form {
         Form::Float32 => widened(weight, file),
-        Form::Half(half) => narrowed(weight, *half, file),
+        Form::Half(precision) => narrowed(weight, *precision, file),
         Form::Packed(packing) => packed(weight, packing.layout, file),
     }
 }
@@ -101,15 +102,15 @@ fn widened<'a>(weight: &'a Weight<'_>, file: &'a WeightFile) -> Part<'a> {
 }
 
 /// A matrix in half precision.
-fn narrowed<'a>(weight: &'a Weight<'_>, half: Half, file: &'a WeightFile) -> Part<'a> {
+fn narrowed<'a>(weight: &'a Weight<'_>, to: Precision, file: &'a WeightFile) -> Part<'a> {
     let tensor = weight.tensor;
     Part {
-        entries: vec![Entry { name: weight.name.clone(), kind: half.data_type(), shape: tensor.shape.clone() }],
+        entries: vec![Entry { name: weight.name.clone(), kind: to.data_type(), shape: tensor.shape.clone() }],
         check: Box::new(move || {
             tensor.check_in(file, Refused::NonFinite)?;
-            half.check(tensor, &file.data).map_err(|error| error.context(file.path.display()))
+            narrow::check(to, tensor, &file.data).map_err(|error| error.context(file.path.display()))
         }),
-        write: Box::new(move |sink| half.write(tensor, &file.data, sink)),
+        write: Box::new(move |sink| narrow::write(to, tensor, &file.data, sink)),
     }
 }
 

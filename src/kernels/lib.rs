@@ -2,9 +2,8 @@
 //!
 //! [`simd`] has the lanes that everything here is written with, [`dot`] the products of bytes, [`pairs`] those of bfloat16,
 //! [`rounding`] what turns floats into bytes, [`softmax`] the scans over a row of logits, and [`finite`] the search for
-//! weights that are not numbers.
-//! [`attention`] and [`matmul`] are operators of ONNX Runtime. Rewritten graphs call them under [`attention::DOMAIN`].
-//! Nothing here knows models, tokens or sessions.
+//! weights that are not numbers. [`attention`] and [`matmul`] are operators of ONNX Runtime. Rewritten graphs call them
+//! under [`attention::DOMAIN`]. Nothing here knows models, tokens or sessions.
 //!
 //! Every kernel runs with AVX-512, with AVX2 and FMA, or in plain Rust, and chooses when it runs. All of them do the same
 //! operations in the same order, so they give the same bits. ([`pairs`] says where those of bfloat16 don't.)

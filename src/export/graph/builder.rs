@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::checkpoint::{Checkpoint, Tensor};
 use super::super::names;
-use super::super::quantize::{Half, Layout, Role, Scheme};
+use super::super::quantize::{Layout, Role, Scheme};
+use crate::model::rewrite::precision::Precision;
 use crate::onnx::nodes::{MICROSOFT, float, float_tensor, int, int64_tensor, node};
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{AttributeProto, GraphProto, NodeProto};
@@ -29,7 +30,7 @@ pub(in crate::export) struct Weight<'a> {
 pub(in crate::export) enum Form {
     Float32,
     /// A matrix in half precision, which the graph widens.
-    Half(Half),
+    Half(Precision),
     Packed(Packing),
 }
 

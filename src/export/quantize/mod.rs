@@ -25,7 +25,7 @@ mod tests;
 use super::ExportOptions;
 use super::checkpoint::{Checkpoint, Tensor};
 use super::format::Format;
-pub(super) use super::half::Half;
+use crate::model::rewrite::precision::Precision;
 pub(super) use pack::{Packed, pack, write};
 
 /// The form in which an export stores weights.
@@ -46,7 +46,7 @@ pub enum Quantize {
 pub(super) struct Scheme {
     quantize: Quantize,
     /// Of matrices that are not quantised.
-    half: Option<Half>,
+    half: Option<Precision>,
     block: usize,
     /// Says that the checkpoint is itself a mix that has matrices in four bits or fewer.
     is_narrow: bool,
@@ -64,13 +64,14 @@ impl Scheme {
 
     /// That of `options` for a checkpoint.
     pub(super) fn new(options: &ExportOptions, checkpoint: &Checkpoint) -> Self {
-        let (quantize, block, half) = (options.quantize, options.block, Half::of(options.dtype));
+        let (quantize, block) = (options.quantize, options.block);
+        let half = Some(options.dtype.precision()).filter(|precision| *precision != Precision::Float32);
         let is_narrow = checkpoint.tensors.values().any(|tensor| has_at_most_four_bits(tensor.format));
         Scheme { quantize, half, block, is_narrow }
     }
 
     /// The type in which the matrix `tensor` is stored, if it is half precision.
-    pub(super) fn half(&self, tensor: &Tensor) -> Option<Half> {
+    pub(super) fn half(&self, tensor: &Tensor) -> Option<Precision> {
         let &[_, columns] = tensor.shape.as_slice() else { return None };
         self.half.filter(|_| columns.is_multiple_of(tensor.format.block_elements))
     }

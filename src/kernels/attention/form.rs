@@ -152,6 +152,7 @@ mod x86 {
     use half::bf16;
 
     use super::Form;
+    use crate::pairs::Pairs as _;
     use crate::simd::x86::{Avx512, Bf16, methods};
     use crate::simd::{self, LANES};
 
@@ -166,24 +167,23 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn load(self, p: *const bf16) -> __m512i {
-            // SAFETY: the token was made where AVX-512 was detected; valid for sixteen pairs by contract.
-            unsafe { _mm512_loadu_si512(p.cast()) }
+            // SAFETY: passed on.
+            unsafe { self.pair_weights(p, 0) }
         }
         #[inline(always)]
         unsafe fn splat(self, p: *const bf16) -> __m512i {
-            // SAFETY: the token was made where AVX-512 was detected; valid for a pair by contract.
-            unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+            // SAFETY: passed on.
+            unsafe { self.pair_inputs(p, 0) }
+        }
+        #[inline(always)]
+        fn fma(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+            self.dot_pairs(sum, a, b)
         }
         #[inline(always)]
         fn exp(self, x: __m512) -> __m512 {
             simd::coarse_exp(self, x)
         }
         methods! { target_feature(enable = "avx512f,avx512bf16");
-            fn fma(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
-                // SAFETY: pairs of bfloat16 have no invalid bits.
-                let (a, b) = unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) };
-                _mm512_dpbf16_ps(sum, a, b)
-            }
             fn within(self, runs: __m512i, from: usize, to: usize) -> __m512i {
                 let mask = match (from, to) {
                     (0, 1) => 0x0000_ffff,

@@ -4,26 +4,11 @@ use std::arch::x86_64::*;
 
 use super::{ByteWork, Dot};
 use crate::simd::LANES;
-use crate::simd::x86::{Avx2, Avx512, Vnni, methods};
+use crate::simd::x86::{Avx2, Avx512, Vnni, entries, methods};
 
-/// Does `work` in code that is compiled for these lanes.
-pub(super) fn run_avx2<W: ByteWork>(lanes: Avx2, work: W) -> W::Output {
-    #[target_feature(enable = "avx2,fma")]
-    fn compiled<W: ByteWork>(lanes: Avx2, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
-}
-
-/// As [`run_avx2`].
-pub(super) fn run_avx512<W: ByteWork>(lanes: Avx512<Vnni>, work: W) -> W::Output {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    fn compiled<W: ByteWork>(lanes: Avx512<Vnni>, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
+entries! { ByteWork;
+    run_avx2(Avx2) target_feature(enable = "avx2,fma");
+    run_avx512(Avx512<Vnni>) target_feature(enable = "avx512f,avx512bw,avx512vnni");
 }
 
 /// The 32 bytes that packing two registers, which works within quarters of one, left in four pieces, in order.

@@ -1,4 +1,4 @@
-//! Tiles of a panel of bytes, or of nibbles.
+//! Panels of bytes, or of nibbles.
 //!
 //! Inputs are bytes too, each block of them with a scale of its own ([`super::inputs`]). Integer sums are exact on every
 //! instruction set, and blocks are added in order.
@@ -9,8 +9,8 @@
 )]
 
 use super::call::Call;
-use super::epilogue::{Sums, epilogue};
 use super::pack::{BLOCK, Kind, NIBBLE_BLOCK_BYTES, PANEL, SCALE_BYTES, block_bytes};
+use super::tile::{self, Panel, compute};
 use crate::dot::{Dot, QUAD};
 use crate::rounding::MIXED;
 use crate::simd::LANES;
@@ -18,9 +18,12 @@ use crate::simd::LANES;
 /// Most rows of a tile of bytes.
 pub(super) const ROWS: usize = 6;
 
+/// A panel in blocks of `B`: of bytes, or of nibbles.
+struct Blocks<const NIBBLES: bool, const B: usize>;
+
 /// What a panel holds when it is multiplied.
 #[derive(Clone, Copy)]
-enum Panel {
+enum Holds {
     Bytes,
     Nibbles,
     /// Bytes that were nibbles.
@@ -42,35 +45,29 @@ pub(super) unsafe fn multiply<S: Dot>(
 ) {
     // As many rows as leave registers for weights and inputs.
     let most = if S::MANY_REGISTERS { ROWS } else { 2 };
-    let tiles = (end - first).div_ceil(most);
-    // SAFETY: the panel lies in the matrix.
-    let (weights, panel_of) = unsafe {
+    // SAFETY: the panel lies in the matrix; the rest is passed on.
+    unsafe {
         let weights = call.matrix.as_ptr().add(panel * call.shape.panel_bytes());
-        match call.shape.kind {
+        let (weights, holds) = match call.shape.kind {
             // Bytes for many rows are made once; for a few, in registers.
-            Kind::Nibbles if tiles > 2 => (unpack(s, weights, call.shape.blocks(), scratch), Panel::Unpacked),
-            Kind::Nibbles => (weights, Panel::Nibbles),
-            _ => (weights, Panel::Bytes),
-        }
-    };
-    let mut row = first;
-    for tile in 0..tiles {
-        // As equal as can be: six and six rows take less time than eleven and one.
-        let count = (end - row) / (tiles - tile);
-        // SAFETY: passed on.
-        unsafe {
-            match panel_of {
-                Panel::Bytes => byte_tiles::<S, false, MIXED>(s, call, weights, panel, row, count),
-                Panel::Unpacked => byte_tiles::<S, false, BLOCK>(s, call, weights, panel, row, count),
-                Panel::Nibbles => byte_tiles::<S, true, BLOCK>(s, call, weights, panel, row, count),
+            Kind::Nibbles if end - first > 2 * most => {
+                (unpack(s, weights, call.shape.blocks(), scratch), Holds::Unpacked)
+            }
+            Kind::Nibbles => (weights, Holds::Nibbles),
+            _ => (weights, Holds::Bytes),
+        };
+        for (row, count) in tile::rows(first, end, most) {
+            match holds {
+                Holds::Bytes => tile_of::<S, Blocks<false, MIXED>>(s, call, weights, panel, row, count),
+                Holds::Unpacked => tile_of::<S, Blocks<false, BLOCK>>(s, call, weights, panel, row, count),
+                Holds::Nibbles => tile_of::<S, Blocks<true, BLOCK>>(s, call, weights, panel, row, count),
             }
         }
-        row += count;
     }
 }
 
 #[inline(always)]
-unsafe fn byte_tiles<S: Dot, const NIBBLES: bool, const B: usize>(
+unsafe fn tile_of<S: Dot, P: Panel<S>>(
     s: S,
     call: &Call<'_>,
     weights: *const u8,
@@ -81,12 +78,12 @@ unsafe fn byte_tiles<S: Dot, const NIBBLES: bool, const B: usize>(
     // SAFETY: passed on.
     unsafe {
         match (count, S::MANY_REGISTERS) {
-            (6, true) => byte_tile::<S, NIBBLES, B, 6>(s, call, weights, panel, row),
-            (5, true) => byte_tile::<S, NIBBLES, B, 5>(s, call, weights, panel, row),
-            (4, true) => byte_tile::<S, NIBBLES, B, 4>(s, call, weights, panel, row),
-            (3, true) => byte_tile::<S, NIBBLES, B, 3>(s, call, weights, panel, row),
-            (2, _) => byte_tile::<S, NIBBLES, B, 2>(s, call, weights, panel, row),
-            _ => byte_tile::<S, NIBBLES, B, 1>(s, call, weights, panel, row),
+            (6, true) => compute::<S, P, 6>(s, call, weights, panel, row),
+            (5, true) => compute::<S, P, 5>(s, call, weights, panel, row),
+            (4, true) => compute::<S, P, 4>(s, call, weights, panel, row),
+            (3, true) => compute::<S, P, 3>(s, call, weights, panel, row),
+            (2, _) => compute::<S, P, 2>(s, call, weights, panel, row),
+            _ => compute::<S, P, 1>(s, call, weights, panel, row),
         }
     }
 }
@@ -119,83 +116,58 @@ unsafe fn unpack<S: Dot>(s: S, mut from: *const u8, blocks: usize, scratch: &mut
     panel
 }
 
-#[inline(always)]
-unsafe fn byte_tile<S: Dot, const NIBBLES: bool, const B: usize, const R: usize>(
-    s: S,
-    call: &Call<'_>,
-    weights: *const u8,
-    panel: usize,
-    row: usize,
-) {
-    let mut sums: Sums<R> = [[[0.0; LANES]; PANEL / LANES]; R];
-    // SAFETY: passed on.
-    unsafe {
-        if S::MANY_REGISTERS {
-            bytes::<S, NIBBLES, B, R, 2>(s, call, weights, row, 0, &mut sums);
-        } else {
-            bytes::<S, NIBBLES, B, R, 1>(s, call, weights, row, 0, &mut sums);
-            bytes::<S, NIBBLES, B, R, 1>(s, call, weights, row, 1, &mut sums);
-        }
-        epilogue::<S, R>(s, call, panel, row, &mut sums);
-    }
-}
-
-/// Sums of `C` vectors of columns of a panel of bytes, or of one of nibbles, beginning with vector `half`.
-#[inline(always)]
-unsafe fn bytes<S: Dot, const NIBBLES: bool, const B: usize, const R: usize, const C: usize>(
-    s: S,
-    call: &Call<'_>,
-    weights: *const u8,
-    row: usize,
-    half: usize,
-    sums: &mut Sums<R>,
-) {
-    let blocks = call.shape.blocks();
-    // SAFETY: `weights` is such a panel; the rows lie in the rounded inputs.
-    unsafe {
-        let mut weights = weights;
-        let inputs = call.bytes.cast_const().add(row * blocks * B);
-        let scales = call.scales.cast_const().add(row * blocks);
-        let offsets = call.offsets.cast_const().add(row * blocks);
+impl<S: Dot, const NIBBLES: bool, const B: usize> Panel<S> for Blocks<NIBBLES, B> {
+    #[inline(always)]
+    unsafe fn sum<const R: usize, const C: usize>(
+        s: S,
+        call: &Call<'_>,
+        weights: *const u8,
+        row: usize,
+        half: usize,
+    ) -> [[S::V; C]; R] {
+        let blocks = call.shape.blocks();
         let mut acc = [[s.splat(0.0); C]; R];
-        for block in 0..blocks {
-            // Nibbles have their zero points before the quads; elsewhere what is there is not used.
-            let shifts = weights.add(SCALE_BYTES + half * LANES);
-            let quads = weights.add(SCALE_BYTES + if NIBBLES { PANEL } else { 0 } + half * LANES * QUAD);
-            let mut shift = [s.four_times(shifts); C];
-            for c in 1..C {
-                shift[c] = s.four_times(shifts.add(c * LANES));
-            }
-            let mut part = [[s.splat_sum(0); C]; R];
-            for r in 0..R {
-                part[r] = [s.splat_sum(*offsets.add(r * blocks + block)); C];
-            }
-            for quad in 0..B / QUAD {
-                let mut w = shift;
-                for c in 0..C {
-                    w[c] = quad_of::<S, NIBBLES>(s, quads.add(c * LANES * QUAD), quad, shift[c]);
+        // SAFETY: `weights` is such a panel; the rows lie in the rounded inputs.
+        unsafe {
+            let mut weights = weights;
+            let inputs = call.bytes.cast_const().add(row * blocks * B);
+            let scales = call.scales.cast_const().add(row * blocks);
+            let offsets = call.offsets.cast_const().add(row * blocks);
+            for block in 0..blocks {
+                // Nibbles have their zero points before the quads; elsewhere what is there is not used.
+                let shifts = weights.add(SCALE_BYTES + half * LANES);
+                let quads = weights.add(SCALE_BYTES + if NIBBLES { PANEL } else { 0 } + half * LANES * QUAD);
+                let mut shift = [s.four_times(shifts); C];
+                for c in 1..C {
+                    shift[c] = s.four_times(shifts.add(c * LANES));
                 }
+                let mut part = [[s.splat_sum(0); C]; R];
                 for r in 0..R {
-                    let x = s.inputs(inputs.add((r * blocks + block) * B + quad * QUAD));
+                    part[r] = [s.splat_sum(*offsets.add(r * blocks + block)); C];
+                }
+                for quad in 0..B / QUAD {
+                    let mut w = shift;
                     for c in 0..C {
-                        part[r][c] = s.dot(part[r][c], w[c], x);
+                        w[c] = quad_of::<S, NIBBLES>(s, quads.add(c * LANES * QUAD), quad, shift[c]);
+                    }
+                    for r in 0..R {
+                        let x = s.inputs(inputs.add((r * blocks + block) * B + quad * QUAD));
+                        for c in 0..C {
+                            part[r][c] = s.dot(part[r][c], w[c], x);
+                        }
                     }
                 }
-            }
-            for c in 0..C {
-                let scale = s.read(weights.cast::<f32>().add((half + c) * LANES));
-                for r in 0..R {
-                    let scale = s.mul(scale, s.splat(*scales.add(r * blocks + block)));
-                    acc[r][c] = s.fma(scale, s.floats(part[r][c]), acc[r][c]);
+                for c in 0..C {
+                    let scale = s.read(weights.cast::<f32>().add((half + c) * LANES));
+                    for r in 0..R {
+                        let scale = s.mul(scale, s.splat(*scales.add(r * blocks + block)));
+                        acc[r][c] = s.fma(scale, s.floats(part[r][c]), acc[r][c]);
+                    }
                 }
-            }
-            weights = weights.add(if NIBBLES { NIBBLE_BLOCK_BYTES } else { block_bytes(B) });
-        }
-        for r in 0..R {
-            for c in 0..C {
-                s.store(&mut sums[r][half + c], acc[r][c]);
+                weights = weights.add(if NIBBLES { NIBBLE_BLOCK_BYTES } else { block_bytes(B) });
             }
         }
+        acc
     }
 }
 

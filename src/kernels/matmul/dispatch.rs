@@ -25,11 +25,7 @@ impl Call<'_> {
     /// No other thread works on this row.
     pub unsafe fn quantise(&self, row: usize, scratch: &mut Vec<f32>) {
         debug_assert!(row < self.rows && self.shape.kind != Kind::Floats);
-        let work = Quantise { call: self, row, scratch };
-        match self.shape.kind {
-            Kind::Bfloat16 => self.isa.run_pairs(work),
-            Kind::Floats | Kind::Bytes | Kind::Nibbles => self.isa.run_bytes(work),
-        }
+        self.run(Quantise { call: self, row, scratch });
     }
 
     /// Computes the columns of one panel for rows `first..end`; what `scratch` held doesn't matter.
@@ -38,7 +34,11 @@ impl Call<'_> {
     /// No other thread works on these; the rows have been rounded, unless the matrix is one of floats.
     pub unsafe fn multiply(&self, panel: usize, first: usize, end: usize, scratch: &mut Vec<u8>) {
         debug_assert!(panel < self.shape.panels() && first <= end && end <= self.rows);
-        let work = Multiply { call: self, panel, first, end, scratch };
+        self.run(Multiply { call: self, panel, first, end, scratch });
+    }
+
+    /// Does work with the products that the matrix takes.
+    fn run<W: ByteWork<Output = ()> + PairWork<Output = ()>>(&self, work: W) {
         match self.shape.kind {
             Kind::Bfloat16 => self.isa.run_pairs(work),
             Kind::Floats | Kind::Bytes | Kind::Nibbles => self.isa.run_bytes(work),

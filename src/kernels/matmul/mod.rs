@@ -13,7 +13,7 @@
 //!
 //! # Tiles
 //!
-//! A tile is a few rows of inputs and one panel of 32 columns. Its sums stay in registers while the inner dimension goes by
+//! A tile ([`tile`]) is a few rows of inputs and one panel of 32 columns. Its sums stay in registers while the inner dimension goes by
 //! once. A tile has up to six rows of bytes ([`bytes`]), or twelve of floats or bfloat16 ([`numbers`]). One lane sums a number
 //! of the product, over the inner dimension in order, whichever rows share its tile and whichever thread computes it. Inputs
 //! are rounded by their own block alone. So a row has the same bits in any batch.
@@ -30,12 +30,12 @@
 mod bytes;
 pub mod call;
 mod dispatch;
-mod epilogue;
 mod inputs;
 mod numbers;
 pub mod pack;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use std::cell::RefCell;
 use std::ops::Range;

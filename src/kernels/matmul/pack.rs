@@ -20,9 +20,8 @@
 
 use std::ops::Range;
 
-use memmap2::{Advice, MmapMut};
-
 use half::{bf16, f16};
+use memmap2::{Advice, MmapMut};
 
 use crate::PackError;
 use crate::dot::QUAD;
@@ -306,26 +305,26 @@ impl Floats<'_> {
         to: impl Iterator<Item = &'t mut [u8; N]>,
         form: impl Fn(f32) -> [u8; N],
     ) {
-        let (start, step) =
-            if self.by_column { (column * inner + first, 1) } else { (first * self.columns + column, self.columns) };
-        let count = inner.saturating_sub(first);
         match self.number {
             Number::Float32 => {
-                let (values, _) = self.values[start * size_of::<f32>()..].as_chunks();
-                let values = values.iter().step_by(step).take(count);
-                to.zip(values).for_each(|(to, from)| *to = form(f32::from_le_bytes(*from)));
+                to.zip(self.column(inner, column, first)).for_each(|(to, x)| *to = form(f32::from_le_bytes(*x)))
             }
             Number::Float16 => {
-                let (values, _) = self.values[start * size_of::<f16>()..].as_chunks();
-                let values = values.iter().step_by(step).take(count);
-                to.zip(values).for_each(|(to, from)| *to = form(f16::from_le_bytes(*from).to_f32()));
+                to.zip(self.column(inner, column, first))
+                    .for_each(|(to, x)| *to = form(f16::from_le_bytes(*x).to_f32()));
             }
             Number::Bfloat16 => {
-                let (values, _) = self.values[start * size_of::<bf16>()..].as_chunks();
-                let values = values.iter().step_by(step).take(count);
-                to.zip(values).for_each(|(to, from)| *to = form(bf16::from_le_bytes(*from).to_f32()));
+                to.zip(self.column(inner, column, first))
+                    .for_each(|(to, x)| *to = form(bf16::from_le_bytes(*x).to_f32()));
             }
         }
+    }
+
+    /// The numbers of a column from `first` on, of N bytes each.
+    fn column<const N: usize>(&self, inner: usize, column: usize, first: usize) -> impl Iterator<Item = &[u8; N]> {
+        let (start, step) =
+            if self.by_column { (column * inner + first, 1) } else { (first * self.columns + column, self.columns) };
+        self.values[start * N..].as_chunks().0.iter().step_by(step).take(inner.saturating_sub(first))
     }
 }
 

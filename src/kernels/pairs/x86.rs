@@ -6,36 +6,12 @@ use half::bf16;
 
 use super::{PairWork, Pairs};
 use crate::simd::Simd as _;
-use crate::simd::x86::{Avx2, Avx512, Bf16, methods};
+use crate::simd::x86::{Avx2, Avx512, Bf16, entries, methods};
 
-/// Does `work` in code that is compiled for these lanes.
-pub(super) fn run_avx2<W: PairWork>(lanes: Avx2, work: W) -> W::Output {
-    #[target_feature(enable = "avx2,fma")]
-    fn compiled<W: PairWork>(lanes: Avx2, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
-}
-
-/// As [`run_avx2`].
-pub(super) fn run_avx512<W: PairWork>(lanes: Avx512, work: W) -> W::Output {
-    #[target_feature(enable = "avx512f")]
-    fn compiled<W: PairWork>(lanes: Avx512, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
-}
-
-/// As [`run_avx2`].
-pub(super) fn run_bf16<W: PairWork>(lanes: Avx512<Bf16>, work: W) -> W::Output {
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    fn compiled<W: PairWork>(lanes: Avx512<Bf16>, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
+entries! { PairWork;
+    run_avx2(Avx2) target_feature(enable = "avx2,fma");
+    run_avx512(Avx512) target_feature(enable = "avx512f");
+    run_bf16(Avx512<Bf16>) target_feature(enable = "avx512f,avx512bf16");
 }
 
 impl Pairs for Avx512<Bf16> {

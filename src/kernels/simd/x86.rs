@@ -25,6 +25,23 @@ macro_rules! methods {
 }
 pub(crate) use methods;
 
+/// Makes the functions that enter code which is compiled for processor features, with some kind of work for lanes that stand
+/// for them.
+macro_rules! entries {
+    ($work:ident; $($name:ident($lanes:ty) $features:meta;)+) => {$(
+        /// Does `work` in code that is compiled for these lanes.
+        pub(super) fn $name<W: $work>(lanes: $lanes, work: W) -> W::Output {
+            #[$features]
+            fn compiled<W: $work>(lanes: $lanes, work: W) -> W::Output {
+                work.run(lanes)
+            }
+            // SAFETY: the token was made where these features were detected.
+            unsafe { compiled(lanes, work) }
+        }
+    )+};
+}
+pub(crate) use entries;
+
 /// AVX2 and FMA: two registers of eight lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Avx2(());
@@ -79,24 +96,9 @@ impl<E> Avx512<E> {
     }
 }
 
-/// Does `work` in code that is compiled for these lanes.
-pub(super) fn run_avx2<W: Work>(lanes: Avx2, work: W) -> W::Output {
-    #[target_feature(enable = "avx2,fma")]
-    fn compiled<W: Work>(lanes: Avx2, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
-}
-
-/// As [`run_avx2`].
-pub(super) fn run_avx512<W: Work>(lanes: Avx512, work: W) -> W::Output {
-    #[target_feature(enable = "avx512f")]
-    fn compiled<W: Work>(lanes: Avx512, work: W) -> W::Output {
-        work.run(lanes)
-    }
-    // SAFETY: the token was made where these features were detected.
-    unsafe { compiled(lanes, work) }
+entries! { Work;
+    run_avx2(Avx2) target_feature(enable = "avx2,fma");
+    run_avx512(Avx512) target_feature(enable = "avx512f");
 }
 
 impl Simd for Avx2 {

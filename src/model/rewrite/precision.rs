@@ -77,6 +77,11 @@ impl Precision {
         }
     }
 
+    /// Its name in messages.
+    pub(crate) fn name(self) -> String {
+        self.data_type().as_str_name().to_lowercase()
+    }
+
     /// Bytes of a number.
     pub(crate) fn bytes(self) -> usize {
         if self == Precision::Float32 { 4 } else { 2 }
@@ -93,8 +98,8 @@ impl Precision {
         }
     }
 
-    /// The bytes of `number`, rounded to nearest; `None` if it is too large.
-    fn narrow(self, number: f32) -> Option<[u8; 2]> {
+    /// The bytes of `number` in half precision, rounded to nearest; `None` if it is too large.
+    pub(crate) fn narrow(self, number: f32) -> Option<[u8; 2]> {
         let (bits, finite) = match self {
             Precision::Bfloat16 => (bf16::from_f32(number).to_bits(), bf16::from_f32(number).is_finite()),
             _ => (f16::from_f32(number).to_bits(), f16::from_f32(number).is_finite()),
@@ -138,7 +143,7 @@ impl Change {
 
     /// The message for a number that is too large or too small.
     fn unfit(self, name: &str, number: f32) -> String {
-        let kind = self.to.data_type().as_str_name().to_lowercase();
+        let kind = self.to.name();
         let instead = if self.from == Precision::Bfloat16 { "" } else { ", or export it in bfloat16" };
         format!("tensor `{name}` holds {number:e}, which {kind} can't: run the model on the CPU{instead}")
     }

@@ -2,8 +2,9 @@
 //!
 //! Between two products of a layer there are a sum with the residual stream and a norm. Each is a pass over all rows
 //! and a wait for the slower thread. A product can add the stream to its sums while they are in registers, and a
-//! product of bytes or bfloat16 can normalise a row while it rounds it. The graph then consists of products and attention. ONNX
-//! Runtime still computes norms before products of floats, because such products have no pass over their inputs.
+//! product of bytes or bfloat16 can normalise a row while it rounds it. The graph then consists of products and
+//! attention. ONNX Runtime still computes norms before products of floats, because such products have no pass over
+//! their inputs.
 
 use std::collections::HashMap;
 

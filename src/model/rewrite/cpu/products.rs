@@ -6,8 +6,8 @@
 //!
 //! MatMul, FusedMatMul and Gemm in float32 are converted, and MatMulNBits at accuracy level 4. Weights may be half
 //! precision, if a Cast widens them, or if they were widened with their graph. The caller chooses whether numbers are
-//! multiplied in float32 or in bfloat16, or leaves it to the weights. ONNX Runtime still computes the rest: zero points of 8 bits, blocks that are not a multiple of 32, biases
-//! inside the node, and everything on processors without AVX2.
+//! multiplied in float32 or in bfloat16, or leaves it to the weights. ONNX Runtime still computes the rest: zero points
+//! of 8 bits, blocks that are not a multiple of 32, biases inside the node, and everything on processors without AVX2.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -18,7 +18,7 @@ use crate::kernels::matmul::pack::{Activation, BLOCK, Blocks, Epilogue, Floats, 
 use crate::kernels::matmul::{MATRIX, OPERATOR};
 use crate::model::options::Dtype;
 use crate::model::rewrite::graph::{Attributes, Values, integers};
-use crate::model::rewrite::precision;
+use crate::model::rewrite::precision::{self, Precision};
 use crate::model::source::Source;
 use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::{int, node};
@@ -259,12 +259,11 @@ fn unwidened<'a>(name: &str, values: &Values<'a>, halves: &HashMap<&str, &'a Ten
 
 /// The type of a tensor's numbers, if they can be multiplied.
 fn number(tensor: &TensorProto) -> Option<Number> {
-    match DataType::try_from(tensor.data_type()).ok()? {
-        DataType::Float => Some(Number::Float32),
-        DataType::Float16 => Some(Number::Float16),
-        DataType::Bfloat16 => Some(Number::Bfloat16),
-        _ => None,
-    }
+    Some(match Precision::of(tensor.data_type())? {
+        Precision::Float32 => Number::Float32,
+        Precision::Float16 => Number::Float16,
+        Precision::Bfloat16 => Number::Bfloat16,
+    })
 }
 
 fn floats(input: String, weight: &TensorProto, by_column: bool, dtype: Dtype) -> Option<Candidate> {
@@ -374,4 +373,4 @@ impl Weight {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

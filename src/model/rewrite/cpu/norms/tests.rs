@@ -1,18 +1,12 @@
 //! Norms and sums that are fused into products, and those that stay.
 
-use super::super::products::replace;
+use super::super::products::tests::replaced;
 use super::*;
 use crate::model::options::Dtype;
 use crate::onnx::nodes::{MICROSOFT, float_tensor};
 use crate::onnx::{TensorProto, ValueInfoProto};
 
 const WIDTH: usize = 32;
-
-/// Replaces the products of a graph that was not widened.
-fn replaced(graph: &mut GraphProto, dtype: Dtype) -> Vec<Product> {
-    let original = graph.clone();
-    replace(graph, &original, dtype)
-}
 
 /// A product with a square weight of bytes.
 fn bytes(input: &str, output: &str) -> NodeProto {

@@ -12,7 +12,7 @@ fn weight(name: &str, dims: [usize; 2]) -> TensorProto {
 }
 
 /// Replaces the products of a graph that was not widened.
-fn replaced(graph: &mut GraphProto, dtype: Dtype) -> Vec<Product> {
+pub(in crate::model::rewrite::cpu) fn replaced(graph: &mut GraphProto, dtype: Dtype) -> Vec<Product> {
     let original = graph.clone();
     replace(graph, &original, dtype)
 }

@@ -1,4 +1,5 @@
-//! What becomes of a tile's sums: they are activated or added to the residual stream, and brought to the output.
+//! A tile: a few rows of inputs and one panel of columns. Its sums are activated or added to the residual stream, and brought
+//! to the output.
 
 #![allow(
     clippy::needless_range_loop,
@@ -9,18 +10,73 @@ use super::call::Call;
 use super::pack::{Activation, Epilogue, PANEL};
 use crate::simd::{self, LANES, Simd};
 
+/// A form of panels: how the sums of a tile are computed.
+pub(super) trait Panel<S: Simd> {
+    /// Sums of `C` vectors of columns, beginning with vector `half`, for `R` rows from `row` on.
+    ///
+    /// # Safety
+    /// `weights` is such a panel. The rows are the call's, and have been rounded for it.
+    unsafe fn sum<const R: usize, const C: usize>(
+        s: S,
+        call: &Call<'_>,
+        weights: *const u8,
+        row: usize,
+        half: usize,
+    ) -> [[S::V; C]; R];
+}
+
 /// Sums of a tile of `R` rows.
-pub(super) type Sums<const R: usize> = [[[f32; LANES]; PANEL / LANES]; R];
+type Sums<const R: usize> = [[[f32; LANES]; PANEL / LANES]; R];
+
+/// The rows `first..end` in tiles of at most `most`: the first row and their number. They are as equal as can be: six and six
+/// rows take less time than eleven and one.
+#[inline(always)]
+pub(super) fn rows(first: usize, end: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let tiles = (end - first).div_ceil(most);
+    (0..tiles).scan(first, move |next, tile| {
+        let (row, count) = (*next, (end - *next) / (tiles - tile));
+        *next += count;
+        Some((row, count))
+    })
+}
+
+/// Computes a tile of `R` rows from `row` on. `panel` numbers the panel whose weights, or what became of them, are `weights`.
+///
+/// # Safety
+/// As for [`Panel::sum`]. No other thread works on these columns of these rows.
+#[inline(always)]
+pub(super) unsafe fn compute<S: Simd, P: Panel<S>, const R: usize>(
+    s: S,
+    call: &Call<'_>,
+    weights: *const u8,
+    panel: usize,
+    row: usize,
+) {
+    let mut sums: Sums<R> = [[[0.0; LANES]; PANEL / LANES]; R];
+    // SAFETY: passed on.
+    unsafe {
+        if S::MANY_REGISTERS {
+            store(s, &mut sums, 0, P::sum::<R, 2>(s, call, weights, row, 0));
+        } else {
+            store(s, &mut sums, 0, P::sum::<R, 1>(s, call, weights, row, 0));
+            store(s, &mut sums, 1, P::sum::<R, 1>(s, call, weights, row, 1));
+        }
+        epilogue::<S, R>(s, call, panel, row, &mut sums);
+    }
+}
+
+#[inline(always)]
+fn store<S: Simd, const R: usize, const C: usize>(s: S, sums: &mut Sums<R>, half: usize, found: [[S::V; C]; R]) {
+    for r in 0..R {
+        for c in 0..C {
+            s.store(&mut sums[r][half + c], found[r][c]);
+        }
+    }
+}
 
 /// Brings a tile's sums to the output.
 #[inline(always)]
-pub(super) unsafe fn epilogue<S: Simd, const R: usize>(
-    s: S,
-    call: &Call<'_>,
-    panel: usize,
-    row: usize,
-    sums: &mut Sums<R>,
-) {
+unsafe fn epilogue<S: Simd, const R: usize>(s: S, call: &Call<'_>, panel: usize, row: usize, sums: &mut Sums<R>) {
     let outputs = call.shape.outputs();
     let width = match call.shape.epilogue {
         Epilogue::Store => PANEL,
