@@ -157,8 +157,8 @@ def test_eight_processes_that_share_a_server_get_the_rewards_of_one(
     for name, count in megabytes.items():
         record_testsuite_property(f"{client}_{name}_MB", count >> 20)
     print(f"{client}:", ", ".join(f"{name} {count >> 20} MB" for name, count in megabytes.items()))
-    # Once in the server, and no more of them for more clients.
-    assert weights < of_server < 2 * weights
+    # Once in the server, and no more of them for more clients; what a client adds is cache and buffers.
+    assert weights < before < 2 * weights
     assert of_server - before < weights / 2
     # OpenRLHF brings torch, which is larger than these weights.
     assert client != "trl" or peak < weights / 2
