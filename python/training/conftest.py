@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import foreturn
+
+SMOLLM2 = Path(__file__).resolve().parents[2] / "target" / "models" / "smollm2-135m-instruct"
 
 
 def pytest_configure() -> None:
@@ -75,6 +78,29 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of the tiny Llama. The checkpoint is beside it."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     foreturn.export(save(checkpoint_of(folder)), folder)
+    return folder
+
+
+def smollm2() -> LlamaForCausalLM:
+    """SmolLM2-135M in float32, from the weights of its export."""
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=100000.0, max_position_embeddings=8192, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config).float()
+    left = model.load_state_dict(load_file(SMOLLM2 / "model.safetensors"), strict=False)
+    assert left.missing_keys == ["lm_head.weight"] and not left.unexpected_keys
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of SmolLM2-135M, and its checkpoint beside it."""
+    folder = tmp_path_factory.mktemp("real") / "smollm2"
+    folder.symlink_to(SMOLLM2)
+    smollm2().save_pretrained(checkpoint_of(folder))
+    AutoTokenizer.from_pretrained(SMOLLM2).save_pretrained(checkpoint_of(folder))
     return folder
 
 

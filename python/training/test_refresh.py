@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import load, make_model, make_tokenizer
+from conftest import SMOLLM2, load, make_model, make_tokenizer, smollm2
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 import foreturn
-
-SMOLLM2 = Path(__file__).resolve().parents[2] / "target" / "models" / "smollm2-135m-instruct"
 
 TOKENS = [256, *b"user", 10, *b"Write a poem about the sea.", 257, 256, *b"assistant", 10, *b"Waves, waves."]
 
@@ -137,19 +134,6 @@ def test_tensors_that_are_no_weights_are_refused_by_name(
     with pytest.raises(foreturn.Error, match=words) as refused:
         engine.refresh("policy", load(exported).state_dict() | {name: value})
     assert name in str(refused.value) and said(engine) == before
-
-
-def smollm2() -> LlamaForCausalLM:
-    """SmolLM2-135M in float32, from the weights of its export."""
-    config = LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=100000.0, max_position_embeddings=8192, tie_word_embeddings=True,
-        bos_token_id=1, eos_token_id=2,
-    )
-    model = LlamaForCausalLM(config).float()
-    left = model.load_state_dict(load_file(SMOLLM2 / "model.safetensors"), strict=False)
-    assert left.missing_keys == ["lm_head.weight"] and not left.unexpected_keys
-    return model.eval()
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -14,7 +14,6 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from test_refresh import SMOLLM2, smollm2
 from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -109,16 +108,6 @@ def test_the_policy_in_the_engine_is_the_trainers_after_every_step(make: Any, ex
     assert len(watch.seen) == STEPS
     assert (watch.seen[0] - watch.seen[-1]).abs().max() > 1e-2
     reward.close()
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of SmolLM2-135M, and its checkpoint beside it."""
-    folder = tmp_path_factory.mktemp("real") / "smollm2"
-    folder.symlink_to(SMOLLM2)
-    smollm2().save_pretrained(checkpoint_of(folder))
-    AutoTokenizer.from_pretrained(SMOLLM2).save_pretrained(checkpoint_of(folder))
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import OPTIONS, checkpoint_of, config, load, make_tokenizer
-from test_trl import SETTINGS, dataset, engines_logprobs, trainers_logprobs
+from conftest import OPTIONS, checkpoint_of, config, load
+from test_trl import SETTINGS, dataset, engines_logprobs, tokenizer_of, trainers_logprobs
 from transformers import TrainerCallback
 from trl import chat_template_utils
 from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer, async_rollout_worker, packing
@@ -30,16 +30,13 @@ from foreturn.trl import AsyncMultiturnReward, MultiturnReward
 STEPS = 6
 
 
-EOS = make_tokenizer().eos_token_id
-
-
 class Letters(BaseHTTPRequestHandler):
     """Answers `/v1/completions` as vLLM does with `return_token_ids`."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         draw = random.Random(asked["seed"])
-        tokens = [*(draw.choice(range(64, 90)) for _ in range(asked["max_tokens"] - 1)), EOS]
+        tokens = [draw.choice(range(64, 90)) for _ in range(asked["max_tokens"])]
         choice = {"token_ids": tokens, "logprobs": {"token_logprobs": [-3.0] * len(tokens)}}
         body = json.dumps({"choices": [choice]}).encode()
         self.send_response(200)
@@ -128,10 +125,20 @@ class Versions(TrainerCallback):
     on_step_end = on_train_begin
 
 
-@pytest.mark.parametrize("kind", [Reporting, ReportingAsync])
+@pytest.mark.parametrize(
+    ("kind", "policy", "learning_rate"),
+    [
+        (Reporting, "exported", 1e-2),
+        (ReportingAsync, "exported", 1e-2),
+        # SmolLM2-135M, with steps that change it without destroying it.
+        (Reporting, "real", 1e-4),
+    ],
+)
 def test_the_reward_in_the_other_process_has_the_trainers_weights(
-    kind: Any, server: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, policy: str, learning_rate: float, server: str, request: pytest.FixtureRequest, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    exported: Path = request.getfixturevalue(policy)
     monkeypatch.setattr(async_rollout_worker, "is_vllm_available", lambda: True)
     monkeypatch.setattr(packing, "_flash_attn", lambda: SimpleNamespace(flash_attn_varlen_func=attention))
     monkeypatch.setattr(async_grpo_trainer, "get_peak_flops_per_device", lambda *arguments: 1e12)
@@ -140,9 +147,9 @@ def test_the_reward_in_the_other_process_has_the_trainers_weights(
     args = AsyncGRPOConfig(
         output_dir=str(tmp_path), vllm_server_base_url=server, num_generations=4, per_device_train_batch_size=4,
         max_completion_length=8, token_budget=0, max_inflight_tasks=4, max_staleness=100, weight_sync_steps=1,
-        queue_maxsize=1, dtype="float32", **SETTINGS | {"max_steps": STEPS},
+        queue_maxsize=1, dtype="float32", **SETTINGS | {"max_steps": STEPS, "learning_rate": learning_rate},
     )
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer_of(exported)
     # The worker parses replies, and knows how to for the templates of published models.
     tokenizer.chat_template = chat_template_utils.qwen3_instruct_2507_chat_template
     nowhere, versions = Nowhere(), Versions(load(exported))

@@ -46,6 +46,22 @@ def test_two_processes_of_accelerate_give_the_rewards_of_one(exported: Path, tmp
     reward.close()
 
 
+@pytest.mark.parametrize("options", [[], ["lora"]])
+def test_what_fsdp2_spreads_over_two_processes_reaches_both_engines(options: list[str], exported: Path, tmp_path: Path) -> None:
+    """After every step; and each process has half of the weights."""
+    program = Path(__file__).with_name("two_shards.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
+    command = [*launch, str(exported), str(tmp_path), *options]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=one_thread)
+    assert done.returncode == 0, done.stderr[-4000:]
+    reports = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
+    assert sum(report["part"] for report in reports) == 1 and max(report["part"] for report in reports) < 0.6
+    for report in reports:
+        assert len(report["seen"]) == STEPS
+        assert all(step["changed"] > 1e-2 and step["distance"] < 1e-4 for step in report["seen"])
+
+
 def run_pickled(pickled: bytes) -> list[float | None]:
     """In another process: what TRL's asynchronous trainer does with a reward."""
     reward = pickle.loads(pickled)

@@ -261,11 +261,13 @@ fn pick_from_row(weights: &[f32], uniform: f64) -> usize {
     const CHUNK: usize = 256;
     // Eight running sums, so that the compiler can vectorise them; their order is fixed.
     let sum = |chunk: &[f32]| {
+        let (parts, rest) = chunk.as_chunks::<8>();
         let mut sums = [0.0f32; 8];
-        for part in chunk.chunks(8) {
-            for (sum, weight) in sums.iter_mut().zip(part) {
-                *sum += weight;
-            }
+        for part in parts {
+            sums = std::array::from_fn(|lane| sums[lane] + part[lane]);
+        }
+        for (lane, weight) in rest.iter().enumerate() {
+            sums[lane] += weight;
         }
         sums.iter().map(|&x| f64::from(x)).sum::<f64>()
     };
