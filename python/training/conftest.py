@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,15 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     smollm2().save_pretrained(checkpoint_of(folder))
     AutoTokenizer.from_pretrained(SMOLLM2).save_pretrained(checkpoint_of(folder))
     return folder
+
+
+def in_two_processes(program: Path, *arguments: str | Path, **environment: str) -> None:
+    """Runs a program in two processes of PyTorch, and fails with what they said where they fail."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(program), *map(str, arguments)]
+    changed = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=changed)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def checkpoint_of(exported: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import in_two_processes, make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
 from test_adapter import CASES, adapted, largest_difference, merged_by_peft
@@ -191,9 +191,7 @@ os._exit(0)
 def test_shards_are_gathered_and_rank_0_writes(tmp_path: Path) -> None:
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED.format(here=str(Path(__file__).parent), to=str(tmp_path / "export")))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(script)
     foreturn.export(make_model(11), tmp_path / "whole", tokenizer=make_tokenizer())
     assert same(tmp_path / "whole", tmp_path / "export")
 

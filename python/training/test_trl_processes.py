@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import GOALS, OPTIONS, PROMPTS, config
+from conftest import GOALS, OPTIONS, PROMPTS, config, in_two_processes
 from test_trl import COMPLETIONS, STEPS, reward_of
 
 import foreturn
@@ -24,12 +21,8 @@ from foreturn.trl import AsyncMultiturnReward, MultiturnReward
 def test_two_processes_of_accelerate_give_the_rewards_of_one(exported: Path, tmp_path: Path) -> None:
     """GRPO on the CPU over gloo, each group split between the processes. One process then scores the groups whole."""
     program = Path(__file__).with_name("two_processes.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
     # `accelerate launch --cpu` starts several processes with mpirun only; torchrun's are accelerate's as well.
-    cpu = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*launch, str(exported), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=cpu)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(program, exported, tmp_path, ACCELERATE_USE_CPU="true")
     processes = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
     reward = reward_of(exported, refresh=None, empty=0.0)
     for steps in zip(*processes, strict=True):
@@ -50,11 +43,7 @@ def test_two_processes_of_accelerate_give_the_rewards_of_one(exported: Path, tmp
 def test_what_fsdp2_spreads_over_two_processes_reaches_both_engines(options: list[str], exported: Path, tmp_path: Path) -> None:
     """After every step; and each process has half of the weights."""
     program = Path(__file__).with_name("two_shards.py")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
-    command = [*launch, str(exported), str(tmp_path), *options]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=one_thread)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_two_processes(program, exported, tmp_path, *options)
     reports = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
     assert sum(report["part"] for report in reports) == 1 and max(report["part"] for report in reports) < 0.6
     for report in reports:

@@ -34,7 +34,8 @@ def main(exported: Path, folder: Path, *options: str) -> None:
         fully_shard(layer)
     fully_shard(model)
     reward = reward_of(exported)
-    reward.callback().on_train_begin(None, SimpleNamespace(global_step=0), None, model=model)
+    callback = reward.callback()
+    callback.on_train_begin(None, SimpleNamespace(global_step=0), None, model=model)
     optimizer = torch.optim.SGD([part for part in model.parameters() if part.requires_grad], lr=1.0)
     seen: list[dict[str, float]] = []
     for step in range(1, STEPS + 1):
@@ -47,7 +48,7 @@ def main(exported: Path, folder: Path, *options: str) -> None:
         whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
         wanted = trainers_logprobs(whole)
         changed = (engines_logprobs(reward) - wanted).abs().max().item()
-        reward.callback().on_step_end(None, SimpleNamespace(global_step=step), None, model=model)
+        callback.on_step_end(None, SimpleNamespace(global_step=step), None, model=model)
         reward.refresh()
         seen.append({"changed": changed, "distance": (engines_logprobs(reward) - wanted).abs().max().item()})
     shard = next(model.parameters()).to_local()

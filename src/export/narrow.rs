@@ -27,14 +27,18 @@ pub(super) fn check(to: Precision, tensor: &Tensor, data: &[u8]) -> Result<()> {
     )))
 }
 
-/// Writes a matrix that was checked in half precision `to`, rows in standard order. `data` is the whole file.
+/// Writes a matrix in half precision `to`, rows in standard order. `data` is the whole file.
+///
+/// # Errors
+/// Those of `sink`; a number is too large, because the file changed after it was checked.
 pub(super) fn write(to: Precision, tensor: &Tensor, data: &[u8], sink: &mut (impl Write + ?Sized)) -> io::Result<()> {
     let mut written = Ok(());
-    let mut bytes = Vec::new();
     rows(tensor, data, &mut |_, values| {
-        bytes.clear();
-        bytes.extend(values.iter().filter_map(|&x| to.narrow(x)).flatten());
-        written = sink.write_all(&bytes);
+        let narrowed: Option<Vec<[u8; 2]>> = values.iter().map(|&x| to.narrow(x)).collect();
+        written = match narrowed {
+            Some(row) => sink.write_all(row.as_flattened()),
+            None => Err(io::Error::other(format!("a number became too large for {} after it was checked", to.name()))),
+        };
         written.is_ok()
     });
     written
@@ -49,5 +53,33 @@ fn rows(tensor: &Tensor, data: &[u8], take: &mut dyn FnMut(usize, &[f32]) -> boo
         if !take(row, &values) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checkpoint::RowOrder;
+    use super::super::format;
+    use super::*;
+
+    #[test]
+    fn a_number_that_changed_after_the_check_is_not_left_out() {
+        let tensor = Tensor {
+            format: &format::F32,
+            shape: vec![2, 2],
+            file: 0,
+            offset: 0,
+            bytes: 16,
+            origin: "w".to_owned(),
+            rows: RowOrder::Standard,
+            delta: None,
+        };
+        let bytes = |numbers: [f32; 4]| numbers.map(f32::to_le_bytes).concat();
+        let mut written = Vec::new();
+        write(Precision::Float16, &tensor, &bytes([1.0, -2.0, 0.5, 65_504.0]), &mut written).expect("written");
+        assert_eq!(written, [0x00, 0x3c, 0x00, 0xc0, 0x00, 0x38, 0xff, 0x7b]);
+        let changed = bytes([1.0, -2.0, 65_520.0, 1.0]);
+        let error = write(Precision::Float16, &tensor, &changed, &mut Vec::new()).expect_err("too large");
+        assert!(error.to_string().contains("too large for float16"), "{error}");
     }
 }

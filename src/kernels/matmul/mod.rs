@@ -13,10 +13,10 @@
 //!
 //! # Tiles
 //!
-//! A tile ([`tile`]) is a few rows of inputs and one panel of 32 columns. Its sums stay in registers while the inner dimension goes by
-//! once. A tile has up to six rows of bytes ([`bytes`]), or twelve of floats or bfloat16 ([`numbers`]). One lane sums a number
-//! of the product, over the inner dimension in order, whichever rows share its tile and whichever thread computes it. Inputs
-//! are rounded by their own block alone. So a row has the same bits in any batch.
+//! A tile ([`tile`]) is a few rows of inputs and one panel of 32 columns. Its sums stay in registers while the inner
+//! dimension goes by once. A tile has up to six rows of bytes ([`bytes`]), or twelve of floats or bfloat16 ([`numbers`]). One
+//! lane sums a number of the product, over the inner dimension in order, whichever rows share its tile and whichever thread
+//! computes it. Inputs are rounded by their own block alone. So a row has the same bits in any batch.
 //!
 //! # Division of work
 //!

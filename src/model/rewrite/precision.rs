@@ -2,9 +2,9 @@
 //!
 //! ONNX Runtime can't multiply half-precision matrices on the CPU, so float16 and bfloat16 become float32 there. Devices
 //! whose attention takes half precision only get float16 or bfloat16 instead. Every weight, constant, input and cast
-//! changes its type, except weights in half precision that the graph itself widens to float32. Tensors in data files are only described; [`Converted::read`] reads them into memory while the
-//! model is loaded. ONNX Runtime then takes either all data from memory or none, so the other tensors of the data
-//! files are read too, unchanged.
+//! changes its type, except weights in half precision that the graph itself widens to float32. Tensors in data files are
+//! only described; [`Converted::read`] reads them into memory while the model is loaded. ONNX Runtime then takes either
+//! all data from memory or none, so the other tensors of the data files are read too, unchanged.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
