@@ -687,7 +687,7 @@ typedef struct {
 // call at a time. It must return quickly and must not call functions that wait.
 typedef void (*foreturn_run_progress_fn)(void *user_data, size_t finished, size_t failed, size_t total);
 
-// The settings of a data set or an evaluation. A number that is 0 stands for its default.
+// The settings of a data set, an evaluation or a sweep. A number that is 0 stands for its default.
 typedef struct {
   // sizeof(foreturn_run_options).
   size_t size;
@@ -697,11 +697,12 @@ typedef struct {
   foreturn_str folder;
   // A hash or version of the configuration; may be empty. A folder that was begun with another one is refused.
   foreturn_str configuration;
-  // For data sets: number of candidates at each turn; 4 by default.
+  // For data sets: number of candidates at each turn. For sweeps: number of responses to each task. 4 by default.
   size_t candidates;
-  // Maximum number of turns of the assistant in a conversation; 4 by default in data sets, 5 in evaluations.
+  // Maximum number of turns of the assistant in a conversation; 4 by default in data sets and sweeps, 5 in evaluations.
   size_t turns;
-  // For evaluations: number of conversations about each task with each policy; 1 by default.
+  // For evaluations: number of conversations about each task with each policy; 1 by default. For sweeps: number of
+  // conversations from each response; 4 by default.
   size_t samples;
   // Number of conversations at the same time; 8 by default.
   size_t concurrency;
@@ -711,7 +712,7 @@ typedef struct {
   size_t shard;
   // Number of parts; all tasks are taken by default.
   size_t shard_count;
-  // Seed of all random draws. Without `has_seed`, the configuration's in data sets, and 0 in evaluations.
+  // Seed of all random draws. Without `has_seed`, the configuration's in data sets, and 0 in evaluations and sweeps.
   uint64_t seed;
   // Whether `seed` is set.
   bool has_seed;
@@ -723,7 +724,16 @@ typedef struct {
   foreturn_run_progress_fn on_progress;
   // Passed to `on_progress`; may be NULL.
   void *user_data;
+  // Paths of folders of other runs with the same settings, such as shards. Their conversations are taken over first.
+  const foreturn_str *merge;
+  // Number of these folders.
+  size_t merge_count;
+  // For data sets: write dataset.parquet as well.
+  bool parquet;
 } foreturn_run_options;
+
+// What foreturn_dataset_export() writes.
+typedef uint32_t foreturn_dataset_format;
 
 // An input to score. Set exactly one of these: `messages`; `messages` with `candidates`; `text`; `tokens`; `tokens` of a
 // prompt with `response_tokens`; `pin` with `candidates`; or `pin` with `response_tokens`. The other fields stay zero.
@@ -932,6 +942,21 @@ typedef struct {
 
 // float16.
 #define FORETURN_DTYPE_FLOAT16 2
+
+// The last turn of each conversation with its best response, as `messages`: for supervised fine-tuning with TRL.
+#define FORETURN_DATASET_SFT 0
+
+// The best response of each turn against the worst, as `prompt`, `chosen` and `rejected`: for TRL's preference trainers.
+#define FORETURN_DATASET_DPO 1
+
+// The same with the difference of the rewards as `margin`: for TRL's reward trainer.
+#define FORETURN_DATASET_REWARD 2
+
+// The nested form of collabllm's MultiturnDataset: a conversation per row.
+#define FORETURN_DATASET_COLLABLLM_NESTED 3
+
+// Its flat form: a response per row.
+#define FORETURN_DATASET_COLLABLLM_FLAT 4
 
 // The logits of a reward model's or classifier's head.
 #define FORETURN_SCORE_LABELS 0
@@ -1460,7 +1485,8 @@ foreturn_status foreturn_run_options_init(foreturn_run_options *options, size_t 
 
 // Builds conversations turn by turn about tasks, or goes on with what is in the folder, and waits until they are
 // finished. The folder then has dataset.jsonl, failed.jsonl with the tasks that were set aside, and journal.jsonl, from which
-// a killed build goes on. `*out` is a summary as JSON, with `finished`, `set_aside`, `left`, `stopped` and `spent`.
+// a killed build goes on. foreturn_dataset_export() makes of it what trainers read. `*out` is a summary as JSON, with
+// `finished`, `set_aside`, `left`, `stopped` and `spent`.
 //
 // Ownership: the caller frees `*out` with foreturn_string_free().
 //
@@ -1486,6 +1512,41 @@ foreturn_status foreturn_evaluate(const foreturn_engine *const *engines,
                                   const foreturn_run_options *options,
                                   foreturn_string **out,
                                   foreturn_error **error);
+
+// Compares `count` kinds of reward on the same conversations about tasks, or goes on with what is in the folder, and waits.
+// The policy that `engine` has writes the responses. `kinds[i]` is, for example, "w=2", "returns=0.9", "preference=judge" or
+// "w=2,metrics=accuracy,samples=1", as docs/evaluation.md describes. With `count` 0, windows up to 3, returns and preferences
+// are compared. A kind with `user` or `style` has a simulator of its own: `simulators[i]` is the engine in which that
+// simulator plays the user. For other kinds it is NULL, and `simulators` may be NULL if there are none. The folder then has
+// sweep.json, sweep.csv, responses.jsonl, failed.jsonl and journal.jsonl. `*out` is the content of sweep.json.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: those of foreturn_dataset_build(). Any thread.
+foreturn_status foreturn_sweep(const foreturn_engine *engine,
+                               const foreturn_str *kinds,
+                               const foreturn_engine *const *simulators,
+                               size_t count,
+                               const foreturn_run_options *options,
+                               foreturn_string **out,
+                               foreturn_error **error);
+
+// Writes a data set that was built, in a format that trainers read. `from` is the folder of foreturn_dataset_build() or its
+// dataset.jsonl. `to` is a file: Parquet if its name ends with .parquet, otherwise JSON Lines. Pairs whose rewards differ by
+// less than `minimum_gap` are left out, and so are those whose better response is better with a probability below
+// `minimum_probability`, in [0.5, 1]; 0 takes all. `*out` is what was written as JSON, with `conversations`, `rows` and
+// `left_out`.
+//
+// Ownership: the caller frees `*out` with foreturn_string_free().
+//
+// Errors: FORETURN_ERROR_INVALID_ARGUMENT, FORETURN_ERROR_INVALID_REQUEST, FORETURN_ERROR_IO. Any thread.
+foreturn_status foreturn_dataset_export(foreturn_str from,
+                                        foreturn_str to,
+                                        foreturn_dataset_format format,
+                                        double minimum_gap,
+                                        double minimum_probability,
+                                        foreturn_string **out,
+                                        foreturn_error **error);
 
 // Sets `*input` to the defaults: nothing set. `size` is sizeof(foreturn_score_input).
 //

@@ -512,20 +512,24 @@ struct Tensor {
     size_t byte_count = 0;
 };
 
-/// The settings of Engine::dataset_build() and evaluate(). 0 stands for the default, as in C.
+/// The settings of Engine::dataset_build(), Engine::sweep() and evaluate(). 0 stands for the default, as in C.
 struct RunOptions {
     /// Paths of the tasks and of the folder to write to.
     std::string_view tasks_path = {}, folder = {};
     /// A hash or version of the configuration. A folder that was begun with another one is refused.
     std::string_view configuration = {};
-    /// Candidates at each turn (data sets), turns, conversations about each task (evaluations), and conversations at the
-    /// same time.
+    /// Candidates at each turn (data sets) or of each task (sweeps), turns, conversations about each task (evaluations) or
+    /// from each response (sweeps), and conversations at the same time.
     size_t candidates = 0, turns = 0, samples = 0, concurrency = 0;
     uint64_t max_tokens = 0;
     /// The part of the tasks to take, from 1, and the number of parts.
     size_t shard = 0, shard_count = 0;
     std::optional<uint64_t> seed = {};
     bool retry_failed = false;
+    /// Folders of other runs with the same settings, such as shards, whose conversations are taken over first.
+    std::vector<std::string_view> merge = {};
+    /// For data sets: write dataset.parquet as well.
+    bool parquet = false;
     /// Ends the run, which then succeeds with what is finished.
     const CancelToken* cancel = nullptr;
     /// Called with the numbers of finished, failed and all conversations.
@@ -917,9 +921,12 @@ struct RawRun {
         options.max_tokens = from.max_tokens, options.shard = from.shard, options.shard_count = from.shard_count;
         options.seed = from.seed.value_or(0), options.has_seed = from.seed.has_value();
         options.retry_failed = from.retry_failed, options.cancel = from.cancel ? from.cancel->get() : nullptr;
+        for (const auto folder : from.merge) merge.push_back(lend(folder));
+        options.merge = merge.data(), options.merge_count = merge.size(), options.parquet = from.parquet;
         options.user_data = &watch;
         watch.hook<&RunOptions::on_progress>(options.on_progress);
     }
+    std::vector<foreturn_str> merge;
     foreturn_run_options options = sized<foreturn_run_options>();
 };
 
@@ -1079,6 +1086,22 @@ class Engine : public detail::Handle<foreturn_engine, foreturn_engine_free> {
         return detail::unless_failed(ask<std::string>(foreturn_dataset_build, &raw.options), watch.failure);
     }
 
+    /// Compares kinds of reward, such as "w=2", on the same conversations about tasks, and returns the content of sweep.json.
+    /// A kind with a simulator of its own comes with the engine in which that plays the user, any other with nullptr.
+    Result<std::string> sweep(const std::vector<std::pair<std::string_view, const Engine*>>& kinds,
+                              RunOptions options) const {
+        detail::Watch<RunOptions> watch{std::move(options)};
+        const detail::RawRun raw(watch);
+        std::vector<foreturn_str> names;
+        std::vector<const foreturn_engine*> simulators;
+        for (const auto& kind : kinds) {
+            names.push_back(detail::lend(kind.first));
+            simulators.push_back(kind.second ? kind.second->get() : nullptr);
+        }
+        auto result = ask<std::string>(foreturn_sweep, names.data(), simulators.data(), names.size(), &raw.options);
+        return detail::unless_failed(std::move(result), watch.failure);
+    }
+
     /// Exchanges a model's weights for those in the folder `path`, an export of the same model, while the engine goes on
     /// serving. Returns the name of the new weights.
     Result<std::string> refresh(std::string_view model, std::string_view path, RefreshOptions options = {}) const {
@@ -1160,6 +1183,14 @@ inline Result<std::string> evaluate(const std::vector<std::pair<std::string_view
     }
     auto result = detail::ask<std::string>(foreturn_evaluate, engines.data(), names.data(), names.size(), &raw.options);
     return detail::unless_failed(std::move(result), watch.failure);
+}
+
+/// Writes a data set that was built, or its dataset.jsonl, in a format that trainers read: Parquet if the name of `to` ends
+/// with .parquet, otherwise JSON Lines. Returns what was written as JSON.
+inline Result<std::string> dataset_export(std::string_view from, std::string_view to, foreturn_dataset_format format,
+                                          double minimum_gap = 0, double minimum_probability = 0) {
+    return detail::ask<std::string>(foreturn_dataset_export, detail::lend(from), detail::lend(to), format, minimum_gap,
+                                    minimum_probability);
 }
 
 /// Converts a checkpoint into a model folder. Returns a JSON object that describes it. (`export` is a keyword

@@ -13,7 +13,7 @@ docs/python.md of the project is the guide.
 """
 
 from ._callbacks import ChatModel, ChatModelLike, ChatReply, ChatRequest, Metric, MetricInput, MetricLike, Reply
-from ._engine import Engine, evaluate
+from ._engine import Engine
 from ._errors import (
     Cancelled,
     Closed,
@@ -34,6 +34,7 @@ from ._errors import (
     RuntimeMissing,
     Unsupported,
 )
+from ._evaluate import evaluate, sweep
 from ._export import export
 from ._native import version as __version__
 from ._pin import Pin, PinnedReply
@@ -52,6 +53,7 @@ from ._results import (
     Score,
     Statistics,
 )
+from ._runs import dataset_export
 from ._server import Server
 
 __all__ = [
@@ -60,5 +62,6 @@ __all__ = [
     "Interim", "Internal", "InvalidArgument", "InvalidConfig", "InvalidModel", "InvalidRequest", "Latency", "LogProbs",
     "MemoryBudget", "Message", "MessageLike", "Metric", "MetricInput", "MetricLike", "MetricSummary", "ModelOutput",
     "Overloaded", "Pin", "PinnedReply", "RankRequest", "Ranking", "Reentrant", "Reply", "Rollout", "RuntimeMissing", "Score",
-    "ScoreInput", "Server", "Statistics", "Tokens", "Unsupported", "__version__", "evaluate", "export",
+    "ScoreInput", "Server", "Statistics", "Tokens", "Unsupported", "__version__", "dataset_export", "evaluate", "export",
+    "sweep",
 ]

@@ -305,7 +305,11 @@ typedef struct {
   const foreturn_cancel *cancel;
   foreturn_run_progress_fn on_progress;
   void *user_data;
+  const foreturn_str *merge;
+  size_t merge_count;
+  bool parquet;
 } foreturn_run_options;
+typedef uint32_t foreturn_dataset_format;
 typedef struct {
   size_t size;
   const foreturn_message *messages;
@@ -397,6 +401,11 @@ typedef struct {
 #define FORETURN_DTYPE_FLOAT32 0
 #define FORETURN_DTYPE_BFLOAT16 1
 #define FORETURN_DTYPE_FLOAT16 2
+#define FORETURN_DATASET_SFT 0
+#define FORETURN_DATASET_DPO 1
+#define FORETURN_DATASET_REWARD 2
+#define FORETURN_DATASET_COLLABLLM_NESTED 3
+#define FORETURN_DATASET_COLLABLLM_FLAT 4
 #define FORETURN_SCORE_LABELS 0
 #define FORETURN_SCORE_STEPS 1
 #define FORETURN_SCORE_RESPONSE 2
@@ -582,6 +591,20 @@ foreturn_status foreturn_evaluate(const foreturn_engine *const *engines,
                                   const foreturn_run_options *options,
                                   foreturn_string **out,
                                   foreturn_error **error);
+foreturn_status foreturn_sweep(const foreturn_engine *engine,
+                               const foreturn_str *kinds,
+                               const foreturn_engine *const *simulators,
+                               size_t count,
+                               const foreturn_run_options *options,
+                               foreturn_string **out,
+                               foreturn_error **error);
+foreturn_status foreturn_dataset_export(foreturn_str from,
+                                        foreturn_str to,
+                                        foreturn_dataset_format format,
+                                        double minimum_gap,
+                                        double minimum_probability,
+                                        foreturn_string **out,
+                                        foreturn_error **error);
 foreturn_status foreturn_score_input_init(foreturn_score_input *input, size_t size);
 foreturn_status foreturn_score_options_init(foreturn_score_options *options, size_t size);
 foreturn_status foreturn_score(const foreturn_engine *engine,

@@ -455,8 +455,8 @@ class Engine:
     def dataset_build(
         self, tasks: _runs.Path, folder: _runs.Path, *, candidates: int | None = None, turns: int | None = None,
         concurrency: int | None = None, seed: int | None = None, max_tokens: int | None = None,
-        shard: tuple[int, int] | None = None, configuration: str = "", retry_failed: bool = False,
-        on_progress: _runs.OnRunProgress | None = None,
+        shard: tuple[int, int] | None = None, merge: Sequence[_runs.Path] = (), configuration: str = "",
+        retry_failed: bool = False, parquet: bool = False, on_progress: _runs.OnRunProgress | None = None,
     ) -> dict[str, Any]:
         """Builds conversations turn by turn about tasks, or goes on with what is in the folder, and waits.
 
@@ -472,8 +472,10 @@ class Engine:
             seed: decides all random draws; the configuration's if None.
             max_tokens: no conversation begins that would probably take the build beyond so many tokens.
             shard: the number of the part of the tasks to take, from 1, and how many there are.
+            merge: folders of other builds with the same settings, such as shards. Their conversations are taken over first.
             configuration: a hash or version of the configuration. A folder that was begun with another one is refused.
             retry_failed: holds conversations again that failed.
+            parquet: writes `dataset.parquet`, too.
             on_progress: called with the numbers of finished, failed and all conversations. What it raises is raised when
                 the build has ended.
 
@@ -481,11 +483,11 @@ class Engine:
             A summary, with `finished`, `set_aside`, `left`, `stopped` and `spent`.
         """
         run = Run(
-            tasks, folder, configuration, seed, shard, on_progress,
+            tasks, folder, configuration, seed, shard, merge, on_progress,
             candidates=candidates, turns=turns, concurrency=concurrency, max_tokens=max_tokens,
         )
         try:
-            return run.build(self._open(), retry_failed)
+            return run.build(self._open(), retry_failed, parquet)
         except Error as error:
             raise self._explain(error) from error.__cause__
 
@@ -590,37 +592,3 @@ def _close(handle: Any, hosts: list[Host], under_way: set[Relay]) -> None:
     if lib.foreturn_engine_free(handle) == lib.FORETURN_ERROR_REENTRANT:
         # The object was dropped inside a callback, perhaps of this engine, which would wait for itself.
         threading.Thread(target=_close, args=(handle, hosts, under_way)).start()
-
-
-def evaluate(
-    policies: Mapping[str, Engine], tasks: _runs.Path, folder: _runs.Path, *, turns: int | None = None,
-    samples: int | None = None, concurrency: int | None = None, seed: int | None = None, max_tokens: int | None = None,
-    shard: tuple[int, int] | None = None, configuration: str = "", retry_failed: bool = False,
-    on_progress: _runs.OnRunProgress | None = None,
-) -> dict[str, Any]:
-    """Holds conversations about tasks between policies and the simulated user, and compares the policies. It waits.
-
-    The folder then has the files that docs/evaluation.md of the project describes. What is there goes on.
-
-    Args:
-        policies: by name, engines whose policy is evaluated. An engine may stand for several names.
-        tasks: JSON Lines of `{"id", "prompt", "reference", "metadata"}`.
-        folder: the folder to write to.
-        turns: most turns of the policy in a conversation; 5 if None.
-        samples: conversations about each task with each policy; 1 if None.
-        concurrency: conversations at the same time; 8 if None.
-        seed: decides all random draws; 0 if None.
-        max_tokens: no conversation begins that would probably take the run beyond so many tokens.
-        shard: the number of the part of the tasks to take, from 1, and how many there are.
-        configuration: a hash or version of the configuration. A folder that was begun with another one is refused.
-        retry_failed: holds conversations again that failed.
-        on_progress: as in `Engine.dataset_build`.
-
-    Returns:
-        The content of `evaluation.json`: columns by policy, and differences between policies.
-    """
-    run = Run(
-        tasks, folder, configuration, seed, shard, on_progress,
-        turns=turns, samples=samples, concurrency=concurrency, max_tokens=max_tokens,
-    )
-    return run.evaluate([engine._open() for engine in policies.values()], list(policies), retry_failed)

@@ -1,4 +1,4 @@
-"""Data sets and evaluations, on models that are Python functions."""
+"""Data sets, evaluations and sweeps, on models that are Python functions."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ def test_a_data_set_is_built_and_goes_on(scripted: foreturn.Engine, tasks: Path,
         scripted.dataset_build(tasks, tmp_path / f"half-{shard}", candidates=2, turns=1, shard=(shard, 2)) for shard in (1, 2)
     ]
     assert sum(half["finished"] for half in halves) == 3
+    whole, merged = tmp_path / "whole", tmp_path / "merged"
+    scripted.dataset_build(tasks, whole, candidates=2, turns=1)
+    parts = [tmp_path / "half-1", tmp_path / "half-2"]
+    summary = scripted.dataset_build(tasks, merged, candidates=2, turns=1, merge=parts, parquet=True)
+    assert (summary["finished"], summary["left"]) == (3, 0)
+    assert rows(merged / "dataset.jsonl") == rows(whole / "dataset.jsonl") and (merged / "dataset.parquet").exists()
+
+
+def test_a_data_set_is_exported(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "built"
+    scripted.dataset_build(tasks, folder, candidates=2, turns=1, seed=7)
+    written = foreturn.dataset_export(folder, tmp_path / "flat.jsonl", "collabllm_flat")
+    assert (written["conversations"], written["rows"]) == (3, 6) and len(rows(tmp_path / "flat.jsonl")) == 6
+    foreturn.dataset_export(folder / "dataset.jsonl", tmp_path / "sft.parquet", "sft")
+    assert (tmp_path / "sft.parquet").read_bytes().startswith(b"PAR1")
+    pairs = foreturn.dataset_export(folder, tmp_path / "pairs.jsonl", "dpo", minimum_gap=1e9)
+    assert (pairs["rows"], pairs["left_out"]) == (0, 3)
+    with pytest.raises(foreturn.InvalidArgument, match="'json': it is one of sft"):
+        foreturn.dataset_export(folder, tmp_path / "x", "json")  # type: ignore[arg-type]
+    with pytest.raises(foreturn.InvalidRequest, match=r"0\.2 is not between 0\.5 and 1"):
+        foreturn.dataset_export(folder, tmp_path / "x", "dpo", minimum_probability=0.2)
+    with pytest.raises(foreturn.FileError, match="nowhere"):
+        foreturn.dataset_export("/nowhere", tmp_path / "x", "sft")
 
 
 def test_policies_are_compared(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
@@ -49,6 +72,22 @@ def test_policies_are_compared(scripted: foreturn.Engine, tasks: Path, tmp_path:
     assert [policy["name"] for policy in evaluation["policies"]] == ["a", "b"]
     assert {compared["mean"] for compared in evaluation["differences"]} == {0}
     assert len(rows(tmp_path / "run" / "conversations.jsonl")) == 12
+
+
+def test_kinds_of_reward_are_compared(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
+    swept = foreturn.sweep(scripted, tasks, tmp_path / "run", candidates=2, samples=2, turns=2)
+    assert [kind["name"] for kind in swept["kinds"]] == ["w=0", "w=1", "returns", "preference"]
+    assert {kind["tasks"] for kind in swept["kinds"]} == {3} and len(rows(tmp_path / "run" / "responses.jsonl")) == 3
+    # Another simulator holds conversations of its own about the same responses.
+    kinds = {"w=1": None, "w=1,style=short": scripted}
+    swept = foreturn.sweep(scripted, tasks, tmp_path / "run", kinds=kinds, candidates=2, samples=2, turns=2)
+    assert [kind["name"] for kind in swept["kinds"]] == list(kinds)
+    assert len(rows(tmp_path / "run" / "responses.jsonl")) == 6
+    for given, message in ((["w=1,style=short"], r"simulators\[0\] is NULL"), ({"w=1": scripted}, "is another engine")):
+        with pytest.raises(foreturn.InvalidArgument, match=message):
+            foreturn.sweep(scripted, tasks, tmp_path / "x", kinds=given)
+    with pytest.raises(foreturn.InvalidRequest, match="`v=1` is not a kind of reward"):
+        foreturn.sweep(scripted, tasks, tmp_path / "x", kinds=["v=1"])
 
 
 def test_what_is_wrong_is_said(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:

@@ -1276,6 +1276,47 @@ static void runs(const char *folder) {
   options.shard = 3;
   options.shard_count = 2;
   FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_evaluate(engines, names, 2, &options, &result, &error));
+  options.shard_count = 0;
+
+  /* What was built becomes pairs; a build elsewhere takes over what is there, and holds nothing. */
+  snprintf(place, sizeof place, "%s/pairs.jsonl", folder);
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_dataset_export(str(built), str(place), 9, 0, 0, &result, &error));
+  FAILS(FORETURN_ERROR_INVALID_REQUEST,
+        foreturn_dataset_export(str(built), str(place), FORETURN_DATASET_DPO, 0, 0.2, &result, &error));
+  OK(foreturn_dataset_export(str(built), str(place), FORETURN_DATASET_SFT, 0, 0, &result, &error));
+  CHECK(result_has(result, "\"conversations\":3,\"rows\":3"));
+  CHECK(foreturn_string_free(result) == FORETURN_OK);
+  CHECK(remove(place) == 0);
+  const foreturn_str parts[] = {str(built)};
+  snprintf(place, sizeof place, "%s/merged-%d", folder, (int)getpid());
+  options.folder = str(place);
+  options.merge = parts;
+  options.merge_count = 1;
+  options.seed = 7;
+  options.parquet = true;
+  told = 0;
+  OK(foreturn_dataset_build(engine, &options, &result, &error));
+  CHECK(result_has(result, "\"finished\":3") && told == 0);
+  CHECK(foreturn_string_free(result) == FORETURN_OK);
+  char parquet[544];
+  snprintf(parquet, sizeof parquet, "%s/dataset.parquet", place);
+  CHECK(access(parquet, R_OK) == 0);
+
+  /* Kinds of reward, the last of which has a simulator of its own. */
+  snprintf(place, sizeof place, "%s/swept-%d", folder, (int)getpid());
+  options.folder = str(place);
+  options.merge_count = 0;
+  options.turns = options.samples = 2;
+  const foreturn_str kinds[] = {str("w=0"), str("w=1"), str("w=1,style=short")};
+  const foreturn_engine *simulators[] = {NULL, NULL, engine};
+  OK(foreturn_sweep(engine, kinds, simulators, 3, &options, &result, &error));
+  CHECK(result_has(result, "\"name\":\"w=1,style=short\"") && result_has(result, "\"policy\":\"policy\""));
+  CHECK(foreturn_string_free(result) == FORETURN_OK);
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_sweep(engine, kinds, NULL, 3, &options, &result, &error));
+  simulators[0] = engine;
+  FAILS(FORETURN_ERROR_INVALID_ARGUMENT, foreturn_sweep(engine, kinds, simulators, 3, &options, &result, &error));
+  const foreturn_str unknown[] = {str("v=1")};
+  FAILS(FORETURN_ERROR_INVALID_REQUEST, foreturn_sweep(engine, unknown, NULL, 1, &options, &result, &error));
 
   CHECK(foreturn_engine_free(engine) == FORETURN_OK);
   CHECK(foreturn_handle_count() == 0);

@@ -341,12 +341,25 @@ void runs(const std::string& folder) {
     CHECK(last == 1 && total == 1);
     options.folder = evaluated;
     CHECK(NEED(foreturn::evaluate({{"a", &engine}, {"b", &engine}}, options)).find("\"minus\":\"a\"") != std::string::npos);
+    const std::string pairs = std::string(place) + "/pairs.jsonl", merged = std::string(place) + "/merged",
+                      swept = std::string(place) + "/swept";
+    const auto exported = NEED(foreturn::dataset_export(built, pairs, FORETURN_DATASET_COLLABLLM_FLAT));
+    CHECK(exported.find("\"rows\":2") != std::string::npos);
+    options.folder = merged, options.merge = {built}, options.parquet = true, last = 0;
+    CHECK(NEED(engine.dataset_build(options)).find("\"finished\":1") != std::string::npos);
+    CHECK(last == 0);
+    options.folder = swept, options.merge = {}, options.turns = options.samples = 2;
+    CHECK(NEED(engine.sweep({{"w=0", nullptr}, {"w=1,style=blunt", &engine}}, options)).find("style=blunt") != std::string::npos);
+    CHECK(failed(engine.sweep({{"w=1,style=blunt", nullptr}}, options), FORETURN_ERROR_INVALID_ARGUMENT, "simulators[0]"));
     options.tasks_path = "/nowhere";
     CHECK(failed(engine.dataset_build(options), FORETURN_ERROR_IO, "/nowhere"));
     for (const auto* file : {"/built/dataset.jsonl", "/built/failed.jsonl", "/built/journal.jsonl", "/built",
                              "/evaluated/evaluation.json", "/evaluated/evaluation.csv", "/evaluated/cost.json",
                              "/evaluated/conversations.jsonl", "/evaluated/failed.jsonl", "/evaluated/journal.jsonl",
-                             "/evaluated", "/tasks.jsonl", ""}) {
+                             "/evaluated", "/merged/dataset.jsonl", "/merged/dataset.parquet", "/merged/failed.jsonl",
+                             "/merged/journal.jsonl", "/merged", "/swept/sweep.json", "/swept/sweep.csv",
+                             "/swept/responses.jsonl", "/swept/failed.jsonl", "/swept/journal.jsonl", "/swept",
+                             "/pairs.jsonl", "/tasks.jsonl", ""}) {
         CHECK(std::remove((place + std::string(file)).c_str()) == 0);
     }
 }
