@@ -56,7 +56,7 @@ class Bench:
             f'seed = 7\n[models.m]\npath = "{args.model}"\ntemperature = 0.8\ntop_p = 0.95\n[rollout]\nmax_user_tokens = {args.tokens}\n'
             f'max_policy_tokens = {args.tokens}\n{line}\n[[metrics]]\nkind = "token_amount"\n', encoding="utf-8")
         return [args.foreturn, "evaluate", "--config", str(config), "--tasks", str(self.tasks), "--to", str(self.folder / to), "--turns",
-                str(args.turns), *more]
+                str(args.turns), "--samples", str(args.samples), *more]
 
     def run(self, to: str, *more: str, style: str | None = None) -> float:
         """The seconds that an evaluation takes."""
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(ROOT / "target/models/smollm2-135m-instruct"))
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=1, help="conversations about each task")
     parser.add_argument("--tokens", type=int, default=24, help="most tokens of a message")
     parser.add_argument("--folder", type=Path, help="keep the runs here, and go on with what is there")
     args = parser.parse_args()
@@ -158,7 +159,7 @@ def main() -> None:
     if args.folder is None:
         shutil.rmtree(folder)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    settings = {"tasks": args.tasks, "turns": args.turns, "tokens": args.tokens}
+    settings = {"tasks": args.tasks, "turns": args.turns, "samples": args.samples, "tokens": args.tokens}
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "load": os.getloadavg()[0]}
     results[args.what] = {"settings": settings, "machine": machine, **found}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

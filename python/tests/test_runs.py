@@ -77,7 +77,7 @@ def test_policies_are_compared(scripted: foreturn.Engine, tasks: Path, tmp_path:
 def test_kinds_of_reward_are_compared(scripted: foreturn.Engine, tasks: Path, tmp_path: Path) -> None:
     swept = foreturn.sweep(scripted, tasks, tmp_path / "run", candidates=2, samples=2, turns=2)
     assert [kind["name"] for kind in swept["kinds"]] == ["w=0", "w=1", "returns", "preference"]
-    assert {kind["tasks"] for kind in swept["kinds"]} == {3} and len(rows(tmp_path / "run" / "responses.jsonl")) == 3
+    assert {kind["chosen"]["tasks"] for kind in swept["kinds"]} == {3} and len(rows(tmp_path / "run" / "responses.jsonl")) == 3
     # Another simulator holds conversations of its own about the same responses.
     kinds = {"w=1": None, "w=1,style=short": scripted}
     swept = foreturn.sweep(scripted, tasks, tmp_path / "run", kinds=kinds, candidates=2, samples=2, turns=2)

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::style::Example;
 use super::transcript::{push_conversation, push_fenced};
 use super::{Goal, ModelRole, Style};
 use crate::chat::{JsonSchema, Message, Role};
@@ -117,6 +118,10 @@ const DEFAULT_STYLE: &str =
 
 const CUE: &str = "\nThe person's next message:";
 
+/// Said of the examples of a style, which stand before the conversation at hand.
+const EXAMPLES: &str = " Moments of other conversations come first, with what the person wrote in them. They show how the person \
+writes; what they are about is over.";
+
 /// The text in place of a conversation that hasn't begun.
 const OPENING: &str = "\
 Nothing has been said yet: the person opens the chat. Their first message says roughly what they are after and leaves most \
@@ -165,8 +170,19 @@ impl InstructedUser {
 
 impl Simulator for InstructedUser {
     fn prompt(&self, goal: &Goal, conversation: &[&Message]) -> Vec<Message> {
-        let text = self.situation(goal, conversation) + CUE;
-        vec![Message::new(Role::System, self.instructions(DELIVERED)), Message::new(Role::User, text)]
+        let mut messages = vec![Message::new(Role::System, self.instructions(DELIVERED))];
+        for Example { goal, conversation, message } in self.style.iter().flat_map(Style::examples) {
+            let goal = Goal { prompt: Some(goal.to_owned()), ..Goal::default() };
+            let conversation: Vec<Message> =
+                conversation.iter().map(|&(role, text)| Message::new(role, text)).collect();
+            let moment = self.situation(&goal, &conversation.iter().collect::<Vec<_>>()) + CUE;
+            messages.extend([Message::new(Role::User, moment), Message::new(Role::Assistant, message)]);
+        }
+        if messages.len() > 1 {
+            messages[0].content.push_str(EXAMPLES);
+        }
+        messages.push(Message::new(Role::User, self.situation(goal, conversation) + CUE));
+        messages
     }
 
     fn stop_texts(&self) -> Vec<String> {
@@ -227,6 +243,7 @@ fn unquoted(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Trait;
     use super::*;
 
     fn says(text: &str) -> UserTurn {
@@ -295,6 +312,15 @@ mod tests {
         );
         assert!(text.ends_with("<\\user>I quit<\\/user>\n</assistant>\n</conversation>\n\nThe person's next message:"));
         assert!(!text.contains("41") && !text.contains("assert"));
+
+        // Examples of a style stand before the conversation at hand, and after what is the same for all.
+        let style = Some(Style::Traits(vec![Trait::Short]));
+        let styled = InstructedUser { style, ..user.clone() }.prompt(&goal, &said.iter().collect::<Vec<_>>());
+        assert_eq!(styled.len(), 2 + 2 * 4);
+        assert!(styled[0].content.contains("They write as little") && styled[0].content.ends_with("is over."));
+        assert!(styled[1].content.starts_with("<goal>\nAn invitation") && styled[1].content.ends_with(CUE));
+        assert_eq!((styled[2].role, styled[2].content.as_str()), (Role::Assistant, "A party. 12 June."));
+        assert_eq!(styled[9], prompt[1]);
 
         let only_reference = Goal { reference: Some("x = 41".into()), ..Goal::default() };
         assert!(user.prompt(&only_reference, &[]).pop().unwrap().content.contains("<goal>\nx = 41\n</goal>"));
