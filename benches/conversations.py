@@ -46,7 +46,9 @@ class Bench:
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.tasks = folder / "tasks.jsonl"
-        self.tasks.write_text("".join(TASKS.read_text(encoding="utf-8").splitlines(keepends=True)[: args.tasks]), encoding="utf-8")
+        lines = TASKS.read_text(encoding="utf-8").splitlines(keepends=True)
+        args.tasks = min(args.tasks, len(lines))
+        self.tasks.write_text("".join(lines[: args.tasks]), encoding="utf-8")
 
     def command(self, to: str, *more: str, style: str | None = None) -> list[str]:
         """The command that evaluates into a folder."""

@@ -168,7 +168,8 @@ impl Model {
     /// half precision is widened, and a model that was exported in few bits is quantised by the same rules. With an adapter
     /// in the options, `tensors` may be empty: the base is then the folder that the model runs from.
     ///
-    /// The engine's threads go on; the calling thread packs the weights and waits.
+    /// The engine's threads go on; the calling thread packs the weights and waits. The memory of the packed weights that are
+    /// replaced stays with the model for the next call.
     ///
     /// ```no_run
     /// use foreturn::engine::{Engine, RefreshOptions};

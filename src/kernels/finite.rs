@@ -4,6 +4,8 @@
 //! finite numbers that mean nothing. So weights are checked before they are used. Only the exponent matters, so the
 //! check costs little compared with reading the bytes.
 
+use crate::simd::{Isa, Simd, Work};
+
 /// A format of floating-point numbers, little endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Float {
@@ -79,15 +81,31 @@ fn first<const SIZE: usize, T: PartialOrd + Copy>(
     magnitude: impl Fn([u8; SIZE]) -> T,
     limit: T,
 ) -> Option<usize> {
-    // Without an early exit, the inner loop processes many numbers at a time.
-    const PIECE: usize = 1024;
-    let refused = |number: &[u8; SIZE]| magnitude(*number) > limit;
-    for (index, piece) in bytes.as_chunks::<SIZE>().0.chunks(PIECE).enumerate() {
-        if piece.iter().fold(false, |any, number| any | refused(number)) {
-            return piece.iter().position(refused).map(|at| index * PIECE + at);
+    Isa::detect().run(First { numbers: bytes.as_chunks().0, magnitude, limit })
+}
+
+/// The search, compiled for the processor's widest registers.
+struct First<'a, const SIZE: usize, T, F> {
+    numbers: &'a [[u8; SIZE]],
+    magnitude: F,
+    limit: T,
+}
+
+impl<const SIZE: usize, T: PartialOrd + Copy, F: Fn([u8; SIZE]) -> T> Work for First<'_, SIZE, T, F> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Option<usize> {
+        // Without an early exit, the inner loop processes many numbers at a time.
+        const PIECE: usize = 1024;
+        let refused = |number: &[u8; SIZE]| (self.magnitude)(*number) > self.limit;
+        for (index, piece) in self.numbers.chunks(PIECE).enumerate() {
+            if piece.iter().fold(false, |any, number| any | refused(number)) {
+                return piece.iter().position(refused).map(|at| index * PIECE + at);
+            }
         }
+        None
     }
-    None
 }
 
 #[cfg(test)]

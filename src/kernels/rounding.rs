@@ -102,24 +102,54 @@ pub fn round_all<S: Dot>(s: S, values: &[[f32; 2 * LANES]], to: &mut [[i8; 2 * L
     (scale, s.total(sums))
 }
 
-/// Mixes 64 weights and rounds them to bytes, on whatever the processor has. Returns the scale that makes products with
-/// mixed inputs those of weights and inputs.
-pub fn round_mixed(values: &[f32; MIXED], to: &mut [i8; MIXED]) -> f32 {
-    best_isa().run_bytes(RoundMixed { values, to })
+/// Mixes 64 weights and rounds them to bytes. Returns the scale that makes products with mixed inputs those of weights and
+/// inputs.
+#[inline(always)]
+pub fn round_mixed<S: Dot>(s: S, values: [S::V; 4], to: &mut [i8; MIXED]) -> f32 {
+    let [(scale, _)] = round(s, [mix_block(s, values)], [to]);
+    scale / MIXED as f32
 }
 
-struct RoundMixed<'a> {
-    values: &'a [f32; MIXED],
-    to: &'a mut [i8; MIXED],
+/// Rounds a row of numbers to bytes in blocks of `block`, a multiple of 32, on whatever the processor has. A block has a
+/// scale, which is stored as little-endian float32: number ≈ scale · (byte - 128). The largest number is 127 steps away from
+/// 128, as in ggml's Q8_0. A block whose scale is too small to have an inverse is zero.
+pub fn round_row(values: &[f32], block: usize, scales: &mut [u8], bytes: &mut [u8]) {
+    best_isa().run_bytes(RoundRow { values, block, scales, bytes });
 }
 
-impl ByteWork for RoundMixed<'_> {
-    type Output = f32;
+struct RoundRow<'a> {
+    values: &'a [f32],
+    block: usize,
+    scales: &'a mut [u8],
+    bytes: &'a mut [u8],
+}
+
+impl ByteWork for RoundRow<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Dot>(self, s: S) -> f32 {
-        let [(scale, _)] = round(s, [mix_block(s, load(s, registers(self.values)))], [self.to]);
-        scale / MIXED as f32
+    fn run<S: Dot>(self, s: S) {
+        let (zero, middle) = (s.splat(0.0), s.splat(128.0));
+        let pairs = self.block / (2 * LANES);
+        let blocks = self.values.as_chunks::<{ 2 * LANES }>().0.chunks_exact(pairs);
+        let bytes = self.bytes.as_chunks_mut::<{ 2 * LANES }>().0.chunks_exact_mut(pairs);
+        for ((values, to), stored) in blocks.zip(bytes).zip(self.scales.as_chunks_mut().0) {
+            let mut largest = zero;
+            for x in values.as_flattened().as_chunks().0 {
+                let x = s.load(x);
+                largest = s.max(s.max(s.sub(zero, x), x), largest);
+            }
+            let scale = s.largest(largest) / 127.0;
+            let inverse = scale.recip();
+            let (scale, inverse) = if inverse.is_finite() { (scale, inverse) } else { (0.0, 0.0) };
+            *stored = scale.to_le_bytes();
+            let inverse = s.splat(inverse);
+            for (pair, to) in values.iter().zip(to) {
+                let [low, high] = load(s, pair.as_chunks().0.first_chunk::<2>().expect("two halves"));
+                // Not fused, because files are to have the bits of ggml's own rounding.
+                s.store_unsigned(to, s.add(s.mul(low, inverse), middle), s.add(s.mul(high, inverse), middle));
+            }
+        }
     }
 }
 
@@ -128,4 +158,58 @@ impl ByteWork for RoundMixed<'_> {
 pub fn registers<const B: usize, const N: usize>(block: &[f32; B]) -> &[[f32; LANES]; N] {
     const { assert!(B == N * LANES, "a block fills registers") };
     block.as_chunks().0.first_chunk().expect("as long as the block")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::simd::Isa;
+
+    /// ggml's Q8_0 in plain words, moved up by 128.
+    fn plain(values: &[f32], block: usize) -> (Vec<u8>, Vec<u8>) {
+        let (mut scales, mut bytes) = (Vec::new(), Vec::new());
+        for values in values.chunks(block) {
+            let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            let scale = largest / 127.0;
+            let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
+            scales.extend(scale.to_le_bytes());
+            bytes.extend(values.iter().map(|value| (value * inverse + 128.0).round_ties_even() as u8));
+        }
+        (scales, bytes)
+    }
+
+    fn rounded(isa: Isa, values: &[f32], block: usize) -> (Vec<u8>, Vec<u8>) {
+        let (mut scales, mut bytes) = (vec![0; values.len() / block * 4], vec![0; values.len()]);
+        isa.run_bytes(RoundRow { values, block, scales: &mut scales, bytes: &mut bytes });
+        (scales, bytes)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_rounded_alike_on_every_processor(
+            values in prop::collection::vec(-1e3f32..1e3, 512), factor in 1e-30f32..1e30, doubled in 0..4u32,
+        ) {
+            let values: Vec<f32> = values.iter().map(|value| value * factor).collect();
+            let block = 32 << doubled;
+            let wanted = plain(&values, block);
+            for isa in Isa::all() {
+                prop_assert_eq!(&rounded(isa, &values, block), &wanted, "{:?}", isa);
+            }
+        }
+    }
+
+    #[test]
+    fn ties_extremes_and_next_to_nothing() {
+        // With a scale of 1, halves are ties.
+        let mut values: Vec<f32> = (0..32_u8).map(|at| f32::from(at) * 8.0 - 127.5).collect();
+        values[..2].copy_from_slice(&[127.0, -127.0]);
+        let tiny = [[0.0; 32], [1e-37; 32], [1e-45; 32]].concat();
+        for isa in Isa::all() {
+            assert_eq!(rounded(isa, &values, 32), plain(&values, 32), "{isa:?}");
+            let (scales, bytes) = rounded(isa, &tiny, 32);
+            assert_eq!((scales, bytes), (vec![0; 12], vec![128; 96]), "{isa:?}: values that no scale can divide");
+        }
+    }
 }

@@ -46,7 +46,7 @@ use self::target::Target;
 use self::tokenizer::Tokenizer;
 use self::weights::Unread;
 use crate::kernels::attention::layout::Heads;
-use crate::kernels::matmul::Packed;
+use crate::kernels::matmul::{Packed, Spare};
 use crate::runtime::session::{InMemory, Values};
 use crate::runtime::{Provider, ProviderReport, RuntimeOptions, providers};
 use crate::{Error, ErrorKind, Result};
@@ -62,6 +62,8 @@ pub struct ModelFolder {
     provider: ProviderReport,
     /// The weights of its files, which all who load them share.
     packed: Slot<Packed>,
+    /// Memory of weights that were given for its graph.
+    spare: Arc<Spare>,
     converted: Slot<Values>,
 }
 
@@ -122,7 +124,7 @@ impl ModelFolder {
             (graph, tokenizer.and_then(crate::thread::join))
         });
         let ((file, layout), tokenizer) = (graph?, tokenizer?);
-        let (provider, packed, converted) = (ProviderReport::only(target.provider), Slot::default(), Slot::default());
+        let provider = ProviderReport::only(target.provider);
         Ok(ModelFolder {
             path: folder,
             config,
@@ -130,8 +132,9 @@ impl ModelFolder {
             layout,
             tokenizer: Arc::new(tokenizer),
             provider,
-            packed,
-            converted,
+            packed: Slot::default(),
+            spare: Arc::default(),
+            converted: Slot::default(),
         })
     }
 
@@ -297,6 +300,11 @@ impl ModelFolder {
     /// The products' weights of its files, packed by `pack` unless somebody has them.
     pub(crate) fn packed(&self, pack: impl FnOnce() -> Result<Packed>) -> Result<Arc<Packed>> {
         self.packed.get(pack)
+    }
+
+    /// The memory of packed weights that were given for its graph and are gone.
+    pub(crate) fn spare(&self) -> Arc<Spare> {
+        Arc::clone(&self.spare)
     }
 
     /// The other weights of its files in the precision of the graph, unless somebody has them.

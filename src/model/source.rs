@@ -17,6 +17,7 @@ use crate::finite::Refused;
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{GraphProto, ModelProto, TensorProto};
+use crate::runtime::memory::zeroed;
 use crate::runtime::session::{InMemory, Values};
 use crate::{Error, Result, files};
 
@@ -100,7 +101,7 @@ pub(crate) fn in_memory(paged: &PagedGraph, original: &GraphProto, source: &dyn 
         end = (end + value.len()).next_multiple_of(ALIGNMENT);
         values.push((start, value));
     }
-    let mut memory: Arc<[u8]> = std::iter::repeat_n(0, end).collect();
+    let mut memory = zeroed(end);
     // Nobody else has it yet.
     for (start, value) in values {
         if let Some(memory) = Arc::get_mut(&mut memory) {

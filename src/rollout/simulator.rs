@@ -316,11 +316,11 @@ mod tests {
         // Examples of a style stand before the conversation at hand, and after what is the same for all.
         let style = Some(Style::Traits(vec![Trait::Short]));
         let styled = InstructedUser { style, ..user.clone() }.prompt(&goal, &said.iter().collect::<Vec<_>>());
-        assert_eq!(styled.len(), 2 + 2 * 4);
+        assert_eq!(styled.len(), 2 + 2 * 8);
         assert!(styled[0].content.contains("They write as little") && styled[0].content.ends_with("is over."));
-        assert!(styled[1].content.starts_with("<goal>\nAn invitation") && styled[1].content.ends_with(CUE));
-        assert_eq!((styled[2].role, styled[2].content.as_str()), (Role::Assistant, "A party. 12 June."));
-        assert_eq!(styled[9], prompt[1]);
+        assert!(styled[1].content.starts_with("<goal>\nA name for a bakery") && styled[1].content.ends_with(CUE));
+        assert_eq!((styled[2].role, styled[2].content.as_str()), (Role::Assistant, "A bakery name."));
+        assert_eq!(styled[17], prompt[1]);
 
         let only_reference = Goal { reference: Some("x = 41".into()), ..Goal::default() };
         assert!(user.prompt(&only_reference, &[]).pop().unwrap().content.contains("<goal>\nx = 41\n</goal>"));

@@ -51,78 +51,126 @@ pub(super) struct Example {
     pub(super) message: &'static str,
 }
 
-/// The moments of the examples: what the person was after, and what had been said.
-const MOMENTS: [(&str, &[(Role, &str)]); 4] = [
+/// The moments of the examples: what the person was after, and what had been said. In two of them nothing had been.
+const MOMENTS: [(&str, &[(Role, &str)]); 8] = [
+    ("A name for a bakery by the river that sells bread only.", &[]),
     (
-        "An invitation of the neighbours to a street party on 12 June, with a request to bring chairs.",
+        "An invitation of the neighbours to a street party on 12 June.",
         &[
-            (Role::User, "I need an invitation for the neighbours."),
-            (Role::Assistant, "Happy to help! What is the occasion, and when does it take place?"),
+            (Role::User, "I need an invitation."),
+            (Role::Assistant, "Dear friends, come to my birthday party on 5 June."),
         ],
     ),
     (
         "The formula that adds up column B of a table where column A says \"paid\".",
         &[
-            (Role::User, "How do I add up only the paid ones in my table?"),
-            (Role::Assistant, "You could sort the table by payment, and add up the part that is paid. Would that do?"),
+            (Role::User, "How do I add up only the paid ones?"),
+            (Role::Assistant, "Sort the table by payment, and add up the part that is paid."),
         ],
     ),
     (
         "A plan for three days in Lisbon with a child of six, without museums.",
         &[
             (Role::User, "Can you plan a trip for me?"),
-            (
-                Role::Assistant,
-                "Day 1: the tile museum in the morning, then the coach museum. Day 2: the maritime museum. Day 3: a walk \
-                 through Alfama.",
-            ),
+            (Role::Assistant, "Day 1: the tile museum, then the coach museum. Day 2: the maritime museum."),
         ],
     ),
     (
         "A friendly mail that reminds a customer of an invoice that is a week late.",
         &[
             (Role::User, "Write a mail about an unpaid invoice."),
-            (Role::Assistant, "Dear customer, pay the invoice at once, or you will hear from our lawyers."),
+            (Role::Assistant, "Dear customer, pay at once, or you will hear from our lawyers."),
         ],
+    ),
+    ("A birthday poem of four lines for a colleague who keeps bees.", &[]),
+    (
+        "Why bread dough doesn't rise in a cold kitchen, and what to do about it.",
+        &[
+            (Role::User, "My dough doesn't rise."),
+            (Role::Assistant, "The yeast must be old. Throw it away and buy some."),
+        ],
+    ),
+    (
+        "How to get coffee out of a wool coat at home.",
+        &[(Role::User, "How do I get coffee out of a coat?"), (Role::Assistant, "Take it to a dry cleaner.")],
     ),
 ];
 
 impl Trait {
-    /// What somebody with the trait wrote at each of the moments.
+    /// What somebody with the trait wrote at each of the moments. A small model copies the form, and most of all how a
+    /// message begins. So the messages of a trait are of one form where the trait allows it.
     fn messages(self) -> [&'static str; MOMENTS.len()] {
         match self {
-            Trait::Short => ["A party. 12 June.", "No sorting. A formula?", "No museums.", "Friendlier."],
+            Trait::Short => [
+                "A bakery name.",
+                "Street party. 12 June.",
+                "A formula?",
+                "No museums.",
+                "Friendlier.",
+                "A short poem.",
+                "It's new.",
+                "At home.",
+            ],
             Trait::Fragmentary => [
-                "Street party. 12 June. Chairs too.",
+                "Name for a bakery. By the river. Bread only.",
+                "Street party. Not a birthday. 12 June.",
                 "Can't sort. Formula for that. Column B.",
                 "Too many museums. None, please. Small child.",
                 "Too harsh. One week late. Friendlier.",
+                "Poem for a colleague. Four lines. Bees.",
+                "New yeast. Cold kitchen. What now?",
+                "No cleaner. At home. Wool coat.",
             ],
             Trait::Blunt => [
-                "It's a street party, on 12 June.",
-                "That doesn't work, others use it. I want a formula.",
-                "I said nothing about museums. Take them out.",
-                "No, that's rude. Write a friendly one.",
+                "You need to find a name for a bakery.",
+                "You need to make it a street party, on 12 June.",
+                "You need to find a formula, I can't sort it.",
+                "You need to drop the museums, we have a child.",
+                "You need to make it friendly, that's rude.",
+                "You need to write a poem about bees.",
+                "You need to find another reason, the yeast is new.",
+                "You need to find a way to do it at home.",
             ],
             Trait::Wandering => [
-                "A birthday. Wait, no, it's a street party now, on 12 June.",
-                "Actually, forget the sorting, I'd rather have a formula instead.",
-                "No museums. And actually, make it four days instead.",
-                "Wait, they are an old customer. Make it friendly instead.",
+                "A name for a shop. Actually, for a bakery.",
+                "Actually, make it a street party instead. On 12 June.",
+                "Actually, I can't sort it. Give me a formula instead.",
+                "Actually, I'd rather do without museums. Parks instead.",
+                "Actually, they are an old customer. Make it friendly instead.",
+                "A card for a colleague. Actually, make it a poem.",
+                "Actually, the yeast is new. Can I warm the dough instead?",
+                "Actually, I'd rather do it myself. What do I need instead?",
             ],
             Trait::Typos => [
-                "its a street party on 12 june, they shoud bring chairs",
+                "need a name for a bakery, were at the river",
+                "its a street party on 12 june, not my birthday",
                 "cant sort it, others use it to. do u have a formula",
                 "thats to many museums, dont want any, our kid is with us",
                 "thats to harsh, there only a week late",
+                "can u write a poem for a coleague, she has bees",
+                "dont think so the yeast is new, its cold in hear",
+                "i dont have a dry cleaner, wanna do it at home",
             ],
             Trait::Personal => [
-                "A street party on 12 June. My wife has the list of our neighbours.",
-                "I can't sort it, my boss uses it for his job. I need a formula.",
-                "No museums. My daughter is six, and I'm on my own with her.",
-                "Friendlier. My brother works there, and he is only a week late.",
+                "My sister says her bakery needs a name.",
+                "My wife says it's a street party, on 12 June.",
+                "My boss says I can't sort it. I need a formula.",
+                "My daughter says no museums. She's six.",
+                "My brother says that's too harsh. Make it friendly.",
+                "My boss says I need a poem for a colleague.",
+                "My mum says the yeast is new. It's cold here.",
+                "My wife says that costs too much. Can I do it at home?",
             ],
-            Trait::Vague => ["Some party, in summer.", "Something else, maybe.", "Not that.", "Nicer, I guess."],
+            Trait::Vague => [
+                "A name for something.",
+                "Some party, in summer.",
+                "Something else, maybe.",
+                "Not that.",
+                "Nicer, I guess.",
+                "Some poem, I guess.",
+                "Not sure. Something else.",
+                "Some other way.",
+            ],
         }
     }
 
@@ -192,7 +240,9 @@ mod tests {
         assert!(traits.starts_with("They write as little") && traits.ends_with("here and there."), "{traits}");
         let messages = |toml: &str| parse(toml).unwrap().examples().map(|of| of.message).collect::<Vec<_>>();
         let (short, typos) = (Trait::Short.messages(), Trait::Typos.messages());
-        assert_eq!(messages("style = ['short', 'typos']"), [short[0], typos[1], short[2], typos[3]]);
+        let both = messages("style = ['short', 'typos']");
+        assert_eq!(both[..4], [short[0], typos[1], short[2], typos[3]]);
+        assert_eq!(both.len(), MOMENTS.len());
         assert_eq!(messages("style = 'They shout.'").len() + messages("style = []").len(), 0);
         assert!(parse("style = []").unwrap().is_empty());
         assert!(parse("style = ['loud']").unwrap_err().to_string().contains("\"fragmentary\""));

@@ -4,6 +4,7 @@
 //! never touch the bytes.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapOptions};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -19,6 +20,33 @@ use crate::{Error, ErrorKind, Result};
 /// The name in ONNX of an element type of ONNX Runtime, which numbers them as ONNX does.
 pub(crate) fn data_type(element: Element) -> DataType {
     DataType::try_from(ort::sys::ONNXTensorElementDataType::from(element) as i32).unwrap_or_default()
+}
+
+/// Zeroed bytes that several can own.
+pub(crate) fn zeroed(bytes: usize) -> Arc<[u8]> {
+    // SAFETY: zero is a byte.
+    let memory = unsafe { Arc::<[u8]>::new_zeroed_slice(bytes).assume_init() };
+    in_large_pages(&memory);
+    memory
+}
+
+/// Asks for large pages for memory that is about to be filled, if it is large. A fault for each small one takes longer than
+/// filling it.
+pub(crate) fn in_large_pages(memory: &[u8]) {
+    /// Allocators ask the system for more than this, so the advice ends with the memory.
+    const LARGE: usize = 32 << 20;
+    const PAGE: usize = 4096;
+    if cfg!(not(target_os = "linux")) || memory.len() <= LARGE {
+        return;
+    }
+    let pages = &memory[memory.as_ptr().align_offset(PAGE)..];
+    let (start, length) = (pages.as_ptr().cast_mut().cast(), pages.len() / PAGE * PAGE);
+    // SAFETY: the range lies in the memory, and advice changes no byte. It is a matter of speed, so it doesn't matter whether
+    // it is taken.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        libc::madvise(start, length, libc::MADV_HUGEPAGE);
+    }
 }
 
 /// A zeroed region of reserved address space. Pages become resident when they are first written.

@@ -86,6 +86,15 @@ pub(crate) fn exported_in(folder: &Path, name: &str, dtype: TensorType) -> PathB
     to
 }
 
+/// Two tiny models in `folder`: `llama`, and `user`, whose chat template opens the user's turn, as UserLM's does.
+pub(crate) fn with_user(folder: &Path) {
+    let plain = exported(folder, "llama");
+    let user = folder.join("user");
+    copy(&plain, &user);
+    let template = fixtures("../user_lm/chat_template.jinja");
+    fs::copy(template, user.join("chat_template.jinja")).expect("the template");
+}
+
 /// Copies the files of a folder, and of those in it.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap_or_else(|e| panic!("{}: {e}", to.display()));

@@ -63,9 +63,12 @@ impl PagedExecutor {
         let source = given.unwrap_or(&files);
         let read = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| products[index].read(source, then);
         let threads = options.effective_threads();
-        let pack = || Packed::pack(&shapes, threads, read);
-        // What was given is nobody else's.
-        let packed = if given.is_some() { Arc::new(pack()?) } else { folder.packed(pack)? };
+        let pack = |spare| Packed::pack(&shapes, threads, spare, read);
+        let packed = match given {
+            // What is given is nobody else's, and more may come.
+            Some(_) => Arc::new(pack(Some(folder.spare()))?),
+            None => folder.packed(|| pack(None))?,
+        };
         let matrices = Matrices::new(packed, threads);
         let mut session = Session::open(
             &graph,

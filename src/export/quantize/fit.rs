@@ -35,16 +35,13 @@ fn magnitude(values: &[f32]) -> f32 {
     f32::from_bits(bits.fold(0, i32::max) as u32)
 }
 
-/// The symmetric block of `values`, as ggml makes Q8_0 and Q4_0: the largest value is 127 steps away from zero in eight
-/// bits, and in four bits it is eight steps below, so that all sixteen quants are of use.
-pub(super) fn symmetric(values: &[f32], bits: usize, quants: &mut [u8]) -> Block {
+/// The symmetric four-bit block of `values`, as ggml makes Q4_0: the largest value is eight steps below zero, so that all
+/// sixteen quants are of use.
+pub(super) fn symmetric(values: &[f32], quants: &mut [u8]) -> Block {
     let magnitude = magnitude(values);
-    let scale = match bits {
-        8 => magnitude / 127.0,
-        _ => values.iter().rev().find(|value| value.abs() == magnitude).unwrap_or(&magnitude) / -8.0,
-    };
-    let block = Block { scale, minimum: None };
-    carried(values, block, bits, quants);
+    let largest = values.iter().rev().find(|value| value.abs() == magnitude).unwrap_or(&magnitude);
+    let block = Block { scale: largest / -8.0, minimum: None };
+    carried(values, block, 4, quants);
     block
 }
 
@@ -115,20 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn eight_bits_are_within_half_a_step() {
-        let values = noise(32);
-        let mut quants = [0; 32];
-        let block = symmetric(&values, 8, &mut quants);
-        for (value, quant) in values.iter().zip(quants) {
-            let restored = block.scale * (f32::from(quant) - 128.0);
-            assert!((value - restored).abs() <= 0.5001 * block.scale, "{value} became {restored}");
-        }
-    }
-
-    #[test]
     fn four_bits_use_all_quants_of_the_longer_side() {
         let mut quants = [0; 4];
-        let block = symmetric(&[-1.0, 0.5, 4.0, 0.0], 4, &mut quants);
+        let block = symmetric(&[-1.0, 0.5, 4.0, 0.0], &mut quants);
         assert_eq!((block.scale, quants), (-0.5, [10, 7, 0, 8]));
     }
 
@@ -161,10 +147,10 @@ mod tests {
         let mut quants = [7; 3];
         assert_eq!(with_minimum(&[2.5; 3], &mut quants), Block { scale: 0.0, minimum: Some(2.5) });
         assert_eq!(quants, [0; 3]);
-        assert_eq!(symmetric(&[0.0; 3], 8, &mut quants).scale, 0.0);
-        assert_eq!(quants, [128; 3]);
+        assert_eq!(symmetric(&[0.0; 3], &mut quants).scale, 0.0);
+        assert_eq!(quants, [8; 3]);
         // Garbage in, garbage out, but no panic.
         with_minimum(&[f32::NAN, f32::INFINITY, 0.0], &mut quants);
-        symmetric(&[f32::NAN, f32::INFINITY, 0.0], 4, &mut quants);
+        symmetric(&[f32::NAN, f32::INFINITY, 0.0], &mut quants);
     }
 }

@@ -8,6 +8,8 @@ use std::thread;
 use super::super::checkpoint::Tensor;
 use super::super::format::affine::Block;
 use super::{Layout, fit};
+use crate::kernels::rounding;
+use crate::runtime::memory::in_large_pages;
 
 /// The bytes of a quantised matrix, each part row after row.
 pub(in crate::export) struct Packed {
@@ -25,11 +27,15 @@ pub(in crate::export) fn write(tensor: &Tensor, data: &[u8], layout: &Layout, si
     [scales, quants, zero_points].iter().try_for_each(|part| sink.write_all(part))
 }
 
-/// Packs a matrix on all cores.
+/// Packs a matrix, a large one on all cores.
 pub(in crate::export) fn pack(tensor: &Tensor, data: &[u8], layout: &Layout) -> io::Result<Packed> {
     let [scales, quants, zero_points] = layout.row_bytes().map(|bytes| vec![0; layout.rows * bytes]);
     let mut packed = Packed { scales, quants, zero_points };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    in_large_pages(&packed.quants);
+    // Numbers that are worth a thread: eight bits are quick, four are searched for.
+    let numbers = if layout.bits == 8 { 4 << 20 } else { 1 << 16 };
+    let worthwhile = (layout.rows * layout.columns / numbers).max(1);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(worthwhile);
     thread::scope(|scope| {
         let spawn = |rows| {
             let work = move || pack_rows(tensor, data, layout, rows);
@@ -76,11 +82,13 @@ fn pack_rows(tensor: &Tensor, data: &[u8], layout: &Layout, rows: Rows<'_>) {
     let mut rest = [scales, quants, zero_points];
     for index in indices {
         tensor.widen_row(data, index, &mut row.values[..layout.columns]);
-        match known_blocks(tensor, layout, tensor.row(data, index)) {
-            Some(blocks) => row.take(&blocks),
-            None => row.fit(),
+        let known = known_blocks(tensor, layout, tensor.row(data, index));
+        let place = Rows::take(&mut rest, layout, index..index + 1);
+        match known {
+            None if layout.bits == 8 => rounding::round_row(&row.values, layout.block, place.scales, place.quants),
+            None => row.fit(place),
+            Some(blocks) => row.take(&blocks, place),
         }
-        row.store(Rows::take(&mut rest, layout, index..index + 1));
     }
 }
 
@@ -112,25 +120,27 @@ impl<'l> Row<'l> {
         index * self.layout.block..(index + 1) * self.layout.block
     }
 
-    fn take(&mut self, blocks: &[Block]) {
+    fn take(&mut self, blocks: &[Block], place: Rows<'_>) {
         self.blocks.clear();
         self.blocks.extend(blocks);
         for (index, block) in blocks.iter().enumerate() {
             let columns = self.columns(index);
             fit::carried(&self.values[columns.clone()], *block, self.layout.bits, &mut self.quants[columns]);
         }
+        self.store(place);
     }
 
-    fn fit(&mut self) {
+    fn fit(&mut self, place: Rows<'_>) {
         self.blocks.clear();
         for index in 0..self.layout.blocks() {
             let columns = self.columns(index);
             let (values, quants) = (&self.values[columns.clone()], &mut self.quants[columns]);
             self.blocks.push(match self.layout.minima {
                 true => fit::with_minimum(values, quants),
-                false => fit::symmetric(values, self.layout.bits, quants),
+                false => fit::symmetric(values, quants),
             });
         }
+        self.store(place);
     }
 
     fn store(&mut self, place: Rows<'_>) {
@@ -163,7 +173,7 @@ impl<'l> Row<'l> {
         for index in blocks..stored {
             let columns = self.columns(index);
             let (values, quants) = (&self.values[columns.clone()], &mut self.quants[columns]);
-            self.blocks.push(fit::symmetric(values, layout.bits, quants));
+            self.blocks.push(fit::symmetric(values, quants));
         }
         zero_points
     }

@@ -88,6 +88,8 @@ pub trait Dot: Simd {
     /// As [`Dot::dot`], each column with inputs of its own.
     fn dot_columns(self, sums: Self::Sums, weights: Self::Weights, inputs: Self::ColumnInputs) -> Self::Sums;
     fn floats(self, sums: Self::Sums) -> Self::V;
+    /// Sixteen unsigned bytes as floats.
+    fn widen(self, bytes: &[u8; LANES]) -> Self::V;
     /// The sixteen sums and differences of all lanes that Walsh and Hadamard's transform is made of, without its
     /// factor; in lane i, lane k is taken off where i and k have an odd number of bits in common.
     fn mix(self, v: Self::V) -> Self::V;

@@ -79,6 +79,10 @@ impl Dot for Scalar {
         each(|i| sums[i] as f32)
     }
     #[inline(always)]
+    fn widen(self, bytes: &[u8; LANES]) -> Self::V {
+        bytes.map(f32::from)
+    }
+    #[inline(always)]
     fn store_bytes(self, to: &mut [i8; 2 * LANES], low: Self::V, high: Self::V) -> Self::Sums {
         let [low, high] = [low, high].map(|half| each(|i| half[i].round_ties_even() as i8));
         to.copy_from_slice([low, high].as_flattened());

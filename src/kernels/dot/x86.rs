@@ -98,6 +98,11 @@ impl Dot for Avx512<Vnni> {
         fn floats(self, sums: __m512i) -> __m512 {
             _mm512_cvtepi32_ps(sums)
         }
+        fn widen(self, bytes: &[u8; LANES]) -> __m512 {
+            // SAFETY: the array has sixteen bytes.
+            let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        }
         fn store_bytes(self, to: &mut [i8; 2 * LANES], low: __m512, high: __m512) -> __m512i {
             let (low, high) = (_mm512_cvtps_epi32(low), _mm512_cvtps_epi32(high));
             let words = _mm512_packs_epi32(low, high);
@@ -234,6 +239,12 @@ impl Dot for Avx2 {
         }
         fn floats(self, sums: Bytes) -> Pair {
             (_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1))
+        }
+        fn widen(self, bytes: &[u8; LANES]) -> Pair {
+            // SAFETY: the array has sixteen bytes.
+            let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+            let half = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+            (half(bytes), half(_mm_srli_si128::<8>(bytes)))
         }
         fn store_bytes(self, to: &mut [i8; 2 * LANES], low: Pair, high: Pair) -> Bytes {
             let low = (_mm256_cvtps_epi32(low.0), _mm256_cvtps_epi32(low.1));

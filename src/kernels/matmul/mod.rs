@@ -73,10 +73,35 @@ pub fn is_worthwhile() -> bool {
 }
 
 /// The packed matrices of a model. Sessions may share them.
+#[derive(Default)]
 pub struct Packed {
     arena: Arena,
     /// Each matrix with where it lies.
     shapes: Vec<(Shape, Range<usize>)>,
+    /// Gets the memory when nobody needs these matrices any more.
+    spare: Option<Arc<Spare>>,
+}
+
+/// The memory of matrices that are gone, for the next ones of the same shapes. A system clears the memory that it gives, which
+/// takes as long as packing; a virtual machine may have to ask for it first.
+#[derive(Default)]
+pub struct Spare(Mutex<Packed>);
+
+impl Spare {
+    /// What is kept, if it has these shapes.
+    fn take(&self, shapes: &[(Shape, Range<usize>)]) -> Option<Arena> {
+        let kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        (kept.shapes == shapes).then(|| kept.into_arena())
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            let kept = std::mem::take(self);
+            *spare.0.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        }
+    }
 }
 
 /// The matrices of a session, with what its products need.
@@ -88,13 +113,15 @@ pub struct Matrices {
 }
 
 impl Packed {
-    /// Packs the matrices of these shapes on `threads` threads, asking `parts` for the weights of each in turn.
+    /// Packs the matrices of these shapes on `threads` threads, asking `parts` for the weights of each in turn. The memory
+    /// comes from `spare`, if it has any of these shapes, and goes there in the end.
     ///
     /// # Errors
     /// There is no memory for them, or `parts` fails.
     pub fn pack<E: From<PackError> + Send>(
         shapes: &[Shape],
         threads: usize,
+        spare: Option<Arc<Spare>>,
         parts: impl Fn(usize, &mut dyn FnMut(&[Part<'_>])) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let mut end = 0;
@@ -104,7 +131,8 @@ impl Packed {
             (*shape, start..end)
         });
         let shapes: Vec<_> = ranges.collect();
-        let mut arena = Arena::new(end)?;
+        let kept = spare.as_ref().and_then(|spare| spare.take(&shapes));
+        let mut arena = kept.map_or_else(|| Arena::new(end), Ok)?;
         let mut rest = arena.bytes_mut();
         let mut jobs = Vec::new();
         for (index, (shape, range)) in shapes.iter().enumerate() {
@@ -132,7 +160,11 @@ impl Packed {
             };
             others.into_iter().map(join).chain([mine]).collect::<Result<(), E>>()
         })?;
-        Ok(Packed { arena, shapes })
+        Ok(Packed { arena, shapes, spare })
+    }
+
+    fn into_arena(mut self) -> Arena {
+        std::mem::take(&mut self.arena)
     }
 
     /// The matrix of this number: its shape and its bytes.

@@ -24,7 +24,7 @@ use half::{bf16, f16};
 use memmap2::{Advice, MmapMut};
 
 use crate::PackError;
-use crate::dot::QUAD;
+use crate::dot::{self, ByteWork, Dot, QUAD};
 use crate::pairs;
 use crate::rounding::{self, MIXED};
 use crate::simd::LANES;
@@ -229,7 +229,43 @@ impl<'a> Blocks<'a> {
         &self.quants[(column * self.count() + index) * bytes..][..bytes]
     }
 
+    /// The quants of a column and its scales, if quants are bytes around 128, as the export writes them.
+    #[inline(always)]
+    fn bytes(&self, column: usize) -> Option<(&'a [u8], &'a [[u8; 4]])> {
+        if self.bits != 8 || self.zero_points.is_some() {
+            return None;
+        }
+        let count = self.count();
+        let quants = &self.quants[column * count * self.block..][..count * self.block];
+        Some((quants, &self.scales.as_chunks().0[column * count..][..count]))
+    }
+
+    /// The 64 elements of a column from `first` on, zero from `inner` on. `bytes` are the column's.
+    #[inline(always)]
+    fn widen<S: Dot>(
+        &self,
+        s: S,
+        column: usize,
+        first: usize,
+        inner: usize,
+        bytes: Option<(&[u8], &[[u8; 4]])>,
+    ) -> [S::V; MIXED / LANES] {
+        let Some((quants, scales)) = bytes.filter(|_| first + MIXED <= inner) else {
+            let mut values = [0.0; MIXED];
+            self.read(column, first, &mut values[..MIXED.min(inner - first)]);
+            return rounding::load(s, rounding::registers(&values));
+        };
+        let middle = s.splat(128.0);
+        let mut values = [middle; MIXED / LANES];
+        for (at, (value, quants)) in values.iter_mut().zip(quants[first..].as_chunks().0).enumerate() {
+            let scale = f32::from_le_bytes(scales[(first + at * LANES) / self.block]);
+            *value = s.mul(s.sub(s.widen(quants), middle), s.splat(scale));
+        }
+        values
+    }
+
     /// Writes elements `first..` of a column, as many as there are.
+    #[inline(always)]
     fn read(&self, column: usize, first: usize, to: &mut [f32]) {
         let mut done = 0;
         while done < to.len() && first + done < self.count() * self.block {
@@ -251,27 +287,26 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed.
+/// Packs panels `panels` of the matrix that `parts` make into `to`, which is zeroed, or has a matrix of the same shape.
 pub fn pack(shape: &Shape, parts: &[Part<'_>], panels: Range<usize>, to: &mut [u8]) {
     for (panel, to) in panels.zip(to.chunks_exact_mut(shape.panel_bytes())) {
-        let source = |lane: usize| shape.source(parts, panel * PANEL + lane);
-        if let Kind::Floats | Kind::Bfloat16 = shape.kind {
-            pack_numbers(shape, &|lane| source(lane).map(|(part, column)| (&parts[part], column)), to);
-            continue;
-        }
-        for lane in 0..PANEL {
-            let Some((part, column)) = source(lane) else { continue };
-            match parts[part] {
-                Part::Blocks(blocks) if shape.kind == Kind::Nibbles => pack_nibbles(&blocks, column, lane, to),
-                Part::Blocks(blocks) => pack_bytes(&blocks, column, lane, shape.inner(), to),
-                Part::Floats(_) => {}
-            }
+        let source = |lane: usize| {
+            let (part, column) = shape.source(parts, panel * PANEL + lane)?;
+            Some((&parts[part], column))
+        };
+        match shape.kind {
+            Kind::Floats | Kind::Bfloat16 => pack_numbers(shape, &source, to),
+            Kind::Bytes => pack_bytes(shape, &source, to),
+            Kind::Nibbles => pack_nibbles(&source, to),
         }
     }
 }
 
-/// Packs a panel of numbers, whose lanes come from these columns.
-fn pack_numbers<'a>(shape: &Shape, source: &dyn Fn(usize) -> Option<(&'a Part<'a>, usize)>, to: &mut [u8]) {
+/// Where the lanes of a panel come from: a weight, and its column. Lanes beyond the last column come from nowhere.
+type Lanes<'s, 'a> = &'s dyn Fn(usize) -> Option<(&'s Part<'a>, usize)>;
+
+/// Packs a panel of numbers.
+fn pack_numbers(shape: &Shape, source: Lanes<'_, '_>, to: &mut [u8]) {
     /// Rows of a panel that stay in the processor's first cache while they are filled.
     const TILE: usize = 64;
     let inner = shape.inner();
@@ -333,30 +368,68 @@ fn place(k: usize, lane: usize) -> usize {
     k / QUAD * PANEL * QUAD + lane * QUAD + k % QUAD
 }
 
-/// Packs one column into lane `lane` of a panel of bytes, mixed.
-fn pack_bytes(part: &Blocks<'_>, column: usize, lane: usize, inner: usize, panel: &mut [u8]) {
-    for (index, to) in panel.chunks_exact_mut(block_bytes(MIXED)).enumerate() {
-        let first = index * MIXED;
-        let (mut values, mut bytes) = ([0.0; MIXED], [0; MIXED]);
-        part.read(column, first, &mut values[..MIXED.min(inner - first)]);
-        let scale = rounding::round_mixed(&values, &mut bytes);
-        let (scales, quads) = to.split_at_mut(SCALE_BYTES);
-        scales[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
-        for (quad, four) in bytes.as_chunks::<QUAD>().0.iter().enumerate() {
-            let four = four.map(|byte| byte as u8 ^ 128);
-            quads[place(quad * QUAD, lane)..][..QUAD].copy_from_slice(&four);
+/// Packs a panel of bytes.
+fn pack_bytes(shape: &Shape, source: Lanes<'_, '_>, to: &mut [u8]) {
+    /// Blocks of a panel that stay in the processor's first cache while they are filled.
+    const TILE: usize = 8;
+    let isa = dot::best_isa();
+    for (tile, blocks) in to.as_chunks_mut().0.chunks_mut(TILE).enumerate() {
+        for lane in 0..PANEL {
+            let Some((Part::Blocks(part), column)) = source(lane) else { continue };
+            isa.run_bytes(Mixed { part, column, inner: shape.inner(), lane, first: tile * TILE, blocks });
         }
     }
 }
 
+/// Packs one column into lane `lane` of the blocks of a panel of bytes, from block number `first` on.
+struct Mixed<'a> {
+    part: &'a Blocks<'a>,
+    column: usize,
+    inner: usize,
+    lane: usize,
+    first: usize,
+    blocks: &'a mut [[u8; BYTES]],
+}
+
+/// Bytes of a block of a panel of bytes.
+const BYTES: usize = block_bytes(MIXED);
+
+impl ByteWork for Mixed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Dot>(self, s: S) {
+        let Mixed { part, column, inner, lane, first, blocks } = self;
+        let known = part.bytes(column);
+        for (index, to) in blocks.iter_mut().enumerate() {
+            let values = part.widen(s, column, (first + index) * MIXED, inner, known);
+            let mut bytes = [0; MIXED];
+            let scale = rounding::round_mixed(s, values, &mut bytes);
+            let (scales, quads) = to.split_at_mut(SCALE_BYTES);
+            scales.as_chunks_mut().0[lane] = scale.to_le_bytes();
+            let quads = quads.as_chunks_mut().0.iter_mut().skip(lane).step_by(PANEL);
+            for (quad, four) in quads.zip(bytes.as_chunks::<QUAD>().0) {
+                *quad = four.map(|byte| byte as u8 ^ 128);
+            }
+        }
+    }
+}
+
+/// Packs a panel of nibbles.
+fn pack_nibbles(source: Lanes<'_, '_>, to: &mut [u8]) {
+    for lane in 0..PANEL {
+        let Some((Part::Blocks(part), column)) = source(lane) else { continue };
+        pack_column(part, column, lane, to);
+    }
+}
+
 /// Packs one column into lane `lane` of a panel of nibbles.
-fn pack_nibbles(part: &Blocks<'_>, column: usize, lane: usize, panel: &mut [u8]) {
+fn pack_column(part: &Blocks<'_>, column: usize, lane: usize, panel: &mut [u8]) {
     let parts = part.block / BLOCK;
     for (index, to) in panel.chunks_exact_mut(NIBBLE_BLOCK_BYTES).take(part.count() * parts).enumerate() {
         let (from, first) = (part.quants(column, index / parts), index % parts * BLOCK);
         let (scales, to) = to.split_at_mut(SCALE_BYTES);
-        let scale = part.scale(column, index / parts);
-        scales[lane * size_of::<f32>()..][..size_of::<f32>()].copy_from_slice(&scale.to_le_bytes());
+        scales.as_chunks_mut().0[lane] = part.scale(column, index / parts).to_le_bytes();
         let (shifts, quads) = to.split_at_mut(PANEL);
         shifts[lane] = 128 - part.zero_point(column, index / parts);
         let quant = |k: usize| unpacked(from, part.bits, first + k);
@@ -373,24 +446,25 @@ fn unpacked(bytes: &[u8], bits: usize, index: usize) -> u8 {
 }
 
 /// Memory for packed matrices.
+#[derive(Default)]
 pub struct Arena {
-    map: MmapMut,
+    map: Option<MmapMut>,
 }
 
 impl Arena {
     /// Zeroed memory, in large pages where the system gives them: weights are read from one end to the other.
     pub fn new(bytes: usize) -> Result<Self, PackError> {
         let map = MmapMut::map_anon(bytes.max(1)).map_err(|source| PackError::Memory { bytes, source })?;
-        // Large pages are a matter of speed, so it is no failure where there are none.
+        // Large pages are a matter of speed, so it is not a failure where there are none.
         let _ = map.advise(Advice::HugePage);
-        Ok(Arena { map })
+        Ok(Arena { map: Some(map) })
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        self.map.as_deref().unwrap_or_default()
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.map
+        self.map.as_deref_mut().unwrap_or_default()
     }
 }

@@ -1,12 +1,16 @@
 //! The kernel against sums in float64 of the very numbers that it multiplies, and against itself: on every instruction
 //! set of the machine, in any company.
 
+use std::sync::Arc;
+
 use half::f16;
 use proptest::prelude::*;
 
 use super::call::{Call, Norm, Operands, Rounded};
 use super::dispatch;
 use super::pack::{self, Activation, BLOCK, Blocks, Epilogue, Floats, Kind, Number, Part, Shape};
+use super::{Packed, Spare};
+use crate::PackError;
 use crate::dot::best_isa;
 use crate::pairs;
 use crate::rounding::{self, MIXED};
@@ -447,4 +451,36 @@ fn zeros_and_next_to_nothing_give_zero() {
     for value in [0.0, -0.0, f32::MIN_POSITIVE, 1e-40] {
         assert!(product(&shape, &matrix, &[value; 64], best_isa()).iter().all(|x| *x == 0.0));
     }
+}
+
+#[test]
+fn memory_is_used_again_for_matrices_of_the_same_shapes() {
+    // Odd sizes, so that there are columns and elements beyond the last.
+    let shapes = [stored(Kind::Bytes, 100, 40), stored(Kind::Floats, 33, 70)];
+    let (spare, threads) = (Arc::<Spare>::default(), 2);
+    let packed = |shapes: &[Shape], spare: Option<&Arc<Spare>>, seed: u64| {
+        let part = |index: usize, then: &mut dyn FnMut(&[Part<'_>])| {
+            let Shape { kind, inputs, columns, .. } = shapes[index];
+            let seed = seed + index as u64;
+            let weight = match kind {
+                Kind::Bytes => Weight::blocks(8, 32, inputs, columns, false, seed),
+                _ => Weight::floats(inputs, columns, seed),
+            };
+            then(&[weight.part()]);
+            Ok(())
+        };
+        Packed::pack::<PackError>(shapes, threads, spare.cloned(), part).expect("memory")
+    };
+    let bytes = |packed: &Packed| packed.arena.bytes().to_vec();
+    let first = packed(&shapes, Some(&spare), 1);
+    let place = first.arena.bytes().as_ptr();
+    drop(first);
+    let second = packed(&shapes, Some(&spare), 2);
+    assert_eq!(second.arena.bytes().as_ptr(), place, "the memory of the first");
+    assert_eq!(bytes(&second), bytes(&packed(&shapes, None, 2)));
+    let beside = packed(&shapes, Some(&spare), 3);
+    assert_eq!(bytes(&beside), bytes(&packed(&shapes, None, 3)), "the second is not touched");
+    drop((second, beside));
+    let others = [stored(Kind::Bytes, 100, 41), stored(Kind::Floats, 33, 70)];
+    assert_eq!(bytes(&packed(&others, Some(&spare), 4)), bytes(&packed(&others, None, 4)), "of other shapes");
 }

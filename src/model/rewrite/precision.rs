@@ -21,6 +21,7 @@ use crate::model::tensor::{self, is_external};
 use crate::onnx::nodes::external_tensor;
 use crate::onnx::tensor_proto::DataType;
 use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto, type_proto};
+use crate::runtime::memory::zeroed;
 use crate::{Error, Result, files};
 
 /// The name under which ONNX Runtime gets the converted values, as if they were a file.
@@ -383,7 +384,7 @@ impl Converted {
 
     /// Reads the weights from the files in `folder` and converts them.
     pub(crate) fn read(&self, folder: &Path) -> Result<Arc<[u8]>> {
-        let mut memory: Arc<[u8]> = std::iter::repeat_n(0, self.bytes as usize).collect();
+        let mut memory = zeroed(self.bytes as usize);
         let bytes = Arc::get_mut(&mut memory).expect("nobody else has it yet");
         for part in &self.parts {
             let path = folder.join(&part.location);

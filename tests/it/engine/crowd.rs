@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 
 use super::*;
-use crate::common::models::{copy, exported, fixtures};
+use crate::common::models;
 use foreturn::Error;
 
 const THREADS: u64 = 200;
@@ -80,14 +80,6 @@ enum Ended {
     Failed(&'static str, ErrorKind, String),
 }
 
-/// Two tiny models, the second of which was trained to be the user.
-fn models(folder: &Path) {
-    exported(folder, "llama");
-    copy(&folder.join("llama"), &folder.join("user"));
-    let template = fixtures("../user_lm/chat_template.jinja");
-    std::fs::copy(template, folder.join("user/chat_template.jinja")).expect("the template");
-}
-
 fn engine(folder: &Path, blocks: usize) -> Engine {
     let mut config = Config::from_toml(SETTINGS, folder).expect("settings");
     config.runtime.library = Some(crate::common::runtime_path());
@@ -139,7 +131,7 @@ fn ask(engine: &Engine, numbers: &mut Numbers, told: &Sender<Ended>) {
 #[test]
 fn a_crowd_gets_its_answers_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
-    models(folder.path());
+    models::with_user(folder.path());
     let _turn = turn();
     let crowded = engine(folder.path(), BLOCKS);
     let (told, hear) = channel();

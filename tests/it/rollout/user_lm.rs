@@ -1,6 +1,6 @@
 //! A model that was trained to be the user, beside one that wasn't.
 
-use crate::common::models::{copy, exported, fixtures};
+use crate::common::models::{self, fixtures};
 use foreturn::chat::Message;
 use foreturn::config::{Config, ModelConfig};
 use foreturn::model::ModelFolder;
@@ -19,14 +19,9 @@ struct Case {
     tokens: Option<Vec<u32>>,
 }
 
-/// A tiny model whose chat template opens the user's turn, as UserLM's does.
 fn user_model() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let plain = exported(folder.path(), "llama");
-    let model = folder.path().join("user");
-    copy(&plain, &model);
-    let template = fixtures("../user_lm/chat_template.jinja");
-    std::fs::copy(template, model.join("chat_template.jinja")).expect("the template");
+    models::with_user(folder.path());
     folder
 }
 
