@@ -85,9 +85,8 @@ fn pack_rows(tensor: &Tensor, data: &[u8], layout: &Layout, rows: Rows<'_>) {
         let known = known_blocks(tensor, layout, tensor.row(data, index));
         let place = Rows::take(&mut rest, layout, index..index + 1);
         match known {
-            None if layout.bits == 8 => rounding::round_row(&row.values, layout.block, place.scales, place.quants),
-            None => row.fit(place),
             Some(blocks) => row.take(&blocks, place),
+            None => row.fit(place),
         }
     }
 }
@@ -131,6 +130,9 @@ impl<'l> Row<'l> {
     }
 
     fn fit(&mut self, place: Rows<'_>) {
+        if self.layout.bits == 8 {
+            return rounding::round_row(&self.values, self.layout.block, place.scales, place.quants);
+        }
         self.blocks.clear();
         for index in 0..self.layout.blocks() {
             let columns = self.columns(index);
